@@ -1,0 +1,103 @@
+//! What the packet path has to do, in user-space nouns. The reconciler builds a
+//! [`Desired`] and hands it to [`Datapath::apply`](crate::Datapath::apply); nothing here knows of maps.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+/// A 48-bit Ethernet address, in transmission order.
+pub type Mac = [u8; 6];
+
+/// Everything the packet path of one node has to do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Desired {
+    /// Interfaces that face the other nodes and the clients.
+    pub uplinks: BTreeSet<u32>,
+    /// This node's own addresses, on which published ports answer.
+    pub own_addresses: BTreeSet<IpAddr>,
+    /// This node's VXLAN tunnel end point.
+    pub vtep: Option<IpAddr>,
+    /// VXLAN network identifier of the ingress network.
+    pub ingress_vni: u32,
+    /// Tunnel end points of the other nodes.
+    pub peers: BTreeSet<IpAddr>,
+    /// Host ends of the local tasks' links, by interface index.
+    pub links: BTreeMap<u32, Link>,
+    /// Every task address this node may talk to, by (VNI, address).
+    pub endpoints: BTreeMap<(u32, IpAddr), Endpoint>,
+    /// Services by id.
+    pub services: BTreeMap<String, Service>,
+}
+
+/// The host end of a task's link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Link {
+    /// On an overlay network.
+    Overlay {
+        /// VXLAN network identifier.
+        vni: u32,
+        /// The task's address.
+        address: IpAddr,
+        /// The task's own MAC.
+        mac: Mac,
+    },
+    /// To the outside and from published ports.
+    Gateway {
+        /// The address on the link: the ingress address where the task has one, else node-local.
+        address: IpAddr,
+        /// The task's own MAC.
+        mac: Mac,
+    },
+}
+
+/// Where a task address is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The task's MAC.
+    pub mac: Mac,
+    /// On this node or another.
+    pub location: Location,
+}
+
+/// On this node or another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// Behind this host-end interface index.
+    Local(u32),
+    /// Behind this peer's tunnel end point.
+    Remote(IpAddr),
+}
+
+/// A service: its virtual addresses, its published ports, its backends.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Service {
+    /// Name, for people.
+    pub name: String,
+    /// Virtual addresses with the backends behind each: (VNI, address) to task addresses on that network.
+    pub vips: BTreeMap<(u32, IpAddr), Vec<Backend>>,
+    /// Published ports (ingress mode).
+    pub ports: BTreeSet<PublishedPort>,
+    /// Ingress backends: addresses on the ingress network.
+    pub ingress: Vec<Backend>,
+}
+
+/// A port published on every node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PublishedPort {
+    /// IP protocol number: 6 TCP, 17 UDP.
+    pub protocol: u8,
+    /// Port on the nodes, host byte order.
+    pub published: u16,
+    /// Port in the task, host byte order.
+    pub target: u16,
+}
+
+/// One task behind a service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Backend {
+    /// Address on the network in question; found in [`Desired::endpoints`].
+    pub address: IpAddr,
+    /// Takes no new flow.
+    pub draining: bool,
+}

@@ -1,0 +1,1 @@
+//! Container images: pull, load, verification, storage and overlayfs layers.

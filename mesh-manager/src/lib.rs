@@ -1,0 +1,1 @@
+//! The managers: Raft, the replicated store, allocator, scheduler, orchestrators, dispatcher and certificate authority.

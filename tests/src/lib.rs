@@ -1,0 +1,1 @@
+//! Multi-node tests: a rig that makes nodes of network namespaces, and the scenarios.

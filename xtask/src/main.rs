@@ -1,0 +1,3 @@
+//! Project tasks: set-up, eBPF build, demo, tests, benches, verification.
+
+fn main() {}
