@@ -1,3 +1,3 @@
-//! The daemon of a node.
+//! `mesh-agent`: parses flags and runs the node.
 
 fn main() {}

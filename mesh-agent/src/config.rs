@@ -1,0 +1,158 @@
+//! What the flags of `mesh-agent` say, and where things are kept on disk.
+
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use clap::Parser;
+use ipnetwork::Ipv4Network;
+
+/// Port of managers and nodes (mTLS) where none is named.
+pub const CLUSTER_PORT: u16 = 2377;
+
+/// The daemon of a mesh node.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "mesh-agent", version, about)]
+pub struct Config {
+    /// Directory of everything that outlives a reboot.
+    #[arg(long, env = "MESH_DATA_DIR", default_value = "/var/lib/mesh")]
+    pub data_dir: PathBuf,
+    /// Directory of sockets, namespaces and what else a reboot may forget.
+    #[arg(long, env = "MESH_RUN_DIR", default_value = "/run/mesh")]
+    pub run_dir: PathBuf,
+    /// Further unix sockets (`unix:///path` or a path) to answer the Engine API on, as `dockerd -H`.
+    #[arg(short = 'H', long = "host", value_name = "SOCKET")]
+    pub hosts: Vec<String>,
+    /// Name that tells this agent's kernel objects (pins, nftables table, cgroups) from those of
+    /// other agents on the machine; made up at the first start where not given.
+    #[arg(long, env = "MESH_INSTANCE", value_parser = parse_instance)]
+    pub instance: Option<String>,
+    /// Host name to report, where not the machine's own.
+    #[arg(long, env = "MESH_NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Engine labels to report (`key=value`).
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+    /// UDP port of the tunnels, where `swarm init` names none.
+    #[arg(long, default_value_t = 4789, value_parser = clap::value_parser!(u16).range(1024..=49151))]
+    pub vxlan_port: u16,
+    /// Pool of the node-local addresses that tasks reach the outside from.
+    #[arg(long, default_value = "172.31.0.0/16")]
+    pub local_pool: Ipv4Network,
+    /// Upstream name servers, where not those of /etc/resolv.conf.
+    #[arg(long = "dns", value_name = "ADDRESS")]
+    pub dns: Vec<Ipv4Addr>,
+    /// Registries (host or host:port) spoken to over plain HTTP; loopback ones always are.
+    #[arg(long = "insecure-registry", value_name = "HOST")]
+    pub insecure_registries: Vec<String>,
+    /// Verbosity: a level, or directives as in `RUST_LOG`.
+    #[arg(long, env = "MESH_LOG", default_value = "info")]
+    pub log_level: String,
+}
+
+impl Config {
+    /// The Engine API socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("mesh.sock")
+    }
+
+    /// Where the task's network namespace is bind-mounted.
+    pub fn netns_path(&self, task_id: &str) -> PathBuf {
+        self.run_dir.join("netns").join(task_id)
+    }
+
+    /// Images and layers.
+    pub fn images_dir(&self) -> PathBuf {
+        self.data_dir.join("images")
+    }
+
+    /// Local volumes.
+    pub fn volumes_dir(&self) -> PathBuf {
+        self.data_dir.join("volumes")
+    }
+
+    /// What the node knows of its cluster: identity, membership, last assignment.
+    pub fn swarm_dir(&self) -> PathBuf {
+        self.data_dir.join("swarm")
+    }
+
+    /// The manager's log and state, on a manager.
+    pub fn manager_dir(&self) -> PathBuf {
+        self.swarm_dir().join("manager")
+    }
+
+    /// One directory per task.
+    pub fn tasks_dir(&self) -> PathBuf {
+        self.data_dir.join("tasks")
+    }
+
+    /// Creates the directories, private to root.
+    ///
+    /// # Errors
+    /// When one cannot be created.
+    pub fn make_dirs(&self) -> std::io::Result<()> {
+        for dir in [
+            self.data_dir.clone(),
+            self.run_dir.clone(),
+            self.run_dir.join("netns"),
+            self.volumes_dir(),
+            self.swarm_dir(),
+            self.tasks_dir(),
+        ] {
+            make_dir(&dir)?;
+        }
+        Ok(())
+    }
+}
+
+fn make_dir(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(dir)
+}
+
+/// Instance names end up in pin paths, nftables tables and cgroups: short, lower case, no separator.
+fn parse_instance(text: &str) -> Result<String, String> {
+    let fine = !text.is_empty()
+        && text.len() <= 32
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if fine {
+        Ok(text.to_owned())
+    } else {
+        Err("an instance name is 1 to 32 of a-z, 0-9 and '-'".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instance_names() {
+        assert!(parse_instance("n1").is_ok());
+        for bad in ["", "a/b", "A", &"x".repeat(33)] {
+            assert!(parse_instance(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn flags_parse() {
+        let config = Config::parse_from([
+            "mesh-agent",
+            "--data-dir",
+            "/d",
+            "--run-dir",
+            "/r",
+            "-H",
+            "/x",
+        ]);
+        assert_eq!(config.socket(), PathBuf::from("/r/mesh.sock"));
+        assert_eq!(config.hosts, ["/x"]);
+        assert!(Config::try_parse_from(["mesh-agent", "--vxlan-port", "80"]).is_err());
+    }
+}

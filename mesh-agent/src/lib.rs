@@ -1,0 +1,8 @@
+//! The daemon of a node, as a library: the binary only parses flags, and tests reach the parts.
+//!
+//! `config` what the flags say · `node` the handle everything shares · `cluster` init, join, leave ·
+//! `session` the stream to a manager · `reconcile` observe, plan, apply · `links` rtnetlink and
+//! namespaces · `dns` name resolution inside tasks.
+
+pub mod config;
+pub mod node;
