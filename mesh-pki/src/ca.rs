@@ -1,0 +1,142 @@
+//! The root certificate authority and the signing of node certificates.
+
+use crate::{PkiError, Role, root_digest};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256,
+};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use std::time::Duration;
+
+/// Life of a node certificate.
+pub const DEFAULT_CERTIFICATE_VALIDITY: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Life of the root: long, because every token pins it.
+const ROOT_VALIDITY: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
+/// Certificates begin this much in the past, for nodes whose clock is behind.
+const BACKDATE: Duration = Duration::from_secs(3600);
+
+/// The cluster's root certificate and, on managers, its key.
+#[derive(Clone)]
+pub struct RootCa {
+    certificate: CertificateDer<'static>,
+    certificate_pem: String,
+    key_pem: Option<String>,
+}
+
+/// A fresh private key and the request to sign it.
+pub struct KeyAndRequest {
+    /// PKCS#8 PEM; stays on the node.
+    pub key_pem: String,
+    /// PKCS#10 PEM; goes to a manager.
+    pub request_pem: String,
+}
+
+/// Makes a node key and its signing request. The subject is chosen by the manager that signs.
+pub fn new_key_and_request() -> Result<KeyAndRequest, PkiError> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let request = params.serialize_request(&key)?;
+    Ok(KeyAndRequest {
+        key_pem: key.serialize_pem(),
+        request_pem: request.pem()?,
+    })
+}
+
+impl RootCa {
+    /// A new root with a new key.
+    pub fn create() -> Result<Self, PkiError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "swarm-ca");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let now = time::OffsetDateTime::now_utc();
+        params.not_before = now - BACKDATE;
+        params.not_after = now + ROOT_VALIDITY;
+        let certificate = params.self_signed(&key)?;
+        Ok(Self {
+            certificate: certificate.der().clone(),
+            certificate_pem: certificate.pem(),
+            key_pem: Some(key.serialize_pem()),
+        })
+    }
+
+    /// The root of an existing cluster; `key_pem` only where certificates are to be signed.
+    pub fn from_pem(certificate_pem: &str, key_pem: Option<&str>) -> Result<Self, PkiError> {
+        let certificate =
+            CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(|e| {
+                PkiError::InvalidCertificate {
+                    reason: e.to_string(),
+                }
+            })?;
+        Ok(Self {
+            certificate,
+            certificate_pem: certificate_pem.to_owned(),
+            key_pem: key_pem.map(str::to_owned),
+        })
+    }
+
+    /// The root certificate.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// The root certificate, PEM.
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    /// The root's private key, PKCS#8 PEM, if it is here.
+    pub fn key_pem(&self) -> Option<&str> {
+        self.key_pem.as_deref()
+    }
+
+    /// The digest that join tokens carry.
+    pub fn digest(&self) -> String {
+        root_digest(&self.certificate)
+    }
+
+    /// Signs a node's request. Whatever subject it asks for is replaced by the given one.
+    /// Returns the certificate, PEM.
+    pub fn sign(
+        &self,
+        request_pem: &str,
+        node_id: &str,
+        role: Role,
+        cluster_id: &str,
+        validity: Duration,
+    ) -> Result<String, PkiError> {
+        let key_pem = self.key_pem.as_deref().ok_or(PkiError::NoSigningKey)?;
+        let key = KeyPair::from_pem(key_pem)?;
+        let issuer = Issuer::from_ca_cert_der(&self.certificate, key)?;
+        let mut request = CertificateSigningRequestParams::from_pem(request_pem)?;
+
+        let mut subject = DistinguishedName::new();
+        subject.push(DnType::CommonName, node_id);
+        subject.push(DnType::OrganizationalUnitName, role.organizational_unit());
+        subject.push(DnType::OrganizationName, cluster_id);
+        let names = vec![role.organizational_unit().to_owned(), node_id.to_owned()];
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name = subject;
+        params.is_ca = IsCa::NoCa;
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyEncipherment,
+        ];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let now = time::OffsetDateTime::now_utc();
+        params.not_before = now - BACKDATE;
+        params.not_after = now + validity;
+        request.params = params;
+        Ok(request.signed_by(&issuer)?.pem())
+    }
+}

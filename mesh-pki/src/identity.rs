@@ -1,0 +1,271 @@
+//! A node's own identity on disk, and the identity that a peer's certificate shows.
+
+use crate::{
+    PkiError, Role, RootCa, ca::DEFAULT_CERTIFICATE_VALIDITY, new_id, new_key_and_request,
+};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+    time::{Duration, SystemTime},
+};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+const CERTIFICATE_FILE: &str = "node.crt";
+const KEY_FILE: &str = "node.key";
+const ROOT_FILE: &str = "root-ca.crt";
+
+/// Everything a node needs to prove who it is.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NodeIdentity {
+    /// The node's id.
+    pub node_id: String,
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// What the certificate allows.
+    pub role: Role,
+    /// The node certificate, PEM.
+    pub certificate_pem: String,
+    /// Its private key, PKCS#8 PEM.
+    pub key_pem: String,
+    /// The root certificate, PEM.
+    pub root_pem: String,
+}
+
+impl std::fmt::Debug for NodeIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeIdentity")
+            .field("node_id", &self.node_id)
+            .field("cluster_id", &self.cluster_id)
+            .field("role", &self.role)
+            .finish_non_exhaustive()
+    }
+}
+
+impl NodeIdentity {
+    /// Puts a key, the certificate signed for it and the root together; ids and role come from
+    /// the certificate.
+    pub fn new(
+        certificate_pem: String,
+        key_pem: String,
+        root_pem: String,
+    ) -> Result<Self, PkiError> {
+        let certificate =
+            CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(|e| {
+                PkiError::InvalidCertificate {
+                    reason: e.to_string(),
+                }
+            })?;
+        let PeerIdentity {
+            node_id,
+            cluster_id,
+            role,
+        } = PeerIdentity::from_certificate(&certificate)?;
+        Ok(Self {
+            node_id,
+            cluster_id,
+            role,
+            certificate_pem,
+            key_pem,
+            root_pem,
+        })
+    }
+
+    /// The identity of a new cluster's first manager, signed by `root`.
+    pub fn first_manager(root: &RootCa) -> Result<Self, PkiError> {
+        let pair = new_key_and_request()?;
+        let certificate = root.sign(
+            &pair.request_pem,
+            &new_id(),
+            Role::Manager,
+            &new_id(),
+            DEFAULT_CERTIFICATE_VALIDITY,
+        )?;
+        Self::new(certificate, pair.key_pem, root.certificate_pem().to_owned())
+    }
+
+    /// Reads the identity from `directory`; `None` when there is none.
+    pub fn load(directory: &Path) -> Result<Option<Self>, PkiError> {
+        let read = |name: &str| -> Result<Option<String>, PkiError> {
+            let path = directory.join(name);
+            match fs::read_to_string(&path) {
+                Ok(text) => Ok(Some(text)),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(source) => Err(PkiError::File {
+                    action: "read",
+                    path,
+                    source,
+                }),
+            }
+        };
+        let (Some(bundle), Some(root)) = (read(KEY_FILE)?, read(ROOT_FILE)?) else {
+            return Ok(None);
+        };
+        // The key file holds the certificate as well, so that the pair changes atomically;
+        // `node.crt` is there for people.
+        let Some(start) = bundle.find("-----BEGIN CERTIFICATE-----") else {
+            return Err(PkiError::InvalidCertificate {
+                reason: format!(
+                    "{} holds no certificate",
+                    directory.join(KEY_FILE).display()
+                ),
+            });
+        };
+        let (key, certificate) = bundle.split_at(start);
+        Self::new(certificate.to_owned(), key.to_owned(), root).map(Some)
+    }
+
+    /// Writes the identity into `directory` (made with mode 0700), each file with mode 0600,
+    /// replaced atomically and synced.
+    pub fn save(&self, directory: &Path) -> Result<(), PkiError> {
+        let failed = |path: &Path, source| PkiError::File {
+            action: "write",
+            path: path.to_owned(),
+            source,
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(|e| failed(directory, e))?;
+        let key = format!("{}\n{}", self.key_pem.trim_end(), self.certificate_pem);
+        for (name, text) in [
+            (ROOT_FILE, &self.root_pem),
+            (CERTIFICATE_FILE, &self.certificate_pem),
+            (KEY_FILE, &key),
+        ] {
+            let path = directory.join(name);
+            let scratch = directory.join(format!("{name}.new"));
+            let write = || -> std::io::Result<()> {
+                let mut file = fs::OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .mode(0o600)
+                    .open(&scratch)?;
+                file.write_all(text.as_bytes())?;
+                file.sync_all()?;
+                fs::rename(&scratch, &path)
+            };
+            write().map_err(|e| failed(&path, e))?;
+        }
+        fs::File::open(directory)
+            .and_then(|d| d.sync_all())
+            .map_err(|e| failed(directory, e))
+    }
+
+    /// First and last moment of the certificate's life.
+    pub fn validity(&self) -> Result<(SystemTime, SystemTime), PkiError> {
+        let invalid = |reason: String| PkiError::InvalidCertificate { reason };
+        let der = CertificateDer::from_pem_slice(self.certificate_pem.as_bytes())
+            .map_err(|e| invalid(e.to_string()))?;
+        let (_, certificate) =
+            X509Certificate::from_der(&der).map_err(|e| invalid(e.to_string()))?;
+        let at = |seconds: i64| {
+            SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+        };
+        let validity = certificate.validity();
+        Ok((
+            at(validity.not_before.timestamp()),
+            at(validity.not_after.timestamp()),
+        ))
+    }
+
+    /// Whether the certificate is past `fraction` (0 to 1) of its life at `now`. Nodes renew at a
+    /// random fraction between 0.5 and 0.8.
+    pub fn is_due_for_renewal(&self, now: SystemTime, fraction: f64) -> Result<bool, PkiError> {
+        let (start, end) = self.validity()?;
+        let life = end.duration_since(start).unwrap_or_default();
+        Ok(now >= start + life.mul_f64(fraction.clamp(0.0, 1.0)))
+    }
+}
+
+/// Who a verified peer certificate says its owner is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerIdentity {
+    /// The node's id (CN).
+    pub node_id: String,
+    /// The cluster's id (O).
+    pub cluster_id: String,
+    /// The role (OU).
+    pub role: Role,
+}
+
+impl PeerIdentity {
+    /// Reads the subject of a certificate. It proves nothing by itself: TLS has to have verified
+    /// the certificate.
+    pub fn from_certificate(certificate: &CertificateDer<'_>) -> Result<Self, PkiError> {
+        let (_, parsed) =
+            X509Certificate::from_der(certificate).map_err(|e| PkiError::InvalidCertificate {
+                reason: e.to_string(),
+            })?;
+        let subject = parsed.subject();
+        let node_id = subject
+            .iter_common_name()
+            .find_map(|a| a.as_str().ok())
+            .ok_or(PkiError::MissingSubject {
+                part: "common name",
+            })?
+            .to_owned();
+        let cluster_id = subject
+            .iter_organization()
+            .find_map(|a| a.as_str().ok())
+            .ok_or(PkiError::MissingSubject {
+                part: "organization",
+            })?
+            .to_owned();
+        let role = subject
+            .iter_organizational_unit()
+            .find_map(|a| a.as_str().ok().and_then(Role::from_organizational_unit))
+            .ok_or(PkiError::MissingSubject {
+                part: "organizational unit",
+            })?;
+        Ok(Self {
+            node_id,
+            cluster_id,
+            role,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn an_identity_survives_its_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("certificates");
+        assert!(NodeIdentity::load(&path).unwrap().is_none());
+        let identity = NodeIdentity::first_manager(&RootCa::create().unwrap()).unwrap();
+        identity.save(&path).unwrap();
+        let loaded = NodeIdentity::load(&path).unwrap().unwrap();
+        assert_eq!(loaded.node_id, identity.node_id);
+        assert_eq!(loaded.role, Role::Manager);
+        assert_eq!(loaded.certificate_pem, identity.certificate_pem);
+        let mode = fs::metadata(path.join(KEY_FILE))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn certificates_are_backdated_and_due_in_time() {
+        let identity = NodeIdentity::first_manager(&RootCa::create().unwrap()).unwrap();
+        let (start, end) = identity.validity().unwrap();
+        let now = SystemTime::now();
+        assert!(start < now - Duration::from_secs(3000));
+        assert!(end > now + Duration::from_secs(89 * 24 * 3600));
+        assert!(!identity.is_due_for_renewal(now, 0.5).unwrap());
+        assert!(
+            identity
+                .is_due_for_renewal(end - Duration::from_secs(1), 0.8)
+                .unwrap()
+        );
+    }
+}
