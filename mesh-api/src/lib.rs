@@ -1,9 +1,27 @@
 //! The wire nouns: Engine API types, the client of the control socket, and the
 //! node and manager protocols.
 
+pub mod client;
+pub mod filters;
+pub mod frames;
+pub mod mesh;
+pub mod progress;
+
+pub use client::{Client, ClientError};
+pub use filters::Filters;
+
 /// Engine API types (v1.51 shapes), as the control socket speaks them and as
 /// the managers store them.
 pub use bollard_stubs::models as engine;
+
+/// The newest Engine API version spoken here.
+pub const API_VERSION: &str = "1.51";
+
+/// The oldest Engine API version still answered.
+pub const MIN_API_VERSION: &str = "1.24";
+
+/// Where the agent listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/mesh/mesh.sock";
 
 /// The gRPC protocols of `proto/mesh.proto`.
 pub mod proto {

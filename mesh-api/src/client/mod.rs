@@ -1,0 +1,227 @@
+//! The client of the control socket: HTTP over a Unix socket, one connection
+//! per call.
+
+mod error;
+mod node_local;
+mod nodes;
+mod services;
+mod swarm;
+mod transport;
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use http_body_util::BodyExt;
+use hyper::{Method, Response, body::Incoming};
+use serde::{Serialize, de::DeserializeOwned};
+
+pub use error::ClientError;
+pub use node_local::{ImageInput, LogOptions};
+pub use transport::{Body, Upgraded, empty_body, json_body, stream_body};
+
+use crate::API_VERSION;
+
+/// A stream of bytes from the agent.
+pub type ByteStream = futures::stream::BoxStream<'static, Result<Bytes, ClientError>>;
+
+/// Arguments of a call, in order.
+pub type Query = Vec<(&'static str, String)>;
+
+/// Speaks to one agent.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the agent that listens at `path`. Nothing is sent yet.
+    pub fn unix(path: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: path.into(),
+        }
+    }
+
+    /// A client of `unix:///path` or of a plain path.
+    ///
+    /// # Errors
+    /// [`ClientError::Host`] for any other scheme: the agent listens on Unix sockets only.
+    pub fn from_host(host: &str) -> Result<Self, ClientError> {
+        match host.split_once("://") {
+            Some(("unix", path)) if path.starts_with('/') => Ok(Self::unix(path)),
+            None if host.starts_with('/') => Ok(Self::unix(host)),
+            _ => Err(ClientError::Host(host.to_owned())),
+        }
+    }
+
+    /// Where the agent listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Sends a request and gives the response when its status is a success.
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`] when nobody listens, [`ClientError::Daemon`] with the
+    /// agent's own words when it refuses, [`ClientError::Transport`] when the connection breaks.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&'static str, String)],
+        body: Body,
+        headers: &[(&'static str, String)],
+    ) -> Result<Response<Incoming>, ClientError> {
+        let mut target = format!("/v{API_VERSION}{path}");
+        for (index, (key, value)) in query.iter().enumerate() {
+            target.push(if index == 0 { '?' } else { '&' });
+            target.push_str(key);
+            target.push('=');
+            target.push_str(&transport::encode(value));
+        }
+        transport::send(&self.socket, method, &target, body, headers).await
+    }
+
+    /// GET, with the answer read as JSON.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request), and [`ClientError::Decode`] when the answer is of another shape.
+    pub async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&'static str, String)],
+    ) -> Result<T, ClientError> {
+        let response = self
+            .request(Method::GET, path, query, empty_body(), &[])
+            .await?;
+        read_json(response).await
+    }
+
+    /// POST of a JSON body, with the answer read as JSON.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn post<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&'static str, String)],
+        body: &B,
+    ) -> Result<T, ClientError> {
+        self.post_with(path, query, body, &[]).await
+    }
+
+    /// As [`post`](Self::post), with headers.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn post_with<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&'static str, String)],
+        body: &B,
+        headers: &[(&'static str, String)],
+    ) -> Result<T, ClientError> {
+        let response = self
+            .request(Method::POST, path, query, json_body(body)?, headers)
+            .await?;
+        read_json(response).await
+    }
+
+    /// POST of a JSON body whose answer carries nothing.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    pub async fn post_empty<B: Serialize>(
+        &self,
+        path: &str,
+        query: &[(&'static str, String)],
+        body: &B,
+    ) -> Result<(), ClientError> {
+        self.request(Method::POST, path, query, json_body(body)?, &[])
+            .await?;
+        Ok(())
+    }
+
+    /// DELETE.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    pub async fn delete(
+        &self,
+        path: &str,
+        query: &[(&'static str, String)],
+    ) -> Result<(), ClientError> {
+        self.request(Method::DELETE, path, query, empty_body(), &[])
+            .await?;
+        Ok(())
+    }
+
+    /// Whether the agent answers.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    pub async fn ping(&self) -> Result<(), ClientError> {
+        self.request(Method::GET, "/_ping", &[], empty_body(), &[])
+            .await?;
+        Ok(())
+    }
+}
+
+/// The body of a response as it arrives.
+pub fn byte_stream(response: Response<Incoming>) -> ByteStream {
+    response
+        .into_body()
+        .into_data_stream()
+        .map(|piece| piece.map_err(ClientError::Transport))
+        .boxed()
+}
+
+/// Cuts a stream of bytes into lines of JSON.
+pub fn json_lines<T: DeserializeOwned + Send + 'static>(
+    stream: ByteStream,
+) -> impl Stream<Item = Result<T, ClientError>> + Send {
+    let reader =
+        tokio_util::io::StreamReader::new(stream.map(|piece| piece.map_err(std::io::Error::other)));
+    let lines = tokio_util::codec::FramedRead::new(reader, tokio_util::codec::LinesCodec::new());
+    lines.filter_map(|line| async move {
+        match line {
+            Ok(text) if text.trim().is_empty() => None,
+            Ok(text) => Some(serde_json::from_str(&text).map_err(ClientError::Decode)),
+            Err(error) => Some(Err(ClientError::Stream(error.to_string()))),
+        }
+    })
+}
+
+async fn read_json<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, ClientError> {
+    let bytes = response.into_body().collect().await?.to_bytes();
+    serde_json::from_slice(&bytes).map_err(ClientError::Decode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts() {
+        let client = Client::from_host("unix:///run/mesh/mesh.sock").expect("unix");
+        assert_eq!(client.socket(), Path::new("/run/mesh/mesh.sock"));
+        assert!(Client::from_host("/tmp/x.sock").is_ok());
+        let error = Client::from_host("tcp://1.2.3.4:2375").expect_err("tcp");
+        assert_eq!(
+            error.to_string(),
+            "cannot use host \"tcp://1.2.3.4:2375\": give a socket as unix:///path"
+        );
+    }
+
+    #[tokio::test]
+    async fn nobody_listens() {
+        let error = Client::unix("/nonexistent/mesh.sock")
+            .ping()
+            .await
+            .expect_err("no agent");
+        assert_eq!(
+            error.to_string(),
+            "cannot connect to the mesh agent at unix:///nonexistent/mesh.sock: is mesh-agent running?"
+        );
+    }
+}

@@ -1,0 +1,103 @@
+//! Calls about nodes, networks and virtual addresses.
+
+use super::{Client, ClientError, Query, transport::encode};
+use crate::{
+    Filters,
+    engine::{Network, NetworkCreateRequest, NetworkCreateResponse, Node, NodeSpec},
+    mesh::Vip,
+};
+
+impl Client {
+    /// The cluster's nodes.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn nodes(&self, filters: &Filters) -> Result<Vec<Node>, ClientError> {
+        self.get("/nodes", &filter_query(filters)).await
+    }
+
+    /// A node by id, name or unique prefix.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn node(&self, reference: &str) -> Result<Node, ClientError> {
+        self.get(&format!("/nodes/{}", encode(reference)), &[])
+            .await
+    }
+
+    /// Changes a node's spec. `version` is the one that was read.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn node_update(
+        &self,
+        id: &str,
+        version: u64,
+        spec: &NodeSpec,
+    ) -> Result<(), ClientError> {
+        let query = [("version", version.to_string())];
+        self.post_empty(&format!("/nodes/{}/update", encode(id)), &query, spec)
+            .await
+    }
+
+    /// Networks.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn networks(&self, filters: &Filters) -> Result<Vec<Network>, ClientError> {
+        self.get("/networks", &filter_query(filters)).await
+    }
+
+    /// A network by id, name or unique prefix.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn network(&self, reference: &str) -> Result<Network, ClientError> {
+        self.get(&format!("/networks/{}", encode(reference)), &[])
+            .await
+    }
+
+    /// Makes a network.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn network_create(
+        &self,
+        request: &NetworkCreateRequest,
+    ) -> Result<NetworkCreateResponse, ClientError> {
+        self.post("/networks/create", &[], request).await
+    }
+
+    /// Removes a network.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn network_remove(&self, reference: &str) -> Result<(), ClientError> {
+        self.delete(&format!("/networks/{}", encode(reference)), &[])
+            .await
+    }
+
+    /// Every virtual address and what is behind it.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn vips(&self) -> Result<Vec<Vip>, ClientError> {
+        self.get("/mesh/vips", &[]).await
+    }
+
+    /// The virtual addresses of one service, or the one that is this address.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn vip(&self, reference: &str) -> Result<Vec<Vip>, ClientError> {
+        self.get(&format!("/mesh/vips/{}", encode(reference)), &[])
+            .await
+    }
+}
+
+pub(super) fn filter_query(filters: &Filters) -> Query {
+    filters
+        .to_query()
+        .map(|text| vec![("filters", text)])
+        .unwrap_or_default()
+}

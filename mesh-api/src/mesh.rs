@@ -1,0 +1,137 @@
+//! What the mesh has and Docker has no word for: the nouns under `/mesh/`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::EndpointPortConfig;
+
+/// A service's virtual address on one network, and what is behind it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Vip {
+    /// Id of the service.
+    #[serde(rename = "ServiceID")]
+    pub service_id: String,
+    /// Name of the service.
+    pub service_name: String,
+    /// Id of the network.
+    #[serde(rename = "NetworkID")]
+    pub network_id: String,
+    /// Name of the network.
+    pub network_name: String,
+    /// VXLAN network identifier; 0 when the answering node does not know it.
+    #[serde(default)]
+    pub vni: u32,
+    /// The address, without a prefix length.
+    pub address: String,
+    /// Ports published on every node; only on the ingress network.
+    #[serde(default)]
+    pub ports: Vec<EndpointPortConfig>,
+    /// The tasks behind the address.
+    #[serde(default)]
+    pub backends: Vec<VipBackend>,
+}
+
+/// A task behind a virtual address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct VipBackend {
+    /// Id of the task.
+    #[serde(rename = "TaskID")]
+    pub task_id: String,
+    /// `<service>.<slot>`
+    pub task_name: String,
+    /// Id of the node it runs on.
+    #[serde(rename = "NodeID")]
+    pub node_id: String,
+    /// Host name of that node.
+    pub node_name: String,
+    /// The task's address on the network.
+    pub address: String,
+    /// Whether it takes new flows.
+    pub state: BackendState,
+}
+
+/// Whether a backend takes new flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendState {
+    /// Takes new flows.
+    Active,
+    /// Takes no new flow; open flows go on.
+    Draining,
+}
+
+/// One line of a service's or a task's log, as `/mesh/` and the client see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// True for standard error.
+    pub stderr: bool,
+    /// The time stamp the node gave it, when it was asked for.
+    pub timestamp: Option<String>,
+    /// `com.docker.swarm.{node,service,task}.id` and the like, when asked for.
+    pub details: Vec<(String, String)>,
+    /// The line, its line feed included if it had one.
+    pub message: Vec<u8>,
+}
+
+impl LogLine {
+    /// Takes a frame's payload apart: `[timestamp ][key=value,.. ]message`.
+    /// What was not asked for is not looked for.
+    pub fn parse(stderr: bool, payload: &[u8], timestamps: bool, details: bool) -> Self {
+        let mut rest = payload;
+        let mut next = |wanted: bool| -> Option<String> {
+            if !wanted {
+                return None;
+            }
+            let end = rest.iter().position(|byte| *byte == b' ')?;
+            let word = String::from_utf8_lossy(&rest[..end]).into_owned();
+            rest = &rest[end + 1..];
+            Some(word)
+        };
+        let timestamp = next(timestamps);
+        let details = next(details)
+            .map(|text| {
+                text.split(',')
+                    .filter_map(|pair| pair.split_once('='))
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .collect()
+            })
+            .unwrap_or_default();
+        Self {
+            stderr,
+            timestamp,
+            details,
+            message: rest.to_vec(),
+        }
+    }
+
+    /// The value of a detail.
+    pub fn detail(&self, key: &str) -> Option<&str> {
+        self.details
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_lines_come_apart() {
+        let line = LogLine::parse(
+            false,
+            b"2026-01-01T00:00:00.000000000Z com.docker.swarm.node.id=n,com.docker.swarm.task.id=t hello world\n",
+            true,
+            true,
+        );
+        assert_eq!(
+            line.timestamp.as_deref(),
+            Some("2026-01-01T00:00:00.000000000Z")
+        );
+        assert_eq!(line.detail("com.docker.swarm.task.id"), Some("t"));
+        assert_eq!(line.message, b"hello world\n");
+        assert_eq!(LogLine::parse(true, b"a b", false, false).message, b"a b");
+    }
+}
