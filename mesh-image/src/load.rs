@@ -1,0 +1,1 @@
+//! Reading image archives: OCI layouts and `docker save` output.
