@@ -1,3 +1,86 @@
 //! Project tasks: set-up, eBPF build, demo, tests, benches, verification.
+//!
+//! `cargo xtask help` lists them. Nothing of the mesh itself lives here: the rig,
+//! the demo and the benches are programs of `tests/`, which this crate builds and starts.
 
-fn main() {}
+mod build;
+mod ebpf;
+mod setup;
+mod sh;
+mod suite;
+mod verify;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Project tasks",
+    disable_version_flag = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install and mount what building and running need, and say what was done
+    Setup,
+    /// Build the eBPF programs into target/bpf/mesh-ebpf
+    BuildEbpf,
+    /// Build everything: the eBPF programs, then the workspace
+    Build {
+        /// Optimised, as a release is
+        #[arg(long)]
+        release: bool,
+    },
+    /// Show a mesh at work: nodes and a client as network namespaces (`demo --help`)
+    Demo {
+        /// Handed to the demo program
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Run every test: unit, packet, network, end to end
+    Test {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+        /// Only the unit tests, which need no root
+        #[arg(long)]
+        unit: bool,
+    },
+    /// Measure: ingress, overlay, vip, packet (`bench --help`)
+    Bench {
+        /// Handed to the bench program
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Check format, lints, documentation and file headers; change nothing
+    Verify,
+    /// Mend what `verify` finds and a program can mend
+    Fix,
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    std::env::set_current_dir(sh::root())?;
+    match cli.task {
+        Task::Setup => setup::run(),
+        Task::BuildEbpf => {
+            setup::run()?;
+            ebpf::build()
+        }
+        Task::Build { release } => {
+            setup::run()?;
+            build::all(release)
+        }
+        Task::Demo { args } => suite::demo(&args),
+        Task::Test { filter, unit } => suite::test(filter.as_deref(), unit),
+        Task::Bench { args } => suite::bench(&args),
+        Task::Verify => {
+            setup::run()?;
+            verify::run()
+        }
+        Task::Fix => verify::fix(),
+    }
+}

@@ -1,0 +1,86 @@
+//! Installing Debian packages, with fresh lists first and the security suite where a package lives only there.
+
+use std::{fs, process::Command};
+
+use anyhow::{Context, Result, bail};
+
+use crate::sh;
+
+/// Our own list of sources, when the machine's lack the security suite.
+const SOURCES: &str = "/etc/apt/sources.list.d/mesh-security.list";
+
+/// Installs packages, reading the lists anew when one is unknown.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    if !sh::has("apt-get") {
+        bail!(
+            "cannot install {}: no apt-get here; install them with your distribution's tool",
+            packages.join(" ")
+        );
+    }
+    if !packages.iter().all(|package| known(package)) {
+        update()?;
+    }
+    if !packages.iter().all(|package| known(package)) {
+        add_security()?;
+        update()?;
+    }
+    if let Some(unknown) = packages.iter().find(|package| !known(package)) {
+        bail!("no apt source offers {unknown}: add one that does and run this again");
+    }
+    let mut command = apt_get();
+    command.args(["install", "-y", "--no-install-recommends"]);
+    if sh::run(command.args(packages)).is_ok() {
+        return Ok(());
+    }
+    sh::say("that failed: the lists may be stale, reading them anew");
+    update()?;
+    let mut command = apt_get();
+    command.args(["install", "-y", "--no-install-recommends"]);
+    sh::run(command.args(packages)).context("run this as root")
+}
+
+/// Whether a source offers the package.
+pub(crate) fn known(package: &str) -> bool {
+    sh::output("apt-cache", &["policy", package]).is_some_and(|text| {
+        text.lines()
+            .filter_map(|line| line.trim().strip_prefix("Candidate: "))
+            .any(|candidate| candidate != "(none)")
+    })
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").arg("-q");
+    command
+}
+
+/// Reads the package lists.
+pub(crate) fn update() -> Result<()> {
+    sh::run(apt_get().arg("update")).context("cannot read the package lists: run this as root")
+}
+
+/// Debian brings newer LLVM and Rust to a stable release by its security suite only.
+pub(crate) fn add_security() -> Result<()> {
+    let release = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
+    let codename = release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+        .map(|name| name.trim_matches('"').to_owned())
+        .context("no VERSION_CODENAME in /etc/os-release: is this a Debian release?")?;
+    let mirror = security_mirror();
+    let line = format!("deb {mirror} {codename}-security main\n");
+    sh::say(&format!("adding {SOURCES}: {}", line.trim()));
+    fs::write(SOURCES, line).with_context(|| format!("cannot write {SOURCES}: run this as root"))
+}
+
+/// The security archive on the mirror in use, else Debian's own.
+fn security_mirror() -> String {
+    let list = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
+    list.lines()
+        .filter(|line| line.starts_with("deb "))
+        .flat_map(str::split_whitespace)
+        .find(|word| word.starts_with("http"))
+        .and_then(|url| url.trim_end_matches('/').strip_suffix("/debian"))
+        .map(|base| format!("{base}/debian-security"))
+        .unwrap_or_else(|| "http://deb.debian.org/debian-security".to_owned())
+}

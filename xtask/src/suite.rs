@@ -1,0 +1,149 @@
+//! The programs of `tests/`: demo, bench, and the test runs with their summary.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{build, setup, sh};
+
+/// Shows a mesh at work.
+pub(crate) fn demo(args: &[String]) -> Result<()> {
+    prepare(false)?;
+    replace(build::program("mesh-demo", false), args)
+}
+
+/// Measures with optimised programs.
+pub(crate) fn bench(args: &[String]) -> Result<()> {
+    prepare(true)?;
+    replace(build::program("mesh-bench", true), args)
+}
+
+fn prepare(release: bool) -> Result<()> {
+    setup::run()?;
+    build::all(release)
+}
+
+fn replace(program: std::path::PathBuf, args: &[String]) -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    let error = Command::new(&program).args(args).exec();
+    Err(error).with_context(|| format!("cannot start {}", program.display()))
+}
+
+/// What a run of `cargo test` counted.
+#[derive(Default)]
+struct Count {
+    passed: usize,
+    failed: usize,
+    names: Vec<String>,
+}
+
+/// Every test, or those whose name has `filter` in it: first what needs no root, then the rest.
+pub(crate) fn test(filter: Option<&str>, unit_only: bool) -> Result<()> {
+    setup::run()?;
+    let began = Instant::now();
+    build::all(false)?;
+    let mut count = Count::default();
+    let mut ok = true;
+
+    sh::say("unit tests (no root needed)");
+    let mut unit = sh::cargo();
+    unit.args(["test", "--workspace", "--no-fail-fast", "--lib", "--bins"]);
+    ok &= tally(&mut unit, filter, &mut count)?;
+
+    if !unit_only {
+        sh::say("tests of single crates that need root");
+        let mut root = sh::cargo();
+        root.args([
+            "test",
+            "--workspace",
+            "--exclude",
+            "mesh-tests",
+            "--no-fail-fast",
+        ]);
+        root.args(["--test", "*"]);
+        ok &= tally(&mut root, filter, &mut count)?;
+
+        sh::say("end to end: nodes as network namespaces");
+        let mut whole = sh::cargo();
+        whole.args(["test", "-p", "mesh-tests", "--no-fail-fast", "--test", "*"]);
+        ok &= tally(&mut whole, filter, &mut count)?;
+    }
+
+    let seconds = began.elapsed().as_secs();
+    for name in &count.names {
+        println!("failed: {name}");
+    }
+    println!(
+        "{} passed, {} failed ({seconds} s)",
+        count.passed, count.failed
+    );
+    if count.failed > 0 || !ok {
+        bail!("tests failed; run one again with `cargo xtask test <part of its name>`");
+    }
+    if count.passed == 0 {
+        bail!("no test has {:?} in its name", filter.unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// Runs `cargo test`, passes its lines on and counts them.
+fn tally(cargo: &mut Command, filter: Option<&str>, count: &mut Count) -> Result<bool> {
+    if let Some(filter) = filter {
+        cargo.arg("--").arg(filter);
+    }
+    println!("+ {}", sh::shown(cargo));
+    let mut child = cargo
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo")?;
+    let lines = child.stdout.take().context("cargo has no output")?;
+    for line in BufReader::new(lines).lines() {
+        let line = line?;
+        println!("{line}");
+        count.read(&line);
+    }
+    Ok(child.wait()?.success())
+}
+
+impl Count {
+    fn read(&mut self, line: &str) {
+        if let Some(rest) = line.strip_prefix("test result: ") {
+            let number = |word: &str| {
+                rest.split(['.', ';'])
+                    .filter_map(|part| part.trim().strip_suffix(word))
+                    .find_map(|part| part.trim().parse::<usize>().ok())
+                    .unwrap_or(0)
+            };
+            self.passed += number("passed");
+            self.failed += number("failed");
+        } else if let Some(rest) = line.strip_prefix("test ")
+            && let Some(name) = rest.strip_suffix(" ... FAILED")
+        {
+            self.names.push(name.to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_cargo_test_are_summed() {
+        let mut count = Count::default();
+        for line in [
+            "test a::b ... ok",
+            "test a::c ... FAILED",
+            "test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 2 filtered out; finished in 0.00s",
+            "test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out",
+        ] {
+            count.read(line);
+        }
+        assert_eq!((count.passed, count.failed), (13, 1));
+        assert_eq!(count.names, ["a::c"]);
+    }
+}
