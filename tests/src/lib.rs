@@ -1,1 +1,23 @@
 //! Multi-node tests: a rig that makes nodes of network namespaces, and the scenarios.
+//!
+//! [`Rig`] is the way in: it makes a LAN, nodes with an agent each and an outside client, and takes
+//! all of it away when dropped. The demo and the benches are built on the same rig. The scenarios
+//! themselves are in `tests/tests/`, one file a topic; nothing here asserts how the mesh behaves.
+
+pub mod client;
+pub mod ctl;
+pub mod image;
+pub mod lan;
+pub mod leftovers;
+pub mod netns;
+pub mod node;
+pub mod rig;
+pub mod wait;
+
+pub use client::{HttpReply, http_get};
+pub use ctl::Answer;
+pub use lan::Lan;
+pub use netns::NetNs;
+pub use node::Node;
+pub use rig::{Rig, RigBuilder};
+pub use wait::eventually;

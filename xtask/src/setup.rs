@@ -42,6 +42,7 @@ const NEEDS: &[Need] = &[
         "docker-registry",
         "registry of the pull tests",
     ),
+    need("ethtool", "ethtool", "offloads of the rig's links"),
     need("curl", "curl", "requests of the demo"),
     need(
         "/etc/ssl/certs/ca-certificates.crt",

@@ -1,0 +1,139 @@
+//! Small network clients: plain HTTP and UDP. They use whatever namespace the calling thread is in.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+/// How long a request may take before it counts as failed.
+pub const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+
+/// An HTTP answer.
+#[derive(Debug, Clone)]
+pub struct HttpReply {
+    /// Status code.
+    pub status: u16,
+    /// Body.
+    pub body: Vec<u8>,
+    /// Our own address and port on the connection.
+    pub local: SocketAddr,
+}
+
+impl HttpReply {
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The value of a `Name: value` line in the body, as whoami writes them.
+    pub fn field(&self, name: &str) -> Option<String> {
+        self.text().lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.trim()
+                .eq_ignore_ascii_case(name)
+                .then(|| value.trim().to_owned())
+        })
+    }
+}
+
+/// One request on a new connection.
+///
+/// # Errors
+/// When nothing answers in [`REQUEST_LIMIT`], or something other than HTTP.
+pub fn http_get(address: impl Into<IpAddr>, port: u16, path: &str) -> Result<HttpReply> {
+    let address = SocketAddr::new(address.into(), port);
+    let mut stream = TcpStream::connect_timeout(&address, REQUEST_LIMIT)
+        .with_context(|| format!("cannot connect to {address}"))?;
+    stream.set_read_timeout(Some(REQUEST_LIMIT))?;
+    stream.set_nodelay(true)?;
+    let local = stream.local_addr()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut bytes = Vec::new();
+    stream
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("{address} did not answer in full"))?;
+    parse(&bytes, local)
+}
+
+fn parse(bytes: &[u8], local: SocketAddr) -> Result<HttpReply> {
+    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+        bail!(
+            "not an HTTP answer: {} bytes without a header's end",
+            bytes.len()
+        );
+    };
+    let head = String::from_utf8_lossy(&bytes[..end]);
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .with_context(|| format!("no status in {head:?}"))?;
+    let body = bytes[end + 4..].to_vec();
+    let announced = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length")
+            .then(|| value.trim().parse::<usize>().ok())?
+    });
+    if announced.is_some_and(|length| length != body.len()) {
+        bail!("{} bytes of {announced:?} came", body.len());
+    }
+    Ok(HttpReply {
+        status,
+        body,
+        local,
+    })
+}
+
+/// Sends `count` datagrams that must each come back; gives how many did.
+///
+/// # Errors
+/// When the socket cannot be used at all.
+pub fn udp_echo(address: Ipv4Addr, port: u16, count: usize) -> Result<usize> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect((address, port))?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut back = 0;
+    let mut buffer = [0_u8; 2048];
+    for number in 0..count {
+        let sent = format!("datagram {number}");
+        socket.send(sent.as_bytes())?;
+        if let Ok(length) = socket.recv(&mut buffer)
+            && String::from_utf8_lossy(&buffer[..length]).contains(&sent)
+        {
+            back += 1;
+        }
+    }
+    Ok(back)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+
+    #[test]
+    fn answers_are_parsed() {
+        let reply = parse(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nTask: web.1\n", LOCAL).unwrap();
+        assert_eq!(reply.status, 200);
+        assert_eq!(reply.field("task").as_deref(), Some("web.1"));
+        assert!(parse(b"HTTP/1.1 200 OK\r\n", LOCAL).is_err());
+    }
+
+    #[test]
+    fn a_short_body_is_an_error() {
+        let cut = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf";
+        assert!(
+            parse(cut, LOCAL)
+                .unwrap_err()
+                .to_string()
+                .contains("4 bytes")
+        );
+    }
+}

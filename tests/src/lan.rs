@@ -1,0 +1,92 @@
+//! One Ethernet segment: a bridge in a namespace of its own, and a veth pair to each member.
+
+use std::net::Ipv4Addr;
+
+use anyhow::Result;
+
+use crate::netns::NetNs;
+
+/// Name of the LAN interface inside each member.
+pub const UPLINK: &str = "lan0";
+
+/// The LAN's prefix is this /24.
+pub const PREFIX: [u8; 3] = [192, 168, 77];
+
+/// The address on the LAN with this last byte.
+pub fn address(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(PREFIX[0], PREFIX[1], PREFIX[2], last)
+}
+
+/// One Ethernet segment.
+#[derive(Debug)]
+pub struct Lan {
+    ns: NetNs,
+}
+
+impl Lan {
+    /// Makes the bridge in a namespace of the given name.
+    ///
+    /// # Errors
+    /// When the name is taken or we are not root.
+    pub fn new(name: &str) -> Result<Self> {
+        let ns = NetNs::new(name)?;
+        // No snooping and no spanning tree: a port forwards at once.
+        ns.sh(&[
+            "ip",
+            "link",
+            "add",
+            "br0",
+            "type",
+            "bridge",
+            "mcast_snooping",
+            "0",
+        ])?;
+        ns.sh(&["ip", "link", "set", "br0", "up"])?;
+        Ok(Self { ns })
+    }
+
+    /// The namespace that holds the bridge.
+    pub fn ns(&mut self) -> &mut NetNs {
+        &mut self.ns
+    }
+
+    /// Plugs a namespace in as [`UPLINK`] with this address. `port` names the bridge's end.
+    ///
+    /// The bridge's end has GRO on, because a veth takes frames from its peer's XDP program only
+    /// with NAPI; and it computes checksums, as a wire carries complete ones: a frame that an XDP program
+    /// sends on has no other chance to get its checksum.
+    ///
+    /// # Errors
+    /// When a link cannot be made.
+    pub fn join(&self, member: &NetNs, port: &str, address: Ipv4Addr) -> Result<()> {
+        self.ns.sh(&[
+            "ip",
+            "link",
+            "add",
+            port,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            UPLINK,
+            "netns",
+            member.name(),
+        ])?;
+        self.ns
+            .sh(&["ip", "link", "set", port, "master", "br0", "up"])?;
+        self.ns
+            .sh(&["ethtool", "-K", port, "gro", "on", "tx", "off"])?;
+        member.sh(&["ip", "addr", "add", &format!("{address}/24"), "dev", UPLINK])?;
+        member.sh(&["ip", "link", "set", UPLINK, "up"])?;
+        Ok(())
+    }
+
+    /// Pulls the plug of a port, or puts it back.
+    ///
+    /// # Errors
+    /// When there is no such port.
+    pub fn plug(&self, port: &str, up: bool) -> Result<()> {
+        let state = if up { "up" } else { "down" };
+        self.ns.sh(&["ip", "link", "set", port, state]).map(drop)
+    }
+}

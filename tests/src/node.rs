@@ -1,0 +1,242 @@
+//! A node: its namespace, its folders, its agent process, and `mesh-ctl` on its socket.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{ctl::Answer, netns::NetNs, wait::eventually};
+
+/// How long an agent may take until its socket answers.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long an agent may take to stop when asked to.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// A node of the rig.
+#[derive(Debug)]
+pub struct Node {
+    /// "n1" and so on; the host name too.
+    pub name: String,
+    /// Its namespace.
+    pub ns: NetNs,
+    /// Its address on the LAN.
+    pub address: Ipv4Addr,
+    /// Data and run folders are below this one.
+    pub dir: PathBuf,
+    /// Name of the agent's kernel objects.
+    pub instance: String,
+    /// Name of its port on the LAN's bridge.
+    pub port: String,
+    /// Further arguments of the agent.
+    pub args: Vec<String>,
+    agent: Option<Child>,
+}
+
+impl Node {
+    pub(crate) fn new(
+        name: &str,
+        ns: NetNs,
+        address: Ipv4Addr,
+        dir: PathBuf,
+        instance: String,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            ns,
+            address,
+            dir,
+            instance,
+            port: format!("{name}p"),
+            args: Vec::new(),
+            agent: None,
+        }
+    }
+
+    /// Where the agent keeps what outlives a reboot.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Where the agent keeps sockets and namespaces.
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    /// The Engine API socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir().join("mesh.sock")
+    }
+
+    /// The agent's log.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("agent.log")
+    }
+
+    /// The agent's process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.agent.as_ref().map(Child::id)
+    }
+
+    /// Starts the agent and waits until its socket answers.
+    ///
+    /// # Errors
+    /// When it ends at once or does not answer; the message holds the end of its log.
+    pub fn start(&mut self) -> Result<()> {
+        if self.agent.is_some() {
+            bail!("the agent of {} runs already", self.name);
+        }
+        fs::create_dir_all(&self.dir)
+            .with_context(|| format!("cannot make {}", self.dir.display()))?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log())?;
+        let agent = program("mesh-agent")?;
+        let mut command = self
+            .ns
+            .command(&agent.to_string_lossy(), Some(&self.name))?;
+        command
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .arg("--run-dir")
+            .arg(self.run_dir())
+            .args(["--instance", &self.instance])
+            .args(["--node-name", &self.name])
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", agent.display()))?;
+        self.agent = Some(child);
+        let limit = START_LIMIT;
+        let up = eventually("the agent's socket", limit, || {
+            if let Some(status) = self.agent.as_mut().and_then(|it| it.try_wait().ok()?) {
+                // No use in waiting on; the text is told below.
+                return Ok(Err(anyhow::anyhow!("the agent ended with {status}")));
+            }
+            std::os::unix::net::UnixStream::connect(self.socket())?;
+            Ok(Ok(()))
+        });
+        up.and_then(|inner| inner)
+            .with_context(|| format!("agent of {}: {}", self.name, self.log_tail(15)))
+    }
+
+    /// The last lines of the agent's log.
+    pub fn log_tail(&self, lines: usize) -> String {
+        let text = fs::read_to_string(self.log()).unwrap_or_default();
+        let all: Vec<&str> = text.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+
+    /// Ends the agent as a power cut would: no clean-up. Its tasks run on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut child = self.agent.take().context("the agent does not run")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Asks the agent to stop, as a service manager does, and waits.
+    ///
+    /// # Errors
+    /// When it does not end in time; it is killed then.
+    pub fn stop(&mut self) -> Result<()> {
+        let Some(mut child) = self.agent.take() else {
+            return Ok(());
+        };
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM)?;
+        let ended = eventually("the agent to stop", STOP_LIMIT, || {
+            child.try_wait()?.context("it runs on")
+        });
+        if ended.is_err() {
+            child.kill()?;
+            child.wait()?;
+        }
+        ended.map(drop)
+    }
+
+    /// Leaves the process to itself: dropping the rig must not wait for it.
+    pub(crate) fn forget_agent(&mut self) {
+        self.agent = None;
+    }
+
+    /// `mesh-ctl` with these arguments on this node's socket.
+    ///
+    /// # Errors
+    /// When it cannot be started. A refusal is an [`Answer`].
+    pub fn ctl(&self, args: &[&str]) -> Result<Answer> {
+        let line = format!("mesh-ctl {}", args.join(" "));
+        let output = self
+            .ctl_command()?
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("cannot run `{line}`"))?;
+        Ok(Answer::new(line, &output))
+    }
+
+    /// `mesh-ctl` on this node's socket, to add arguments to.
+    ///
+    /// # Errors
+    /// When the program was not built.
+    pub fn ctl_command(&self) -> Result<Command> {
+        let mut command = Command::new(program("mesh-ctl")?);
+        command.env("MESH_HOST", format!("unix://{}", self.socket().display()));
+        command.env_remove("DOCKER_HOST");
+        Ok(command)
+    }
+
+    /// As [`ctl`](Self::ctl), for a command that has to succeed; gives its standard output.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn ok(&self, args: &[&str]) -> Result<String> {
+        self.ctl(args)?
+            .ok()
+            .with_context(|| format!("on {}", self.name))
+    }
+}
+
+/// A program of this workspace, built beside the one that runs.
+///
+/// # Errors
+/// When it was not built.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot tell where this program is")?;
+    own.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
+        .with_context(|| {
+            format!(
+                "{name} is not built beside {}: run `cargo xtask build`",
+                own.display()
+            )
+        })
+}
+
+/// Reads a small file, such as one in /proc, as text.
+pub(crate) fn text(path: &Path) -> String {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    if let Ok(mut file) = File::open(path) {
+        let _ = file.read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
