@@ -8,10 +8,12 @@ use anyhow::{Result, bail};
 
 use crate::{ebpf, sh};
 
+/// Its name, and what it does.
+type Check = (&'static str, fn() -> Result<()>);
+
 /// Runs every check, goes on after a failed one, and names those that failed at the end.
 pub(crate) fn run() -> Result<()> {
-    // Clippy reads mesh-datapath, which embeds the object.
-    let checks: [(&str, fn() -> Result<()>); 6] = [
+    let checks: [Check; 6] = [
         ("format", format),
         ("format of mesh-ebpf", format_ebpf),
         ("file headers and sizes", files::check),
