@@ -101,3 +101,15 @@ pub struct Backend {
     /// Takes no new flow.
     pub draining: bool,
 }
+
+/// The MAC of an overlay address: 02:42 and the four bytes of an IPv4 address, or the last four of an IPv6 one.
+pub fn mac_of(address: IpAddr) -> Mac {
+    let [a, b, c, d] = match address {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(v6) => {
+            let o = v6.octets();
+            [o[12], o[13], o[14], o[15]]
+        }
+    };
+    [0x02, 0x42, a, b, c, d]
+}

@@ -1,0 +1,58 @@
+//! Settings that hold for the life of a data plane. What changes while it runs is in `model.rs`.
+
+use std::path::{Path, PathBuf};
+
+/// UDP port of VXLAN unless configured otherwise (IANA).
+pub const DEFAULT_VXLAN_PORT: u16 = 4789;
+
+/// How the published-port program is attached to the uplinks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum XdpMode {
+    /// Native XDP where the driver has it, except on veth (whose peer may drop what is sent back
+    /// and loses its segmentation offload); the tc program does the same work everywhere else.
+    #[default]
+    Auto,
+    /// Native XDP on every uplink, veth too. A veth's peer must have GRO on, or it drops silently
+    /// what XDP sends back.
+    Native,
+    /// Only the tc program.
+    Off,
+}
+
+/// Settings that hold for the life of a data plane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// This instance's own folder on a bpffs, e.g. `/sys/fs/bpf/mesh/<instance id>`. Pins go to a
+    /// sub-folder named after the map layout's version.
+    pub pin_dir: PathBuf,
+    /// UDP port of the tunnels, host byte order.
+    pub vxlan_port: u16,
+    /// How to attach to uplinks.
+    pub xdp: XdpMode,
+    /// Flows remembered by each of the two flow tables; the least recently used go first.
+    pub flow_entries: u32,
+    /// Slots of all Maglev rows together (16 bytes each).
+    pub row_slots: u32,
+}
+
+impl Config {
+    /// The defaults with pins under `pin_dir`.
+    pub fn new(pin_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            pin_dir: pin_dir.into(),
+            vxlan_port: DEFAULT_VXLAN_PORT,
+            xdp: XdpMode::Auto,
+            flow_entries: 65_536,
+            row_slots: 1 << 19,
+        }
+    }
+
+    /// Where this version's maps and links are pinned.
+    pub fn versioned_pin_dir(&self) -> PathBuf {
+        versioned(&self.pin_dir)
+    }
+}
+
+fn versioned(dir: &Path) -> PathBuf {
+    dir.join(format!("v{}", mesh_common::ABI_VERSION))
+}

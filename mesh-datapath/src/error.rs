@@ -1,0 +1,85 @@
+//! What can go wrong, each with the object concerned and, where there is one, the remedy.
+
+use std::{io, path::PathBuf};
+
+/// Failure of the data plane's user-space side.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// This binary was built without the eBPF object.
+    #[error("this binary carries no eBPF programs: run `cargo xtask build-ebpf` and build again")]
+    NoObject,
+    /// The kernel or the object file refused to load.
+    #[error("cannot load the eBPF programs into {pin_dir}")]
+    Load {
+        /// Where maps are pinned.
+        pin_dir: PathBuf,
+        /// The loader's reason.
+        #[source]
+        source: Box<aya::EbpfError>,
+    },
+    /// A program is missing or the verifier refused it.
+    #[error("cannot load eBPF program {program}")]
+    Program {
+        /// Program name.
+        program: &'static str,
+        /// The kernel's reason.
+        #[source]
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A program could not be attached.
+    #[error("cannot attach {program} to interface {ifindex}")]
+    Attach {
+        /// Program name.
+        program: &'static str,
+        /// Interface index.
+        ifindex: u32,
+        /// The kernel's reason.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A map could not be read or written.
+    #[error("cannot access eBPF map {map}")]
+    Map {
+        /// Map name.
+        map: &'static str,
+        /// The kernel's reason.
+        #[source]
+        source: Box<aya::maps::MapError>,
+    },
+    /// The object or the pin does not hold what this version expects.
+    #[error("the eBPF object has no {kind} {name}: it belongs to another version, rebuild it")]
+    Missing {
+        /// `map` or `program`.
+        kind: &'static str,
+        /// Its name.
+        name: &'static str,
+    },
+    /// Too many backends for the space set aside.
+    #[error("no room for {needed} more Maglev slots of {capacity}: raise the number of row slots")]
+    RowsFull {
+        /// Slots asked for.
+        needed: u32,
+        /// Slots there are.
+        capacity: u32,
+    },
+    /// A file or folder on the bpffs, /proc or /sys.
+    #[error("cannot {action} {path}")]
+    Path {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A netlink request.
+    #[error("cannot {action}")]
+    Netlink {
+        /// What was tried.
+        action: String,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+}
