@@ -1,1 +1,27 @@
-//! The managers: Raft, the replicated store, allocator, scheduler, orchestrators, dispatcher and certificate authority.
+//! The managers: Raft, the replicated store, allocator, scheduler, orchestrators, dispatcher and
+//! certificate authority.
+//!
+//! A node that is a manager starts one with [`Manager::init`] or [`Manager::restart`] and gets a
+//! [`ManagerHandle`]: [`ManagerHandle::call`] changes the state, [`ManagerHandle::view`] reads it,
+//! [`ManagerHandle::subscribe`] tells of changes, [`ManagerHandle::logs`] fetches task logs. The
+//! gRPC services that nodes and other managers use are served on [`Config::listen`].
+//!
+//! `command` what can be asked · `state` the objects · `apply` the pure state machine · `raft`
+//! consensus and storage · `orchestrator`, `scheduler` what the leader decides · `dispatcher` what
+//! each node is told · `server` the gRPC services · `client` how a node reaches them.
+
+pub mod client;
+mod command;
+pub mod config;
+mod error;
+mod handle;
+mod logs;
+pub mod state;
+
+pub use command::{
+    AddNode, Bootstrap, Change, Command, NodeReport, Operation, Outcome, Proposal, Response,
+};
+pub use config::{Config, InitOptions, Timings};
+pub use error::{ErrorKind, ManagerError};
+pub use handle::{Manager, ManagerHandle, View};
+pub use logs::{LogLine, LogSelector, LogStream, LogTarget};

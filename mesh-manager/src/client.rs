@@ -1,0 +1,159 @@
+//! How a node reaches the managers: channels over mutual TLS, and joining by token.
+
+use hyper_util::rt::TokioIo;
+use mesh_api::proto::{self, node_ca_client::NodeCaClient};
+use mesh_pki::{JoinToken, NodeIdentity, PkiError, tls};
+use rustls::pki_types::ServerName;
+use std::{io, sync::Arc, time::Duration};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+/// Longest wait for a manager to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for a manager to sign a certificate.
+const ISSUE_TIMEOUT: Duration = Duration::from_secs(20);
+/// An idle connection is probed this often, so that a dead manager is noticed.
+const KEEPALIVE: Duration = Duration::from_secs(2);
+
+/// Why a manager could not be reached or refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answered at the address.
+    #[error("cannot reach a manager at {address}; check the address and that port is open")]
+    Connect {
+        /// "address:port".
+        address: String,
+        /// What the transport said.
+        source: tonic::transport::Error,
+    },
+    /// The manager said no.
+    #[error("the manager at {address} refused: {message}")]
+    Refused {
+        /// "address:port".
+        address: String,
+        /// Its words.
+        message: String,
+    },
+    /// Keys, certificates or tokens are wrong.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+}
+
+/// Opens a gRPC channel to the manager at `address` ("host:port") and waits until it stands.
+pub async fn connect(
+    address: &str,
+    tls: Arc<rustls::ClientConfig>,
+) -> Result<Channel, ClientError> {
+    let failed = |source| ClientError::Connect {
+        address: address.to_owned(),
+        source,
+    };
+    endpoint(address)
+        .map_err(failed)?
+        .connect_with_connector(connector(tls))
+        .await
+        .map_err(failed)
+}
+
+/// As [`connect`], but connects at first use and again whenever the connection is lost.
+pub fn connect_lazy(address: &str, tls: Arc<rustls::ClientConfig>) -> Result<Channel, ClientError> {
+    let failed = |source| ClientError::Connect {
+        address: address.to_owned(),
+        source,
+    };
+    Ok(endpoint(address)
+        .map_err(failed)?
+        .connect_with_connector_lazy(connector(tls)))
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
+    // TLS is the connector's business: to tonic the connection is plain.
+    Ok(Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE * 2)
+        .keep_alive_while_idle(true))
+}
+
+fn connector(
+    tls: Arc<rustls::ClientConfig>,
+) -> impl tower::Service<
+    Uri,
+    Response = TokioIo<tokio_rustls::client::TlsStream<TcpStream>>,
+    Error = io::Error,
+    Future: Send,
+> + Send
++ 'static {
+    tower::service_fn(move |uri: Uri| {
+        let tls = TlsConnector::from(tls.clone());
+        async move {
+            let host = uri
+                .host()
+                .unwrap_or_default()
+                .trim_matches(['[', ']'])
+                .to_owned();
+            let port = uri.port_u16().unwrap_or(crate::config::DEFAULT_PORT);
+            let stream = TcpStream::connect((host.as_str(), port)).await?;
+            stream.set_nodelay(true)?;
+            let name = ServerName::try_from(tls::MANAGER_NAME)
+                .map_err(|e| io::Error::other(e.to_string()))?;
+            Ok(TokioIo::new(tls.connect(name, stream).await?))
+        }
+    })
+}
+
+/// Joins a cluster: trusts the manager at `address` by the token's digest, has a fresh key signed,
+/// and returns the node's new identity (not saved yet). `availability` is `active`, `pause` or
+/// `drain`.
+pub async fn join(
+    address: &str,
+    token: &str,
+    availability: &str,
+) -> Result<NodeIdentity, ClientError> {
+    let parsed: JoinToken = token.parse()?;
+    let channel = connect(address, tls::pinned_client_config(&parsed.digest)?).await?;
+    issue(address, channel, token, availability).await
+}
+
+/// Renews a node's certificate: a new key, the same id, the role that the managers hold now.
+pub async fn renew(address: &str, identity: &NodeIdentity) -> Result<NodeIdentity, ClientError> {
+    let channel = connect(address, tls::client_config(identity)?).await?;
+    issue(address, channel, "", "").await
+}
+
+async fn issue(
+    address: &str,
+    channel: Channel,
+    token: &str,
+    availability: &str,
+) -> Result<NodeIdentity, ClientError> {
+    let pair = mesh_pki::new_key_and_request()?;
+    let mut request = tonic::Request::new(proto::IssueNodeCertificateRequest {
+        token: token.to_owned(),
+        csr_pem: pair.request_pem.into_bytes(),
+        availability: availability.to_owned(),
+    });
+    request.set_timeout(ISSUE_TIMEOUT);
+    let refused = |message: String| ClientError::Refused {
+        address: address.to_owned(),
+        message,
+    };
+    let answer = NodeCaClient::new(channel)
+        .issue_node_certificate(request)
+        .await
+        .map_err(|status| refused(status.message().to_owned()))?
+        .into_inner();
+    let text = |bytes: Vec<u8>| {
+        String::from_utf8(bytes).map_err(|e| PkiError::InvalidCertificate {
+            reason: e.to_string(),
+        })
+    };
+    let identity = NodeIdentity::new(
+        text(answer.certificate_pem)?,
+        pair.key_pem,
+        text(answer.root_ca_pem)?,
+    )?;
+    Ok(identity)
+}

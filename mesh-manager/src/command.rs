@@ -1,0 +1,286 @@
+//! What can be asked of the managers. Every change of state is one of these, whoever asks.
+
+use crate::{
+    ManagerError,
+    state::{TaskState, TaskStatus},
+};
+use mesh_api::engine;
+use serde::{Deserialize, Serialize};
+
+/// A request that changes the cluster's state. Objects are named by id, name or unique id prefix.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Command {
+    /// `POST /services/create`.
+    CreateService {
+        /// The spec, stored verbatim.
+        spec: Box<engine::ServiceSpec>,
+        /// `X-Registry-Auth`, base64 JSON, or empty.
+        registry_auth: String,
+    },
+    /// `POST /services/{id}/update`.
+    UpdateService {
+        /// Which service.
+        id: String,
+        /// The version that the caller saw.
+        version: u64,
+        /// The new spec; ignored when rolling back.
+        spec: Box<engine::ServiceSpec>,
+        /// `X-Registry-Auth`; `None` keeps the stored one.
+        registry_auth: Option<String>,
+        /// `rollback=previous`: go back to the spec before the last update.
+        rollback: bool,
+    },
+    /// `DELETE /services/{id}`.
+    RemoveService {
+        /// Which service.
+        id: String,
+    },
+    /// `POST /networks/create`.
+    CreateNetwork {
+        /// The request, stored verbatim.
+        request: Box<engine::NetworkCreateRequest>,
+    },
+    /// `DELETE /networks/{id}`.
+    RemoveNetwork {
+        /// Which network.
+        id: String,
+    },
+    /// `POST /nodes/{id}/update`.
+    UpdateNode {
+        /// Which node.
+        id: String,
+        /// The version that the caller saw.
+        version: u64,
+        /// The new spec.
+        spec: engine::NodeSpec,
+    },
+    /// `DELETE /nodes/{id}`.
+    RemoveNode {
+        /// Which node.
+        id: String,
+        /// Also a node that is up.
+        force: bool,
+    },
+    /// `POST /swarm/update`.
+    UpdateSwarm {
+        /// The version that the caller saw.
+        version: u64,
+        /// The new spec.
+        spec: engine::SwarmSpec,
+        /// Make a new worker token.
+        rotate_worker_token: bool,
+        /// Make a new manager token.
+        rotate_manager_token: bool,
+    },
+}
+
+/// What a successful [`Command`] answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Response {
+    /// An object was made.
+    Created {
+        /// Its id.
+        id: String,
+        /// Things the user should know.
+        warnings: Vec<String>,
+    },
+    /// An object was changed.
+    Updated {
+        /// Its new version.
+        version: u64,
+    },
+    /// An object was removed.
+    Removed,
+    /// Internal changes were made.
+    Done,
+}
+
+/// The outcome of one proposal.
+pub type Outcome = Result<Response, ManagerError>;
+
+/// A change together with all that is not a function of the state: apply has no clock and rolls
+/// no dice.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Proposal {
+    /// When it was proposed, nanoseconds since the epoch.
+    pub time: i64,
+    /// Where new ids and secrets come from.
+    pub seed: [u8; 16],
+    /// The change.
+    pub operation: Operation,
+}
+
+/// Every change of state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Operation {
+    /// The first entry of a cluster.
+    Bootstrap(Box<Bootstrap>),
+    /// Asked by a user.
+    Command(Command),
+    /// A node got its certificate.
+    AddNode(AddNode),
+    /// A node opened a session.
+    NodeUp {
+        /// Which node.
+        node_id: String,
+        /// What it says of itself.
+        description: NodeReport,
+    },
+    /// A node fell silent.
+    NodeDown {
+        /// Which node.
+        node_id: String,
+        /// Why.
+        message: String,
+    },
+    /// Nodes report on their tasks: (task id, status).
+    TaskStatuses(Vec<(String, TaskStatus)>),
+    /// Changes of the leader's reconcilers.
+    Reconcile(Vec<Change>),
+}
+
+/// The choices that a cluster begins with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Bootstrap {
+    /// The cluster's id, as the first certificate says.
+    pub cluster_id: String,
+    /// The root certificate, PEM.
+    pub root_certificate_pem: String,
+    /// The root key, PEM.
+    pub root_key_pem: String,
+    /// The worker token.
+    pub worker_token: String,
+    /// The manager token.
+    pub manager_token: String,
+    /// The cluster's spec.
+    pub spec: engine::SwarmSpec,
+    /// Pools that networks are cut from, "address/length".
+    pub default_addr_pool: Vec<String>,
+    /// Prefix length of networks.
+    pub subnet_size: u8,
+    /// UDP port of VXLAN.
+    pub data_path_port: u16,
+    /// The first node.
+    pub node: AddNode,
+}
+
+/// A node that owns a certificate.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AddNode {
+    /// The node's id.
+    pub id: String,
+    /// Its role.
+    pub role: mesh_pki::Role,
+    /// Its availability.
+    pub availability: engine::NodeSpecAvailabilityEnum,
+    /// Its host name, if known already.
+    pub hostname: String,
+    /// Address of its manager, "address:port", where it is one.
+    pub manager_addr: Option<String>,
+}
+
+/// What a node says of itself; see `NodeDescription` in `mesh.proto`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// Host name.
+    pub hostname: String,
+    /// Control address.
+    pub address: String,
+    /// VXLAN tunnel end point.
+    pub data_path_address: String,
+    /// As `x86_64`.
+    pub architecture: String,
+    /// As `linux`.
+    pub os: String,
+    /// Version of the agent.
+    pub engine_version: String,
+    /// Processor time per second, in nanoseconds.
+    pub nano_cpus: i64,
+    /// Memory in bytes.
+    pub memory_bytes: i64,
+    /// Labels of the engine.
+    pub engine_labels: std::collections::BTreeMap<String, String>,
+}
+
+/// One change that a reconciler asks for. Apply skips those that the state has overtaken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// Make a task of a service.
+    CreateTask {
+        /// Which service, by id.
+        service_id: String,
+        /// Slot of a replicated task, 0 for a global one.
+        slot: u64,
+        /// Node of a global task.
+        node_id: Option<String>,
+        /// `Running`, or `Ready` for one that waits.
+        desired: TaskState,
+        /// When a waiting task may start, nanoseconds since the epoch.
+        start_after: Option<i64>,
+    },
+    /// Put a pending task on a node.
+    Assign {
+        /// Which task.
+        task_id: String,
+        /// Which node.
+        node_id: String,
+    },
+    /// Say why a pending task is pending.
+    Explain {
+        /// Which task.
+        task_id: String,
+        /// The reason.
+        error: String,
+    },
+    /// Take a task out of load balancing, its connections stay.
+    Drain {
+        /// Which task.
+        task_id: String,
+    },
+    /// Raise a task's desired state.
+    Desire {
+        /// Which task.
+        task_id: String,
+        /// The new desired state.
+        desired: TaskState,
+    },
+    /// Let a task that waits start.
+    Start {
+        /// Which task.
+        task_id: String,
+    },
+    /// Set the status of a task whose node cannot.
+    SetStatus {
+        /// Which task.
+        task_id: String,
+        /// The new state, a terminal one.
+        state: TaskState,
+        /// Why.
+        error: String,
+    },
+    /// Forget a task.
+    DeleteTask {
+        /// Which task.
+        task_id: String,
+    },
+    /// Set the state of a rolling update.
+    UpdateStatus {
+        /// Which service, by id.
+        service_id: String,
+        /// The version of the spec that this is about; another one is skipped.
+        spec_version: u64,
+        /// The new state.
+        state: engine::ServiceUpdateStatusStateEnum,
+        /// The text that `service inspect` shows.
+        message: String,
+    },
+    /// Put the previous spec of a service back because its update failed.
+    Rollback {
+        /// Which service, by id.
+        service_id: String,
+        /// The version of the spec that failed.
+        spec_version: u64,
+        /// The text that `service inspect` shows.
+        message: String,
+    },
+}

@@ -1,0 +1,103 @@
+//! How a manager is told where it lives and how fast it reacts.
+
+use ipnetwork::IpNetwork;
+use mesh_api::engine;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Where a manager lives.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Directory of the replicated log, made with mode 0700.
+    pub data_dir: PathBuf,
+    /// Directory of the node's identity (see [`mesh_pki::NodeIdentity::save`]).
+    pub identity_dir: PathBuf,
+    /// Address to serve nodes and managers on, usually `0.0.0.0:2377`.
+    pub listen: SocketAddr,
+    /// Address that other nodes reach this manager at.
+    pub advertise: SocketAddr,
+    /// Reaction times.
+    pub timings: Timings,
+}
+
+/// Reaction times. The defaults suit a LAN.
+#[derive(Debug, Clone)]
+pub struct Timings {
+    /// Raft heartbeat of the leader.
+    pub raft_heartbeat: Duration,
+    /// Shortest time without a leader's heartbeat before an election; the longest is twice that.
+    pub raft_election: Duration,
+    /// State changes are gathered this long before they are sent to nodes in one revision.
+    pub dispatch_delay: Duration,
+    /// Longest wait for the nodes to acknowledge that a task takes no new connections.
+    pub drain_limit: Duration,
+    /// Time between that acknowledgement and the task's stop signal, for requests on their way.
+    pub drain_settle: Duration,
+    /// Tasks of a node that has been down this long are given up.
+    pub orphan_after: Duration,
+    /// The log is compacted into a snapshot after this many entries.
+    pub snapshot_entries: u64,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            raft_heartbeat: Duration::from_millis(300),
+            raft_election: Duration::from_millis(1500),
+            dispatch_delay: Duration::from_millis(20),
+            drain_limit: Duration::from_secs(2),
+            drain_settle: Duration::from_millis(200),
+            orphan_after: Duration::from_secs(24 * 3600),
+            snapshot_entries: 5000,
+        }
+    }
+}
+
+/// Heartbeats that may be missed before a node is down.
+pub const MISSED_HEARTBEATS: u32 = 3;
+/// Default period of the nodes' heartbeats: with [`MISSED_HEARTBEATS`] a node is down 4.5 s after
+/// its last sign of life.
+pub const DEFAULT_HEARTBEAT: Duration = Duration::from_millis(1500);
+/// Default prefix length of networks: 4,093 addresses for tasks and VIPs.
+pub const DEFAULT_SUBNET_SIZE: u8 = 20;
+/// Default UDP port of VXLAN.
+pub const DEFAULT_DATA_PATH_PORT: u16 = 4789;
+/// The port that managers serve on.
+pub const DEFAULT_PORT: u16 = 2377;
+
+/// The choices of `swarm init`.
+#[derive(Debug, Clone)]
+pub struct InitOptions {
+    /// The cluster's spec; absent fields get defaults.
+    pub spec: engine::SwarmSpec,
+    /// Pools that networks are cut from.
+    pub default_addr_pool: Vec<IpNetwork>,
+    /// Prefix length of those networks.
+    pub subnet_size: u8,
+    /// UDP port of VXLAN.
+    pub data_path_port: u16,
+    /// Availability of the first node.
+    pub availability: engine::NodeSpecAvailabilityEnum,
+    /// Host name of the first node, until its session says more.
+    pub hostname: String,
+}
+
+impl Default for InitOptions {
+    fn default() -> Self {
+        Self {
+            spec: engine::SwarmSpec::default(),
+            default_addr_pool: vec![default_pool()],
+            subnet_size: DEFAULT_SUBNET_SIZE,
+            data_path_port: DEFAULT_DATA_PATH_PORT,
+            availability: engine::NodeSpecAvailabilityEnum::ACTIVE,
+            hostname: String::new(),
+        }
+    }
+}
+
+/// 10.0.0.0/8.
+pub fn default_pool() -> IpNetwork {
+    IpNetwork::V4(
+        ipnetwork::Ipv4Network::new(std::net::Ipv4Addr::new(10, 0, 0, 0), 8)
+            .expect("8 is a valid prefix length"),
+    )
+}

@@ -1,0 +1,50 @@
+//! Logs of tasks, fetched from the nodes that run them.
+
+use crate::ManagerError;
+use std::pin::Pin;
+
+/// Whose logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Every task of a service, by id, name or unique id prefix.
+    Service(String),
+    /// One task, by id or unique id prefix.
+    Task(String),
+}
+
+/// Which logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSelector {
+    /// Whose.
+    pub target: LogTarget,
+    /// Go on with lines yet to be written.
+    pub follow: bool,
+    /// Only this many last lines of each task; `None` is all.
+    pub tail: Option<u64>,
+    /// Only lines after this time, nanoseconds since the epoch; 0 is all.
+    pub since: i64,
+    /// Lines of the standard output.
+    pub stdout: bool,
+    /// Lines of the standard error.
+    pub stderr: bool,
+}
+
+/// One line of a task's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// Which task.
+    pub task_id: String,
+    /// Its service.
+    pub service_id: String,
+    /// Its node.
+    pub node_id: String,
+    /// When it was written, nanoseconds since the epoch.
+    pub timestamp: i64,
+    /// 1 standard output, 2 standard error.
+    pub stream: u8,
+    /// The line, with its newline if it had one.
+    pub data: Vec<u8>,
+}
+
+/// Lines as they come. It ends by itself unless following; dropping it ends the subscription.
+pub type LogStream = Pin<Box<dyn futures::Stream<Item = Result<LogLine, ManagerError>> + Send>>;

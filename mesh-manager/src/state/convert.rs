@@ -1,0 +1,298 @@
+//! The objects as the Engine API shows them.
+
+use super::{
+    Address, Cluster, Meta, Network, Node, NodeState, Port, Protocol, PublishMode, Service, State,
+    Task, TaskState,
+};
+use chrono::{DateTime, Utc};
+use mesh_api::engine;
+use mesh_pki::Role;
+
+/// A time in nanoseconds since the epoch as the Engine API's date.
+pub fn nanos_to_date(nanos: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_nanos(nanos)
+}
+
+impl Meta {
+    fn version(&self) -> Option<engine::ObjectVersion> {
+        Some(engine::ObjectVersion {
+            index: Some(self.version),
+        })
+    }
+}
+
+impl From<Port> for engine::EndpointPortConfig {
+    fn from(port: Port) -> Self {
+        Self {
+            name: None,
+            protocol: Some(match port.protocol {
+                Protocol::Tcp => engine::EndpointPortConfigProtocolEnum::TCP,
+                Protocol::Udp => engine::EndpointPortConfigProtocolEnum::UDP,
+                Protocol::Sctp => engine::EndpointPortConfigProtocolEnum::SCTP,
+            }),
+            target_port: Some(i64::from(port.target)),
+            published_port: Some(i64::from(port.published)),
+            publish_mode: Some(match port.mode {
+                PublishMode::Ingress => engine::EndpointPortConfigPublishModeEnum::INGRESS,
+                PublishMode::Host => engine::EndpointPortConfigPublishModeEnum::HOST,
+            }),
+        }
+    }
+}
+
+impl Cluster {
+    /// `GET /swarm`, join tokens included.
+    pub fn to_engine(&self) -> engine::Swarm {
+        engine::Swarm {
+            id: Some(self.id.clone()),
+            version: self.meta.version(),
+            created_at: Some(nanos_to_date(self.meta.created_at)),
+            updated_at: Some(nanos_to_date(self.meta.updated_at)),
+            spec: Some(self.spec.clone()),
+            tls_info: Some(self.tls_info()),
+            root_rotation_in_progress: Some(false),
+            data_path_port: Some(u32::from(self.data_path_port)),
+            default_addr_pool: Some(self.default_addr_pool.clone()),
+            subnet_size: Some(u32::from(self.subnet_size)),
+            join_tokens: Some(engine::JoinTokens {
+                worker: Some(self.worker_token.clone()),
+                manager: Some(self.manager_token.clone()),
+            }),
+        }
+    }
+
+    /// The cluster part of `GET /info`: as [`Cluster::to_engine`] without the tokens.
+    pub fn to_cluster_info(&self) -> engine::ClusterInfo {
+        let swarm = self.to_engine();
+        engine::ClusterInfo {
+            id: swarm.id,
+            version: swarm.version,
+            created_at: swarm.created_at,
+            updated_at: swarm.updated_at,
+            spec: swarm.spec,
+            tls_info: swarm.tls_info,
+            root_rotation_in_progress: swarm.root_rotation_in_progress,
+            data_path_port: swarm.data_path_port,
+            default_addr_pool: swarm.default_addr_pool,
+            subnet_size: swarm.subnet_size,
+        }
+    }
+
+    /// The root that nodes trust.
+    pub fn tls_info(&self) -> engine::TlsInfo {
+        engine::TlsInfo {
+            trust_root: Some(self.root_certificate_pem.clone()),
+            cert_issuer_subject: None,
+            cert_issuer_public_key: None,
+        }
+    }
+}
+
+impl Node {
+    /// `GET /nodes/{id}`. `leader` is the node id of the leader, if there is one.
+    pub fn to_engine(&self, leader: Option<&str>) -> engine::Node {
+        let report = &self.description;
+        let mut spec = self.spec.clone();
+        spec.role = Some(match self.role {
+            Role::Worker => engine::NodeSpecRoleEnum::WORKER,
+            Role::Manager => engine::NodeSpecRoleEnum::MANAGER,
+        });
+        spec.availability = Some(self.availability());
+        engine::Node {
+            id: Some(self.id.clone()),
+            version: self.meta.version(),
+            created_at: Some(nanos_to_date(self.meta.created_at)),
+            updated_at: Some(nanos_to_date(self.meta.updated_at)),
+            spec: Some(spec),
+            description: Some(engine::NodeDescription {
+                hostname: Some(report.hostname.clone()),
+                platform: Some(engine::Platform {
+                    architecture: Some(report.architecture.clone()),
+                    os: Some(report.os.clone()),
+                }),
+                resources: Some(engine::ResourceObject {
+                    nano_cpus: Some(report.nano_cpus),
+                    memory_bytes: Some(report.memory_bytes),
+                    generic_resources: None,
+                }),
+                engine: Some(engine::EngineDescription {
+                    engine_version: Some(report.engine_version.clone()),
+                    labels: Some(report.engine_labels.clone().into_iter().collect()),
+                    plugins: None,
+                }),
+                tls_info: None,
+            }),
+            status: Some(engine::NodeStatus {
+                state: Some(match self.state {
+                    NodeState::Unknown => engine::NodeState::UNKNOWN,
+                    NodeState::Ready => engine::NodeState::READY,
+                    NodeState::Down => engine::NodeState::DOWN,
+                }),
+                message: (!self.message.is_empty()).then(|| self.message.clone()),
+                addr: Some(report.address.clone()),
+            }),
+            manager_status: self
+                .manager_addr
+                .as_ref()
+                .map(|addr| engine::ManagerStatus {
+                    leader: (leader == Some(self.id.as_str())).then_some(true),
+                    reachability: Some(match self.state {
+                        NodeState::Down => engine::Reachability::UNREACHABLE,
+                        NodeState::Ready | NodeState::Unknown => engine::Reachability::REACHABLE,
+                    }),
+                    addr: Some(addr.clone()),
+                }),
+        }
+    }
+}
+
+impl Service {
+    /// `GET /services/{id}`, without its status (see [`service_status`]). `state` gives the
+    /// networks' prefix lengths.
+    pub fn to_engine(&self, state: &State) -> engine::Service {
+        let vip = |vip: &Address| engine::ServiceEndpointVirtualIps {
+            network_id: Some(vip.network_id.clone()),
+            addr: Some(with_prefix(state, vip)),
+        };
+        engine::Service {
+            id: Some(self.id.clone()),
+            version: self.meta.version(),
+            created_at: Some(nanos_to_date(self.meta.created_at)),
+            updated_at: Some(nanos_to_date(self.meta.updated_at)),
+            spec: Some(self.spec.clone()),
+            endpoint: Some(engine::ServiceEndpoint {
+                spec: self.spec.endpoint_spec.clone().or_else(|| {
+                    Some(engine::EndpointSpec {
+                        mode: Some(engine::EndpointSpecModeEnum::VIP),
+                        ports: None,
+                    })
+                }),
+                ports: (!self.ports.is_empty())
+                    .then(|| self.ports.iter().copied().map(Into::into).collect()),
+                virtual_ips: (!self.vips.is_empty()).then(|| self.vips.iter().map(vip).collect()),
+            }),
+            update_status: self.update.as_ref().map(|u| engine::ServiceUpdateStatus {
+                state: Some(u.state),
+                started_at: Some(nanos_to_date(u.started_at)),
+                completed_at: u.completed_at.map(nanos_to_date),
+                message: Some(u.message.clone()),
+            }),
+            service_status: None,
+            job_status: None,
+        }
+    }
+}
+
+/// An address with its network's prefix length, as Docker prints it.
+fn with_prefix(state: &State, address: &Address) -> String {
+    let prefix = state
+        .network(&address.network_id)
+        .map_or(32, |n| n.subnet.prefix());
+    format!("{}/{prefix}", address.address)
+}
+
+impl Task {
+    /// `GET /tasks/{id}`.
+    pub fn to_engine(&self) -> engine::Task {
+        let status = &self.status;
+        let text = |s: &String| (!s.is_empty()).then(|| s.clone());
+        let ran = !status.container_id.is_empty() || status.exit_code.is_some() || status.pid != 0;
+        engine::Task {
+            id: Some(self.id.clone()),
+            version: self.meta.version(),
+            created_at: Some(nanos_to_date(self.meta.created_at)),
+            updated_at: Some(nanos_to_date(self.meta.updated_at)),
+            name: Some(self.name()),
+            labels: Some(Default::default()),
+            spec: Some(self.spec.clone()),
+            service_id: Some(self.service_id.clone()),
+            slot: (self.slot > 0).then(|| i64::try_from(self.slot).unwrap_or(i64::MAX)),
+            node_id: self.node_id.clone(),
+            assigned_generic_resources: None,
+            status: Some(engine::TaskStatus {
+                timestamp: Some(nanos_to_date(status.timestamp)),
+                state: Some(status.state.into()),
+                message: text(&status.message),
+                err: text(&status.error),
+                container_status: ran.then(|| engine::ContainerStatus {
+                    container_id: text(&status.container_id),
+                    pid: Some(i64::from(status.pid)),
+                    exit_code: Some(i64::from(status.exit_code.unwrap_or(0))),
+                }),
+                port_status: Some(engine::PortStatus {
+                    ports: (!self.host_ports.is_empty() && status.state == TaskState::Running)
+                        .then(|| self.host_ports.iter().copied().map(Into::into).collect()),
+                }),
+            }),
+            desired_state: Some(self.desired.into()),
+            job_iteration: None,
+        }
+    }
+}
+
+impl Network {
+    /// `GET /networks/{id}`.
+    pub fn to_engine(&self) -> engine::Network {
+        let mut options = self.spec.options.clone().unwrap_or_default();
+        options.insert(
+            "com.docker.network.driver.overlay.vxlanid_list".to_owned(),
+            self.vni.to_string(),
+        );
+        engine::Network {
+            name: Some(self.spec.name.clone()),
+            id: Some(self.id.clone()),
+            created: Some(nanos_to_date(self.meta.created_at)),
+            scope: Some("swarm".to_owned()),
+            driver: Some("overlay".to_owned()),
+            enable_ipv4: Some(true),
+            enable_ipv6: Some(false),
+            ipam: Some(engine::Ipam {
+                driver: Some("default".to_owned()),
+                config: Some(vec![engine::IpamConfig {
+                    subnet: Some(self.subnet.to_string()),
+                    ip_range: None,
+                    gateway: Some(self.gateway.to_string()),
+                    auxiliary_addresses: None,
+                }]),
+                options: None,
+            }),
+            internal: Some(self.spec.internal.unwrap_or(false)),
+            attachable: Some(self.spec.attachable.unwrap_or(false)),
+            ingress: Some(self.ingress),
+            config_from: None,
+            config_only: Some(false),
+            containers: None,
+            options: Some(options),
+            labels: Some(self.spec.labels.clone().unwrap_or_default()),
+            peers: None,
+        }
+    }
+}
+
+/// The counts that `service ls` shows.
+pub fn service_status(state: &State, service: &Service) -> engine::ServiceServiceStatus {
+    let mut running = 0;
+    let mut wanted = 0;
+    for task in state.tasks_of_service(&service.id) {
+        let node_up = task
+            .node_id
+            .as_deref()
+            .and_then(|id| state.node(id))
+            .is_some_and(|n| n.state != NodeState::Down);
+        if task.is_wanted() {
+            wanted += 1;
+        }
+        if task.status.state == TaskState::Running && task.is_wanted() && node_up {
+            running += 1;
+        }
+    }
+    engine::ServiceServiceStatus {
+        running_tasks: Some(running),
+        desired_tasks: Some(if service.is_global() {
+            wanted
+        } else {
+            service.replicas()
+        }),
+        completed_tasks: None,
+    }
+}

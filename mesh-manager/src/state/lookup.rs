@@ -1,0 +1,83 @@
+//! Finding objects as users name them: full id, then full name, then unique id prefix.
+
+use super::{Network, Node, Service, State, Task};
+use crate::ManagerError;
+use std::collections::BTreeMap;
+
+/// The one object whose id begins with `prefix`.
+fn by_prefix<'a, T>(
+    noun: &str,
+    objects: &'a BTreeMap<String, T>,
+    prefix: &str,
+) -> Result<&'a T, ManagerError> {
+    if prefix.is_empty() {
+        return Err(ManagerError::not_found(noun, prefix));
+    }
+    let mut matches = objects
+        .range(prefix.to_owned()..)
+        .take_while(|(id, _)| id.starts_with(prefix))
+        .map(|(_, object)| object);
+    match (matches.next(), matches.next()) {
+        (Some(object), None) => Ok(object),
+        (Some(_), Some(_)) => Err(ManagerError::ambiguous(noun, prefix)),
+        (None, _) => Err(ManagerError::not_found(noun, prefix)),
+    }
+}
+
+/// The one object with this name; names of nodes and tasks need not be unique.
+fn by_name<'a, T>(
+    noun: &str,
+    mut matches: impl Iterator<Item = &'a T>,
+    name: &str,
+) -> Result<Option<&'a T>, ManagerError> {
+    match (matches.next(), matches.next()) {
+        (Some(_), Some(_)) => Err(ManagerError::ambiguous(noun, name)),
+        (found, _) => Ok(found),
+    }
+}
+
+impl State {
+    /// A service by id, name or unique id prefix.
+    pub fn find_service(&self, key: &str) -> Result<&Service, ManagerError> {
+        let named = || self.services.get(self.indexes.service_by_name(key)?);
+        match self.services.get(key).or_else(named) {
+            Some(service) => Ok(service),
+            None => by_prefix("service", &self.services, key),
+        }
+    }
+
+    /// A network by id, name or unique id prefix.
+    pub fn find_network(&self, key: &str) -> Result<&Network, ManagerError> {
+        let named = || self.networks.get(self.indexes.network_by_name(key)?);
+        match self.networks.get(key).or_else(named) {
+            Some(network) => Ok(network),
+            None => by_prefix("network", &self.networks, key),
+        }
+    }
+
+    /// A node by id, host name or unique id prefix.
+    pub fn find_node(&self, key: &str) -> Result<&Node, ManagerError> {
+        if let Some(node) = self.nodes.get(key) {
+            return Ok(node);
+        }
+        let named = self
+            .nodes
+            .values()
+            .filter(|n| n.description.hostname == key);
+        match by_name("node", named, key)? {
+            Some(node) => Ok(node),
+            None => by_prefix("node", &self.nodes, key),
+        }
+    }
+
+    /// A task by id, name or unique id prefix.
+    pub fn find_task(&self, key: &str) -> Result<&Task, ManagerError> {
+        if let Some(task) = self.tasks.get(key) {
+            return Ok(task);
+        }
+        if let Some(task) = self.tasks.values().find(|t| t.name() == key) {
+            return Ok(task);
+        }
+        by_prefix("task", &self.tasks, key)
+    }
+}

@@ -1,0 +1,225 @@
+//! The replicated state: objects by id, and indexes over them that are rebuilt, never stored.
+//!
+//! Only `apply` changes it. Everything else reads.
+
+mod convert;
+mod event;
+mod index;
+mod lookup;
+mod objects;
+mod task_state;
+
+pub use convert::{nanos_to_date, service_status};
+pub use event::{Event, EventAction, ObjectKind};
+pub use objects::{
+    Address, Cluster, Meta, Network, Node, NodeState, Port, Protocol, PublishMode, Service, Task,
+    TaskStatus, UpdateStatus,
+};
+pub use task_state::TaskState;
+
+use index::Indexes;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The state of the cluster after some Raft index.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct State {
+    /// Index of the last entry applied.
+    pub(crate) index: u64,
+    pub(crate) cluster: Option<Cluster>,
+    pub(crate) nodes: BTreeMap<String, Node>,
+    pub(crate) services: BTreeMap<String, Service>,
+    pub(crate) tasks: BTreeMap<String, Task>,
+    pub(crate) networks: BTreeMap<String, Network>,
+    /// The next VNI to try.
+    pub(crate) next_vni: u32,
+    /// The next dynamic port to try.
+    pub(crate) next_port: u16,
+    #[serde(skip)]
+    indexes: Indexes,
+    /// What the entries applied since the last [`State::take_events`] changed.
+    #[serde(skip)]
+    events: Vec<Event>,
+}
+
+impl State {
+    /// Index of the last entry applied.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The cluster; `None` until its first entry is applied.
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_ref()
+    }
+
+    /// Every node, by id.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// Every service, by id.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// Every task, by id.
+    pub fn tasks(&self) -> impl Iterator<Item = &Task> {
+        self.tasks.values()
+    }
+
+    /// Every network, by id.
+    pub fn networks(&self) -> impl Iterator<Item = &Network> {
+        self.networks.values()
+    }
+
+    /// The node with this very id.
+    pub fn node(&self, id: &str) -> Option<&Node> {
+        self.nodes.get(id)
+    }
+
+    /// The service with this very id.
+    pub fn service(&self, id: &str) -> Option<&Service> {
+        self.services.get(id)
+    }
+
+    /// The task with this very id.
+    pub fn task(&self, id: &str) -> Option<&Task> {
+        self.tasks.get(id)
+    }
+
+    /// The network with this very id.
+    pub fn network(&self, id: &str) -> Option<&Network> {
+        self.networks.get(id)
+    }
+
+    /// The network that published ports travel on.
+    pub fn ingress_network(&self) -> Option<&Network> {
+        self.networks.values().find(|n| n.ingress)
+    }
+
+    /// Tasks of a service, by task id. Tasks outlive their service until they have stopped.
+    pub fn tasks_of_service<'a>(&'a self, service_id: &str) -> impl Iterator<Item = &'a Task> {
+        self.indexes
+            .tasks_of_service(service_id)
+            .filter_map(|id| self.tasks.get(id))
+    }
+
+    /// Tasks on a node, by task id.
+    pub fn tasks_of_node<'a>(&'a self, node_id: &str) -> impl Iterator<Item = &'a Task> {
+        self.indexes
+            .tasks_of_node(node_id)
+            .filter_map(|id| self.tasks.get(id))
+    }
+
+    /// Tasks that wait for a node.
+    pub fn pending_tasks(&self) -> impl Iterator<Item = &Task> {
+        self.indexes.pending().filter_map(|id| self.tasks.get(id))
+    }
+
+    /// The events since the last call.
+    pub(crate) fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Rebuilds what is not stored, after a snapshot was read.
+    pub(crate) fn rebuild_indexes(&mut self) {
+        self.indexes = Indexes::build(self);
+    }
+
+    pub(crate) fn indexes(&self) -> &Indexes {
+        &self.indexes
+    }
+
+    pub(crate) fn put_cluster(&mut self, cluster: Cluster) {
+        let id = cluster.id.clone();
+        let action = EventAction::of(self.cluster.replace(cluster).is_none());
+        self.event(ObjectKind::Cluster, action, id);
+    }
+
+    pub(crate) fn put_node(&mut self, node: Node) {
+        let id = node.id.clone();
+        let action = EventAction::of(self.nodes.insert(id.clone(), node).is_none());
+        self.event(ObjectKind::Node, action, id);
+    }
+
+    pub(crate) fn put_service(&mut self, service: Service) {
+        let id = service.id.clone();
+        if let Some(old) = self.services.get(&id) {
+            self.indexes.remove_service(old);
+        }
+        self.indexes.add_service(&service);
+        let action = EventAction::of(self.services.insert(id.clone(), service).is_none());
+        self.event(ObjectKind::Service, action, id);
+    }
+
+    pub(crate) fn put_task(&mut self, task: Task) {
+        let id = task.id.clone();
+        if let Some(old) = self.tasks.get(&id) {
+            self.indexes.remove_task(old);
+        }
+        self.indexes.add_task(&task);
+        let action = EventAction::of(!self.tasks.contains_key(&id));
+        self.events.push(Event {
+            index: self.index,
+            kind: ObjectKind::Task,
+            action,
+            id: id.clone(),
+            service_id: Some(task.service_id.clone()),
+        });
+        self.tasks.insert(id, task);
+    }
+
+    pub(crate) fn put_network(&mut self, network: Network) {
+        let id = network.id.clone();
+        if let Some(old) = self.networks.get(&id) {
+            self.indexes.remove_network(old);
+        }
+        self.indexes.add_network(&network);
+        let action = EventAction::of(self.networks.insert(id.clone(), network).is_none());
+        self.event(ObjectKind::Network, action, id);
+    }
+
+    pub(crate) fn remove_node(&mut self, id: &str) {
+        if self.nodes.remove(id).is_some() {
+            self.event(ObjectKind::Node, EventAction::Remove, id.to_owned());
+        }
+    }
+
+    pub(crate) fn remove_service(&mut self, id: &str) {
+        if let Some(old) = self.services.remove(id) {
+            self.indexes.remove_service(&old);
+            self.event(ObjectKind::Service, EventAction::Remove, id.to_owned());
+        }
+    }
+
+    pub(crate) fn remove_task(&mut self, id: &str) {
+        if let Some(old) = self.tasks.remove(id) {
+            self.indexes.remove_task(&old);
+            self.events.push(Event {
+                index: self.index,
+                kind: ObjectKind::Task,
+                action: EventAction::Remove,
+                id: old.id,
+                service_id: Some(old.service_id),
+            });
+        }
+    }
+
+    pub(crate) fn remove_network(&mut self, id: &str) {
+        if let Some(old) = self.networks.remove(id) {
+            self.indexes.remove_network(&old);
+            self.event(ObjectKind::Network, EventAction::Remove, id.to_owned());
+        }
+    }
+
+    fn event(&mut self, kind: ObjectKind, action: EventAction, id: String) {
+        self.events.push(Event {
+            index: self.index,
+            kind,
+            action,
+            id,
+            service_id: None,
+        });
+    }
+}

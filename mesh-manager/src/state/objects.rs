@@ -1,0 +1,336 @@
+//! The objects of the cluster. A *spec* is the user's and never edited; the rest is observed or
+//! allocated. Times are nanoseconds since the epoch.
+
+use super::TaskState;
+use crate::command::NodeReport;
+use ipnetwork::Ipv4Network;
+use mesh_api::engine;
+use mesh_pki::Role;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+/// What every object carries.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Raft index of the last change.
+    pub version: u64,
+    /// When it was made.
+    pub created_at: i64,
+    /// When it was last changed.
+    pub updated_at: i64,
+}
+
+/// The cluster itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Id, as every certificate says.
+    pub id: String,
+    /// Version and times.
+    pub meta: Meta,
+    /// The user's choices.
+    pub spec: engine::SwarmSpec,
+    /// The root certificate, PEM.
+    pub root_certificate_pem: String,
+    /// The root key, PEM.
+    pub root_key_pem: String,
+    /// Token that makes workers.
+    pub worker_token: String,
+    /// Token that makes managers.
+    pub manager_token: String,
+    /// Pools that networks are cut from, "address/length".
+    pub default_addr_pool: Vec<String>,
+    /// Prefix length of networks.
+    pub subnet_size: u8,
+    /// UDP port of VXLAN.
+    pub data_path_port: u16,
+}
+
+/// Whether a node is heard of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeState {
+    /// Never heard of.
+    Unknown,
+    /// Has a session.
+    Ready,
+    /// Fell silent.
+    Down,
+}
+
+/// A node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Node {
+    /// Id, as its certificate says.
+    pub id: String,
+    /// Version and times.
+    pub meta: Meta,
+    /// The user's choices.
+    pub spec: engine::NodeSpec,
+    /// What its certificate allows.
+    pub role: Role,
+    /// What it says of itself.
+    pub description: NodeReport,
+    /// Whether it is heard of.
+    pub state: NodeState,
+    /// Why it is in that state.
+    pub message: String,
+    /// When the state changed.
+    pub state_since: i64,
+    /// Address of its manager, "address:port".
+    pub manager_addr: Option<String>,
+}
+
+impl Node {
+    /// Availability, `active` if the spec is silent.
+    pub fn availability(&self) -> engine::NodeSpecAvailabilityEnum {
+        match self.spec.availability {
+            None | Some(engine::NodeSpecAvailabilityEnum::EMPTY) => {
+                engine::NodeSpecAvailabilityEnum::ACTIVE
+            }
+            Some(availability) => availability,
+        }
+    }
+
+    /// Whether tasks may go on running here.
+    pub fn keeps_tasks(&self) -> bool {
+        self.state != NodeState::Down
+            && self.availability() != engine::NodeSpecAvailabilityEnum::DRAIN
+    }
+
+    /// Whether new tasks may be put here.
+    pub fn takes_tasks(&self) -> bool {
+        self.state == NodeState::Ready
+            && self.availability() == engine::NodeSpecAvailabilityEnum::ACTIVE
+    }
+}
+
+/// A published port with its number settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Port {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Port on the nodes.
+    pub published: u16,
+    /// Port in the task.
+    pub target: u16,
+    /// On every node, or only where the task is.
+    pub mode: PublishMode,
+    /// The number was chosen by us.
+    pub dynamic: bool,
+}
+
+/// Transport protocol of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// Where a published port answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum PublishMode {
+    /// On every node.
+    Ingress,
+    /// On the task's node.
+    Host,
+}
+
+/// An address of a service or a task on a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// Id of the network.
+    pub network_id: String,
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Further names on that network.
+    pub aliases: Vec<String>,
+}
+
+/// State of a service's rolling update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateStatus {
+    /// Docker's state.
+    pub state: engine::ServiceUpdateStatusStateEnum,
+    /// When it began.
+    pub started_at: i64,
+    /// When it ended.
+    pub completed_at: Option<i64>,
+    /// For people.
+    pub message: String,
+}
+
+/// A service.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Service {
+    /// Id.
+    pub id: String,
+    /// Version and times.
+    pub meta: Meta,
+    /// The user's choices.
+    pub spec: engine::ServiceSpec,
+    /// The spec before the last update.
+    pub previous_spec: Option<Box<engine::ServiceSpec>>,
+    /// Raft index of the last change that makes running tasks out of date.
+    pub spec_version: u64,
+    /// Published ports.
+    pub ports: Vec<Port>,
+    /// Virtual addresses, one per network (the ingress network too, where ports are published).
+    pub vips: Vec<Address>,
+    /// Networks of its tasks with aliases, resolved to ids; addresses unused.
+    pub networks: Vec<(String, Vec<String>)>,
+    /// Rolling update, if there was one.
+    pub update: Option<UpdateStatus>,
+    /// Registry credentials, base64 JSON, or empty.
+    pub registry_auth: String,
+}
+
+impl Service {
+    /// The service's name.
+    pub fn name(&self) -> &str {
+        self.spec.name.as_deref().unwrap_or_default()
+    }
+
+    /// Whether its name resolves to the tasks instead of a VIP.
+    pub fn is_dnsrr(&self) -> bool {
+        self.spec.endpoint_spec.as_ref().and_then(|e| e.mode)
+            == Some(engine::EndpointSpecModeEnum::DNSRR)
+    }
+
+    /// Whether one task runs per node.
+    pub fn is_global(&self) -> bool {
+        self.spec.mode.as_ref().is_some_and(|m| m.global.is_some())
+    }
+
+    /// Wanted number of tasks of a replicated service.
+    pub fn replicas(&self) -> u64 {
+        self.spec
+            .mode
+            .as_ref()
+            .and_then(|m| m.replicated.as_ref())
+            .and_then(|r| r.replicas)
+            .map_or(1, |r| u64::try_from(r).unwrap_or(0))
+    }
+
+    /// Whether it publishes a port on every node.
+    pub fn has_ingress_ports(&self) -> bool {
+        self.ports.iter().any(|p| p.mode == PublishMode::Ingress)
+    }
+}
+
+/// What the node last said of a task.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskStatus {
+    /// The state.
+    pub state: TaskState,
+    /// When.
+    pub timestamp: i64,
+    /// What is going on.
+    pub message: String,
+    /// What went wrong, or empty.
+    pub error: String,
+    /// Id of the container, or empty.
+    pub container_id: String,
+    /// Process id on its node, 0 if none.
+    pub pid: i32,
+    /// Exit code of the process.
+    pub exit_code: Option<i32>,
+}
+
+/// A task: one run of one container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Task {
+    /// Id.
+    pub id: String,
+    /// Version and times.
+    pub meta: Meta,
+    /// Id of its service.
+    pub service_id: String,
+    /// Name of its service when the task was made.
+    pub service_name: String,
+    /// Labels of its service when the task was made.
+    pub service_labels: BTreeMap<String, String>,
+    /// Slot of a replicated task from 1, 0 for a global one.
+    pub slot: u64,
+    /// The node, once it has one.
+    pub node_id: Option<String>,
+    /// Copy of the service's template.
+    pub spec: engine::TaskSpec,
+    /// The service's `spec_version` at that time.
+    pub spec_version: u64,
+    /// Copy of the service's host-mode ports.
+    pub host_ports: Vec<Port>,
+    /// What the managers want.
+    pub desired: TaskState,
+    /// What the node says.
+    pub status: TaskStatus,
+    /// When it began to run.
+    pub running_since: Option<i64>,
+    /// A waiting task starts at this time.
+    pub start_after: Option<i64>,
+    /// Raft index at which it was taken out of load balancing.
+    pub drained_at: Option<u64>,
+    /// When that was.
+    pub drained_time: Option<i64>,
+    /// Its addresses. An ended task keeps the record but no longer owns them.
+    pub attachments: Vec<Address>,
+    /// Registry credentials, base64 JSON, or empty.
+    pub registry_auth: String,
+}
+
+impl Task {
+    /// `<service>.<slot|node id>.<task id>`.
+    pub fn name(&self) -> String {
+        if self.slot > 0 {
+            format!("{}.{}.{}", self.service_name, self.slot, self.id)
+        } else {
+            let node = self.node_id.as_deref().unwrap_or_default();
+            format!("{}.{node}.{}", self.service_name, self.id)
+        }
+    }
+
+    /// Whether the managers want it to run, now or later.
+    pub fn is_wanted(&self) -> bool {
+        self.desired <= TaskState::Running
+    }
+
+    /// Whether it owns its addresses.
+    pub fn owns_addresses(&self) -> bool {
+        !self.status.state.is_terminal()
+    }
+
+    /// Whether connections may reach it.
+    pub fn is_endpoint(&self) -> bool {
+        self.status.state == TaskState::Running
+    }
+}
+
+/// A network.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Network {
+    /// Id.
+    pub id: String,
+    /// Version and times.
+    pub meta: Meta,
+    /// The user's choices.
+    pub spec: engine::NetworkCreateRequest,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// Addresses of the network.
+    pub subnet: Ipv4Network,
+    /// The gateway's address; never given to a task.
+    pub gateway: Ipv4Addr,
+    /// Published ports travel on this one.
+    pub ingress: bool,
+    /// Where the search for a free address goes on: offset from the subnet's first address.
+    pub cursor: u32,
+}
+
+impl Network {
+    /// The network's name.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+}
