@@ -1,0 +1,139 @@
+//! `cargo xtask demo`: a mesh of network namespaces doing its job, every step shown with its real output.
+
+mod show;
+mod steps;
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use mesh_tests::{Rig, leftovers::Traces};
+
+use crate::show::Show;
+
+/// Name of the demo's rig: namespaces are `demo-n1`, `demo-client`, `demo-lan`.
+const NAME: &str = "demo";
+
+/// Most nodes that `--nodes` takes: their addresses are .11 and up on one /24.
+const MOST_NODES: usize = 100;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask demo", about = "Show a mesh at work, on this machine")]
+struct Cli {
+    /// Leave everything up and say how to enter it
+    #[arg(long)]
+    keep: bool,
+    /// Number of nodes
+    #[arg(long, default_value_t = 3, value_parser = count)]
+    nodes: usize,
+    /// Write what was made (namespaces, addresses, sockets, pids) to this file, for other programs
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Remove every trace of an earlier demo
+    #[arg(long, conflicts_with_all = ["keep", "json"])]
+    down: bool,
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if (1..=MOST_NODES).contains(&count) => Ok(count),
+        _ => Err(format!("a number from 1 to {MOST_NODES}")),
+    }
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    if !nix::unistd::Uid::effective().is_root() {
+        bail!("network namespaces and eBPF need root: run `sudo cargo xtask demo`");
+    }
+    if cli.down {
+        return down();
+    }
+    let earlier = earlier();
+    if !earlier.find().is_empty() {
+        println!("An earlier demo is still there: removing it.");
+        remove(&earlier)?;
+    }
+    let mut show = Show::default();
+    let mut rig = steps::world(&mut show, NAME, cli.nodes)?;
+    let done = steps::all(&mut show, &mut rig);
+    if let Some(path) = &cli.json {
+        let text = serde_json::to_string_pretty(&rig.describe())?;
+        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Err(error) = &done {
+        explain(&rig, error, cli.keep);
+    }
+    if cli.keep {
+        rig.keep();
+        how_to_enter(&rig);
+        return done;
+    }
+    if done.is_ok() {
+        show.step("every node leaves, every agent stops");
+        rig.finish()?;
+        println!("Nothing is left: no namespace, link, pin, cgroup, mount or process.");
+    }
+    done
+}
+
+/// What a failed step leaves to look at.
+fn explain(rig: &Rig, error: &anyhow::Error, kept: bool) {
+    println!("\nThe step failed: {error:#}");
+    for node in &rig.nodes {
+        println!("--- end of the log of {} ({})", node.name, node.log().display());
+        println!("{}", node.log_tail(12));
+    }
+    if !kept {
+        println!("To look around in it: cargo xtask demo --keep");
+    }
+}
+
+fn how_to_enter(rig: &Rig) {
+    println!("\nThe mesh stays up. To use it:");
+    for node in &rig.nodes {
+        println!(
+            "  {}: ip netns exec {} bash    # {}, agent {}, log {}",
+            node.name,
+            node.ns.name(),
+            node.address,
+            node.pid().map_or_else(|| "not running".to_owned(), |pid| pid.to_string()),
+            node.log().display(),
+        );
+    }
+    println!("  client: ip netns exec {} bash", rig.client.name());
+    let first = rig.first();
+    println!("  export MESH_HOST=unix://{}    # then: mesh-ctl node ls", first.socket().display());
+    println!("  docker -H unix://{} service ls    # the stock client works, too", first.socket().display());
+    println!("To remove every trace: cargo xtask demo --down");
+}
+
+/// The traces of whatever demo ran last, however many nodes it had.
+fn earlier() -> Traces {
+    let nodes = (1..=MOST_NODES)
+        .rev()
+        .find(|number| PathBuf::from(format!("/run/netns/{NAME}-n{number}")).exists());
+    Rig::traces(NAME, nodes.unwrap_or(3))
+}
+
+fn down() -> Result<()> {
+    let traces = earlier();
+    let found = traces.find();
+    if found.is_empty() {
+        println!("No demo is up.");
+        return Ok(());
+    }
+    println!("Removing {} things of the demo.", found.len());
+    remove(&traces)?;
+    println!("Nothing is left.");
+    Ok(())
+}
+
+fn remove(traces: &Traces) -> Result<()> {
+    traces.remove();
+    let left = traces.find();
+    if !left.is_empty() {
+        bail!("cannot remove all of it; left:\n{}", left.join("\n"));
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! The steps of the demo, in order.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use mesh_tests::{Node, Rig, eventually, image, rig::UP_LIMIT};
+
+use crate::show::Show;
+
+/// Replicas of the service that is shown.
+const REPLICAS: usize = 5;
+
+/// Rounds of requests to all nodes until every replica must have answered.
+const ROUNDS: usize = 40;
+
+/// Namespaces, links and agents.
+pub(crate) fn world(show: &mut Show, name: &str, nodes: usize) -> Result<Rig> {
+    show.step(&format!("{nodes} nodes and an outside client on one LAN, as network namespaces"));
+    let rig = Rig::builder(name).nodes(nodes).without_swarm().build()?;
+    for node in &rig.nodes {
+        let pid = node.pid().unwrap_or_default();
+        println!(
+            "{}: {} in namespace {}, mesh-agent is process {pid}",
+            node.name,
+            node.address,
+            node.ns.name()
+        );
+    }
+    println!("client: {} in namespace {}", rig.client_address(), rig.client.name());
+    Ok(rig)
+}
+
+/// Everything from `swarm init` to `vip ls`.
+pub(crate) fn all(show: &mut Show, rig: &mut Rig) -> Result<()> {
+    swarm(show, rig)?;
+    load(show, rig)?;
+    services(show, rig)?;
+    look(show, rig)?;
+    north_south(show, rig)?;
+    east_west(show, rig)
+}
+
+fn swarm(show: &mut Show, rig: &Rig) -> Result<()> {
+    let first = rig.first();
+    let address = first.address.to_string();
+    show.step("n1 starts a swarm, the others join it by token");
+    show.ctl(first, &["swarm", "init", "--advertise-addr", &address])?;
+    let token = show.ctl(first, &["swarm", "join-token", "-q", "worker"])?;
+    for node in rig.nodes.iter().skip(1) {
+        let own = node.address.to_string();
+        let remote = format!("{address}:2377");
+        let join = ["swarm", "join", "--token", token.trim(), "--advertise-addr", &own, &remote];
+        show.ctl(node, &join)?;
+    }
+    rig.wait_ready(rig.nodes.len())
+}
+
+fn load(show: &mut Show, rig: &Rig) -> Result<()> {
+    show.step("every node loads the image: our static whoami and Debian's busybox");
+    let archive = image::whoami_archive(&rig.dir())?;
+    let path = archive.to_string_lossy();
+    for node in &rig.nodes {
+        show.ctl(node, &["image", "load", "-i", &path])?;
+    }
+    show.ctl(rig.first(), &["image", "ls"])?;
+    Ok(())
+}
+
+fn services(show: &mut Show, rig: &Rig) -> Result<()> {
+    let first = rig.first();
+    show.step("an overlay network and two services on it");
+    show.ctl(first, &["network", "create", "--driver", "overlay", "front"])?;
+    let replicas = REPLICAS.to_string();
+    show.ctl(
+        first,
+        &[
+            "service", "create", "--name", "web", "--replicas", &replicas, "--publish", "80:80",
+            "--network", "front", image::WHOAMI,
+        ],
+    )?;
+    show.ctl(
+        first,
+        &[
+            "service", "create", "--name", "shell", "--network", "front", image::WHOAMI, "sleep",
+            "1000000",
+        ],
+    )?;
+    Ok(())
+}
+
+fn look(show: &mut Show, rig: &Rig) -> Result<()> {
+    let first = rig.first();
+    show.step("what the manager says of it");
+    show.ctl(first, &["node", "ls"])?;
+    show.ctl(first, &["service", "ls"])?;
+    show.ctl(first, &["service", "ps", "web"])?;
+    Ok(())
+}
+
+/// From the client to every node's port 80, until every replica has answered.
+fn north_south(show: &mut Show, rig: &Rig) -> Result<()> {
+    show.step("the client asks every node's port 80, until every replica has answered");
+    let own = rig.client_address().to_string();
+    let mut replicas: BTreeMap<String, usize> = BTreeMap::new();
+    for round in 0..ROUNDS {
+        for node in &rig.nodes {
+            let url = format!("http://{}/", node.address);
+            let curl = ["curl", "-sS", "--max-time", "10", &url];
+            let text = if round == 0 {
+                show.inside("client", &rig.client, &curl)?
+            } else {
+                rig.client.sh(&curl)?
+            };
+            let seen = image::seen_client(&text)?;
+            if seen.to_string() != own {
+                bail!("a replica saw {seen} as the client, which is {own}");
+            }
+            *replicas.entry(image::replica(&text)?).or_default() += 1;
+        }
+        if replicas.len() == REPLICAS {
+            let asked: usize = replicas.values().sum();
+            println!("{REPLICAS} of {REPLICAS} replicas answered in {asked} requests, and each saw {own}:");
+            for (name, count) in &replicas {
+                println!("  {name}: {count}");
+            }
+            return Ok(());
+        }
+    }
+    bail!("only {} of {REPLICAS} replicas answered: {replicas:?}", replicas.len())
+}
+
+/// From a task of `shell` to the service `web` by name.
+fn east_west(show: &mut Show, rig: &Rig) -> Result<()> {
+    show.step("inside a task of `shell`: the service by its name");
+    let (node, task) = a_task(rig, "shell")?;
+    show.ctl(node, &["exec", &task, "nslookup", "web"])?;
+    show.ctl(node, &["exec", &task, "ping", "-c", "3", "web"])?;
+    show.ctl(node, &["exec", &task, "curl", "-sS", "http://web/"])?;
+    show.step("the virtual addresses and what is behind them");
+    show.ctl(rig.first(), &["vip", "ls"])?;
+    Ok(())
+}
+
+/// A running task of a service: its node, and the name to `exec` in it by.
+fn a_task<'a>(rig: &'a Rig, service: &str) -> Result<(&'a Node, String)> {
+    let format = "{{.Node}} {{.Name}}.{{.ID}} {{.CurrentState}}";
+    eventually("a running task", UP_LIMIT, || {
+        let list = rig.first().ok(&["service", "ps", "--no-trunc", "--format", format, service])?;
+        for line in list.lines() {
+            let mut words = line.split_whitespace();
+            let (Some(host), Some(name), Some("Running")) = (words.next(), words.next(), words.next())
+            else {
+                continue;
+            };
+            let node = rig.nodes.iter().find(|node| node.name == host);
+            return Ok((node.with_context(|| format!("no node {host}"))?, name.to_owned()));
+        }
+        bail!("no task of {service} runs: {list}")
+    })
+}

@@ -1,0 +1,152 @@
+//! The servers: HTTP and UDP on one port, TCP echo on the next. A thread a connection.
+
+use std::{
+    io::{BufReader, Read, Write},
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+};
+
+use crate::{Error, PORT, http};
+
+/// Stack of a connection's thread: many may be open.
+const STACK: usize = 64 * 1024;
+
+/// Most bytes that `/bytes/N` gives.
+const MOST_BYTES: u64 = 1 << 34;
+
+/// Serves until a signal ends the process.
+pub(crate) fn run(args: &[String]) -> Result<(), Error> {
+    let port = match args.first() {
+        Some(text) => text.parse().map_err(|_| format!("{text:?} is no port"))?,
+        None => PORT,
+    };
+    let udp = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))
+        .or_else(|_| UdpSocket::bind(("0.0.0.0", port)))
+        .map_err(|error| format!("cannot listen on {port}/udp: {error}"))?;
+    let http = listen(port)?;
+    let echo = listen(port + 1)?;
+    println!(
+        "whoami: {} listens on {port}/tcp (HTTP), {port}/udp, {}/tcp (echo)",
+        name(),
+        port + 1
+    );
+    thread::spawn(move || datagrams(&udp));
+    thread::spawn(move || each(&echo, echo_back));
+    each(&http, answer);
+    Ok(())
+}
+
+fn listen(port: u16) -> Result<TcpListener, Error> {
+    TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
+        .or_else(|_| TcpListener::bind(("0.0.0.0", port)))
+        .map_err(|error| format!("cannot listen on {port}/tcp: {error}").into())
+}
+
+/// This replica's host name.
+fn name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "?".to_owned(), |text| text.trim().to_owned())
+}
+
+/// An address without the mapping that a dual-stack socket shows.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn each(listener: &TcpListener, serve: fn(TcpStream, SocketAddr) -> std::io::Result<()>) {
+    for stream in listener.incoming().flatten() {
+        let Ok(peer) = stream.peer_addr() else {
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        // A connection that breaks is the client's affair; too many threads are shed the same way.
+        let _ = thread::Builder::new()
+            .stack_size(STACK)
+            .spawn(move || serve(stream, plain(peer)));
+    }
+}
+
+fn echo_back(mut stream: TcpStream, _peer: SocketAddr) -> std::io::Result<()> {
+    let mut buffer = [0_u8; 16 * 1024];
+    loop {
+        let length = stream.read(&mut buffer)?;
+        if length == 0 {
+            return Ok(());
+        }
+        stream.write_all(&buffer[..length])?;
+    }
+}
+
+fn datagrams(socket: &UdpSocket) {
+    let mut buffer = [0_u8; 65536];
+    while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+        let mut reply = format!("{} {} ", name(), plain(peer)).into_bytes();
+        reply.extend_from_slice(&buffer[..length]);
+        let _ = socket.send_to(&reply, peer);
+    }
+}
+
+fn answer(stream: TcpStream, peer: SocketAddr) -> std::io::Result<()> {
+    let local = plain(stream.local_addr()?);
+    let mut output = stream.try_clone()?;
+    let mut input = BufReader::with_capacity(4096, stream);
+    while let Some(request) = http::read_request(&mut input)? {
+        if let Some(count) = request.path.strip_prefix("/bytes/") {
+            let count = count.parse().unwrap_or(0).min(MOST_BYTES);
+            output.write_all(http::head("200 OK", count, request.keep).as_bytes())?;
+            pattern(&mut output, count)?;
+        } else if request.path == "/sink" {
+            // Everything that follows is swallowed: how fast a client can send.
+            std::io::copy(&mut input, &mut std::io::sink())?;
+            return Ok(());
+        } else {
+            let body = format!(
+                "Hostname: {}\nAddress: {local}\nClient: {peer}\nPath: {}\n",
+                name(),
+                request.path
+            );
+            let mut whole = http::head("200 OK", body.len() as u64, request.keep);
+            whole += &body;
+            output.write_all(whole.as_bytes())?;
+        }
+        if !request.keep {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Length of the repeated pattern: a prime, so that a lost or doubled segment shows.
+const PATTERN: usize = 65521;
+
+/// Byte `i` of `/bytes/N` is `(i mod 65521) mod 251`.
+fn pattern(output: &mut impl Write, count: u64) -> std::io::Result<()> {
+    let block: Vec<u8> = (0..PATTERN).map(|at| (at % 251) as u8).collect();
+    let mut left = count;
+    while left > 0 {
+        let length = left.min(PATTERN as u64);
+        // At most PATTERN, which fits.
+        output.write_all(&block[..length as usize])?;
+        left -= length;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pattern_has_its_length() {
+        let mut bytes = Vec::new();
+        pattern(&mut bytes, 70_000).unwrap();
+        assert_eq!(bytes.len(), 70_000);
+        assert!((0..70_000).all(|at| usize::from(bytes[at]) == (at % PATTERN) % 251));
+    }
+
+    #[test]
+    fn mapped_addresses_are_shown_plain() {
+        let mapped: SocketAddr = "[::ffff:10.0.0.1]:5".parse().unwrap();
+        assert_eq!(plain(mapped).to_string(), "10.0.0.1:5");
+    }
+}
