@@ -18,7 +18,10 @@ const NAME: &str = "demo";
 const MOST_NODES: usize = 100;
 
 #[derive(Parser)]
-#[command(name = "cargo xtask demo", about = "Show a mesh at work, on this machine")]
+#[command(
+    name = "cargo xtask demo",
+    about = "Show a mesh at work, on this machine"
+)]
 struct Cli {
     /// Leave everything up and say how to enter it
     #[arg(long)]
@@ -81,7 +84,11 @@ fn main() -> Result<()> {
 fn explain(rig: &Rig, error: &anyhow::Error, kept: bool) {
     println!("\nThe step failed: {error:#}");
     for node in &rig.nodes {
-        println!("--- end of the log of {} ({})", node.name, node.log().display());
+        println!(
+            "--- end of the log of {} ({})",
+            node.name,
+            node.log().display()
+        );
         println!("{}", node.log_tail(12));
     }
     if !kept {
@@ -97,14 +104,21 @@ fn how_to_enter(rig: &Rig) {
             node.name,
             node.ns.name(),
             node.address,
-            node.pid().map_or_else(|| "not running".to_owned(), |pid| pid.to_string()),
+            node.pid()
+                .map_or_else(|| "not running".to_owned(), |pid| pid.to_string()),
             node.log().display(),
         );
     }
     println!("  client: ip netns exec {} bash", rig.client.name());
     let first = rig.first();
-    println!("  export MESH_HOST=unix://{}    # then: mesh-ctl node ls", first.socket().display());
-    println!("  docker -H unix://{} service ls    # the stock client works, too", first.socket().display());
+    println!(
+        "  export MESH_HOST=unix://{}    # then: mesh-ctl node ls",
+        first.socket().display()
+    );
+    println!(
+        "  docker -H unix://{} service ls    # the stock client works, too",
+        first.socket().display()
+    );
     println!("To remove every trace: cargo xtask demo --down");
 }
 

@@ -15,7 +15,9 @@ const ROUNDS: usize = 40;
 
 /// Namespaces, links and agents.
 pub(crate) fn world(show: &mut Show, name: &str, nodes: usize) -> Result<Rig> {
-    show.step(&format!("{nodes} nodes and an outside client on one LAN, as network namespaces"));
+    show.step(&format!(
+        "{nodes} nodes and an outside client on one LAN, as network namespaces"
+    ));
     let rig = Rig::builder(name).nodes(nodes).without_swarm().build()?;
     for node in &rig.nodes {
         let pid = node.pid().unwrap_or_default();
@@ -26,7 +28,11 @@ pub(crate) fn world(show: &mut Show, name: &str, nodes: usize) -> Result<Rig> {
             node.ns.name()
         );
     }
-    println!("client: {} in namespace {}", rig.client_address(), rig.client.name());
+    println!(
+        "client: {} in namespace {}",
+        rig.client_address(),
+        rig.client.name()
+    );
     Ok(rig)
 }
 
@@ -49,7 +55,15 @@ fn swarm(show: &mut Show, rig: &Rig) -> Result<()> {
     for node in rig.nodes.iter().skip(1) {
         let own = node.address.to_string();
         let remote = format!("{address}:2377");
-        let join = ["swarm", "join", "--token", token.trim(), "--advertise-addr", &own, &remote];
+        let join = [
+            "swarm",
+            "join",
+            "--token",
+            token.trim(),
+            "--advertise-addr",
+            &own,
+            &remote,
+        ];
         show.ctl(node, &join)?;
     }
     rig.wait_ready(rig.nodes.len())
@@ -69,19 +83,38 @@ fn load(show: &mut Show, rig: &Rig) -> Result<()> {
 fn services(show: &mut Show, rig: &Rig) -> Result<()> {
     let first = rig.first();
     show.step("an overlay network and two services on it");
-    show.ctl(first, &["network", "create", "--driver", "overlay", "front"])?;
+    show.ctl(
+        first,
+        &["network", "create", "--driver", "overlay", "front"],
+    )?;
     let replicas = REPLICAS.to_string();
     show.ctl(
         first,
         &[
-            "service", "create", "--name", "web", "--replicas", &replicas, "--publish", "80:80",
-            "--network", "front", image::WHOAMI,
+            "service",
+            "create",
+            "--name",
+            "web",
+            "--replicas",
+            &replicas,
+            "--publish",
+            "80:80",
+            "--network",
+            "front",
+            image::WHOAMI,
         ],
     )?;
     show.ctl(
         first,
         &[
-            "service", "create", "--name", "shell", "--network", "front", image::WHOAMI, "sleep",
+            "service",
+            "create",
+            "--name",
+            "shell",
+            "--network",
+            "front",
+            image::WHOAMI,
+            "sleep",
             "1000000",
         ],
     )?;
@@ -119,14 +152,19 @@ fn north_south(show: &mut Show, rig: &Rig) -> Result<()> {
         }
         if replicas.len() == REPLICAS {
             let asked: usize = replicas.values().sum();
-            println!("{REPLICAS} of {REPLICAS} replicas answered in {asked} requests, and each saw {own}:");
+            println!(
+                "{REPLICAS} of {REPLICAS} replicas answered in {asked} requests, and each saw {own}:"
+            );
             for (name, count) in &replicas {
                 println!("  {name}: {count}");
             }
             return Ok(());
         }
     }
-    bail!("only {} of {REPLICAS} replicas answered: {replicas:?}", replicas.len())
+    bail!(
+        "only {} of {REPLICAS} replicas answered: {replicas:?}",
+        replicas.len()
+    )
 }
 
 /// From a task of `shell` to the service `web` by name.
@@ -145,15 +183,21 @@ fn east_west(show: &mut Show, rig: &Rig) -> Result<()> {
 fn a_task<'a>(rig: &'a Rig, service: &str) -> Result<(&'a Node, String)> {
     let format = "{{.Node}} {{.Name}}.{{.ID}} {{.CurrentState}}";
     eventually("a running task", UP_LIMIT, || {
-        let list = rig.first().ok(&["service", "ps", "--no-trunc", "--format", format, service])?;
+        let list = rig
+            .first()
+            .ok(&["service", "ps", "--no-trunc", "--format", format, service])?;
         for line in list.lines() {
             let mut words = line.split_whitespace();
-            let (Some(host), Some(name), Some("Running")) = (words.next(), words.next(), words.next())
+            let (Some(host), Some(name), Some("Running")) =
+                (words.next(), words.next(), words.next())
             else {
                 continue;
             };
             let node = rig.nodes.iter().find(|node| node.name == host);
-            return Ok((node.with_context(|| format!("no node {host}"))?, name.to_owned()));
+            return Ok((
+                node.with_context(|| format!("no node {host}"))?,
+                name.to_owned(),
+            ));
         }
         bail!("no task of {service} runs: {list}")
     })
