@@ -5,4 +5,7 @@
 //! namespaces · `dns` name resolution inside tasks.
 
 pub mod config;
+pub mod dns;
+pub mod links;
 pub mod node;
+pub mod session;

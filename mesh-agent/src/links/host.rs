@@ -1,0 +1,295 @@
+//! The node's own side: host ends, routes to gateway addresses, uplinks, the VXLAN device.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+    os::fd::AsRawFd,
+    path::Path,
+};
+
+use futures::TryStreamExt;
+use netlink_packet_route::{
+    address::AddressAttribute,
+    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo},
+    neighbour::NeighbourState,
+    route::{RouteAddress, RouteAttribute, RouteScope},
+};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder};
+
+use super::{
+    LinkError, errno,
+    plan::{GATEWAY, LinkKind, TaskLink, mac_of},
+    sysctl,
+};
+
+/// An interface of the node's namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Kernel index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// Bytes of IP packet that fit.
+    pub mtu: u32,
+    /// Set up.
+    pub up: bool,
+    /// The loopback interface.
+    pub loopback: bool,
+    /// Kernel kind (`veth`, `bridge`, ...), empty for hardware.
+    pub kind: String,
+    /// Addresses with prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+/// What there is in the node's namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HostView {
+    /// Interfaces by name.
+    pub interfaces: BTreeMap<String, Interface>,
+    /// Interfaces with a default route.
+    pub default_routes: BTreeSet<u32>,
+    /// Host routes (/32) by address, to interface index.
+    pub host_routes: BTreeMap<Ipv4Addr, u32>,
+}
+
+impl HostView {
+    /// The interface that holds `address`.
+    pub fn holder(&self, address: IpAddr) -> Option<&Interface> {
+        self.interfaces
+            .values()
+            .find(|i| i.addresses.iter().any(|(a, _)| *a == address))
+    }
+}
+
+/// The netlink handle of the node's namespace.
+#[derive(Debug, Clone)]
+pub struct Host {
+    handle: Handle,
+}
+
+impl Host {
+    /// Connects; wants an async runtime.
+    ///
+    /// # Errors
+    /// When no netlink socket can be opened.
+    pub fn connect() -> Result<Self, LinkError> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(LinkError::io("open a netlink socket"))?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// Reads interfaces, addresses and routes.
+    ///
+    /// # Errors
+    /// When a dump fails.
+    pub async fn observe(&self) -> Result<HostView, LinkError> {
+        let mut view = HostView::default();
+        let mut names = BTreeMap::new();
+        let mut links = self.handle.link().get().execute();
+        while let Some(link) = links
+            .try_next()
+            .await
+            .map_err(LinkError::netlink("list interfaces"))?
+        {
+            let mut interface = Interface {
+                index: link.header.index,
+                name: String::new(),
+                mtu: 1500,
+                up: link.header.flags.contains(LinkFlags::Up),
+                loopback: link.header.flags.contains(LinkFlags::Loopback),
+                kind: String::new(),
+                addresses: Vec::new(),
+            };
+            for attribute in link.attributes {
+                match attribute {
+                    LinkAttribute::IfName(name) => interface.name = name,
+                    LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
+                    LinkAttribute::LinkInfo(infos) => {
+                        for info in infos {
+                            if let LinkInfo::Kind(kind) = info {
+                                interface.kind = kind.to_string();
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            names.insert(interface.index, interface.name.clone());
+            view.interfaces.insert(interface.name.clone(), interface);
+        }
+        let mut addresses = self.handle.address().get().execute();
+        while let Some(message) = addresses
+            .try_next()
+            .await
+            .map_err(LinkError::netlink("list addresses"))?
+        {
+            // On point-to-point links `Local` is ours and `Address` the peer's.
+            let mut own = None;
+            for attribute in &message.attributes {
+                match attribute {
+                    AddressAttribute::Local(address) => own = Some(*address),
+                    AddressAttribute::Address(address) if own.is_none() => own = Some(*address),
+                    _ => {}
+                }
+            }
+            let interface = names
+                .get(&message.header.index)
+                .and_then(|name| view.interfaces.get_mut(name));
+            if let (Some(address), Some(interface)) = (own, interface) {
+                interface
+                    .addresses
+                    .push((address, message.header.prefix_len));
+            }
+        }
+        let request = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let mut routes = self.handle.route().get(request).execute();
+        while let Some(route) = routes
+            .try_next()
+            .await
+            .map_err(LinkError::netlink("list routes"))?
+        {
+            let mut out = None;
+            let mut to = None;
+            let mut table = u32::from(route.header.table);
+            for attribute in &route.attributes {
+                match attribute {
+                    RouteAttribute::Oif(index) => out = Some(*index),
+                    RouteAttribute::Destination(RouteAddress::Inet(address)) => to = Some(*address),
+                    RouteAttribute::Table(id) => table = *id,
+                    _ => {}
+                }
+            }
+            if table != MAIN_TABLE {
+                continue;
+            }
+            match (route.header.destination_prefix_length, to, out) {
+                (0, _, Some(index)) => {
+                    view.default_routes.insert(index);
+                }
+                (32, Some(address), Some(index)) => {
+                    view.host_routes.insert(address, index);
+                }
+                _ => {}
+            }
+        }
+        Ok(view)
+    }
+
+    /// Creates a veth pair with one end in the task's namespace already.
+    ///
+    /// # Errors
+    /// When the kernel refuses; a pair that is there is kept.
+    pub async fn create_pair(
+        &self,
+        link: &TaskLink,
+        netns: &Path,
+        mtu: u32,
+    ) -> Result<(), LinkError> {
+        let file = std::fs::File::open(netns)
+            .map_err(LinkError::io(format!("open {}", netns.display())))?;
+        let peer = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(link.task_name.clone())
+            .address(link.mac.to_vec())
+            .mtu(mtu)
+            .setns_by_fd(file.as_raw_fd())
+            .build();
+        let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+            .name(link.host_name.clone())
+            .address(mac_of(GATEWAY).to_vec())
+            .mtu(mtu)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .build();
+        match self.handle.link().add(message).execute().await {
+            Err(error) if errno(&error) != libc::EEXIST => Err(LinkError::netlink(format!(
+                "create link {}",
+                link.host_name
+            ))(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Brings a host end up, and for a gateway link makes the route and the neighbour to the task.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn configure_host_end(&self, link: &TaskLink, index: u32) -> Result<(), LinkError> {
+        // No IPv6 of the node's own on a link that belongs to a task.
+        sysctl::set_if_there(
+            &format!("net/ipv6/conf/{}/disable_ipv6", link.host_name),
+            "1",
+        );
+        sysctl::set_if_there(&format!("net/ipv4/conf/{}/rp_filter", link.host_name), "0");
+        let what = || format!("set up link {}", link.host_name);
+        let up = LinkUnspec::new_with_index(index).up().build();
+        self.handle
+            .link()
+            .set(up)
+            .execute()
+            .await
+            .map_err(LinkError::netlink(what()))?;
+        if link.kind == LinkKind::Gateway {
+            self.handle
+                .neighbours()
+                .add(index, IpAddr::V4(link.address))
+                .link_layer_address(&link.mac)
+                .state(NeighbourState::Permanent)
+                .replace()
+                .execute()
+                .await
+                .map_err(LinkError::netlink(what()))?;
+            let route = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(link.address, 32)
+                .output_interface(index)
+                .scope(RouteScope::Link)
+                .build();
+            self.handle
+                .route()
+                .add(route)
+                .replace()
+                .execute()
+                .await
+                .map_err(LinkError::netlink(format!("route to {}", link.address)))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes an interface; one that is gone is no error.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn delete(&self, index: u32) -> Result<(), LinkError> {
+        match self.handle.link().del(index).execute().await {
+            Err(error) if !matches!(errno(&error), libc::ENODEV | libc::EINVAL) => Err(
+                LinkError::netlink(format!("delete interface {index}"))(error),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// The VXLAN device that owns the tunnel port, takes what the packet path does not, and lets
+    /// the NIC merge; made if it is not there.
+    ///
+    /// # Errors
+    /// When the kernel refuses, for instance because another device has the port.
+    pub async fn ensure_vxlan(&self, name: &str, port: u16, mtu: u32) -> Result<(), LinkError> {
+        let what = || format!("create the tunnel device {name} on UDP port {port}");
+        let message = LinkVxlan::new(name, 0)
+            .port(port)
+            .collect_metadata(true)
+            .learning(false)
+            .mtu(mtu)
+            .up()
+            .build();
+        match self.handle.link().add(message).execute().await {
+            Err(error) if errno(&error) != libc::EEXIST => Err(LinkError::netlink(what())(error)),
+            _ => {
+                sysctl::set_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// `RT_TABLE_MAIN`.
+const MAIN_TABLE: u32 = 254;

@@ -1,0 +1,116 @@
+//! Inside a task's namespace: loopback, addresses, default route, kernel parameters.
+
+use std::{io, net::Ipv4Addr, path::Path};
+
+use futures::TryStreamExt;
+use netlink_packet_route::{link::LinkAttribute, neighbour::NeighbourState};
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+
+use super::{
+    LinkError, errno, netns,
+    plan::{GATEWAY, LinkKind, TaskLink, mac_of},
+    sysctl,
+};
+
+/// Configures everything inside the namespace; may be called again at any time.
+///
+/// # Errors
+/// When the namespace is gone or the kernel refuses.
+pub async fn configure(path: &Path, links: Vec<TaskLink>) -> Result<(), LinkError> {
+    let what = format!("configure the links in {}", path.display());
+    netns::within_async(path, move || {
+        // Docker's own settings: any user may ping and listen on any port.
+        sysctl::set_if_there("net/ipv4/ip_unprivileged_port_start", "0");
+        sysctl::set_if_there("net/ipv4/ping_group_range", "0 2147483647");
+        for link in &links {
+            sysctl::set_if_there(
+                &format!("net/ipv6/conf/{}/disable_ipv6", link.task_name),
+                "1",
+            );
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()?;
+        runtime.block_on(async {
+            let (connection, handle, _) = rtnetlink::new_connection()?;
+            tokio::spawn(connection);
+            up(&handle, "lo").await.map_err(io::Error::other)?;
+            for link in &links {
+                one(&handle, link).await.map_err(|error| {
+                    io::Error::other(format!("link {}: {error}", link.task_name))
+                })?;
+            }
+            Ok(())
+        })
+    })
+    .await
+    .map_err(LinkError::io(what))
+}
+
+async fn one(handle: &Handle, link: &TaskLink) -> Result<(), rtnetlink::Error> {
+    let (index, _) = find(handle, &link.task_name).await?;
+    let added = handle
+        .address()
+        .add(index, link.address.into(), link.prefix)
+        .replace()
+        .execute()
+        .await;
+    if let Err(error) = added {
+        if errno(&error) != libc::EEXIST {
+            return Err(error);
+        }
+    }
+    up(handle, &link.task_name).await?;
+    if link.kind == LinkKind::Gateway {
+        handle
+            .neighbours()
+            .add(index, GATEWAY.into())
+            .link_layer_address(&mac_of(GATEWAY))
+            .state(NeighbourState::Permanent)
+            .replace()
+            .execute()
+            .await?;
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .gateway(GATEWAY)
+            .output_interface(index)
+            .pref_source(link.address)
+            .onlink();
+        // The flag belongs to the next hop; the route header carries it.
+        handle
+            .route()
+            .add(route.build())
+            .replace()
+            .execute()
+            .await?;
+    }
+    Ok(())
+}
+
+async fn up(handle: &Handle, name: &str) -> Result<(), rtnetlink::Error> {
+    let (index, is_up) = find(handle, name).await?;
+    if is_up {
+        return Ok(());
+    }
+    handle
+        .link()
+        .set(LinkUnspec::new_with_index(index).up().build())
+        .execute()
+        .await
+}
+
+async fn find(handle: &Handle, name: &str) -> Result<(u32, bool), rtnetlink::Error> {
+    let mut links = handle.link().get().match_name(name).execute();
+    let link = links.try_next().await?.ok_or_else(|| {
+        rtnetlink::Error::NamespaceError(format!("interface {name} is not there"))
+    })?;
+    debug_assert!(
+        link.attributes
+            .iter()
+            .any(|a| matches!(a, LinkAttribute::IfName(n) if n == name))
+    );
+    let up = link
+        .header
+        .flags
+        .contains(netlink_packet_route::link::LinkFlags::Up);
+    Ok((link.header.index, up))
+}

@@ -1,0 +1,3 @@
+//! The stream to a manager, and what it brings.
+
+pub mod assignment;
