@@ -8,4 +8,3 @@ pub mod config;
 pub mod dns;
 pub mod links;
 pub mod node;
-pub mod session;

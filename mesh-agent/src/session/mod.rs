@@ -1,3 +1,0 @@
-//! The stream to a manager, and what it brings.
-
-pub mod assignment;
