@@ -4,7 +4,10 @@
 //! `session` the stream to a manager · `reconcile` observe, plan, apply · `links` rtnetlink and
 //! namespaces · `dns` name resolution inside tasks.
 
+pub mod assignment;
 pub mod config;
+pub mod container;
+pub mod desired;
 pub mod dns;
 pub mod links;
 pub mod node;

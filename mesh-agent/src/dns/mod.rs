@@ -1,7 +1,6 @@
 //! Names inside tasks: which zone an assignment makes, and a server at 127.0.0.11:53 in every task's
 //! namespace. How questions are answered is mesh-dns's business.
 
-
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},

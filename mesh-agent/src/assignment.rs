@@ -1,0 +1,176 @@
+//! What the managers want of this node: the full assignment, kept by applying deltas, and kept on
+//! disk as well, so that the node goes on with its last good one while no manager answers.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use mesh_api::proto::{self, Kind, object::Object};
+use prost::Message;
+
+/// Everything assigned to this node, by id.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Assignment {
+    /// The managers' revision this is the state of.
+    pub revision: u64,
+    /// The tasks of this node.
+    pub tasks: BTreeMap<String, proto::Task>,
+    /// The networks this node has to know.
+    pub networks: BTreeMap<String, proto::Network>,
+    /// The services on those networks and those with published ports.
+    pub services: BTreeMap<String, proto::Service>,
+    /// The running tasks of the cluster on those networks, by task id.
+    pub endpoints: BTreeMap<String, proto::Endpoint>,
+    /// The other nodes, by node id.
+    pub peers: BTreeMap<String, proto::Peer>,
+}
+
+impl Assignment {
+    /// Brings the state to the message's revision.
+    pub fn apply(&mut self, message: proto::Assignment) {
+        if message.full {
+            *self = Self::default();
+        }
+        self.revision = message.revision;
+        for object in message.objects.into_iter().filter_map(|o| o.object) {
+            match object {
+                Object::Task(task) => drop(self.tasks.insert(task.id.clone(), task)),
+                Object::Network(net) => drop(self.networks.insert(net.id.clone(), net)),
+                Object::Service(service) => {
+                    drop(self.services.insert(service.id.clone(), service));
+                }
+                Object::Endpoint(end) => drop(self.endpoints.insert(end.id.clone(), end)),
+                Object::Peer(peer) => drop(self.peers.insert(peer.id.clone(), peer)),
+            }
+        }
+        for gone in message.removed {
+            match gone.kind() {
+                Kind::Task => drop(self.tasks.remove(&gone.id)),
+                Kind::Network => drop(self.networks.remove(&gone.id)),
+                Kind::Service => drop(self.services.remove(&gone.id)),
+                Kind::Endpoint => drop(self.endpoints.remove(&gone.id)),
+                Kind::Peer => drop(self.peers.remove(&gone.id)),
+                Kind::Unspecified => {}
+            }
+        }
+    }
+
+    /// The whole state as one message.
+    pub fn to_message(&self) -> proto::Assignment {
+        let objects = (self.tasks.values().cloned().map(Object::Task))
+            .chain(self.networks.values().cloned().map(Object::Network))
+            .chain(self.services.values().cloned().map(Object::Service))
+            .chain(self.endpoints.values().cloned().map(Object::Endpoint))
+            .chain(self.peers.values().cloned().map(Object::Peer))
+            .map(|object| proto::Object {
+                object: Some(object),
+            })
+            .collect();
+        proto::Assignment {
+            revision: self.revision,
+            full: true,
+            objects,
+            removed: Vec::new(),
+        }
+    }
+
+    /// Reads what [`Assignment::save`] wrote; `None` when there is nothing.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not an assignment.
+    pub fn load(path: &Path) -> io::Result<Option<Self>> {
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let message = proto::Assignment::decode(bytes.as_slice())?;
+        let mut assignment = Self::default();
+        assignment.apply(message);
+        Ok(Some(assignment))
+    }
+
+    /// Replaces the file at `path`, at once and durably. Only root can read it: registry
+    /// credentials are part of an assignment.
+    ///
+    /// # Errors
+    /// The file cannot be written; the old one is then still there.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        let next = path.with_extension("next");
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&next)?;
+        file.write_all(&self.to_message().encode_to_vec())?;
+        file.sync_data()?;
+        fs::rename(&next, path)?;
+        match path.parent() {
+            Some(parent) => File::open(parent)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(id: &str, state: &str) -> proto::Object {
+        proto::Object {
+            object: Some(Object::Task(proto::Task {
+                id: id.into(),
+                desired_state: state.into(),
+                ..Default::default()
+            })),
+        }
+    }
+
+    fn message(revision: u64, full: bool, objects: Vec<proto::Object>) -> proto::Assignment {
+        proto::Assignment {
+            revision,
+            full,
+            objects,
+            removed: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn deltas_replace_and_remove_and_full_forgets() {
+        let mut state = Assignment::default();
+        state.apply(message(
+            1,
+            true,
+            vec![task("a", "ready"), task("b", "ready")],
+        ));
+        let mut delta = message(2, false, vec![task("a", "running")]);
+        delta.removed.push(proto::ObjectId {
+            kind: Kind::Task.into(),
+            id: "b".into(),
+        });
+        state.apply(delta);
+        assert_eq!(state.revision, 2);
+        assert_eq!(state.tasks.len(), 1);
+        assert_eq!(state.tasks["a"].desired_state, "running");
+        state.apply(message(3, true, vec![task("c", "ready")]));
+        assert_eq!(state.tasks.keys().collect::<Vec<_>>(), ["c"]);
+    }
+
+    #[test]
+    fn survives_the_disk() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("assignment");
+        assert_eq!(Assignment::load(&path).expect("nothing yet"), None);
+        let mut state = Assignment::default();
+        state.apply(message(9, true, vec![task("a", "ready")]));
+        state.save(&path).expect("saved");
+        assert_eq!(Assignment::load(&path).expect("read"), Some(state));
+        fs::write(&path, b"\xff\xff\xff").expect("spoiled");
+        assert!(Assignment::load(&path).is_err());
+    }
+}
