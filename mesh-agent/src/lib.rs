@@ -11,3 +11,4 @@ pub mod desired;
 pub mod dns;
 pub mod links;
 pub mod node;
+pub mod session;

@@ -1,0 +1,168 @@
+//! The stream to a manager: assignments in, task statuses and acknowledgements out.
+//!
+//! One task keeps it up for as long as the node is a member: it tries the known managers in turn,
+//! with growing, jittered pauses, and tells everything anew after each reconnection. While no
+//! manager answers, the last good assignment stands.
+
+mod statuses;
+mod stream;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use mesh_api::proto;
+use mesh_pki::NodeIdentity;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tracing::{info, warn};
+
+use crate::assignment::Assignment;
+
+pub use statuses::Statuses;
+
+/// First pause after a lost or failed session.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause: a returning manager is found again within this time.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+/// Log subscriptions that may wait for the node to look at them.
+const LOG_QUEUE: usize = 64;
+
+/// What a session needs to begin.
+#[derive(Debug)]
+pub struct Config {
+    /// Who this node is; a renewed certificate is used from the next connection on.
+    pub identity: watch::Receiver<Arc<NodeIdentity>>,
+    /// What the node tells of itself; a change is told by a new session.
+    pub description: watch::Receiver<proto::NodeDescription>,
+    /// Managers known so far, `address:port`.
+    pub managers: Vec<String>,
+    /// Where the last good assignment is kept.
+    pub assignment_file: PathBuf,
+}
+
+/// Whether a manager answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Connection {
+    /// Not yet, or not any more; the text says why.
+    Lost(String),
+    /// To this manager, `address:port`.
+    Up(String),
+}
+
+/// A running session. Dropping it ends the session.
+#[derive(Debug)]
+pub struct Session {
+    /// What the managers want of this node; before their first word, what was kept on disk.
+    pub assignment: watch::Receiver<Arc<Assignment>>,
+    /// Where tasks report their states.
+    pub statuses: Arc<Statuses>,
+    /// The revision that has been applied; set it, and the managers are told.
+    pub applied: watch::Sender<u64>,
+    /// Whether a manager answers.
+    pub connection: watch::Receiver<Connection>,
+    /// The managers as last told by one of them, `address:port`.
+    pub managers: watch::Receiver<Vec<String>>,
+    /// Logs that managers want to read.
+    pub logs: mpsc::Receiver<proto::LogSubscription>,
+    /// The channel to the manager, while there is one; for publishing logs.
+    pub channel: watch::Receiver<Option<Channel>>,
+    cancel: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+        self.task.abort();
+    }
+}
+
+impl Session {
+    /// Starts connecting. Must be called within a Tokio runtime.
+    pub fn start(config: Config) -> Self {
+        let kept = Assignment::load(&config.assignment_file).unwrap_or_else(|error| {
+            warn!(file = %config.assignment_file.display(), %error, "the kept assignment is unreadable; waiting for a manager");
+            None
+        });
+        let (assignment_out, assignment) = watch::channel(Arc::new(kept.unwrap_or_default()));
+        let (connection_out, connection) =
+            watch::channel(Connection::Lost("not connected yet".to_owned()));
+        let (managers_out, managers) = watch::channel(config.managers.clone());
+        let (logs_out, logs) = mpsc::channel(LOG_QUEUE);
+        let (channel_out, channel) = watch::channel(None);
+        let (applied, applied_in) = watch::channel(0);
+        let statuses = Arc::new(Statuses::default());
+        let cancel = CancellationToken::new();
+        let worker = Worker {
+            config,
+            assignment: assignment_out,
+            connection: connection_out,
+            managers: managers_out,
+            logs: logs_out,
+            channel: channel_out,
+            applied: applied_in,
+            statuses: Arc::clone(&statuses),
+        };
+        let ended = cancel.clone();
+        let task = tokio::spawn(async move {
+            ended.run_until_cancelled(worker.run()).await;
+        });
+        Self {
+            assignment,
+            statuses,
+            applied,
+            connection,
+            managers,
+            logs,
+            channel,
+            cancel,
+            task,
+        }
+    }
+}
+
+struct Worker {
+    config: Config,
+    assignment: watch::Sender<Arc<Assignment>>,
+    connection: watch::Sender<Connection>,
+    managers: watch::Sender<Vec<String>>,
+    logs: mpsc::Sender<proto::LogSubscription>,
+    channel: watch::Sender<Option<Channel>>,
+    applied: watch::Receiver<u64>,
+    statuses: Arc<Statuses>,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        let mut pause = FIRST_PAUSE;
+        let mut turn = 0;
+        loop {
+            let managers = self.managers.borrow().clone();
+            let Some(manager) = managers.get(turn % managers.len().max(1)).cloned() else {
+                self.lost("no manager is known".to_owned());
+                return;
+            };
+            match self.session(&manager).await {
+                Ok(()) => info!(manager, "the session ended"),
+                Err(error) => {
+                    if self.connection.borrow().clone() == Connection::Up(manager.clone()) {
+                        warn!(manager, error = format!("{error:#}"), "lost the manager");
+                        pause = FIRST_PAUSE;
+                    }
+                    self.lost(format!("{error:#}"));
+                }
+            }
+            self.channel.send_replace(None);
+            turn += 1;
+            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn lost(&self, why: String) {
+        self.connection.send_replace(Connection::Lost(why));
+    }
+}

@@ -1,0 +1,133 @@
+//! One connection's life.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, anyhow, bail};
+use mesh_api::proto::{
+    self, ManagerMessage, NodeMessage, dispatcher_client::DispatcherClient,
+    manager_message::Message as FromManager, node_message::Message as FromNode,
+};
+use mesh_manager::client;
+use mesh_pki::tls;
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tracing::{info, warn};
+
+use super::{Connection, Worker};
+
+/// Longest wait for a manager's Welcome and first assignment.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+/// Heartbeats in the time after which a silent node counts as down.
+const HEARTBEATS_PER_PERIOD: u32 = 3;
+/// Messages to the manager that may wait for the network.
+const OUT_QUEUE: usize = 64;
+/// Assignments may be large (5,000 services); gRPC's default of 4 MiB is not our limit.
+const MAX_MESSAGE: usize = 256 << 20;
+
+impl Worker {
+    /// Connects to `manager` and serves the stream until it ends.
+    pub(super) async fn session(&mut self, manager: &str) -> anyhow::Result<()> {
+        let identity = self.config.identity.borrow_and_update().clone();
+        let channel = client::connect(manager, tls::client_config(&identity)?).await?;
+        let (sender, receiver) = mpsc::channel(OUT_QUEUE);
+        let hello = self.config.description.borrow_and_update().clone();
+        send(&sender, FromNode::Hello(hello)).await?;
+        let mut messages = DispatcherClient::new(channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
+            .session(ReceiverStream::new(receiver))
+            .await
+            .map_err(|status| anyhow!("the manager refused the session: {}", status.message()))?
+            .into_inner();
+
+        let first = timeout(WELCOME_TIMEOUT, messages.message())
+            .await
+            .context("the manager does not welcome the node")??;
+        let Some(ManagerMessage {
+            message: Some(FromManager::Welcome(welcome)),
+        }) = first
+        else {
+            bail!("the manager's first word was not a welcome");
+        };
+        let period = Duration::from_millis(u64::from(welcome.heartbeat_period_ms.max(100)));
+        if !welcome.managers.is_empty() {
+            self.managers.send_replace(welcome.managers);
+        }
+        info!(
+            manager,
+            session = welcome.session_id,
+            "connected to a manager"
+        );
+        self.connection
+            .send_replace(Connection::Up(manager.to_owned()));
+        self.channel.send_replace(Some(channel));
+        self.statuses.all_unsent();
+        self.applied.mark_changed();
+
+        let mut heartbeat = tokio::time::interval(period / HEARTBEATS_PER_PERIOD);
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = messages.message() => match message {
+                    Ok(Some(ManagerMessage { message: Some(message) })) => self.receive(message).await,
+                    Ok(Some(ManagerMessage { message: None })) => {}
+                    Ok(None) => bail!("the manager closed the session"),
+                    Err(status) => bail!("the session broke: {}", status.message()),
+                },
+                _ = heartbeat.tick() => {
+                    send(&sender, FromNode::Heartbeat(proto::Heartbeat {})).await?;
+                }
+                statuses = self.statuses.take() => {
+                    let message = FromNode::Statuses(proto::TaskStatuses { statuses });
+                    send(&sender, message).await?;
+                }
+                Ok(()) = self.applied.changed() => {
+                    let revision = *self.applied.borrow_and_update();
+                    if revision > 0 {
+                        send(&sender, FromNode::Applied(proto::Applied { revision })).await?;
+                    }
+                }
+                // A new certificate or description is told by a new session.
+                Ok(()) = self.config.identity.changed() => return Ok(()),
+                Ok(()) = self.config.description.changed() => return Ok(()),
+            }
+        }
+    }
+
+    async fn receive(&mut self, message: FromManager) {
+        match message {
+            FromManager::Assignment(message) => {
+                let mut next = self.assignment.borrow().as_ref().clone();
+                next.apply(message);
+                let next = Arc::new(next);
+                // Kept before it is acted on: after a crash the node must not fall back behind
+                // what its tasks already are.
+                let file = self.config.assignment_file.clone();
+                let kept = Arc::clone(&next);
+                let saved = tokio::task::spawn_blocking(move || kept.save(&file)).await;
+                if let Ok(Err(error)) = saved {
+                    warn!(%error, "the assignment could not be kept on disk");
+                }
+                self.assignment.send_replace(next);
+            }
+            FromManager::Logs(subscription) => {
+                if self.logs.try_send(subscription).is_err() {
+                    warn!("too many log subscriptions are waiting; one was dropped");
+                }
+            }
+            FromManager::Welcome(welcome) => {
+                self.managers.send_replace(welcome.managers);
+            }
+        }
+    }
+}
+
+async fn send(sender: &mpsc::Sender<NodeMessage>, message: FromNode) -> anyhow::Result<()> {
+    let message = NodeMessage {
+        message: Some(message),
+    };
+    sender
+        .send(message)
+        .await
+        .map_err(|_| anyhow!("the manager closed the session"))
+}
