@@ -12,6 +12,7 @@ pub mod leftovers;
 pub mod netns;
 pub mod node;
 pub mod rig;
+pub mod tasks;
 pub mod wait;
 
 pub use client::{HttpReply, http_get};
@@ -20,4 +21,5 @@ pub use lan::Lan;
 pub use netns::NetNs;
 pub use node::Node;
 pub use rig::{Rig, RigBuilder};
+pub use tasks::Task;
 pub use wait::eventually;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail};
-use mesh_tests::{Node, Rig, eventually, image, rig::UP_LIMIT};
+use anyhow::{Result, bail};
+use mesh_tests::{Rig, image};
 
 use crate::show::Show;
 
@@ -170,35 +170,12 @@ fn north_south(show: &mut Show, rig: &Rig) -> Result<()> {
 /// From a task of `shell` to the service `web` by name.
 fn east_west(show: &mut Show, rig: &Rig) -> Result<()> {
     show.step("inside a task of `shell`: the service by its name");
-    let (node, task) = a_task(rig, "shell")?;
-    show.ctl(node, &["exec", &task, "nslookup", "web"])?;
-    show.ctl(node, &["exec", &task, "ping", "-c", "3", "web"])?;
-    show.ctl(node, &["exec", &task, "curl", "-sS", "http://web/"])?;
+    let shell = rig.task("shell")?;
+    let (node, task) = (rig.node(&shell.node)?, &shell.container);
+    show.ctl(node, &["exec", task, "nslookup", "web"])?;
+    show.ctl(node, &["exec", task, "ping", "-c", "3", "web"])?;
+    show.ctl(node, &["exec", task, "curl", "-sS", "http://web/"])?;
     show.step("the virtual addresses and what is behind them");
     show.ctl(rig.first(), &["vip", "ls"])?;
     Ok(())
-}
-
-/// A running task of a service: its node, and the name to `exec` in it by.
-fn a_task<'a>(rig: &'a Rig, service: &str) -> Result<(&'a Node, String)> {
-    let format = "{{.Node}} {{.Name}}.{{.ID}} {{.CurrentState}}";
-    eventually("a running task", UP_LIMIT, || {
-        let list = rig
-            .first()
-            .ok(&["service", "ps", "--no-trunc", "--format", format, service])?;
-        for line in list.lines() {
-            let mut words = line.split_whitespace();
-            let (Some(host), Some(name), Some("Running")) =
-                (words.next(), words.next(), words.next())
-            else {
-                continue;
-            };
-            let node = rig.nodes.iter().find(|node| node.name == host);
-            return Ok((
-                node.with_context(|| format!("no node {host}"))?,
-                name.to_owned(),
-            ));
-        }
-        bail!("no task of {service} runs: {list}")
-    })
 }

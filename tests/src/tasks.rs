@@ -1,0 +1,194 @@
+//! Tasks of services as `mesh-ctl service ps` tells of them, and the processes behind them.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    node::{Node, text},
+    rig::{Rig, UP_LIMIT},
+    wait::eventually,
+};
+
+/// A task of a service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Task {
+    /// Its id.
+    pub id: String,
+    /// "web.1".
+    pub name: String,
+    /// Name of its node.
+    pub node: String,
+    /// "Running", "Failed", ...
+    pub state: String,
+    /// What its container is called on its node: "web.1.<id>".
+    pub container: String,
+}
+
+impl Rig {
+    /// Every task of a service that the manager remembers, the newest of a slot first.
+    ///
+    /// # Errors
+    /// When the command fails or prints something else.
+    pub fn history(&self, service: &str) -> Result<Vec<Task>> {
+        // The name of an older task of a slot is drawn with a branch before it.
+        let format = "{{.ID}}\t{{.Name}}\t{{.Node}}\t{{.CurrentState}}";
+        let list =
+            self.first()
+                .ok(&["service", "ps", "--no-trunc", "--format", format, service])?;
+        list.lines()
+            .map(|line| {
+                let mut words = line.split('\t').map(str::trim);
+                let mut word = || {
+                    words
+                        .next()
+                        .with_context(|| format!("cannot read {line:?}"))
+                };
+                let id = word()?.to_owned();
+                let name = word()?.trim_start_matches(['\\', '_', ' ']).to_owned();
+                let node = word()?.to_owned();
+                let state = word()?.split(' ').next().unwrap_or_default().to_owned();
+                Ok(Task {
+                    container: format!("{name}.{id}"),
+                    id,
+                    name,
+                    node,
+                    state,
+                })
+            })
+            .collect()
+    }
+
+    /// The running tasks of a service.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub fn running(&self, service: &str) -> Result<Vec<Task>> {
+        let mut tasks = self.history(service)?;
+        tasks.retain(|task| task.state == "Running");
+        tasks.sort();
+        Ok(tasks)
+    }
+
+    /// Waits until exactly this many tasks of a service run; gives them.
+    ///
+    /// # Errors
+    /// When they do not in time.
+    pub fn wait_running(&self, service: &str, count: usize) -> Result<Vec<Task>> {
+        self.wait_running_for(service, count, UP_LIMIT)
+    }
+
+    /// As [`wait_running`](Self::wait_running), with a limit of the caller's.
+    ///
+    /// # Errors
+    /// When they do not in time.
+    pub fn wait_running_for(
+        &self,
+        service: &str,
+        count: usize,
+        limit: Duration,
+    ) -> Result<Vec<Task>> {
+        eventually(
+            &format!("{count} running tasks of {service}"),
+            limit,
+            || {
+                let tasks = self.running(service)?;
+                if tasks.len() == count {
+                    return Ok(tasks);
+                }
+                let answer = self
+                    .first()
+                    .ctl(&["service", "ps", "--no-trunc", service])?;
+                bail!("{} run:\n{}", tasks.len(), answer.out)
+            },
+        )
+    }
+
+    /// One running task of a service.
+    ///
+    /// # Errors
+    /// When none runs in time.
+    pub fn task(&self, service: &str) -> Result<Task> {
+        eventually("a running task", UP_LIMIT, || {
+            self.running(service)?
+                .into_iter()
+                .next()
+                .with_context(|| format!("no task of {service} runs"))
+        })
+    }
+
+    /// The node of this name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn node(&self, name: &str) -> Result<&Node> {
+        self.nodes
+            .iter()
+            .find(|node| node.name == name)
+            .with_context(|| format!("no node {name}"))
+    }
+
+    /// Runs a command in a task that has to succeed there; gives its standard output.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn exec(&self, task: &Task, argv: &[&str]) -> Result<String> {
+        let mut args = vec!["exec", &task.container];
+        args.extend(argv);
+        self.node(&task.node)?.ok(&args)
+    }
+
+    /// Process ids of the shims of all nodes.
+    pub fn shims(&self) -> Vec<u32> {
+        self.our_processes("shim")
+    }
+
+    /// Process ids, on the machine, of the first process of a task.
+    ///
+    /// # Errors
+    /// When the task has none.
+    pub fn task_pid(&self, task: &Task) -> Result<u32> {
+        let answer =
+            self.node(&task.node)?
+                .ok(&["ps", "--no-trunc", "--format", "{{.ID}}\t{{.Names}}"])?;
+        let id = answer
+            .lines()
+            .filter_map(|line| line.split_once('\t'))
+            .find(|(_, name)| name.trim() == task.container)
+            .map(|(id, _)| id.trim().to_owned())
+            .with_context(|| format!("{} is not on {}: {answer}", task.container, task.node))?;
+        let short: String = id.chars().take(12).collect();
+        // The container's host name is the start of its id.
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            else {
+                continue;
+            };
+            let cgroup = text(&PathBuf::from(format!("/proc/{pid}/cgroup")));
+            let status = text(&PathBuf::from(format!("/proc/{pid}/status")));
+            let first = status
+                .lines()
+                .find_map(|line| line.strip_prefix("NSpid:"))
+                .is_some_and(|pids| pids.split_whitespace().skip(1).last() == Some("1"));
+            if first && (cgroup.contains(&short) || cgroup.contains(&task.id)) {
+                return Ok(pid);
+            }
+        }
+        bail!("no process of {} is found", task.container)
+    }
+
+    fn our_processes(&self, verb: &str) -> Vec<u32> {
+        let dir = self.dir().to_string_lossy().into_owned();
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|pid| {
+                let line = text(&PathBuf::from(format!("/proc/{pid}/cmdline")));
+                line.contains(&dir) && line.split('\0').any(|word| word == verb)
+            })
+            .collect()
+    }
+}
