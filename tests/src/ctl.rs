@@ -18,7 +18,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub(crate) fn new(line: String, output: &Output) -> Self {
+    /// Of a command that ended.
+    pub fn of(line: String, output: &Output) -> Self {
         use std::os::unix::process::ExitStatusExt;
         let status = output.status;
         let code = status.code();

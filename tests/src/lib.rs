@@ -11,7 +11,9 @@ pub mod lan;
 pub mod leftovers;
 pub mod netns;
 pub mod node;
+pub mod outside;
 pub mod rig;
+pub mod scenario;
 pub mod tasks;
 pub mod wait;
 
@@ -21,5 +23,6 @@ pub use lan::Lan;
 pub use netns::NetNs;
 pub use node::Node;
 pub use rig::{Rig, RigBuilder};
+pub use scenario::{scenario, scenario_on};
 pub use tasks::Task;
 pub use wait::eventually;

@@ -187,7 +187,7 @@ impl Node {
             .stdin(Stdio::null())
             .output()
             .with_context(|| format!("cannot run `{line}`"))?;
-        Ok(Answer::new(line, &output))
+        Ok(Answer::of(line, &output))
     }
 
     /// `mesh-ctl` on this node's socket, to add arguments to.

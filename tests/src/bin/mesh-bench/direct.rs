@@ -1,9 +1,7 @@
 //! Host to host: no tasks, no mesh; what the LAN itself gives.
 
-use std::process::{Child, Command, Stdio};
-
-use anyhow::{Context, Result};
-use mesh_tests::{NetNs, Rig, eventually, http_get, image, rig};
+use anyhow::Result;
+use mesh_tests::{NetNs, Rig, image, outside::Server, rig};
 
 use crate::{Path, Side, figures::Load};
 
@@ -16,7 +14,7 @@ pub(crate) struct Direct {
 impl Direct {
     pub(crate) fn new() -> Result<Self> {
         let rig = Rig::builder(&rig::test_name("bd")).nodes(2).world()?;
-        let server = Server::start(&rig.nodes[1].ns)?;
+        let server = Server::start(&rig.nodes[1].ns, 80)?;
         Ok(Self {
             rig,
             _server: server,
@@ -35,33 +33,6 @@ impl Side for Direct {
             Path::Overlay | Path::Vip => &self.rig.nodes[0].ns,
         };
         generate(from, load, &format!("{}:80", self.rig.nodes[1].address))
-    }
-}
-
-/// A whoami that serves in a namespace until dropped.
-pub(crate) struct Server(Child);
-
-impl Server {
-    pub(crate) fn start(ns: &NetNs) -> Result<Self> {
-        let program = image::static_whoami()?;
-        let mut command: Command = ns.command(&program.to_string_lossy(), None)?;
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .context("cannot start whoami")?;
-        let server = Self(child);
-        eventually("whoami to listen", rig::UP_LIMIT, || {
-            ns.enter(|| http_get(std::net::Ipv4Addr::LOCALHOST, 80, "/").map(drop))
-        })?;
-        Ok(server)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

@@ -7,13 +7,9 @@
 //! ```
 
 use anyhow::Result;
-use mesh_tests::{NetNs, Node, Rig, lan::UPLINK, rig};
+use mesh_tests::{NetNs, Node, Rig, lan::UPLINK, outside::Server, rig};
 
-use crate::{
-    Path, Side,
-    direct::{Server, generate},
-    figures::Load,
-};
+use crate::{Path, Side, direct::generate, figures::Load};
 
 /// The server task on n2.
 const SERVER: &str = "10.200.0.102";
@@ -45,7 +41,7 @@ impl Kernel {
         let generator = task(&rig.nodes[0], &format!("{name}-t1"), GENERATOR)?;
         let server_task = task(&rig.nodes[1], &format!("{name}-t2"), SERVER)?;
         virtual_address(&generator)?;
-        let server = Server::start(&server_task)?;
+        let server = Server::start(&server_task, 80)?;
         Ok(Self {
             rig,
             generator,

@@ -1,0 +1,120 @@
+//! Published ports: every node answers, the replica sees the client, nothing is lost or changed.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use anyhow::{Result, ensure};
+use mesh_tests::{Rig, client, http_get, image, scenario};
+
+/// Requests on new connections, to the nodes in turn.
+const REQUESTS: usize = 200;
+
+/// Asks the nodes in turn from the client; gives the replicas that answered.
+fn ask_all(rig: &Rig) -> Result<BTreeSet<String>> {
+    rig.client.enter(|| {
+        let mut replicas = BTreeSet::new();
+        for number in 0..REQUESTS {
+            let node = &rig.nodes[number % rig.nodes.len()];
+            let reply = http_get(node.address, 80, "/")?;
+            ensure!(
+                reply.status == 200,
+                "request {number}: status {}",
+                reply.status
+            );
+            let seen = reply.field("Client").unwrap_or_default();
+            ensure!(
+                seen == reply.local.to_string(),
+                "request {number} by {}: came from {}, the replica saw {seen}",
+                node.name,
+                reply.local
+            );
+            replicas.insert(image::replica(&reply.text())?);
+        }
+        Ok(replicas)
+    })
+}
+
+fn publish(rig: &Rig, args: &[&str]) -> Result<()> {
+    let mut all = vec![
+        "service",
+        "create",
+        "-q",
+        "--name",
+        "web",
+        "--publish",
+        "80:80",
+    ];
+    all.extend(args);
+    all.push(image::WHOAMI);
+    rig.first().ok(&all).map(drop)
+}
+
+#[test]
+fn every_node_answers_with_every_replica_and_the_clients_address() {
+    scenario("ing", 3, |rig| {
+        publish(rig, &["--replicas", "5"])?;
+        let replicas = ask_all(rig)?;
+        ensure!(replicas.len() == 5, "only {replicas:?} answered");
+        Ok(())
+    });
+}
+
+#[test]
+fn nodes_without_replicas_answer_too() {
+    scenario("ingr", 3, |rig| {
+        publish(
+            rig,
+            &["--replicas", "2", "--constraint", "node.hostname==n3"],
+        )?;
+        let tasks = rig.wait_running("web", 2)?;
+        ensure!(tasks.iter().all(|task| task.node == "n3"), "{tasks:?}");
+        let replicas = ask_all(rig)?;
+        ensure!(replicas.len() == 2, "only {replicas:?} answered");
+        download(rig)?;
+        own_processes(rig)
+    });
+}
+
+/// 100 MB through n1, which runs no replica; the bytes follow whoami's pattern.
+fn download(rig: &Rig) -> Result<()> {
+    const SIZE: usize = 100_000_000;
+    let first = rig.first().address;
+    let reply = rig
+        .client
+        .enter(|| http_get(first, 80, &format!("/bytes/{SIZE}")))?;
+    ensure!(reply.body.len() == SIZE, "{} bytes came", reply.body.len());
+    let wrong = reply
+        .body
+        .iter()
+        .enumerate()
+        .find(|(at, byte)| usize::from(**byte) != (at % 65521) % 251);
+    ensure!(wrong.is_none(), "a wrong byte: {wrong:?}");
+    Ok(())
+}
+
+/// The nodes' own processes ask by loopback and by the node's address, with and without a replica there.
+fn own_processes(rig: &Rig) -> Result<()> {
+    for node in &rig.nodes {
+        for address in [Ipv4Addr::LOCALHOST, node.address] {
+            let reply = node.ns.enter(|| http_get(address, 80, "/"));
+            let reply =
+                reply.map_err(|error| error.context(format!("{address} on {}", node.name)))?;
+            ensure!(reply.status == 200, "{address} on {}", node.name);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_thousand_datagrams_come_back() {
+    scenario("udp", 3, |rig| {
+        publish(rig, &["--publish", "80:80/udp", "--replicas", "2"])?;
+        rig.wait_running("web", 2)?;
+        for node in &rig.nodes {
+            let back = rig
+                .client
+                .enter(|| client::udp_echo(node.address, 80, 1000))?;
+            ensure!(back == 1000, "by {}: {back} of 1000 came back", node.name);
+        }
+        Ok(())
+    });
+}

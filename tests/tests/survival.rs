@@ -1,0 +1,121 @@
+//! `kill -9` of an agent: packets and tasks go on, and the next agent takes over what it finds.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Result, ensure};
+use mesh_tests::{Rig, eventually, http_get, image, rig::UP_LIMIT, scenario};
+
+/// Requests that run while the agent is killed.
+const REQUESTS: usize = 1000;
+
+fn web(rig: &Rig) -> Result<()> {
+    let create = [
+        "service",
+        "create",
+        "-q",
+        "--name",
+        "web",
+        "--publish",
+        "80:80",
+    ];
+    rig.first()
+        .ok(&[&create[..], &["--replicas", "4", image::WHOAMI]].concat())?;
+    rig.wait_running("web", 4).map(drop)
+}
+
+/// Task ids and the processes behind them.
+fn alive(rig: &Rig) -> Result<Vec<(String, u32)>> {
+    let tasks = rig.running("web")?;
+    tasks
+        .iter()
+        .map(|task| Ok((task.id.clone(), rig.task_pid(task)?)))
+        .collect()
+}
+
+#[test]
+fn no_request_fails_while_the_asked_agent_is_killed() {
+    scenario("kill", 2, |rig| {
+        web(rig)?;
+        let before = alive(rig)?;
+        let asked = rig.nodes[1].address;
+        let done = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let client = &rig.client;
+            let done = &done;
+            let requests = scope.spawn(move || {
+                client.enter(|| {
+                    for number in 0..REQUESTS {
+                        let reply = http_get(asked, 80, "/")
+                            .map_err(|error| error.context(format!("request {number}")))?;
+                        ensure!(reply.status == 200, "request {number}: {}", reply.status);
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Ok(())
+                })
+            });
+            eventually("requests to run", UP_LIMIT, || {
+                ensure!(done.load(Ordering::Relaxed) > REQUESTS / 10);
+                Ok(())
+            })?;
+            rig.nodes[1].kill()?;
+            let killed_at = done.load(Ordering::Relaxed);
+            ensure!(
+                killed_at < REQUESTS,
+                "all requests were over before the kill"
+            );
+            match requests.join() {
+                Ok(result) => result,
+                Err(_) => anyhow::bail!("the requests panicked"),
+            }
+        })?;
+        rig.nodes[1].start()?;
+        rig.wait_ready(2)?;
+        let after = eventually("the same tasks", UP_LIMIT, || {
+            let after = alive(rig)?;
+            ensure!(after == before, "before {before:?}, after {after:?}");
+            Ok(after)
+        })?;
+        ensure!(after.len() == 4);
+        let reply = rig.client.enter(|| http_get(asked, 80, "/"))?;
+        ensure!(reply.status == 200);
+        Ok(())
+    });
+}
+
+#[test]
+fn the_state_survives_the_death_of_the_managers_agent() {
+    scenario("state", 2, |rig| {
+        web(rig)?;
+        let before = alive(rig)?;
+        for round in 0..3 {
+            let name = format!("extra{round}");
+            let create = [
+                "service",
+                "create",
+                "-d",
+                "-q",
+                "--replicas",
+                "0",
+                "--name",
+                &name,
+            ];
+            rig.first().ok(&[&create[..], &[image::WHOAMI]].concat())?;
+            // What was answered must be there, however soon the power goes.
+            rig.nodes[0].kill()?;
+            rig.nodes[0].start()?;
+            rig.wait_ready(2)?;
+            let list = rig
+                .first()
+                .ok(&["service", "ls", "--format", "{{.Name}}"])?;
+            ensure!(
+                list.lines().any(|line| line == name),
+                "{name} is lost: {list}"
+            );
+        }
+        eventually("the same tasks", UP_LIMIT, || {
+            let after = alive(rig)?;
+            ensure!(after == before, "before {before:?}, after {after:?}");
+            Ok(())
+        })
+    });
+}
