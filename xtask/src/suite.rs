@@ -52,7 +52,10 @@ pub(crate) fn test(filter: Option<&str>, unit_only: bool) -> Result<()> {
     sh::say("unit tests (no root needed)");
     let mut unit = sh::cargo();
     unit.args(["test", "--workspace", "--no-fail-fast", "--lib", "--bins"]);
-    ok &= tally(&mut unit, filter, &mut count)?;
+    ok &= tally(&mut unit, filter, &[], &mut count)?;
+    let mut examples = sh::cargo();
+    examples.args(["test", "--workspace", "--no-fail-fast", "--doc", "--quiet"]);
+    ok &= tally(&mut examples, filter, &[], &mut count)?;
 
     if !unit_only {
         sh::say("tests of single crates that need root");
@@ -65,12 +68,13 @@ pub(crate) fn test(filter: Option<&str>, unit_only: bool) -> Result<()> {
             "--no-fail-fast",
         ]);
         root.args(["--test", "*"]);
-        ok &= tally(&mut root, filter, &mut count)?;
+        ok &= tally(&mut root, filter, &[], &mut count)?;
 
         sh::say("end to end: nodes as network namespaces");
         let mut whole = sh::cargo();
         whole.args(["test", "-p", "mesh-tests", "--no-fail-fast", "--test", "*"]);
-        ok &= tally(&mut whole, filter, &mut count)?;
+        // A rig is several agents and many tasks: two at a time suit two cores.
+        ok &= tally(&mut whole, filter, &["--test-threads=2"], &mut count)?;
     }
 
     let seconds = began.elapsed().as_secs();
@@ -91,10 +95,13 @@ pub(crate) fn test(filter: Option<&str>, unit_only: bool) -> Result<()> {
 }
 
 /// Runs `cargo test`, passes its lines on and counts them.
-fn tally(cargo: &mut Command, filter: Option<&str>, count: &mut Count) -> Result<bool> {
-    if let Some(filter) = filter {
-        cargo.arg("--").arg(filter);
-    }
+fn tally(
+    cargo: &mut Command,
+    filter: Option<&str>,
+    harness: &[&str],
+    count: &mut Count,
+) -> Result<bool> {
+    cargo.arg("--").args(filter).args(harness);
     println!("+ {}", sh::shown(cargo));
     let mut child = cargo
         .stdout(Stdio::piped())
