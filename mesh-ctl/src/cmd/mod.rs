@@ -1,0 +1,42 @@
+//! The commands, one file each.
+
+pub(crate) mod exec;
+pub(crate) mod image;
+pub(crate) mod info;
+pub(crate) mod logs;
+pub(crate) mod network;
+pub(crate) mod node;
+pub(crate) mod ps;
+pub(crate) mod service;
+pub(crate) mod swarm;
+pub(crate) mod version;
+pub(crate) mod vip;
+
+use std::{future::Future, process::ExitCode};
+
+use anyhow::{Result, bail};
+
+/// Does something to each of several objects, prints each name that succeeded, and fails with all
+/// the errors when some did not.
+pub(crate) async fn for_each<F, Fut>(names: Vec<String>, mut action: F) -> Result<()>
+where
+    F: FnMut(String) -> Fut,
+    Fut: Future<Output = Result<()>>,
+{
+    let mut errors = Vec::new();
+    for name in names {
+        match action(name.clone()).await {
+            Ok(()) => println!("{name}"),
+            Err(error) => errors.push(format!("{error:#}")),
+        }
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    bail!(errors.join("\n"))
+}
+
+/// An exit code from a command's own.
+pub(crate) fn exit_code(code: i64) -> ExitCode {
+    u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)
+}

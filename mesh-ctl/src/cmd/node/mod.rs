@@ -1,0 +1,41 @@
+//! `node`: the cluster's nodes.
+
+mod inspect;
+mod ls;
+mod pretty;
+mod ps;
+
+use anyhow::{Result, bail};
+use clap::Subcommand;
+use mesh_api::{Client, engine::Node};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show nodes in full
+    Inspect(inspect::Args),
+    /// List nodes
+    #[command(visible_alias = "list")]
+    Ls(ls::Args),
+    /// List the tasks of nodes
+    Ps(ps::Args),
+}
+
+pub(crate) async fn run(client: &Client, command: Command) -> Result<()> {
+    match command {
+        Command::Inspect(args) => inspect::run(client, args).await,
+        Command::Ls(args) => ls::run(client, args).await,
+        Command::Ps(args) => ps::run(client, args).await,
+    }
+}
+
+/// A node by reference; `self` is the agent's own.
+pub(crate) async fn find(client: &Client, reference: &str) -> Result<Node> {
+    if reference != "self" {
+        return Ok(client.node(reference).await?);
+    }
+    let own = client.info().await?.swarm.and_then(|swarm| swarm.node_id).unwrap_or_default();
+    if own.is_empty() {
+        bail!("this node is not part of a swarm: run 'mesh-ctl swarm init' or 'mesh-ctl swarm join'");
+    }
+    Ok(client.node(&own).await?)
+}

@@ -1,0 +1,84 @@
+//! `swarm init`
+
+use anyhow::Result;
+use mesh_api::{
+    Client,
+    engine::{
+        SwarmInitRequest, SwarmSpec, SwarmSpecCaConfig, SwarmSpecEncryptionConfig,
+        SwarmSpecOrchestration,
+    },
+};
+
+use super::Role;
+use crate::flags::quantity;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Address that other nodes reach this node at (address, interface, either with :port)
+    #[arg(long, default_value = "", hide_default_value = true)]
+    advertise_addr: String,
+    /// Address the manager listens on
+    #[arg(long, default_value = "0.0.0.0:2377")]
+    listen_addr: String,
+    /// Address of the tunnels, if another
+    #[arg(long, default_value = "", hide_default_value = true)]
+    data_path_addr: String,
+    /// UDP port of the tunnels (1024-49151); 0 is 4789
+    #[arg(long, default_value_t = 0)]
+    data_path_port: u32,
+    /// Pools that networks are cut from, as address/length
+    #[arg(long, value_name = "CIDR")]
+    default_addr_pool: Vec<String>,
+    /// Prefix length of the networks cut from the pools; 0 is the agent's own choice
+    #[arg(long, default_value_t = 0)]
+    default_addr_pool_mask_length: u32,
+    /// active, pause or drain
+    #[arg(long, default_value = "active", value_parser = ["active", "pause", "drain"])]
+    availability: String,
+    /// Lock the managers' state when they restart
+    #[arg(long)]
+    autolock: bool,
+    /// How long node certificates live
+    #[arg(long, value_parser = quantity::duration, value_name = "DURATION")]
+    cert_expiry: Option<i64>,
+    /// Ended tasks kept per slot
+    #[arg(long)]
+    task_history_limit: Option<i64>,
+    /// Rebuild a cluster from this manager's state
+    #[arg(long)]
+    force_new_cluster: bool,
+}
+
+pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
+    let spec = SwarmSpec {
+        ca_config: args.cert_expiry.map(|expiry| SwarmSpecCaConfig {
+            node_cert_expiry: Some(expiry),
+            ..Default::default()
+        }),
+        orchestration: args.task_history_limit.map(|limit| SwarmSpecOrchestration {
+            task_history_retention_limit: Some(limit),
+        }),
+        encryption_config: Some(SwarmSpecEncryptionConfig {
+            auto_lock_managers: Some(args.autolock),
+        }),
+        ..Default::default()
+    };
+    let request = SwarmInitRequest {
+        listen_addr: Some(args.listen_addr),
+        advertise_addr: Some(args.advertise_addr),
+        data_path_addr: Some(args.data_path_addr),
+        data_path_port: Some(args.data_path_port),
+        default_addr_pool: Some(args.default_addr_pool),
+        force_new_cluster: Some(args.force_new_cluster),
+        subnet_size: Some(args.default_addr_pool_mask_length),
+        spec: Some(spec),
+    };
+    let id = client.swarm_init(&request, &args.availability).await?;
+    let join = super::join_command(client, Role::Worker).await?;
+    println!("Swarm initialized: current node ({id}) is now a manager.\n");
+    println!("To add a worker to this swarm, run the following command:\n\n{join}\n");
+    println!(
+        "To add a manager to this swarm, run 'mesh-ctl swarm join-token manager' and follow the instructions.\n"
+    );
+    Ok(())
+}

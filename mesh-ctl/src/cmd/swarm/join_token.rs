@@ -1,0 +1,38 @@
+//! `swarm join-token`
+
+use anyhow::Result;
+use mesh_api::Client;
+
+use super::Role;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Whose token
+    role: Role,
+    /// Only show the token
+    #[arg(short, long)]
+    quiet: bool,
+    /// Make a new token; the old one is refused from then on
+    #[arg(long)]
+    rotate: bool,
+}
+
+pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
+    if args.rotate {
+        let swarm = client.swarm().await?;
+        let version = swarm.version.and_then(|version| version.index).unwrap_or(0);
+        let spec = swarm.spec.unwrap_or_default();
+        let (worker, manager) = (args.role == Role::Worker, args.role == Role::Manager);
+        client.swarm_update(version, &spec, worker, manager).await?;
+        if !args.quiet {
+            println!("Successfully rotated {} join token.\n", args.role);
+        }
+    }
+    if args.quiet {
+        println!("{}", super::token(client, args.role).await?);
+        return Ok(());
+    }
+    let join = super::join_command(client, args.role).await?;
+    println!("To add a {} to this swarm, run the following command:\n\n{join}\n", args.role);
+    Ok(())
+}

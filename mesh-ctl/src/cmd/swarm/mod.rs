@@ -1,0 +1,78 @@
+//! `swarm`: the cluster.
+
+mod init;
+mod join;
+mod join_token;
+mod leave;
+
+use anyhow::Result;
+use clap::Subcommand;
+use mesh_api::Client;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a cluster with this node as its first manager
+    Init(init::Args),
+    /// Join a cluster
+    Join(join::Args),
+    /// Show or rotate the tokens that nodes join with
+    JoinToken(join_token::Args),
+    /// Leave the cluster
+    Leave(leave::Args),
+}
+
+pub(crate) async fn run(client: &Client, command: Command) -> Result<()> {
+    match command {
+        Command::Init(args) => init::run(client, args).await,
+        Command::Join(args) => join::run(client, args).await,
+        Command::JoinToken(args) => join_token::run(client, args).await,
+        Command::Leave(args) => leave::run(client, args).await,
+    }
+}
+
+/// Which node a token makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Role {
+    /// Runs tasks.
+    Worker,
+    /// Holds the cluster's state as well.
+    Manager,
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Worker => "worker",
+            Self::Manager => "manager",
+        })
+    }
+}
+
+/// The command that joins a node, with the token and this manager's address.
+pub(crate) async fn join_command(client: &Client, role: Role) -> Result<String> {
+    let token = token(client, role).await?;
+    let info = client.info().await?;
+    let swarm = info.swarm.unwrap_or_default();
+    let own = swarm.node_id.unwrap_or_default();
+    let address = match client.node(&own).await {
+        Ok(node) => node.manager_status.and_then(|status| status.addr),
+        Err(_) => None,
+    };
+    let address = address
+        .or_else(|| {
+            let managers = swarm.remote_managers.unwrap_or_default();
+            managers.into_iter().find_map(|manager| manager.addr)
+        })
+        .ok_or_else(|| anyhow::anyhow!("the address of this manager is not known yet: try again"))?;
+    Ok(format!("    mesh-ctl swarm join --token {token} {address}"))
+}
+
+/// The token of a role.
+pub(crate) async fn token(client: &Client, role: Role) -> Result<String> {
+    let tokens = client.swarm().await?.join_tokens.unwrap_or_default();
+    match role {
+        Role::Worker => tokens.worker,
+        Role::Manager => tokens.manager,
+    }
+    .ok_or_else(|| anyhow::anyhow!("the agent gave no {role} token"))
+}

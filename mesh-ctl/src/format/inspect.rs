@@ -1,0 +1,59 @@
+//! Writes whole objects: indented JSON, or a template each.
+
+use std::io::Write;
+
+use anyhow::Result;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::template::Template;
+
+/// Writes objects to standard output; `format` is `json` or a Go template.
+pub(crate) fn print<T: Serialize>(objects: &[T], format: Option<&str>) -> Result<()> {
+    let text = render(objects, format)?;
+    std::io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+fn render<T: Serialize>(objects: &[T], format: Option<&str>) -> Result<String> {
+    match format {
+        None | Some("") => indented(objects),
+        Some("json") => Ok(format!("{}\n", serde_json::to_string(objects)?)),
+        Some(format) => {
+            let template = Template::parse(format)?;
+            let mut out = String::new();
+            for object in objects {
+                let value: Value = serde_json::to_value(object)?;
+                out.push_str(&template.render_object(&value)?);
+                out.push('\n');
+            }
+            Ok(out)
+        }
+    }
+}
+
+/// JSON with Docker's four blanks of indentation.
+pub(crate) fn indented<T: Serialize + ?Sized>(value: &T) -> Result<String> {
+    let mut out = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))?;
+    out.push(b'\n');
+    Ok(String::from_utf8(out)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn shapes() {
+        let objects = [json!({"ID": "a", "N": {"x": 1}})];
+        assert_eq!(
+            render(&objects, None).expect("indents"),
+            "[\n    {\n        \"ID\": \"a\",\n        \"N\": {\n            \"x\": 1\n        }\n    }\n]\n"
+        );
+        assert_eq!(render(&objects, Some("{{.N.x}}")).expect("renders"), "1\n");
+    }
+}

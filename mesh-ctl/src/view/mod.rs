@@ -1,0 +1,42 @@
+//! How objects of the API are put into words: shared by the commands that list them.
+
+pub(crate) mod ports;
+pub(crate) mod task_table;
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+/// The wire's word for an enum's value; empty for none.
+pub(crate) fn word<T: Serialize>(value: Option<T>) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => text,
+        _ => String::new(),
+    }
+}
+
+/// A map in the order of its keys.
+pub(crate) fn sorted(map: Option<&HashMap<String, String>>) -> Vec<(&str, &str)> {
+    let mut pairs: Vec<_> = map
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    pairs.sort_unstable();
+    pairs
+}
+
+/// Labels as `a=1,b=2`.
+pub(crate) fn label_text(labels: Option<&HashMap<String, String>>) -> String {
+    let pairs: Vec<String> =
+        sorted(labels).into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    pairs.join(",")
+}
+
+/// An image without the digest it was pinned to.
+pub(crate) fn image_name(image: &str) -> &str {
+    match image.split_once('@') {
+        Some((name, _)) if name.rsplit('/').next().is_some_and(|last| last.contains(':')) => name,
+        _ => image,
+    }
+}
