@@ -34,7 +34,13 @@ mod tests {
     #[test]
     fn quotes_keep_commas() {
         let read = fields(r#"type=volume,"volume-opt=o=addr=1.2.3.4,rw",ro"#).expect("fields");
-        assert_eq!(read[1], ("volume-opt".to_owned(), Some("o=addr=1.2.3.4,rw".to_owned())));
+        assert_eq!(
+            read[1],
+            (
+                "volume-opt".to_owned(),
+                Some("o=addr=1.2.3.4,rw".to_owned())
+            )
+        );
         assert_eq!(read[2], ("ro".to_owned(), None));
         assert!(fields("a=\"b").is_err());
     }

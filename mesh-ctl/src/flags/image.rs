@@ -54,9 +54,9 @@ pub(crate) fn unpinned_warning(image: &str) -> String {
 pub(crate) fn registry_auth(image: &str) -> Option<String> {
     use std::path::PathBuf;
 
-    let directory = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"))
-    })?;
+    let directory = std::env::var_os("DOCKER_CONFIG")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker")))?;
     let text = std::fs::read_to_string(directory.join("config.json")).ok()?;
     let config: serde_json::Value = serde_json::from_str(&text).ok()?;
     let registry = match image.split_once('/') {
@@ -92,6 +92,9 @@ mod tests {
 
     #[test]
     fn credentials() {
-        assert_eq!(decode_pair("Ym9iOnBhc3M="), Some(("bob".to_owned(), "pass".to_owned())));
+        assert_eq!(
+            decode_pair("Ym9iOnBhc3M="),
+            Some(("bob".to_owned(), "pass".to_owned()))
+        );
     }
 }

@@ -79,13 +79,17 @@ fn set(mount: &mut Mount, key: &str, value: String) -> Result<()> {
         }
         "tmpfs-size" => {
             let size = super::quantity::bytes(&value).map_err(anyhow::Error::msg)?;
-            mount.tmpfs_options.get_or_insert_with(MountTmpfsOptions::default).size_bytes =
-                Some(size);
+            mount
+                .tmpfs_options
+                .get_or_insert_with(MountTmpfsOptions::default)
+                .size_bytes = Some(size);
         }
         "tmpfs-mode" => match i64::from_str_radix(&value, 8) {
             Ok(mode) => {
-                mount.tmpfs_options.get_or_insert_with(MountTmpfsOptions::default).mode =
-                    Some(mode);
+                mount
+                    .tmpfs_options
+                    .get_or_insert_with(MountTmpfsOptions::default)
+                    .mode = Some(mode);
             }
             Err(_) => bail!("invalid tmpfs-mode {value:?}: write it in octal, as 1770"),
         },
@@ -124,15 +128,21 @@ fn check(mount: &Mount, text: &str) -> Result<()> {
 }
 
 fn bind(mount: &mut Mount) -> &mut MountBindOptions {
-    mount.bind_options.get_or_insert_with(MountBindOptions::default)
+    mount
+        .bind_options
+        .get_or_insert_with(MountBindOptions::default)
 }
 
 fn volume(mount: &mut Mount) -> &mut MountVolumeOptions {
-    mount.volume_options.get_or_insert_with(MountVolumeOptions::default)
+    mount
+        .volume_options
+        .get_or_insert_with(MountVolumeOptions::default)
 }
 
 fn driver(mount: &mut Mount) -> &mut MountVolumeOptionsDriverConfig {
-    volume(mount).driver_config.get_or_insert_with(MountVolumeOptionsDriverConfig::default)
+    volume(mount)
+        .driver_config
+        .get_or_insert_with(MountVolumeOptionsDriverConfig::default)
 }
 
 fn truth(key: &str, value: Option<&str>) -> Result<bool> {
@@ -151,25 +161,42 @@ mod tests {
     fn kinds() {
         let bind = parse("type=bind,src=/a,dst=/b,readonly").expect("bind");
         assert_eq!(
-            (bind.typ, bind.read_only, bind.source.as_deref(), bind.target.as_deref()),
+            (
+                bind.typ,
+                bind.read_only,
+                bind.source.as_deref(),
+                bind.target.as_deref()
+            ),
             (Some(Kind::BIND), Some(true), Some("/a"), Some("/b"))
         );
         let volume = parse(
             "source=data,target=/d,volume-driver=local,volume-opt=type=nfs,\"volume-opt=o=addr=1.2.3.4,rw\"",
         )
         .expect("volume");
-        let driver = volume.volume_options.expect("options").driver_config.expect("driver");
+        let driver = volume
+            .volume_options
+            .expect("options")
+            .driver_config
+            .expect("driver");
         assert_eq!(driver.options.expect("options")["o"], "addr=1.2.3.4,rw");
         let tmpfs = parse("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1770").expect("tmpfs");
         let options = tmpfs.tmpfs_options.expect("options");
-        assert_eq!((options.size_bytes, options.mode), (Some(1 << 20), Some(0o1770)));
+        assert_eq!(
+            (options.size_bytes, options.mode),
+            (Some(1 << 20), Some(0o1770))
+        );
     }
 
     #[test]
     fn nonsense() {
         for text in [
-            "type=bind,dst=/b", "type=nope,dst=/b", "src=/a", "type=tmpfs,src=x,dst=/t",
-            "type=bind,src=/a,dst=/b,tmpfs-size=1", "dst=/b,wat=1", "dst=/b,ro=maybe",
+            "type=bind,dst=/b",
+            "type=nope,dst=/b",
+            "src=/a",
+            "type=tmpfs,src=x,dst=/t",
+            "type=bind,src=/a,dst=/b,tmpfs-size=1",
+            "dst=/b,wat=1",
+            "dst=/b,ro=maybe",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }

@@ -38,7 +38,10 @@ mod tests {
 
     #[test]
     fn notations() {
-        assert_eq!(parse("front").expect("short").target.as_deref(), Some("front"));
+        assert_eq!(
+            parse("front").expect("short").target.as_deref(),
+            Some("front")
+        );
         let long = parse("name=front,alias=a,alias=b").expect("long");
         assert_eq!(long.aliases.expect("aliases"), ["a", "b"]);
         assert!(parse("alias=a").is_err());

@@ -132,8 +132,14 @@ mod tests {
     #[test]
     fn notations() {
         assert_eq!(read("80"), [(80, None, Protocol::TCP, Mode::INGRESS)]);
-        assert_eq!(read("8080:80"), [(80, Some(8080), Protocol::TCP, Mode::INGRESS)]);
-        assert_eq!(read("53:53/udp"), [(53, Some(53), Protocol::UDP, Mode::INGRESS)]);
+        assert_eq!(
+            read("8080:80"),
+            [(80, Some(8080), Protocol::TCP, Mode::INGRESS)]
+        );
+        assert_eq!(
+            read("53:53/udp"),
+            [(53, Some(53), Protocol::UDP, Mode::INGRESS)]
+        );
         assert_eq!(read("8000-8002:80-82").len(), 3);
         assert_eq!(
             read("published=81,target=80,protocol=udp,mode=host"),
@@ -144,8 +150,16 @@ mod tests {
     #[test]
     fn nonsense() {
         for text in [
-            "", "x", "0:80", "80:70000", "80/icmp", "1-2:1-3", "published=80", "target=80,mode=x",
-            "127.0.0.1:80:80", "5-1:5-1",
+            "",
+            "x",
+            "0:80",
+            "80:70000",
+            "80/icmp",
+            "1-2:1-3",
+            "published=80",
+            "target=80,mode=x",
+            "127.0.0.1:80:80",
+            "5-1:5-1",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }

@@ -3,7 +3,9 @@
 /// Bytes: `64M`, `1.5g`, `512KiB`, `100`. Units are binary, as Docker reads memory.
 pub(crate) fn bytes(text: &str) -> Result<i64, String> {
     let wrong = || format!("invalid size {text:?}: write it as 64M or 1g");
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let number: f64 = text[..end].parse().map_err(|_| wrong())?;
     let unit = text[end..].trim().to_ascii_lowercase();
     let shift = match unit.trim_end_matches('b').trim_end_matches('i') {
@@ -44,10 +46,14 @@ pub(crate) fn duration(text: &str) -> Result<i64, String> {
     let mut rest = text;
     let mut nanos = 0.0;
     while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+        let end = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(wrong)?;
         let number: f64 = rest[..end].parse().map_err(|_| wrong())?;
         rest = &rest[end..];
-        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(rest.len());
         nanos += number
             * match &rest[..end] {
                 "ns" => 1.0,
@@ -72,9 +78,13 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, expected) in
-            [("64M", 64 << 20), ("1g", 1 << 30), ("1.5GiB", 3 << 29), ("100", 100), ("2kb", 2048)]
-        {
+        for (text, expected) in [
+            ("64M", 64 << 20),
+            ("1g", 1 << 30),
+            ("1.5GiB", 3 << 29),
+            ("100", 100),
+            ("2kb", 2048),
+        ] {
             assert_eq!(bytes(text), Ok(expected), "{text}");
         }
         for text in ["", "M", "-1", "5x", "1..2"] {
@@ -90,9 +100,12 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, expected) in
-            [("10s", 10_000_000_000), ("1m30s", 90_000_000_000), ("1.5ms", 1_500_000), ("0", 0)]
-        {
+        for (text, expected) in [
+            ("10s", 10_000_000_000),
+            ("1m30s", 90_000_000_000),
+            ("1.5ms", 1_500_000),
+            ("0", 0),
+        ] {
             assert_eq!(duration(text), Ok(expected), "{text}");
         }
         for text in ["", "10", "s", "-1s", "1d"] {

@@ -36,7 +36,9 @@ fn render<T: Serialize>(objects: &[T], format: Option<&str>) -> Result<String> {
 pub(crate) fn indented<T: Serialize + ?Sized>(value: &T) -> Result<String> {
     let mut out = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))?;
+    value.serialize(&mut serde_json::Serializer::with_formatter(
+        &mut out, formatter,
+    ))?;
     out.push(b'\n');
     Ok(String::from_utf8(out)?)
 }

@@ -117,10 +117,14 @@ impl Listing {
 
 /// Aligns lines of fields parted by tabs.
 pub(crate) fn align(lines: &str) -> Result<String> {
-    let mut writer = TabWriter::new(Vec::new()).minwidth(MIN_COLUMN - GAP).padding(GAP);
+    let mut writer = TabWriter::new(Vec::new())
+        .minwidth(MIN_COLUMN - GAP)
+        .padding(GAP);
     writer.write_all(lines.as_bytes())?;
     writer.flush()?;
-    let bytes = writer.into_inner().map_err(|error| anyhow::anyhow!("{error}"))?;
+    let bytes = writer
+        .into_inner()
+        .map_err(|error| anyhow::anyhow!("{error}"))?;
     Ok(String::from_utf8(bytes)?)
 }
 
@@ -136,8 +140,14 @@ mod tests {
 
     fn rows() -> Vec<Row> {
         vec![
-            Row::new().with("ID", "abc123def456").with("Name", "ingress").with("Driver", "overlay"),
-            Row::new().with("ID", "x").with("Name", "n").with("Driver", ""),
+            Row::new()
+                .with("ID", "abc123def456")
+                .with("Name", "ingress")
+                .with("Driver", "overlay"),
+            Row::new()
+                .with("ID", "x")
+                .with("Name", "n")
+                .with("Driver", ""),
         ]
     }
 
@@ -170,14 +180,20 @@ mod tests {
 
     #[test]
     fn templates_json_and_quiet() {
-        assert_eq!(render(Some("{{.Name}}={{.ID}}"), false), "ingress=abc123def456\nn=x\n");
+        assert_eq!(
+            render(Some("{{.Name}}={{.ID}}"), false),
+            "ingress=abc123def456\nn=x\n"
+        );
         assert_eq!(render(None, true), "abc123def456\nx\n");
         assert_eq!(
             render(Some("json"), false),
             "{\"Driver\":\"overlay\",\"ID\":\"abc123def456\",\"Name\":\"ingress\"}\n\
              {\"Driver\":\"\",\"ID\":\"x\",\"Name\":\"n\"}\n"
         );
-        assert_eq!(render(Some("{{json .Name}}"), false), "\"ingress\"\n\"n\"\n");
+        assert_eq!(
+            render(Some("{{json .Name}}"), false),
+            "\"ingress\"\n\"n\"\n"
+        );
     }
 
     #[test]

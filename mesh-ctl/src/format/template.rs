@@ -16,21 +16,32 @@ impl Template {
         let mut template = gtmpl::Template::default();
         template.add_funcs(&[
             ("json", json as gtmpl::Func),
-            ("upper", |args| text_function("upper", args, str::to_uppercase)),
-            ("lower", |args| text_function("lower", args, str::to_lowercase)),
-            ("title", |args| text_function("title", args, super::human::title)),
+            ("upper", |args| {
+                text_function("upper", args, str::to_uppercase)
+            }),
+            ("lower", |args| {
+                text_function("lower", args, str::to_lowercase)
+            }),
+            ("title", |args| {
+                text_function("title", args, super::human::title)
+            }),
             ("split", split),
             ("join", join),
             ("truncate", truncate),
             ("pad", pad),
         ]);
-        template.parse(text).map_err(|error| anyhow!("template parsing error: {error}"))?;
+        template
+            .parse(text)
+            .map_err(|error| anyhow!("template parsing error: {error}"))?;
         Ok(Self(template))
     }
 
     /// Renders a row; a field it does not have is an error.
     pub(crate) fn render_row(&self, row: &Map<String, Value>) -> Result<String> {
-        let fields = row.iter().map(|(name, value)| (name.clone(), to_go(value))).collect();
+        let fields = row
+            .iter()
+            .map(|(name, value)| (name.clone(), to_go(value)))
+            .collect();
         self.render(Go::Object(fields))
     }
 
@@ -52,9 +63,12 @@ fn to_go(value: &Value) -> Go {
         Value::Bool(flag) => Go::Bool(*flag),
         Value::String(text) => Go::String(text.clone()),
         Value::Array(items) => Go::Array(items.iter().map(to_go).collect()),
-        Value::Object(fields) => {
-            Go::Map(fields.iter().map(|(name, value)| (name.clone(), to_go(value))).collect())
-        }
+        Value::Object(fields) => Go::Map(
+            fields
+                .iter()
+                .map(|(name, value)| (name.clone(), to_go(value)))
+                .collect(),
+        ),
         Value::Number(number) => {
             if let Some(integer) = number.as_i64() {
                 Go::from(integer)
@@ -69,7 +83,12 @@ fn to_go(value: &Value) -> Go {
 
 fn to_json(value: &Go) -> Value {
     let object = |fields: &HashMap<String, Go>| {
-        Value::Object(fields.iter().map(|(name, value)| (name.clone(), to_json(value))).collect())
+        Value::Object(
+            fields
+                .iter()
+                .map(|(name, value)| (name.clone(), to_json(value)))
+                .collect(),
+        )
     };
     match value {
         Go::NoValue | Go::Nil | Go::Function(_) => Value::Null,
@@ -141,7 +160,9 @@ fn truncate(args: &[Go]) -> Result<Go, FuncError> {
     match args {
         [value, length] => {
             let length = count("truncate", length)?;
-            Ok(Go::from(text(value).chars().take(length).collect::<String>()))
+            Ok(Go::from(
+                text(value).chars().take(length).collect::<String>(),
+            ))
         }
         _ => Err(FuncError::ExactlyXArgs("truncate".to_owned(), 2)),
     }
@@ -155,7 +176,11 @@ fn pad(args: &[Go]) -> Result<Go, FuncError> {
                 return Ok(Go::from(value));
             }
             let (before, after) = (count("pad", before)?, count("pad", after)?);
-            Ok(Go::from(format!("{}{value}{}", " ".repeat(before), " ".repeat(after))))
+            Ok(Go::from(format!(
+                "{}{value}{}",
+                " ".repeat(before),
+                " ".repeat(after)
+            )))
         }
         _ => Err(FuncError::ExactlyXArgs("pad".to_owned(), 3)),
     }
@@ -185,7 +210,9 @@ mod tests {
             ("{{if .Missing}}yes{{else}}no{{end}}", "no"),
             ("{{if eq .Name \"web\"}}y{{end}}", "y"),
         ] {
-            let rendered = Template::parse(template).expect(template).render_object(&object);
+            let rendered = Template::parse(template)
+                .expect(template)
+                .render_object(&object);
             assert_eq!(rendered.expect(template), expected, "{template}");
         }
     }

@@ -28,15 +28,24 @@ pub(crate) fn sorted(map: Option<&HashMap<String, String>>) -> Vec<(&str, &str)>
 
 /// Labels as `a=1,b=2`.
 pub(crate) fn label_text(labels: Option<&HashMap<String, String>>) -> String {
-    let pairs: Vec<String> =
-        sorted(labels).into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let pairs: Vec<String> = sorted(labels)
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     pairs.join(",")
 }
 
 /// An image without the digest it was pinned to.
 pub(crate) fn image_name(image: &str) -> &str {
     match image.split_once('@') {
-        Some((name, _)) if name.rsplit('/').next().is_some_and(|last| last.contains(':')) => name,
+        Some((name, _))
+            if name
+                .rsplit('/')
+                .next()
+                .is_some_and(|last| last.contains(':')) =>
+        {
+            name
+        }
         _ => image,
     }
 }

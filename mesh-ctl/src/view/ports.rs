@@ -31,7 +31,11 @@ fn ranges(ports: &[&EndpointPortConfig]) -> String {
         .iter()
         .filter_map(|port| {
             let protocol = word(port.protocol);
-            let protocol = if protocol.is_empty() { "tcp".to_owned() } else { protocol };
+            let protocol = if protocol.is_empty() {
+                "tcp".to_owned()
+            } else {
+                protocol
+            };
             Some((protocol, port.published_port?, port.target_port?))
         })
         .collect();
@@ -46,7 +50,12 @@ fn ranges(ports: &[&EndpointPortConfig]) -> String {
             {
                 last.more += 1;
             }
-            _ => ranges.push(Range { protocol, published, target, more: 0 }),
+            _ => ranges.push(Range {
+                protocol,
+                published,
+                target,
+                more: 0,
+            }),
         }
     }
     let words: Vec<String> = ranges
@@ -56,7 +65,12 @@ fn ranges(ports: &[&EndpointPortConfig]) -> String {
                 0 => first.to_string(),
                 more => format!("{first}-{}", first + more),
             };
-            format!("*:{}->{}/{}", span(range.published), span(range.target), range.protocol)
+            format!(
+                "*:{}->{}/{}",
+                span(range.published),
+                span(range.target),
+                range.protocol
+            )
         })
         .collect();
     words.join(", ")

@@ -59,7 +59,12 @@ pub(crate) async fn print(client: &Client, flags: &TaskFlags, tasks: Vec<Task>) 
             nodes: node_names(client.nodes(&Filters::new()).await?),
         },
     };
-    let rows = rows(tasks, &names, flags.no_trunc || flags.list.quiet, Utc::now());
+    let rows = rows(
+        tasks,
+        &names,
+        flags.no_trunc || flags.list.quiet,
+        Utc::now(),
+    );
     LISTING.print(&flags.list, rows)
 }
 
@@ -75,22 +80,31 @@ pub(crate) fn node_names(nodes: Vec<Node>) -> HashMap<String, String> {
     nodes
         .into_iter()
         .filter_map(|node| {
-            let name = node.spec.and_then(|spec| spec.name).filter(|name| !name.is_empty());
+            let name = node
+                .spec
+                .and_then(|spec| spec.name)
+                .filter(|name| !name.is_empty());
             Some((node.id?, name.or(node.description?.hostname)?))
         })
         .collect()
 }
 
 fn rows(tasks: Vec<Task>, names: &Names, full: bool, now: DateTime<Utc>) -> Vec<Row> {
-    let mut named: Vec<(String, Task)> =
-        tasks.into_iter().map(|task| (name(&task, names), task)).collect();
+    let mut named: Vec<(String, Task)> = tasks
+        .into_iter()
+        .map(|task| (name(&task, names), task))
+        .collect();
     named.sort_by(|(left, a), (right, b)| {
         human::natural_cmp(left, right).then_with(|| b.created_at.cmp(&a.created_at))
     });
     let mut rows = Vec::with_capacity(named.len());
     let mut previous = String::new();
     for (name, task) in named {
-        let shown = if name == previous { format!(" \\_ {name}") } else { name.clone() };
+        let shown = if name == previous {
+            format!(" \\_ {name}")
+        } else {
+            name.clone()
+        };
         rows.push(row(&task, &shown, names, full, now));
         previous = name;
     }
@@ -118,19 +132,32 @@ fn row(task: &Task, name: &str, names: &Names, full: bool, now: DateTime<Utc>) -
     let node = task.node_id.as_deref().unwrap_or_default();
     let current = match status.timestamp {
         Some(at) => {
-            format!("{} {}", human::title(&word(status.state)), human::ago(now, at).to_lowercase())
+            format!(
+                "{} {}",
+                human::title(&word(status.state)),
+                human::ago(now, at).to_lowercase()
+            )
         }
         None => human::title(&word(status.state)),
     };
-    let published = status.port_status.and_then(|ports| ports.ports).unwrap_or_default();
+    let published = status
+        .port_status
+        .and_then(|ports| ports.ports)
+        .unwrap_or_default();
     Row::new()
-        .with("ID", human::id(task.id.as_deref().unwrap_or_default(), full))
+        .with(
+            "ID",
+            human::id(task.id.as_deref().unwrap_or_default(), full),
+        )
         .with("Name", name)
         .with("Image", if full { image } else { image_name(image) })
         .with("Node", names.nodes.get(node).map_or(node, String::as_str))
         .with("DesiredState", human::title(&word(task.desired_state)))
         .with("CurrentState", current)
-        .with("Error", error(status.err.as_deref().unwrap_or_default(), full))
+        .with(
+            "Error",
+            error(status.err.as_deref().unwrap_or_default(), full),
+        )
         .with("Ports", ports::of_task(&published))
 }
 
@@ -161,10 +188,30 @@ mod tests {
             })
         };
         serde_json::from_value(json!([
-            task("task10xxxxxxxxxxxxxxxxxxx", 10, "running", "running", "2026-01-01T00:00:00Z", ""),
-            task("task2axxxxxxxxxxxxxxxxxxx", 2, "failed", "shutdown", "2026-01-01T00:00:00Z",
-                 "task: non-zero exit (137): something long"),
-            task("task2bxxxxxxxxxxxxxxxxxxx", 2, "running", "running", "2026-01-01T00:00:30Z", "")
+            task(
+                "task10xxxxxxxxxxxxxxxxxxx",
+                10,
+                "running",
+                "running",
+                "2026-01-01T00:00:00Z",
+                ""
+            ),
+            task(
+                "task2axxxxxxxxxxxxxxxxxxx",
+                2,
+                "failed",
+                "shutdown",
+                "2026-01-01T00:00:00Z",
+                "task: non-zero exit (137): something long"
+            ),
+            task(
+                "task2bxxxxxxxxxxxxxxxxxxx",
+                2,
+                "running",
+                "running",
+                "2026-01-01T00:00:30Z",
+                ""
+            )
         ]))
         .expect("tasks")
     }
@@ -177,7 +224,9 @@ mod tests {
         };
         let now = "2026-01-01T00:01:00Z".parse().expect("time");
         let rows = rows(tasks(), &names, false, now);
-        let text = LISTING.render(&ListFlags::default(), rows).expect("renders");
+        let text = LISTING
+            .render(&ListFlags::default(), rows)
+            .expect("renders");
         assert_eq!(
             text.lines().map(str::trim_end).collect::<Vec<_>>(),
             [

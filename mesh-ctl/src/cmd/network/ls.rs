@@ -38,21 +38,30 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
         let name = |network: &Network| network.name.clone().unwrap_or_default();
         human::natural_cmp(&name(a), &name(b))
     });
-    let rows = networks.iter().map(|network| row(network, args.no_trunc)).collect();
+    let rows = networks
+        .iter()
+        .map(|network| row(network, args.no_trunc))
+        .collect();
     LISTING.print(&args.list, rows)
 }
 
 fn row(network: &Network, no_trunc: bool) -> Row {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     Row::new()
-        .with("ID", human::id(network.id.as_deref().unwrap_or_default(), no_trunc))
+        .with(
+            "ID",
+            human::id(network.id.as_deref().unwrap_or_default(), no_trunc),
+        )
         .with("Name", text(&network.name))
         .with("Driver", text(&network.driver))
         .with("Scope", text(&network.scope))
         .with("IPv6", network.enable_ipv6.unwrap_or(false).to_string())
         .with("Internal", network.internal.unwrap_or(false).to_string())
         .with("Labels", label_text(network.labels.as_ref()))
-        .with("CreatedAt", network.created.map(|at| at.to_string()).unwrap_or_default())
+        .with(
+            "CreatedAt",
+            network.created.map(|at| at.to_string()).unwrap_or_default(),
+        )
 }
 
 #[cfg(test)]
@@ -66,7 +75,9 @@ mod tests {
         }))
         .expect("network");
         assert_eq!(
-            LISTING.render(&ListFlags::default(), vec![row(&network, false)]).expect("renders"),
+            LISTING
+                .render(&ListFlags::default(), vec![row(&network, false)])
+                .expect("renders"),
             "NETWORK ID     NAME      DRIVER    SCOPE\nabcdefghijkl   ingress   overlay   swarm\n"
         );
     }

@@ -36,7 +36,10 @@ pub(crate) async fn run(client: &Client, command: Command) -> Result<()> {
         Command::Inspect(args) => inspect::run(client, args).await,
         Command::Ls(args) => ls::run(client, args).await,
         Command::Rm(args) => {
-            super::for_each(args.networks, async |name| Ok(client.network_remove(&name).await?)).await
+            super::for_each(args.networks, async |name| {
+                Ok(client.network_remove(&name).await?)
+            })
+            .await
         }
     }
 }

@@ -36,14 +36,25 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let mut nodes = client.nodes(&args.list.filters()?).await?;
     let own = match args.list.quiet {
         true => String::new(),
-        false => client.info().await?.swarm.and_then(|swarm| swarm.node_id).unwrap_or_default(),
+        false => client
+            .info()
+            .await?
+            .swarm
+            .and_then(|swarm| swarm.node_id)
+            .unwrap_or_default(),
     };
     nodes.sort_by(|a, b| human::natural_cmp(hostname(a), hostname(b)));
-    LISTING.print(&args.list, nodes.iter().map(|node| row(node, &own)).collect())
+    LISTING.print(
+        &args.list,
+        nodes.iter().map(|node| row(node, &own)).collect(),
+    )
 }
 
 fn hostname(node: &Node) -> &str {
-    node.description.as_ref().and_then(|known| known.hostname.as_deref()).unwrap_or_default()
+    node.description
+        .as_ref()
+        .and_then(|known| known.hostname.as_deref())
+        .unwrap_or_default()
 }
 
 fn row(node: &Node, own: &str) -> Row {
@@ -57,7 +68,10 @@ fn row(node: &Node, own: &str) -> Row {
         },
         None => String::new(),
     };
-    let engine = node.description.as_ref().and_then(|known| known.engine.as_ref());
+    let engine = node
+        .description
+        .as_ref()
+        .and_then(|known| known.engine.as_ref());
     Row::new()
         .with("ID", id)
         .with("Self", id == own)
@@ -73,7 +87,9 @@ fn row(node: &Node, own: &str) -> Row {
         .with("ManagerStatus", manager)
         .with(
             "EngineVersion",
-            engine.and_then(|engine| engine.engine_version.clone()).unwrap_or_default(),
+            engine
+                .and_then(|engine| engine.engine_version.clone())
+                .unwrap_or_default(),
         )
         .with("TLSStatus", "Ready")
 }
@@ -94,9 +110,14 @@ mod tests {
              "Status": {"State": "down"}}
         ]))
         .expect("nodes");
-        let rows = nodes.iter().map(|node| row(node, "node1xxxxxxxxxxxxxxxxxxxx1")).collect();
+        let rows = nodes
+            .iter()
+            .map(|node| row(node, "node1xxxxxxxxxxxxxxxxxxxx1"))
+            .collect();
         assert_eq!(
-            LISTING.render(&ListFlags::default(), rows).expect("renders"),
+            LISTING
+                .render(&ListFlags::default(), rows)
+                .expect("renders"),
             "ID                             HOSTNAME   STATUS    AVAILABILITY   MANAGER STATUS   ENGINE VERSION\n\
              node1xxxxxxxxxxxxxxxxxxxx1 *   h1         Ready     Active         Leader           28.0.0\n\
              node2xxxxxxxxxxxxxxxxxxxx2     h2         Down      Drain                           28.0.0\n"

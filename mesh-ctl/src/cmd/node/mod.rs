@@ -33,9 +33,16 @@ pub(crate) async fn find(client: &Client, reference: &str) -> Result<Node> {
     if reference != "self" {
         return Ok(client.node(reference).await?);
     }
-    let own = client.info().await?.swarm.and_then(|swarm| swarm.node_id).unwrap_or_default();
+    let own = client
+        .info()
+        .await?
+        .swarm
+        .and_then(|swarm| swarm.node_id)
+        .unwrap_or_default();
     if own.is_empty() {
-        bail!("this node is not part of a swarm: run 'mesh-ctl swarm init' or 'mesh-ctl swarm join'");
+        bail!(
+            "this node is not part of a swarm: run 'mesh-ctl swarm init' or 'mesh-ctl swarm join'"
+        );
     }
     Ok(client.node(&own).await?)
 }

@@ -33,11 +33,17 @@ pub(super) fn render(node: &Node) -> String {
     line("Hostname", format!("\t{}", text(&known.hostname)));
     line(
         "Joined at",
-        node.created_at.map(|at| format!("\t{}", at.format("%Y-%m-%d %H:%M:%S%.f UTC"))).unwrap_or_default(),
+        node.created_at
+            .map(|at| format!("\t{}", at.format("%Y-%m-%d %H:%M:%S%.f UTC")))
+            .unwrap_or_default(),
     );
     line("Status", String::new());
     line(" State", human::title(&word(status.state)));
-    if status.message.as_deref().is_some_and(|message| !message.is_empty()) {
+    if status
+        .message
+        .as_deref()
+        .is_some_and(|message| !message.is_empty())
+    {
         line(" Message", text(&status.message));
     }
     line(" Availability", human::title(&word(spec.availability)));
@@ -46,7 +52,11 @@ pub(super) fn render(node: &Node) -> String {
         line("Manager Status", String::new());
         line(" Address", text(&manager.addr));
         line(" Raft Status", human::title(&word(manager.reachability)));
-        let leader = if manager.leader == Some(true) { "Yes" } else { "No" };
+        let leader = if manager.leader == Some(true) {
+            "Yes"
+        } else {
+            "No"
+        };
         line(" Leader", leader.to_owned());
     }
     let platform = known.platform.unwrap_or_default();
@@ -55,11 +65,17 @@ pub(super) fn render(node: &Node) -> String {
     line(" Architecture", text(&platform.architecture));
     let resources = known.resources.unwrap_or_default();
     line("Resources", String::new());
-    line(" CPUs", (resources.nano_cpus.unwrap_or(0) / 1_000_000_000).to_string());
+    line(
+        " CPUs",
+        (resources.nano_cpus.unwrap_or(0) / 1_000_000_000).to_string(),
+    );
     let memory = u64::try_from(resources.memory_bytes.unwrap_or(0)).unwrap_or(0);
     line(" Memory", human::binary_size(memory));
     let engine = known.engine.unwrap_or_default();
-    line("Engine Version", format!("\t{}", text(&engine.engine_version)));
+    line(
+        "Engine Version",
+        format!("\t{}", text(&engine.engine_version)),
+    );
     let labels = sorted(engine.labels.as_ref());
     if !labels.is_empty() {
         line("Engine Labels", String::new());
@@ -84,7 +100,16 @@ mod tests {
         }))
         .expect("node");
         let text = render(&node);
-        for part in ["ID:\tn1", "zone=a", "h1", "Ready", "Active", "Yes", "1GiB", "10.0.0.1:2377"] {
+        for part in [
+            "ID:\tn1",
+            "zone=a",
+            "h1",
+            "Ready",
+            "Active",
+            "Yes",
+            "1GiB",
+            "10.0.0.1:2377",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }

@@ -35,7 +35,10 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     };
     client.swarm_join(&request, &args.availability).await?;
     let info = client.info().await?;
-    let manager = info.swarm.and_then(|swarm| swarm.control_available).unwrap_or(false);
+    let manager = info
+        .swarm
+        .and_then(|swarm| swarm.control_available)
+        .unwrap_or(false);
     let role = if manager { "manager" } else { "worker" };
     println!("This node joined a swarm as a {role}.");
     Ok(())

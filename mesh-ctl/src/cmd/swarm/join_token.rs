@@ -33,6 +33,9 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
         return Ok(());
     }
     let join = super::join_command(client, args.role).await?;
-    println!("To add a {} to this swarm, run the following command:\n\n{join}\n", args.role);
+    println!(
+        "To add a {} to this swarm, run the following command:\n\n{join}\n",
+        args.role
+    );
     Ok(())
 }

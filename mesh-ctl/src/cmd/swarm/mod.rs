@@ -63,7 +63,9 @@ pub(crate) async fn join_command(client: &Client, role: Role) -> Result<String> 
             let managers = swarm.remote_managers.unwrap_or_default();
             managers.into_iter().find_map(|manager| manager.addr)
         })
-        .ok_or_else(|| anyhow::anyhow!("the address of this manager is not known yet: try again"))?;
+        .ok_or_else(|| {
+            anyhow::anyhow!("the address of this manager is not known yet: try again")
+        })?;
     Ok(format!("    mesh-ctl swarm join --token {token} {address}"))
 }
 

@@ -53,8 +53,17 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
 }
 
 fn row(vip: &Vip) -> Row {
-    let count = |state| vip.backends.iter().filter(|backend| backend.state == state).count();
-    let addresses: Vec<&str> = vip.backends.iter().map(|backend| backend.address.as_str()).collect();
+    let count = |state| {
+        vip.backends
+            .iter()
+            .filter(|backend| backend.state == state)
+            .count()
+    };
+    let addresses: Vec<&str> = vip
+        .backends
+        .iter()
+        .map(|backend| backend.address.as_str())
+        .collect();
     Row::new()
         .with("Service", vip.service_name.as_str())
         .with("ServiceID", human::short_id(&vip.service_id))
@@ -83,7 +92,9 @@ mod tests {
         }))
         .expect("vip");
         assert_eq!(
-            LISTING.render(&ListFlags::default(), vec![row(&vip)]).expect("renders"),
+            LISTING
+                .render(&ListFlags::default(), vec![row(&vip)])
+                .expect("renders"),
             "SERVICE   NETWORK   VIP        ACTIVE    DRAINING   PORTS\n\
              web       ingress   10.0.0.5   1         0          *:8080->80/tcp\n"
         );

@@ -1,0 +1,351 @@
+//! `service create`
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, bail};
+use mesh_api::{
+    Client,
+    engine::{
+        EndpointSpec, EndpointSpecModeEnum, ServiceSpec, ServiceSpecMode,
+        ServiceSpecModeReplicated, ServiceSpecModeReplicatedJob, TaskSpec, TaskSpecContainerSpec,
+        TaskSpecContainerSpecDnsConfig, TaskSpecPlacement, TaskSpecPlacementPreferences,
+        TaskSpecPlacementSpread,
+    },
+};
+
+use super::{WaitFlags, spec_flags::SpecFlags};
+use crate::{
+    flags::{environment, image, labels, mount, network, non_empty, port},
+    progress,
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Image
+    image: String,
+    /// Command and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+    /// Name of the service
+    #[arg(long, default_value = "", hide_default_value = true)]
+    name: String,
+    /// Number of tasks
+    #[arg(long, value_parser = clap::value_parser!(u32), allow_hyphen_values = true)]
+    replicas: Option<u32>,
+    /// replicated, global, replicated-job or global-job
+    #[arg(long, default_value = "replicated",
+          value_parser = ["replicated", "global", "replicated-job", "global-job"])]
+    mode: String,
+    /// Publish a port: 8080:80[/udp], or published=8080,target=80,protocol=tcp,mode=ingress|host
+    #[arg(short, long = "publish", value_name = "PORT")]
+    publish: Vec<String>,
+    /// Attach to a network: name, or name=net,alias=other
+    #[arg(long = "network", value_name = "NETWORK")]
+    networks: Vec<String>,
+    /// How the service's name resolves: vip or dnsrr
+    #[arg(long, default_value = "vip", value_parser = ["vip", "dnsrr"])]
+    endpoint_mode: String,
+    /// Variable, as NAME=value
+    #[arg(short, long, value_name = "VARIABLE")]
+    env: Vec<String>,
+    /// File of variables
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<String>,
+    /// Label of the service, as key=value
+    #[arg(short, long = "label", value_name = "LABEL")]
+    labels: Vec<String>,
+    /// Label of its containers, as key=value
+    #[arg(long = "container-label", value_name = "LABEL")]
+    container_labels: Vec<String>,
+    /// Mount: type=bind|volume|tmpfs,source=..,target=..[,readonly]
+    #[arg(long = "mount", value_name = "MOUNT")]
+    mounts: Vec<String>,
+    /// Where tasks may run, as node.role==worker
+    #[arg(long = "constraint", value_name = "CONSTRAINT")]
+    constraints: Vec<String>,
+    /// How tasks are spread, as spread=node.labels.zone
+    #[arg(long = "placement-pref", value_name = "PREFERENCE")]
+    preferences: Vec<String>,
+    /// Replaces the image's entry point
+    #[arg(long)]
+    entrypoint: Option<String>,
+    /// Host entry, as name:address
+    #[arg(
+        long = "host-entry",
+        visible_alias = "add-host",
+        value_name = "HOST:IP"
+    )]
+    hosts: Vec<String>,
+    /// Name server
+    #[arg(long)]
+    dns: Vec<String>,
+    /// Capability to add
+    #[arg(long)]
+    cap_add: Vec<String>,
+    /// Capability to drop
+    #[arg(long)]
+    cap_drop: Vec<String>,
+    #[command(flatten)]
+    spec: SpecFlags,
+    /// Send the registry's credentials to the nodes
+    #[arg(long)]
+    with_registry_auth: bool,
+    /// Do not ask the registry for the image's digest
+    #[arg(long)]
+    no_resolve_image: bool,
+    #[command(flatten)]
+    wait: WaitFlags,
+}
+
+pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
+    let wait = args.wait.clone();
+    let resolve = !args.no_resolve_image;
+    let name = image::with_tag(&args.image)?;
+    let auth = image::registry_auth(&name);
+    let sent_auth = auth.clone().filter(|_| args.with_registry_auth);
+    let mut spec = spec(args, name.clone())?;
+    if resolve {
+        match image::pin(client, &name, auth.as_deref()).await {
+            Some(pinned) => set_image(&mut spec, pinned),
+            None => eprintln!("{}", image::unpinned_warning(&name)),
+        }
+    }
+    let answer = client.service_create(&spec, sent_auth.as_deref()).await?;
+    for warning in answer.warnings.unwrap_or_default() {
+        eprintln!("{warning}");
+    }
+    let id = answer
+        .id
+        .context("the agent gave no id for the new service")?;
+    println!("{id}");
+    if wait.detach {
+        return Ok(());
+    }
+    progress::wait(client, &id, wait.quiet).await
+}
+
+/// Sets the image of a spec.
+pub(super) fn set_image(spec: &mut ServiceSpec, image: String) {
+    let task = spec.task_template.get_or_insert_with(TaskSpec::default);
+    task.container_spec
+        .get_or_insert_with(TaskSpecContainerSpec::default)
+        .image = Some(image);
+}
+
+fn spec(args: Args, image: String) -> Result<ServiceSpec> {
+    let mode = mode(&args.mode, args.replicas)?;
+    let mut ports = Vec::new();
+    for text in &args.publish {
+        ports.extend(port::parse(text)?);
+    }
+    let container = TaskSpecContainerSpec {
+        image: Some(image),
+        args: non_empty(args.command),
+        command: args
+            .entrypoint
+            .as_deref()
+            .map(|text| text.split_whitespace().map(str::to_owned).collect()),
+        env: non_empty(environment(&args.env_file, &args.env)?),
+        labels: Some(labels(&args.container_labels)).filter(|labels| !labels.is_empty()),
+        mounts: non_empty(
+            args.mounts
+                .iter()
+                .map(|text| mount::parse(text))
+                .collect::<Result<_>>()?,
+        ),
+        hosts: non_empty(
+            args.hosts
+                .iter()
+                .map(|text| host_entry(text))
+                .collect::<Result<_>>()?,
+        ),
+        dns_config: non_empty(args.dns).map(|servers| TaskSpecContainerSpecDnsConfig {
+            nameservers: Some(servers),
+            ..Default::default()
+        }),
+        capability_add: non_empty(args.cap_add),
+        capability_drop: non_empty(args.cap_drop),
+        ..Default::default()
+    };
+    let placement = TaskSpecPlacement {
+        constraints: non_empty(args.constraints),
+        preferences: non_empty(
+            args.preferences
+                .iter()
+                .map(|text| preference(text))
+                .collect::<Result<_>>()?,
+        ),
+        ..Default::default()
+    };
+    let networks: Vec<_> = args
+        .networks
+        .iter()
+        .map(|text| network::parse(text))
+        .collect::<Result<_>>()?;
+    let endpoint_mode = match args.endpoint_mode.as_str() {
+        "dnsrr" => EndpointSpecModeEnum::DNSRR,
+        _ => EndpointSpecModeEnum::VIP,
+    };
+    let mut spec = ServiceSpec {
+        name: Some(args.name),
+        labels: Some(labels(&args.labels)),
+        task_template: Some(TaskSpec {
+            container_spec: Some(container),
+            placement: Some(placement),
+            networks: non_empty(networks),
+            force_update: Some(0),
+            ..Default::default()
+        }),
+        mode: Some(mode),
+        endpoint_spec: Some(EndpointSpec {
+            mode: Some(endpoint_mode),
+            ports: non_empty(ports),
+        }),
+        ..Default::default()
+    };
+    args.spec.apply(&mut spec);
+    Ok(spec)
+}
+
+fn mode(mode: &str, replicas: Option<u32>) -> Result<ServiceSpecMode> {
+    if replicas.is_some() && mode.starts_with("global") {
+        bail!("replicas can only be used with replicated or replicated-job mode");
+    }
+    let count = replicas.map(i64::from);
+    Ok(match mode {
+        "global" => ServiceSpecMode {
+            global: Some(HashMap::new()),
+            ..Default::default()
+        },
+        "global-job" => ServiceSpecMode {
+            global_job: Some(HashMap::new()),
+            ..Default::default()
+        },
+        "replicated-job" => ServiceSpecMode {
+            replicated_job: Some(ServiceSpecModeReplicatedJob {
+                max_concurrent: count,
+                total_completions: count,
+            }),
+            ..Default::default()
+        },
+        _ => ServiceSpecMode {
+            replicated: Some(ServiceSpecModeReplicated { replicas: count }),
+            ..Default::default()
+        },
+    })
+}
+
+/// `name:address` becomes the `address name` of /etc/hosts.
+fn host_entry(text: &str) -> Result<String> {
+    let (name, address) = text
+        .split_once(':')
+        .with_context(|| format!("invalid host entry {text:?}: write it as name:address"))?;
+    Ok(format!("{address} {name}"))
+}
+
+fn preference(text: &str) -> Result<TaskSpecPlacementPreferences> {
+    match text.split_once('=') {
+        Some(("spread", descriptor)) => Ok(TaskSpecPlacementPreferences {
+            spread: Some(TaskSpecPlacementSpread {
+                spread_descriptor: Some(descriptor.to_owned()),
+            }),
+        }),
+        _ => bail!("invalid placement preference {text:?}: write it as spread=node.labels.zone"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Wrapper {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn read(line: &[&str]) -> Result<serde_json::Value> {
+        let words = std::iter::once("create").chain(line.iter().copied());
+        let args = Wrapper::try_parse_from(words)?.args;
+        let image = image::with_tag(&args.image)?;
+        Ok(serde_json::to_value(spec(args, image)?)?)
+    }
+
+    #[test]
+    fn the_usual_service() {
+        let spec = read(&[
+            "--name",
+            "web",
+            "--replicas",
+            "5",
+            "-p",
+            "80:8080",
+            "--network",
+            "front",
+            "--env",
+            "A=b",
+            "--limit-memory",
+            "64M",
+            "--constraint",
+            "node.role==worker",
+            "nginx",
+            "sh",
+            "-c",
+            "exit 0",
+        ])
+        .expect("spec");
+        assert_eq!(spec["Name"], "web");
+        assert_eq!(spec["Mode"], json!({"Replicated": {"Replicas": 5}}));
+        let task = &spec["TaskTemplate"];
+        assert_eq!(task["ContainerSpec"]["Image"], "nginx:latest");
+        assert_eq!(task["ContainerSpec"]["Args"], json!(["sh", "-c", "exit 0"]));
+        assert_eq!(task["ContainerSpec"]["Env"], json!(["A=b"]));
+        assert_eq!(task["Networks"], json!([{"Target": "front"}]));
+        assert_eq!(
+            task["Resources"]["Limits"],
+            json!({"MemoryBytes": 64 << 20})
+        );
+        assert_eq!(
+            task["Placement"]["Constraints"],
+            json!(["node.role==worker"])
+        );
+        assert_eq!(
+            spec["EndpointSpec"],
+            json!({"Mode": "vip", "Ports": [
+                {"Protocol": "tcp", "TargetPort": 8080, "PublishedPort": 80, "PublishMode": "ingress"}
+            ]})
+        );
+    }
+
+    #[test]
+    fn bad_input_is_refused() {
+        for line in [
+            vec!["--replicas", "-1", "nginx"],
+            vec!["--replicas", "x", "nginx"],
+            vec!["--mode", "global", "--replicas", "2", "nginx"],
+            vec!["--publish", "99999", "nginx"],
+            vec!["--mount", "type=bind,dst=/x", "nginx"],
+            vec!["--limit-memory", "lots", "nginx"],
+            vec!["--placement-pref", "zone", "nginx"],
+            vec!["two words"],
+            vec![],
+        ] {
+            assert!(read(&line).is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn jobs_and_globals() {
+        assert_eq!(
+            read(&["--mode", "global", "x"]).expect("global")["Mode"],
+            json!({"Global": {}})
+        );
+        assert_eq!(
+            read(&["--mode", "replicated-job", "--replicas", "3", "x"]).expect("job")["Mode"],
+            json!({"ReplicatedJob": {"MaxConcurrent": 3, "TotalCompletions": 3}})
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! The flags of `service create` and `service update` that set one value each.
+
+use mesh_api::engine::{
+    Limit, ResourceObject, ServiceSpec, TaskSpec, TaskSpecContainerSpec, TaskSpecResources,
+    TaskSpecRestartPolicy, TaskSpecRestartPolicyConditionEnum as Condition,
+};
+
+use crate::flags::quantity;
+
+/// When an ended task is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum RestartCondition {
+    /// Never.
+    None,
+    /// When it failed.
+    OnFailure,
+    /// Always.
+    Any,
+}
+
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct SpecFlags {
+    /// CPUs a task may use
+    #[arg(long, value_parser = quantity::cpus)]
+    limit_cpu: Option<i64>,
+    /// Memory a task may use
+    #[arg(long, value_parser = quantity::bytes)]
+    limit_memory: Option<i64>,
+    /// Processes a task may have
+    #[arg(long)]
+    limit_pids: Option<i64>,
+    /// CPUs kept for a task
+    #[arg(long, value_parser = quantity::cpus)]
+    reserve_cpu: Option<i64>,
+    /// Memory kept for a task
+    #[arg(long, value_parser = quantity::bytes)]
+    reserve_memory: Option<i64>,
+    /// Host name in the tasks; may be a template
+    #[arg(long)]
+    hostname: Option<String>,
+    /// User[:group] the command runs as
+    #[arg(short, long)]
+    user: Option<String>,
+    /// Directory the command starts in
+    #[arg(short, long)]
+    workdir: Option<String>,
+    /// When an ended task is replaced
+    #[arg(long, value_enum)]
+    restart_condition: Option<RestartCondition>,
+    /// How long before a task is replaced
+    #[arg(long, value_parser = quantity::duration)]
+    restart_delay: Option<i64>,
+    /// How often at most
+    #[arg(long)]
+    restart_max_attempts: Option<i64>,
+    /// Within what time attempts count
+    #[arg(long, value_parser = quantity::duration)]
+    restart_window: Option<i64>,
+    /// How long a task may take to stop before it is killed
+    #[arg(long, value_parser = quantity::duration)]
+    stop_grace_period: Option<i64>,
+    /// Signal that stops a task
+    #[arg(long)]
+    stop_signal: Option<String>,
+    /// Mount the root file system read-only
+    #[arg(long)]
+    read_only: bool,
+    /// Give tasks a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Run an init in tasks
+    #[arg(long)]
+    init: bool,
+    /// At most so many tasks per node; 0 is any number
+    #[arg(long)]
+    replicas_max_per_node: Option<i64>,
+}
+
+impl SpecFlags {
+    /// Sets what was given.
+    pub(super) fn apply(&self, spec: &mut ServiceSpec) {
+        let task = spec.task_template.get_or_insert_with(TaskSpec::default);
+        self.container(
+            task.container_spec
+                .get_or_insert_with(TaskSpecContainerSpec::default),
+        );
+        self.resources(task);
+        self.restart(task);
+        if let Some(most) = self.replicas_max_per_node {
+            task.placement.get_or_insert_default().max_replicas = Some(most);
+        }
+    }
+
+    fn container(&self, container: &mut TaskSpecContainerSpec) {
+        set(&mut container.hostname, &self.hostname);
+        set(&mut container.user, &self.user);
+        set(&mut container.dir, &self.workdir);
+        set(&mut container.stop_signal, &self.stop_signal);
+        set(&mut container.stop_grace_period, &self.stop_grace_period);
+        for (field, on) in [
+            (&mut container.read_only, self.read_only),
+            (&mut container.tty, self.tty),
+            (&mut container.init, self.init),
+        ] {
+            if on {
+                *field = Some(true);
+            }
+        }
+    }
+
+    fn resources(&self, task: &mut TaskSpec) {
+        let resources = task
+            .resources
+            .get_or_insert_with(TaskSpecResources::default);
+        let limits = resources.limits.get_or_insert_with(Limit::default);
+        set(&mut limits.nano_cpus, &self.limit_cpu);
+        set(&mut limits.memory_bytes, &self.limit_memory);
+        set(&mut limits.pids, &self.limit_pids);
+        let kept = resources
+            .reservations
+            .get_or_insert_with(ResourceObject::default);
+        set(&mut kept.nano_cpus, &self.reserve_cpu);
+        set(&mut kept.memory_bytes, &self.reserve_memory);
+    }
+
+    fn restart(&self, task: &mut TaskSpec) {
+        let given = self.restart_condition.is_some()
+            || self.restart_delay.is_some()
+            || self.restart_max_attempts.is_some()
+            || self.restart_window.is_some();
+        if !given {
+            return;
+        }
+        let policy = task
+            .restart_policy
+            .get_or_insert_with(TaskSpecRestartPolicy::default);
+        if let Some(condition) = self.restart_condition {
+            policy.condition = Some(match condition {
+                RestartCondition::None => Condition::NONE,
+                RestartCondition::OnFailure => Condition::ON_FAILURE,
+                RestartCondition::Any => Condition::ANY,
+            });
+        }
+        set(&mut policy.delay, &self.restart_delay);
+        set(&mut policy.max_attempts, &self.restart_max_attempts);
+        set(&mut policy.window, &self.restart_window);
+    }
+}
+
+fn set<T: Clone>(field: &mut Option<T>, flag: &Option<T>) {
+    if flag.is_some() {
+        field.clone_from(flag);
+    }
+}

@@ -1,0 +1,194 @@
+//! `service update`
+
+use anyhow::{Result, bail};
+use mesh_api::{
+    Client,
+    engine::{
+        EndpointPortConfig, EndpointPortConfigProtocolEnum as Protocol, ServiceSpec,
+        TaskSpecContainerSpec,
+    },
+};
+
+use super::{WaitFlags, create::set_image, scale::identity, spec_flags::SpecFlags};
+use crate::{
+    flags::{environment, image, labels, network, port},
+    progress,
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Service: name, id or unique prefix
+    service: String,
+    /// Image
+    #[arg(long)]
+    image: Option<String>,
+    /// Number of tasks
+    #[arg(long, allow_hyphen_values = true)]
+    replicas: Option<u32>,
+    /// Replace every task even if nothing changes
+    #[arg(long)]
+    force: bool,
+    /// Arguments of the command
+    #[arg(long, value_name = "COMMAND")]
+    args: Option<String>,
+    /// Set a variable, as NAME=value
+    #[arg(long, value_name = "VARIABLE")]
+    env_add: Vec<String>,
+    /// Remove a variable
+    #[arg(long, value_name = "NAME")]
+    env_rm: Vec<String>,
+    /// Set a label, as key=value
+    #[arg(long, value_name = "LABEL")]
+    label_add: Vec<String>,
+    /// Remove a label
+    #[arg(long, value_name = "KEY")]
+    label_rm: Vec<String>,
+    /// Publish a port
+    #[arg(long, value_name = "PORT")]
+    publish_add: Vec<String>,
+    /// Stop publishing the ports of a target port
+    #[arg(long, value_name = "TARGET")]
+    publish_rm: Vec<String>,
+    /// Attach to a network
+    #[arg(long, value_name = "NETWORK")]
+    network_add: Vec<String>,
+    /// Detach from a network
+    #[arg(long, value_name = "NETWORK")]
+    network_rm: Vec<String>,
+    /// Add a placement constraint
+    #[arg(long, value_name = "CONSTRAINT")]
+    constraint_add: Vec<String>,
+    /// Remove a placement constraint
+    #[arg(long, value_name = "CONSTRAINT")]
+    constraint_rm: Vec<String>,
+    #[command(flatten)]
+    spec: SpecFlags,
+    /// Send the registry's credentials to the nodes
+    #[arg(long)]
+    with_registry_auth: bool,
+    /// Do not ask the registry for the image's digest
+    #[arg(long)]
+    no_resolve_image: bool,
+    #[command(flatten)]
+    wait: WaitFlags,
+}
+
+pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
+    let service = client.service(&args.service, false).await?;
+    let (id, version) = identity(&service)?;
+    let mut spec = service.spec.unwrap_or_default();
+    change(client, &mut spec, &args).await?;
+    let mut auth = None;
+    if let Some(name) = &args.image {
+        let name = image::with_tag(name)?;
+        auth = image::registry_auth(&name);
+        let pinned = match args.no_resolve_image {
+            true => None,
+            false => image::pin(client, &name, auth.as_deref()).await,
+        };
+        if pinned.is_none() && !args.no_resolve_image {
+            eprintln!("{}", image::unpinned_warning(&name));
+        }
+        set_image(&mut spec, pinned.unwrap_or(name));
+    }
+    let auth = auth.filter(|_| args.with_registry_auth);
+    let answer = client
+        .service_update(&id, version, &spec, auth.as_deref())
+        .await?;
+    for warning in answer.warnings.unwrap_or_default() {
+        eprintln!("{warning}");
+    }
+    println!("{}", args.service);
+    if args.wait.detach {
+        return Ok(());
+    }
+    progress::wait(client, &id, args.wait.quiet).await
+}
+
+async fn change(client: &Client, spec: &mut ServiceSpec, args: &Args) -> Result<()> {
+    if let Some(replicas) = args.replicas {
+        let mode = spec.mode.get_or_insert_default();
+        if mode.global.is_some() || mode.global_job.is_some() {
+            bail!("replicas can only be used with replicated or replicated-job mode");
+        }
+        mode.replicated.get_or_insert_default().replicas = Some(replicas.into());
+    }
+    args.spec.apply(spec);
+    let map = spec.labels.get_or_insert_default();
+    map.retain(|name, _| !args.label_rm.contains(name));
+    map.extend(labels(&args.label_add));
+    let task = spec.task_template.get_or_insert_default();
+    if args.force {
+        task.force_update = Some(task.force_update.unwrap_or(0) + 1);
+    }
+    container(task.container_spec.get_or_insert_default(), args)?;
+    if !args.constraint_add.is_empty() || !args.constraint_rm.is_empty() {
+        let constraints = task
+            .placement
+            .get_or_insert_default()
+            .constraints
+            .get_or_insert_default();
+        constraints.retain(|constraint| !args.constraint_rm.contains(constraint));
+        constraints.extend(args.constraint_add.iter().cloned());
+    }
+    if !args.network_rm.is_empty() || !args.network_add.is_empty() {
+        let networks = task.networks.get_or_insert_default();
+        for name in &args.network_rm {
+            let network = client.network(name).await?;
+            networks.retain(|attached| {
+                attached.target != network.id && attached.target != network.name
+            });
+        }
+        for text in &args.network_add {
+            networks.push(network::parse(text)?);
+        }
+    }
+    publish(spec, args)
+}
+
+fn container(container: &mut TaskSpecContainerSpec, args: &Args) -> Result<()> {
+    if let Some(line) = &args.args {
+        container.args = Some(line.split_whitespace().map(str::to_owned).collect());
+    }
+    let added = environment(&[], &args.env_add)?;
+    if added.is_empty() && args.env_rm.is_empty() {
+        return Ok(());
+    }
+    let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+    let variables = container.env.get_or_insert_default();
+    variables.retain(|variable| {
+        let variable = name(variable);
+        !args.env_rm.contains(&variable) && !added.iter().any(|other| name(other) == variable)
+    });
+    variables.extend(added);
+    Ok(())
+}
+
+fn publish(spec: &mut ServiceSpec, args: &Args) -> Result<()> {
+    if args.publish_add.is_empty() && args.publish_rm.is_empty() {
+        return Ok(());
+    }
+    let ports = spec
+        .endpoint_spec
+        .get_or_insert_default()
+        .ports
+        .get_or_insert_default();
+    for text in &args.publish_rm {
+        let removed = port::parse(text)?;
+        ports.retain(|port| !removed.iter().any(|other| same_target(port, other)));
+    }
+    for text in &args.publish_add {
+        for added in port::parse(text)? {
+            ports.retain(|port| {
+                port.published_port != added.published_port || port.protocol != added.protocol
+            });
+            ports.push(added);
+        }
+    }
+    Ok(())
+}
+
+fn same_target(port: &EndpointPortConfig, other: &EndpointPortConfig) -> bool {
+    port.target_port == other.target_port
+        && port.protocol.unwrap_or(Protocol::TCP) == other.protocol.unwrap_or(Protocol::TCP)
+}

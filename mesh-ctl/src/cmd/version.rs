@@ -1,0 +1,48 @@
+//! `version`
+
+use anyhow::Result;
+use mesh_api::{API_VERSION, Client};
+use serde_json::json;
+
+use crate::format::template::Template;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Format: 'json' or a Go template
+    #[arg(short, long)]
+    format: Option<String>,
+}
+
+pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
+    let server = client.version().await;
+    let own = env!("CARGO_PKG_VERSION");
+    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+    if let Some(format) = args.format.as_deref() {
+        let both = json!({
+            "Client": {"Version": own, "ApiVersion": API_VERSION, "Os": os, "Arch": arch},
+            "Server": server.as_ref().ok(),
+        });
+        let text = match format {
+            "json" => both.to_string(),
+            format => Template::parse(format)?.render_object(&both)?,
+        };
+        println!("{text}");
+        server?;
+        return Ok(());
+    }
+    println!(
+        "Client:\n Version:      {own}\n API version:  {API_VERSION}\n OS/Arch:      {os}/{arch}"
+    );
+    let server = server?;
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    println!(
+        "\nServer:\n Version:      {}\n API version:  {} (minimum version {})\n OS/Arch:      {}/{}\n Kernel:       {}",
+        text(&server.version),
+        text(&server.api_version),
+        text(&server.min_api_version),
+        text(&server.os),
+        text(&server.arch),
+        text(&server.kernel_version),
+    );
+    Ok(())
+}

@@ -1,0 +1,327 @@
+//! Watches a service until its tasks are as asked for, as Docker shows it: bars on a terminal, one
+//! line per change elsewhere. Ctrl-C leaves the service to itself.
+
+mod screen;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+use mesh_api::{
+    Client, ClientError, Filters,
+    engine::{Node, NodeState, Service, ServiceUpdateStatusStateEnum as Update, Task, TaskState},
+};
+
+use crate::view::word;
+use screen::Screen;
+
+/// How often the service is looked at.
+const POLL: Duration = Duration::from_millis(200);
+/// How long tasks have to stay up before the service counts as converged, unless it says so itself.
+const DEFAULT_MONITOR: Duration = Duration::from_secs(5);
+/// With more tasks than this, only the overall line is shown.
+const MAX_BARS: usize = 20;
+
+/// Waits until the service has converged.
+pub(crate) async fn wait(client: &Client, id: &str, quiet: bool) -> Result<()> {
+    let mut screen = Screen::new(quiet);
+    tokio::select! {
+        result = watch(client, id, &mut screen) => {
+            screen.finish();
+            result
+        }
+        _ = tokio::signal::ctrl_c() => {
+            screen.finish();
+            println!(
+                "Operation continuing in background.\nUse `mesh-ctl service ps {id}` to check progress."
+            );
+            Ok(())
+        }
+    }
+}
+
+async fn watch(client: &Client, id: &str, screen: &mut Screen) -> Result<()> {
+    let mut converged_at: Option<Instant> = None;
+    let mut rollback_told = false;
+    loop {
+        let service = client.service(id, false).await?;
+        let monitor = monitor(&service);
+        if let Some(update) = &service.update_status {
+            let message = update.message.clone().unwrap_or_default();
+            match update.state {
+                Some(Update::PAUSED) => bail!("service update paused: {message}"),
+                Some(Update::ROLLBACK_PAUSED) => bail!("service rollback paused: {message}"),
+                Some(Update::ROLLBACK_STARTED) if !rollback_told => {
+                    screen.line("rollback", &message);
+                    rollback_told = true;
+                }
+                Some(Update::ROLLBACK_COMPLETED) if rollback_told && converged_at.is_none() => {
+                    bail!("service rolled back: {message}")
+                }
+                _ => {}
+            }
+        }
+        let updating = matches!(
+            service
+                .update_status
+                .as_ref()
+                .and_then(|update| update.state),
+            Some(Update::UPDATING | Update::ROLLBACK_STARTED)
+        );
+        let filters = Filters::new()
+            .with("service", id)
+            .with("_up-to-date", "true");
+        let tasks = client.tasks(&filters).await?;
+        let nodes = live_nodes(client).await?;
+        let picture = Picture::new(&service, &tasks, &nodes);
+        screen.show(&picture);
+        if picture.converged() && !updating {
+            let since = *converged_at.get_or_insert_with(Instant::now);
+            let job = service
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.mode.as_ref())
+                .is_some_and(|mode| mode.replicated_job.is_some() || mode.global_job.is_some());
+            match monitor.checked_sub(since.elapsed()) {
+                Some(left) if !left.is_zero() && !job => {
+                    let seconds = left.as_secs_f64().ceil() as u64;
+                    screen.verify(&format!(
+                        "Waiting {seconds} seconds to verify that tasks are stable..."
+                    ));
+                }
+                _ => {
+                    screen.verify("Service converged");
+                    return Ok(());
+                }
+            }
+        } else if converged_at.take().is_some() {
+            screen.verify("Detected task failure");
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn monitor(service: &Service) -> Duration {
+    service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.update_config.as_ref()?.monitor)
+        .and_then(|nanos| u64::try_from(nanos).ok())
+        .filter(|nanos| *nanos > 0)
+        .map_or(DEFAULT_MONITOR, Duration::from_nanos)
+}
+
+/// Ids of the nodes that are not down.
+async fn live_nodes(client: &Client) -> Result<HashSet<String>, ClientError> {
+    let nodes: Vec<Node> = client.nodes(&Filters::new()).await?;
+    Ok(nodes
+        .into_iter()
+        .filter(|node| {
+            node.status
+                .as_ref()
+                .is_none_or(|s| s.state != Some(NodeState::DOWN))
+        })
+        .filter_map(|node| node.id)
+        .collect())
+}
+
+/// How far a service is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Picture {
+    done: usize,
+    wanted: usize,
+    /// By the name shown: a state's word, how far it is, an error.
+    bars: BTreeMap<usize, Bar>,
+}
+
+/// How far a slot is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Bar {
+    name: String,
+    state: TaskState,
+    error: String,
+}
+
+impl Picture {
+    fn new(service: &Service, tasks: &[Task], nodes: &HashSet<String>) -> Self {
+        let mode = service
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.mode.clone())
+            .unwrap_or_default();
+        let job = mode.replicated_job.is_some() || mode.global_job.is_some();
+        let global = mode.global.is_some() || mode.global_job.is_some();
+        let goal = if job {
+            TaskState::COMPLETE
+        } else {
+            TaskState::RUNNING
+        };
+        let slots = newest_by_slot(tasks, nodes, global);
+        let wanted = if global {
+            slots.len()
+        } else if let Some(job) = &mode.replicated_job {
+            usize::try_from(job.total_completions.unwrap_or(1)).unwrap_or(0)
+        } else {
+            let replicas = mode.replicated.and_then(|replicated| replicated.replicas);
+            usize::try_from(replicas.unwrap_or(1)).unwrap_or(0)
+        };
+        let done = slots.values().filter(|task| state(task) == goal).count();
+        let mut bars = BTreeMap::new();
+        if wanted <= MAX_BARS {
+            for index in 1..=wanted {
+                let name = format!("{index}/{wanted}");
+                bars.insert(
+                    index,
+                    Bar {
+                        name,
+                        state: TaskState::NEW,
+                        error: String::new(),
+                    },
+                );
+            }
+            for (position, (slot, task)) in slots.iter().enumerate() {
+                let index = match global {
+                    true => position + 1,
+                    false => match slot.parse() {
+                        Ok(index) if (1..=wanted).contains(&index) => index,
+                        _ => position + 1,
+                    },
+                };
+                if let Some(bar) = bars.get_mut(&index) {
+                    if global {
+                        bar.name = slot.chars().take(12).collect();
+                    }
+                    bar.state = state(task);
+                    bar.error = failure(task);
+                }
+            }
+        }
+        Self { done, wanted, bars }
+    }
+
+    fn converged(&self) -> bool {
+        self.done >= self.wanted
+    }
+}
+
+/// The newest live task of each slot (each node for a global service).
+fn newest_by_slot<'a>(
+    tasks: &'a [Task],
+    nodes: &HashSet<String>,
+    global: bool,
+) -> BTreeMap<String, &'a Task> {
+    let mut newest: HashMap<String, &Task> = HashMap::new();
+    for task in tasks {
+        let node = task.node_id.clone().unwrap_or_default();
+        let gone = !node.is_empty() && !nodes.contains(&node);
+        let wanted = !matches!(
+            task.desired_state,
+            Some(TaskState::SHUTDOWN | TaskState::REMOVE | TaskState::FAILED | TaskState::REJECTED)
+        );
+        if gone || !wanted {
+            continue;
+        }
+        let slot = if global {
+            node
+        } else {
+            format!("{:06}", task.slot.unwrap_or(0))
+        };
+        let entry = newest.entry(slot).or_insert(task);
+        if entry.created_at < task.created_at {
+            *entry = task;
+        }
+    }
+    newest
+        .into_iter()
+        .map(|(slot, task)| {
+            let slot = slot.trim_start_matches('0').to_owned();
+            (format!("{slot:0>6}"), task)
+        })
+        .collect()
+}
+
+fn state(task: &Task) -> TaskState {
+    task.status
+        .as_ref()
+        .and_then(|status| status.state)
+        .unwrap_or(TaskState::NEW)
+}
+
+fn failure(task: &Task) -> String {
+    task.status
+        .as_ref()
+        .and_then(|status| status.err.clone())
+        .unwrap_or_default()
+}
+
+/// A state's word and its place among the states, out of [`GOAL`].
+fn place(state: TaskState) -> (String, usize) {
+    let place = match state {
+        TaskState::NEW => 1,
+        TaskState::ALLOCATED | TaskState::PENDING => 2,
+        TaskState::ASSIGNED => 3,
+        TaskState::ACCEPTED => 4,
+        TaskState::PREPARING => 5,
+        TaskState::READY => 6,
+        TaskState::STARTING => 7,
+        TaskState::RUNNING => 8,
+        _ => GOAL,
+    };
+    (word(Some(state)), place)
+}
+
+/// The place of a state in which nothing is left to do.
+const GOAL: usize = 9;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn service(replicas: i64) -> Service {
+        serde_json::from_value(json!({"Spec": {"Mode": {"Replicated": {"Replicas": replicas}}}}))
+            .expect("service")
+    }
+
+    fn task(slot: i64, state: &str, created: &str) -> Task {
+        serde_json::from_value(json!({
+            "ID": "t", "Slot": slot, "NodeID": "n", "CreatedAt": created, "DesiredState": "running",
+            "Status": {"State": state, "Err": if state == "rejected" { "no such image" } else { "" }}
+        }))
+        .expect("task")
+    }
+
+    #[test]
+    fn counts_the_newest_of_each_slot() {
+        let nodes = HashSet::from(["n".to_owned()]);
+        let tasks = [
+            task(1, "running", "2026-01-01T00:00:00Z"),
+            task(2, "rejected", "2026-01-01T00:00:00Z"),
+            task(2, "preparing", "2026-01-01T00:00:05Z"),
+        ];
+        let picture = Picture::new(&service(2), &tasks, &nodes);
+        assert_eq!((picture.done, picture.wanted), (1, 2));
+        assert_eq!(picture.bars[&1].state, TaskState::RUNNING);
+        assert_eq!(picture.bars[&2].state, TaskState::PREPARING);
+        assert!(!picture.converged());
+    }
+
+    #[test]
+    fn tasks_of_dead_nodes_do_not_count() {
+        let tasks = [task(1, "running", "2026-01-01T00:00:00Z")];
+        assert_eq!(Picture::new(&service(1), &tasks, &HashSet::new()).done, 0);
+    }
+
+    #[test]
+    fn many_tasks_have_no_bars() {
+        assert!(
+            Picture::new(&service(21), &[], &HashSet::new())
+                .bars
+                .is_empty()
+        );
+        assert!(Picture::new(&service(0), &[], &HashSet::new()).converged());
+    }
+}

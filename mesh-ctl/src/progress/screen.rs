@@ -1,0 +1,168 @@
+//! Draws the progress: in place on a terminal, a line per change elsewhere.
+
+use std::io::{IsTerminal, Write};
+
+use super::{GOAL, Picture, place};
+
+/// Width of a bar between its brackets, in characters.
+const BAR: usize = 50;
+/// Width of a state's word, so that the bars stand below one another.
+const STATE: usize = 9;
+
+/// Where the progress is drawn.
+pub(super) struct Screen {
+    quiet: bool,
+    terminal: bool,
+    /// Lines drawn so far on a terminal.
+    drawn: Vec<String>,
+    /// The lines of the last picture.
+    picture: Vec<String>,
+    verify: Option<String>,
+    extra: Vec<String>,
+}
+
+impl Screen {
+    pub(super) fn new(quiet: bool) -> Self {
+        Self {
+            quiet,
+            terminal: std::io::stdout().is_terminal(),
+            drawn: Vec::new(),
+            picture: Vec::new(),
+            verify: None,
+            extra: Vec::new(),
+        }
+    }
+
+    /// Shows how far the service is.
+    pub(super) fn show(&mut self, picture: &Picture) {
+        let lines = render(picture, self.terminal);
+        if !self.terminal && !self.quiet {
+            for (index, line) in lines.iter().enumerate() {
+                if self.picture.get(index) != Some(line) {
+                    println!("{line}");
+                }
+            }
+        }
+        self.picture = lines;
+        self.draw();
+    }
+
+    /// Shows how sure we are that it will stay so.
+    pub(super) fn verify(&mut self, text: &str) {
+        let line = format!("verify: {text}");
+        if !self.terminal && !self.quiet && self.verify.as_ref() != Some(&line) {
+            println!("{line}");
+        }
+        self.verify = Some(line);
+        self.draw();
+    }
+
+    /// Shows something once.
+    pub(super) fn line(&mut self, name: &str, text: &str) {
+        let line = format!("{name}: {text}");
+        if !self.terminal && !self.quiet {
+            println!("{line}");
+        }
+        self.extra.push(line);
+        self.draw();
+    }
+
+    /// Nothing more will be shown.
+    pub(super) fn finish(&mut self) {
+        let _ = std::io::stdout().flush();
+    }
+
+    fn draw(&mut self) {
+        if !self.terminal || self.quiet {
+            return;
+        }
+        let mut lines = self.extra.clone();
+        lines.extend(self.picture.iter().cloned());
+        lines.extend(self.verify.clone());
+        if lines == self.drawn {
+            return;
+        }
+        let mut out = String::new();
+        if !self.drawn.is_empty() {
+            out.push_str(&format!("\x1b[{}A", self.drawn.len()));
+        }
+        let width = width();
+        for line in &lines {
+            let line: String = line.chars().take(width).collect();
+            out.push_str(&format!("\r\x1b[2K{line}\n"));
+        }
+        out.push_str("\x1b[J");
+        let mut stdout = std::io::stdout().lock();
+        // Progress that cannot be shown is not worth failing for.
+        let _ = stdout
+            .write_all(out.as_bytes())
+            .and_then(|()| stdout.flush());
+        self.drawn = lines;
+    }
+}
+
+fn render(picture: &Picture, bars: bool) -> Vec<String> {
+    let mut lines = vec![format!(
+        "overall progress: {} out of {} tasks",
+        picture.done, picture.wanted
+    )];
+    for bar in picture.bars.values() {
+        let (word, done) = place(bar.state);
+        let text = if !bar.error.is_empty() {
+            bar.error.clone()
+        } else if bars {
+            // Running is as far as a service's task goes.
+            let full = BAR * done.min(GOAL - 1) / (GOAL - 1);
+            let head = if full > 0 { ">" } else { "" };
+            format!(
+                "{word:<STATE$} [{}{head}{}]",
+                "=".repeat(full),
+                " ".repeat(BAR - full)
+            )
+        } else {
+            word
+        };
+        lines.push(format!("{}: {text}", bar.name).trim_end().to_owned());
+    }
+    lines
+}
+
+fn width() -> usize {
+    crate::cmd::exec::terminal_size().map_or(80, |(_, columns)| usize::from(columns).max(20))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use mesh_api::engine::TaskState;
+
+    use super::{super::Bar, *};
+
+    #[test]
+    fn words_and_bars() {
+        let bar = |state, error: &str| Bar {
+            name: "1/1".to_owned(),
+            state,
+            error: error.to_owned(),
+        };
+        let picture = |bar| Picture {
+            done: 1,
+            wanted: 1,
+            bars: BTreeMap::from([(1, bar)]),
+        };
+        let running = picture(bar(TaskState::RUNNING, ""));
+        assert_eq!(
+            render(&running, false),
+            ["overall progress: 1 out of 1 tasks", "1/1: running"]
+        );
+        assert_eq!(
+            render(&running, true)[1],
+            format!("1/1: running   [{}>]", "=".repeat(BAR))
+        );
+        assert_eq!(
+            render(&picture(bar(TaskState::REJECTED, "no such image")), true)[1],
+            "1/1: no such image"
+        );
+    }
+}
