@@ -104,14 +104,20 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let auth = image::registry_auth(&name);
     let sent_auth = auth.clone().filter(|_| args.with_registry_auth);
     let mut spec = spec(args, name.clone())?;
+    let mut warning = None;
     if resolve {
         match image::pin(client, &name, auth.as_deref()).await {
             Some(pinned) => set_image(&mut spec, pinned),
-            None => eprintln!("{}", image::unpinned_warning(&name)),
+            None => warning = Some(image::unpinned_warning(&name)),
         }
     }
     let answer = client.service_create(&spec, sent_auth.as_deref()).await?;
-    for warning in answer.warnings.unwrap_or_default() {
+    for warning in answer
+        .warnings
+        .unwrap_or_default()
+        .into_iter()
+        .chain(warning)
+    {
         eprintln!("{warning}");
     }
     let id = answer

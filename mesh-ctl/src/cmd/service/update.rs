@@ -78,7 +78,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let (id, version) = identity(&service)?;
     let mut spec = service.spec.unwrap_or_default();
     change(client, &mut spec, &args).await?;
-    let mut auth = None;
+    let (mut auth, mut warning) = (None, None);
     if let Some(name) = &args.image {
         let name = image::with_tag(name)?;
         auth = image::registry_auth(&name);
@@ -87,7 +87,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
             false => image::pin(client, &name, auth.as_deref()).await,
         };
         if pinned.is_none() && !args.no_resolve_image {
-            eprintln!("{}", image::unpinned_warning(&name));
+            warning = Some(image::unpinned_warning(&name));
         }
         set_image(&mut spec, pinned.unwrap_or(name));
     }
@@ -95,7 +95,12 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let answer = client
         .service_update(&id, version, &spec, auth.as_deref())
         .await?;
-    for warning in answer.warnings.unwrap_or_default() {
+    for warning in answer
+        .warnings
+        .unwrap_or_default()
+        .into_iter()
+        .chain(warning)
+    {
         eprintln!("{warning}");
     }
     println!("{}", args.service);
