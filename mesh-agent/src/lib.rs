@@ -12,3 +12,4 @@ pub mod dns;
 pub mod links;
 pub mod node;
 pub mod session;
+pub mod reconcile;

@@ -1,0 +1,5 @@
+//! One road to state: observe, plan (pure), apply (idempotent).
+
+pub mod plan;
+pub mod record;
+pub mod state;
