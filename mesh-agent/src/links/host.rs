@@ -1,4 +1,4 @@
-//! The node's own side: host ends, routes to gateway addresses, uplinks, the VXLAN device.
+//! The node's own side: host ends, routes to gateway addresses, uplinks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use netlink_packet_route::{
     neighbour::NeighbourState,
     route::{RouteAddress, RouteAttribute, RouteScope},
 };
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::{
     LinkError, errno,
@@ -264,29 +264,6 @@ impl Host {
                 LinkError::netlink(format!("delete interface {index}"))(error),
             ),
             _ => Ok(()),
-        }
-    }
-
-    /// The VXLAN device that owns the tunnel port, takes what the packet path does not, and lets
-    /// the NIC merge; made if it is not there.
-    ///
-    /// # Errors
-    /// When the kernel refuses, for instance because another device has the port.
-    pub async fn ensure_vxlan(&self, name: &str, port: u16, mtu: u32) -> Result<(), LinkError> {
-        let what = || format!("create the tunnel device {name} on UDP port {port}");
-        let message = LinkVxlan::new(name, 0)
-            .port(port)
-            .collect_metadata(true)
-            .learning(false)
-            .mtu(mtu)
-            .up()
-            .build();
-        match self.handle.link().add(message).execute().await {
-            Err(error) if errno(&error) != libc::EEXIST => Err(LinkError::netlink(what())(error)),
-            _ => {
-                sysctl::set_if_there(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1");
-                Ok(())
-            }
         }
     }
 }

@@ -30,12 +30,12 @@ pub struct TaskLink {
 }
 
 /// What a link leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkKind {
     /// An overlay network.
     Overlay {
-        /// VXLAN network identifier.
-        vni: u32,
+        /// Network id.
+        network: String,
     },
     /// The outside, and published ports.
     Gateway,
@@ -112,7 +112,9 @@ pub fn task_links<'a>(
             address,
             prefix,
             mac: mac_of(address),
-            kind: LinkKind::Overlay { vni: net.vni },
+            kind: LinkKind::Overlay {
+                network: net.id.clone(),
+            },
         });
     }
     if let Some(address) = gateway.filter(|_| !internal_only) {
@@ -142,10 +144,9 @@ pub fn parse_address(text: &str) -> Option<(Ipv4Addr, u8)> {
 mod tests {
     use super::*;
 
-    fn network(id: &str, vni: u32, subnet: &str) -> proto::Network {
+    fn network(id: &str, subnet: &str) -> proto::Network {
         proto::Network {
             id: id.into(),
-            vni,
             subnet: subnet.into(),
             ..Default::default()
         }
@@ -168,45 +169,45 @@ mod tests {
 
     #[test]
     fn links_of_a_task() {
-        let mut ingress = network("in", 4096, "10.0.0.0/20");
+        let mut ingress = network("in", "10.0.0.0/20");
         ingress.ingress = true;
-        let mut inside = network("i", 4098, "10.0.32.0/20");
+        let mut inside = network("i", "10.0.32.0/20");
         inside.internal = true;
-        let all = [ingress, network("a", 4097, "10.0.16.0/20"), inside];
+        let all = [ingress, network("a", "10.0.16.0/20"), inside];
         let find = |id: &str| all.iter().find(|n| n.id == id);
         let local = Some(Ipv4Addr::new(172, 31, 0, 2));
-        // attachments -> (name, address, prefix, overlay vni or 0)
-        type Row<'a> = (&'a [(&'a str, &'a str)], &'a [(&'a str, &'a str, u8, u32)]);
+        // attachments -> (name, address, prefix, overlay network or nothing)
+        type Row<'a> = (&'a [(&'a str, &'a str)], &'a [(&'a str, &'a str, u8, &'a str)]);
         let table: &[Row<'_>] = &[
-            (&[], &[("eth0", "172.31.0.2", 32, 0)]),
+            (&[], &[("eth0", "172.31.0.2", 32, "")]),
             (
                 &[("in", "10.0.0.5/20"), ("a", "10.0.16.7/20")],
-                &[("eth0", "10.0.16.7", 20, 4097), ("eth1", "10.0.0.5", 32, 0)],
+                &[("eth0", "10.0.16.7", 20, "a"), ("eth1", "10.0.0.5", 32, "")],
             ),
             (
                 &[("a", "10.0.16.7")],
                 &[
-                    ("eth0", "10.0.16.7", 20, 4097),
-                    ("eth1", "172.31.0.2", 32, 0),
+                    ("eth0", "10.0.16.7", 20, "a"),
+                    ("eth1", "172.31.0.2", 32, ""),
                 ],
             ),
-            (&[("i", "10.0.32.2/20")], &[("eth0", "10.0.32.2", 20, 4098)]),
+            (&[("i", "10.0.32.2/20")], &[("eth0", "10.0.32.2", 20, "i")]),
         ];
         for (attachments, expected) in table {
             let links = task_links("x", &task(attachments), find, local).expect("all known");
             let got: Vec<_> = links
                 .iter()
                 .map(|l| {
-                    let vni = match l.kind {
-                        LinkKind::Overlay { vni } => vni,
-                        LinkKind::Gateway => 0,
+                    let network = match &l.kind {
+                        LinkKind::Overlay { network } => network.clone(),
+                        LinkKind::Gateway => String::new(),
                     };
-                    (l.task_name.clone(), l.address.to_string(), l.prefix, vni)
+                    (l.task_name.clone(), l.address.to_string(), l.prefix, network)
                 })
                 .collect();
             let expected: Vec<_> = expected
                 .iter()
-                .map(|(n, a, p, v)| ((*n).to_owned(), (*a).to_owned(), *p, *v))
+                .map(|(n, a, p, v)| ((*n).to_owned(), (*a).to_owned(), *p, (*v).to_owned()))
                 .collect();
             assert_eq!(got, expected, "{attachments:?}");
         }

@@ -1,0 +1,198 @@
+//! Work for one task that takes its time, done beside the loop: images, root file systems, the
+//! container's life. Each piece may be repeated from the start after a crash.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, anyhow};
+use mesh_api::{engine::TaskSpec, proto};
+use mesh_image::{Credentials, ImageRecord, ImageStore, PullOptions, Reference, silent};
+use mesh_runtime::{Runtime, RuntimeError};
+use tokio::sync::Semaphore;
+
+use crate::container::{self, Names, Places};
+};
+
+/// Tasks prepared or started at the same time; more only compete for the same CPUs and disk.
+const AT_ONCE: usize = 8;
+
+/// What jobs work with.
+#[derive(Clone)]
+pub struct Tools {
+    /// The containers.
+    pub runtime: Runtime,
+    /// The images.
+    pub images: ImageStore,
+    /// Who this node is, for templates.
+    pub names: Names,
+    /// Directory of the node's local volumes.
+    pub volumes: PathBuf,
+    /// Search domains of the node, inherited by tasks.
+    pub search: Vec<String>,
+    turns: Arc<Semaphore>,
+}
+
+/// What a container is made of, besides the tools.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The task.
+    pub task: proto::Task,
+    /// Its namespace; none for the host's.
+    pub netns: Option<PathBuf>,
+    /// Directory for the files shown to it.
+    pub files: PathBuf,
+    /// Its addresses, the first one first in /etc/hosts.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Tools {
+    /// Puts them together.
+    pub fn new(
+        runtime: Runtime,
+        images: ImageStore,
+        names: Names,
+        volumes: PathBuf,
+        search: Vec<String>,
+    ) -> Self {
+        Self { runtime, images, names, volumes, search, turns: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
+    /// Image, root file system, files, container.
+    ///
+    /// # Errors
+    /// What goes into the task's error as it is.
+    pub async fn prepare(&self, order: Order) -> Result<()> {
+        let task = &order.task;
+        let spec = spec_of(task)?;
+        let wanted = spec.container_spec.as_ref().ok_or_else(|| anyhow!("the task has no container specification"))?;
+        let image = self.image(wanted.image.as_deref().unwrap_or_default(), &task.registry_auth).await?;
+        let _turn = self.turns.acquire().await?;
+        let rootfs = {
+            let (images, image, id) = (self.images.clone(), image.clone(), task.id.clone());
+            tokio::task::spawn_blocking(move || images.mount_rootfs(&image, &id)).await??
+        };
+        let places = Places {
+            rootfs: rootfs.path,
+            netns: order.netns.clone(),
+            resolv_conf: order.files.join("resolv.conf"),
+            hosts: order.files.join("hosts"),
+            hostname: order.files.join("hostname"),
+            volumes: self.volumes.clone(),
+        };
+        let plan = container::plan(task, &spec, &image.config, &self.names, &places)?;
+        for path in plan.volumes.values() {
+            std::fs::create_dir_all(path).with_context(|| format!("create volume {}", path.display()))?;
+        }
+        std::fs::create_dir_all(&order.files).context("create the task's directory")?;
+        let hostname = plan.container.hostname.clone();
+        let resolv = if order.netns.is_some() {
+            container::resolv_conf(wanted.dns_config.as_ref(), &self.search)
+        } else {
+            std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
+        };
+        let hosts = container::hosts(
+            &hostname,
+            &order.addresses,
+            wanted.hosts.as_deref().unwrap_or_default(),
+        );
+        for (path, text) in [
+            (&places.resolv_conf, resolv),
+            (&places.hosts, hosts),
+            (&places.hostname, format!("{hostname}\n")),
+        ] {
+            std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+        }
+        // A half-made container of an earlier agent is in the way.
+        self.runtime.delete(&task.id).await?;
+        self.runtime.create(&plan.container).await?;
+        Ok(())
+    }
+
+    /// The image: as it is here, else pulled.
+    async fn image(&self, name: &str, auth: &str) -> Result<ImageRecord> {
+        if name.is_empty() {
+            return Err(anyhow!("the task names no image"));
+        }
+        if let Ok(found) = self.images.get(name) {
+            return Ok(found);
+        }
+        let reference = Reference::parse(name)?;
+        let options = PullOptions {
+            credentials: Credentials::from_registry_auth(auth)?,
+            platform: None,
+        };
+        self.images
+            .pull(&reference, &options, &silent())
+            .await
+            .map_err(|error| anyhow!("No such image: {name}: {:#}", anyhow::Error::from(error)))
+    }
+
+    /// Lets the command begin.
+    ///
+    /// # Errors
+    /// What goes into the task's error as it is.
+    pub async fn start(&self, id: &str) -> Result<()> {
+        let _turn = self.turns.acquire().await?;
+        Ok(self.runtime.start(id).await?)
+    }
+
+    /// Ends the command: stop signal, grace, kill.
+    ///
+    /// # Errors
+    /// When the runtime cannot end it; the loop asks again.
+    pub async fn stop(&self, task: &proto::Task) -> Result<()> {
+        let spec = spec_of(task).unwrap_or_default();
+        let grace = spec
+            .container_spec
+            .and_then(|spec| spec.stop_grace_period)
+            .and_then(|nanos| u64::try_from(nanos).ok())
+            .map_or(Duration::from_secs(container::DEFAULT_GRACE_SECONDS), Duration::from_nanos);
+        let created = self
+            .runtime
+            .inspect(&task.id)
+            .is_ok_and(|info| info.state == mesh_runtime::ContainerState::Created);
+        if created {
+            return Ok(self.runtime.delete(&task.id).await?);
+        }
+        match self.runtime.stop(&task.id, None, grace).await {
+            Ok(_) | Err(RuntimeError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Unmounts the root file system of an ended task; its log stays.
+    ///
+    /// # Errors
+    /// When it cannot be unmounted; the loop asks again.
+    pub async fn release(&self, id: &str) -> Result<()> {
+        let (images, id) = (self.images.clone(), id.to_owned());
+        Ok(tokio::task::spawn_blocking(move || images.unmount_rootfs(&id)).await??)
+    }
+
+    /// Removes all there is of a task.
+    ///
+    /// # Errors
+    /// When something cannot be removed; the loop asks again.
+    pub async fn forget(&self, id: &str) -> Result<()> {
+        self.runtime.delete(id).await?;
+        self.release(id).await
+    }
+}
+
+/// The task's specification.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn spec_of(task: &proto::Task) -> Result<TaskSpec> {
+    serde_json::from_slice(&task.spec_json).context("the task's specification cannot be read")
+}
+
+/// Search domains in a resolv.conf.
+pub fn search_domains(resolv_conf: &str) -> Vec<String> {
+    resolv_conf
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("search"))
+        .next_back()
+        .map(|rest| rest.split_whitespace().map(str::to_owned).collect())
+        .unwrap_or_default()
+}
+
