@@ -5,11 +5,14 @@
 //! namespaces · `dns` name resolution inside tasks.
 
 pub mod assignment;
+pub mod cluster;
 pub mod config;
 pub mod container;
 pub mod desired;
 pub mod dns;
 pub mod links;
 pub mod node;
-pub mod session;
+
+pub mod logs;
 pub mod reconcile;
+pub mod session;

@@ -1,3 +1,142 @@
-//! `mesh-agent`: parses flags and runs the node.
+//! `mesh-agent`: parses flags and runs the node; `mesh-agent shim` is a task's own process.
 
-fn main() {}
+use std::{io::Read, path::Path, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use mesh_agent::{config::Config, node::Node};
+use mesh_image::{ImageStore, RegistryOptions};
+use mesh_runtime::{Runtime, RuntimeConfig};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Threads of the async runtime: the agent waits, it does not compute.
+const WORKERS: usize = 2;
+
+/// Threads for work that blocks; more only wait for the same disk and kernel locks.
+const BLOCKING: usize = 64;
+
+fn main() -> ExitCode {
+    // Before any thread: the shim makes containers, which only works single-threaded.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == "shim") {
+        return mesh_runtime::shim_main(arguments);
+    }
+    match start(Config::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mesh-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(config: Config) -> Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_new(&config.log_level).context("--log-level")?)
+        .with_writer(std::io::stderr)
+        .init();
+    raise_file_limit();
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING)
+        .enable_all()
+        .build()
+        .context("start the async runtime")?
+        .block_on(run(config))
+}
+
+/// Every task costs a handful of sockets; the usual soft limit of 1024 ends at 200 tasks.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+            tracing::warn!(%error, "the limit of open files stays low");
+        }
+    }
+}
+
+async fn run(config: Config) -> Result<()> {
+    config.make_dirs().with_context(|| {
+        format!(
+            "create {} and {}",
+            config.data_dir.display(),
+            config.run_dir.display()
+        )
+    })?;
+    let _lock = lock(&config)?;
+    let instance = instance(&config)?;
+    let hostname = match &config.node_name {
+        Some(name) => name.clone(),
+        None => nix::unistd::gethostname()
+            .context("read the host name")?
+            .to_string_lossy()
+            .into_owned(),
+    };
+    let runtime = Runtime::open(RuntimeConfig {
+        state_dir: config.data_dir.join("containers"),
+        run_dir: config.run_dir.join("shims"),
+        cgroup_parent: format!("mesh/{instance}"),
+        shim_exe: std::env::current_exe().context("find this program")?,
+    })
+    .await
+    .context("open the container runtime")?;
+    let images = ImageStore::open_with(
+        config.images_dir(),
+        RegistryOptions {
+            insecure: config.insecure_registries.clone(),
+            ..RegistryOptions::default()
+        },
+    )
+    .context("open the image store")?;
+    let node = Node::new(config, instance, hostname, runtime, images);
+    if let Err(error) = node.resume().await {
+        // The API still answers: it says what is wrong, and `swarm leave --force` is a way out.
+        tracing::error!("{error}");
+    }
+    tracing::info!(instance = node.instance(), "mesh-agent is ready");
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    // Tasks, links and packet path stay: the next agent adopts them.
+    tracing::info!("mesh-agent ends; tasks keep running");
+    Ok(())
+}
+
+/// Keeps a second agent out of the same directories.
+fn lock(config: &Config) -> Result<nix::fcntl::Flock<std::fs::File>> {
+    let path = config.data_dir.join("lock");
+    let file = std::fs::File::create(&path).with_context(|| format!("open {}", path.display()))?;
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        anyhow::anyhow!(
+            "{} is in use by another mesh-agent ({errno}); give each its own --data-dir and --run-dir",
+            config.data_dir.display()
+        )
+    })
+}
+
+/// The instance name: as said, else as made up at the first start.
+fn instance(config: &Config) -> Result<String> {
+    let path = config.data_dir.join("instance");
+    if let Some(given) = &config.instance {
+        write(&path, given)?;
+        return Ok(given.clone());
+    }
+    let mut text = String::new();
+    if let Ok(mut file) = std::fs::File::open(&path) {
+        file.read_to_string(&mut text)
+            .context("read the instance name")?;
+    }
+    if text.trim().is_empty() {
+        text = format!("{:08x}", rand::random::<u32>());
+        write(&path, &text)?;
+    }
+    Ok(text.trim().to_owned())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("write {}", path.display()))
+}

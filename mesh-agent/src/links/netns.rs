@@ -50,6 +50,30 @@ pub fn create(path: &Path) -> Result<(), LinkError> {
     })
 }
 
+/// Mounts the namespace that process `pid` lives in at `path`, for one whose mount was lost.
+///
+/// # Errors
+/// When the process is gone or the kernel refuses.
+pub fn adopt(path: &Path, pid: u32) -> Result<(), LinkError> {
+    let what = || {
+        format!(
+            "mount the network namespace of process {pid} at {}",
+            path.display()
+        )
+    };
+    fs::File::create(path).map_err(LinkError::io(what()))?;
+    let source = format!("/proc/{pid}/ns/net");
+    mount(
+        Some(source.as_str()),
+        path,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .map_err(io::Error::from)
+    .map_err(LinkError::io(what()))
+}
+
 /// Unmounts and removes; one that is not there is no error. The namespace itself goes with its
 /// last process and socket, and its links with it.
 ///

@@ -177,7 +177,10 @@ mod tests {
         let find = |id: &str| all.iter().find(|n| n.id == id);
         let local = Some(Ipv4Addr::new(172, 31, 0, 2));
         // attachments -> (name, address, prefix, overlay network or nothing)
-        type Row<'a> = (&'a [(&'a str, &'a str)], &'a [(&'a str, &'a str, u8, &'a str)]);
+        type Row<'a> = (
+            &'a [(&'a str, &'a str)],
+            &'a [(&'a str, &'a str, u8, &'a str)],
+        );
         let table: &[Row<'_>] = &[
             (&[], &[("eth0", "172.31.0.2", 32, "")]),
             (
@@ -202,7 +205,12 @@ mod tests {
                         LinkKind::Overlay { network } => network.clone(),
                         LinkKind::Gateway => String::new(),
                     };
-                    (l.task_name.clone(), l.address.to_string(), l.prefix, network)
+                    (
+                        l.task_name.clone(),
+                        l.address.to_string(),
+                        l.prefix,
+                        network,
+                    )
                 })
                 .collect();
             let expected: Vec<_> = expected

@@ -4,33 +4,81 @@ mod error;
 mod state;
 mod tasks;
 
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use anyhow::Context;
 use mesh_api::engine::{SwarmInitRequest, SwarmJoinRequest};
+use mesh_datapath::{Datapath, Snapshot};
+use mesh_image::ImageStore;
+use mesh_manager::ManagerHandle;
+use mesh_runtime::Runtime;
 use tokio::sync::watch;
 
 pub use error::NodeError;
 pub use state::{ClusterInfo, NodeState, Role};
 pub use tasks::LocalTask;
 
-use crate::config::Config;
+use crate::{assignment::Assignment, cluster, config::Config};
+
+/// The packet path, once it is open; the reconciler writes it, others read its counters.
+pub type SharedDatapath = Arc<Mutex<Option<Datapath>>>;
 
 /// A node; cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Node {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
-struct Inner {
-    config: Config,
-    instance: String,
-    hostname: String,
-    state: watch::Sender<NodeState>,
-    tasks: RwLock<Arc<Vec<LocalTask>>>,
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) instance: String,
+    pub(crate) hostname: String,
+    pub(crate) runtime: Runtime,
+    pub(crate) images: ImageStore,
+    pub(crate) datapath: SharedDatapath,
+    pub(crate) state: watch::Sender<NodeState>,
+    pub(crate) tasks: watch::Sender<Arc<Vec<LocalTask>>>,
+    pub(crate) assignment: RwLock<Option<watch::Receiver<Arc<Assignment>>>>,
+    pub(crate) manager: RwLock<Option<ManagerHandle>>,
+    /// The running membership; locked while it begins or ends, so that only one change goes on.
+    pub(crate) membership: tokio::sync::Mutex<Option<cluster::Membership>>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("instance", &self.inner.instance)
+            .field("state", &*self.inner.state.borrow())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Node {
+    /// Puts a node together; it is in no cluster until [`Node::resume`].
+    pub fn new(
+        config: Config,
+        instance: String,
+        hostname: String,
+        runtime: Runtime,
+        images: ImageStore,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                config,
+                instance,
+                hostname,
+                runtime,
+                images,
+                datapath: SharedDatapath::default(),
+                state: watch::channel(NodeState::Inactive).0,
+                tasks: watch::channel(Arc::default()).0,
+                assignment: RwLock::default(),
+                manager: RwLock::default(),
+                membership: tokio::sync::Mutex::default(),
+            }),
+        }
+    }
+
     /// What the flags say.
     pub fn config(&self) -> &Config {
         &self.inner.config
@@ -46,6 +94,16 @@ impl Node {
         &self.inner.hostname
     }
 
+    /// The containers of this node; tasks' containers are named by their task id.
+    pub fn runtime(&self) -> &Runtime {
+        &self.inner.runtime
+    }
+
+    /// The images of this node.
+    pub fn images(&self) -> &ImageStore {
+        &self.inner.images
+    }
+
     /// Membership as of now.
     pub fn state(&self) -> NodeState {
         self.inner.state.borrow().clone()
@@ -54,6 +112,50 @@ impl Node {
     /// Membership, to wait for changes.
     pub fn watch_state(&self) -> watch::Receiver<NodeState> {
         self.inner.state.subscribe()
+    }
+
+    /// The manager in this process, on a manager.
+    pub fn manager(&self) -> Option<ManagerHandle> {
+        self.inner
+            .manager
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// What the managers want of this node, as last heard.
+    pub fn assignment(&self) -> Arc<Assignment> {
+        self.inner
+            .assignment
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map(|receiver| Arc::clone(&receiver.borrow()))
+            .unwrap_or_default()
+    }
+
+    /// Counters of the packet path; `None` while it is not open.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn datapath_stats(&self) -> Result<Option<Snapshot>, NodeError> {
+        self.inner
+            .datapath
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map(Datapath::snapshot)
+            .transpose()
+            .context("read the packet path's counters")
+            .map_err(NodeError::from)
+    }
+
+    /// Goes on with the membership found on disk, if there is one.
+    ///
+    /// # Errors
+    /// When it is unreadable or the manager cannot be started.
+    pub async fn resume(&self) -> Result<(), NodeError> {
+        cluster::resume(self).await
     }
 
     /// `swarm init`: creates a cluster with this node as its first manager; returns the node id.
@@ -66,8 +168,7 @@ impl Node {
         request: SwarmInitRequest,
         availability: Option<String>,
     ) -> Result<String, NodeError> {
-        let _ = (request, availability);
-        Err(NodeError::AlreadyMember)
+        cluster::init(self, request, availability).await
     }
 
     /// `swarm join`: becomes a node of the cluster the token belongs to.
@@ -79,8 +180,7 @@ impl Node {
         request: SwarmJoinRequest,
         availability: Option<String>,
     ) -> Result<(), NodeError> {
-        let _ = (request, availability);
-        Err(NodeError::AlreadyMember)
+        cluster::join(self, request, availability).await
     }
 
     /// `swarm leave`: stops every task and forgets the cluster. Managers want `force`.
@@ -88,20 +188,13 @@ impl Node {
     /// # Errors
     /// Not part of a cluster, or a manager without `force`.
     pub async fn swarm_leave(&self, force: bool) -> Result<(), NodeError> {
-        let _ = force;
-        Err(NodeError::NotMember)
+        cluster::leave(self, force).await
     }
 
     /// The tasks of this node with what is known of their containers, ended ones included until
     /// the managers forget them.
     pub fn tasks(&self) -> Arc<Vec<LocalTask>> {
-        Arc::clone(
-            &self
-                .inner
-                .tasks
-                .read()
-                .unwrap_or_else(|poisoned| poisoned.into_inner()),
-        )
+        Arc::clone(&self.inner.tasks.borrow())
     }
 
     /// The task whose id, container id, name or unique prefix of an id this is.

@@ -5,6 +5,10 @@ use std::net::IpAddr;
 use mesh_api::{engine::TaskSpec, proto};
 
 use super::NodeError;
+use crate::{
+    links::plan::container_id,
+    reconcile::{jobs, record::Record},
+};
 
 /// A task of this node and its container.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,10 +27,25 @@ pub struct LocalTask {
     pub started: i64,
     /// Nanoseconds since the epoch, or 0.
     pub finished: i64,
-    /// Address for the outside and published ports, once linked.
-    pub gateway_address: Option<IpAddr>,
-    /// Name and address of each network the task is on.
-    pub networks: Vec<(String, IpAddr)>,
+    /// Node-local address, for the outside; tasks with published ports use their ingress address.
+    pub local_address: IpAddr,
+}
+
+impl LocalTask {
+    /// From what the node remembers; `None` if the specification cannot be read.
+    pub fn of(record: &Record) -> Option<Self> {
+        let spec = jobs::spec_of(&record.task).ok()?;
+        Some(Self {
+            spec,
+            container_id: container_id(&record.task.id),
+            status: record.status.clone(),
+            created: record.created,
+            started: record.started,
+            finished: record.finished,
+            local_address: IpAddr::V4(record.local_address()),
+            task: record.task.clone(),
+        })
+    }
 }
 
 pub(super) fn find(tasks: &[LocalTask], key: &str) -> Result<LocalTask, NodeError> {

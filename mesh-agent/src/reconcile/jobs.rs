@@ -10,7 +10,6 @@ use mesh_runtime::{Runtime, RuntimeError};
 use tokio::sync::Semaphore;
 
 use crate::container::{self, Names, Places};
-};
 
 /// Tasks prepared or started at the same time; more only compete for the same CPUs and disk.
 const AT_ONCE: usize = 8;
@@ -53,7 +52,14 @@ impl Tools {
         volumes: PathBuf,
         search: Vec<String>,
     ) -> Self {
-        Self { runtime, images, names, volumes, search, turns: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self {
+            runtime,
+            images,
+            names,
+            volumes,
+            search,
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
+        }
     }
 
     /// Image, root file system, files, container.
@@ -63,8 +69,16 @@ impl Tools {
     pub async fn prepare(&self, order: Order) -> Result<()> {
         let task = &order.task;
         let spec = spec_of(task)?;
-        let wanted = spec.container_spec.as_ref().ok_or_else(|| anyhow!("the task has no container specification"))?;
-        let image = self.image(wanted.image.as_deref().unwrap_or_default(), &task.registry_auth).await?;
+        let wanted = spec
+            .container_spec
+            .as_ref()
+            .ok_or_else(|| anyhow!("the task has no container specification"))?;
+        let image = self
+            .image(
+                wanted.image.as_deref().unwrap_or_default(),
+                &task.registry_auth,
+            )
+            .await?;
         let _turn = self.turns.acquire().await?;
         let rootfs = {
             let (images, image, id) = (self.images.clone(), image.clone(), task.id.clone());
@@ -80,7 +94,8 @@ impl Tools {
         };
         let plan = container::plan(task, &spec, &image.config, &self.names, &places)?;
         for path in plan.volumes.values() {
-            std::fs::create_dir_all(path).with_context(|| format!("create volume {}", path.display()))?;
+            std::fs::create_dir_all(path)
+                .with_context(|| format!("create volume {}", path.display()))?;
         }
         std::fs::create_dir_all(&order.files).context("create the task's directory")?;
         let hostname = plan.container.hostname.clone();
@@ -145,7 +160,10 @@ impl Tools {
             .container_spec
             .and_then(|spec| spec.stop_grace_period)
             .and_then(|nanos| u64::try_from(nanos).ok())
-            .map_or(Duration::from_secs(container::DEFAULT_GRACE_SECONDS), Duration::from_nanos);
+            .map_or(
+                Duration::from_secs(container::DEFAULT_GRACE_SECONDS),
+                Duration::from_nanos,
+            );
         let created = self
             .runtime
             .inspect(&task.id)
@@ -195,4 +213,3 @@ pub fn search_domains(resolv_conf: &str) -> Vec<String> {
         .map(|rest| rest.split_whitespace().map(str::to_owned).collect())
         .unwrap_or_default()
 }
-

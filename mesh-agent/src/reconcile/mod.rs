@@ -1,5 +1,247 @@
 //! One road to state: observe, plan (pure), apply (idempotent).
+//!
+//! The loop wakes on a new assignment, on a container's end, on finished work, on a change of the
+//! node's interfaces, and every few seconds to find what nobody told it about.
 
+mod apply;
+pub mod jobs;
+mod observe;
 pub mod plan;
 pub mod record;
 pub mod state;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use mesh_datapath::Datapath;
+use mesh_dns::{Upstreams, Zone};
+use mesh_runtime::ContainerEvent;
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    assignment::Assignment,
+    config::Config,
+    links::{host::Host, watch as link_watch},
+    node::{LocalTask, SharedDatapath},
+    session::Statuses,
+};
+use jobs::Tools;
+use plan::Job;
+use record::{Record, Records};
+
+/// How often the node looks for itself, should a notice have been lost.
+const PERIOD: Duration = Duration::from_secs(5);
+
+/// Notices that come this close together lead to one pass.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// What a reconciler needs to begin.
+pub struct Parts {
+    /// The flags.
+    pub config: Config,
+    /// Name of this agent's kernel objects.
+    pub instance: String,
+    /// This node's tunnel end point.
+    pub vtep: std::net::IpAddr,
+    /// UDP port of the tunnels, host byte order.
+    pub vxlan_port: u16,
+    /// Images and containers.
+    pub tools: Tools,
+    /// What the managers want.
+    pub assignment: watch::Receiver<Arc<Assignment>>,
+    /// Where tasks report their states.
+    pub statuses: Arc<Statuses>,
+    /// The revision that has been applied last.
+    pub applied: watch::Sender<u64>,
+    /// The tasks, for the API.
+    pub tasks: watch::Sender<Arc<Vec<LocalTask>>>,
+    /// Where the packet path is put for others to read its counters.
+    pub datapath: SharedDatapath,
+}
+
+/// A running reconciler.
+#[derive(Debug)]
+pub struct Handle {
+    task: JoinHandle<()>,
+    empty: mpsc::Sender<oneshot::Sender<Result<()>>>,
+}
+
+impl Handle {
+    /// Ends every task, takes away all that was made on this node, and ends.
+    ///
+    /// # Errors
+    /// When something could not be removed.
+    pub async fn clear(self) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.empty
+            .send(reply)
+            .await
+            .context("the reconciler has ended")?;
+        let result = answer.await.context("the reconciler ended early")?;
+        let _ = self.task.await;
+        result
+    }
+
+    /// Ends at once and leaves everything running.
+    pub fn stop(self) {
+        self.task.abort();
+    }
+}
+
+struct Reconciler {
+    config: Config,
+    instance: String,
+    vtep: std::net::IpAddr,
+    vxlan_port: u16,
+    tools: Tools,
+    host: Host,
+    datapath: SharedDatapath,
+    records: Records,
+    known: BTreeMap<String, Record>,
+    /// Tasks whose namespace this process has set up inside.
+    configured: HashSet<String>,
+    /// Failed attempts to connect a task.
+    failures: HashMap<String, u32>,
+    servers: HashMap<String, mesh_dns::Server>,
+    upstreams: Upstreams,
+    jobs: HashMap<String, (Job, JoinHandle<()>)>,
+    done: mpsc::UnboundedSender<Done>,
+    egress: Option<String>,
+    zone: watch::Sender<Arc<Zone>>,
+    wake: Arc<Notify>,
+    statuses: Arc<Statuses>,
+    applied: watch::Sender<u64>,
+    tasks: watch::Sender<Arc<Vec<LocalTask>>>,
+}
+
+/// The end of a job.
+struct Done {
+    id: String,
+    job: Job,
+    result: Result<()>,
+}
+
+/// Starts the loop.
+///
+/// # Errors
+/// When netlink or the task directory cannot be used.
+pub fn start(parts: Parts) -> Result<Handle> {
+    let records = Records::new(parts.config.tasks_dir());
+    let known = records.load().context("read the task records")?;
+    let (done, finished) = mpsc::unbounded_channel();
+    let wake = Arc::new(Notify::new());
+    let upstreams = Upstreams::new(crate::dns::node_upstreams(
+        &parts.config.dns,
+        std::path::Path::new("/etc/resolv.conf"),
+    ));
+    let events = parts.tools.runtime.events();
+    let reconciler = Reconciler {
+        host: Host::connect()?,
+        config: parts.config,
+        instance: parts.instance,
+        vtep: parts.vtep,
+        vxlan_port: parts.vxlan_port,
+        tools: parts.tools,
+        datapath: parts.datapath,
+        records,
+        known,
+        configured: HashSet::new(),
+        failures: HashMap::new(),
+        servers: HashMap::new(),
+        upstreams,
+        jobs: HashMap::new(),
+        done,
+        egress: None,
+        zone: watch::channel(Arc::default()).0,
+        wake: Arc::clone(&wake),
+        statuses: parts.statuses,
+        applied: parts.applied,
+        tasks: parts.tasks,
+    };
+    let watcher = link_watch::watch(Arc::clone(&wake))?;
+    let (empty, empty_rx) = mpsc::channel(1);
+    let task = tokio::spawn(async move {
+        reconciler
+            .run(parts.assignment, events, finished, empty_rx)
+            .await;
+        watcher.abort();
+    });
+    Ok(Handle { task, empty })
+}
+
+impl Reconciler {
+    async fn run(
+        mut self,
+        mut assignment: watch::Receiver<Arc<Assignment>>,
+        mut events: mpsc::UnboundedReceiver<ContainerEvent>,
+        mut finished: mpsc::UnboundedReceiver<Done>,
+        mut empty: mpsc::Receiver<oneshot::Sender<Result<()>>>,
+    ) {
+        let mut tick = tokio::time::interval(PERIOD);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let wake = Arc::clone(&self.wake);
+        let mut leaving: Option<oneshot::Sender<Result<()>>> = None;
+        let mut in_session = true;
+        self.publish();
+        loop {
+            tokio::select! {
+                changed = assignment.changed(), if in_session => in_session = changed.is_ok(),
+                () = wake.notified() => {}
+                Some(_) = events.recv() => {}
+                Some(done) = finished.recv() => self.finish(done),
+                _ = tick.tick() => self.look_closer().await,
+                Some(reply) = empty.recv() => leaving = Some(reply),
+            }
+            tokio::time::sleep(GATHER).await;
+            while let Ok(done) = finished.try_recv() {
+                self.finish(done);
+            }
+            while events.try_recv().is_ok() {}
+            let wanted = if leaving.is_some() {
+                Arc::default()
+            } else {
+                Arc::clone(&assignment.borrow_and_update())
+            };
+            // Before the first word of a manager nothing is known, which is not "no tasks".
+            if wanted.revision == 0 && leaving.is_none() {
+                continue;
+            }
+            if let Err(error) = self.pass(&wanted).await {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "reconciling failed, trying again"
+                );
+            }
+            if self.known.is_empty() {
+                if let Some(reply) = leaving.take() {
+                    let _ = reply.send(self.remove_everything().await);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Opens the packet path once; later calls return what is open.
+fn open_datapath(shared: &SharedDatapath, instance: &str, port: u16) -> Result<()> {
+    let mut slot = shared
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    if slot.is_none() {
+        *slot = Some(Datapath::open(&datapath_config(instance, port))?);
+    }
+    Ok(())
+}
+
+fn datapath_config(instance: &str, port: u16) -> mesh_datapath::Config {
+    let mut config = mesh_datapath::Config::new(format!("/sys/fs/bpf/mesh/{instance}"));
+    config.vxlan_port = port;
+    config
+}

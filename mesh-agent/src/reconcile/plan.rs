@@ -155,7 +155,11 @@ fn after_the_end(facts: &TaskFacts) -> Option<Step> {
 fn ended(facts: &TaskFacts, state: TaskState, wanted: Wanted) -> Option<Step> {
     let begun = state >= TaskState::Ready;
     let (over, error) = match &facts.container {
-        Container::Exited { code: 0, error: None, .. } => (TaskState::Complete, None),
+        Container::Exited {
+            code: 0,
+            error: None,
+            ..
+        } => (TaskState::Complete, None),
         Container::Exited { code, oom, error } => {
             let text = match (error, oom) {
                 (Some(error), _) => format!("task: {error}"),
@@ -164,9 +168,10 @@ fn ended(facts: &TaskFacts, state: TaskState, wanted: Wanted) -> Option<Step> {
             };
             (TaskState::Failed, Some(text))
         }
-        Container::None if begun => {
-            (TaskState::Failed, Some("task: the container was removed by hand".to_owned()))
-        }
+        Container::None if begun => (
+            TaskState::Failed,
+            Some("task: the container was removed by hand".to_owned()),
+        ),
         _ => return None,
     };
     Some(if wanted >= Wanted::Shutdown {

@@ -15,7 +15,11 @@ fn facts(wanted: Option<Wanted>, state: Option<TaskState>, container: Container)
 }
 
 fn exited(code: i32) -> Container {
-    Container::Exited { code, oom: false, error: None }
+    Container::Exited {
+        code,
+        oom: false,
+        error: None,
+    }
 }
 
 #[test]
@@ -32,16 +36,36 @@ fn moves() {
         (down, None, Container::None, Some(Step::Accept)),
         (None, None, Container::None, None),
         (run, Some(S::Accepted), Container::None, to(S::Preparing)),
-        (run, Some(S::Preparing), Container::None, begin(Job::Prepare)),
+        (
+            run,
+            Some(S::Preparing),
+            Container::None,
+            begin(Job::Prepare),
+        ),
         (run, Some(S::Preparing), Container::Created, to(S::Ready)),
         (Some(W::Ready), Some(S::Ready), Container::Created, None),
         (run, Some(S::Ready), Container::Created, to(S::Starting)),
-        (run, Some(S::Starting), Container::Created, begin(Job::Start)),
+        (
+            run,
+            Some(S::Starting),
+            Container::Created,
+            begin(Job::Start),
+        ),
         (run, Some(S::Starting), Container::Running, to(S::Running)),
         (run, Some(S::Running), Container::Running, None),
         (run, Some(S::Running), exited(0), to(S::Complete)),
-        (run, Some(S::Running), exited(137), failed("task: non-zero exit (137)")),
-        (run, Some(S::Starting), exited(1), failed("task: non-zero exit (1)")),
+        (
+            run,
+            Some(S::Running),
+            exited(137),
+            failed("task: non-zero exit (137)"),
+        ),
+        (
+            run,
+            Some(S::Starting),
+            exited(1),
+            failed("task: non-zero exit (1)"),
+        ),
         (
             run,
             Some(S::Running),
@@ -63,8 +87,11 @@ fn moves() {
 
 #[test]
 fn work_under_way_is_left_alone_unless_it_is_useless() {
-    let mut facts =
-        facts(Some(Wanted::Running), Some(TaskState::Preparing), Container::None);
+    let mut facts = facts(
+        Some(Wanted::Running),
+        Some(TaskState::Preparing),
+        Container::None,
+    );
     facts.job = Some(Job::Prepare);
     assert_eq!(next(&facts), None);
     facts.wanted = Some(Wanted::Shutdown);
@@ -75,7 +102,11 @@ fn work_under_way_is_left_alone_unless_it_is_useless() {
 
 #[test]
 fn what_is_missing_is_mended() {
-    let mut facts = facts(Some(Wanted::Running), Some(TaskState::Running), Container::Running);
+    let mut facts = facts(
+        Some(Wanted::Running),
+        Some(TaskState::Running),
+        Container::Running,
+    );
     facts.net = Net::Partial;
     assert_eq!(next(&facts), Some(Step::Connect));
     facts.net = Net::Complete;
@@ -91,7 +122,10 @@ fn carry_out(facts: &mut TaskFacts, step: Step) {
     match step {
         Step::Accept => facts.state = Some(TaskState::Accepted),
         Step::Move(state, _) => {
-            assert!(facts.state.is_none_or(|old| old < state), "states only rise");
+            assert!(
+                facts.state.is_none_or(|old| old < state),
+                "states only rise"
+            );
             facts.state = Some(state);
         }
         Step::Connect => facts.net = Net::Complete,
@@ -135,7 +169,10 @@ fn whole_lives_settle() {
                     steps += 1;
                     assert!(steps < 12, "does not settle: {facts:?}");
                 }
-                assert_eq!((facts.net, facts.names, facts.rootfs), (Net::Absent, false, false));
+                assert_eq!(
+                    (facts.net, facts.names, facts.rootfs),
+                    (Net::Absent, false, false)
+                );
                 match ending {
                     None => assert_eq!(facts.state, None),
                     Some(_) => assert!(facts.state.is_none_or(TaskState::is_over)),

@@ -1,11 +1,6 @@
 //! What the node remembers of a task across restarts: one small file each.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    net::Ipv4Addr,
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, fs, io, net::Ipv4Addr, path::PathBuf};
 
 use ipnetwork::Ipv4Network;
 use mesh_api::proto;
@@ -70,12 +65,16 @@ impl Records {
         let mut all = BTreeMap::new();
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
-            if path.extension().is_none_or(|extension| extension != EXTENSION) {
+            if path
+                .extension()
+                .is_none_or(|extension| extension != EXTENSION)
+            {
                 continue;
             }
-            match fs::read(&path).map_err(anyhow::Error::from).and_then(|bytes| {
-                Record::decode(bytes.as_slice()).map_err(anyhow::Error::from)
-            }) {
+            match fs::read(&path)
+                .map_err(anyhow::Error::from)
+                .and_then(|bytes| Record::decode(bytes.as_slice()).map_err(anyhow::Error::from))
+            {
                 Ok(record) => drop(all.insert(record.task.id.clone(), record)),
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "unreadable task record skipped");
@@ -101,7 +100,10 @@ impl Records {
     /// # Errors
     /// When something cannot be removed.
     pub fn remove(&self, id: &str) -> io::Result<()> {
-        for result in [fs::remove_dir_all(self.files(id)), fs::remove_file(self.path(id))] {
+        for result in [
+            fs::remove_dir_all(self.files(id)),
+            fs::remove_file(self.path(id)),
+        ] {
             match result {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -125,9 +127,10 @@ pub fn free_address(
     pool: Ipv4Network,
     taken: &std::collections::BTreeSet<Ipv4Addr>,
 ) -> Option<Ipv4Addr> {
-    pool.iter().skip(2).find(|address| *address != pool.broadcast() && !taken.contains(address))
+    pool.iter()
+        .skip(2)
+        .find(|address| *address != pool.broadcast() && !taken.contains(address))
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -138,8 +141,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let records = Records::new(dir.path().to_owned());
         let record = Record {
-            task: proto::Task { id: "t".into(), ..Default::default() },
-            status: proto::TaskStatus { state: "running".into(), ..Default::default() },
+            task: proto::Task {
+                id: "t".into(),
+                ..Default::default()
+            },
+            status: proto::TaskStatus {
+                state: "running".into(),
+                ..Default::default()
+            },
             local: u32::from(Ipv4Addr::new(172, 31, 0, 2)),
             ..Default::default()
         };
@@ -162,6 +171,15 @@ mod tests {
             assert!(taken.insert(address));
         }
         let all: Vec<_> = taken.iter().map(ToString::to_string).collect();
-        assert_eq!(all, ["172.31.0.2", "172.31.0.3", "172.31.0.4", "172.31.0.5", "172.31.0.6"]);
+        assert_eq!(
+            all,
+            [
+                "172.31.0.2",
+                "172.31.0.3",
+                "172.31.0.4",
+                "172.31.0.5",
+                "172.31.0.6"
+            ]
+        );
     }
 }

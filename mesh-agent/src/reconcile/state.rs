@@ -102,7 +102,14 @@ mod tests {
 
     #[test]
     fn words_go_both_ways() {
-        for word in ["accepted", "preparing", "ready", "starting", "running", "complete"] {
+        for word in [
+            "accepted",
+            "preparing",
+            "ready",
+            "starting",
+            "running",
+            "complete",
+        ] {
             assert_eq!(TaskState::parse(word).map(TaskState::word), Some(word));
         }
         assert_eq!(TaskState::parse("pending"), None);

@@ -1,0 +1,89 @@
+//! What a member keeps of its membership: one small file besides its identity.
+
+use std::{fs, io, net::SocketAddr, path::PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+
+/// A membership as written to disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Whether this node runs a manager.
+    pub manager: bool,
+    /// What a manager listens on.
+    pub listen: SocketAddr,
+    /// Address and port that others reach this node at.
+    pub advertise: SocketAddr,
+    /// Tunnel end point.
+    pub data_path: std::net::IpAddr,
+    /// UDP port of the tunnels.
+    pub data_path_port: u16,
+    /// Managers (`address:port`) to begin with.
+    pub managers: Vec<String>,
+    /// The node is on its way out: only clean up.
+    #[serde(default)]
+    pub leaving: bool,
+}
+
+/// Where the identity is kept.
+pub fn identity_dir(config: &Config) -> PathBuf {
+    config.swarm_dir().join("certificates")
+}
+
+/// Where the last good assignment is kept.
+pub fn assignment_file(config: &Config) -> PathBuf {
+    config.swarm_dir().join("assignment")
+}
+
+fn file(config: &Config) -> PathBuf {
+    config.swarm_dir().join("membership.json")
+}
+
+impl Kept {
+    /// Reads it; `None` for a node in no cluster.
+    ///
+    /// # Errors
+    /// When it is there and unreadable.
+    pub fn load(config: &Config) -> Result<Option<Self>> {
+        let path = file(config);
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .with_context(|| format!("read {}", path.display()))
+                .map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+        }
+    }
+
+    /// Writes it, atomically and durably.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub fn save(&self, config: &Config) -> Result<()> {
+        let path = file(config);
+        let write = || -> io::Result<()> {
+            fs::create_dir_all(config.swarm_dir())?;
+            let scratch = path.with_extension("new");
+            fs::write(&scratch, serde_json::to_vec_pretty(self)?)?;
+            fs::File::open(&scratch)?.sync_all()?;
+            fs::rename(&scratch, &path)?;
+            fs::File::open(config.swarm_dir())?.sync_all()
+        };
+        write().with_context(|| format!("write {}", path.display()))
+    }
+}
+
+/// Forgets the cluster.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn wipe(config: &Config) -> Result<()> {
+    match fs::remove_dir_all(config.swarm_dir()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).context("remove the cluster's state from disk")
+        }
+        _ => fs::create_dir_all(config.swarm_dir()).context("create the state directory"),
+    }
+}

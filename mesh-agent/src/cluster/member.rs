@@ -1,0 +1,321 @@
+//! A running membership: manager (perhaps), session, reconciler, logs, certificate renewal.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, Result};
+use mesh_api::proto::NodeDescription;
+use mesh_manager::{ManagerHandle, client};
+use mesh_pki::NodeIdentity;
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+
+use super::disk::{self, Kept};
+use crate::{
+    assignment::Assignment,
+    config::Config,
+    container::Names,
+    logs,
+    node::{ClusterInfo, Node, NodeState, Role},
+    reconcile::{self, Parts, jobs},
+    session::{self, Connection, Session, Statuses},
+};
+
+/// How often the certificate is looked at.
+const RENEWAL_CHECK: Duration = Duration::from_secs(3600);
+
+/// Part of its life after which a certificate is renewed.
+const RENEWAL_FRACTION: f64 = 0.6;
+
+/// A running membership.
+pub struct Membership {
+    kept: Kept,
+    session: Session,
+    reconciler: reconcile::Handle,
+    manager: Option<ManagerHandle>,
+    helpers: Vec<JoinHandle<()>>,
+}
+
+impl Membership {
+    /// Starts everything.
+    pub(super) fn start(
+        node: &Node,
+        kept: Kept,
+        identity: NodeIdentity,
+        manager: Option<ManagerHandle>,
+    ) -> Result<Self> {
+        let config = node.config();
+        let info = ClusterInfo {
+            node_id: identity.node_id.clone(),
+            cluster_id: identity.cluster_id.clone(),
+            role: if manager.is_some() {
+                Role::Manager
+            } else {
+                Role::Worker
+            },
+            advertise: kept.advertise.ip(),
+            data_path: kept.data_path,
+            managers: kept.managers.clone(),
+        };
+        node.inner
+            .state
+            .send_replace(NodeState::Pending(Some(info.clone())));
+        let (identity_out, identity_in) = watch::channel(Arc::new(identity));
+        let (description_out, description_in) = watch::channel(describe(node, &kept));
+        let mut session = Session::start(session::Config {
+            identity: identity_in,
+            description: description_in,
+            managers: kept.managers.clone(),
+            assignment_file: disk::assignment_file(config),
+        });
+        let reconciler = reconcile::start(parts(node, &kept, &info.node_id, &session))
+            .context("start reconciling")?;
+        let (_, no_logs) = tokio::sync::mpsc::channel(1);
+        let subscriptions = std::mem::replace(&mut session.logs, no_logs);
+        let helpers = vec![
+            logs::serve(
+                node.runtime().clone(),
+                info.node_id.clone(),
+                subscriptions,
+                session.channel.clone(),
+            ),
+            tokio::spawn(follow(node.clone(), kept.clone(), info, &session)),
+            tokio::spawn(renew(
+                config.clone(),
+                identity_out,
+                session.managers.clone(),
+                description_out,
+            )),
+        ];
+        *node
+            .inner
+            .assignment
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Some(session.assignment.clone());
+        *node
+            .inner
+            .manager
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = manager.clone();
+        Ok(Self {
+            kept,
+            session,
+            reconciler,
+            manager,
+            helpers,
+        })
+    }
+
+    /// Waits for the first session; false if it does not come in time.
+    pub(super) async fn wait_until_up(&self, patience: Duration) -> bool {
+        let mut connection = self.session.connection.clone();
+        let up = connection.wait_for(|connection| matches!(connection, Connection::Up(_)));
+        matches!(timeout(patience, up).await, Ok(Ok(_)))
+    }
+
+    /// Ends everything and takes away all that was made on the node.
+    pub(super) async fn end(self, node: &Node) -> Result<()> {
+        let Self {
+            kept,
+            session,
+            reconciler,
+            manager,
+            helpers,
+        } = self;
+        for helper in helpers {
+            helper.abort();
+        }
+        drop(session);
+        forget(node);
+        if let Some(manager) = manager {
+            manager.shutdown().await;
+        }
+        if reconciler.clear().await.is_err() {
+            // Perhaps it had failed before; a new one tries again.
+            clear(node, &kept).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes away what a membership left on the node, without a session.
+pub(super) async fn clear(node: &Node, kept: &Kept) -> Result<()> {
+    let (_keep, assignment) = watch::channel(Arc::new(Assignment::default()));
+    let statuses = Arc::new(Statuses::default());
+    let parts = Parts {
+        assignment,
+        statuses,
+        applied: watch::channel(0).0,
+        ..base(node, kept, "")
+    };
+    reconcile::start(parts)?.clear().await
+}
+
+fn forget(node: &Node) {
+    *node
+        .inner
+        .assignment
+        .write()
+        .unwrap_or_else(PoisonError::into_inner) = None;
+    *node
+        .inner
+        .manager
+        .write()
+        .unwrap_or_else(PoisonError::into_inner) = None;
+}
+
+fn parts(node: &Node, kept: &Kept, node_id: &str, session: &Session) -> Parts {
+    Parts {
+        assignment: session.assignment.clone(),
+        statuses: Arc::clone(&session.statuses),
+        applied: session.applied.clone(),
+        ..base(node, kept, node_id)
+    }
+}
+
+fn base(node: &Node, kept: &Kept, node_id: &str) -> Parts {
+    let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let names = Names {
+        id: node_id.to_owned(),
+        hostname: node.hostname().to_owned(),
+        architecture: std::env::consts::ARCH.to_owned(),
+    };
+    let tools = jobs::Tools::new(
+        node.runtime().clone(),
+        node.images().clone(),
+        names,
+        node.config().volumes_dir(),
+        jobs::search_domains(&resolv_conf),
+    );
+    Parts {
+        config: node.config().clone(),
+        instance: node.instance().to_owned(),
+        vtep: kept.data_path,
+        vxlan_port: kept.data_path_port,
+        tools,
+        assignment: watch::channel(Arc::default()).1,
+        statuses: Arc::default(),
+        applied: watch::channel(0).0,
+        tasks: node.inner.tasks.clone(),
+        datapath: Arc::clone(&node.inner.datapath),
+    }
+}
+
+/// Keeps the node's state and the list of managers on disk up to date with the session.
+fn follow(
+    node: Node,
+    mut kept: Kept,
+    mut info: ClusterInfo,
+    session: &Session,
+) -> impl Future<Output = ()> + Send + 'static {
+    let mut connection = session.connection.clone();
+    let mut managers = session.managers.clone();
+    async move {
+        loop {
+            let up = matches!(*connection.borrow_and_update(), Connection::Up(_));
+            let known = managers.borrow_and_update().clone();
+            if known != info.managers && !known.is_empty() {
+                info.managers.clone_from(&known);
+                if !kept.manager {
+                    kept.managers = known;
+                    if let Err(error) = kept.save(node.config()) {
+                        tracing::warn!(
+                            error = format!("{error:#}"),
+                            "the managers' addresses are not saved"
+                        );
+                    }
+                }
+            }
+            // Once active, a node stays so while it looks for its managers.
+            node.inner.state.send_if_modified(|state| {
+                let next = if up || matches!(state, NodeState::Active(_)) {
+                    NodeState::Active(info.clone())
+                } else {
+                    NodeState::Pending(Some(info.clone()))
+                };
+                let changed = *state != next;
+                *state = next;
+                changed
+            });
+            tokio::select! {
+                changed = connection.changed() => if changed.is_err() { return },
+                changed = managers.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+}
+
+/// Renews the certificate in time.
+async fn renew(
+    config: Config,
+    identity: watch::Sender<Arc<NodeIdentity>>,
+    managers: watch::Receiver<Vec<String>>,
+    _description: watch::Sender<NodeDescription>,
+) {
+    let mut check = tokio::time::interval(RENEWAL_CHECK);
+    loop {
+        check.tick().await;
+        let now = identity.borrow().clone();
+        if !now
+            .is_due_for_renewal(SystemTime::now(), RENEWAL_FRACTION)
+            .unwrap_or(false)
+        {
+            continue;
+        }
+        let known = managers.borrow().clone();
+        for manager in known {
+            let renewed = match client::renew(&manager, &now).await {
+                Ok(renewed) => renewed,
+                Err(error) => {
+                    tracing::warn!(manager, %error, "certificate not renewed");
+                    continue;
+                }
+            };
+            if let Err(error) = renewed.save(&disk::identity_dir(&config)) {
+                tracing::warn!(%error, "renewed certificate not saved");
+                continue;
+            }
+            identity.send_replace(Arc::new(renewed));
+            break;
+        }
+    }
+}
+
+fn describe(node: &Node, kept: &Kept) -> NodeDescription {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let labels = node
+        .config()
+        .labels
+        .iter()
+        .map(|label| match label.split_once('=') {
+            Some((key, value)) => (key.to_owned(), value.to_owned()),
+            None => (label.clone(), String::new()),
+        });
+    NodeDescription {
+        hostname: node.hostname().to_owned(),
+        address: kept.advertise.ip().to_string(),
+        data_path_address: kept.data_path.to_string(),
+        architecture: std::env::consts::ARCH.to_owned(),
+        os: "linux".to_owned(),
+        engine_version: env!("CARGO_PKG_VERSION").to_owned(),
+        nano_cpus: i64::try_from(cpus).unwrap_or(1) * 1_000_000_000,
+        memory_bytes: memory_bytes(),
+        engine_labels: labels.collect::<HashMap<_, _>>(),
+    }
+}
+
+/// Memory of the machine.
+fn memory_bytes() -> i64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    text.lines()
+        .find_map(|line| {
+            line.strip_prefix("MemTotal:")?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        })
+        .map_or(0, |kib: i64| kib * 1024)
+}

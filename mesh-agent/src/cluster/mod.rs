@@ -1,0 +1,352 @@
+//! The life of a membership: init, join, going on after a restart, leave.
+
+mod address;
+mod disk;
+mod member;
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context, anyhow};
+use ipnetwork::IpNetwork;
+use mesh_api::engine::{NodeSpecAvailabilityEnum, SwarmInitRequest, SwarmJoinRequest};
+use mesh_manager::{Config as ManagerConfig, InitOptions, Manager, Timings, client};
+use mesh_pki::NodeIdentity;
+
+pub use member::Membership;
+
+use crate::{
+    config::{CLUSTER_PORT, Config},
+    links::host::{Host, HostView},
+    node::{Node, NodeError, NodeState},
+};
+use address::AddressError;
+use disk::Kept;
+
+/// How long `init` and `join` wait for the node's first session.
+const FIRST_SESSION: Duration = Duration::from_secs(20);
+
+/// What Docker says to a manager that leaves without `--force`.
+const LEAVE_MANAGER: &str = "You are attempting to leave the swarm on a node that is participating as a manager. Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message.";
+
+/// What Docker says when the first session takes long.
+const JOIN_TIMEOUT: &str = "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the \"docker info\" command to see the current swarm status of your node.";
+
+impl From<AddressError> for NodeError {
+    fn from(error: AddressError) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
+/// See [`Node::swarm_init`].
+pub(crate) async fn init(
+    node: &Node,
+    request: SwarmInitRequest,
+    availability: Option<String>,
+) -> Result<String, NodeError> {
+    let mut membership = node.inner.membership.lock().await;
+    refuse_if_member(node, membership.as_ref())?;
+    let config = node.config();
+    let host = observe().await?;
+    let listen = address::listen(&host, request.listen_addr.as_deref())?;
+    let advertise = address::advertise(&host, request.advertise_addr.as_deref(), listen)?;
+    let data_path = data_path(&host, request.data_path_addr.as_deref(), advertise)?;
+    let data_path_port = match request.data_path_port {
+        None | Some(0) => config.vxlan_port,
+        Some(port) => u16::try_from(port)
+            .ok()
+            .filter(|port| (1024..=49151).contains(port))
+            .ok_or_else(|| {
+                invalid(format!(
+                    "invalid data path port number ({port}): choose one of 1024 to 49151"
+                ))
+            })?,
+    };
+    let defaults = InitOptions::default();
+    let options = InitOptions {
+        default_addr_pool: match request.default_addr_pool.filter(|pools| !pools.is_empty()) {
+            None => defaults.default_addr_pool,
+            Some(pools) => pools
+                .iter()
+                .map(|pool| parse_pool(pool))
+                .collect::<Result<_, _>>()?,
+        },
+        subnet_size: match request.subnet_size.filter(|size| *size != 0) {
+            None => defaults.subnet_size,
+            Some(size) => u8::try_from(size)
+                .ok()
+                .filter(|size| *size <= 29)
+                .ok_or_else(|| invalid(format!("invalid subnet size {size}: at most 29")))?,
+        },
+        spec: request.spec.unwrap_or_default(),
+        data_path_port,
+        availability: parse_availability(availability.as_deref())?,
+        hostname: node.hostname().to_owned(),
+    };
+    let kept = Kept {
+        manager: true,
+        listen,
+        advertise,
+        data_path,
+        data_path_port,
+        managers: vec![own_manager(listen).to_string()],
+        leaving: false,
+    };
+    let manager = match Manager::init(manager_config(config, &kept), options).await {
+        Ok(manager) => manager,
+        Err(error) => {
+            disk::wipe(config)?;
+            return Err(NodeError::Remote(error.to_string()));
+        }
+    };
+    let identity = manager.identity().clone();
+    let node_id = identity.node_id.clone();
+    kept.save(config)?;
+    let started = Membership::start(node, kept, identity, Some(manager))?;
+    let up = started.wait_until_up(FIRST_SESSION).await;
+    *membership = Some(started);
+    if up {
+        Ok(node_id)
+    } else {
+        Err(NodeError::Remote(JOIN_TIMEOUT.to_owned()))
+    }
+}
+
+/// See [`Node::swarm_join`].
+pub(crate) async fn join(
+    node: &Node,
+    request: SwarmJoinRequest,
+    availability: Option<String>,
+) -> Result<(), NodeError> {
+    let mut membership = node.inner.membership.lock().await;
+    refuse_if_member(node, membership.as_ref())?;
+    let config = node.config();
+    let availability = parse_availability(availability.as_deref())?;
+    let host = observe().await?;
+    let listen = address::listen(&host, request.listen_addr.as_deref())?;
+    let advertise = address::advertise(&host, request.advertise_addr.as_deref(), listen)?;
+    let data_path = data_path(&host, request.data_path_addr.as_deref(), advertise)?;
+    let token = request.join_token.unwrap_or_default();
+    let remotes: Vec<String> = request
+        .remote_addrs
+        .unwrap_or_default()
+        .iter()
+        .filter(|remote| !remote.is_empty())
+        .map(|remote| with_port(remote))
+        .collect();
+    let (identity, manager) = ask_to_join(&remotes, &token, &availability.to_string()).await?;
+    if identity.role == mesh_pki::Role::Manager {
+        return Err(invalid(
+            "this version keeps a single manager: join with the worker token (`swarm join-token worker`)",
+        ));
+    }
+    identity
+        .save(&disk::identity_dir(config))
+        .context("save the node's identity")?;
+    let kept = Kept {
+        manager: false,
+        listen,
+        advertise,
+        data_path,
+        data_path_port: config.vxlan_port,
+        managers: vec![manager],
+        leaving: false,
+    };
+    kept.save(config)?;
+    let started = Membership::start(node, kept, identity, None)?;
+    let up = started.wait_until_up(FIRST_SESSION).await;
+    *membership = Some(started);
+    if up {
+        Ok(())
+    } else {
+        Err(NodeError::Remote(JOIN_TIMEOUT.to_owned()))
+    }
+}
+
+/// Asks the managers in turn; the last refusal is the answer.
+async fn ask_to_join(
+    remotes: &[String],
+    token: &str,
+    availability: &str,
+) -> Result<(NodeIdentity, String), NodeError> {
+    let mut failure = invalid("at least 1 RemoteAddr is required to join");
+    for remote in remotes {
+        match client::join(remote, token, availability).await {
+            Ok(identity) => return Ok((identity, remote.clone())),
+            Err(client::ClientError::Refused { message, .. }) => {
+                return Err(NodeError::Invalid(message));
+            }
+            Err(client::ClientError::Pki(error)) => return Err(invalid(error.to_string())),
+            Err(error @ client::ClientError::Connect { .. }) => {
+                failure = NodeError::Remote(format!(
+                    "rpc error: code = Unavailable desc = {:#}",
+                    anyhow::Error::from(error)
+                ));
+            }
+        }
+    }
+    Err(failure)
+}
+
+/// See [`Node::swarm_leave`].
+pub(crate) async fn leave(node: &Node, force: bool) -> Result<(), NodeError> {
+    let mut membership = node.inner.membership.lock().await;
+    let config = node.config();
+    let Some(mut kept) = Kept::load(config)? else {
+        return Err(NodeError::NotMember);
+    };
+    if kept.manager && !force {
+        return Err(NodeError::LeaveRefused(LEAVE_MANAGER.to_owned()));
+    }
+    // From here on a crash ends in the same place: `resume` goes on with leaving.
+    kept.leaving = true;
+    kept.save(config)?;
+    let cleared = match membership.take() {
+        Some(running) => running.end(node).await,
+        None => member::clear(node, &kept).await,
+    };
+    cleared?;
+    disk::wipe(config)?;
+    node.inner.state.send_replace(NodeState::Inactive);
+    Ok(())
+}
+
+/// See [`Node::resume`].
+pub(crate) async fn resume(node: &Node) -> Result<(), NodeError> {
+    let mut membership = node.inner.membership.lock().await;
+    let config = node.config();
+    let result = go_on(node).await;
+    match result {
+        Ok(started) => {
+            *membership = started;
+            Ok(())
+        }
+        Err(error) => {
+            let text = format!("{error:#}");
+            node.inner.state.send_replace(NodeState::Error(text));
+            Err(error
+                .context(format!(
+                    "go on with the membership in {}",
+                    config.swarm_dir().display()
+                ))
+                .into())
+        }
+    }
+}
+
+async fn go_on(node: &Node) -> anyhow::Result<Option<Membership>> {
+    let config = node.config();
+    let Some(kept) = Kept::load(config)? else {
+        return Ok(None);
+    };
+    if kept.leaving {
+        member::clear(node, &kept).await?;
+        disk::wipe(config)?;
+        return Ok(None);
+    }
+    let identity = NodeIdentity::load(&disk::identity_dir(config))?.ok_or_else(|| {
+        anyhow!("the node's certificate is missing; leave the swarm with --force and join again")
+    })?;
+    let manager = if kept.manager {
+        Some(Manager::restart(manager_config(config, &kept)).await?)
+    } else {
+        None
+    };
+    Membership::start(node, kept, identity, manager).map(Some)
+}
+
+fn refuse_if_member(node: &Node, membership: Option<&Membership>) -> Result<(), NodeError> {
+    if membership.is_some() || Kept::load(node.config())?.is_some() {
+        return Err(NodeError::AlreadyMember);
+    }
+    Ok(())
+}
+
+async fn observe() -> Result<HostView, NodeError> {
+    let host = Host::connect().map_err(anyhow::Error::from)?;
+    Ok(host.observe().await.map_err(anyhow::Error::from)?)
+}
+
+fn data_path(
+    host: &HostView,
+    asked: Option<&str>,
+    advertise: SocketAddr,
+) -> Result<std::net::IpAddr, NodeError> {
+    match asked.filter(|text| !text.is_empty()) {
+        Some(asked) => Ok(address::parse(host, asked, 0)?.ip()),
+        None => Ok(advertise.ip()),
+    }
+}
+
+fn manager_config(config: &Config, kept: &Kept) -> ManagerConfig {
+    ManagerConfig {
+        data_dir: config.manager_dir(),
+        identity_dir: disk::identity_dir(config),
+        listen: kept.listen,
+        advertise: kept.advertise,
+        timings: Timings::default(),
+    }
+}
+
+/// Where a manager's own node reaches it.
+fn own_manager(listen: SocketAddr) -> SocketAddr {
+    if listen.ip().is_unspecified() {
+        SocketAddr::from(([127, 0, 0, 1], listen.port()))
+    } else {
+        listen
+    }
+}
+
+fn with_port(remote: &str) -> String {
+    let has_port = remote.rsplit_once(':').is_some_and(|(host, port)| {
+        port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
+    });
+    if has_port {
+        remote.to_owned()
+    } else {
+        format!("{remote}:{CLUSTER_PORT}")
+    }
+}
+
+fn parse_pool(text: &str) -> Result<IpNetwork, NodeError> {
+    text.parse()
+        .map_err(|error| invalid(format!("invalid address pool {text:?}: {error}")))
+}
+
+fn parse_availability(text: Option<&str>) -> Result<NodeSpecAvailabilityEnum, NodeError> {
+    match text.unwrap_or("active") {
+        "" | "active" => Ok(NodeSpecAvailabilityEnum::ACTIVE),
+        "pause" => Ok(NodeSpecAvailabilityEnum::PAUSE),
+        "drain" => Ok(NodeSpecAvailabilityEnum::DRAIN),
+        other => Err(invalid(format!(
+            "invalid Availability: {other:?}: only active, pause and drain"
+        ))),
+    }
+}
+
+fn invalid(message: impl Into<String>) -> NodeError {
+    NodeError::Invalid(message.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_added() {
+        for (given, expected) in [
+            ("192.0.2.1", "192.0.2.1:2377"),
+            ("192.0.2.1:99", "192.0.2.1:99"),
+            ("host", "host:2377"),
+            ("[2001:db8::1]:99", "[2001:db8::1]:99"),
+        ] {
+            assert_eq!(with_port(given), expected);
+        }
+    }
+
+    #[test]
+    fn availabilities() {
+        assert!(parse_availability(None).is_ok());
+        assert!(parse_availability(Some("drain")).is_ok());
+        assert!(parse_availability(Some("gone")).is_err());
+    }
+}

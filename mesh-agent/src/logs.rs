@@ -1,0 +1,110 @@
+//! Logs of this node's tasks, sent to a manager that asked for them.
+
+use std::collections::HashMap;
+
+use chrono::DateTime;
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use mesh_api::proto::{LogBatch, LogLine, LogSubscription, dispatcher_client::DispatcherClient};
+use mesh_runtime::{LogOptions, LogRecord, Output, Runtime};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::transport::Channel;
+
+/// Lines sent in one message at most; a message stays well below a megabyte.
+const BATCH: usize = 128;
+
+/// Answers subscriptions until the session ends.
+pub fn serve(
+    runtime: Runtime,
+    node_id: String,
+    mut subscriptions: mpsc::Receiver<LogSubscription>,
+    channel: watch::Receiver<Option<Channel>>,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut open: HashMap<String, (CancellationToken, DropGuard)> = HashMap::new();
+        while let Some(subscription) = subscriptions.recv().await {
+            if subscription.close {
+                open.remove(&subscription.id);
+                continue;
+            }
+            let Some(channel) = channel.borrow().clone() else {
+                continue;
+            };
+            let token = CancellationToken::new();
+            open.retain(|_, (token, _)| !token.is_cancelled());
+            let guard = token.clone().drop_guard();
+            open.insert(subscription.id.clone(), (token.clone(), guard));
+            let (runtime, node_id) = (runtime.clone(), node_id.clone());
+            tokio::spawn(async move {
+                let work = publish(runtime, node_id, subscription, channel);
+                if let Some(Err(error)) = token.run_until_cancelled(work).await {
+                    tracing::debug!(error = format!("{error:#}"), "log subscription ended");
+                }
+                token.cancel();
+            });
+        }
+    })
+}
+
+async fn publish(
+    runtime: Runtime,
+    node_id: String,
+    subscription: LogSubscription,
+    channel: Channel,
+) -> anyhow::Result<()> {
+    let options = LogOptions {
+        follow: subscription.follow,
+        tail: usize::try_from(subscription.tail).ok(),
+        since: (subscription.since > 0).then(|| DateTime::from_timestamp_nanos(subscription.since)),
+        until: None,
+        stdout: subscription.stdout,
+        stderr: subscription.stderr,
+    };
+    let mut lines: Vec<BoxStream<'static, LogLine>> = Vec::new();
+    for task_id in subscription.task_ids {
+        // A task whose container is gone has no log any more.
+        let Ok(records) = runtime.logs(&task_id, options.clone()).await else {
+            continue;
+        };
+        let node_id = node_id.clone();
+        lines.push(Box::pin(records.filter_map(move |record| {
+            std::future::ready(record.ok().map(|record| line(&task_id, &node_id, record)))
+        })));
+    }
+    let id = subscription.id;
+    let end = LogBatch {
+        subscription_id: id.clone(),
+        lines: Vec::new(),
+        end: true,
+    };
+    let batches: BoxStream<'static, LogBatch> = stream::select_all(lines)
+        .ready_chunks(BATCH)
+        .map(move |lines| LogBatch {
+            subscription_id: id.clone(),
+            lines,
+            end: false,
+        })
+        .chain(stream::iter([end]))
+        .boxed();
+    DispatcherClient::new(channel).publish_logs(batches).await?;
+    Ok(())
+}
+
+fn line(task_id: &str, node_id: &str, record: LogRecord) -> LogLine {
+    LogLine {
+        task_id: task_id.to_owned(),
+        node_id: node_id.to_owned(),
+        timestamp: record.time.timestamp_nanos_opt().unwrap_or_default(),
+        stream: match record.stream {
+            Output::Stdout => 1,
+            Output::Stderr => 2,
+        },
+        data: record.line,
+    }
+}

@@ -1,0 +1,228 @@
+//! What is there when a pass begins, and what follows from it for each task. Reads only.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use mesh_api::proto;
+use mesh_runtime::{ContainerInfo, ContainerState};
+
+use super::{
+    jobs,
+    plan::{Container, Net},
+    record::Record,
+};
+use crate::{
+    assignment::Assignment,
+    config::Config,
+    desired::{LinkFacts, NodeFacts},
+    links::{
+        host::{HostView, Interface},
+        netns,
+        plan::{self, LinkKind, TaskLink, VXLAN_OVERHEAD},
+    },
+};
+
+/// MTU of a node whose uplink is not found: Ethernet's.
+const DEFAULT_MTU: u32 = 1500;
+
+/// What is there when a pass begins.
+#[derive(Debug)]
+pub struct Observed {
+    /// The node's namespace.
+    pub host: HostView,
+    /// Containers by task id.
+    pub containers: BTreeMap<String, ContainerInfo>,
+}
+
+impl Observed {
+    /// A task's container.
+    pub fn container(&self, id: &str) -> Container {
+        let Some(info) = self.containers.get(id) else {
+            return Container::None;
+        };
+        match (info.state, &info.exit) {
+            (ContainerState::Created, _) => Container::Created,
+            (ContainerState::Running, _) => Container::Running,
+            (ContainerState::Exited, Some(exit)) => Container::Exited {
+                code: exit.code,
+                oom: exit.oom_killed,
+                error: exit.error.clone(),
+            },
+            (ContainerState::Exited, None) => Container::Exited {
+                code: 255,
+                oom: false,
+                error: Some("the exit status is lost".to_owned()),
+            },
+        }
+    }
+}
+
+/// The links a task shall have; `None` while a network is unknown.
+pub fn links_of(instance: &str, assignment: &Assignment, record: &Record) -> Option<Vec<TaskLink>> {
+    plan::task_links(
+        instance,
+        &record.task,
+        |id| assignment.networks.get(id),
+        Some(record.local_address()),
+    )
+}
+
+/// Names that a task's host ends may have.
+pub fn host_names(instance: &str, task: &proto::Task) -> Vec<String> {
+    (0..=task.attachments.len())
+        .map(|index| plan::host_name(instance, &task.id, index))
+        .collect()
+}
+
+/// Whether the task is asked to use the host's own network.
+pub fn uses_host_network(task: &proto::Task) -> bool {
+    jobs::spec_of(task).is_ok_and(|spec| {
+        spec.networks
+            .iter()
+            .flatten()
+            .any(|network| network.target.as_deref() == Some("host"))
+    })
+}
+
+/// The state of a task's namespace and links. `configured` tells whether this process has set up
+/// the inside, which cannot be seen from here.
+pub fn net_of(
+    config: &Config,
+    instance: &str,
+    assignment: &Assignment,
+    observed: &Observed,
+    record: &Record,
+    configured: bool,
+) -> Net {
+    if uses_host_network(&record.task) {
+        return Net::Host;
+    }
+    let namespace = netns::exists(&config.netns_path(&record.task.id));
+    let interfaces = &observed.host.interfaces;
+    if record.state().is_over() {
+        let any = host_names(instance, &record.task)
+            .iter()
+            .any(|n| interfaces.contains_key(n));
+        return if namespace || any {
+            Net::Partial
+        } else {
+            Net::Absent
+        };
+    }
+    let Some(links) = links_of(instance, assignment, record) else {
+        return Net::Unknown;
+    };
+    if !namespace {
+        return Net::Absent;
+    }
+    let there = |link: &TaskLink| {
+        interfaces.get(&link.host_name).is_some_and(|interface| {
+            let routed = match link.kind {
+                LinkKind::Gateway => {
+                    observed.host.host_routes.get(&link.address) == Some(&interface.index)
+                }
+                LinkKind::Overlay { .. } => true,
+            };
+            interface.up && routed
+        })
+    };
+    if configured && links.iter().all(there) {
+        Net::Complete
+    } else {
+        Net::Partial
+    }
+}
+
+/// Whether an interface is a host end of this agent, or any tunnel device.
+fn is_own(interface: &Interface, prefix: &str) -> bool {
+    interface.name.starts_with(prefix) || interface.kind == "vxlan"
+}
+
+/// What the packet path has to know of this node.
+pub fn node_facts(host: &HostView, instance: &str, vtep: IpAddr) -> NodeFacts {
+    let prefix = plan::host_prefix(instance);
+    let outside = |i: &&Interface| i.up && !i.loopback && !is_own(i, &prefix);
+    let faces = |i: &&Interface| {
+        host.default_routes.contains(&i.index) || i.addresses.iter().any(|(a, _)| *a == vtep)
+    };
+    NodeFacts {
+        uplinks: host
+            .interfaces
+            .values()
+            .filter(outside)
+            .filter(faces)
+            .map(|i| i.index)
+            .collect(),
+        own_addresses: host
+            .interfaces
+            .values()
+            .filter(outside)
+            .flat_map(|i| i.addresses.iter().map(|(address, _)| *address))
+            .filter(|address| !is_link_local(*address))
+            .collect(),
+        vtep,
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+/// The host ends that are there, for the packet path. Ended tasks have none.
+pub fn link_facts<'a>(
+    host: &HostView,
+    instance: &str,
+    assignment: &Assignment,
+    records: impl Iterator<Item = &'a Record>,
+) -> Vec<LinkFacts> {
+    let mut facts = Vec::new();
+    for record in records.filter(|record| !record.state().is_over()) {
+        for link in links_of(instance, assignment, record).into_iter().flatten() {
+            let Some(interface) = host.interfaces.get(&link.host_name) else {
+                continue;
+            };
+            facts.push(LinkFacts {
+                index: interface.index,
+                task: record.task.id.clone(),
+                network: match link.kind {
+                    LinkKind::Overlay { network } => Some(network),
+                    LinkKind::Gateway => None,
+                },
+                address: IpAddr::V4(link.address),
+            });
+        }
+    }
+    facts
+}
+
+/// MTU for links of tasks: what fits into the tunnel over the uplink.
+pub fn task_mtu(host: &HostView, vtep: IpAddr) -> u32 {
+    host.holder(vtep).map_or(DEFAULT_MTU, |uplink| uplink.mtu) - VXLAN_OVERHEAD
+}
+
+/// Host ends of this agent that belong to none of `records`: left over from tasks long forgotten.
+pub fn stray_links<'a>(
+    host: &'a HostView,
+    instance: &str,
+    records: &BTreeMap<String, Record>,
+) -> Vec<&'a Interface> {
+    let prefix = plan::host_prefix(instance);
+    let known: BTreeSet<_> = records
+        .values()
+        .flat_map(|record| host_names(instance, &record.task))
+        .collect();
+    host.interfaces
+        .values()
+        .filter(|i| i.name.starts_with(&prefix) && i.name.len() == 14 && !known.contains(&i.name))
+        .collect()
+}
+
+/// Node-local addresses in use.
+pub fn taken_addresses(records: &BTreeMap<String, Record>) -> BTreeSet<Ipv4Addr> {
+    records.values().map(Record::local_address).collect()
+}
