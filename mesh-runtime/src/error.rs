@@ -31,18 +31,16 @@ pub enum RuntimeError {
         needed: &'static str,
     },
     /// The command is not in the root file system (Docker's exit code 127).
-    #[error("exec: \"{name}\": executable file not found in $PATH")]
+    #[error("{message}")]
     ExecutableNotFound {
-        /// The command's first word.
-        name: String,
+        /// `exec: "name": executable file not found in $PATH`, or with a path what `stat` says.
+        message: String,
     },
     /// The command is there but cannot be executed (Docker's exit code 126).
-    #[error("exec: \"{name}\": {reason}")]
+    #[error("{message}")]
     NotExecutable {
-        /// The command's first word.
-        name: String,
-        /// What the kernel said.
-        reason: String,
+        /// `exec: "name": permission denied` and the like.
+        message: String,
     },
     /// The specification cannot be honoured; nothing was changed.
     #[error("invalid container specification: {reason}")]

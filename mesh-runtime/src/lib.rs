@@ -8,10 +8,14 @@
 //!
 //! Not here: images and root file systems (mesh-image), network namespaces (mesh-agent).
 
+mod cgroup;
 mod error;
+mod fds;
+mod oci;
 mod runtime;
 mod shim;
 mod spec;
+mod wire;
 
 pub use error::{Result, RuntimeError};
 pub use runtime::exec::{ByteSink, ByteSource, ExecHandle, ExecSession};

@@ -1,0 +1,146 @@
+//! The capabilities of a container: Docker's default set, changed by `cap_add` and `cap_drop`.
+
+use crate::error::{Result, RuntimeError};
+
+/// What a container has when nothing is said.
+const DEFAULT: &[&str] = &[
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
+];
+
+/// Every capability, in the order of its kernel number.
+const ALL: &[&str] = &[
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+];
+
+/// Kernel number of a capability's name (`CAP_...`).
+pub(crate) fn number(name: &str) -> Option<u32> {
+    let position = ALL.iter().position(|known| *known == name)?;
+    u32::try_from(position).ok()
+}
+
+/// All capabilities, by name.
+pub(crate) fn all() -> Vec<String> {
+    ALL.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// The resulting set, by name, in kernel order.
+///
+/// # Errors
+/// A name that is no capability.
+pub(crate) fn resolve(add: &[String], drop: &[String]) -> Result<Vec<String>> {
+    let add = add
+        .iter()
+        .map(|n| canonical(n))
+        .collect::<Result<Vec<_>>>()?;
+    let drop = drop
+        .iter()
+        .map(|n| canonical(n))
+        .collect::<Result<Vec<_>>>()?;
+    let has = |list: &[String], name: &str| list.iter().any(|entry| entry == name);
+    let keep = |name: &&&str| {
+        if has(&add, name) {
+            return true;
+        }
+        if has(&drop, "ALL") || has(&drop, name) {
+            return false;
+        }
+        has(&add, "ALL") || DEFAULT.contains(*name)
+    };
+    Ok(ALL
+        .iter()
+        .filter(keep)
+        .map(|name| (*name).to_owned())
+        .collect())
+}
+
+fn canonical(name: &str) -> Result<String> {
+    let upper = name.to_ascii_uppercase();
+    if upper == "ALL" {
+        return Ok(upper);
+    }
+    let full = if upper.starts_with("CAP_") {
+        upper
+    } else {
+        format!("CAP_{upper}")
+    };
+    if number(&full).is_none() {
+        return Err(RuntimeError::InvalidSpec {
+            reason: format!("unknown capability \"{name}\""),
+        });
+    }
+    Ok(full)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(add: &[&str], drop: &[&str]) -> Vec<String> {
+        let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        resolve(&own(add), &own(drop)).unwrap()
+    }
+
+    #[test]
+    fn additions_and_removals() {
+        assert_eq!(set(&[], &[]).len(), DEFAULT.len());
+        assert!(set(&["net_admin"], &[]).contains(&"CAP_NET_ADMIN".to_owned()));
+        assert!(!set(&[], &["CAP_CHOWN"]).contains(&"CAP_CHOWN".to_owned()));
+        assert_eq!(set(&["CHOWN"], &["ALL"]), ["CAP_CHOWN"]);
+        assert_eq!(set(&["ALL"], &[]).len(), ALL.len());
+        assert_eq!(set(&["ALL"], &["CHOWN"]).len(), ALL.len() - 1);
+        assert!(resolve(&["FLY".to_owned()], &[]).is_err());
+    }
+}

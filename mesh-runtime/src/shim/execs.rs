@@ -1,0 +1,120 @@
+//! Execs in flight: helpers that start them, processes that run, agents that wait for them.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use nix::unistd::Pid;
+
+use super::launch::{self, Outcome};
+use super::serve::Client;
+use super::{Shim, ready, refused};
+use crate::wire::{ExecRequest, Reply};
+
+/// How many exit codes of processes nobody claimed yet are kept. A process may end before its
+/// helper has told its id; orphans of the container never get claimed.
+const UNCLAIMED: usize = 64;
+
+#[derive(Default)]
+pub(super) struct Execs {
+    serial: u64,
+    starting: Vec<Starting>,
+    running: Vec<Running>,
+    unclaimed: Vec<(Pid, i32)>,
+}
+
+struct Starting {
+    channel: UnixStream,
+    client: Client,
+}
+
+struct Running {
+    pid: Pid,
+    client: Client,
+}
+
+impl Execs {
+    /// Starts `request` for `client`.
+    pub(super) fn launch(
+        &mut self,
+        shim: &Shim,
+        client: Client,
+        request: &ExecRequest,
+        stdio: Vec<OwnedFd>,
+    ) {
+        self.serial += 1;
+        let (state, run) = (&shim.state_dir, &shim.run_dir);
+        match launch::exec(&shim.config, state, run, self.serial, request, stdio) {
+            Ok((_, channel)) => self.starting.push(Starting { channel, client }),
+            Err(error) => {
+                let failure = refused(format!("fork: {error}"));
+                client.reply(&Reply::Failed(failure), &[]);
+            }
+        }
+    }
+
+    /// Descriptors that become readable when a helper reports.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = RawFd> {
+        self.starting.iter().map(|exec| exec.channel.as_raw_fd())
+    }
+
+    /// Takes reports of helpers.
+    pub(super) fn progress(&mut self, polled: &[libc::pollfd]) {
+        for exec in std::mem::take(&mut self.starting) {
+            if !ready(polled, &exec.channel) {
+                self.starting.push(exec);
+                continue;
+            }
+            match launch::receive_outcome(&exec.channel) {
+                Ok((Outcome::Running(pid), terminal)) => {
+                    let attached: Vec<_> = terminal.iter().map(AsRawFd::as_raw_fd).collect();
+                    exec.client.reply(&Reply::Started { pid }, &attached);
+                    self.run(Pid::from_raw(pid), exec.client);
+                }
+                Ok((Outcome::Failed(failure), _)) => {
+                    exec.client.reply(&Reply::Failed(failure), &[]);
+                }
+                Err(error) => {
+                    let failure = refused(format!("the helper that runs the exec died: {error}"));
+                    exec.client.reply(&Reply::Failed(failure), &[]);
+                }
+            }
+        }
+    }
+
+    fn run(&mut self, pid: Pid, client: Client) {
+        match self.unclaimed.iter().position(|(known, _)| *known == pid) {
+            Some(index) => {
+                let (_, code) = self.unclaimed.swap_remove(index);
+                client.reply(&Reply::Exited { code }, &[]);
+            }
+            None => self.running.push(Running { pid, client }),
+        }
+    }
+
+    /// A child that is not the container's command has ended.
+    pub(super) fn ended(&mut self, pid: Pid, code: i32) {
+        match self.running.iter().position(|exec| exec.pid == pid) {
+            Some(index) => {
+                let exec = self.running.swap_remove(index);
+                exec.client.reply(&Reply::Exited { code }, &[]);
+            }
+            None => {
+                if self.unclaimed.len() == UNCLAIMED {
+                    self.unclaimed.remove(0);
+                }
+                self.unclaimed.push((pid, code));
+            }
+        }
+    }
+
+    /// The container has ended, and with it every process in it.
+    pub(super) fn abandon(&mut self) {
+        for exec in self.running.drain(..) {
+            exec.client.reply(&Reply::Exited { code: 137 }, &[]);
+        }
+        for exec in self.starting.drain(..) {
+            let failure = refused("the container ended".to_owned());
+            exec.client.reply(&Reply::Failed(failure), &[]);
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! Calling libcontainer, always in a freshly forked helper process.
+//!
+//! The helper moves into the container's cgroup2 directory where libcontainer does not do that
+//! itself, builds, and reports over a socket pair: one line, with the terminal attached if there is
+//! one. What it made becomes a child of the shim (a subreaper) when the helper ends.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use libcontainer::container::Container;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::syscall::syscall::SyscallType;
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid};
+use serde::{Deserialize, Serialize};
+
+use super::executor::{Confinement, MeshExecutor, unmark};
+use super::{REFUSED, log, refused};
+use crate::cgroup::device;
+use crate::fds;
+use crate::spec::Output;
+use crate::wire::{self, ExecRequest, Failure, ShimConfig};
+
+/// What a helper reports.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Outcome {
+    Running(i32),
+    Failed(Failure),
+}
+
+/// The command's stdio: both ends, until the container has its own.
+pub(super) struct Streams {
+    pairs: Option<[(OwnedFd, OwnedFd); 2]>,
+}
+
+impl Streams {
+    pub(super) fn new(tty: bool) -> io::Result<Self> {
+        let pairs = if tty { None } else { Some([pipe()?, pipe()?]) };
+        Ok(Self { pairs })
+    }
+
+    /// Keeps the reading ends and closes the writing ends, which are the container's now.
+    pub(super) fn into_sources(self) -> Vec<log::Source> {
+        let Some([(stdout, _), (stderr, _)]) = self.pairs else {
+            return Vec::new();
+        };
+        vec![
+            log::Source::new(stdout, Output::Stdout),
+            log::Source::new(stderr, Output::Stderr),
+        ]
+    }
+}
+
+/// A container that waits to be started.
+pub(super) struct Launched {
+    pub(super) pid: Pid,
+    pub(super) terminal: Option<OwnedFd>,
+    pub(super) exec_error: Option<OwnedFd>,
+}
+
+/// Makes the container and waits for it.
+pub(super) fn container(
+    config: &ShimConfig,
+    state: &Path,
+    run: &Path,
+    streams: &Streams,
+) -> Result<Launched, Failure> {
+    let (error_read, error_write) = pipe().map_err(|e| refused(format!("make a pipe: {e}")))?;
+    let error_fd = error_write.as_raw_fd();
+    let (helper, channel) = fork_helper(|report| {
+        report.finish(build_container(config, state, run, streams, error_fd));
+    })
+    .map_err(|e| refused(format!("fork: {e}")))?;
+    drop(error_write);
+    let result = receive_outcome(&channel);
+    let _ = waitpid(helper, None);
+    match result.map_err(|e| refused(format!("the helper that makes the container died: {e}")))? {
+        (Outcome::Running(pid), terminal) => Ok(Launched {
+            pid: Pid::from_raw(pid),
+            terminal,
+            exec_error: Some(error_read),
+        }),
+        (Outcome::Failed(failure), _) => Err(failure),
+    }
+}
+
+/// Lets a container's command run.
+pub(super) fn start(config: &ShimConfig, run: &Path) -> Result<(), Failure> {
+    let (helper, channel) = fork_helper(|report| {
+        let directory = run.join(wire::OCI_STATE_DIR).join(&config.id);
+        let result = Container::load(directory)
+            .and_then(|mut container| container.start())
+            .map_err(|error| explain(&error));
+        report.finish(result.map(|()| (0, None)));
+    })
+    .map_err(|e| refused(format!("fork: {e}")))?;
+    let result = receive_outcome(&channel);
+    let _ = waitpid(helper, None);
+    match result.map_err(|e| refused(format!("the helper that starts the command died: {e}")))? {
+        (Outcome::Running(_), _) => Ok(()),
+        (Outcome::Failed(failure), _) => Err(failure),
+    }
+}
+
+/// Starts an exec; the outcome arrives on the returned socket.
+pub(super) fn exec(
+    config: &ShimConfig,
+    state: &Path,
+    run: &Path,
+    serial: u64,
+    request: &ExecRequest,
+    stdio: Vec<OwnedFd>,
+) -> io::Result<(Pid, UnixStream)> {
+    fork_helper(|report| {
+        let result = build_exec(config, state, run, serial, request, stdio);
+        report.finish(result);
+    })
+}
+
+/// The helper's end of the report socket.
+struct Report {
+    socket: UnixStream,
+}
+
+impl Report {
+    fn finish(&self, result: Result<(i32, Option<OwnedFd>), Failure>) {
+        let (outcome, terminal) = match result {
+            Ok((pid, terminal)) => (Outcome::Running(pid), terminal),
+            Err(failure) => (Outcome::Failed(failure), None),
+        };
+        let attached: Vec<_> = terminal.iter().map(AsRawFd::as_raw_fd).collect();
+        let _ = fds::send(self.socket.as_fd(), &wire::to_line(&outcome), &attached);
+    }
+}
+
+fn fork_helper(body: impl FnOnce(Report)) -> io::Result<(Pid, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    // SAFETY: the shim has one thread, so the child may do anything.
+    match unsafe { nix::unistd::fork()? } {
+        ForkResult::Parent { child } => Ok((child, ours)),
+        ForkResult::Child => {
+            drop(ours);
+            body(Report { socket: theirs });
+            // SAFETY: takes a number; nothing of the shim's may be torn down by its helper.
+            unsafe { libc::_exit(0) }
+        }
+    }
+}
+
+/// Reads a helper's report.
+pub(super) fn receive_outcome(channel: &UnixStream) -> io::Result<(Outcome, Option<OwnedFd>)> {
+    let mut line = Vec::new();
+    let mut attached = Vec::new();
+    let mut buffer = [0; 4096];
+    while !line.ends_with(b"\n") {
+        match fds::receive(channel.as_fd(), &mut buffer, &mut attached)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => line.extend_from_slice(&buffer[..count]),
+        }
+    }
+    Ok((serde_json::from_slice(&line)?, attached.pop()))
+}
+
+fn build_container(
+    config: &ShimConfig,
+    state: &Path,
+    run: &Path,
+    streams: &Streams,
+    error_fd: i32,
+) -> Result<(i32, Option<OwnedFd>), Failure> {
+    prepare_cgroup(config)?;
+    let console = Console::new(config.tty, run, "console").map_err(console_failure)?;
+    let mut builder = builder(config, run)?
+        .with_console_socket(console.path())
+        .with_executor(MeshExecutor {
+            die_with_shim: true,
+            init: config.init,
+            error_fd: Some(error_fd),
+            confine: None,
+        });
+    if let Some([(_, stdout), (_, stderr)]) = &streams.pairs {
+        let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| refused(e.to_string()));
+        builder = builder
+            .with_stdin(null().map_err(|e| refused(e.to_string()))?)
+            .with_stdout(copy(stdout)?)
+            .with_stderr(copy(stderr)?);
+    }
+    let container = builder
+        .as_init(state)
+        .with_systemd(false)
+        .with_detach(true)
+        .build()
+        .map_err(|error| explain(&error))?;
+    let pid = container
+        .pid()
+        .ok_or_else(|| refused("libcontainer made no process".to_owned()))?;
+    let terminal = console.receive().map_err(console_failure)?;
+    Ok((pid.as_raw(), terminal))
+}
+
+fn build_exec(
+    config: &ShimConfig,
+    state: &Path,
+    run: &Path,
+    serial: u64,
+    request: &ExecRequest,
+    stdio: Vec<OwnedFd>,
+) -> Result<(i32, Option<OwnedFd>), Failure> {
+    join_cgroup(config)?;
+    let name = format!("exec-{serial}");
+    let console = Console::new(request.tty, run, &name).map_err(console_failure)?;
+    let path = run.join(format!("{name}.json"));
+    let (process, confine) = confinement(state, request)?;
+    fs::write(&path, process.to_string())
+        .map_err(|e| refused(format!("write {}: {e}", path.display())))?;
+    let mut builder = builder(config, run)?
+        .with_console_socket(console.path())
+        .with_executor(MeshExecutor {
+            die_with_shim: false,
+            init: false,
+            error_fd: None,
+            confine: Some(confine),
+        });
+    if !request.tty {
+        let [stdin, stdout, stderr]: [OwnedFd; 3] = stdio
+            .try_into()
+            .map_err(|_| refused("an exec without terminal needs three descriptors".to_owned()))?;
+        builder = builder
+            .with_stdin(stdin)
+            .with_stdout(stdout)
+            .with_stderr(stderr);
+    }
+    let result = builder
+        .as_tenant()
+        .with_process(Some(&path))
+        .with_detach(true)
+        .build()
+        .map_err(|error| explain(&error));
+    let _ = fs::remove_file(&path);
+    let pid = result?;
+    let terminal = console.receive().map_err(console_failure)?;
+    if let (Some(terminal), Some((rows, columns))) = (&terminal, request.size) {
+        let _ = fds::set_window_size(terminal.as_fd(), rows, columns);
+    }
+    Ok((pid.as_raw(), terminal))
+}
+
+/// libcontainer applies no seccomp filter to an exec, so our executor does. Loading a filter needs
+/// CAP_SYS_ADMIN and giving up capabilities CAP_SETPCAP: the process is made with both, and the
+/// executor takes away what the command shall not have.
+fn confinement(
+    state: &Path,
+    request: &ExecRequest,
+) -> Result<(serde_json::Value, Confinement), Failure> {
+    let mut process = request.process.clone();
+    let capabilities: Vec<String> =
+        serde_json::from_value(process["capabilities"]["bounding"].clone()).unwrap_or_default();
+    let mut filter = None;
+    if request.seccomp {
+        let spec = Spec::load(state.join(wire::OCI_CONFIG)).map_err(|e| refused(e.to_string()))?;
+        filter = spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.seccomp().clone());
+    }
+    let mut widened = capabilities.clone();
+    for name in ["CAP_SYS_ADMIN", "CAP_SETPCAP"] {
+        if !widened.iter().any(|known| known == name) {
+            widened.push(name.to_owned());
+        }
+    }
+    for set in ["bounding", "effective", "permitted"] {
+        process["capabilities"][set] = serde_json::json!(widened);
+    }
+    Ok((
+        process,
+        Confinement {
+            filter,
+            capabilities,
+        },
+    ))
+}
+
+fn builder(config: &ShimConfig, run: &Path) -> Result<ContainerBuilder, Failure> {
+    ContainerBuilder::new(config.id.clone(), SyscallType::Linux)
+        .with_root_path(run.join(wire::OCI_STATE_DIR))
+        .map_err(|error| explain(&error))
+}
+
+/// Makes the cgroup2 directory, restricts its devices, and enters it if libcontainer will not.
+fn prepare_cgroup(config: &ShimConfig) -> Result<(), Failure> {
+    let Some(directory) = &config.cgroup_v2 else {
+        return Ok(());
+    };
+    let fail = |action: &str, error: io::Error| {
+        refused(format!("{action} {}: {error}", directory.display()))
+    };
+    fs::create_dir_all(directory).map_err(|e| fail("create cgroup", e))?;
+    match device::restrict(directory, device::DEFAULT_RULES) {
+        Ok(()) => {}
+        // With v1 controllers the devices hierarchy enforces the same rules.
+        Err(_) if config.join_cgroup_v2 => {}
+        Err(error) => return Err(fail("restrict the devices of cgroup", error)),
+    }
+    join_cgroup(config)
+}
+
+fn join_cgroup(config: &ShimConfig) -> Result<(), Failure> {
+    let Some(directory) = config.cgroup_v2.as_ref().filter(|_| config.join_cgroup_v2) else {
+        return Ok(());
+    };
+    let path = directory.join("cgroup.procs");
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(b"0"))
+        .map_err(|e| refused(format!("enter cgroup {}: {e}", directory.display())))
+}
+
+/// The socket over which libcontainer hands out the terminal it made inside the container.
+struct Console {
+    listener: Option<(UnixListener, std::path::PathBuf)>,
+}
+
+impl Console {
+    fn new(tty: bool, run: &Path, name: &str) -> io::Result<Self> {
+        if !tty {
+            return Ok(Self { listener: None });
+        }
+        let file = format!("{name}.tty");
+        let directory = fds::open_directory(run)?;
+        let listener = UnixListener::bind(fds::short_path(directory.as_fd(), &file))?;
+        Ok(Self {
+            listener: Some((listener, run.join(file))),
+        })
+    }
+
+    fn path(&self) -> Option<std::path::PathBuf> {
+        self.listener.as_ref().map(|(_, path)| path.clone())
+    }
+
+    fn receive(self) -> io::Result<Option<OwnedFd>> {
+        let Some((listener, path)) = self.listener else {
+            return Ok(None);
+        };
+        let (stream, _) = listener.accept()?;
+        let _ = fs::remove_file(path);
+        let (mut buffer, mut attached) = ([0; 64], Vec::new());
+        fds::receive(stream.as_fd(), &mut buffer, &mut attached)?;
+        match attached.pop() {
+            Some(fd) => Ok(Some(fd)),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
+fn console_failure(error: io::Error) -> Failure {
+    refused(format!("set up the terminal: {error}"))
+}
+
+/// Our executor's own words if it was the executor that failed, else the chain of causes.
+fn explain(error: &dyn std::error::Error) -> Failure {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let words = inner.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = inner.source();
+    }
+    unmark(&text).unwrap_or(Failure {
+        code: REFUSED,
+        message: text.trim_end_matches('\0').to_owned(),
+    })
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [0; 2];
+    // SAFETY: pipe2 fills both entries; on success both are ours alone.
+    unsafe {
+        if libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok((OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])))
+    }
+}
+
+fn null() -> io::Result<OwnedFd> {
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    Ok(file.into())
+}
