@@ -13,11 +13,15 @@ use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Channel;
 
 /// Lines sent in one message at most; a message stays well below a megabyte.
 const BATCH: usize = 128;
+
+/// Messages that may wait for the network.
+const QUEUE: usize = 4;
 
 /// Answers subscriptions until the session ends.
 pub fn serve(
@@ -77,22 +81,31 @@ async fn publish(
             std::future::ready(record.ok().map(|record| line(&task_id, &node_id, record)))
         })));
     }
+    let (sender, receiver) = mpsc::channel(QUEUE);
     let id = subscription.id;
-    let end = LogBatch {
-        subscription_id: id.clone(),
-        lines: Vec::new(),
-        end: true,
+    let collect = async move {
+        let mut batches = stream::select_all(lines).ready_chunks(BATCH);
+        while let Some(lines) = batches.next().await {
+            let batch = LogBatch {
+                subscription_id: id.clone(),
+                lines,
+                end: false,
+            };
+            if sender.send(batch).await.is_err() {
+                return;
+            }
+        }
+        let end = LogBatch {
+            subscription_id: id,
+            lines: Vec::new(),
+            end: true,
+        };
+        // A manager that is gone does not miss the end.
+        let _ = sender.send(end).await;
     };
-    let batches: BoxStream<'static, LogBatch> = stream::select_all(lines)
-        .ready_chunks(BATCH)
-        .map(move |lines| LogBatch {
-            subscription_id: id.clone(),
-            lines,
-            end: false,
-        })
-        .chain(stream::iter([end]))
-        .boxed();
-    DispatcherClient::new(channel).publish_logs(batches).await?;
+    let mut client = DispatcherClient::new(channel);
+    let (_, answer) = tokio::join!(collect, client.publish_logs(ReceiverStream::new(receiver)));
+    answer?;
     Ok(())
 }
 

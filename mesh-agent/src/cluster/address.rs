@@ -9,7 +9,7 @@ use crate::{
 
 /// Why no address can be chosen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AddressError {
+pub(crate) enum AddressError {
     /// No such interface, or one without an address.
     #[error(
         "could not find local IP address for interface {0:?}: no such network interface, or it has no address"
@@ -33,7 +33,11 @@ pub enum AddressError {
 ///
 /// # Errors
 /// An unknown interface, or a port that is none.
-pub fn parse(host: &HostView, text: &str, default_port: u16) -> Result<SocketAddr, AddressError> {
+pub(crate) fn parse(
+    host: &HostView,
+    text: &str,
+    default_port: u16,
+) -> Result<SocketAddr, AddressError> {
     if let Ok(socket) = text.parse::<SocketAddr>() {
         return Ok(socket);
     }
@@ -61,7 +65,7 @@ pub fn parse(host: &HostView, text: &str, default_port: u16) -> Result<SocketAdd
 ///
 /// # Errors
 /// None, or several.
-pub fn advertise(
+pub(crate) fn advertise(
     host: &HostView,
     asked: Option<&str>,
     listen: SocketAddr,
@@ -102,7 +106,7 @@ pub fn advertise(
 ///
 /// # Errors
 /// An unknown interface, or a port that is none.
-pub fn listen(host: &HostView, asked: Option<&str>) -> Result<SocketAddr, AddressError> {
+pub(crate) fn listen(host: &HostView, asked: Option<&str>) -> Result<SocketAddr, AddressError> {
     match asked.filter(|text| !text.is_empty()) {
         Some(asked) => parse(host, asked, CLUSTER_PORT),
         None => Ok(SocketAddr::from(([0, 0, 0, 0], CLUSTER_PORT))),

@@ -9,31 +9,31 @@ use crate::config::Config;
 
 /// A membership as written to disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
+pub(crate) struct Kept {
     /// Whether this node runs a manager.
-    pub manager: bool,
+    pub(crate) manager: bool,
     /// What a manager listens on.
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// Address and port that others reach this node at.
-    pub advertise: SocketAddr,
+    pub(crate) advertise: SocketAddr,
     /// Tunnel end point.
-    pub data_path: std::net::IpAddr,
+    pub(crate) data_path: std::net::IpAddr,
     /// UDP port of the tunnels.
-    pub data_path_port: u16,
+    pub(crate) data_path_port: u16,
     /// Managers (`address:port`) to begin with.
-    pub managers: Vec<String>,
+    pub(crate) managers: Vec<String>,
     /// The node is on its way out: only clean up.
     #[serde(default)]
-    pub leaving: bool,
+    pub(crate) leaving: bool,
 }
 
 /// Where the identity is kept.
-pub fn identity_dir(config: &Config) -> PathBuf {
+pub(crate) fn identity_dir(config: &Config) -> PathBuf {
     config.swarm_dir().join("certificates")
 }
 
 /// Where the last good assignment is kept.
-pub fn assignment_file(config: &Config) -> PathBuf {
+pub(crate) fn assignment_file(config: &Config) -> PathBuf {
     config.swarm_dir().join("assignment")
 }
 
@@ -46,7 +46,7 @@ impl Kept {
     ///
     /// # Errors
     /// When it is there and unreadable.
-    pub fn load(config: &Config) -> Result<Option<Self>> {
+    pub(crate) fn load(config: &Config) -> Result<Option<Self>> {
         let path = file(config);
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
@@ -61,7 +61,7 @@ impl Kept {
     ///
     /// # Errors
     /// When the directory cannot be written.
-    pub fn save(&self, config: &Config) -> Result<()> {
+    pub(crate) fn save(&self, config: &Config) -> Result<()> {
         let path = file(config);
         let write = || -> io::Result<()> {
             fs::create_dir_all(config.swarm_dir())?;
@@ -79,7 +79,7 @@ impl Kept {
 ///
 /// # Errors
 /// When something cannot be removed.
-pub fn wipe(config: &Config) -> Result<()> {
+pub(crate) fn wipe(config: &Config) -> Result<()> {
     match fs::remove_dir_all(config.swarm_dir()) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).context("remove the cluster's state from disk")

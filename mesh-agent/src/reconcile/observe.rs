@@ -29,16 +29,16 @@ const DEFAULT_MTU: u32 = 1500;
 
 /// What is there when a pass begins.
 #[derive(Debug)]
-pub struct Observed {
+pub(crate) struct Observed {
     /// The node's namespace.
-    pub host: HostView,
+    pub(crate) host: HostView,
     /// Containers by task id.
-    pub containers: BTreeMap<String, ContainerInfo>,
+    pub(crate) containers: BTreeMap<String, ContainerInfo>,
 }
 
 impl Observed {
     /// A task's container.
-    pub fn container(&self, id: &str) -> Container {
+    pub(crate) fn container(&self, id: &str) -> Container {
         let Some(info) = self.containers.get(id) else {
             return Container::None;
         };
@@ -60,7 +60,11 @@ impl Observed {
 }
 
 /// The links a task shall have; `None` while a network is unknown.
-pub fn links_of(instance: &str, assignment: &Assignment, record: &Record) -> Option<Vec<TaskLink>> {
+pub(crate) fn links_of(
+    instance: &str,
+    assignment: &Assignment,
+    record: &Record,
+) -> Option<Vec<TaskLink>> {
     plan::task_links(
         instance,
         &record.task,
@@ -70,14 +74,14 @@ pub fn links_of(instance: &str, assignment: &Assignment, record: &Record) -> Opt
 }
 
 /// Names that a task's host ends may have.
-pub fn host_names(instance: &str, task: &proto::Task) -> Vec<String> {
+pub(crate) fn host_names(instance: &str, task: &proto::Task) -> Vec<String> {
     (0..=task.attachments.len())
         .map(|index| plan::host_name(instance, &task.id, index))
         .collect()
 }
 
 /// Whether the task is asked to use the host's own network.
-pub fn uses_host_network(task: &proto::Task) -> bool {
+pub(crate) fn uses_host_network(task: &proto::Task) -> bool {
     jobs::spec_of(task).is_ok_and(|spec| {
         spec.networks
             .iter()
@@ -88,7 +92,7 @@ pub fn uses_host_network(task: &proto::Task) -> bool {
 
 /// The state of a task's namespace and links. `configured` tells whether this process has set up
 /// the inside, which cannot be seen from here.
-pub fn net_of(
+pub(crate) fn net_of(
     config: &Config,
     instance: &str,
     assignment: &Assignment,
@@ -141,7 +145,7 @@ fn is_own(interface: &Interface, prefix: &str) -> bool {
 }
 
 /// What the packet path has to know of this node.
-pub fn node_facts(host: &HostView, instance: &str, vtep: IpAddr) -> NodeFacts {
+pub(crate) fn node_facts(host: &HostView, instance: &str, vtep: IpAddr) -> NodeFacts {
     let prefix = plan::host_prefix(instance);
     let outside = |i: &&Interface| i.up && !i.loopback && !is_own(i, &prefix);
     let faces = |i: &&Interface| {
@@ -174,7 +178,7 @@ fn is_link_local(address: IpAddr) -> bool {
 }
 
 /// The host ends that are there, for the packet path. Ended tasks have none.
-pub fn link_facts<'a>(
+pub(crate) fn link_facts<'a>(
     host: &HostView,
     instance: &str,
     assignment: &Assignment,
@@ -201,12 +205,12 @@ pub fn link_facts<'a>(
 }
 
 /// MTU for links of tasks: what fits into the tunnel over the uplink.
-pub fn task_mtu(host: &HostView, vtep: IpAddr) -> u32 {
+pub(crate) fn task_mtu(host: &HostView, vtep: IpAddr) -> u32 {
     host.holder(vtep).map_or(DEFAULT_MTU, |uplink| uplink.mtu) - VXLAN_OVERHEAD
 }
 
 /// Host ends of this agent that belong to none of `records`: left over from tasks long forgotten.
-pub fn stray_links<'a>(
+pub(crate) fn stray_links<'a>(
     host: &'a HostView,
     instance: &str,
     records: &BTreeMap<String, Record>,
@@ -223,6 +227,6 @@ pub fn stray_links<'a>(
 }
 
 /// Node-local addresses in use.
-pub fn taken_addresses(records: &BTreeMap<String, Record>) -> BTreeSet<Ipv4Addr> {
+pub(crate) fn taken_addresses(records: &BTreeMap<String, Record>) -> BTreeSet<Ipv4Addr> {
     records.values().map(Record::local_address).collect()
 }
