@@ -1,2 +1,251 @@
 //! Makes image archives from files in memory: what the project's own test images are made with.
 //! Not a builder of Dockerfiles.
+//!
+//! The output is reproducible: equal input gives equal bytes, so equal image ids.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::digest::Digest;
+use crate::record::ImageConfig;
+use crate::registry::Platform;
+use crate::spec::{
+    ConfigDoc, Descriptor, ManifestDoc, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, RootfsDoc,
+    SavedImage,
+};
+
+/// The layer being filled: a tar, uncompressed.
+pub struct LayerBuilder {
+    tar: tar::Builder<Vec<u8>>,
+}
+
+impl Default for LayerBuilder {
+    fn default() -> Self {
+        let mut tar = tar::Builder::new(Vec::new());
+        tar.mode(tar::HeaderMode::Deterministic);
+        Self { tar }
+    }
+}
+
+impl LayerBuilder {
+    /// An empty layer.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a file owned by root; `mode` are the permission bits (`0o755`).
+    pub fn file(&mut self, path: &str, mode: u32, content: &[u8]) -> io::Result<&mut Self> {
+        self.add(path, mode, tar::EntryType::Regular, content, None)
+    }
+
+    /// Adds a directory owned by root.
+    pub fn directory(&mut self, path: &str, mode: u32) -> io::Result<&mut Self> {
+        self.add(path, mode, tar::EntryType::Directory, &[], None)
+    }
+
+    /// Adds a symbolic link.
+    pub fn symlink(&mut self, path: &str, target: &str) -> io::Result<&mut Self> {
+        self.add(path, 0o777, tar::EntryType::Symlink, &[], Some(target))
+    }
+
+    /// Adds another name of a file that was added before.
+    pub fn hard_link(&mut self, path: &str, target: &str) -> io::Result<&mut Self> {
+        self.add(path, 0o644, tar::EntryType::Link, &[], Some(target))
+    }
+
+    /// Adds a file of this machine under `path`.
+    pub fn copy(&mut self, path: &str, mode: u32, from: &Path) -> io::Result<&mut Self> {
+        let content = std::fs::read(from)
+            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", from.display())))?;
+        self.file(path, mode, &content)
+    }
+
+    /// Ends the layer: the tar's bytes.
+    pub fn finish(self) -> io::Result<Vec<u8>> {
+        self.tar.into_inner()
+    }
+
+    fn add(
+        &mut self,
+        path: &str,
+        mode: u32,
+        kind: tar::EntryType,
+        content: &[u8],
+        link: Option<&str>,
+    ) -> io::Result<&mut Self> {
+        let path = path.trim_start_matches('/');
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(content.len() as u64);
+        match link {
+            Some(target) => self.tar.append_link(&mut header, path, target)?,
+            None => self.tar.append_data(&mut header, path, content)?,
+        }
+        Ok(self)
+    }
+}
+
+/// An image in memory, to be written as an archive.
+#[derive(Debug, Clone)]
+pub struct ArchiveBuilder {
+    name: String,
+    platform: Platform,
+    config: ImageConfig,
+    layers: Vec<Vec<u8>>,
+}
+
+impl ArchiveBuilder {
+    /// An image called `name` (with tag) for this machine's platform, with these defaults.
+    pub fn new(name: impl Into<String>, config: ImageConfig) -> Self {
+        Self {
+            name: name.into(),
+            platform: Platform::host(),
+            config,
+            layers: Vec::new(),
+        }
+    }
+
+    /// Sets the platform.
+    pub fn platform(mut self, platform: Platform) -> Self {
+        self.platform = platform;
+        self
+    }
+
+    /// Adds a layer: the bytes of an uncompressed tar, as [`LayerBuilder::finish`] gives them.
+    pub fn layer(mut self, tar: Vec<u8>) -> Self {
+        self.layers.push(tar);
+        self
+    }
+
+    /// The image configuration's bytes; their digest is the image id.
+    pub fn config_bytes(&self) -> Vec<u8> {
+        let doc = ConfigDoc {
+            architecture: self.platform.architecture.clone(),
+            os: self.platform.os.clone(),
+            variant: self.platform.variant.clone(),
+            created: Some("1970-01-01T00:00:00Z".into()),
+            author: None,
+            config: self.config.clone(),
+            rootfs: RootfsDoc {
+                kind: "layers".into(),
+                diff_ids: self.layers.iter().map(|layer| Digest::of(layer)).collect(),
+            },
+        };
+        json(&doc)
+    }
+
+    /// The layers' bytes, base first.
+    pub fn layers(&self) -> &[Vec<u8>] {
+        &self.layers
+    }
+
+    /// Writes it as `docker save` does.
+    pub fn write_docker(&self, out: impl Write) -> io::Result<()> {
+        let mut tar = Members::new(out);
+        let config = self.config_bytes();
+        let config_name = format!("{}.json", Digest::of(&config).hex());
+        let names: Vec<String> = self
+            .layers
+            .iter()
+            .map(|layer| format!("{}/layer.tar", Digest::of(layer).hex()))
+            .collect();
+        let mut written = std::collections::BTreeSet::new();
+        for (name, layer) in names.iter().zip(&self.layers) {
+            if written.insert(name) {
+                tar.put(name, layer)?;
+            }
+        }
+        tar.put(&config_name, &config)?;
+        let manifest = [SavedImage {
+            config: config_name,
+            repo_tags: vec![self.name.clone()],
+            layers: names,
+        }];
+        tar.put("manifest.json", &json(&manifest))?;
+        tar.finish()
+    }
+
+    /// Writes it as an OCI image layout.
+    pub fn write_oci(&self, out: impl Write) -> io::Result<()> {
+        let mut tar = Members::new(out);
+        let config = self.config_bytes();
+        let layers = self
+            .layers
+            .iter()
+            .map(|layer| descriptor(OCI_LAYER, layer))
+            .collect();
+        let manifest = json(&ManifestDoc {
+            schema_version: 2,
+            media_type: OCI_MANIFEST.into(),
+            config: Some(descriptor(OCI_CONFIG, &config)),
+            layers: Some(layers),
+            manifests: None,
+        });
+        let mut entry = descriptor(OCI_MANIFEST, &manifest);
+        for key in [
+            "io.containerd.image.name",
+            "org.opencontainers.image.ref.name",
+        ] {
+            entry.annotations.insert(key.into(), self.name.clone());
+        }
+        let index = json(&ManifestDoc {
+            schema_version: 2,
+            media_type: OCI_INDEX.into(),
+            config: None,
+            layers: None,
+            manifests: Some(vec![entry]),
+        });
+        tar.put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        let blobs: std::collections::BTreeMap<Digest, &[u8]> = self
+            .layers
+            .iter()
+            .map(Vec::as_slice)
+            .chain([config.as_slice(), manifest.as_slice()])
+            .map(|bytes| (Digest::of(bytes), bytes))
+            .collect();
+        for (digest, bytes) in blobs {
+            tar.put(&format!("blobs/sha256/{}", digest.hex()), bytes)?;
+        }
+        tar.put("index.json", &index)?;
+        tar.finish()
+    }
+}
+
+struct Members<W: Write>(tar::Builder<W>);
+
+impl<W: Write> Members<W> {
+    fn new(out: W) -> Self {
+        Self(tar::Builder::new(out))
+    }
+
+    fn put(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        header.set_size(content.len() as u64);
+        self.0.append_data(&mut header, name, content)
+    }
+
+    fn finish(self) -> io::Result<()> {
+        self.0.into_inner()?.flush()
+    }
+}
+
+fn descriptor(media_type: &str, content: &[u8]) -> Descriptor {
+    Descriptor {
+        media_type: media_type.into(),
+        digest: Digest::of(content),
+        size: content.len() as u64,
+        platform: None,
+        annotations: Default::default(),
+    }
+}
+
+/// These documents hold only strings, numbers and maps with string keys: encoding cannot fail.
+fn json(document: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(document).expect("plain data encodes")
+}

@@ -106,7 +106,7 @@ impl<T> Verifier<T> {
     }
 
     /// Bytes that went through so far.
-    pub fn bytes(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.bytes
     }
 

@@ -1,5 +1,8 @@
 //! Talking to registries: options, credentials, and the client.
 
+mod client;
+mod pull;
+
 use std::fmt;
 use std::path::PathBuf;
 
@@ -9,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::error::{ImageError, Result};
+
+pub(crate) use pull::Blob;
 
 /// How a store reaches registries.
 #[derive(Debug, Clone, Default)]
