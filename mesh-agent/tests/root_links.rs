@@ -1,0 +1,212 @@
+//! Links for real, in namespaces of this test's own: what a task sees and what the node sees.
+
+use std::{
+    net::{Ipv4Addr, UdpSocket},
+    path::PathBuf,
+    process::Command,
+};
+
+use mesh_agent::links::{
+    egress::{self, Egress},
+    host::Host,
+    netns,
+    plan::{LinkKind, TaskLink, host_name, host_prefix, mac_of},
+    task,
+};
+
+/// A directory of namespaces, unmounted at the end whatever happens.
+struct World(tempfile::TempDir);
+
+impl World {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a directory"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for entry in std::fs::read_dir(self.0.path())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let _ = netns::remove(&entry.path());
+        }
+    }
+}
+
+/// Runs `test` on a thread in a network namespace of its own: the node of the test.
+fn as_node<F: Future<Output = ()>>(world: &World, test: impl FnOnce() -> F + Send + 'static) {
+    let node = world.path("node");
+    netns::create(&node).expect("the node's namespace; are you root?");
+    netns::within(&node, move || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(test());
+        Ok(())
+    })
+    .expect("the test");
+}
+
+fn links(task: &str) -> Vec<TaskLink> {
+    let link = |index: usize, address: Ipv4Addr, prefix, kind| TaskLink {
+        host_name: host_name("test", task, index),
+        task_name: format!("eth{index}"),
+        address,
+        prefix,
+        mac: mac_of(address),
+        kind,
+    };
+    vec![
+        link(
+            0,
+            Ipv4Addr::new(10, 0, 16, 3),
+            20,
+            LinkKind::Overlay {
+                network: "net".into(),
+            },
+        ),
+        link(1, Ipv4Addr::new(172, 31, 0, 2), 32, LinkKind::Gateway),
+    ]
+}
+
+async fn connect(host: &Host, path: &std::path::Path, links: &[TaskLink]) {
+    netns::create(path).expect("namespace");
+    for link in links {
+        host.create_pair(link, path, 1450).await.expect("veth pair");
+    }
+    task::configure(path, links.to_vec()).await.expect("inside");
+    let view = host.observe().await.expect("observe");
+    for link in links {
+        let index = view.interfaces[&link.host_name].index;
+        host.configure_host_end(link, index)
+            .await
+            .expect("host end");
+    }
+}
+
+#[test]
+fn a_task_has_its_links_and_reaches_the_node() {
+    let world = World::new();
+    let path = world.path("task");
+    as_node(&world, move || async move {
+        let host = Host::connect().expect("netlink");
+        let links = links("t");
+        // Twice: everything is idempotent.
+        connect(&host, &path, &links).await;
+        connect(&host, &path, &links).await;
+
+        let view = host.observe().await.expect("observe");
+        let gateway = &view.interfaces[&links[1].host_name];
+        assert!(gateway.up && gateway.mtu == 1450);
+        assert_eq!(
+            view.host_routes.get(&links[1].address),
+            Some(&gateway.index)
+        );
+        assert!(
+            view.interfaces
+                .keys()
+                .filter(|n| n.starts_with(&host_prefix("test")))
+                .count()
+                == 2
+        );
+
+        let inside = netns::within_async(&path, || {
+            let ip = |arguments: &[&str]| {
+                let output = Command::new("ip").args(arguments).output()?;
+                Ok::<_, std::io::Error>(String::from_utf8_lossy(&output.stdout).into_owned())
+            };
+            Ok((
+                ip(&["-br", "link"])?,
+                ip(&["-br", "-4", "address"])?,
+                ip(&["route"])?,
+                std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")?,
+            ))
+        })
+        .await
+        .expect("look inside");
+        assert!(inside.0.contains("02:42:0a:00:10:03"), "{}", inside.0);
+        assert!(
+            inside.1.contains("10.0.16.3/20") && inside.1.contains("172.31.0.2/32"),
+            "{}",
+            inside.1
+        );
+        assert!(
+            inside.2.contains("default via 169.254.1.1 dev eth1"),
+            "{}",
+            inside.2
+        );
+        assert_eq!(inside.3.trim(), "0");
+
+        // Through the gateway link, without any packet path: task to node and back.
+        let server = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a socket of the node");
+        let port = server.local_addr().expect("its address").port();
+        server
+            .set_read_timeout(Some(std::time::Duration::from_secs(5)))
+            .expect("a deadline");
+        let reply = netns::within_async(&path, move || {
+            let client = UdpSocket::bind((Ipv4Addr::new(172, 31, 0, 2), 0))?;
+            client.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+            client.send_to(b"ping", (Ipv4Addr::new(172, 31, 0, 1), port))?;
+            Ok(client)
+        });
+        // The node needs an address of its own for the task to send to.
+        let added = Command::new("ip")
+            .args(["address", "add", "172.31.0.1/32", "dev", "lo"])
+            .status()
+            .expect("ip");
+        assert!(added.success());
+        assert!(
+            Command::new("ip")
+                .args(["link", "set", "lo", "up"])
+                .status()
+                .expect("ip")
+                .success()
+        );
+        let client = reply.await.expect("send from the task");
+        let mut buffer = [0; 16];
+        let (length, from) = server.recv_from(&mut buffer).expect("the datagram");
+        assert_eq!(
+            (&buffer[..length], from.ip().to_string().as_str()),
+            (&b"ping"[..], "172.31.0.2")
+        );
+        server.send_to(b"pong", from).expect("answer");
+        let length = client.recv(&mut buffer).expect("the answer");
+        assert_eq!(&buffer[..length], b"pong");
+
+        host.delete(gateway.index).await.expect("delete");
+        host.delete(gateway.index).await.expect("delete again");
+        netns::remove(&path).expect("remove");
+        netns::remove(&path).expect("remove again");
+        assert!(!netns::exists(&path));
+    });
+}
+
+#[test]
+fn the_egress_table_comes_and_goes() {
+    let world = World::new();
+    as_node(&world, || async {
+        let wanted = Egress {
+            sources: vec!["172.31.0.0/16".parse().expect("a subnet")],
+            host_ports: Vec::new(),
+        };
+        let script = egress::script("test", &host_prefix("test"), &wanted);
+        egress::apply(&script).await.expect("apply");
+        egress::apply(&script).await.expect("apply again");
+        assert!(egress::exists("test").await);
+        egress::apply(&egress::removal("test"))
+            .await
+            .expect("remove");
+        egress::apply(&egress::removal("test"))
+            .await
+            .expect("remove again");
+        assert!(!egress::exists("test").await);
+        let error = egress::apply("nonsense\n").await.expect_err("refused");
+        assert!(error.to_string().contains("syntax error"), "{error}");
+    });
+}
