@@ -17,8 +17,6 @@ use super::{Connection, Worker};
 
 /// Longest wait for a manager's Welcome and first assignment.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
-/// Heartbeats in the time after which a silent node counts as down.
-const HEARTBEATS_PER_PERIOD: u32 = 3;
 /// Messages to the manager that may wait for the network.
 const OUT_QUEUE: usize = 64;
 /// Assignments may be large (5,000 services); gRPC's default of 4 MiB is not our limit.
@@ -64,7 +62,7 @@ impl Worker {
         self.statuses.all_unsent();
         self.applied.mark_changed();
 
-        let mut heartbeat = tokio::time::interval(period / HEARTBEATS_PER_PERIOD);
+        let mut heartbeat = tokio::time::interval(period);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
