@@ -1,5 +1,23 @@
 //! The contract between the eBPF programs and user space: map keys and values, verdicts, packet arithmetic.
+//!
+//! Everything here is plain data and pure functions; whoever changes a layout raises [`ABI_VERSION`].
 #![no_std]
+
+mod addr;
+pub mod checksum;
+mod hash;
+mod layout;
+mod verdict;
+pub mod wire;
+
+pub use addr::{Addr, mac_of, node_mac};
+pub use hash::flow_hash;
+pub use layout::{
+    AddrKey, Conn, Counter, CounterKey, Endpoint, FlowKey, LINK_GATEWAY, LINK_OVERLAY, Link,
+    NAT_LINK, NAT_LOOPBACK, NAT_PEER, NAT_UPLINK, Nat, PORT_WORDS, Pool, PortKey, Published,
+    SCOPE_PUBLISHED, SCOPE_RETURN, SCOPE_TASK, Settings, VerdictCount, port_bit,
+};
+pub use verdict::{COUNTS, DropReason, Verdict};
 
 /// Version of the map layouts and of what the programs expect in them; part of the pin path.
 pub const ABI_VERSION: u32 = 1;

@@ -1,21 +1,101 @@
 //! The data plane of one node as one value.
 
-use crate::{Config, Desired, Error, Report, Snapshot};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::Path,
+};
+
+use aya::{Ebpf, EbpfLoader};
+use mesh_common::{Addr, CounterKey, Pool, Published};
+
+use crate::{
+    Config, Desired, Error, Link, Report, Snapshot, XdpMode,
+    attach::{self, Attachment, Attachments},
+    compile::{self, Contents, Front},
+    host, netlink, object,
+    rows::Rows,
+    snapshot,
+    tables::Tables,
+};
+
+/// The device that owns the tunnels' UDP port.
+pub const TUNNEL_DEVICE: &str = "mesh-vxlan";
+
+/// The loopback interface's index: 1 in every namespace.
+const LOOPBACK: u32 = 1;
 
 /// The data plane of one node: its programs, maps and attachments. Dropping it leaves all of them working.
-#[derive(Debug)]
+///
+/// It acts on the network namespace of the thread that calls it.
 pub struct Datapath {
     config: Config,
+    pub(crate) ebpf: Ebpf,
+    tables: Tables,
+    attachments: Attachments,
+    rows: Rows,
+    fronts: snapshot::Fronts,
+}
+
+impl std::fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Datapath")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Datapath {
-    /// Loads the programs into the current network namespace's kernel, or adopts pinned maps and links.
+    /// Loads the programs, or this binary's version of them next to maps and links that an earlier process pinned.
+    /// Packets go on through the old programs until [`Datapath::apply`] swaps them.
     ///
     /// # Errors
     /// When the object is missing, the kernel refuses a program, or the pin folder is not on a bpffs.
     pub fn open(config: &Config) -> Result<Self, Error> {
+        let object = object::bytes();
+        if object.is_empty() {
+            return Err(Error::NoObject);
+        }
+        let dir = config.versioned_pin_dir();
+        let maps = dir.join("maps");
+        fs::create_dir_all(&maps).map_err(|source| Error::Path {
+            action: "make folder (is there a bpffs?)",
+            path: maps.clone(),
+            source,
+        })?;
+        let mut ebpf = EbpfLoader::new()
+            .default_map_pin_directory(&maps)
+            .map_max_entries("CONNS", config.flow_entries)
+            .map_max_entries("FLOWS", config.flow_entries)
+            .map_max_entries("ROWS", config.row_slots)
+            .load(object)
+            .map_err(|source| Error::Load {
+                pin_dir: maps,
+                source: Box::new(source),
+            })?;
+        attach::load(&mut ebpf, attach::UPLINK_XDP)?;
+        for program in attach::TC_PROGRAMS {
+            attach::load(&mut ebpf, program)?;
+        }
+        let tables = Tables::open(&mut ebpf)?;
+        let mut rows = Rows::new(tables.row_capacity());
+        let pools: Vec<Pool> = tables
+            .published
+            .copy()
+            .values()
+            .map(|p| p.pool)
+            .chain(tables.vips.copy().values().copied())
+            .collect();
+        for pool in &pools {
+            rows.adopt(pool, |start, length| tables.read_row(start, length))?;
+        }
         Ok(Self {
             config: config.clone(),
+            ebpf,
+            tables,
+            attachments: Attachments::open(dir.join("links"))?,
+            rows,
+            fronts: snapshot::Fronts::default(),
         })
     }
 
@@ -24,8 +104,23 @@ impl Datapath {
     /// # Errors
     /// The first failure; what was done before it stays done, and the next call goes on from there.
     pub fn apply(&mut self, desired: &Desired) -> Result<Report, Error> {
-        let _ = (desired, &self.config);
-        Ok(Report::default())
+        let mut report = Report::default();
+        let uplink = host::uplink_of(desired);
+        let contents = compile::contents(desired, uplink, self.config.vxlan_port);
+        let tunnel = if desired.vtep.is_some() {
+            netlink::add_vxlan(TUNNEL_DEVICE, self.config.vxlan_port)?;
+            host::admit_loopback_replies()?;
+            host::ifindex(TUNNEL_DEVICE)
+        } else {
+            None
+        };
+        self.put(&contents, &mut report)?;
+        let wanted = self.wanted_attachments(desired, tunnel)?;
+        self.attachments
+            .sync(&mut self.ebpf, &wanted, &mut report)?;
+        self.prune(&contents, &mut report)?;
+        self.fronts.set(&contents, &self.tables);
+        Ok(report)
     }
 
     /// Reads all counters.
@@ -33,16 +128,215 @@ impl Datapath {
     /// # Errors
     /// When a map cannot be read.
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
-        Ok(Snapshot::default())
+        snapshot::read(&self.fronts, &self.tables)
     }
 
     /// Removes every pin, attachment and device of the data plane at `config`, in the current network namespace.
     /// Nothing there is no error.
     ///
     /// # Errors
-    /// When a pin cannot be removed; the rest is removed all the same.
+    /// When a pin or the device cannot be removed; the rest is removed all the same.
     pub fn remove(config: &Config) -> Result<(), Error> {
-        let _ = config;
-        Ok(())
+        let pins = remove_tree(&config.pin_dir);
+        let device = netlink::remove_link(TUNNEL_DEVICE);
+        pins.and(device)
+    }
+
+    /// First what others refer to: endpoints and rows, then what refers to them.
+    fn put(&mut self, contents: &Contents, report: &mut Report) -> Result<(), Error> {
+        let tables = &mut self.tables;
+        tables.put_settings(contents.settings, report)?;
+        tables.own.put(&contents.own, report)?;
+        tables.peers.put(&contents.peers, report)?;
+        tables.endpoints.put(&contents.endpoints, report)?;
+        tables.links.put(&contents.links, report)?;
+        let mut ids = Ids::of(&self.tables);
+        let now_s = host::boot_seconds();
+        let mut published = BTreeMap::new();
+        for (key, front) in &contents.published {
+            let old = self.tables.published.copy().get(key).map(|p| p.pool);
+            let pool = self.pool(old, front, &mut ids, now_s)?;
+            let value = Published {
+                pool,
+                target_be: front.target_be,
+                pad: [0; 6],
+            };
+            published.insert(*key, value);
+        }
+        let mut vips = BTreeMap::new();
+        for (key, front) in &contents.vips {
+            let old = self.tables.vips.copy().get(key).copied();
+            vips.insert(*key, self.pool(old, front, &mut ids, now_s)?);
+        }
+        self.tables
+            .sync_counters(&counters(contents, &published, &vips))?;
+        self.tables.published.put(&published, report)?;
+        self.tables.vips.put(&vips, report)?;
+        self.tables.put_ports(&contents.ports, false, report)
+    }
+
+    /// The pool for a front, its row written.
+    fn pool(
+        &mut self,
+        old: Option<Pool>,
+        front: &Front,
+        ids: &mut Ids,
+        now_s: u64,
+    ) -> Result<Pool, Error> {
+        let old = old.unwrap_or_else(|| Pool {
+            id: ids.next(),
+            ..Pool::default()
+        });
+        let Some((pool, write)) = self.rows.update(&old, &front.active, now_s)? else {
+            return Ok(old);
+        };
+        if let Some(write) = write {
+            self.tables.write_row(write.start, &write.row)?;
+        }
+        Ok(pool)
+    }
+
+    /// First what refers to others, then what nothing refers to any more.
+    fn prune(&mut self, contents: &Contents, report: &mut Report) -> Result<(), Error> {
+        self.tables.put_ports(&contents.ports, true, report)?;
+        let gone: Vec<Pool> = {
+            let published = self.tables.published.copy().iter();
+            let vips = self.tables.vips.copy().iter();
+            published
+                .filter(|(key, _)| !contents.published.contains_key(key))
+                .map(|(_, value)| value.pool)
+                .chain(
+                    vips.filter(|(key, _)| !contents.vips.contains_key(key))
+                        .map(|(_, pool)| *pool),
+                )
+                .collect()
+        };
+        let tables = &mut self.tables;
+        tables
+            .published
+            .prune(|key| contents.published.contains_key(key), report)?;
+        tables
+            .vips
+            .prune(|key| contents.vips.contains_key(key), report)?;
+        for pool in &gone {
+            self.rows.forget(pool);
+        }
+        tables
+            .links
+            .prune(|key| contents.links.contains_key(key), report)?;
+        tables
+            .endpoints
+            .prune(|key| contents.endpoints.contains_key(key), report)?;
+        tables
+            .peers
+            .prune(|key| contents.peers.contains_key(key), report)?;
+        tables
+            .own
+            .prune(|key| contents.own.contains_key(key), report)
+    }
+
+    fn wanted_attachments(
+        &self,
+        desired: &Desired,
+        tunnel: Option<u32>,
+    ) -> Result<BTreeSet<Attachment>, Error> {
+        let mut wanted = BTreeSet::new();
+        let mut want = |program, ifindex| wanted.insert(Attachment { program, ifindex });
+        for uplink in &desired.uplinks {
+            want(attach::UPLINK_TC, *uplink);
+            let xdp = match self.config.xdp {
+                XdpMode::Native => true,
+                XdpMode::Auto => netlink::link_kind(*uplink)?.is_none(),
+                XdpMode::Off => false,
+            };
+            if xdp {
+                want(attach::UPLINK_XDP, *uplink);
+            }
+        }
+        if let Some(tunnel) = tunnel {
+            want(attach::TUNNEL_TC, tunnel);
+            want(attach::LOOPBACK_TC, LOOPBACK);
+        }
+        for (ifindex, link) in &desired.links {
+            let program = match link {
+                Link::Overlay { .. } => attach::OVERLAY_TC,
+                Link::Gateway { .. } => attach::GATEWAY_TC,
+            };
+            want(program, *ifindex);
+        }
+        Ok(wanted)
+    }
+}
+
+/// The backends that are counted: all that a front has, draining ones too.
+fn counters(
+    contents: &Contents,
+    published: &BTreeMap<mesh_common::PortKey, Published>,
+    vips: &BTreeMap<mesh_common::AddrKey, Pool>,
+) -> BTreeSet<CounterKey> {
+    let ports = contents
+        .published
+        .iter()
+        .filter_map(|(k, f)| Some((published.get(k)?.pool.id, f)));
+    let addresses = contents
+        .vips
+        .iter()
+        .filter_map(|(k, f)| Some((vips.get(k)?.id, f)));
+    ports
+        .chain(addresses)
+        .flat_map(|(pool, front)| {
+            front
+                .active
+                .iter()
+                .chain(&front.draining)
+                .map(move |backend: &Addr| CounterKey {
+                    pool,
+                    backend: *backend,
+                })
+        })
+        .collect()
+}
+
+/// Hands out numbers for pools that no pool has.
+struct Ids {
+    used: BTreeSet<u32>,
+    last: u32,
+}
+
+impl Ids {
+    fn of(tables: &Tables) -> Self {
+        let published = tables.published.copy().values().map(|p| p.pool.id);
+        let used = published
+            .chain(tables.vips.copy().values().map(|p| p.id))
+            .collect();
+        Self { used, last: 0 }
+    }
+
+    fn next(&mut self) -> u32 {
+        while !self.used.insert(self.last) {
+            self.last += 1;
+        }
+        self.last
+    }
+}
+
+/// Removes a folder of pins and all below it; goes on after an error and reports the first.
+fn remove_tree(dir: &Path) -> Result<(), Error> {
+    let mut first = Ok(());
+    for path in attach::pins(dir)? {
+        let removed = if path.is_dir() {
+            remove_tree(&path)
+        } else {
+            attach::remove_file(&path)
+        };
+        first = first.and(removed);
+    }
+    match fs::remove_dir(dir) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => first.and(Err(Error::Path {
+            action: "remove folder",
+            path: dir.to_owned(),
+            source,
+        })),
+        _ => first,
     }
 }

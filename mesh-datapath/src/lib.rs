@@ -4,14 +4,23 @@
 //! [`Datapath::apply`] brings the kernel to a [`Desired`] state and touches only what differs;
 //! [`Datapath::snapshot`] reads counters back. Nothing in here decides *what* the state should be.
 
+mod attach;
+mod compile;
 mod config;
 mod datapath;
 mod error;
+mod host;
+mod maglev;
 mod model;
+mod netlink;
+mod object;
 mod report;
+mod rows;
+mod snapshot;
+mod tables;
 
 pub use config::{Config, DEFAULT_VXLAN_PORT, XdpMode};
-pub use datapath::Datapath;
+pub use datapath::{Datapath, TUNNEL_DEVICE};
 pub use error::Error;
 pub use model::{Backend, Desired, Endpoint, Link, Location, Mac, PublishedPort, Service, mac_of};
 pub use report::{BackendCounters, CounterLine, Report, ServiceCounters, Snapshot};

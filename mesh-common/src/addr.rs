@@ -1,0 +1,106 @@
+//! Addresses as map keys: 128 bits, IPv4 mapped into IPv6 (`::ffff:a.b.c.d`), in network byte order.
+
+/// An IPv6 or mapped IPv4 address in network byte order.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Addr {
+    /// The address as it stands in a packet, 32 bits at a time.
+    pub words_be: [u32; 4],
+}
+
+impl Addr {
+    /// No address.
+    pub const NONE: Self = Self { words_be: [0; 4] };
+
+    /// An IPv4 address given as it stands in a packet.
+    #[inline(always)]
+    pub const fn v4_be(address: u32) -> Self {
+        Self {
+            words_be: [0, 0, 0xffff_u32.to_be(), address],
+        }
+    }
+
+    /// An IPv4 address from its four bytes.
+    #[inline(always)]
+    pub const fn v4(octets: [u8; 4]) -> Self {
+        Self::v4_be(u32::from_ne_bytes(octets))
+    }
+
+    /// An IPv6 address from its sixteen bytes.
+    pub const fn v6(o: [u8; 16]) -> Self {
+        Self {
+            words_be: [
+                u32::from_ne_bytes([o[0], o[1], o[2], o[3]]),
+                u32::from_ne_bytes([o[4], o[5], o[6], o[7]]),
+                u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
+                u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
+            ],
+        }
+    }
+
+    /// The last four bytes as they stand in a packet: the whole of an IPv4 address.
+    #[inline(always)]
+    pub const fn low_be(&self) -> u32 {
+        self.words_be[3]
+    }
+
+    /// The sixteen bytes.
+    pub const fn octets(&self) -> [u8; 16] {
+        let [a, b, c, d] = [
+            self.words_be[0].to_ne_bytes(),
+            self.words_be[1].to_ne_bytes(),
+            self.words_be[2].to_ne_bytes(),
+            self.words_be[3].to_ne_bytes(),
+        ];
+        [
+            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1],
+            d[2], d[3],
+        ]
+    }
+
+    /// Whether this is an IPv4 address.
+    pub const fn is_v4(&self) -> bool {
+        self.words_be[0] == 0 && self.words_be[1] == 0 && self.words_be[2] == 0xffff_u32.to_be()
+    }
+
+    /// Equality without a call to `memcmp`, which eBPF does not have.
+    #[inline(always)]
+    pub const fn same(&self, other: &Self) -> bool {
+        self.words_be[0] == other.words_be[0]
+            && self.words_be[1] == other.words_be[1]
+            && self.words_be[2] == other.words_be[2]
+            && self.words_be[3] == other.words_be[3]
+    }
+}
+
+/// MAC of a task address: 02:42 and its last four bytes.
+#[inline(always)]
+pub const fn mac_of(low_be: u32) -> [u8; 6] {
+    let [a, b, c, d] = low_be.to_ne_bytes();
+    [0x02, 0x42, a, b, c, d]
+}
+
+/// MAC that names a node inside the ingress network: 02:43 and the last four bytes of its tunnel end point.
+#[inline(always)]
+pub const fn node_mac(low_be: u32) -> [u8; 6] {
+    let [a, b, c, d] = low_be.to_ne_bytes();
+    [0x02, 0x43, a, b, c, d]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv4_is_mapped() {
+        let a = Addr::v4([10, 1, 2, 3]);
+        assert_eq!(
+            a.octets(),
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 1, 2, 3]
+        );
+        assert!(a.is_v4());
+        assert_eq!(Addr::v6(a.octets()), a);
+        assert_eq!(mac_of(a.low_be()), [0x02, 0x42, 10, 1, 2, 3]);
+        assert!(!Addr::NONE.is_v4());
+    }
+}

@@ -1,0 +1,235 @@
+//! Keys and values of the maps. `repr(C)`, explicit padding, sizes asserted; `_be` is network byte order.
+
+use crate::Addr;
+
+/// [`Link::kind`]: on an overlay network.
+pub const LINK_OVERLAY: u8 = 1;
+/// [`Link::kind`]: to the outside and from published ports.
+pub const LINK_GATEWAY: u8 = 2;
+
+/// [`Nat::kind`]: the other side is beyond the uplink [`Nat::ifindex`].
+pub const NAT_UPLINK: u8 = 1;
+/// [`Nat::kind`]: the other side is reached through the node [`Nat::peer`].
+pub const NAT_PEER: u8 = 2;
+/// [`Nat::kind`]: the other side is the task behind link [`Nat::ifindex`].
+pub const NAT_LINK: u8 = 3;
+/// [`Nat::kind`]: the other side is a process of this node, on its loopback interface.
+pub const NAT_LOOPBACK: u8 = 4;
+
+/// [`FlowKey::scope`] below 1 << 24 is a VNI. This one: packets that a task sends on its gateway link.
+pub const SCOPE_TASK: u32 = 1 << 24;
+/// Replies that come back to this node, the ingress node, for a client inside it.
+pub const SCOPE_RETURN: u32 = 2 << 24;
+/// Packets of clients to published ports.
+pub const SCOPE_PUBLISHED: u32 = 3 << 24;
+
+/// Words of 64 bits in the bitmap of published ports: 1,024 for TCP, then as many for UDP.
+pub const PORT_WORDS: u32 = 2 * 1024;
+
+/// Word and bit of a port in the bitmap. `port` in host byte order; protocols other than TCP share UDP's half.
+#[inline(always)]
+pub const fn port_bit(protocol: u8, port: u16) -> (u32, u64) {
+    let half = if protocol == crate::wire::TCP {
+        0
+    } else {
+        1024
+    };
+    (half + (port as u32 >> 6), 1 << (port & 63))
+}
+
+macro_rules! layouts {
+    ($($(#[$doc:meta])* struct $name:ident($size:literal) { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {
+        $(
+            $(#[$doc])*
+            #[repr(C)]
+            #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+            pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
+            const _: () = assert!(core::mem::size_of::<$name>() == $size);
+            // No implicit padding: the fields fill the structure.
+            const _: () = assert!(0 $(+ core::mem::size_of::<$type>())* == $size);
+            // SAFETY: `repr(C)`, `Copy`, no references, and no padding (asserted above).
+            #[cfg(feature = "user")]
+            unsafe impl aya::Pod for $name {}
+        )*
+        // SAFETY: `repr(C)`, `Copy`, no references, sixteen bytes of plain words.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for Addr {}
+
+        #[cfg(test)]
+        mod tests {
+            use super::*;
+
+            #[test]
+            fn layouts_have_no_holes() {
+                $(assert_eq!(core::mem::size_of::<$name>(), $size, stringify!($name));)*
+            }
+
+            #[test]
+            fn port_bits_are_unique_per_protocol() {
+                assert_eq!(port_bit(6, 0), (0, 1));
+                assert_eq!(port_bit(6, 65_535), (1023, 1 << 63));
+                assert_eq!(port_bit(17, 64), (1025, 1));
+            }
+        }
+    };
+}
+
+layouts! {
+    /// The one entry of `SETTINGS`.
+    struct Settings(32) {
+        /// This node's tunnel end point.
+        vtep: Addr,
+        /// VNI of the ingress network.
+        ingress_vni: u32,
+        /// Interface index of the uplink that carries tunnels.
+        uplink: u32,
+        /// UDP port of the tunnels.
+        vxlan_port_be: u16,
+        /// Zero.
+        pad: [u8; 6],
+    }
+
+    /// Key of `PUBLISHED`.
+    struct PortKey(4) {
+        /// Published port.
+        port_be: u16,
+        /// IP protocol number.
+        protocol: u8,
+        /// Zero.
+        pad: u8,
+    }
+
+    /// A set of backends: where its Maglev rows are in `ROWS`.
+    struct Pool(32) {
+        /// First slot of the current row.
+        current: u32,
+        /// Slots of the current row; zero without backends.
+        current_len: u32,
+        /// First slot of the row that flows without an entry began under.
+        previous: u32,
+        /// Slots of the previous row; zero if there was none.
+        previous_len: u32,
+        /// When the current row was written: seconds of the boot-time clock.
+        changed_s: u64,
+        /// Names the set in `COUNTERS`.
+        id: u32,
+        /// Zero.
+        pad: u32,
+    }
+
+    /// Value of `PUBLISHED`.
+    struct Published(40) {
+        /// The service's tasks on the ingress network.
+        pool: Pool,
+        /// Port in the task.
+        target_be: u16,
+        /// Zero.
+        pad: [u8; 6],
+    }
+
+    /// Key of `ENDPOINTS` and `VIPS`.
+    struct AddrKey(20) {
+        /// VXLAN network identifier, host byte order.
+        vni: u32,
+        /// Address on that network.
+        address: Addr,
+    }
+
+    /// Value of `ENDPOINTS`: where a task address is.
+    struct Endpoint(28) {
+        /// Tunnel end point of its node; none if it is on this one.
+        peer: Addr,
+        /// Interface index of its link's host end; zero if it is on another node.
+        ifindex: u32,
+        /// Its MAC.
+        mac: [u8; 6],
+        /// Zero.
+        pad: [u8; 2],
+    }
+
+    /// Value of `LINKS`, by interface index of the host end.
+    struct Link(28) {
+        /// The task's address on the link.
+        address: Addr,
+        /// VNI; zero on a gateway link.
+        vni: u32,
+        /// The task's MAC.
+        mac: [u8; 6],
+        /// One of the `LINK_` constants.
+        kind: u8,
+        /// Zero.
+        pad: u8,
+    }
+
+    /// Key of `CONNS` and `FLOWS`.
+    struct FlowKey(44) {
+        /// A VNI or one of the `SCOPE_` constants.
+        scope: u32,
+        /// Source address.
+        src: Addr,
+        /// Destination address.
+        dst: Addr,
+        /// Source port.
+        sport_be: u16,
+        /// Destination port.
+        dport_be: u16,
+        /// IP protocol number.
+        protocol: u8,
+        /// Zero.
+        pad: [u8; 3],
+    }
+
+    /// Value of `CONNS`: the backend of a flow that has an entry.
+    struct Conn(16) {
+        /// Address on the pool's network.
+        backend: Addr,
+    }
+
+    /// Value of `FLOWS`: what a packet with that key is rewritten to, and where it goes.
+    struct Nat(64) {
+        /// Source address afterwards.
+        src: Addr,
+        /// Destination address afterwards.
+        dst: Addr,
+        /// Node to go through, with `NAT_PEER`.
+        peer: Addr,
+        /// Source port afterwards.
+        sport_be: u16,
+        /// Destination port afterwards.
+        dport_be: u16,
+        /// Interface, with `NAT_UPLINK` and `NAT_LINK`.
+        ifindex: u32,
+        /// MAC of the task, with `NAT_LINK`.
+        mac: [u8; 6],
+        /// One of the `NAT_` constants.
+        kind: u8,
+        /// Zero.
+        pad: u8,
+    }
+
+    /// Key of `COUNTERS`.
+    struct CounterKey(20) {
+        /// [`Pool::id`].
+        pool: u32,
+        /// The backend.
+        backend: Addr,
+    }
+
+    /// Value of `COUNTERS`, one per CPU.
+    struct Counter(24) {
+        /// Flows begun.
+        flows: u64,
+        /// Packets from clients.
+        packets: u64,
+        /// Bytes from clients, with Ethernet headers.
+        bytes: u64,
+    }
+
+    /// Value of `VERDICTS`, one per CPU, by number of verdict or drop reason.
+    struct VerdictCount(16) {
+        /// Packets.
+        packets: u64,
+        /// Bytes, with Ethernet headers.
+        bytes: u64,
+    }
+}

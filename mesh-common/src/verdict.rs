@@ -1,0 +1,126 @@
+//! How a packet can end. One number per outcome: index of its counter, label of its metric, word on the command line.
+
+/// A packet that went on.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not ours: on to the kernel's stack.
+    Pass = 0,
+    /// From XDP to the tc program, which can do what XDP cannot.
+    Handover = 1,
+    /// Encapsulated and sent to another node.
+    Forwarded = 2,
+    /// Into a task of this node.
+    Delivered = 3,
+    /// A reply, back to the client.
+    Returned = 4,
+    /// Answered in place: ARP, ICMP echo to a virtual address.
+    Answered = 5,
+}
+
+/// A packet that did not.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropReason {
+    /// A header is cut short.
+    Malformed = 6,
+    /// Not IPv4 on an overlay link.
+    NotIpv4 = 7,
+    /// Broadcast or multicast on an overlay link.
+    NotUnicast = 8,
+    /// Source address or MAC is not the task's own.
+    Spoofed = 9,
+    /// Tunnel packet from an address that is no node.
+    UnknownPeer = 10,
+    /// No task has the destination address on this network.
+    NoEndpoint = 11,
+    /// The service has no backend.
+    NoBackend = 12,
+    /// A later fragment of a packet to a virtual address.
+    Fragment = 13,
+    /// A protocol that virtual addresses do not carry.
+    Protocol = 14,
+    /// The kernel refused to change or redirect the packet.
+    Kernel = 15,
+    /// Interface without an entry in the link table.
+    UnknownLink = 16,
+    /// Tunnel packet on the ingress network for a port that is not published.
+    NotPublished = 17,
+}
+
+/// Number of verdicts and drop reasons together.
+pub const COUNTS: u32 = 18;
+
+impl Verdict {
+    /// All of them, in order of their number.
+    pub const ALL: [Self; 6] = [
+        Self::Pass,
+        Self::Handover,
+        Self::Forwarded,
+        Self::Delivered,
+        Self::Returned,
+        Self::Answered,
+    ];
+
+    /// Stable name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Handover => "handover",
+            Self::Forwarded => "forwarded",
+            Self::Delivered => "delivered",
+            Self::Returned => "returned",
+            Self::Answered => "answered",
+        }
+    }
+}
+
+impl DropReason {
+    /// All of them, in order of their number.
+    pub const ALL: [Self; 12] = [
+        Self::Malformed,
+        Self::NotIpv4,
+        Self::NotUnicast,
+        Self::Spoofed,
+        Self::UnknownPeer,
+        Self::NoEndpoint,
+        Self::NoBackend,
+        Self::Fragment,
+        Self::Protocol,
+        Self::Kernel,
+        Self::UnknownLink,
+        Self::NotPublished,
+    ];
+
+    /// Stable name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::NotIpv4 => "not-ipv4",
+            Self::NotUnicast => "not-unicast",
+            Self::Spoofed => "spoofed",
+            Self::UnknownPeer => "unknown-peer",
+            Self::NoEndpoint => "no-endpoint",
+            Self::NoBackend => "no-backend",
+            Self::Fragment => "fragment",
+            Self::Protocol => "protocol",
+            Self::Kernel => "kernel",
+            Self::UnknownLink => "unknown-link",
+            Self::NotPublished => "not-published",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_dense_and_unique() {
+        let numbers = Verdict::ALL
+            .iter()
+            .map(|v| *v as u32)
+            .chain(DropReason::ALL.iter().map(|r| *r as u32));
+        assert!(numbers.eq(0..COUNTS));
+    }
+}

@@ -1,0 +1,140 @@
+//! Lengths, offsets and constants of the headers the programs read and write.
+
+/// Ethernet header.
+pub const ETH_LEN: usize = 14;
+/// IPv4 header without options.
+pub const IPV4_LEN: usize = 20;
+/// UDP header.
+pub const UDP_LEN: usize = 8;
+/// VXLAN header.
+pub const VXLAN_LEN: usize = 8;
+/// What VXLAN over IPv4 adds to a packet: outer IPv4, UDP and VXLAN headers, and one more Ethernet header.
+pub const OVERHEAD: usize = IPV4_LEN + UDP_LEN + VXLAN_LEN + ETH_LEN;
+
+/// EtherType of IPv4, as it stands in the packet.
+pub const ETHERTYPE_IPV4_BE: u16 = 0x0800_u16.to_be();
+/// EtherType of ARP, as it stands in the packet.
+pub const ETHERTYPE_ARP_BE: u16 = 0x0806_u16.to_be();
+
+/// IP protocol number.
+pub const ICMP: u8 = 1;
+/// IP protocol number.
+pub const TCP: u8 = 6;
+/// IP protocol number.
+pub const UDP: u8 = 17;
+
+/// First byte of an IPv4 header without options.
+pub const IPV4_NO_OPTIONS: u8 = 0x45;
+/// "More fragments" and the offset: zero in an unfragmented packet.
+pub const FRAGMENT_MASK_BE: u16 = 0x3fff_u16.to_be();
+/// The offset alone: not zero in all fragments but the first.
+pub const FRAGMENT_OFFSET_BE: u16 = 0x1fff_u16.to_be();
+/// "Do not fragment".
+pub const DONT_FRAGMENT_BE: u16 = 0x4000_u16.to_be();
+
+/// Address of every task's default gateway, as it stands in the packet: 169.254.1.1, on no wire but the task's link.
+pub const GATEWAY_BE: u32 = u32::from_ne_bytes([169, 254, 1, 1]);
+
+/// TTL of outer headers.
+pub const OUTER_TTL: u8 = 64;
+/// VXLAN flags with a valid VNI.
+pub const VXLAN_FLAGS: u8 = 0x08;
+
+/// Outer UDP source port for a flow: from the dynamic range, so that switches and NICs spread flows. Network order.
+#[inline(always)]
+pub const fn outer_port_be(hash: u32) -> u16 {
+    (0xc000 | (hash ^ (hash >> 16)) as u16 & 0x3fff).to_be()
+}
+
+/// Whether an IPv4 address, as it stands in the packet, is in 127.0.0.0/8.
+#[inline(always)]
+pub const fn is_loopback_be(address: u32) -> bool {
+    address.to_ne_bytes()[0] == 127
+}
+
+/// Outer IPv4, UDP and VXLAN headers, in front of the inner Ethernet header. Total length 36.
+#[inline(always)]
+pub fn tunnel_header(
+    src_be: u32,
+    dst_be: u32,
+    sport_be: u16,
+    dport_be: u16,
+    vni: u32,
+    inner_len: u16,
+) -> [u8; 36] {
+    let ip_len = inner_len.wrapping_add((IPV4_LEN + UDP_LEN + VXLAN_LEN) as u16);
+    let udp_len = inner_len.wrapping_add((UDP_LEN + VXLAN_LEN) as u16);
+    let sum = u16::from_ne_bytes([IPV4_NO_OPTIONS, 0]) as u64
+        + ip_len.to_be() as u64
+        + DONT_FRAGMENT_BE as u64
+        + u16::from_ne_bytes([OUTER_TTL, UDP]) as u64
+        + src_be as u64
+        + dst_be as u64;
+    let [c0, c1] = (!crate::checksum::fold(sum)).to_ne_bytes();
+    let [l0, l1] = ip_len.to_be_bytes();
+    let [u0, u1] = udp_len.to_be_bytes();
+    let [s0, s1, s2, s3] = src_be.to_ne_bytes();
+    let [d0, d1, d2, d3] = dst_be.to_ne_bytes();
+    let [p0, p1] = sport_be.to_ne_bytes();
+    let [q0, q1] = dport_be.to_ne_bytes();
+    let [_, v0, v1, v2] = vni.to_be_bytes();
+    [
+        IPV4_NO_OPTIONS,
+        0,
+        l0,
+        l1,
+        0,
+        0,
+        0x40,
+        0,
+        OUTER_TTL,
+        UDP,
+        c0,
+        c1,
+        s0,
+        s1,
+        s2,
+        s3,
+        d0,
+        d1,
+        d2,
+        d3,
+        p0,
+        p1,
+        q0,
+        q1,
+        u0,
+        u1,
+        0,
+        0,
+        VXLAN_FLAGS,
+        0,
+        0,
+        0,
+        v0,
+        v1,
+        v2,
+        0,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tunnel_header_has_a_right_checksum_and_lengths() {
+        let h = tunnel_header(
+            u32::from_ne_bytes([192, 168, 0, 1]),
+            u32::from_ne_bytes([192, 168, 0, 2]),
+            0xc123_u16.to_be(),
+            4789_u16.to_be(),
+            0x0102_03,
+            100,
+        );
+        assert_eq!(crate::checksum::of(&h[..20]), 0);
+        assert_eq!(u16::from_be_bytes([h[2], h[3]]), 136);
+        assert_eq!(u16::from_be_bytes([h[24], h[25]]), 116);
+        assert_eq!(&h[32..35], &[1, 2, 3]);
+    }
+}

@@ -1,0 +1,213 @@
+//! Programs on interfaces, by links pinned under `links/<program>-<interface index>`. A pinned link of an earlier
+//! process is adopted: its program is swapped in one step, without a packet in between.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        links::{FdLink, PinnedLink},
+        tc::TcAttachOptions,
+    },
+};
+
+use crate::{Error, Report};
+
+/// On uplinks, XDP.
+pub(crate) const UPLINK_XDP: &str = "uplink_xdp";
+/// On uplinks.
+pub(crate) const UPLINK_TC: &str = "uplink_tc";
+/// On the tunnel device.
+pub(crate) const TUNNEL_TC: &str = "tunnel_tc";
+/// On host ends of overlay links.
+pub(crate) const OVERLAY_TC: &str = "overlay_tc";
+/// On host ends of gateway links.
+pub(crate) const GATEWAY_TC: &str = "gateway_tc";
+/// On the loopback interface.
+pub(crate) const LOOPBACK_TC: &str = "loopback_tc";
+/// All tc programs that are attached.
+pub(crate) const TC_PROGRAMS: [&str; 5] =
+    [UPLINK_TC, TUNNEL_TC, OVERLAY_TC, GATEWAY_TC, LOOPBACK_TC];
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// A program on an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Attachment {
+    pub(crate) program: &'static str,
+    pub(crate) ifindex: u32,
+}
+
+/// The attachments of one data plane.
+#[derive(Debug)]
+pub(crate) struct Attachments {
+    dir: PathBuf,
+    /// Attached, or adopted, by this process: they run its programs.
+    current: BTreeSet<Attachment>,
+}
+
+impl Attachments {
+    pub(crate) fn open(dir: PathBuf) -> Result<Self, Error> {
+        fs::create_dir_all(&dir).map_err(|source| Error::Path {
+            action: "make folder",
+            path: dir.clone(),
+            source,
+        })?;
+        Ok(Self {
+            dir,
+            current: BTreeSet::new(),
+        })
+    }
+
+    /// Attaches what is wanted and is not there, and detaches the rest.
+    pub(crate) fn sync(
+        &mut self,
+        ebpf: &mut Ebpf,
+        wanted: &BTreeSet<Attachment>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        for attachment in wanted {
+            if self.current.contains(attachment) && self.path(*attachment).exists() {
+                continue;
+            }
+            if self.attach(ebpf, *attachment)? {
+                report.attached += 1;
+            }
+            self.current.insert(*attachment);
+        }
+        self.current
+            .retain(|attachment| wanted.contains(attachment));
+        let names: BTreeSet<String> = wanted.iter().map(file_name).collect();
+        for entry in pins(&self.dir)? {
+            let name = entry.file_name().map(|n| n.to_string_lossy().into_owned());
+            if !name.is_some_and(|name| names.contains(&name)) {
+                remove_file(&entry)?;
+                report.detached += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, attachment: Attachment) -> PathBuf {
+        self.dir.join(file_name(&attachment))
+    }
+
+    /// Adopts the pinned link, or attaches anew. Whether it was anew.
+    fn attach(&self, ebpf: &mut Ebpf, attachment: Attachment) -> Result<bool, Error> {
+        let Attachment {
+            program: name,
+            ifindex,
+        } = attachment;
+        let path = self.path(attachment);
+        let program = ebpf.program_mut(name).ok_or(Error::Missing {
+            kind: "program",
+            name,
+        })?;
+        if path.exists() {
+            match adopt(program, &path) {
+                Ok(()) => return Ok(false),
+                Err(error) => {
+                    tracing::debug!(%error, path = %path.display(), "attaching anew");
+                    remove_file(&path)?;
+                }
+            }
+        }
+        create(program, ifindex, &path)
+            .map(|()| true)
+            .map_err(|source| Error::Attach {
+                program: name,
+                ifindex,
+                source,
+            })
+    }
+}
+
+fn adopt(program: &mut Program, path: &Path) -> Result<(), Cause> {
+    let link = FdLink::from(PinnedLink::from_pin(path)?);
+    match program {
+        Program::Xdp(xdp) => {
+            let id = xdp.attach_to_link(link.try_into()?)?;
+            drop(xdp.take_link(id)?);
+        }
+        Program::SchedClassifier(tc) => {
+            let id = tc.attach_to_link(link.try_into()?)?;
+            drop(tc.take_link(id)?);
+        }
+        _ => return Err("neither an XDP nor a tc program".into()),
+    }
+    Ok(())
+}
+
+fn create(program: &mut Program, ifindex: u32, path: &Path) -> Result<(), Cause> {
+    let link: FdLink = match program {
+        Program::Xdp(xdp) => {
+            let id = xdp.attach_to_if_index(ifindex, XdpMode::Driver)?;
+            xdp.take_link(id)?.try_into()?
+        }
+        Program::SchedClassifier(tc) => {
+            let name = nix::net::if_::if_indextoname(ifindex)?;
+            let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+            let id =
+                tc.attach_with_options(&name.to_string_lossy(), TcAttachType::Ingress, options)?;
+            tc.take_link(id)?.try_into()?
+        }
+        _ => return Err("neither an XDP nor a tc program".into()),
+    };
+    link.pin(path)?;
+    Ok(())
+}
+
+fn file_name(attachment: &Attachment) -> String {
+    format!("{}-{}", attachment.program, attachment.ifindex)
+}
+
+/// Loads one program into the kernel.
+pub(crate) fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
+    let program = ebpf.program_mut(name).ok_or(Error::Missing {
+        kind: "program",
+        name,
+    })?;
+    let loaded = match program {
+        Program::Xdp(xdp) => Xdp::load(xdp),
+        Program::SchedClassifier(tc) => SchedClassifier::load(tc),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    loaded.map_err(|source| Error::Program {
+        program: name,
+        source: Box::new(source),
+    })
+}
+
+/// The files in a folder of pins; none if there is no folder.
+pub(crate) fn pins(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let error = |source| Error::Path {
+        action: "list folder",
+        path: dir.to_owned(),
+        source,
+    };
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(error(e)),
+    };
+    entries
+        .map(|entry| entry.map(|e| e.path()).map_err(error))
+        .collect()
+}
+
+/// Removes a file. One that is not there is no error.
+pub(crate) fn remove_file(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Path {
+            action: "remove",
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,208 @@
+//! From [`Desired`] to what the maps must hold. Pure. Maglev rows are added by `rows.rs`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use mesh_common::{
+    Addr, AddrKey, Endpoint, LINK_GATEWAY, LINK_OVERLAY, Link, PortKey, Settings, port_bit,
+};
+
+use crate::model::{self, Backend, Desired, Location};
+
+/// What the maps must hold.
+#[derive(Debug, Default)]
+pub(crate) struct Contents {
+    pub(crate) settings: Settings,
+    pub(crate) own: BTreeMap<Addr, u32>,
+    pub(crate) peers: BTreeMap<Addr, u32>,
+    pub(crate) endpoints: BTreeMap<AddrKey, Endpoint>,
+    pub(crate) links: BTreeMap<u32, Link>,
+    pub(crate) ports: BTreeMap<u32, u64>,
+    pub(crate) published: BTreeMap<PortKey, Front>,
+    pub(crate) vips: BTreeMap<AddrKey, Front>,
+}
+
+/// What stands in front of a set of backends: a published port or a virtual address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Front {
+    pub(crate) service: String,
+    pub(crate) name: String,
+    /// Port in the task, network byte order; zero for a virtual address.
+    pub(crate) target_be: u16,
+    /// Take new flows; sorted.
+    pub(crate) active: Vec<Addr>,
+    /// Take no new flow.
+    pub(crate) draining: BTreeSet<Addr>,
+}
+
+/// A 128-bit map address.
+pub(crate) fn addr(address: IpAddr) -> Addr {
+    match address {
+        IpAddr::V4(v4) => Addr::v4(v4.octets()),
+        IpAddr::V6(v6) => Addr::v6(v6.octets()),
+    }
+}
+
+/// The address a map address stands for.
+pub(crate) fn ip(address: Addr) -> IpAddr {
+    IpAddr::from(address.octets()).to_canonical()
+}
+
+/// Compiles. `uplink` is the interface that carries tunnels, `vxlan_port` in host byte order.
+pub(crate) fn contents(desired: &Desired, uplink: u32, vxlan_port: u16) -> Contents {
+    let mut out = Contents {
+        settings: Settings {
+            vtep: desired.vtep.map_or(Addr::NONE, addr),
+            ingress_vni: desired.ingress_vni,
+            uplink,
+            vxlan_port_be: vxlan_port.to_be(),
+            pad: [0; 6],
+        },
+        own: desired
+            .own_addresses
+            .iter()
+            .map(|a| (addr(*a), 1))
+            .collect(),
+        peers: desired.peers.iter().map(|a| (addr(*a), 1)).collect(),
+        ..Contents::default()
+    };
+    for ((vni, address), endpoint) in &desired.endpoints {
+        out.endpoints.insert(
+            AddrKey {
+                vni: *vni,
+                address: addr(*address),
+            },
+            compile_endpoint(endpoint),
+        );
+    }
+    for (ifindex, link) in &desired.links {
+        out.links.insert(*ifindex, compile_link(link));
+    }
+    for (id, service) in &desired.services {
+        for port in &service.ports {
+            let key = PortKey {
+                port_be: port.published.to_be(),
+                protocol: port.protocol,
+                pad: 0,
+            };
+            let front = front(id, &service.name, port.target.to_be(), &service.ingress);
+            let (word, bit) = port_bit(port.protocol, port.published);
+            *out.ports.entry(word).or_default() |= bit;
+            out.published.insert(key, front);
+        }
+        for ((vni, address), backends) in &service.vips {
+            let key = AddrKey {
+                vni: *vni,
+                address: addr(*address),
+            };
+            out.vips.insert(key, front(id, &service.name, 0, backends));
+        }
+    }
+    out
+}
+
+fn compile_endpoint(endpoint: &model::Endpoint) -> Endpoint {
+    let (peer, ifindex) = match endpoint.location {
+        Location::Local(ifindex) => (Addr::NONE, ifindex),
+        Location::Remote(peer) => (addr(peer), 0),
+    };
+    Endpoint {
+        peer,
+        ifindex,
+        mac: endpoint.mac,
+        pad: [0; 2],
+    }
+}
+
+fn compile_link(link: &model::Link) -> Link {
+    match link {
+        model::Link::Overlay { vni, address, mac } => Link {
+            address: addr(*address),
+            vni: *vni,
+            mac: *mac,
+            kind: LINK_OVERLAY,
+            pad: 0,
+        },
+        model::Link::Gateway { address, mac } => Link {
+            address: addr(*address),
+            vni: 0,
+            mac: *mac,
+            kind: LINK_GATEWAY,
+            pad: 0,
+        },
+    }
+}
+
+fn front(id: &str, name: &str, target_be: u16, backends: &[Backend]) -> Front {
+    let of = |draining: bool| -> BTreeSet<Addr> {
+        backends
+            .iter()
+            .filter(|b| b.draining == draining)
+            .map(|b| addr(b.address))
+            .collect()
+    };
+    Front {
+        service: id.to_owned(),
+        name: name.to_owned(),
+        target_be,
+        active: of(false).into_iter().collect(),
+        draining: of(true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{PublishedPort, Service};
+
+    #[test]
+    fn draining_backends_leave_the_active_ones() {
+        let mut service = Service {
+            name: "web".into(),
+            ..Service::default()
+        };
+        service.ports.insert(PublishedPort {
+            protocol: 6,
+            published: 80,
+            target: 8080,
+        });
+        service.ingress = vec![
+            Backend {
+                address: "10.0.0.9".parse().unwrap(),
+                draining: false,
+            },
+            Backend {
+                address: "10.0.0.3".parse().unwrap(),
+                draining: false,
+            },
+            Backend {
+                address: "10.0.0.5".parse().unwrap(),
+                draining: true,
+            },
+        ];
+        let mut desired = Desired::default();
+        desired.services.insert("id".into(), service);
+        let contents = contents(&desired, 3, 4789);
+        let front = contents.published.values().next().unwrap();
+        assert_eq!(
+            front.active,
+            [Addr::v4([10, 0, 0, 3]), Addr::v4([10, 0, 0, 9])]
+        );
+        assert_eq!(front.draining.len(), 1);
+        assert_eq!(contents.ports, BTreeMap::from([(1, 1 << 16)]));
+        assert_eq!(
+            contents.settings.vxlan_port_be.to_ne_bytes(),
+            4789_u16.to_be_bytes()
+        );
+    }
+
+    #[test]
+    fn addresses_go_there_and_back() {
+        for text in ["10.0.0.1", "fd00::1"] {
+            let address: IpAddr = text.parse().unwrap();
+            assert_eq!(ip(addr(address)), address);
+        }
+    }
+}

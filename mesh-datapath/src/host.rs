@@ -1,0 +1,67 @@
+//! What the data plane has to know of and to set on its host.
+
+use std::{fs, path::Path};
+
+use crate::{Desired, Error};
+
+/// The uplink that carries tunnels: the one with the tunnel end point's address, else the first.
+pub(crate) fn uplink_of(desired: &Desired) -> u32 {
+    let first = desired.uplinks.first().copied().unwrap_or(0);
+    let Some(vtep) = desired.vtep else {
+        return first;
+    };
+    let Ok(addresses) = nix::ifaddrs::getifaddrs() else {
+        return first;
+    };
+    addresses
+        .filter(|entry| {
+            let address = entry.address;
+            let v4 = address
+                .as_ref()
+                .and_then(|a| a.as_sockaddr_in())
+                .map(|a| a.ip().into());
+            let v6 = address
+                .as_ref()
+                .and_then(|a| a.as_sockaddr_in6())
+                .map(|a| a.ip().into());
+            v4.or(v6) == Some(vtep)
+        })
+        .find_map(|entry| ifindex(&entry.interface_name).filter(|i| desired.uplinks.contains(i)))
+        .unwrap_or(first)
+}
+
+/// Index of an interface of this namespace.
+pub(crate) fn ifindex(name: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(name).ok()
+}
+
+/// Seconds of the boot-time clock: comparable between processes of one boot.
+pub(crate) fn boot_seconds() -> u64 {
+    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    uptime
+        .split(['.', ' '])
+        .next()
+        .and_then(|seconds| seconds.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Lets the loopback interface take packets that carry own and loopback addresses but were not routed to it:
+/// the replies of tasks to this node's own processes.
+pub(crate) fn admit_loopback_replies() -> Result<(), Error> {
+    for (name, value) in [
+        ("route_localnet", "1"),
+        ("accept_local", "1"),
+        ("rp_filter", "2"),
+    ] {
+        let path = Path::new("/proc/sys/net/ipv4/conf/lo").join(name);
+        if fs::read_to_string(&path).is_ok_and(|old| old.trim() == value) {
+            continue;
+        }
+        fs::write(&path, value).map_err(|source| Error::Path {
+            action: "set",
+            path,
+            source,
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! Maglev hashing (Eisenbud et al., NSDI 2016, section 3.4): from a set of backends to a row of slots. Pure: every
+//! node computes the same row from the same addresses.
+
+use mesh_common::Addr;
+
+/// Row lengths, primes, and up to how many backends each serves: at least 16 slots per backend, so that shares
+/// differ by a few per cent. Few steps, as a change of length moves nearly all slots.
+const LENGTHS: [(usize, u32); 5] = [
+    (1, 1),
+    (15, 251),
+    (120, 2039),
+    (2000, 32_749),
+    (usize::MAX, 65_521),
+];
+
+/// Length of the row for this many backends; zero without any.
+pub(crate) fn length(backends: usize) -> u32 {
+    if backends == 0 {
+        return 0;
+    }
+    LENGTHS
+        .iter()
+        .find(|(most, _)| backends <= *most)
+        .map_or(0, |(_, length)| *length)
+}
+
+/// The row for `backends`, which are sorted and without duplicates: for each slot its backend.
+pub(crate) fn row(backends: &[Addr]) -> Vec<Addr> {
+    let length = length(backends.len());
+    if length <= 1 {
+        return backends.iter().take(length as usize).copied().collect();
+    }
+    let mut permutations: Vec<Permutation> = backends
+        .iter()
+        .map(|backend| Permutation::new(backend, length))
+        .collect();
+    let mut row: Vec<Option<usize>> = vec![None; length as usize];
+    let mut free = length;
+    loop {
+        for (index, permutation) in permutations.iter_mut().enumerate() {
+            let slot = loop {
+                let slot = permutation.next(length) as usize;
+                if row[slot].is_none() {
+                    break slot;
+                }
+            };
+            row[slot] = Some(index);
+            free -= 1;
+            if free == 0 {
+                return row
+                    .into_iter()
+                    .flatten()
+                    .map(|index| backends[index])
+                    .collect();
+            }
+        }
+    }
+}
+
+/// A backend's order of preference: slots `offset + i * skip`.
+struct Permutation {
+    at: u32,
+    skip: u32,
+}
+
+impl Permutation {
+    fn new(backend: &Addr, length: u32) -> Self {
+        let octets = backend.octets();
+        Self {
+            at: (hash(&octets, 0x6d65_7368) % u64::from(length)) as u32,
+            skip: (hash(&octets, 0x726f_7773) % u64::from(length - 1)) as u32 + 1,
+        }
+    }
+
+    fn next(&mut self, length: u32) -> u32 {
+        let slot = self.at;
+        self.at = (self.at + self.skip) % length;
+        slot
+    }
+}
+
+/// FNV-1a with a final mix. The seeds are constants, because all nodes must agree.
+fn hash(bytes: &[u8], seed: u64) -> u64 {
+    let mut h = 0xcbf2_9ce4_8422_2325 ^ seed;
+    for byte in bytes {
+        h = (h ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    h ^= h >> 33;
+    h = h.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    h ^ (h >> 33)
+}
+
+#[cfg(test)]
+#[path = "maglev_tests.rs"]
+mod tests;

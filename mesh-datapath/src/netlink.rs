@@ -1,0 +1,178 @@
+//! The three rtnetlink requests the data plane needs: make the tunnel device, remove it, ask what kind a link is.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
+};
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
+    socket,
+};
+
+use crate::Error;
+
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_VXLAN_LEARNING: u16 = 7;
+const IFLA_VXLAN_PORT: u16 = 15;
+const IFLA_VXLAN_COLLECT_METADATA: u16 = 25;
+/// Tells a nested attribute's type from its flags.
+const TYPE_MASK: u16 = 0x3fff;
+/// Netlink header and `ifinfomsg`.
+const PREFIX: usize = 32;
+
+/// Makes a tunnel device that leaves all to metadata, and brings it up. One that is there is left alone.
+pub(crate) fn add_vxlan(name: &str, port: u16) -> Result<(), Error> {
+    let mut data = Vec::new();
+    attribute(&mut data, IFLA_VXLAN_LEARNING, &[0]);
+    attribute(&mut data, IFLA_VXLAN_PORT, &port.to_be_bytes());
+    attribute(&mut data, IFLA_VXLAN_COLLECT_METADATA, &[1]);
+    let mut info = Vec::new();
+    attribute(&mut info, IFLA_INFO_KIND, b"vxlan\0");
+    attribute(&mut info, IFLA_INFO_DATA, &data);
+    let mut body = Vec::new();
+    attribute(&mut body, libc::IFLA_IFNAME, &zero_ended(name));
+    attribute(&mut body, libc::IFLA_LINKINFO, &info);
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL | libc::NLM_F_ACK;
+    match request(libc::RTM_NEWLINK, flags as u16, 0, &body) {
+        Ok(_) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        Err(source) => {
+            let action =
+                format!("make tunnel device {name} on UDP port {port} (is the port free?)");
+            Err(Error::Netlink { action, source })
+        }
+    }
+}
+
+/// Removes a device. One that is not there is no error.
+pub(crate) fn remove_link(name: &str) -> Result<(), Error> {
+    let mut body = Vec::new();
+    attribute(&mut body, libc::IFLA_IFNAME, &zero_ended(name));
+    match request(libc::RTM_DELLINK, libc::NLM_F_ACK as u16, 0, &body) {
+        Ok(_) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        Err(source) => Err(Error::Netlink {
+            action: format!("remove device {name}"),
+            source,
+        }),
+    }
+}
+
+/// The kind of a link (`veth`, `vxlan`, ...); `None` for a physical one.
+pub(crate) fn link_kind(ifindex: u32) -> Result<Option<String>, Error> {
+    let answer = request(libc::RTM_GETLINK, 0, ifindex, &[]).map_err(|source| Error::Netlink {
+        action: format!("ask about interface {ifindex}"),
+        source,
+    })?;
+    let body = answer.get(PREFIX..).unwrap_or_default();
+    let kind = find(body, libc::IFLA_LINKINFO).and_then(|info| find(info, IFLA_INFO_KIND));
+    Ok(kind.map(|bytes| {
+        String::from_utf8_lossy(bytes)
+            .trim_end_matches('\0')
+            .to_owned()
+    }))
+}
+
+/// Sends one request about a link, up, and gives back the first message of the answer.
+fn request(kind: u16, flags: u16, ifindex: u32, body: &[u8]) -> io::Result<Vec<u8>> {
+    let socket = open()?;
+    let length = (PREFIX + body.len()) as u32;
+    let mut message = Vec::with_capacity(PREFIX + body.len());
+    message.extend(length.to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend((flags | libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    message.extend(1_u32.to_ne_bytes());
+    message.extend(0_u32.to_ne_bytes());
+    // ifinfomsg: family and padding, type, index, flags, change mask.
+    message.extend([0; 4]);
+    message.extend(ifindex.to_ne_bytes());
+    let up = if kind == libc::RTM_NEWLINK {
+        libc::IFF_UP as u32
+    } else {
+        0
+    };
+    message.extend(up.to_ne_bytes());
+    message.extend(up.to_ne_bytes());
+    message.extend(body);
+    send(socket.as_raw_fd(), &message, MsgFlags::empty())?;
+    let mut buffer = vec![0; 32 * 1024];
+    let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+    buffer.truncate(length);
+    let (Some(answer), Some(error)) = (u16_at(&buffer, 4), buffer.get(16..20)) else {
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "netlink answer cut short",
+        ));
+    };
+    if i32::from(answer) == libc::NLMSG_ERROR {
+        let code = i32::from_ne_bytes([error[0], error[1], error[2], error[3]]);
+        if code != 0 {
+            return Err(io::Error::from_raw_os_error(-code));
+        }
+    }
+    Ok(buffer)
+}
+
+fn open() -> io::Result<OwnedFd> {
+    let socket = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkRoute,
+    )?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+fn zero_ended(name: &str) -> Vec<u8> {
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.push(0);
+    bytes
+}
+
+/// Appends an attribute, padded to four bytes.
+fn attribute(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    to.extend((value.len() as u16 + 4).to_ne_bytes());
+    to.extend(kind.to_ne_bytes());
+    to.extend(value);
+    to.resize(to.len().next_multiple_of(4), 0);
+}
+
+/// The value of the first attribute of a kind.
+fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    while let (Some(length), Some(found)) = (u16_at(attributes, 0), u16_at(attributes, 2)) {
+        let length = usize::from(length);
+        if length < 4 {
+            return None;
+        }
+        if found & TYPE_MASK == kind {
+            return attributes.get(4..length);
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
+    }
+    None
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes
+        .get(at..at + 2)
+        .map(|b| u16::from_ne_bytes([b[0], b[1]]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_found_again() {
+        let mut bytes = Vec::new();
+        attribute(&mut bytes, 3, b"abc");
+        attribute(&mut bytes, 4 | 0x8000, b"defgh");
+        assert_eq!(bytes.len() % 4, 0);
+        assert_eq!(find(&bytes, 4), Some(&b"defgh"[..]));
+        assert_eq!(find(&bytes, 5), None);
+        assert_eq!(find(&[9], 5), None);
+    }
+}

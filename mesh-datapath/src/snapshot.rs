@@ -1,0 +1,117 @@
+//! Counters, with the names of what they count.
+
+use std::collections::BTreeSet;
+
+use mesh_common::{Addr, AddrKey, CounterKey, DropReason, PortKey, Verdict};
+
+use crate::{
+    BackendCounters, CounterLine, Error, ServiceCounters, Snapshot,
+    compile::{self, Contents, Front},
+    tables::Tables,
+};
+
+/// A published port or a virtual address.
+#[derive(Debug)]
+enum Key {
+    Port(PortKey),
+    Vip(AddrKey),
+}
+
+/// What counters belong to.
+#[derive(Debug, Default)]
+pub(crate) struct Fronts {
+    fronts: Vec<(Key, u32, Front)>,
+    /// Addresses of tasks on this node, with their network.
+    local: BTreeSet<AddrKey>,
+    ingress_vni: u32,
+}
+
+impl Fronts {
+    /// Takes over what was applied.
+    pub(crate) fn set(&mut self, contents: &Contents, tables: &Tables) {
+        self.fronts.clear();
+        for (key, front) in &contents.published {
+            if let Some(published) = tables.published.copy().get(key) {
+                self.fronts
+                    .push((Key::Port(*key), published.pool.id, front.clone()));
+            }
+        }
+        for (key, front) in &contents.vips {
+            if let Some(pool) = tables.vips.copy().get(key) {
+                self.fronts.push((Key::Vip(*key), pool.id, front.clone()));
+            }
+        }
+        let local = contents
+            .endpoints
+            .iter()
+            .filter(|(_, endpoint)| endpoint.ifindex != 0);
+        self.local = local.map(|(key, _)| *key).collect();
+        self.ingress_vni = contents.settings.ingress_vni;
+    }
+}
+
+/// Reads all counters.
+pub(crate) fn read(fronts: &Fronts, tables: &Tables) -> Result<Snapshot, Error> {
+    let mut snapshot = Snapshot::default();
+    for (key, pool, front) in &fronts.fronts {
+        let vni = match key {
+            Key::Port(_) => fronts.ingress_vni,
+            Key::Vip(vip) => vip.vni,
+        };
+        let mut all: BTreeSet<Addr> = front.draining.clone();
+        all.extend(&front.active);
+        let mut backends = Vec::with_capacity(all.len());
+        for address in all {
+            let counter = tables.counter(&CounterKey {
+                pool: *pool,
+                backend: address,
+            })?;
+            backends.push(BackendCounters {
+                address: compile::ip(address),
+                draining: front.draining.contains(&address),
+                local: fronts.local.contains(&AddrKey { vni, address }),
+                flows: counter.flows,
+                packets: counter.packets,
+                bytes: counter.bytes,
+            });
+        }
+        snapshot.services.push(line(key, front, backends));
+    }
+    for verdict in Verdict::ALL {
+        snapshot
+            .verdicts
+            .push(outcome(tables, verdict as u32, verdict.name())?);
+    }
+    for reason in DropReason::ALL {
+        snapshot
+            .drops
+            .push(outcome(tables, reason as u32, reason.name())?);
+    }
+    Ok(snapshot)
+}
+
+fn line(key: &Key, front: &Front, backends: Vec<BackendCounters>) -> ServiceCounters {
+    let (port, vip) = match key {
+        Key::Port(port) => (Some(port), None),
+        Key::Vip(vip) => (None, Some(vip)),
+    };
+    ServiceCounters {
+        service: front.service.clone(),
+        name: front.name.clone(),
+        vni: vip.map(|vip| vip.vni),
+        address: vip.map(|vip| compile::ip(vip.address)),
+        protocol: port.map(|port| port.protocol),
+        published: port.map(|port| u16::from_be(port.port_be)),
+        target: port.map(|_| u16::from_be(front.target_be)),
+        backends,
+    }
+}
+
+fn outcome(tables: &Tables, index: u32, name: &'static str) -> Result<CounterLine, Error> {
+    let count = tables.verdict(index)?;
+    Ok(CounterLine {
+        name,
+        packets: count.packets,
+        bytes: count.bytes,
+    })
+}

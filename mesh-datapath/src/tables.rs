@@ -1,0 +1,260 @@
+//! The maps as user space sees them: each with a copy of what it holds, so that only differences are written.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap},
+};
+use mesh_common::{
+    Addr, AddrKey, Counter, CounterKey, Endpoint, Link, Pool, PortKey, Published, Settings,
+    VerdictCount,
+};
+
+use crate::{Error, Report};
+
+/// A hash map that only user space writes.
+pub(crate) struct Table<K, V> {
+    name: &'static str,
+    map: HashMap<MapData, K, V>,
+    copy: BTreeMap<K, V>,
+}
+
+impl<K: Pod + Ord, V: Pod + PartialEq> Table<K, V> {
+    fn open(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
+        let map = HashMap::try_from(take(ebpf, name)?).map_err(|e| map_error(name, e))?;
+        let copy = map
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(|e| map_error(name, e))?;
+        Ok(Self { name, map, copy })
+    }
+
+    /// What the map holds.
+    pub(crate) fn copy(&self) -> &BTreeMap<K, V> {
+        &self.copy
+    }
+
+    /// Writes what is new or different.
+    pub(crate) fn put(
+        &mut self,
+        wanted: &BTreeMap<K, V>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        for (key, value) in wanted {
+            if self.copy.get(key) != Some(value) {
+                self.map
+                    .insert(key, value, 0)
+                    .map_err(|e| map_error(self.name, e))?;
+                self.copy.insert(*key, *value);
+                report.written += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is not wanted.
+    pub(crate) fn prune(
+        &mut self,
+        wanted: impl Fn(&K) -> bool,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let gone: Vec<K> = self
+            .copy
+            .keys()
+            .filter(|key| !wanted(key))
+            .copied()
+            .collect();
+        for key in gone {
+            absent_is_fine(self.map.remove(&key)).map_err(|e| map_error(self.name, e))?;
+            self.copy.remove(&key);
+            report.removed += 1;
+        }
+        Ok(())
+    }
+}
+
+/// All maps but the two flow tables, which are the programs' own.
+pub(crate) struct Tables {
+    settings: Array<MapData, Settings>,
+    ports: Array<MapData, u64>,
+    ports_copy: BTreeMap<u32, u64>,
+    rows: Array<MapData, Addr>,
+    counters: PerCpuHashMap<MapData, CounterKey, Counter>,
+    verdicts: PerCpuArray<MapData, VerdictCount>,
+    pub(crate) own: Table<Addr, u32>,
+    pub(crate) peers: Table<Addr, u32>,
+    pub(crate) endpoints: Table<AddrKey, Endpoint>,
+    pub(crate) links: Table<u32, Link>,
+    pub(crate) published: Table<PortKey, Published>,
+    pub(crate) vips: Table<AddrKey, Pool>,
+}
+
+impl Tables {
+    pub(crate) fn open(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        let ports: Array<MapData, u64> = array(ebpf, "PORTS")?;
+        let mut ports_copy = BTreeMap::new();
+        for (word, bits) in ports.iter().enumerate() {
+            let bits = bits.map_err(|e| map_error("PORTS", e))?;
+            if bits != 0 {
+                ports_copy.insert(word as u32, bits);
+            }
+        }
+        Ok(Self {
+            settings: array(ebpf, "SETTINGS")?,
+            ports,
+            ports_copy,
+            rows: array(ebpf, "ROWS")?,
+            counters: PerCpuHashMap::try_from(take(ebpf, "COUNTERS")?)
+                .map_err(|e| map_error("COUNTERS", e))?,
+            verdicts: PerCpuArray::try_from(take(ebpf, "VERDICTS")?)
+                .map_err(|e| map_error("VERDICTS", e))?,
+            own: Table::open(ebpf, "OWN")?,
+            peers: Table::open(ebpf, "PEERS")?,
+            endpoints: Table::open(ebpf, "ENDPOINTS")?,
+            links: Table::open(ebpf, "LINKS")?,
+            published: Table::open(ebpf, "PUBLISHED")?,
+            vips: Table::open(ebpf, "VIPS")?,
+        })
+    }
+
+    pub(crate) fn put_settings(
+        &mut self,
+        wanted: Settings,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let error = |e| map_error("SETTINGS", e);
+        if self.settings.get(&0, 0).map_err(error)? != wanted {
+            self.settings.set(0, wanted, 0).map_err(error)?;
+            report.written += 1;
+        }
+        Ok(())
+    }
+
+    /// Sets the bits of `wanted`; with `clear`, also clears all others.
+    pub(crate) fn put_ports(
+        &mut self,
+        wanted: &BTreeMap<u32, u64>,
+        clear: bool,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let words: Vec<u32> = self
+            .ports_copy
+            .keys()
+            .chain(wanted.keys())
+            .copied()
+            .collect();
+        for word in words {
+            let old = self.ports_copy.get(&word).copied().unwrap_or(0);
+            let new = wanted.get(&word).copied().unwrap_or(0);
+            let new = if clear { new } else { new | old };
+            if new != old {
+                self.ports
+                    .set(word, new, 0)
+                    .map_err(|e| map_error("PORTS", e))?;
+                self.ports_copy.insert(word, new);
+                report.written += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Slots that the map has.
+    pub(crate) fn row_capacity(&self) -> u32 {
+        self.rows.len()
+    }
+
+    pub(crate) fn read_row(&self, start: u32, length: u32) -> Result<Vec<Addr>, Error> {
+        (start..start + length)
+            .map(|slot| self.rows.get(&slot, 0).map_err(|e| map_error("ROWS", e)))
+            .collect()
+    }
+
+    pub(crate) fn write_row(&mut self, start: u32, row: &[Addr]) -> Result<(), Error> {
+        for (slot, backend) in (start..).zip(row) {
+            self.rows
+                .set(slot, backend, 0)
+                .map_err(|e| map_error("ROWS", e))?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure the counters in `wanted` are there, at zero if new, and no others.
+    pub(crate) fn sync_counters(&mut self, wanted: &BTreeSet<CounterKey>) -> Result<(), Error> {
+        let error = |e| map_error("COUNTERS", e);
+        let held: BTreeSet<CounterKey> = self
+            .counters
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(error)?;
+        let cpus = aya::util::nr_cpus().unwrap_or(1);
+        for key in wanted.difference(&held) {
+            let zero = aya::maps::PerCpuValues::try_from(vec![Counter::default(); cpus]).map_err(
+                |source| Error::Netlink {
+                    action: "count processors".into(),
+                    source,
+                },
+            )?;
+            self.counters.insert(key, zero, 0).map_err(error)?;
+        }
+        for key in held.difference(wanted) {
+            absent_is_fine(self.counters.remove(key)).map_err(error)?;
+        }
+        Ok(())
+    }
+
+    /// A backend's counter, all processors together.
+    pub(crate) fn counter(&self, key: &CounterKey) -> Result<Counter, Error> {
+        match self.counters.get(key, 0) {
+            Ok(values) => Ok(values.iter().fold(Counter::default(), |sum, c| Counter {
+                flows: sum.flows + c.flows,
+                packets: sum.packets + c.packets,
+                bytes: sum.bytes + c.bytes,
+            })),
+            Err(MapError::KeyNotFound) => Ok(Counter::default()),
+            Err(error) => Err(map_error("COUNTERS", error)),
+        }
+    }
+
+    /// The counter of an outcome, all processors together.
+    pub(crate) fn verdict(&self, index: u32) -> Result<VerdictCount, Error> {
+        let values = self
+            .verdicts
+            .get(&index, 0)
+            .map_err(|e| map_error("VERDICTS", e))?;
+        Ok(values
+            .iter()
+            .fold(VerdictCount::default(), |sum, c| VerdictCount {
+                packets: sum.packets + c.packets,
+                bytes: sum.bytes + c.bytes,
+            }))
+    }
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
+    ebpf.take_map(name)
+        .ok_or(Error::Missing { kind: "map", name })
+}
+
+fn array<V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Array<MapData, V>, Error> {
+    Array::try_from(take(ebpf, name)?).map_err(|e| map_error(name, e))
+}
+
+fn map_error(map: &'static str, source: MapError) -> Error {
+    Error::Map {
+        map,
+        source: Box::new(source),
+    }
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
+        Err(MapError::KeyNotFound) => Ok(()),
+        other => other,
+    }
+}

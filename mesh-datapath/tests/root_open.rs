@@ -1,0 +1,25 @@
+//! Opening, adopting and removing, on this kernel.
+
+use mesh_datapath::{Config, Datapath, Desired};
+
+#[test]
+fn open_apply_nothing_remove() {
+    let dir = format!("/sys/fs/bpf/mesh-test-open-{}", std::process::id());
+    let config = Config::new(&dir);
+    let result = Datapath::open(&config).and_then(|mut datapath| datapath.apply(&Desired::default()));
+    let removed = Datapath::remove(&config);
+    let report = result.unwrap_or_else(|e| panic!("{}", chain(&e)));
+    removed.unwrap_or_else(|e| panic!("{}", chain(&e)));
+    assert_eq!(report.attached, 0);
+    assert!(!std::path::Path::new(&dir).exists());
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}

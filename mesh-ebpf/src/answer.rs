@@ -1,0 +1,86 @@
+//! Answers given in place: ARP, and ICMP echo to a virtual address.
+
+use aya_ebpf::programs::TcContext;
+use mesh_common::{
+    Addr, AddrKey, DropReason, LINK_GATEWAY, Link, Verdict, mac_of,
+    wire::{ETH_LEN, GATEWAY_BE, IPV4_LEN},
+};
+
+use crate::{maps, mem, overlay::sent_by, packet::Tuple, services, tunnel::store};
+
+/// Operation of an ARP request and reply, as they stand in the packet.
+const REQUEST_BE: u16 = 1_u16.to_be();
+const REPLY_BE: u16 = 2_u16.to_be();
+
+/// ICMP types.
+const ECHO_REPLY: u8 = 0;
+const ECHO: u8 = 8;
+
+/// Answers an ARP request from the tables. On a gateway link everything but the question for the gateway is
+/// the stack's business: it asks for the task's MAC.
+#[inline(always)]
+pub fn arp(ctx: &TcContext, ifindex: u32, link: &Link) -> Result<Verdict, DropReason> {
+    let operation = mem::u16_at(ctx, ETH_LEN + 6).ok_or(DropReason::Malformed)?;
+    let sender = mem::u32_at(ctx, ETH_LEN + 14).ok_or(DropReason::Malformed)?;
+    let target = mem::u32_at(ctx, ETH_LEN + 24).ok_or(DropReason::Malformed)?;
+    if !sent_by(ctx, link.mac) {
+        return Err(DropReason::Spoofed);
+    }
+    let mac = if link.kind == LINK_GATEWAY {
+        if operation != REQUEST_BE || target != GATEWAY_BE {
+            return Ok(Verdict::Pass);
+        }
+        mac_of(GATEWAY_BE)
+    } else {
+        // Nobody else has the task's own address, and only requests are answered.
+        if operation != REQUEST_BE || target == link.address.low_be() {
+            return Err(DropReason::NoEndpoint);
+        }
+        let key = AddrKey {
+            vni: link.vni,
+            address: Addr::v4_be(target),
+        };
+        match services::endpoint(link.vni, key.address) {
+            Some(endpoint) => endpoint.mac,
+            None if mem::get(&maps::VIPS, &key).is_some() => mac_of(target),
+            None => return Err(DropReason::NoEndpoint),
+        }
+    };
+    store(ctx, 0, &link.mac)?;
+    store(ctx, 6, &mac)?;
+    store(ctx, ETH_LEN + 6, &REPLY_BE)?;
+    store(ctx, ETH_LEN + 8, &mac)?;
+    store(ctx, ETH_LEN + 14, &target)?;
+    store(ctx, ETH_LEN + 18, &link.mac)?;
+    store(ctx, ETH_LEN + 24, &sender)?;
+    mem::to_egress(ifindex);
+    Ok(Verdict::Answered)
+}
+
+/// Answers an ICMP echo request that `tuple` describes.
+#[inline(always)]
+pub fn echo(ctx: &TcContext, ifindex: u32, tuple: &Tuple) -> Result<Verdict, DropReason> {
+    let icmp = ETH_LEN + IPV4_LEN;
+    if tuple.tail {
+        return Err(DropReason::Fragment);
+    }
+    if mem::u8_at(ctx, icmp).ok_or(DropReason::Malformed)? != ECHO {
+        return Err(DropReason::Protocol);
+    }
+    let to = mem::bytes::<6>(ctx, 0).ok_or(DropReason::Malformed)?;
+    let from = mem::bytes::<6>(ctx, 6).ok_or(DropReason::Malformed)?;
+    let (old, new) = (
+        u16::from_ne_bytes([ECHO, 0]),
+        u16::from_ne_bytes([ECHO_REPLY, 0]),
+    );
+    // Swapping the addresses leaves the IP header's checksum as it is.
+    store(ctx, 0, &from)?;
+    store(ctx, 6, &to)?;
+    store(ctx, ETH_LEN + 12, &tuple.dst)?;
+    store(ctx, ETH_LEN + 16, &tuple.src)?;
+    ctx.l4_csum_replace(icmp + 2, u64::from(old), u64::from(new), 2)
+        .map_err(|_| DropReason::Kernel)?;
+    store(ctx, icmp, &ECHO_REPLY)?;
+    mem::to_egress(ifindex);
+    Ok(Verdict::Answered)
+}

@@ -1,0 +1,54 @@
+//! A packet that a task sends on its gateway link: replies to clients of published ports, calls of this node's
+//! published ports, and the way out, which is the stack's.
+
+use aya_ebpf::programs::TcContext;
+use mesh_common::{
+    DropReason, Link, SCOPE_TASK, Verdict,
+    wire::{ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE},
+};
+
+use crate::{
+    answer,
+    ingress::{self, Client},
+    maps, mem, nat, overlay, packet, services,
+};
+
+/// The program. `link` is the entry of the interface it came in by.
+#[inline(always)]
+pub fn run(ctx: &TcContext, ifindex: u32, link: &Link) -> Result<Verdict, DropReason> {
+    match packet::ethertype(ctx, 0) {
+        Some(ETHERTYPE_ARP_BE) => return answer::arp(ctx, ifindex, link),
+        Some(ETHERTYPE_IPV4_BE) => {}
+        _ => return Ok(Verdict::Pass),
+    }
+    // The gateway's MAC is no interface's; without this the stack takes the packet for somebody else's.
+    mem::adopt(ctx);
+    let Some(tuple) = packet::ipv4(ctx, 0) else {
+        return Ok(Verdict::Pass);
+    };
+    if tuple.src != link.address.low_be() || !overlay::sent_by(ctx, link.mac) {
+        return Err(DropReason::Spoofed);
+    }
+    let Some(settings) = services::settings() else {
+        return Ok(Verdict::Pass);
+    };
+    if !tuple.ports {
+        return Ok(Verdict::Pass);
+    }
+    if let Some(nat) = mem::get_flow(&maps::FLOWS, &tuple.key(SCOPE_TASK)) {
+        return nat::reply(ctx, settings, &tuple, nat);
+    }
+    let Some(service) = services::published(&tuple) else {
+        return Ok(Verdict::Pass);
+    };
+    if !services::is_own(tuple.dst) {
+        return Ok(Verdict::Pass);
+    }
+    ingress::balance(
+        ctx,
+        settings,
+        service,
+        &tuple,
+        Client::Task(ifindex, link.mac),
+    )
+}

@@ -1,0 +1,136 @@
+//! The eBPF programs of the data plane. Files in the order a packet meets them:
+//!
+//! ```text
+//!   wire --> uplink_xdp --> uplink_tc ------------------------> task
+//!               |  ^           |  (out of VXLAN, DNAT)            |
+//!               v  |           v                                  v
+//!          VXLAN to another  stack, mesh-vxlan (uplink_tc::device)
+//!          node, and back                                         |
+//!                                                                 |
+//!   wire <-- tunnel <-- overlay (another task, a virtual address) +
+//!   wire <-- nat    <-- gateway (replies, calls of published ports, the way out)
+//!   lo   --> loopback (the node's own processes) --> task or tunnel
+//! ```
+//!
+//! `ingress` balances published ports for all tc programs, `services` chooses backends, `nat` rewrites,
+//! `tunnel` encapsulates, `answer` replies in place. `maps` has all maps, `mem` all unsafe code. Every program
+//! ends in a [`Verdict`] or a [`DropReason`], which only `xdp` and `tc` below count and translate.
+#![no_std]
+#![no_main]
+
+mod answer;
+mod gateway;
+mod ingress;
+mod loopback;
+mod maps;
+mod mem;
+mod nat;
+mod overlay;
+mod packet;
+mod services;
+mod tunnel;
+mod uplink_tc;
+mod uplink_xdp;
+
+use aya_ebpf::{
+    bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use mesh_common::{DropReason, Verdict};
+
+use crate::mem::Packet as _;
+
+/// On every uplink that can run XDP.
+#[xdp]
+pub fn uplink_xdp(ctx: XdpContext) -> u32 {
+    let length = ctx.length();
+    xdp(uplink_xdp::run(&ctx), length)
+}
+
+/// On every uplink, ingress.
+#[classifier]
+pub fn uplink_tc(ctx: TcContext) -> i32 {
+    tc(uplink_tc::run(&ctx), ctx.len())
+}
+
+/// On the tunnel device, ingress.
+#[classifier]
+pub fn tunnel_tc(ctx: TcContext) -> i32 {
+    tc(uplink_tc::device(&ctx), ctx.len())
+}
+
+/// On the host end of a task's overlay link, ingress: what the task sends.
+#[classifier]
+pub fn overlay_tc(ctx: TcContext) -> i32 {
+    mem::pull(&ctx, overlay::HEADERS);
+    let ifindex = ctx.ifindex();
+    let outcome = match mem::get(&maps::LINKS, &ifindex) {
+        Some(link) => overlay::run(&ctx, ifindex, link),
+        None => Err(DropReason::UnknownLink),
+    };
+    tc(outcome, ctx.len())
+}
+
+/// On the host end of a task's gateway link, ingress: what the task sends.
+#[classifier]
+pub fn gateway_tc(ctx: TcContext) -> i32 {
+    mem::pull(&ctx, overlay::HEADERS);
+    let ifindex = ctx.ifindex();
+    let outcome = match mem::get(&maps::LINKS, &ifindex) {
+        Some(link) => gateway::run(&ctx, ifindex, link),
+        None => Err(DropReason::UnknownLink),
+    };
+    tc(outcome, ctx.len())
+}
+
+/// On the loopback interface, ingress.
+#[classifier]
+pub fn loopback_tc(ctx: TcContext) -> i32 {
+    tc(loopback::run(&ctx), ctx.len())
+}
+
+/// Does nothing: what the others are measured against.
+#[xdp]
+pub fn empty_xdp(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+/// Does nothing: what the others are measured against.
+#[classifier]
+pub fn empty_tc(_ctx: TcContext) -> i32 {
+    TC_ACT_UNSPEC
+}
+
+/// Counts an outcome and says it in XDP's words.
+#[inline(always)]
+fn xdp(outcome: Result<Verdict, DropReason>, length: u32) -> u32 {
+    let (index, action) = match outcome {
+        Ok(verdict @ (Verdict::Pass | Verdict::Handover)) => (verdict as u32, xdp_action::XDP_PASS),
+        Ok(verdict) => (verdict as u32, xdp_action::XDP_TX),
+        Err(reason) => (reason as u32, xdp_action::XDP_DROP),
+    };
+    mem::count(&maps::VERDICTS, index, length);
+    action
+}
+
+/// Counts an outcome and says it in tc's words.
+#[inline(always)]
+fn tc(outcome: Result<Verdict, DropReason>, length: u32) -> i32 {
+    let (index, action) = match outcome {
+        Ok(verdict @ (Verdict::Pass | Verdict::Handover)) => (verdict as u32, TC_ACT_UNSPEC),
+        Ok(verdict) => (verdict as u32, TC_ACT_REDIRECT as i32),
+        Err(reason) => (reason as u32, TC_ACT_SHOT as i32),
+    };
+    mem::count(&maps::VERDICTS, index, length);
+    action
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,63 @@
+//! All maps. Pinned by name; user space writes them, except `CONNS` and `FLOWS`, which only programs write,
+//! and the counters.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap},
+};
+use mesh_common::{
+    Addr, AddrKey, COUNTS, Conn, Counter, CounterKey, Endpoint, FlowKey, Link, Nat, PORT_WORDS,
+    Pool, PortKey, Published, Settings, VerdictCount,
+};
+
+/// The node's settings, one entry.
+#[map]
+pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
+
+/// Bitmap of published ports: the first question, answered without hashing.
+#[map]
+pub static PORTS: Array<u64> = Array::pinned(PORT_WORDS, 0);
+
+/// This node's own addresses, on which published ports answer.
+#[map]
+pub static OWN: HashMap<Addr, u32> = HashMap::pinned(256, 0);
+
+/// Tunnel end points of the other nodes.
+#[map]
+pub static PEERS: HashMap<Addr, u32> = HashMap::pinned(4096, 0);
+
+/// Published ports.
+#[map]
+pub static PUBLISHED: HashMap<PortKey, Published> = HashMap::pinned(8192, 0);
+
+/// Virtual addresses.
+#[map]
+pub static VIPS: HashMap<AddrKey, Pool> = HashMap::pinned(16_384, 0);
+
+/// Every task address.
+#[map]
+pub static ENDPOINTS: HashMap<AddrKey, Endpoint> = HashMap::pinned(65_536, 0);
+
+/// Host ends of this node's task links.
+#[map]
+pub static LINKS: HashMap<u32, Link> = HashMap::pinned(8192, 0);
+
+/// Maglev rows of all pools, one after the other: backend addresses. Sized by user space.
+#[map]
+pub static ROWS: Array<Addr> = Array::pinned(1 << 19, 0);
+
+/// Backends of flows that need an entry. Sized by user space.
+#[map]
+pub static CONNS: LruHashMap<FlowKey, Conn> = LruHashMap::pinned(65_536, 0);
+
+/// How replies are rewritten and where they go. Sized by user space.
+#[map]
+pub static FLOWS: LruHashMap<FlowKey, Nat> = LruHashMap::pinned(65_536, 0);
+
+/// Traffic per backend. User space makes the entries.
+#[map]
+pub static COUNTERS: PerCpuHashMap<CounterKey, Counter> = PerCpuHashMap::pinned(32_768, 0);
+
+/// Packets by outcome.
+#[map]
+pub static VERDICTS: PerCpuArray<VerdictCount> = PerCpuArray::pinned(COUNTS, 0);

@@ -1,0 +1,353 @@
+//! The only unsafe code: packet memory, map values, kernel helpers.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+        BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, bpf_fib_lookup, bpf_tunnel_key,
+    },
+    helpers::generated as kernel,
+    maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap},
+    programs::{TcContext, XdpContext},
+};
+use mesh_common::{
+    Counter, CounterKey, DropReason, VerdictCount,
+    wire::{ETH_LEN, OVERHEAD},
+};
+
+/// A packet whose headers can be read and written in place, whatever the hook.
+pub trait Packet {
+    /// Address of the first byte.
+    fn start(&self) -> usize;
+    /// Address after the last byte that can be reached directly.
+    fn end(&self) -> usize;
+    /// Length of the whole packet with its Ethernet header.
+    fn length(&self) -> u32;
+    /// The hook's context, for helpers that take any.
+    fn context(&self) -> *mut core::ffi::c_void;
+    /// Interface it came in by.
+    fn ifindex(&self) -> u32;
+}
+
+impl Packet for XdpContext {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.data()
+    }
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.data_end()
+    }
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        (self.data_end() - self.data()) as u32
+    }
+    #[inline(always)]
+    fn context(&self) -> *mut core::ffi::c_void {
+        self.as_ptr()
+    }
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        self.ingress_ifindex() as u32
+    }
+}
+
+impl Packet for TcContext {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.data()
+    }
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.data_end()
+    }
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.len()
+    }
+    #[inline(always)]
+    fn context(&self) -> *mut core::ffi::c_void {
+        self.as_ptr()
+    }
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the kernel hands over a valid context.
+        unsafe { (*self.skb.skb).ifindex }
+    }
+}
+
+#[inline(always)]
+fn at<const N: usize>(packet: &impl Packet, offset: usize) -> Option<*mut [u8; N]> {
+    let pointer = packet.start() + offset;
+    if pointer + N > packet.end() {
+        None
+    } else {
+        Some(pointer as *mut [u8; N])
+    }
+}
+
+/// Whether `length` bytes can be reached directly.
+#[inline(always)]
+pub fn reaches(packet: &impl Packet, length: usize) -> bool {
+    packet.start() + length <= packet.end()
+}
+
+/// Bytes of the packet.
+#[inline(always)]
+pub fn bytes<const N: usize>(packet: &impl Packet, offset: usize) -> Option<[u8; N]> {
+    // SAFETY: `at` has checked the bounds; bytes need no alignment.
+    at::<N>(packet, offset).map(|p| unsafe { *p })
+}
+
+/// A byte of the packet.
+#[inline(always)]
+pub fn u8_at(packet: &impl Packet, offset: usize) -> Option<u8> {
+    bytes::<1>(packet, offset).map(|[b]| b)
+}
+
+/// Two bytes of the packet, as they stand there.
+#[inline(always)]
+pub fn u16_at(packet: &impl Packet, offset: usize) -> Option<u16> {
+    // SAFETY: `at` has checked the bounds; the read is unaligned.
+    at::<2>(packet, offset).map(|p| unsafe { p.cast::<u16>().read_unaligned() })
+}
+
+/// Four bytes of the packet, as they stand there.
+#[inline(always)]
+pub fn u32_at(packet: &impl Packet, offset: usize) -> Option<u32> {
+    // SAFETY: `at` has checked the bounds; the read is unaligned.
+    at::<4>(packet, offset).map(|p| unsafe { p.cast::<u32>().read_unaligned() })
+}
+
+/// Overwrites bytes of the packet in place. Not for bytes under a checksum that the kernel keeps.
+#[inline(always)]
+pub fn write<const N: usize>(
+    packet: &impl Packet,
+    offset: usize,
+    value: [u8; N],
+) -> Result<(), DropReason> {
+    let pointer = at::<N>(packet, offset).ok_or(DropReason::Malformed)?;
+    // SAFETY: `at` has checked the bounds, and nothing else refers to the packet.
+    unsafe { *pointer = value };
+    Ok(())
+}
+
+/// Makes the first `length` bytes directly reachable, or as many as there are.
+#[inline(always)]
+pub fn pull(ctx: &TcContext, length: usize) {
+    if !reaches(ctx, length) {
+        let length = if ctx.len() < length as u32 {
+            ctx.len()
+        } else {
+            length as u32
+        };
+        // A failure shows as a header that cannot be read.
+        let _ = ctx.pull_data(length);
+    }
+}
+
+/// A value of a hash map.
+#[inline(always)]
+pub fn get<K, V>(map: &'static HashMap<K, V>, key: &K) -> Option<&'static V> {
+    // SAFETY: user space replaces values as a whole and programs only read them; a value removed
+    // meanwhile is at worst that of a newer key, which the next packet corrects.
+    unsafe { map.get(key) }
+}
+
+/// A value of an LRU hash map.
+#[inline(always)]
+pub fn get_flow<K, V>(map: &'static LruHashMap<K, V>, key: &K) -> Option<&'static V> {
+    // SAFETY: as `get`; an evicted entry may be reused under a reader, who then handles one packet as another flow's.
+    unsafe { map.get(key) }
+}
+
+/// Adds a packet to this CPU's counter of an outcome.
+#[inline(always)]
+pub fn count(map: &'static PerCpuArray<VerdictCount>, index: u32, bytes: u32) {
+    if let Some(counter) = map.get_ptr_mut(index) {
+        // SAFETY: the value is this CPU's own, and the program is not preempted by itself.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += u64::from(bytes);
+        }
+    }
+}
+
+/// Adds a packet to this CPU's counter of a backend, if user space has made one.
+#[inline(always)]
+pub fn count_backend(
+    map: &'static PerCpuHashMap<CounterKey, Counter>,
+    key: &CounterKey,
+    new_flow: bool,
+    bytes: u32,
+) {
+    if let Some(counter) = map.get_ptr_mut(key) {
+        // SAFETY: the value is this CPU's own, and the program is not preempted by itself.
+        unsafe {
+            (*counter).flows += u64::from(new_flow);
+            (*counter).packets += 1;
+            (*counter).bytes += u64::from(bytes);
+        }
+    }
+}
+
+/// Where to send a frame: interface and MACs.
+pub struct NextHop {
+    /// Interface to leave by.
+    pub ifindex: u32,
+    /// Own MAC, then the neighbour's: in the order opposite to a frame's.
+    pub smac: [u8; 6],
+    /// The neighbour's MAC.
+    pub dmac: [u8; 6],
+}
+
+/// Asks the kernel's routes and neighbours. `None`: no route, this node itself, or the neighbour is unknown yet.
+#[inline(always)]
+pub fn next_hop(packet: &impl Packet, src_be: u32, dst_be: u32, length: u16) -> Option<NextHop> {
+    // SAFETY: all zero is a valid value of this plain C structure, unions included.
+    let mut query: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    query.family = 2;
+    query.ifindex = packet.ifindex();
+    query.__bindgen_anon_1.tot_len = length;
+    query.__bindgen_anon_3.ipv4_src = src_be;
+    query.__bindgen_anon_4.ipv4_dst = dst_be;
+    // SAFETY: `query` outlives the call and its size is given.
+    let answer = unsafe {
+        kernel::bpf_fib_lookup(
+            packet.context(),
+            &raw mut query,
+            size_of::<bpf_fib_lookup>() as i32,
+            0,
+        )
+    };
+    if answer != 0 {
+        return None;
+    }
+    Some(NextHop {
+        ifindex: query.ifindex,
+        smac: query.smac,
+        dmac: query.dmac,
+    })
+}
+
+/// The interface that a packet to `dst_be` leaves by, even if the neighbour is unknown yet.
+#[inline(always)]
+pub fn route(packet: &impl Packet, src_be: u32, dst_be: u32) -> Option<u32> {
+    /// `BPF_FIB_LKUP_RET_NO_NEIGH`.
+    const NO_NEIGHBOUR: i64 = 7;
+    // SAFETY: all zero is a valid value of this plain C structure, unions included.
+    let mut query: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    query.family = 2;
+    query.ifindex = packet.ifindex();
+    query.__bindgen_anon_3.ipv4_src = src_be;
+    query.__bindgen_anon_4.ipv4_dst = dst_be;
+    // SAFETY: `query` outlives the call and its size is given.
+    let answer = unsafe {
+        kernel::bpf_fib_lookup(
+            packet.context(),
+            &raw mut query,
+            size_of::<bpf_fib_lookup>() as i32,
+            0,
+        )
+    };
+    if answer == 0 || answer == NO_NEIGHBOUR {
+        Some(query.ifindex)
+    } else {
+        None
+    }
+}
+
+/// Adds (negative) or removes (positive) bytes in front of an XDP packet.
+#[inline(always)]
+pub fn adjust_head(ctx: &XdpContext, delta: i32) -> Result<(), DropReason> {
+    // SAFETY: the context is the kernel's own; all packet addresses are derived again afterwards.
+    if unsafe { kernel::bpf_xdp_adjust_head(ctx.ctx, delta) } == 0 {
+        Ok(())
+    } else {
+        Err(DropReason::Kernel)
+    }
+}
+
+/// Makes room for the outer headers behind the Ethernet header, and tells the kernel that this is a tunnel.
+#[inline(always)]
+pub fn grow(ctx: &TcContext) -> Result<(), DropReason> {
+    const FLAGS: u64 = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
+        | BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
+        | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64
+        | BPF_F_ADJ_ROOM_FIXED_GSO as u64
+        | (ETH_LEN as u64) << 56;
+    ctx.adjust_room(OVERHEAD as i32, BPF_ADJ_ROOM_MAC, FLAGS)
+        .map_err(|_| DropReason::Kernel)
+}
+
+/// Removes the outer headers behind the Ethernet header; the inner Ethernet header goes with them.
+#[inline(always)]
+pub fn shrink(ctx: &TcContext) -> Result<(), DropReason> {
+    ctx.adjust_room(
+        -(OVERHEAD as i32),
+        BPF_ADJ_ROOM_MAC,
+        BPF_F_ADJ_ROOM_FIXED_GSO as u64,
+    )
+    .map_err(|_| DropReason::Kernel)
+}
+
+/// Marks the packet as meant for this host, whatever its destination MAC was.
+#[inline(always)]
+pub fn adopt(ctx: &TcContext) {
+    /// `PACKET_HOST`.
+    const HOST: u32 = 0;
+    // Only refuses types that ingress packets do not have.
+    let _ = ctx.change_type(HOST);
+}
+
+/// The tunnel a packet was taken out of by the kernel: VNI and the peer's address, as it stands in packets.
+#[inline(always)]
+pub fn tunnel(ctx: &TcContext) -> Option<(u32, u32)> {
+    // SAFETY: all zero is a valid value of this plain C structure, unions included.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    // SAFETY: `key` outlives the call and its size is given.
+    let answer = unsafe {
+        kernel::bpf_skb_get_tunnel_key(
+            ctx.skb.skb,
+            &raw mut key,
+            size_of::<bpf_tunnel_key>() as u32,
+            0,
+        )
+    };
+    if answer != 0 {
+        return None;
+    }
+    // SAFETY: without BPF_F_TUNINFO_IPV6 the kernel has filled in the IPv4 member.
+    let remote = unsafe { key.__bindgen_anon_1.remote_ipv4 };
+    Some((key.tunnel_id, remote.to_be()))
+}
+
+/// Schedules delivery to the other end of a veth, in its namespace.
+#[inline(always)]
+pub fn to_peer(ifindex: u32) {
+    // SAFETY: takes plain numbers; acts after the program returns.
+    unsafe { kernel::bpf_redirect_peer(ifindex, 0) };
+}
+
+/// Schedules sending by `ifindex`, the kernel resolving the neighbour.
+#[inline(always)]
+pub fn to_neighbour(ifindex: u32) {
+    // SAFETY: without parameters the kernel routes by the packet's own destination; acts after the program returns.
+    unsafe { kernel::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) };
+}
+
+/// Schedules sending by `ifindex` as the frame stands.
+#[inline(always)]
+pub fn to_egress(ifindex: u32) {
+    // SAFETY: takes plain numbers; acts after the program returns.
+    unsafe { kernel::bpf_redirect(ifindex, 0) };
+}
+
+/// Schedules reception on `ifindex` as the frame stands.
+#[inline(always)]
+pub fn to_ingress(ifindex: u32) {
+    /// `BPF_F_INGRESS`.
+    const INGRESS: u64 = 1;
+    // SAFETY: takes plain numbers; acts after the program returns.
+    unsafe { kernel::bpf_redirect(ifindex, INGRESS) };
+}
