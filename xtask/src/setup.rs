@@ -12,7 +12,7 @@ pub(crate) use compiler::{Compiler, detect as detect_compiler};
 use crate::sh;
 
 /// Minor series of the bpf-linker crate that the eBPF build was tried with.
-const BPF_LINKER: &str = "0.13";
+const BPF_LINKER: &str = "^0.13";
 
 /// What is looked for, and the Debian package that brings it.
 struct Need {

@@ -41,11 +41,16 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
 
 /// Whether a source offers the package.
 pub(crate) fn known(package: &str) -> bool {
-    sh::output("apt-cache", &["policy", package]).is_some_and(|text| {
-        text.lines()
-            .filter_map(|line| line.trim().strip_prefix("Candidate: "))
-            .any(|candidate| candidate != "(none)")
-    })
+    candidate(package).is_some()
+}
+
+/// The version that would be installed.
+pub(crate) fn candidate(package: &str) -> Option<String> {
+    let text = sh::output("apt-cache", &["policy", package])?;
+    text.lines()
+        .find_map(|line| line.trim().strip_prefix("Candidate: "))
+        .filter(|&version| version != "(none)")
+        .map(str::to_owned)
 }
 
 fn apt_get() -> Command {

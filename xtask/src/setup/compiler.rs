@@ -54,21 +54,25 @@ pub(crate) fn ensure() -> Result<Compiler> {
 }
 
 fn install_debian() -> Result<()> {
-    if !DEBIAN.iter().all(|package| apt::known(package)) {
+    if !new_enough() {
         apt::update()?;
     }
-    apt::install(&DEBIAN)?;
-    if debian().is_some() {
-        return Ok(());
-    }
     // The release itself may hold an old one; the newer comes by the security suite.
-    apt::add_security()?;
-    apt::update()?;
-    apt::install(&DEBIAN)?;
-    if debian().is_none() {
-        bail!("Debian's rustc-web here is too old for the eBPF programs");
+    if !new_enough() {
+        apt::add_security()?;
+        apt::update()?;
     }
-    Ok(())
+    if !new_enough() {
+        bail!("Debian's rustc-web here is older than 1.{OLDEST}");
+    }
+    apt::install(&DEBIAN)
+}
+
+/// Whether apt would install a compiler that builds the eBPF programs ("1.96.0+dfsg1-1~deb12u2").
+fn new_enough() -> bool {
+    apt::candidate(DEBIAN[0])
+        .and_then(|version| version.split('.').nth(1)?.parse::<u32>().ok())
+        .is_some_and(|minor| minor >= OLDEST)
 }
 
 /// A rustup nightly with rust-src whose LLVM Debian's (or an installed bpf-linker's) can read.
