@@ -47,7 +47,7 @@ async fn seccomp_and_capabilities_apply_to_the_command_and_to_execs() {
     privileged.user = "web".to_owned();
     let (_, text) = world.exec_spec("a", &privileged).await;
     assert_eq!(field(&text, "Uid:"), "33\t33\t33\t33");
-    assert_eq!(field(&text, "Groups:"), "77");
+    assert_eq!(field(&text, "Groups:"), "34 77");
     assert_eq!(field(&text, "CapEff:"), "0000000000000000");
     assert_eq!(field(&text, "Seccomp:"), "2");
 }
@@ -97,17 +97,17 @@ async fn no_new_privileges_and_dropped_capabilities() {
 async fn paths_are_masked_and_read_only() {
     let world = World::new("paths").await;
     let script = "
-        wc -c < /proc/kcore; ls /sys/firmware | wc -l; wc -c < /proc/keys
+        ls /sys/firmware | wc -l; wc -c < /proc/keys
         echo x 2>/dev/null > /proc/sys/kernel/domainname || echo sys-ro
         echo x 2>/dev/null > /sys/kernel/mm/transparent_hugepage/enabled || echo sysfs-ro
         touch /sys/fs/cgroup/x 2>/dev/null || echo cgroup-ro
+        for f in memory/memory.limit_in_bytes pids/pids.max memory.max pids.max; do
+            (echo 100 > /sys/fs/cgroup/$f) 2>/dev/null && echo $f is writable
+        done
         cat /proc/1/environ >/dev/null && echo done";
     let (_, text) = world.complete(&world.spec("a", script)).await;
     let lines: Vec<_> = text.lines().map(str::trim).collect();
-    assert_eq!(
-        lines,
-        ["0", "0", "0", "sys-ro", "sysfs-ro", "cgroup-ro", "done"]
-    );
+    assert_eq!(lines, ["0", "0", "sys-ro", "sysfs-ro", "cgroup-ro", "done"]);
 }
 
 #[tokio::test]
@@ -249,14 +249,11 @@ async fn every_process_is_in_the_cgroup2_tree() {
         .map(|root| format!("{root}/{}/a/cgroup.procs", world.cgroup))
         .find(|path| std::path::Path::new(path).exists())
         .expect("no cgroup2 directory");
-    let session = world.runtime.exec(
-        "a",
-        &ExecSpec {
-            args: ["sleep", "1000"].map(str::to_owned).to_vec(),
-            ..ExecSpec::default()
-        },
-    );
-    let session = session.await.unwrap();
+    let sleep = ExecSpec {
+        args: ["sleep", "1000"].map(str::to_owned).to_vec(),
+        ..ExecSpec::default()
+    };
+    let session = world.runtime.exec("a", &sleep).await.unwrap();
     let listed = std::fs::read_to_string(path).unwrap();
     let listed: Vec<u32> = listed.lines().map(|line| line.parse().unwrap()).collect();
     let init = world.runtime.inspect("a").unwrap().pid;
@@ -286,4 +283,30 @@ async fn the_process_limit_holds() {
     spec.resources.pids_limit = Some(10);
     let (_, text) = world.complete(&spec).await;
     assert!(text.contains("can't fork"), "{text}");
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_kernel_tells_its_cause() {
+    let world = World::new("cause").await;
+    let mut spec = world.spec("a", "true");
+    let name = "net.ipv4.no_such_parameter".to_owned();
+    spec.netns = Some("/proc/self/ns/net".into());
+    spec.sysctls.insert(name, "1".to_owned());
+    let error = world.runtime.create(&spec).await.unwrap_err().to_string();
+    assert!(
+        error.contains("sysctl") || error.contains("No such file"),
+        "{error}"
+    );
+    let mut spec = world.spec("b", "true");
+    spec.cwd = "/etc/passwd/x".to_owned();
+    let error = world.runtime.create(&spec).await.unwrap_err().to_string();
+    assert!(error.contains("working directory"), "{error}");
+    let mut spec = world.spec("c", "true");
+    spec.netns = Some("/no/such/netns".into());
+    let error = world.runtime.create(&spec).await.unwrap_err().to_string();
+    println!("{error}");
+    assert!(
+        error.contains("ENOENT") || error.contains("No such file"),
+        "{error}"
+    );
 }

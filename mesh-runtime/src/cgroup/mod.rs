@@ -19,6 +19,8 @@ pub(crate) struct Hierarchies {
     v1: Vec<PathBuf>,
     /// Mount point of cgroup2.
     v2: Option<PathBuf>,
+    /// Mount points of v1 hierarchies without a controller, e.g. `/sys/fs/cgroup/systemd`.
+    named: Vec<PathBuf>,
 }
 
 impl Hierarchies {
@@ -44,6 +46,7 @@ impl Hierarchies {
         let mut found = Self {
             v1: Vec::new(),
             v2: None,
+            named: Vec::new(),
         };
         for line in table.lines() {
             let Some((before, after)) = line.split_once(" - ") else {
@@ -58,8 +61,9 @@ impl Hierarchies {
                 continue;
             }
             match kind {
-                // Named hierarchies (systemd's) have no controller and libcontainer skips them.
-                "cgroup" if !after.contains("name=") && !found.v1.contains(&point) => {
+                // libcontainer puts no process into these.
+                "cgroup" if after.contains("name=") => found.named.push(point),
+                "cgroup" if !found.v1.contains(&point) => {
                     found.v1.push(point);
                 }
                 "cgroup2" if found.v2.is_none() => found.v2 = Some(point),
@@ -72,6 +76,11 @@ impl Hierarchies {
     /// Whether the controllers live in v1 hierarchies.
     pub(crate) fn has_v1(&self) -> bool {
         !self.v1.is_empty()
+    }
+
+    /// Mount points of all v1 hierarchies.
+    pub(crate) fn v1_mounts(&self) -> Vec<PathBuf> {
+        self.v1.iter().chain(&self.named).cloned().collect()
     }
 
     /// The cgroup2 directory of `path` (relative to the root of the hierarchy).

@@ -71,39 +71,53 @@ pub(crate) fn number(name: &str) -> Option<u32> {
     u32::try_from(position).ok()
 }
 
-/// All capabilities, by name.
-pub(crate) fn all() -> Vec<String> {
-    ALL.iter().map(|name| (*name).to_owned()).collect()
+/// The capabilities of the kernel's bit set `host`, by name.
+pub(crate) fn available(host: u64) -> Vec<String> {
+    let names = ALL.iter().enumerate();
+    names
+        .filter(|(number, _)| host & (1 << number) != 0)
+        .map(|(_, name)| (*name).to_owned())
+        .collect()
 }
 
-/// The resulting set, by name, in kernel order.
+/// The bounding set of this process: what it could give to a container.
+pub(crate) fn bounding_set() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapBnd:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(u64::MAX)
+}
+
+/// The resulting set, by name, in kernel order. `ALL` means what the bit set `host` has.
 ///
 /// # Errors
-/// A name that is no capability.
-pub(crate) fn resolve(add: &[String], drop: &[String]) -> Result<Vec<String>> {
-    let add = add
-        .iter()
-        .map(|n| canonical(n))
-        .collect::<Result<Vec<_>>>()?;
-    let drop = drop
-        .iter()
-        .map(|n| canonical(n))
-        .collect::<Result<Vec<_>>>()?;
+/// A name that is no capability, or one that this host does not have to give.
+pub(crate) fn resolve(add: &[String], drop: &[String], host: u64) -> Result<Vec<String>> {
+    let canonical = |list: &[String]| {
+        list.iter()
+            .map(|n| canonical(n))
+            .collect::<Result<Vec<_>>>()
+    };
+    let (add, drop) = (canonical(add)?, canonical(drop)?);
+    let available = available(host);
     let has = |list: &[String], name: &str| list.iter().any(|entry| entry == name);
-    let keep = |name: &&&str| {
+    if let Some(missing) = add.iter().find(|n| *n != "ALL" && !has(&available, n)) {
+        return Err(RuntimeError::InvalidSpec {
+            reason: format!("capability {missing} is not available to the agent on this host"),
+        });
+    }
+    let keep = |name: &String| {
         if has(&add, name) {
             return true;
         }
         if has(&drop, "ALL") || has(&drop, name) {
             return false;
         }
-        has(&add, "ALL") || DEFAULT.contains(*name)
+        has(&add, "ALL") || DEFAULT.contains(&name.as_str())
     };
-    Ok(ALL
-        .iter()
-        .filter(keep)
-        .map(|name| (*name).to_owned())
-        .collect())
+    Ok(available.into_iter().filter(keep).collect())
 }
 
 fn canonical(name: &str) -> Result<String> {
@@ -130,7 +144,7 @@ mod tests {
 
     fn set(add: &[&str], drop: &[&str]) -> Vec<String> {
         let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-        resolve(&own(add), &own(drop)).unwrap()
+        resolve(&own(add), &own(drop), u64::MAX).unwrap()
     }
 
     #[test]
@@ -141,6 +155,8 @@ mod tests {
         assert_eq!(set(&["CHOWN"], &["ALL"]), ["CAP_CHOWN"]);
         assert_eq!(set(&["ALL"], &[]).len(), ALL.len());
         assert_eq!(set(&["ALL"], &["CHOWN"]).len(), ALL.len() - 1);
-        assert!(resolve(&["FLY".to_owned()], &[]).is_err());
+        assert!(resolve(&["FLY".to_owned()], &[], u64::MAX).is_err());
+        assert!(resolve(&["CHOWN".to_owned()], &[], 0).is_err());
+        assert_eq!(resolve(&["ALL".to_owned()], &[], 1).unwrap(), ["CAP_CHOWN"]);
     }
 }

@@ -39,21 +39,35 @@ const LIMITS: &[&str] = &[
     "RTTIME",
 ];
 
+/// What matters of the machine.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Host {
+    /// Mount points of cgroup v1 hierarchies.
+    pub(crate) cgroup_v1_mounts: Vec<std::path::PathBuf>,
+    /// The capabilities this process could give away, as the kernel's bit set.
+    pub(crate) capabilities: u64,
+}
+
 /// The OCI configuration of a container whose cgroup is `cgroup` (relative to each hierarchy).
 ///
 /// # Errors
 /// [`RuntimeError::InvalidSpec`] with the field and the reason.
-pub(crate) fn configuration(spec: &ContainerSpec, user: &User, cgroup: &str) -> Result<Value> {
+pub(crate) fn configuration(
+    spec: &ContainerSpec,
+    user: &User,
+    cgroup: &str,
+    host: &Host,
+) -> Result<Value> {
     if spec.args.is_empty() || spec.args[0].is_empty() {
         return Err(invalid("no command specified"));
     }
-    let capabilities = capabilities::resolve(&spec.cap_add, &spec.cap_drop)?;
+    let capabilities = capabilities::resolve(&spec.cap_add, &spec.cap_drop, host.capabilities)?;
     let mut linux = json!({
         "cgroupsPath": format!("/{cgroup}"),
         "namespaces": namespaces(spec),
         "resources": resources(&spec.resources)?,
         "maskedPaths": mounts::MASKED,
-        "readonlyPaths": mounts::READ_ONLY,
+        "readonlyPaths": mounts::read_only(host),
         "sysctl": spec.sysctls,
     });
     if !spec.seccomp_unconfined {
@@ -81,14 +95,19 @@ pub(crate) fn configuration(spec: &ContainerSpec, user: &User, cgroup: &str) -> 
 ///
 /// # Errors
 /// [`RuntimeError::InvalidSpec`] with the field and the reason.
-pub(crate) fn exec_process(spec: &ContainerSpec, exec: &ExecSpec, user: &User) -> Result<Value> {
+pub(crate) fn exec_process(
+    spec: &ContainerSpec,
+    exec: &ExecSpec,
+    user: &User,
+    host: &Host,
+) -> Result<Value> {
     if exec.args.is_empty() || exec.args[0].is_empty() {
         return Err(invalid("no command specified"));
     }
     let capabilities = if exec.privileged {
-        capabilities::all()
+        capabilities::available(host.capabilities)
     } else {
-        capabilities::resolve(&spec.cap_add, &spec.cap_drop)?
+        capabilities::resolve(&spec.cap_add, &spec.cap_drop, host.capabilities)?
     };
     let mut env = spec.env.clone();
     for entry in &exec.env {

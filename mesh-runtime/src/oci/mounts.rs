@@ -1,7 +1,10 @@
 //! The mounts of a container: what every container has, and what its specification asks for.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::{Value, json};
 
+use super::Host;
 use crate::error::{Result, RuntimeError};
 use crate::spec::{ContainerSpec, Mount};
 
@@ -25,13 +28,24 @@ pub(super) const MASKED: &[&str] = &[
 ];
 
 /// Paths of /proc that may be read but not written.
-pub(super) const READ_ONLY: &[&str] = &[
+const READ_ONLY: &[&str] = &[
     "/proc/bus",
     "/proc/fs",
     "/proc/irq",
     "/proc/sys",
     "/proc/sysrq-trigger",
 ];
+
+/// What is mounted read-only after everything else. libcontainer mounts cgroup v1 hierarchies
+/// writable, which would let a container lift its own limits.
+pub(super) fn read_only(host: &Host) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = READ_ONLY.iter().map(PathBuf::from).collect();
+    if !host.cgroup_v1_mounts.is_empty() {
+        paths.push("/sys/fs/cgroup".into());
+        paths.extend(host.cgroup_v1_mounts.iter().cloned());
+    }
+    paths
+}
 
 const PROPAGATIONS: &[&str] = &[
     "private", "rprivate", "shared", "rshared", "slave", "rslave",
@@ -158,8 +172,8 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value
     json!({"destination": destination, "type": kind, "source": source, "options": options})
 }
 
-fn absolute(target: &std::path::Path) -> Result<()> {
-    if target.is_absolute() && target != std::path::Path::new("/") {
+fn absolute(target: &Path) -> Result<()> {
+    if target.is_absolute() && target != Path::new("/") {
         return Ok(());
     }
     Err(invalid(format!(
@@ -168,7 +182,7 @@ fn absolute(target: &std::path::Path) -> Result<()> {
     )))
 }
 
-fn present(source: &std::path::Path) -> Result<()> {
+fn present(source: &Path) -> Result<()> {
     if source.is_absolute() && source.exists() {
         return Ok(());
     }

@@ -12,6 +12,13 @@ fn user() -> User {
     }
 }
 
+fn host() -> Host {
+    Host {
+        cgroup_v1_mounts: vec!["/sys/fs/cgroup/memory".into()],
+        capabilities: u64::MAX,
+    }
+}
+
 fn plain() -> ContainerSpec {
     ContainerSpec {
         id: "abcdefghijklmnopqrstuvwxy".to_owned(),
@@ -23,7 +30,7 @@ fn plain() -> ContainerSpec {
 
 #[test]
 fn a_plain_container_is_a_valid_oci_configuration() {
-    let value = configuration(&plain(), &user(), "mesh/a").unwrap();
+    let value = configuration(&plain(), &user(), "mesh/a", &host()).unwrap();
     assert_eq!(value["hostname"], "abcdefghijkl");
     assert!(value["process"]["noNewPrivileges"].is_null());
     serde_json::from_value::<Spec>(value).unwrap();
@@ -36,7 +43,7 @@ fn limits_become_cgroup_values() {
     spec.resources.memory_reservation = Some(32 << 20);
     spec.resources.nano_cpus = Some(500_000_000);
     spec.resources.pids_limit = Some(20);
-    let value = configuration(&spec, &user(), "mesh/a").unwrap();
+    let value = configuration(&spec, &user(), "mesh/a", &host()).unwrap();
     let resources = &value["linux"]["resources"];
     assert_eq!(resources["memory"]["limit"], 64 << 20);
     assert_eq!(resources["memory"]["reservation"], 32 << 20);
@@ -69,7 +76,7 @@ fn an_exec_overrides_the_environment_of_its_container() {
         env: vec!["A=3".into()],
         ..ExecSpec::default()
     };
-    let process = exec_process(&spec, &exec, &user()).unwrap();
+    let process = exec_process(&spec, &exec, &user(), &host()).unwrap();
     let env = process["env"].as_array().unwrap();
     assert!(env.contains(&json!("A=3")) && env.contains(&json!("B=2")));
     assert!(!env.contains(&json!("A=1")));
@@ -80,7 +87,7 @@ fn nonsense_is_refused_with_a_reason() {
     let refuse = |change: fn(&mut ContainerSpec), words: &str| {
         let mut spec = plain();
         change(&mut spec);
-        let message = configuration(&spec, &user(), "m/a")
+        let message = configuration(&spec, &user(), "m/a", &host())
             .unwrap_err()
             .to_string();
         assert!(message.contains(words), "{message}");

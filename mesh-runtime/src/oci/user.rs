@@ -86,6 +86,8 @@ fn lookup(passwd: &str, group: &str, user: &str, extra: &[String]) -> Result<Use
     for wanted in extra {
         groups.push(group_id(group, wanted)?);
     }
+    // A file of the primary group must not become inaccessible to a process that lists groups.
+    groups.push(gid);
     groups.sort_unstable();
     groups.dedup();
     Ok(User {
@@ -142,16 +144,16 @@ mod tests {
     #[test]
     fn names_numbers_and_groups() {
         let web = user("web").unwrap();
-        assert_eq!((web.uid, web.gid, web.groups), (33, 33, vec![4]));
+        assert_eq!((web.uid, web.gid, web.groups), (33, 33, vec![4, 33]));
         assert_eq!(web.home, "/var/www");
         assert_eq!(user("").unwrap().home, "/root");
         let by_number = user("1000").unwrap();
         assert_eq!((by_number.uid, by_number.gid), (1000, 0));
         let with_group = user("web:log").unwrap();
-        assert_eq!((with_group.gid, with_group.groups), (4, vec![]));
+        assert_eq!((with_group.gid, with_group.groups), (4, vec![4]));
         assert_eq!(user("7:8").unwrap().gid, 8);
         let extra = lookup(PASSWD, GROUP, "7", &["log".into(), "99".into()]).unwrap();
-        assert_eq!(extra.groups, [4, 99]);
+        assert_eq!(extra.groups, [0, 4, 99]);
     }
 
     #[test]

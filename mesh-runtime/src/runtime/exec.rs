@@ -93,7 +93,11 @@ impl ExecHandle {
 }
 
 /// Runs `spec` in `container`.
-pub(super) async fn start(container: &ContainerRef, spec: &ExecSpec) -> Result<ExecSession> {
+pub(super) async fn start(
+    container: &ContainerRef,
+    spec: &ExecSpec,
+    host: &oci::Host,
+) -> Result<ExecSession> {
     let of = &container.record.spec;
     let user = if spec.user.is_empty() {
         &of.user
@@ -102,7 +106,7 @@ pub(super) async fn start(container: &ContainerRef, spec: &ExecSpec) -> Result<E
     };
     let user = oci::user::resolve(&of.rootfs, user, &of.groups)?;
     let request = Request::Exec(ExecRequest {
-        process: oci::exec_process(of, spec, &user)?,
+        process: oci::exec_process(of, spec, &user, host)?,
         tty: spec.tty,
         size: spec.size,
         seccomp: !of.seccomp_unconfined && !spec.privileged,

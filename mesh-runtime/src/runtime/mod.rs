@@ -333,7 +333,7 @@ impl Runtime {
         if container.status.borrow().state != ContainerState::Running {
             return Err(container.wrong_state("running"));
         }
-        exec::start(&container, spec).await
+        exec::start(&container, spec, &spawn::host(&self.inner.hierarchies)).await
     }
 
     /// Events from now on. What nobody was there to hear, e.g. the ends of containers that

@@ -30,7 +30,7 @@ pub(super) fn prepare(
 ) -> Result<()> {
     let spec = &record.spec;
     let user = oci::user::resolve(&spec.rootfs, &spec.user, &spec.groups)?;
-    let configuration = oci::configuration(spec, &user, &record.cgroup)?;
+    let configuration = oci::configuration(spec, &user, &record.cgroup, &host(hierarchies))?;
     make_working_directory(spec)?;
     let oci_state = run.join(wire::OCI_STATE_DIR);
     fs::create_dir_all(&oci_state).map_err(RuntimeError::io("create", oci_state))?;
@@ -46,6 +46,14 @@ pub(super) fn prepare(
     write(state, wire::OCI_CONFIG, &configuration)?;
     write(state, wire::SHIM_CONFIG, &shim)?;
     write(state, wire::RECORD, record)
+}
+
+/// What the OCI configuration depends on besides the specification.
+pub(super) fn host(hierarchies: &Hierarchies) -> oci::Host {
+    oci::Host {
+        cgroup_v1_mounts: hierarchies.v1_mounts(),
+        capabilities: oci::capabilities::bounding_set(),
+    }
 }
 
 fn write<T: serde::Serialize>(state: &Path, name: &str, value: &T) -> Result<()> {

@@ -18,8 +18,9 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid};
 use serde::{Deserialize, Serialize};
 
+use super::diagnose::Recording;
 use super::executor::{Confinement, MeshExecutor, unmark};
-use super::{REFUSED, log, refused};
+use super::{log, refused};
 use crate::cgroup::device;
 use crate::fds;
 use crate::spec::Output;
@@ -94,7 +95,7 @@ pub(super) fn start(config: &ShimConfig, run: &Path) -> Result<(), Failure> {
         let directory = run.join(wire::OCI_STATE_DIR).join(&config.id);
         let result = Container::load(directory)
             .and_then(|mut container| container.start())
-            .map_err(|error| explain(&error));
+            .map_err(|error| refused(chain(&error)));
         report.finish(result.map(|()| (0, None)));
     })
     .map_err(|e| refused(format!("fork: {e}")))?;
@@ -172,6 +173,7 @@ fn build_container(
     streams: &Streams,
     error_fd: i32,
 ) -> Result<(i32, Option<OwnedFd>), Failure> {
+    let recording = Recording::begin(&state.join(wire::SHIM_LOG));
     prepare_cgroup(config)?;
     let console = Console::new(config.tty, run, "console").map_err(console_failure)?;
     let mut builder = builder(config, run)?
@@ -194,7 +196,7 @@ fn build_container(
         .with_systemd(false)
         .with_detach(true)
         .build()
-        .map_err(|error| explain(&error))?;
+        .map_err(|error| explain(&error, &recording))?;
     let pid = container
         .pid()
         .ok_or_else(|| refused("libcontainer made no process".to_owned()))?;
@@ -210,6 +212,7 @@ fn build_exec(
     request: &ExecRequest,
     stdio: Vec<OwnedFd>,
 ) -> Result<(i32, Option<OwnedFd>), Failure> {
+    let recording = Recording::begin(&state.join(wire::SHIM_LOG));
     join_cgroup(config)?;
     let name = format!("exec-{serial}");
     let console = Console::new(request.tty, run, &name).map_err(console_failure)?;
@@ -239,7 +242,7 @@ fn build_exec(
         .with_process(Some(&path))
         .with_detach(true)
         .build()
-        .map_err(|error| explain(&error));
+        .map_err(|error| explain(&error, &recording));
     let _ = fs::remove_file(&path);
     let pid = result?;
     let terminal = console.receive().map_err(console_failure)?;
@@ -288,7 +291,7 @@ fn confinement(
 fn builder(config: &ShimConfig, run: &Path) -> Result<ContainerBuilder, Failure> {
     ContainerBuilder::new(config.id.clone(), SyscallType::Linux)
         .with_root_path(run.join(wire::OCI_STATE_DIR))
-        .map_err(|error| explain(&error))
+        .map_err(|error| refused(chain(&error)))
 }
 
 /// Makes the cgroup2 directory, restricts its devices, and enters it if libcontainer will not.
@@ -362,8 +365,20 @@ fn console_failure(error: io::Error) -> Failure {
     refused(format!("set up the terminal: {error}"))
 }
 
-/// Our executor's own words if it was the executor that failed, else the chain of causes.
-fn explain(error: &dyn std::error::Error) -> Failure {
+/// Our executor's own words if it was the executor that failed, else the chain of causes with what
+/// was recorded on the way.
+fn explain(error: &dyn std::error::Error, recording: &Recording) -> Failure {
+    let mut text = chain(error);
+    if let Some(failure) = unmark(&text) {
+        return failure;
+    }
+    if let Some(cause) = recording.cause() {
+        text = format!("{text} ({cause})");
+    }
+    refused(text)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -374,10 +389,7 @@ fn explain(error: &dyn std::error::Error) -> Failure {
         }
         cause = inner.source();
     }
-    unmark(&text).unwrap_or(Failure {
-        code: REFUSED,
-        message: text.trim_end_matches('\0').to_owned(),
-    })
+    text.replace('\0', "")
 }
 
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
