@@ -58,19 +58,17 @@ impl Remote {
                 host: place.host.clone(),
                 reference: reference.clone(),
             };
-            let error = match remote.top_manifest().await {
+            let (error, reached) = match remote.top_manifest().await {
                 Ok(bytes) => return Ok((remote, bytes)),
-                Err(error) => error,
+                Err(failure) => failure,
             };
             let is_mirror = place.host != host_of(reference);
-            let go_on = is_mirror || matches!(error, ImageError::Registry { .. });
             if is_mirror {
                 tracing::warn!(mirror = place.host, %error, "mirror did not answer, asking on");
+            } else if reached {
+                return Err(error);
             } else {
                 first_error = Some(join_errors(first_error, error));
-            }
-            if !go_on {
-                break;
             }
         }
         Err(first_error.unwrap_or_else(|| ImageError::Registry {
@@ -79,9 +77,15 @@ impl Remote {
         }))
     }
 
-    async fn top_manifest(&self) -> Result<Bytes> {
+    /// The manifest of the reference itself. The error comes with whether the registry was reached
+    /// at all: only if not, another scheme is worth a try.
+    async fn top_manifest(&self) -> Result<Bytes, (ImageError, bool)> {
         match (self.reference.digest(), self.reference.tag()) {
-            (Some(digest), _) => self.manifest(digest).await,
+            (Some(digest), _) => {
+                let bytes = self.fetch(&self.by_digest(digest)).await?;
+                self.check_manifest(digest, &bytes).map_err(|e| (e, true))?;
+                Ok(bytes)
+            }
             (None, tag) => {
                 let target = oci_client::Reference::with_tag(
                     self.host.clone(),
@@ -95,25 +99,33 @@ impl Remote {
 
     /// A manifest by digest, checked.
     pub(super) async fn manifest(&self, digest: &Digest) -> Result<Bytes> {
-        let bytes = self.fetch(&self.by_digest(digest)).await?;
-        digest.check(
-            &Digest::of(&bytes),
-            format_args!("manifest of {}", self.reference),
-        )?;
+        let target = self.by_digest(digest);
+        let bytes = self.fetch(&target).await.map_err(|(error, _)| error)?;
+        self.check_manifest(digest, &bytes)?;
         Ok(bytes)
     }
 
-    async fn fetch(&self, target: &oci_client::Reference) -> Result<Bytes> {
-        let (bytes, _) = self
+    fn check_manifest(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
+        let what = format_args!("manifest of {}", self.reference);
+        digest.check(&Digest::of(bytes), what)
+    }
+
+    async fn fetch(&self, target: &oci_client::Reference) -> Result<Bytes, (ImageError, bool)> {
+        let answer = self
             .client
             .pull_manifest_raw(target, &self.auth, ACCEPTED)
-            .await
-            .map_err(|e| self.explain(e))?;
+            .await;
+        let (bytes, _) = answer.map_err(|error| {
+            let reached = match &error {
+                OciDistributionError::RequestError(e) => is_certificate_problem(e),
+                _ => true,
+            };
+            (self.explain(error), reached)
+        })?;
         if bytes.len() as u64 > MAX_DOCUMENT {
-            return Err(ImageError::TooLarge {
-                what: format!("the manifest of {}", self.reference),
-                limit: format!("{} MiB", MAX_DOCUMENT >> 20),
-            });
+            let what = format!("the manifest of {}", self.reference);
+            let limit = format!("{} MiB", MAX_DOCUMENT >> 20);
+            return Err((ImageError::TooLarge { what, limit }, true));
         }
         Ok(bytes)
     }
@@ -217,6 +229,14 @@ impl Remote {
             OciDistributionError::ServerError { code, message, .. } => {
                 let message: String = message.trim().chars().take(300).collect();
                 self.failed(format!("it answered {code}: {message}"))
+            }
+            OciDistributionError::RequestError(e) if is_certificate_problem(&e) => {
+                self.failed(format!(
+                    "its certificate is not trusted, put its CA into {}/ca.crt of the registry \
+                     certificates directory: {}",
+                    self.host,
+                    chain(&e)
+                ))
             }
             OciDistributionError::RequestError(e) => self.failed(chain(&e)),
             OciDistributionError::DigestError(e) => self.failed(e.to_string()),
@@ -341,6 +361,25 @@ fn join_errors(first: Option<ImageError>, second: ImageError) -> ImageError {
         },
         (_, second) => second,
     }
+}
+
+/// Whether the other side speaks TLS but with a certificate that does not convince.
+fn is_certificate_problem(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+            return true;
+        }
+        // What an I/O error wraps is not its source but stands beside it.
+        let wrapped = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(|e| e.get_ref());
+        cause = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    false
 }
 
 /// An error with its causes, once each.

@@ -175,7 +175,7 @@ mod tests {
         let pins = Arc::new(Pins::default());
         let id = Digest::of(b"x");
         let first = pins.pin(std::slice::from_ref(&id));
-        let second = pins.pin(&[id.clone()]);
+        let second = pins.pin(std::slice::from_ref(&id));
         drop(first);
         assert!(pins.contains(&id));
         drop(second);
