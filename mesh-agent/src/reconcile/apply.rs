@@ -541,6 +541,7 @@ impl Reconciler {
         .context("remove the packet path")?;
         egress::apply(&egress::removal(&self.instance)).await?;
         self.egress = None;
+        super::cgroups::remove(&self.tools.runtime.config().cgroup_parent);
         Ok(())
     }
 }

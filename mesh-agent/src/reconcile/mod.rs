@@ -4,6 +4,7 @@
 //! node's interfaces, and every few seconds to find what nobody told it about.
 
 mod apply;
+mod cgroups;
 pub mod jobs;
 mod observe;
 pub mod plan;
