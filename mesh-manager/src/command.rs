@@ -236,6 +236,8 @@ pub enum Change {
     Drain {
         /// Which task.
         task_id: String,
+        /// The desired state to set once the nodes know.
+        then: TaskState,
     },
     /// Raise a task's desired state.
     Desire {

@@ -1,15 +1,30 @@
 //! The manager as its own node sees it.
 
 use crate::{
-    Command, Config, InitOptions, LogSelector, LogStream, ManagerError, Response,
+    AddNode, Bootstrap, Command, Config, ErrorKind, InitOptions, LogSelector, LogStream,
+    ManagerError, Operation, Response,
+    core::Core,
+    dispatcher::Sessions,
+    logs::{self, LogBroker},
+    orchestrator::{Driver, Liveness},
+    proposer::Proposer,
+    raft::{OpenRaft, Peer, Store},
+    server,
     state::{Event, State},
 };
-use mesh_pki::NodeIdentity;
+use mesh_pki::{JoinToken, NodeIdentity, Role, RootCa, tls};
 use std::{
+    fs,
     ops::Deref,
-    sync::{Arc, RwLock, RwLockReadGuard},
+    os::unix::fs::DirBuilderExt,
+    sync::{Arc, Mutex, RwLockReadGuard},
+    time::{Duration, Instant},
 };
 use tokio::sync::{broadcast, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Longest wait for open connections to end when the manager stops.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
 
 /// Starts managers.
 #[derive(Debug)]
@@ -19,32 +34,90 @@ impl Manager {
     /// Makes a new cluster with this node as its first manager: root CA, the node's identity (saved
     /// into [`Config::identity_dir`]), the Raft log, the ingress network. Serves when it returns.
     pub async fn init(config: Config, options: InitOptions) -> Result<ManagerHandle, ManagerError> {
-        drop((config, options));
-        Err(ManagerError::no_leader())
+        let failed = |e: mesh_pki::PkiError| ManagerError::internal("cannot make the cluster", e);
+        let listener = server::bind(config.listen).await?;
+        let root = RootCa::create().map_err(failed)?;
+        let identity = NodeIdentity::first_manager(&root).map_err(failed)?;
+        let peer = Peer {
+            node_id: identity.node_id.clone(),
+            addr: config.advertise.to_string(),
+        };
+        let bootstrap = Bootstrap {
+            cluster_id: identity.cluster_id.clone(),
+            root_certificate_pem: root.certificate_pem().to_owned(),
+            root_key_pem: root.key_pem().unwrap_or_default().to_owned(),
+            worker_token: JoinToken::generate(&root.digest()).to_string(),
+            manager_token: JoinToken::generate(&root.digest()).to_string(),
+            spec: options.spec,
+            default_addr_pool: options
+                .default_addr_pool
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            subnet_size: options.subnet_size,
+            data_path_port: options.data_path_port,
+            node: AddNode {
+                id: identity.node_id.clone(),
+                role: Role::Manager,
+                availability: options.availability,
+                hostname: options.hostname,
+                manager_addr: Some(peer.addr.clone()),
+            },
+        };
+        let (handle, raft) = ManagerHandle::start(config, identity).await?;
+        let begin = async {
+            raft.initialize(&peer).await?;
+            let bootstrap = Operation::Bootstrap(Box::new(bootstrap));
+            handle.core.change(bootstrap).await?;
+            // Last, so that a start that failed leaves no identity behind.
+            handle
+                .core
+                .identity
+                .save(&handle.core.config.identity_dir)
+                .map_err(failed)?;
+            handle.run(listener)
+        };
+        if let Err(error) = begin.await {
+            handle.shutdown().await;
+            return Err(error);
+        }
+        Ok(handle)
     }
 
     /// Starts the manager again from what is on disk. It returns when it serves, which may be
     /// before there is a leader.
     pub async fn restart(config: Config) -> Result<ManagerHandle, ManagerError> {
-        drop(config);
-        Err(ManagerError::no_leader())
+        let identity = NodeIdentity::load(&config.identity_dir)
+            .map_err(|e| ManagerError::internal("cannot read the node's identity", e))?
+            .ok_or_else(|| {
+                ManagerError::new(
+                    ErrorKind::NotFound,
+                    format!("no node identity in {}", config.identity_dir.display()),
+                )
+            })?;
+        let listener = server::bind(config.listen).await?;
+        let (handle, _) = ManagerHandle::start(config, identity).await?;
+        handle.run(listener)?;
+        Ok(handle)
     }
 }
 
 /// A running manager. Cheap to clone; the manager runs until [`ManagerHandle::shutdown`].
 #[derive(Clone)]
 pub struct ManagerHandle {
-    inner: Arc<Inner>,
+    core: Arc<Core>,
 }
 
-struct Inner {
-    identity: NodeIdentity,
-    state: Arc<RwLock<State>>,
-    events: broadcast::Sender<Event>,
-    index: watch::Receiver<u64>,
+impl std::fmt::Debug for ManagerHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ManagerHandle")
+            .field("identity", &self.core.identity)
+            .finish()
+    }
 }
 
 /// The applied state, locked for reading. Hold it shortly and never across an `await`.
+#[derive(Debug)]
 pub struct View<'a>(RwLockReadGuard<'a, State>);
 
 impl Deref for View<'_> {
@@ -56,49 +129,135 @@ impl Deref for View<'_> {
 }
 
 impl ManagerHandle {
+    /// Opens the log and takes part in consensus; serves nobody yet.
+    async fn start(
+        config: Config,
+        identity: NodeIdentity,
+    ) -> Result<(Self, Arc<OpenRaft>), ManagerError> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&config.data_dir)
+            .map_err(|e| {
+                let path = config.data_dir.display();
+                ManagerError::internal(&format!("cannot make the directory {path}"), e)
+            })?;
+        let client_tls = tls::client_config(&identity)
+            .map_err(|e| ManagerError::internal("cannot set up TLS", e))?;
+        let store = Arc::new(Store::new());
+        let raft = OpenRaft::start(
+            &config.data_dir,
+            &identity.node_id,
+            store.clone(),
+            client_tls,
+            &config.timings,
+        )
+        .await?;
+        let raft = Arc::new(raft);
+        let core = Core {
+            config,
+            identity,
+            store,
+            proposer: Proposer::start(raft.clone()),
+            consensus: raft.clone(),
+            sessions: Sessions::default(),
+            logs: LogBroker::default(),
+            cancel: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            liveness: Mutex::new(Liveness::new(Instant::now())),
+        };
+        Ok((
+            Self {
+                core: Arc::new(core),
+            },
+            raft,
+        ))
+    }
+
+    /// Starts the services and the reconcilers.
+    fn run(&self, listener: tokio::net::TcpListener) -> Result<(), ManagerError> {
+        server::serve(&self.core, listener)?;
+        self.core.tasks.spawn(Driver::run(self.core.clone()));
+        Ok(())
+    }
+
     /// This node's identity.
     pub fn identity(&self) -> &NodeIdentity {
-        &self.inner.identity
+        &self.core.identity
     }
 
     /// Changes the state. Returns once the change is committed and applied; a follower forwards to
     /// the leader.
     pub async fn call(&self, command: Command) -> Result<Response, ManagerError> {
-        drop(command);
-        Err(ManagerError::no_leader())
+        self.core.change(Operation::Command(command)).await
     }
 
     /// The state as this manager has applied it.
     pub fn view(&self) -> View<'_> {
-        View(self.inner.state.read().unwrap_or_else(|e| e.into_inner()))
+        View(self.core.store.read())
     }
 
     /// Changes as they are applied. A receiver that lags should read the state anew.
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.inner.events.subscribe()
+        self.core.store.subscribe()
     }
 
     /// The applied Raft index, for those who wait until the state has changed.
     pub fn index(&self) -> watch::Receiver<u64> {
-        self.inner.index.clone()
+        self.core.store.index()
     }
 
     /// Node id of the leader, if there is one.
     pub fn leader(&self) -> Option<String> {
-        None
+        self.core.leadership().leader.map(|l| l.node_id)
     }
 
     /// Whether this manager is the leader.
     pub fn is_leader(&self) -> bool {
-        false
+        self.core.leadership().is_self
+    }
+
+    /// Waits until there is a leader and, on the leader, until its state is up to date.
+    pub async fn ready(&self) -> Result<(), ManagerError> {
+        let mut leadership = self.core.consensus.leadership();
+        let is_self = leadership
+            .wait_for(|l| l.leader.is_some())
+            .await
+            .map_err(|_| ManagerError::no_leader())?
+            .is_self;
+        if is_self {
+            self.core.consensus.catch_up().await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Every manager: (node id, "address:port").
+    pub fn managers(&self) -> Vec<(String, String)> {
+        self.core
+            .consensus
+            .managers()
+            .into_iter()
+            .map(|m| (m.node_id, m.addr))
+            .collect()
     }
 
     /// Logs of tasks.
     pub fn logs(&self, selector: LogSelector) -> Result<LogStream, ManagerError> {
-        drop(selector);
-        Err(ManagerError::no_leader())
+        logs::subscribe(&self.core, selector)
     }
 
     /// Stops serving and closes the log.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        self.core.cancel.cancel();
+        self.core.sessions.close_all();
+        self.core.tasks.close();
+        if tokio::time::timeout(SHUTDOWN_LIMIT, self.core.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::debug!("some connections did not end in time");
+        }
+        self.core.consensus.shutdown().await;
+    }
 }

@@ -10,12 +10,20 @@
 //! consensus and storage · `orchestrator`, `scheduler` what the leader decides · `dispatcher` what
 //! each node is told · `server` the gRPC services · `client` how a node reaches them.
 
+mod apply;
 pub mod client;
 mod command;
 pub mod config;
+mod core;
+mod dispatcher;
 mod error;
 mod handle;
 mod logs;
+mod orchestrator;
+mod proposer;
+mod raft;
+mod scheduler;
+mod server;
 pub mod state;
 
 pub use command::{
@@ -25,3 +33,4 @@ pub use config::{Config, InitOptions, Timings};
 pub use error::{ErrorKind, ManagerError};
 pub use handle::{Manager, ManagerHandle, View};
 pub use logs::{LogLine, LogSelector, LogStream, LogTarget};
+pub use scheduler::{Constraint, ConstraintError};

@@ -1,5 +1,11 @@
 //! Logs of tasks, fetched from the nodes that run them.
 
+mod broker;
+mod subscribe;
+
+pub(crate) use broker::LogBroker;
+pub(crate) use subscribe::subscribe;
+
 use crate::ManagerError;
 use std::pin::Pin;
 

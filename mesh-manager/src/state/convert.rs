@@ -224,7 +224,12 @@ impl Task {
                         .then(|| self.host_ports.iter().copied().map(Into::into).collect()),
                 }),
             }),
-            desired_state: Some(self.desired.into()),
+            desired_state: Some(
+                self.drain_to
+                    .unwrap_or(self.desired)
+                    .max(self.desired)
+                    .into(),
+            ),
             job_iteration: None,
         }
     }

@@ -274,6 +274,8 @@ pub struct Task {
     pub drained_at: Option<u64>,
     /// When that was.
     pub drained_time: Option<i64>,
+    /// The desired state to set once every node has heard of it.
+    pub drain_to: Option<TaskState>,
     /// Its addresses. An ended task keeps the record but no longer owns them.
     pub attachments: Vec<Address>,
     /// Registry credentials, base64 JSON, or empty.
@@ -293,7 +295,7 @@ impl Task {
 
     /// Whether the managers want it to run, now or later.
     pub fn is_wanted(&self) -> bool {
-        self.desired <= TaskState::Running
+        self.desired <= TaskState::Running && self.drained_at.is_none()
     }
 
     /// Whether it owns its addresses.

@@ -1,0 +1,66 @@
+//! Giving out addresses. The search goes on where it last ended, so that a freed address rests
+//! until the whole subnet has been walked.
+
+use crate::{ManagerError, state::State};
+use std::net::Ipv4Addr;
+
+/// Gathers the addresses of one operation, so that none is given out twice before it is stored.
+#[derive(Debug, Default)]
+pub(super) struct Allocation {
+    taken: Vec<(String, Ipv4Addr)>,
+    cursors: Vec<(String, u32)>,
+}
+
+impl Allocation {
+    /// The next free address of a network.
+    pub(super) fn next(
+        &mut self,
+        state: &State,
+        network_id: &str,
+    ) -> Result<Ipv4Addr, ManagerError> {
+        let network = state
+            .network(network_id)
+            .ok_or_else(|| ManagerError::not_found("network", network_id))?;
+        let base = u32::from(network.subnet.network());
+        let last = u32::from(network.subnet.broadcast()) - base;
+        let exhausted = || {
+            ManagerError::precondition(format!(
+                "no available IPv4 addresses on network {} ({}): use a network with a larger subnet",
+                network.name(),
+                network.subnet
+            ))
+        };
+        // Network, broadcast and gateway are never given out.
+        if state.indexes().taken(network_id) as u64 + 3 > u64::from(last) + 1 {
+            return Err(exhausted());
+        }
+        let here = self.cursors.iter().rev().find(|(id, _)| id == network_id);
+        let cursor = here.map_or(network.cursor, |(_, cursor)| *cursor);
+        for step in 1..=last {
+            // Offsets 1..last-1, walked in a circle.
+            let offset = (cursor + step - 1) % (last - 1) + 1;
+            let address = Ipv4Addr::from(base + offset);
+            let is_free = address != network.gateway
+                && !state.indexes().is_taken(network_id, address)
+                && !self
+                    .taken
+                    .iter()
+                    .any(|(id, a)| id == network_id && *a == address);
+            if is_free {
+                self.taken.push((network_id.to_owned(), address));
+                self.cursors.push((network_id.to_owned(), offset));
+                return Ok(address);
+            }
+        }
+        Err(exhausted())
+    }
+
+    /// Makes the next search begin after the addresses given out.
+    pub(super) fn commit(self, state: &mut State) {
+        for (id, cursor) in self.cursors {
+            if let Some(network) = state.networks.get_mut(&id) {
+                network.cursor = cursor;
+            }
+        }
+    }
+}

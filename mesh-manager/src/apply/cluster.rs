@@ -1,0 +1,177 @@
+//! The cluster object: its first entry, its spec, its tokens.
+
+use super::{Context, check_version, network, node};
+use crate::{
+    Bootstrap, ManagerError, Outcome, Response,
+    config::DEFAULT_HEARTBEAT,
+    state::{Cluster, State},
+};
+use mesh_api::engine;
+use mesh_pki::JoinToken;
+
+/// Ended tasks kept per slot.
+const DEFAULT_TASK_HISTORY: i64 = 5;
+/// Raft entries between snapshots, as Docker shows it.
+const DEFAULT_SNAPSHOT_INTERVAL: u64 = 10_000;
+/// The one name that Docker gives to clusters.
+const CLUSTER_NAME: &str = "default";
+
+pub(super) fn bootstrap(state: &mut State, cx: &mut Context, first: &Bootstrap) -> Outcome {
+    if state.cluster.is_some() {
+        return Err(ManagerError::precondition("the cluster exists already"));
+    }
+    let mut spec = first.spec.clone();
+    spec.name = Some(CLUSTER_NAME.to_owned());
+    fill(&mut spec, None);
+    check(&spec)?;
+    state.next_vni = network::FIRST_VNI;
+    state.put_cluster(Cluster {
+        id: first.cluster_id.clone(),
+        meta: cx.meta(),
+        spec,
+        root_certificate_pem: first.root_certificate_pem.clone(),
+        root_key_pem: first.root_key_pem.clone(),
+        worker_token: first.worker_token.clone(),
+        manager_token: first.manager_token.clone(),
+        default_addr_pool: first.default_addr_pool.clone(),
+        subnet_size: first.subnet_size,
+        data_path_port: first.data_path_port,
+    });
+    network::create_ingress(state, cx)?;
+    node::add(state, cx, &first.node)?;
+    Ok(Response::Created {
+        id: first.cluster_id.clone(),
+        warnings: Vec::new(),
+    })
+}
+
+pub(super) fn update(
+    state: &mut State,
+    cx: &mut Context,
+    version: u64,
+    spec: &engine::SwarmSpec,
+    rotate_worker: bool,
+    rotate_manager: bool,
+) -> Outcome {
+    let Some(cluster) = state.cluster() else {
+        return Err(ManagerError::no_leader());
+    };
+    check_version(&cluster.meta, version)?;
+    let mut cluster = cluster.clone();
+    let mut spec = spec.clone();
+    if spec
+        .name
+        .as_deref()
+        .is_some_and(|n| !n.is_empty() && n != CLUSTER_NAME)
+    {
+        return Err(ManagerError::invalid(
+            "invalid cluster name: it is always \"default\"",
+        ));
+    }
+    spec.name = Some(CLUSTER_NAME.to_owned());
+    fill(&mut spec, Some(&cluster.spec));
+    check(&spec)?;
+    cluster.spec = spec;
+    let mut rotate = |token: &mut String| -> Result<(), ManagerError> {
+        let mut new: JoinToken = token
+            .parse()
+            .map_err(|e| ManagerError::internal("cannot rotate the token", e))?;
+        new.secret = cx.new_id();
+        *token = new.to_string();
+        Ok(())
+    };
+    if rotate_worker {
+        rotate(&mut cluster.worker_token)?;
+    }
+    if rotate_manager {
+        rotate(&mut cluster.manager_token)?;
+    }
+    cx.touch(&mut cluster.meta);
+    state.put_cluster(cluster);
+    Ok(Response::Updated { version: cx.index })
+}
+
+/// Fills absent parts of a spec from the old one, else with defaults.
+fn fill(spec: &mut engine::SwarmSpec, old: Option<&engine::SwarmSpec>) {
+    let old = old.cloned().unwrap_or_default();
+    spec.labels = spec
+        .labels
+        .take()
+        .or(old.labels)
+        .or_else(|| Some(Default::default()));
+    let orchestration = spec.orchestration.get_or_insert_default();
+    orchestration.task_history_retention_limit = orchestration
+        .task_history_retention_limit
+        .or(old
+            .orchestration
+            .and_then(|o| o.task_history_retention_limit))
+        .or(Some(DEFAULT_TASK_HISTORY));
+    let raft = spec.raft.get_or_insert_default();
+    let old_raft = old.raft.unwrap_or_default();
+    raft.snapshot_interval = raft
+        .snapshot_interval
+        .or(old_raft.snapshot_interval)
+        .or(Some(DEFAULT_SNAPSHOT_INTERVAL));
+    raft.keep_old_snapshots = raft
+        .keep_old_snapshots
+        .or(old_raft.keep_old_snapshots)
+        .or(Some(0));
+    raft.log_entries_for_slow_followers = raft
+        .log_entries_for_slow_followers
+        .or(old_raft.log_entries_for_slow_followers)
+        .or(Some(500));
+    raft.election_tick = raft.election_tick.or(old_raft.election_tick).or(Some(10));
+    raft.heartbeat_tick = raft.heartbeat_tick.or(old_raft.heartbeat_tick).or(Some(1));
+    let dispatcher = spec.dispatcher.get_or_insert_default();
+    dispatcher.heartbeat_period = dispatcher
+        .heartbeat_period
+        .filter(|p| *p != 0)
+        .or(old.dispatcher.and_then(|d| d.heartbeat_period))
+        .or(i64::try_from(DEFAULT_HEARTBEAT.as_nanos()).ok());
+    let ca = spec.ca_config.get_or_insert_default();
+    ca.node_cert_expiry = ca
+        .node_cert_expiry
+        .filter(|e| *e != 0)
+        .or(old.ca_config.and_then(|c| c.node_cert_expiry))
+        .or(i64::try_from(mesh_pki::DEFAULT_CERTIFICATE_VALIDITY.as_nanos()).ok());
+    let encryption = spec.encryption_config.get_or_insert_default();
+    encryption.auto_lock_managers = encryption
+        .auto_lock_managers
+        .or(old.encryption_config.and_then(|e| e.auto_lock_managers))
+        .or(Some(false));
+}
+
+fn check(spec: &engine::SwarmSpec) -> Result<(), ManagerError> {
+    let heartbeat = spec
+        .dispatcher
+        .as_ref()
+        .and_then(|d| d.heartbeat_period)
+        .unwrap_or(0);
+    if heartbeat < 0 {
+        return Err(ManagerError::invalid(format!(
+            "heartbeat time period cannot be a negative duration: {heartbeat}ns"
+        )));
+    }
+    let expiry = spec
+        .ca_config
+        .as_ref()
+        .and_then(|c| c.node_cert_expiry)
+        .unwrap_or(0);
+    if expiry < 3_600_000_000_000 {
+        return Err(ManagerError::invalid(
+            "minimum certificate expiry time must be 1h0m0s",
+        ));
+    }
+    if spec
+        .encryption_config
+        .as_ref()
+        .and_then(|e| e.auto_lock_managers)
+        == Some(true)
+    {
+        return Err(ManagerError::new(
+            crate::ErrorKind::Unimplemented,
+            "autolock is not supported yet; leave it off",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! Nodes: joining, reporting, falling silent, leaving.
+
+use super::{Context, check_version};
+use crate::{
+    AddNode, ErrorKind, ManagerError, NodeReport, Outcome, Response,
+    state::{Meta, Node, NodeState, State, TaskState},
+};
+use mesh_api::engine;
+use mesh_pki::Role;
+
+pub(super) fn add(state: &mut State, cx: &mut Context, add: &AddNode) -> Outcome {
+    let role = match add.role {
+        Role::Worker => engine::NodeSpecRoleEnum::WORKER,
+        Role::Manager => engine::NodeSpecRoleEnum::MANAGER,
+    };
+    let old = state.node(&add.id);
+    state.put_node(Node {
+        id: add.id.clone(),
+        meta: Meta {
+            created_at: old.map_or(cx.time, |n| n.meta.created_at),
+            ..cx.meta()
+        },
+        spec: engine::NodeSpec {
+            name: None,
+            labels: Some(Default::default()),
+            role: Some(role),
+            availability: Some(add.availability),
+        },
+        role: add.role,
+        description: NodeReport {
+            hostname: add.hostname.clone(),
+            ..NodeReport::default()
+        },
+        state: NodeState::Unknown,
+        message: String::new(),
+        state_since: cx.time,
+        manager_addr: add.manager_addr.clone(),
+    });
+    Ok(Response::Created {
+        id: add.id.clone(),
+        warnings: Vec::new(),
+    })
+}
+
+fn get(state: &State, id: &str) -> Result<Node, ManagerError> {
+    state
+        .node(id)
+        .cloned()
+        .ok_or_else(|| ManagerError::not_found("node", id))
+}
+
+pub(super) fn up(state: &mut State, cx: &Context, id: &str, report: &NodeReport) -> Outcome {
+    let mut node = get(state, id)?;
+    if node.state != NodeState::Ready {
+        node.state = NodeState::Ready;
+        node.state_since = cx.time;
+    }
+    node.message.clear();
+    node.description = report.clone();
+    cx.touch(&mut node.meta);
+    state.put_node(node);
+    Ok(Response::Done)
+}
+
+pub(super) fn down(state: &mut State, cx: &Context, id: &str, message: &str) -> Outcome {
+    let mut node = get(state, id)?;
+    if node.state != NodeState::Down {
+        node.state = NodeState::Down;
+        node.state_since = cx.time;
+        message.clone_into(&mut node.message);
+        cx.touch(&mut node.meta);
+        state.put_node(node);
+    }
+    Ok(Response::Done)
+}
+
+pub(super) fn update(
+    state: &mut State,
+    cx: &Context,
+    key: &str,
+    version: u64,
+    spec: &engine::NodeSpec,
+) -> Outcome {
+    let mut node = state.find_node(key)?.clone();
+    check_version(&node.meta, version)?;
+    let wanted = match spec.role {
+        Some(engine::NodeSpecRoleEnum::WORKER) => Role::Worker,
+        Some(engine::NodeSpecRoleEnum::MANAGER) => Role::Manager,
+        None | Some(engine::NodeSpecRoleEnum::EMPTY) => node.role,
+    };
+    if wanted != node.role {
+        let managers = state.nodes().filter(|n| n.role == Role::Manager).count();
+        if node.role == Role::Manager && managers <= 1 {
+            return Err(ManagerError::precondition(
+                "attempting to demote the last manager of the swarm",
+            ));
+        }
+        return Err(ManagerError::new(
+            ErrorKind::Unimplemented,
+            "changing a node's role is not supported yet; let it leave and join again with the \
+             other token",
+        ));
+    }
+    node.spec = spec.clone();
+    cx.touch(&mut node.meta);
+    state.put_node(node);
+    Ok(Response::Updated { version: cx.index })
+}
+
+pub(super) fn remove(state: &mut State, cx: &Context, key: &str, force: bool) -> Outcome {
+    let node = state.find_node(key)?;
+    if node.role == Role::Manager {
+        return Err(ManagerError::precondition(format!(
+            "node {} is a cluster manager and is a member of the raft cluster. It must be demoted \
+             to worker before removal",
+            node.id
+        )));
+    }
+    if node.state != NodeState::Down && !force {
+        return Err(ManagerError::precondition(format!(
+            "node {} is not down and can't be removed",
+            node.id
+        )));
+    }
+    let id = node.id.clone();
+    // Nobody will report on its tasks any more.
+    let tasks: Vec<_> = state.tasks_of_node(&id).cloned().collect();
+    for mut task in tasks {
+        if !task.status.state.is_terminal() {
+            task.status.state = TaskState::Orphaned;
+            task.status.timestamp = cx.time;
+            task.status.message = "node was removed".to_owned();
+            cx.touch(&mut task.meta);
+            state.put_task(task);
+        }
+    }
+    state.remove_node(&id);
+    Ok(Response::Removed)
+}

@@ -1,0 +1,296 @@
+//! Services: create, update, roll back, remove, with their ports and virtual addresses.
+
+use super::{Context, address::Allocation, check_version, port, validate};
+use crate::{
+    ErrorKind, ManagerError, Outcome, Response,
+    state::{Address, Port, PublishMode, Service, State, TaskState, UpdateStatus},
+};
+use mesh_api::engine;
+
+/// Networks of a spec, resolved: id and aliases.
+type Networks = Vec<(String, Vec<String>)>;
+
+pub(super) fn create(
+    state: &mut State,
+    cx: &mut Context,
+    spec: &engine::ServiceSpec,
+    registry_auth: &str,
+) -> Outcome {
+    validate::service(spec)?;
+    let name = spec.name.as_deref().unwrap_or_default();
+    if state.indexes().service_by_name(name).is_some() {
+        return Err(ManagerError::name_conflict("service", name));
+    }
+    let id = cx.new_id();
+    let networks = resolve_networks(state, spec)?;
+    let (ports, next_port) = port::settle(state, &id, None, spec)?;
+    let mut service = Service {
+        id: id.clone(),
+        meta: cx.meta(),
+        spec: spec.clone(),
+        previous_spec: None,
+        spec_version: cx.index,
+        ports,
+        vips: Vec::new(),
+        networks,
+        update: None,
+        registry_auth: registry_auth.to_owned(),
+    };
+    let mut allocation = Allocation::default();
+    service.vips = virtual_addresses(state, &mut allocation, &service)?;
+    allocation.commit(state);
+    state.next_port = next_port;
+    state.put_service(service);
+    Ok(Response::Created {
+        id,
+        warnings: Vec::new(),
+    })
+}
+
+/// The parts of an update request besides the service's name.
+pub(super) struct Update<'a> {
+    pub(super) version: u64,
+    pub(super) spec: &'a engine::ServiceSpec,
+    pub(super) registry_auth: &'a Option<String>,
+    pub(super) rollback: bool,
+}
+
+pub(super) fn update(
+    state: &mut State,
+    cx: &mut Context,
+    key: &str,
+    request: &Update<'_>,
+) -> Outcome {
+    let service = state.find_service(key)?.clone();
+    check_version(&service.meta, request.version)?;
+    let spec = if request.rollback {
+        service.previous_spec.as_deref().cloned().ok_or_else(|| {
+            ManagerError::precondition(format!(
+                "service {} does not have a previous spec",
+                service.name()
+            ))
+        })?
+    } else {
+        request.spec.clone()
+    };
+    let status = if request.rollback {
+        (
+            engine::ServiceUpdateStatusStateEnum::ROLLBACK_STARTED,
+            "manually requested rollback",
+        )
+    } else {
+        (
+            engine::ServiceUpdateStatusStateEnum::UPDATING,
+            "update in progress",
+        )
+    };
+    let mut next = service;
+    if let Some(auth) = request.registry_auth {
+        next.registry_auth.clone_from(auth);
+    }
+    replace_spec(state, cx, next, spec, status)?;
+    Ok(Response::Updated { version: cx.index })
+}
+
+/// Puts a new spec into a service and begins a rolling update where tasks are out of date.
+pub(super) fn replace_spec(
+    state: &mut State,
+    cx: &mut Context,
+    old: Service,
+    spec: engine::ServiceSpec,
+    (update_state, message): (engine::ServiceUpdateStatusStateEnum, &str),
+) -> Result<(), ManagerError> {
+    validate::service(&spec)?;
+    if spec.name.as_deref() != Some(old.name()) {
+        return Err(ManagerError::new(
+            ErrorKind::Unimplemented,
+            "rpc error: code = Unimplemented desc = renaming services is not supported",
+        ));
+    }
+    let is_global = spec.mode.as_ref().is_some_and(|m| m.global.is_some());
+    if is_global != old.is_global() {
+        return Err(ManagerError::new(
+            ErrorKind::Unimplemented,
+            "rpc error: code = Unimplemented desc = service mode change is not allowed",
+        ));
+    }
+    let networks = resolve_networks(state, &spec)?;
+    let (ports, next_port) = port::settle(state, &old.id, Some(&old), &spec)?;
+    let mut service = old.clone();
+    service.spec = spec;
+    service.networks = networks;
+    service.ports = ports;
+    let mut allocation = Allocation::default();
+    service.vips = virtual_addresses(state, &mut allocation, &service)?;
+    if makes_tasks_outdated(&old, &service) {
+        service.spec_version = cx.index;
+        let has_tasks = state.tasks_of_service(&old.id).any(|t| t.is_wanted());
+        service.update = has_tasks.then(|| UpdateStatus {
+            state: update_state,
+            started_at: cx.time,
+            completed_at: None,
+            message: message.to_owned(),
+        });
+    }
+    if service.spec != old.spec {
+        service.previous_spec = Some(Box::new(old.spec));
+    }
+    cx.touch(&mut service.meta);
+    allocation.commit(state);
+    state.next_port = next_port;
+    state.put_service(service);
+    Ok(())
+}
+
+/// Whether tasks made from the old spec have to be replaced. Placement does not count: the
+/// constraint enforcer looks after tasks that no longer fit.
+fn makes_tasks_outdated(old: &Service, new: &Service) -> bool {
+    let template = |s: &Service| {
+        let mut template = s.spec.task_template.clone().unwrap_or_default();
+        template.placement = None;
+        template.networks = None;
+        template
+    };
+    let host_ports = |s: &Service| -> Vec<Port> {
+        s.ports
+            .iter()
+            .filter(|p| p.mode == PublishMode::Host)
+            .copied()
+            .collect()
+    };
+    template(old) != template(new)
+        || old.networks != new.networks
+        || host_ports(old) != host_ports(new)
+        || old.has_ingress_ports() != new.has_ingress_ports()
+}
+
+pub(super) fn remove(state: &mut State, key: &str) -> Outcome {
+    let id = state.find_service(key)?.id.clone();
+    state.remove_service(&id);
+    Ok(Response::Removed)
+}
+
+fn resolve_networks(state: &State, spec: &engine::ServiceSpec) -> Result<Networks, ManagerError> {
+    let of_template = spec
+        .task_template
+        .as_ref()
+        .and_then(|t| t.networks.as_deref());
+    // The place where old clients put them.
+    let of_service = spec.networks.as_deref().unwrap_or_default();
+    let wanted = of_template.filter(|n| !n.is_empty()).unwrap_or(of_service);
+    let mut networks = Networks::with_capacity(wanted.len());
+    for attachment in wanted {
+        let target = attachment.target.as_deref().unwrap_or_default();
+        let network = state.find_network(target)?;
+        if network.ingress {
+            return Err(ManagerError::invalid(format!(
+                "Service cannot be explicitly attached to the ingress network \"{target}\""
+            )));
+        }
+        if networks.iter().any(|(id, _)| *id == network.id) {
+            return Err(ManagerError::invalid(format!(
+                "network {target} is given more than once"
+            )));
+        }
+        networks.push((
+            network.id.clone(),
+            attachment.aliases.clone().unwrap_or_default(),
+        ));
+    }
+    Ok(networks)
+}
+
+/// The service's VIPs: those it has stay, new ones are given out.
+fn virtual_addresses(
+    state: &State,
+    allocation: &mut Allocation,
+    service: &Service,
+) -> Result<Vec<Address>, ManagerError> {
+    if service.is_dnsrr() {
+        return Ok(Vec::new());
+    }
+    let ingress = service
+        .has_ingress_ports()
+        .then(|| state.ingress_network().map(|n| (n.id.clone(), Vec::new())))
+        .flatten();
+    let mut vips = Vec::with_capacity(service.networks.len() + 1);
+    for (network_id, aliases) in ingress.into_iter().chain(service.networks.iter().cloned()) {
+        let kept = service.vips.iter().find(|v| v.network_id == network_id);
+        let address = match kept {
+            Some(vip) => vip.address,
+            None => allocation.next(state, &network_id)?,
+        };
+        vips.push(Address {
+            network_id,
+            address,
+            aliases,
+        });
+    }
+    Ok(vips)
+}
+
+/// Sets the state of a rolling update, unless the spec has changed since.
+pub(super) fn set_update_status(
+    state: &mut State,
+    cx: &Context,
+    service_id: &str,
+    spec_version: u64,
+    update_state: engine::ServiceUpdateStatusStateEnum,
+    message: &str,
+) {
+    use engine::ServiceUpdateStatusStateEnum as Update;
+    let Some(mut service) = state.service(service_id).cloned() else {
+        return;
+    };
+    if service.spec_version != spec_version {
+        return;
+    }
+    let Some(update) = &mut service.update else {
+        return;
+    };
+    update.state = update_state;
+    message.clone_into(&mut update.message);
+    if matches!(update_state, Update::COMPLETED | Update::ROLLBACK_COMPLETED) {
+        update.completed_at = Some(cx.time);
+    }
+    cx.touch(&mut service.meta);
+    state.put_service(service);
+}
+
+/// Puts the previous spec back after a failed update.
+pub(super) fn roll_back(
+    state: &mut State,
+    cx: &mut Context,
+    service_id: &str,
+    spec_version: u64,
+    message: &str,
+) {
+    let Some(service) = state.service(service_id).cloned() else {
+        return;
+    };
+    let Some(previous) = service.previous_spec.as_deref().cloned() else {
+        return;
+    };
+    if service.spec_version != spec_version {
+        return;
+    }
+    let started = (
+        engine::ServiceUpdateStatusStateEnum::ROLLBACK_STARTED,
+        message,
+    );
+    if let Err(error) = replace_spec(state, cx, service, previous, started) {
+        // The old spec may clash with what was made since, say a port: stay where we are.
+        let text = format!("rollback is not possible: {error}");
+        let paused = engine::ServiceUpdateStatusStateEnum::PAUSED;
+        set_update_status(state, cx, service_id, spec_version, paused, &text);
+    }
+}
+
+/// The desired state that a change of a service's tasks begins with.
+pub(super) fn first_desired(desired: TaskState) -> TaskState {
+    if desired == TaskState::Ready {
+        TaskState::Ready
+    } else {
+        TaskState::Running
+    }
+}

@@ -1,0 +1,111 @@
+//! Choosing subnets: from the user or from the cluster's pools, never overlapping.
+
+use crate::{
+    ErrorKind, ManagerError,
+    state::{Cluster, State},
+};
+use ipnetwork::Ipv4Network;
+use mesh_api::engine;
+use std::net::Ipv4Addr;
+
+/// Shortest usable prefix: more than 2^24 addresses are of no use and slow to search.
+const SHORTEST_PREFIX: u8 = 8;
+/// Longest usable prefix: network, broadcast, gateway, VIP and some tasks have to fit.
+const LONGEST_PREFIX: u8 = 29;
+
+fn overlaps(a: Ipv4Network, b: Ipv4Network) -> bool {
+    a.contains(b.network()) || b.contains(a.network())
+}
+
+/// The subnet and gateway of a new network.
+pub(super) fn choose(
+    state: &State,
+    cluster: &Cluster,
+    ipam: Option<&engine::Ipam>,
+) -> Result<(Ipv4Network, Ipv4Addr), ManagerError> {
+    let configs = ipam.and_then(|i| i.config.as_deref()).unwrap_or_default();
+    let mut wanted = configs
+        .iter()
+        .filter_map(|c| Some((c.subnet.as_deref()?, c.gateway.as_deref())));
+    let Some((text, gateway)) = wanted.find(|(subnet, _)| !subnet.is_empty()) else {
+        let subnet = from_pools(state, cluster)?;
+        return Ok((subnet, first_host(subnet)));
+    };
+    let subnet: Ipv4Network = text.parse().map_err(|_| {
+        ManagerError::invalid(format!(
+            "invalid subnet {text}: expected IPv4 address/length, as 10.1.0.0/24"
+        ))
+    })?;
+    if subnet.ip() != subnet.network() {
+        return Err(ManagerError::invalid(format!(
+            "invalid subnet {text}: it should be {}/{}",
+            subnet.network(),
+            subnet.prefix()
+        )));
+    }
+    if !(SHORTEST_PREFIX..=LONGEST_PREFIX).contains(&subnet.prefix()) {
+        return Err(ManagerError::invalid(format!(
+            "invalid subnet {text}: the length has to be between {SHORTEST_PREFIX} and {LONGEST_PREFIX}"
+        )));
+    }
+    if let Some(other) = state.networks().find(|n| overlaps(n.subnet, subnet)) {
+        return Err(ManagerError::new(
+            ErrorKind::PermissionDenied,
+            format!(
+                "invalid pool request: Pool overlaps with other one on this address space: \
+                 {subnet} overlaps {} of network {}",
+                other.subnet,
+                other.name()
+            ),
+        ));
+    }
+    let gateway = match gateway {
+        None | Some("") => first_host(subnet),
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|a| subnet.contains(*a) && *a != subnet.network() && *a != subnet.broadcast())
+            .ok_or_else(|| {
+                ManagerError::invalid(format!(
+                    "invalid gateway {text}: it is not an address of {subnet}"
+                ))
+            })?,
+    };
+    Ok((subnet, gateway))
+}
+
+fn first_host(subnet: Ipv4Network) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(subnet.network()) + 1)
+}
+
+/// The first free subnet of the pools.
+fn from_pools(state: &State, cluster: &Cluster) -> Result<Ipv4Network, ManagerError> {
+    let size = cluster.subnet_size.clamp(SHORTEST_PREFIX, LONGEST_PREFIX);
+    let step = 1u64 << (32 - size);
+    for pool in cluster
+        .default_addr_pool
+        .iter()
+        .filter_map(|p| p.parse::<Ipv4Network>().ok())
+    {
+        let end = u64::from(u32::from(pool.broadcast())) + 1;
+        let mut start = u64::from(u32::from(pool.network()));
+        while start + step <= end {
+            let candidate = u32::try_from(start)
+                .ok()
+                .and_then(|s| Ipv4Network::new(Ipv4Addr::from(s), size).ok());
+            let Some(candidate) = candidate else { break };
+            match state.networks().find(|n| overlaps(n.subnet, candidate)) {
+                None => return Ok(candidate),
+                // Go on past it, aligned.
+                Some(other) => {
+                    let past = u64::from(u32::from(other.subnet.broadcast())) + 1;
+                    start = past.max(start + step).next_multiple_of(step);
+                }
+            }
+        }
+    }
+    Err(ManagerError::precondition(
+        "could not find an available, non-overlapping IPv4 address pool among the defaults to \
+         assign to the network; give --subnet or a larger --default-addr-pool",
+    ))
+}

@@ -1,0 +1,255 @@
+//! The part of the state that concerns one node. Pure.
+//!
+//! A node is told of: its own tasks; the networks they are on and the ingress network; the services
+//! with ingress ports, on those networks, or of its tasks; the endpoints of those services; and all
+//! peers.
+
+use crate::state::{
+    Address, Network, Node, NodeState, Port, Protocol, PublishMode, Service, State, Task, TaskState,
+};
+use mesh_api::proto::{self, object::Object as Body};
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+/// What a session has sent, so that only differences follow.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    tasks: Known,
+    networks: Known,
+    services: Known,
+    endpoints: Known,
+    peers: Known,
+    round: u64,
+}
+
+/// Objects of one kind by id: fingerprint of what was sent, and the round that saw it last.
+#[derive(Debug, Default)]
+struct Known(HashMap<String, (u64, u64)>);
+
+impl Known {
+    /// Notes an object; whether it has to be sent.
+    fn note(&mut self, id: &str, fingerprint: u64, round: u64) -> bool {
+        if let Some((known, seen)) = self.0.get_mut(id) {
+            *seen = round;
+            return std::mem::replace(known, fingerprint) != fingerprint;
+        }
+        self.0.insert(id.to_owned(), (fingerprint, round));
+        true
+    }
+
+    /// Forgets what this round has not seen.
+    fn sweep(&mut self, kind: proto::Kind, round: u64, removed: &mut Vec<proto::ObjectId>) {
+        self.0.retain(|id, (_, seen)| {
+            let is_current = *seen == round;
+            if !is_current {
+                removed.push(proto::ObjectId {
+                    kind: kind.into(),
+                    id: id.clone(),
+                });
+            }
+            is_current
+        });
+    }
+}
+
+impl Sent {
+    /// What a node has to learn to go from what was sent to `state`; `None` if nothing. The first
+    /// one is full.
+    pub(crate) fn advance(&mut self, state: &State, node_id: &str) -> Option<proto::Assignment> {
+        self.round += 1;
+        let round = self.round;
+        let mut bodies = Vec::new();
+
+        let mut networks: BTreeSet<&str> = BTreeSet::new();
+        let mut services: BTreeSet<&str> = BTreeSet::new();
+        networks.extend(state.ingress_network().map(|n| n.id.as_str()));
+        let own = |t: &&Task| t.status.state >= TaskState::Assigned;
+        for task in state.tasks_of_node(node_id).filter(own) {
+            if !task.status.state.is_terminal() {
+                networks.extend(task.attachments.iter().map(|a| a.network_id.as_str()));
+                services.insert(&task.service_id);
+            }
+            if self.tasks.note(&task.id, task.desired as u64, round) {
+                bodies.push(Body::Task(task_message(task)));
+            }
+        }
+        for id in networks {
+            let on_it = state.indexes().services_on_network(id);
+            services.extend(on_it.map(String::as_str));
+            if let Some(network) = state.network(id)
+                && self.networks.note(id, network.meta.version, round)
+            {
+                bodies.push(Body::Network(network_message(network)));
+            }
+        }
+        services.extend(
+            state
+                .services()
+                .filter(|s| s.has_ingress_ports())
+                .map(|s| s.id.as_str()),
+        );
+        for id in services {
+            if let Some(service) = state.service(id)
+                && self.services.note(id, service.meta.version, round)
+            {
+                bodies.push(Body::Service(service_message(service)));
+            }
+            for task in state.tasks_of_service(id) {
+                let Some(endpoint_state) = endpoint_state(state, task) else {
+                    continue;
+                };
+                if self.endpoints.note(&task.id, endpoint_state as u64, round) {
+                    bodies.push(Body::Endpoint(endpoint_message(task, endpoint_state)));
+                }
+            }
+        }
+        for node in state
+            .nodes()
+            .filter(|n| !n.description.data_path_address.is_empty())
+        {
+            if self.peers.note(&node.id, peer_fingerprint(node), round) {
+                bodies.push(Body::Peer(proto::Peer {
+                    id: node.id.clone(),
+                    hostname: node.description.hostname.clone(),
+                    data_path_address: node.description.data_path_address.clone(),
+                }));
+            }
+        }
+
+        let mut removed = Vec::new();
+        self.tasks.sweep(proto::Kind::Task, round, &mut removed);
+        self.networks
+            .sweep(proto::Kind::Network, round, &mut removed);
+        self.services
+            .sweep(proto::Kind::Service, round, &mut removed);
+        self.endpoints
+            .sweep(proto::Kind::Endpoint, round, &mut removed);
+        self.peers.sweep(proto::Kind::Peer, round, &mut removed);
+
+        let full = round == 1;
+        (full || !bodies.is_empty() || !removed.is_empty()).then(|| proto::Assignment {
+            revision: state.index(),
+            full,
+            objects: bodies
+                .into_iter()
+                .map(|b| proto::Object { object: Some(b) })
+                .collect(),
+            removed,
+        })
+    }
+}
+
+/// How the packet path sees a task: active while it runs, reachable without taking new flows while
+/// it starts or is about to stop, else not at all.
+fn endpoint_state(state: &State, task: &Task) -> Option<proto::EndpointState> {
+    let status = task.status.state;
+    if status < TaskState::Assigned || status.is_terminal() {
+        return None;
+    }
+    let node = task.node_id.as_deref().and_then(|id| state.node(id))?;
+    if node.state == NodeState::Down {
+        return None;
+    }
+    if task.is_endpoint() && task.is_wanted() {
+        Some(proto::EndpointState::Active)
+    } else {
+        Some(proto::EndpointState::Draining)
+    }
+}
+
+fn peer_fingerprint(node: &Node) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    node.description.hostname.hash(&mut hasher);
+    node.description.data_path_address.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn attachment(address: &Address) -> proto::Attachment {
+    proto::Attachment {
+        network_id: address.network_id.clone(),
+        address: address.address.to_string(),
+        aliases: address.aliases.clone(),
+    }
+}
+
+fn task_message(task: &Task) -> proto::Task {
+    proto::Task {
+        id: task.id.clone(),
+        service_id: task.service_id.clone(),
+        service_name: task.service_name.clone(),
+        name: task.name(),
+        slot: task.slot,
+        desired_state: task.desired.as_str().to_owned(),
+        // A spec that came in as JSON goes out as JSON.
+        spec_json: serde_json::to_vec(&task.spec).unwrap_or_default(),
+        attachments: task.attachments.iter().map(attachment).collect(),
+        service_labels: task.service_labels.clone().into_iter().collect(),
+        registry_auth: task.registry_auth.clone(),
+    }
+}
+
+fn network_message(network: &Network) -> proto::Network {
+    proto::Network {
+        id: network.id.clone(),
+        name: network.name().to_owned(),
+        vni: network.vni,
+        subnet: network.subnet.to_string(),
+        gateway: network.gateway.to_string(),
+        internal: network.spec.internal.unwrap_or(false),
+        ingress: network.ingress,
+    }
+}
+
+fn port_message(port: &Port) -> proto::Port {
+    proto::Port {
+        protocol: match port.protocol {
+            Protocol::Tcp => proto::Protocol::Tcp,
+            Protocol::Udp => proto::Protocol::Udp,
+            Protocol::Sctp => proto::Protocol::Sctp,
+        }
+        .into(),
+        published: u32::from(port.published),
+        target: u32::from(port.target),
+        mode: match port.mode {
+            PublishMode::Ingress => proto::PublishMode::Ingress,
+            PublishMode::Host => proto::PublishMode::Host,
+        }
+        .into(),
+    }
+}
+
+fn service_message(service: &Service) -> proto::Service {
+    let mode = if service.is_dnsrr() {
+        proto::EndpointMode::Dnsrr
+    } else {
+        proto::EndpointMode::Vip
+    };
+    proto::Service {
+        id: service.id.clone(),
+        name: service.name().to_owned(),
+        endpoint_mode: mode.into(),
+        vips: service
+            .vips
+            .iter()
+            .map(|vip| proto::VirtualAddress {
+                network_id: vip.network_id.clone(),
+                address: vip.address.to_string(),
+                aliases: vip.aliases.clone(),
+            })
+            .collect(),
+        ports: service.ports.iter().map(port_message).collect(),
+    }
+}
+
+fn endpoint_message(task: &Task, state: proto::EndpointState) -> proto::Endpoint {
+    proto::Endpoint {
+        id: task.id.clone(),
+        service_id: task.service_id.clone(),
+        name: task.name(),
+        node_id: task.node_id.clone().unwrap_or_default(),
+        attachments: task.attachments.iter().map(attachment).collect(),
+        state: state.into(),
+    }
+}

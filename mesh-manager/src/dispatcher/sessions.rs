@@ -1,0 +1,133 @@
+//! The nodes' open sessions: who they are, what they have applied, how to reach them.
+
+use mesh_api::proto;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// One node's session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// Random; tells sessions of one node apart.
+    pub(crate) id: String,
+    /// The node.
+    pub(crate) node_id: String,
+    /// Ends the session.
+    pub(crate) cancel: CancellationToken,
+    messages: mpsc::Sender<Result<proto::ManagerMessage, tonic::Status>>,
+    /// Revision of the last assignment sent.
+    sent: AtomicU64,
+    /// Index of the last state looked at, sent or found to hold nothing new.
+    covered: AtomicU64,
+    /// Revision that the node says it has applied.
+    applied: AtomicU64,
+}
+
+impl Session {
+    pub(crate) fn new(
+        node_id: &str,
+        cancel: CancellationToken,
+        messages: mpsc::Sender<Result<proto::ManagerMessage, tonic::Status>>,
+    ) -> Self {
+        Self {
+            id: mesh_pki::new_id(),
+            node_id: node_id.to_owned(),
+            cancel,
+            messages,
+            sent: AtomicU64::new(0),
+            covered: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+        }
+    }
+
+    /// Sends a message; false once the session is over.
+    pub(crate) async fn send(&self, body: proto::manager_message::Message) -> bool {
+        let message = proto::ManagerMessage {
+            message: Some(body),
+        };
+        tokio::select! {
+            () = self.cancel.cancelled() => false,
+            sent = self.messages.send(Ok(message)) => sent.is_ok(),
+        }
+    }
+
+    /// An assignment of this revision is about to be sent.
+    pub(crate) fn note_sent(&self, revision: u64) {
+        self.sent.store(revision, Ordering::SeqCst);
+        self.covered.store(revision, Ordering::SeqCst);
+    }
+
+    /// The state of this index holds nothing new for the node.
+    pub(crate) fn note_covered(&self, index: u64) {
+        self.covered.store(index, Ordering::SeqCst);
+    }
+
+    /// The node has applied this revision.
+    pub(crate) fn note_applied(&self, revision: u64) {
+        self.applied.fetch_max(revision, Ordering::SeqCst);
+    }
+
+    /// The newest state that the node has applied in full.
+    fn acknowledged(&self) -> u64 {
+        let covered = self.covered.load(Ordering::SeqCst);
+        let applied = self.applied.load(Ordering::SeqCst);
+        if applied >= self.sent.load(Ordering::SeqCst) {
+            covered
+        } else {
+            applied
+        }
+    }
+}
+
+/// Every open session by node id.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions(Mutex<HashMap<String, Arc<Session>>>);
+
+impl Sessions {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
+        // The map is whole between any two statements.
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Adds a session; an older one of the same node ends.
+    pub(crate) fn add(&self, session: Arc<Session>) {
+        let old = self.lock().insert(session.node_id.clone(), session);
+        if let Some(old) = old {
+            old.cancel.cancel();
+        }
+    }
+
+    /// Removes this very session.
+    pub(crate) fn remove(&self, session: &Session) {
+        let mut sessions = self.lock();
+        if sessions
+            .get(&session.node_id)
+            .is_some_and(|s| s.id == session.id)
+        {
+            sessions.remove(&session.node_id);
+        }
+    }
+
+    /// A node's session.
+    pub(crate) fn get(&self, node_id: &str) -> Option<Arc<Session>> {
+        self.lock().get(node_id).cloned()
+    }
+
+    /// Ends every session: this manager no longer leads.
+    pub(crate) fn close_all(&self) {
+        for (_, session) in self.lock().drain() {
+            session.cancel.cancel();
+        }
+    }
+
+    /// Whether every node in session has applied the state of `index`.
+    pub(crate) fn is_acknowledged(&self, index: u64) -> bool {
+        self.lock().values().all(|s| s.acknowledged() >= index)
+    }
+}

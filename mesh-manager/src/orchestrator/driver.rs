@@ -1,0 +1,249 @@
+//! Runs the pure planners while this manager leads: waits for events and for the times they asked
+//! for, reads the state, proposes the changes.
+
+use super::{Inputs, Liveness, liveness::heartbeat_period, plan};
+use crate::{
+    Change, Operation,
+    core::Core,
+    proposer::now,
+    scheduler,
+    state::{Event, EventAction, NodeState, ObjectKind},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::broadcast::{self, error::RecvError};
+
+/// Events are gathered this long before anything is planned.
+const GATHER: Duration = Duration::from_millis(5);
+/// How often silent nodes are looked for.
+const LIVENESS_TICK: Duration = Duration::from_millis(250);
+/// Changes in one proposal, so that other proposals get their turn. A service's plan is never cut.
+const MAX_CHANGES: usize = 500;
+/// Pause after a proposal failed, say because the leadership is being lost.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Drives the reconcilers of the leader.
+pub(crate) struct Driver {
+    core: Arc<Core>,
+    events: broadcast::Receiver<Event>,
+    /// Services to plan.
+    dirty: BTreeSet<String>,
+    /// When services want to be looked at again, nanoseconds since the epoch.
+    timers: BTreeMap<String, i64>,
+    /// Tasks may have become placeable.
+    schedule: bool,
+}
+
+impl Driver {
+    /// Runs until the manager stops; plans only while it leads.
+    pub(crate) async fn run(core: Arc<Core>) {
+        let mut leadership = core.consensus.leadership();
+        let cancel = core.cancel.clone();
+        loop {
+            let leads = tokio::select! {
+                () = cancel.cancelled() => return,
+                leads = leadership.wait_for(|l| l.is_self) => leads.is_ok(),
+            };
+            if !leads {
+                return;
+            }
+            let lost = async {
+                let _ = leadership.wait_for(|l| !l.is_self).await;
+            };
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = lost => {}
+                () = Self::lead(core.clone()) => {}
+            }
+            core.sessions.close_all();
+        }
+    }
+
+    async fn lead(core: Arc<Core>) {
+        // What former leaders committed has to be in the state before anything is decided.
+        while let Err(error) = core.consensus.catch_up().await {
+            tracing::debug!(%error, "waiting for the latest state");
+            tokio::time::sleep(RETRY).await;
+        }
+        *core.liveness() = Liveness::new(Instant::now());
+        let events = core.store.subscribe();
+        let mut driver = Self {
+            core,
+            events,
+            dirty: BTreeSet::new(),
+            timers: BTreeMap::new(),
+            schedule: true,
+        };
+        driver.mark_all();
+        tracing::info!("leading: reconcilers start");
+        let mut tick = tokio::time::interval(LIVENESS_TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            driver.reconcile().await;
+            let next = driver.next_timer();
+            tokio::select! {
+                event = driver.events.recv() => {
+                    driver.take(event);
+                    tokio::time::sleep(GATHER).await;
+                    driver.drain();
+                }
+                () = tokio::time::sleep(next) => driver.fire(),
+                _ = tick.tick() => driver.find_silent().await,
+            }
+        }
+    }
+
+    /// Marks every service, also those that are only tasks by now.
+    fn mark_all(&mut self) {
+        let state = self.core.store.read();
+        self.dirty.extend(state.services().map(|s| s.id.clone()));
+        self.dirty
+            .extend(state.tasks().map(|t| t.service_id.clone()));
+        self.schedule = true;
+    }
+
+    fn take(&mut self, event: Result<Event, RecvError>) {
+        match event {
+            Ok(event) => self.mark(event),
+            Err(RecvError::Lagged(_)) => self.mark_all(),
+            Err(RecvError::Closed) => {}
+        }
+    }
+
+    fn drain(&mut self) {
+        loop {
+            match self.events.try_recv() {
+                Ok(event) => self.mark(event),
+                Err(broadcast::error::TryRecvError::Lagged(_)) => self.mark_all(),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn mark(&mut self, event: Event) {
+        match event.kind {
+            ObjectKind::Service => {
+                self.dirty.insert(event.id);
+            }
+            ObjectKind::Task => {
+                self.schedule = true;
+                self.dirty.extend(event.service_id);
+            }
+            ObjectKind::Node => {
+                if event.action == EventAction::Remove {
+                    self.core.liveness().forget(&event.id);
+                    if let Some(session) = self.core.sessions.get(&event.id) {
+                        session.cancel.cancel();
+                    }
+                }
+                self.mark_all();
+            }
+            ObjectKind::Cluster => self.mark_all(),
+            ObjectKind::Network => {}
+        }
+    }
+
+    fn next_timer(&self) -> Duration {
+        let Some(at) = self.timers.values().min() else {
+            return Duration::from_secs(3600);
+        };
+        Duration::from_nanos(u64::try_from(at - now()).unwrap_or(0)).max(Duration::from_millis(1))
+    }
+
+    fn fire(&mut self) {
+        let now = now();
+        let due: Vec<String> = self
+            .timers
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in due {
+            self.timers.remove(&id);
+            self.dirty.insert(id);
+        }
+    }
+
+    /// Plans what is marked and proposes it.
+    async fn reconcile(&mut self) {
+        while !self.dirty.is_empty() || self.schedule {
+            let changes = self.plan();
+            if changes.is_empty() {
+                continue;
+            }
+            let count = changes.len();
+            let proposed = self
+                .core
+                .proposer
+                .operation(Operation::Reconcile(changes))
+                .await;
+            if let Err(error) = proposed {
+                tracing::warn!(%error, count, "changes were not taken; planning again");
+                self.mark_all();
+                tokio::time::sleep(RETRY).await;
+                return;
+            }
+            // What was just applied marks what has to be looked at next.
+            self.drain();
+        }
+    }
+
+    /// One proposal's worth of changes.
+    fn plan(&mut self) -> Vec<Change> {
+        let core = self.core.clone();
+        let state = core.store.read();
+        let now = now();
+        let is_acknowledged = |index| core.sessions.is_acknowledged(index);
+        let inputs = Inputs {
+            now,
+            timings: &core.config.timings,
+            is_acknowledged: &is_acknowledged,
+        };
+        let mut changes = Vec::new();
+        while changes.len() < MAX_CHANGES {
+            let Some(service_id) = self.dirty.pop_first() else {
+                break;
+            };
+            let plan = plan(&state, &service_id, &inputs);
+            changes.extend(plan.changes);
+            match plan.wake_at {
+                Some(at) => drop(self.timers.insert(service_id, at)),
+                None => drop(self.timers.remove(&service_id)),
+            }
+        }
+        if self.schedule && changes.len() < MAX_CHANGES {
+            self.schedule = false;
+            changes.extend(scheduler::schedule(&state, now));
+        }
+        changes
+    }
+
+    /// Marks nodes that fell silent as down.
+    async fn find_silent(&mut self) {
+        let now = Instant::now();
+        let silent: Vec<String> = {
+            let state = self.core.store.read();
+            let period = heartbeat_period(&state);
+            let liveness = self.core.liveness();
+            state
+                .nodes()
+                .filter(|n| n.state == NodeState::Ready)
+                .filter(|n| liveness.is_silent(&n.id, period, now))
+                .map(|n| n.id.clone())
+                .collect()
+        };
+        for node_id in silent {
+            tracing::warn!(node = node_id, "node is down: heartbeat failure");
+            let down = Operation::NodeDown {
+                node_id,
+                message: "heartbeat failure".to_owned(),
+            };
+            if let Err(error) = self.core.proposer.operation(down).await {
+                tracing::warn!(%error, "cannot mark the node as down");
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The tasks that stand for one replica: those of a slot, or of a node for a global service.
+
+use super::{Plan, stop};
+use crate::state::{Service, State, Task, TaskState};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a group is named by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum GroupKey {
+    /// Slot of a replicated service.
+    Slot(u64),
+    /// Node of a global service.
+    Node(String),
+}
+
+/// One replica's tasks.
+#[derive(Debug)]
+pub(super) struct Group<'a> {
+    pub(super) key: GroupKey,
+    /// Wanted tasks, oldest first.
+    pub(super) live: Vec<&'a Task>,
+    /// Those that were shut down or are on their way, oldest first.
+    pub(super) history: Vec<&'a Task>,
+    /// Nothing runs and nothing shall, by the restart policy.
+    pub(super) is_finished: bool,
+    /// A replacement is planned in this very round.
+    pub(super) is_refilled: bool,
+    /// Its live tasks are given up in this very round.
+    pub(super) is_retired: bool,
+}
+
+impl<'a> Group<'a> {
+    /// Whether the replica needs no new task.
+    pub(super) fn is_occupied(&self) -> bool {
+        !self.is_retired && (!self.live.is_empty() || self.is_finished || self.is_refilled)
+    }
+
+    /// The newest task of all.
+    pub(super) fn newest(&self) -> Option<&'a Task> {
+        self.live
+            .iter()
+            .chain(&self.history)
+            .copied()
+            .max_by_key(|t| (t.meta.created_at, &t.id))
+    }
+
+    /// Removes the replica: its tasks stop and leave no history.
+    pub(super) fn retire(&mut self, state: &State, plan: &mut Plan) {
+        self.is_retired = true;
+        for task in &self.live {
+            stop::stop(state, task, TaskState::Remove, plan);
+        }
+        for task in &self.history {
+            stop::desire(task, TaskState::Remove, plan);
+        }
+    }
+
+    /// Stops the replica, its history stays.
+    pub(super) fn shut_down(&mut self, state: &State, plan: &mut Plan) {
+        self.is_retired = true;
+        for task in &self.live {
+            stop::stop(state, task, TaskState::Shutdown, plan);
+        }
+    }
+}
+
+/// The groups of a service. Tasks that are to be removed belong to none.
+pub(super) fn groups<'a>(state: &'a State, service: &Service) -> Vec<Group<'a>> {
+    let mut groups: BTreeMap<GroupKey, Group<'a>> = BTreeMap::new();
+    let mut tasks: Vec<&Task> = state.tasks_of_service(&service.id).collect();
+    tasks.sort_by_key(|t| (t.meta.created_at, &t.id));
+    for task in tasks {
+        if task.desired == TaskState::Remove || task.drain_to == Some(TaskState::Remove) {
+            continue;
+        }
+        let key = match (&task.node_id, task.slot) {
+            (Some(node), 0) => GroupKey::Node(node.clone()),
+            (_, slot) => GroupKey::Slot(slot),
+        };
+        let group = groups.entry(key.clone()).or_insert_with(|| Group {
+            key,
+            live: Vec::new(),
+            history: Vec::new(),
+            is_finished: false,
+            is_refilled: false,
+            is_retired: false,
+        });
+        if task.is_wanted() {
+            group.live.push(task);
+        } else {
+            group.history.push(task);
+        }
+    }
+    groups.into_values().collect()
+}
+
+/// The node of a group's newest live task.
+fn node_of<'a>(group: &Group<'a>) -> Option<&'a str> {
+    let task: &'a Task = group.live.last().copied()?;
+    task.node_id.as_deref()
+}
+
+/// The groups to give up so that `wanted` are left: those without a live task first, then those not running,
+/// then those on the nodes with most tasks of the service, then the highest slots.
+pub(super) fn surplus(state: &State, groups: &[Group<'_>], wanted: u64) -> BTreeSet<GroupKey> {
+    let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+    let Some(excess) = groups.len().checked_sub(wanted).filter(|e| *e > 0) else {
+        return BTreeSet::new();
+    };
+    let mut per_node: BTreeMap<&str, usize> = BTreeMap::new();
+    for group in groups {
+        if let Some(node) = node_of(group) {
+            *per_node.entry(node).or_default() += 1;
+        }
+    }
+    let runs = |group: &Group<'_>| {
+        group
+            .live
+            .iter()
+            .any(|t| t.status.state == TaskState::Running && super::node_reports(state, t))
+    };
+    let mut left: Vec<&Group<'_>> = groups.iter().collect();
+    let mut chosen = BTreeSet::new();
+    for _ in 0..excess {
+        let rank = |group: &&Group<'_>| {
+            let load = node_of(group)
+                .and_then(|n| per_node.get(n))
+                .copied()
+                .unwrap_or(0);
+            (group.live.is_empty(), !runs(group), load, group.key.clone())
+        };
+        let Some(at) = (0..left.len()).max_by_key(|i| rank(&left[*i])) else {
+            break;
+        };
+        let group = left.swap_remove(at);
+        if let Some(count) = node_of(group).and_then(|n| per_node.get_mut(n)) {
+            *count -= 1;
+        }
+        chosen.insert(group.key.clone());
+    }
+    chosen
+}

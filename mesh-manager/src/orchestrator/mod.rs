@@ -1,0 +1,181 @@
+//! What the leader decides: how many tasks there are, which are replaced, stopped and forgotten.
+//!
+//! [`plan`] is pure: the state and the time in, changes out. `driver` runs it. Everything is
+//! level-triggered: a plan follows from the state alone, so that a new leader goes on where the
+//! old one stopped, and a change that apply has skipped is planned again.
+
+mod driver;
+mod group;
+mod liveness;
+mod reaper;
+mod restart;
+mod stop;
+mod update;
+
+pub(crate) use driver::Driver;
+pub(crate) use liveness::{Liveness, heartbeat_period};
+
+use crate::{
+    Change,
+    config::Timings,
+    state::{Node, NodeState, Service, State, Task, TaskState},
+};
+use group::{Group, GroupKey};
+
+/// What a plan depends on besides the state.
+pub(crate) struct Inputs<'a> {
+    /// Nanoseconds since the epoch.
+    pub(crate) now: i64,
+    /// Reaction times.
+    pub(crate) timings: &'a Timings,
+    /// Whether every node has applied the state of this index.
+    pub(crate) is_acknowledged: &'a dyn Fn(u64) -> bool,
+}
+
+/// Changes of one service, and when to look again without an event.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// To be proposed together: they make sense only so.
+    pub(crate) changes: Vec<Change>,
+    /// Nanoseconds since the epoch.
+    pub(crate) wake_at: Option<i64>,
+}
+
+impl Plan {
+    fn push(&mut self, change: Change) {
+        self.changes.push(change);
+    }
+
+    fn wake(&mut self, at: i64) {
+        self.wake_at = Some(self.wake_at.map_or(at, |w| w.min(at)));
+    }
+}
+
+/// Plans one service; also one that was removed but has tasks left.
+pub(crate) fn plan(state: &State, service_id: &str, inputs: &Inputs<'_>) -> Plan {
+    let mut plan = Plan::default();
+    stop::finish_drains(state, service_id, inputs, &mut plan);
+    match state.service(service_id) {
+        None => {
+            for task in state.tasks_of_service(service_id).filter(|t| t.is_wanted()) {
+                stop::stop(state, task, TaskState::Remove, &mut plan);
+            }
+            // Ended tasks of a removed service are history of nothing.
+            for task in state.tasks_of_service(service_id) {
+                if !task.is_wanted() && task.drained_at.is_none() {
+                    stop::desire(task, TaskState::Remove, &mut plan);
+                }
+            }
+        }
+        Some(service) => {
+            let mut groups = group::groups(state, service);
+            if service.is_global() {
+                plan_global(state, service, &mut groups, inputs, &mut plan);
+            } else {
+                plan_replicated(state, service, &mut groups, inputs, &mut plan);
+            }
+            update::plan(state, service, &groups, inputs, &mut plan);
+        }
+    }
+    reaper::plan(state, service_id, inputs, &mut plan);
+    plan
+}
+
+fn plan_replicated(
+    state: &State,
+    service: &Service,
+    groups: &mut [Group<'_>],
+    inputs: &Inputs<'_>,
+    plan: &mut Plan,
+) {
+    let wanted = service.replicas();
+    let surplus = group::surplus(state, groups, wanted);
+    for group in groups.iter_mut() {
+        if surplus.contains(&group.key) {
+            group.retire(state, plan);
+        } else {
+            restart::plan(state, service, group, inputs, plan);
+        }
+    }
+    // Slots without a task: those past the wanted number were given up earlier.
+    let mut occupied = groups.iter().filter(|g| g.is_occupied()).count() as u64;
+    let mut slot = 1;
+    while occupied < wanted {
+        let key = GroupKey::Slot(slot);
+        if !groups.iter().any(|g| g.key == key && g.is_occupied()) {
+            plan.push(Change::CreateTask {
+                service_id: service.id.clone(),
+                slot,
+                node_id: None,
+                desired: TaskState::Running,
+                start_after: None,
+            });
+            occupied += 1;
+        }
+        slot += 1;
+    }
+}
+
+fn plan_global(
+    state: &State,
+    service: &Service,
+    groups: &mut [Group<'_>],
+    inputs: &Inputs<'_>,
+    plan: &mut Plan,
+) {
+    let placement = service
+        .spec
+        .task_template
+        .as_ref()
+        .and_then(|t| t.placement.as_ref());
+    let fits = |node: &Node| crate::scheduler::fits_node(placement, node);
+    for group in groups.iter_mut() {
+        let node = match &group.key {
+            GroupKey::Node(id) => state.node(id),
+            GroupKey::Slot(_) => None,
+        };
+        match node {
+            Some(node) if node.keeps_tasks() && fits(node) => {
+                restart::plan(state, service, group, inputs, plan);
+            }
+            // A node that is down keeps its task on paper, told to stop when it comes back.
+            Some(node) if node.state == NodeState::Down => group.shut_down(state, plan),
+            _ => group.retire(state, plan),
+        }
+    }
+    for node in state.nodes().filter(|n| n.takes_tasks() && fits(n)) {
+        let key = GroupKey::Node(node.id.clone());
+        if !groups.iter().any(|g| g.key == key && g.is_occupied()) {
+            plan.push(Change::CreateTask {
+                service_id: service.id.clone(),
+                slot: 0,
+                node_id: Some(node.id.clone()),
+                desired: TaskState::Running,
+                start_after: None,
+            });
+        }
+    }
+}
+
+/// Whether a task's node can go on running it.
+fn node_keeps(state: &State, service: &Service, task: &Task) -> bool {
+    let Some(id) = task.node_id.as_deref() else {
+        return true;
+    };
+    let placement = service
+        .spec
+        .task_template
+        .as_ref()
+        .and_then(|t| t.placement.as_ref());
+    state
+        .node(id)
+        .is_some_and(|node| node.keeps_tasks() && crate::scheduler::fits_node(placement, node))
+}
+
+/// Whether a task's node is known and not down: it will report the task's end.
+fn node_reports(state: &State, task: &Task) -> bool {
+    task.node_id
+        .as_deref()
+        .and_then(|id| state.node(id))
+        .is_some_and(|n| n.state != NodeState::Down)
+}

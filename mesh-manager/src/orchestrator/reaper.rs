@@ -1,0 +1,78 @@
+//! Forgets tasks: those to be removed once they have stopped, and history beyond the limit.
+
+use super::{Inputs, Plan, group::GroupKey, restart};
+use crate::{
+    Change,
+    state::{NodeState, State, Task, TaskState},
+};
+use std::collections::BTreeMap;
+
+/// Tasks kept per slot if the cluster does not say.
+const DEFAULT_HISTORY: usize = 5;
+
+pub(super) fn plan(state: &State, service_id: &str, inputs: &Inputs<'_>, plan: &mut Plan) {
+    let mut groups: BTreeMap<GroupKey, Vec<&Task>> = BTreeMap::new();
+    for task in state.tasks_of_service(service_id) {
+        orphan(state, task, inputs, plan);
+        if task.desired == TaskState::Remove {
+            // A task that no node knows of will never be reported.
+            if task.status.state.is_terminal() || task.status.state < TaskState::Assigned {
+                plan.push(Change::DeleteTask {
+                    task_id: task.id.clone(),
+                });
+            }
+            continue;
+        }
+        let key = match (&task.node_id, task.slot) {
+            (Some(node), 0) => GroupKey::Node(node.clone()),
+            (_, slot) => GroupKey::Slot(slot),
+        };
+        groups.entry(key).or_default().push(task);
+    }
+    let Some(service) = state.service(service_id) else {
+        return;
+    };
+    let configured = state
+        .cluster()
+        .and_then(|c| c.spec.orchestration.as_ref())
+        .and_then(|o| o.task_history_retention_limit)
+        .map_or(DEFAULT_HISTORY, |l| usize::try_from(l).unwrap_or(0));
+    let limit = restart::history_needed(service).unwrap_or(configured);
+    for mut tasks in groups.into_values() {
+        let excess = tasks.len().saturating_sub(limit.max(1));
+        tasks.sort_by_key(|t| (t.meta.created_at, &t.id));
+        let ended = |t: &&Task| t.desired == TaskState::Shutdown && t.status.state.is_terminal();
+        for task in tasks.into_iter().filter(ended).take(excess) {
+            plan.push(Change::DeleteTask {
+                task_id: task.id.clone(),
+            });
+        }
+    }
+}
+
+/// Gives up a task whose node has been down for too long or is no more.
+fn orphan(state: &State, task: &Task, inputs: &Inputs<'_>, plan: &mut Plan) {
+    if task.status.state.is_terminal() || task.status.state < TaskState::Assigned {
+        return;
+    }
+    let Some(node_id) = &task.node_id else { return };
+    let after = i64::try_from(inputs.timings.orphan_after.as_nanos()).unwrap_or(i64::MAX);
+    let is_lost = match state.node(node_id) {
+        None => true,
+        Some(node) if node.state == NodeState::Down => {
+            let due = node.state_since.saturating_add(after);
+            if inputs.now < due {
+                plan.wake(due);
+            }
+            inputs.now >= due
+        }
+        Some(_) => false,
+    };
+    if is_lost {
+        plan.push(Change::SetStatus {
+            task_id: task.id.clone(),
+            state: TaskState::Orphaned,
+            error: "the node has been gone for too long".to_owned(),
+        });
+    }
+}

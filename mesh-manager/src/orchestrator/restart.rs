@@ -1,0 +1,152 @@
+//! The restart supervisor: replaces tasks that ended or whose node is gone, and lets replacements
+//! start in time.
+
+use super::{Group, GroupKey, Inputs, Plan, node_keeps, node_reports, stop};
+use crate::{
+    Change,
+    state::{Service, State, Task, TaskState},
+};
+use mesh_api::engine::{TaskSpecRestartPolicy, TaskSpecRestartPolicyConditionEnum as Condition};
+
+/// Default delay between a task's end and its replacement's start: 5 s in nanoseconds.
+pub(super) const DEFAULT_DELAY: i64 = 5_000_000_000;
+/// A replacement waits at most this long for the old task to stop: one minute.
+const MAX_WAIT: i64 = 60_000_000_000;
+
+fn policy(service: &Service) -> Option<&TaskSpecRestartPolicy> {
+    service
+        .spec
+        .task_template
+        .as_ref()
+        .and_then(|t| t.restart_policy.as_ref())
+}
+
+/// Tasks that a group needs as history to count its restarts.
+pub(super) fn history_needed(service: &Service) -> Option<usize> {
+    let attempts = policy(service)
+        .and_then(|p| p.max_attempts)
+        .filter(|a| *a > 0)?;
+    usize::try_from(attempts).ok()?.checked_add(1)
+}
+
+/// Whether the policy wants another task after `task`.
+fn should_restart(service: &Service, group: &Group<'_>, task: &Task, now: i64) -> bool {
+    let policy = policy(service);
+    // An out-of-date task says nothing of the new spec.
+    if task.spec_version != service.spec_version {
+        return true;
+    }
+    let is_wanted = match policy.and_then(|p| p.condition) {
+        Some(Condition::NONE) => false,
+        Some(Condition::ON_FAILURE) => task.status.state != TaskState::Complete,
+        Some(Condition::ANY | Condition::EMPTY) | None => true,
+    };
+    let Some(attempts) = policy.and_then(|p| p.max_attempts).filter(|a| *a > 0) else {
+        return is_wanted;
+    };
+    let window = policy.and_then(|p| p.window).unwrap_or(0);
+    let counts = |t: &&&Task| {
+        t.spec_version == service.spec_version && (window <= 0 || now - t.meta.created_at < window)
+    };
+    let made = group
+        .live
+        .iter()
+        .chain(&group.history)
+        .filter(counts)
+        .count();
+    let restarts = i64::try_from(made).unwrap_or(i64::MAX) - 1;
+    is_wanted && restarts < attempts
+}
+
+/// Looks after one replica.
+pub(super) fn plan(
+    state: &State,
+    service: &Service,
+    group: &mut Group<'_>,
+    inputs: &Inputs<'_>,
+    plan: &mut Plan,
+) {
+    let now = inputs.now;
+    let mut lost: Option<(&Task, bool)> = None;
+    for task in &group.live {
+        if task.status.state.is_terminal() {
+            stop::desire(task, TaskState::Shutdown, plan);
+            lost = Some((task, true));
+        } else if !node_keeps(state, service, task) {
+            stop::stop(state, task, TaskState::Shutdown, plan);
+            lost = Some((task, false));
+        }
+    }
+    let is_lost = |t: &Task| t.status.state.is_terminal() || !node_keeps(state, service, t);
+    let has_more = group.live.iter().any(|t| !is_lost(t));
+    if let (Some((task, has_ended)), false) = (lost, has_more) {
+        if should_restart(service, group, task, now) {
+            let delay = if has_ended {
+                policy(service)
+                    .and_then(|p| p.delay)
+                    .unwrap_or(DEFAULT_DELAY)
+                    .max(0)
+            } else {
+                0
+            };
+            plan.push(replacement(
+                service,
+                &group.key,
+                Some(now.saturating_add(delay)),
+            ));
+            group.is_refilled = true;
+        } else {
+            group.is_finished = true;
+        }
+        return;
+    }
+    if group.live.is_empty() {
+        // The last task ended earlier and was not replaced: finished, unless the spec changed.
+        if let Some(newest) = group.newest() {
+            group.is_finished =
+                newest.status.state.is_terminal() && !should_restart(service, group, newest, now);
+        }
+        return;
+    }
+    start_waiting(state, group, now, plan);
+}
+
+/// A task that waits for its predecessor and its time.
+pub(super) fn replacement(service: &Service, key: &GroupKey, start_after: Option<i64>) -> Change {
+    let (slot, node_id) = match key {
+        GroupKey::Slot(slot) => (*slot, None),
+        GroupKey::Node(id) => (0, Some(id.clone())),
+    };
+    Change::CreateTask {
+        service_id: service.id.clone(),
+        slot,
+        node_id,
+        desired: TaskState::Ready,
+        start_after,
+    }
+}
+
+/// Starts waiting tasks whose time has come and whose predecessor has stopped.
+fn start_waiting(state: &State, group: &Group<'_>, now: i64, plan: &mut Plan) {
+    for task in group.live.iter().filter(|t| t.desired == TaskState::Ready) {
+        let start = task.start_after.unwrap_or(0);
+        if now < start {
+            plan.wake(start);
+            continue;
+        }
+        let limit = start.max(task.meta.created_at).saturating_add(MAX_WAIT);
+        let still_runs = group.history.iter().any(|old| {
+            old.meta.created_at <= task.meta.created_at
+                && !old.status.state.is_terminal()
+                && old.status.state >= TaskState::Assigned
+                && node_reports(state, old)
+        });
+        if !still_runs || now >= limit {
+            plan.push(Change::Start {
+                task_id: task.id.clone(),
+            });
+        } else {
+            plan.wake(limit);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Rolling updates: replaces out-of-date tasks, a few at a time, and watches how the new ones do.
+
+use super::{Group, Inputs, Plan, restart, stop};
+use crate::{
+    Change,
+    state::{Service, State, Task, TaskState},
+};
+use mesh_api::engine::{
+    ServiceSpecRollbackConfigFailureActionEnum as RollbackAction,
+    ServiceSpecRollbackConfigOrderEnum as RollbackOrder,
+    ServiceSpecUpdateConfigFailureActionEnum as UpdateAction,
+    ServiceSpecUpdateConfigOrderEnum as UpdateOrder, ServiceUpdateStatusStateEnum as Status,
+};
+
+/// A new task that ends within this time fails the update: 5 s in nanoseconds.
+const DEFAULT_MONITOR: i64 = 5_000_000_000;
+
+/// What to do when too many new tasks fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Pause,
+    Continue,
+    Rollback,
+}
+
+/// The settings of an update or of a rollback.
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    /// 0: all at once.
+    parallelism: usize,
+    delay: i64,
+    monitor: i64,
+    ratio: f64,
+    start_first: bool,
+    action: Action,
+}
+
+impl Settings {
+    fn of(service: &Service, is_rollback: bool) -> Self {
+        let count = |p: Option<i64>| p.map_or(1, |p| usize::try_from(p).unwrap_or(1));
+        let monitor = |m: Option<i64>| m.filter(|m| *m > 0).unwrap_or(DEFAULT_MONITOR);
+        if is_rollback {
+            let config = service.spec.rollback_config.clone().unwrap_or_default();
+            return Self {
+                parallelism: count(config.parallelism),
+                delay: config.delay.unwrap_or(0),
+                monitor: monitor(config.monitor),
+                ratio: config.max_failure_ratio.unwrap_or(0.0),
+                start_first: config.order == Some(RollbackOrder::START_FIRST),
+                action: match config.failure_action {
+                    Some(RollbackAction::CONTINUE) => Action::Continue,
+                    _ => Action::Pause,
+                },
+            };
+        }
+        let config = service.spec.update_config.clone().unwrap_or_default();
+        Self {
+            parallelism: count(config.parallelism),
+            delay: config.delay.unwrap_or(0),
+            monitor: monitor(config.monitor),
+            ratio: config.max_failure_ratio.unwrap_or(0.0),
+            start_first: config.order == Some(UpdateOrder::START_FIRST),
+            action: match config.failure_action {
+                Some(UpdateAction::CONTINUE) => Action::Continue,
+                Some(UpdateAction::ROLLBACK) => Action::Rollback,
+                _ => Action::Pause,
+            },
+        }
+    }
+}
+
+pub(super) fn plan(
+    state: &State,
+    service: &Service,
+    groups: &[Group<'_>],
+    inputs: &Inputs<'_>,
+    plan: &mut Plan,
+) {
+    let status = service.update.as_ref().map(|u| u.state);
+    if matches!(status, Some(Status::PAUSED | Status::ROLLBACK_PAUSED)) {
+        return;
+    }
+    let is_rollback = status == Some(Status::ROLLBACK_STARTED);
+    let settings = Settings::of(service, is_rollback);
+    let groups: Vec<&Group<'_>> = groups.iter().filter(|g| !g.is_retired).collect();
+    let is_dirty = |task: &Task| task.spec_version != service.spec_version;
+    let is_running = matches!(status, Some(Status::UPDATING | Status::ROLLBACK_STARTED));
+    if is_running && has_failed(service, &groups, settings) {
+        plan.push(failure(service, is_rollback, settings.action));
+        return;
+    }
+
+    let mut in_progress = 0;
+    let mut latest_start = i64::MIN;
+    let mut dirty: Vec<&Group<'_>> = Vec::new();
+    for group in &groups {
+        if group.is_refilled {
+            in_progress += 1;
+            continue;
+        }
+        let clean = group.live.iter().filter(|t| !is_dirty(t)).next_back();
+        let has_dirty = group.live.iter().any(|t| is_dirty(t));
+        match clean {
+            Some(task) if task.status.state == TaskState::Running => {
+                // Start first: the new one runs, the old ones may go.
+                for old in group.live.iter().filter(|t| is_dirty(t)) {
+                    stop::stop(state, old, TaskState::Shutdown, plan);
+                }
+                latest_start = latest_start.max(task.running_since.unwrap_or(inputs.now));
+                // A predecessor that is on its way out still counts: never fewer than wanted.
+                if has_dirty {
+                    in_progress += 1;
+                }
+            }
+            Some(_) => in_progress += 1,
+            None if has_dirty => dirty.push(group),
+            None => {}
+        }
+    }
+    if dirty.is_empty() {
+        if is_running && in_progress == 0 {
+            complete(service, is_rollback, latest_start, settings, inputs, plan);
+        }
+        return;
+    }
+    if settings.delay > 0 && latest_start > i64::MIN {
+        let next = latest_start.saturating_add(settings.delay);
+        if inputs.now < next {
+            plan.wake(next);
+            return;
+        }
+    }
+    let room = match settings.parallelism {
+        0 => dirty.len(),
+        parallelism => parallelism.saturating_sub(in_progress),
+    };
+    for group in dirty.into_iter().take(room) {
+        if settings.start_first {
+            let Change::CreateTask {
+                service_id,
+                slot,
+                node_id,
+                ..
+            } = restart::replacement(service, &group.key, None)
+            else {
+                continue;
+            };
+            let desired = TaskState::Running;
+            plan.push(Change::CreateTask {
+                service_id,
+                slot,
+                node_id,
+                desired,
+                start_after: None,
+            });
+        } else {
+            for old in &group.live {
+                stop::stop(state, old, TaskState::Shutdown, plan);
+            }
+            plan.push(restart::replacement(service, &group.key, None));
+        }
+    }
+}
+
+/// Whether more new tasks failed within the monitor period than is allowed.
+fn has_failed(service: &Service, groups: &[&Group<'_>], settings: Settings) -> bool {
+    if settings.action == Action::Continue || groups.is_empty() {
+        return false;
+    }
+    let failed_early = |task: &&&Task| {
+        task.spec_version == service.spec_version
+            && matches!(
+                task.status.state,
+                TaskState::Failed | TaskState::Rejected | TaskState::Complete
+            )
+            && task
+                .running_since
+                .is_none_or(|s| task.meta.updated_at - s < settings.monitor)
+    };
+    let failures = groups
+        .iter()
+        .filter(|g| g.live.iter().chain(&g.history).any(|t| failed_early(&t)))
+        .count();
+    failures as f64 / groups.len() as f64 > settings.ratio
+}
+
+fn failure(service: &Service, is_rollback: bool, action: Action) -> Change {
+    let because = "update paused due to failure or early termination of task";
+    let (service_id, spec_version) = (service.id.clone(), service.spec_version);
+    match action {
+        Action::Rollback if !is_rollback && service.previous_spec.is_some() => Change::Rollback {
+            service_id,
+            spec_version,
+            message: "update rolled back due to failure or early termination of task".to_owned(),
+        },
+        _ if is_rollback => Change::UpdateStatus {
+            service_id,
+            spec_version,
+            state: Status::ROLLBACK_PAUSED,
+            message: format!("rollback {because}"),
+        },
+        _ => Change::UpdateStatus {
+            service_id,
+            spec_version,
+            state: Status::PAUSED,
+            message: because.to_owned(),
+        },
+    }
+}
+
+fn complete(
+    service: &Service,
+    is_rollback: bool,
+    latest_start: i64,
+    settings: Settings,
+    inputs: &Inputs<'_>,
+    plan: &mut Plan,
+) {
+    // The last ones have to prove themselves as well.
+    let proven = latest_start.saturating_add(settings.monitor);
+    if inputs.now < proven {
+        plan.wake(proven);
+        return;
+    }
+    let (state, message) = if is_rollback {
+        (Status::ROLLBACK_COMPLETED, "rollback completed")
+    } else {
+        (Status::COMPLETED, "update completed")
+    };
+    plan.push(Change::UpdateStatus {
+        service_id: service.id.clone(),
+        spec_version: service.spec_version,
+        state,
+        message: message.to_owned(),
+    });
+}

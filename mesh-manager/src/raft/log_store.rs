@@ -1,0 +1,254 @@
+//! Log, vote and snapshot in one redb file. Every write is on disk when it is acknowledged, so that
+//! a process that is killed at any moment loses nothing it has answered for.
+
+use super::types::{Entry, LogId, StorageError, TypeConfig, Vote};
+use crate::ManagerError;
+use openraft::{
+    AnyError, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogId, RaftLogReader,
+    StorageIOError,
+    storage::{LogFlushed, RaftLogStorage},
+};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    fmt::Debug,
+    ops::{Bound, RangeBounds},
+    path::Path,
+    sync::Arc,
+};
+
+const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+
+const VOTE: &str = "vote";
+const PURGED: &str = "purged";
+const SNAPSHOT_META: &str = "snapshot-meta";
+const SNAPSHOT_DATA: &str = "snapshot-data";
+
+/// Any failure below openraft.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// The file.
+#[derive(Debug, Clone)]
+pub(super) struct LogStore {
+    db: Arc<Database>,
+}
+
+fn storage_error(
+    subject: ErrorSubject<u64>,
+    verb: ErrorVerb,
+    error: impl AsRef<dyn std::error::Error + Send + Sync>,
+) -> StorageError {
+    let error = AnyError::error(error.as_ref().to_string());
+    StorageError::IO {
+        source: StorageIOError::new(subject, verb, error),
+    }
+}
+
+impl LogStore {
+    /// Opens or makes the file.
+    pub(super) fn open(path: &Path) -> Result<Self, ManagerError> {
+        let open = || -> Result<Database, Failure> {
+            let db = Database::create(path)?;
+            let txn = db.begin_write()?;
+            txn.open_table(LOG)?;
+            txn.open_table(META)?;
+            txn.commit()?;
+            Ok(db)
+        };
+        let db = open().map_err(|e| {
+            ManagerError::internal(&format!("cannot open the raft log {}", path.display()), e)
+        })?;
+        Ok(Self { db: Arc::new(db) })
+    }
+
+    fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Failure> {
+        let table = self.db.begin_read()?.open_table(META)?;
+        let value = table.get(key)?;
+        Ok(value
+            .map(|v| serde_json::from_slice(v.value()))
+            .transpose()?)
+    }
+
+    /// Runs a write transaction on a thread that may block; it is on disk when this returns.
+    async fn write(
+        &self,
+        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), Failure> + Send + 'static,
+    ) -> Result<(), Failure> {
+        let db = self.db.clone();
+        tokio::task::spawn_blocking(move || {
+            let txn = db.begin_write()?;
+            change(&txn)?;
+            txn.commit()?;
+            Ok(())
+        })
+        .await?
+    }
+
+    async fn put(&self, key: &'static str, value: &impl Serialize) -> Result<(), Failure> {
+        let bytes = serde_json::to_vec(value)?;
+        self.write(move |txn| {
+            txn.open_table(META)?.insert(key, bytes.as_slice())?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The stored snapshot: what openraft knows of it, and the state.
+    pub(super) fn snapshot<M: DeserializeOwned>(&self) -> Result<Option<(M, Vec<u8>)>, Failure> {
+        let table = self.db.begin_read()?.open_table(META)?;
+        let (Some(meta), Some(data)) = (table.get(SNAPSHOT_META)?, table.get(SNAPSHOT_DATA)?)
+        else {
+            return Ok(None);
+        };
+        Ok(Some((
+            serde_json::from_slice(meta.value())?,
+            data.value().to_vec(),
+        )))
+    }
+
+    /// Replaces the stored snapshot.
+    pub(super) async fn put_snapshot(
+        &self,
+        meta: &impl Serialize,
+        data: Vec<u8>,
+    ) -> Result<(), Failure> {
+        let meta = serde_json::to_vec(meta)?;
+        self.write(move |txn| {
+            let mut table = txn.open_table(META)?;
+            table.insert(SNAPSHOT_META, meta.as_slice())?;
+            table.insert(SNAPSHOT_DATA, data.as_slice())?;
+            Ok(())
+        })
+        .await
+    }
+
+    fn last(&self) -> Result<Option<LogId>, Failure> {
+        let table = self.db.begin_read()?.open_table(LOG)?;
+        let Some((_, value)) = table.last()? else {
+            return Ok(None);
+        };
+        let entry: Entry = serde_json::from_slice(value.value())?;
+        Ok(Some(*entry.get_log_id()))
+    }
+
+    fn range(&self, range: impl RangeBounds<u64>) -> Result<Vec<Entry>, Failure> {
+        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
+        let is_empty = match bounds {
+            (Bound::Included(s), Bound::Excluded(e)) => s >= e,
+            (Bound::Included(s), Bound::Included(e)) => s > e,
+            _ => false,
+        };
+        if is_empty {
+            return Ok(Vec::new());
+        }
+        let table = self.db.begin_read()?.open_table(LOG)?;
+        let mut entries = Vec::new();
+        for row in table.range::<u64>(bounds)? {
+            entries.push(serde_json::from_slice(row?.1.value())?);
+        }
+        Ok(entries)
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, StorageError> {
+        self.range(range)
+            .map_err(|e| storage_error(ErrorSubject::Logs, ErrorVerb::Read, e))
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
+        let read = || -> Result<LogState<TypeConfig>, Failure> {
+            let purged: Option<LogId> = self.get(PURGED)?;
+            let last = self.last()?.or(purged);
+            Ok(LogState {
+                last_purged_log_id: purged,
+                last_log_id: last,
+            })
+        };
+        read().map_err(|e| storage_error(ErrorSubject::Logs, ErrorVerb::Read, e))
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        self.put(VOTE, vote)
+            .await
+            .map_err(|e| storage_error(ErrorSubject::Vote, ErrorVerb::Write, e))
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        self.get(VOTE)
+            .map_err(|e| storage_error(ErrorSubject::Vote, ErrorVerb::Read, e))
+    }
+
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<TypeConfig>,
+    ) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let encode = |entry: Entry| -> Result<(u64, Vec<u8>), Failure> {
+            Ok((entry.get_log_id().index, serde_json::to_vec(&entry)?))
+        };
+        let rows = entries
+            .into_iter()
+            .map(encode)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| storage_error(ErrorSubject::Logs, ErrorVerb::Write, e))?;
+        let written = self
+            .write(move |txn| {
+                let mut table = txn.open_table(LOG)?;
+                for (index, bytes) in &rows {
+                    table.insert(index, bytes.as_slice())?;
+                }
+                Ok(())
+            })
+            .await;
+        match written {
+            Ok(()) => {
+                callback.log_io_completed(Ok(()));
+                Ok(())
+            }
+            Err(error) => Err(storage_error(ErrorSubject::Logs, ErrorVerb::Write, error)),
+        }
+    }
+
+    async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        self.write(move |txn| {
+            txn.open_table(LOG)?
+                .retain_in(log_id.index.., |_, _| false)?;
+            Ok(())
+        })
+        .await
+        .map_err(|e| storage_error(ErrorSubject::Logs, ErrorVerb::Delete, e))
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        let purge = async {
+            let bytes = serde_json::to_vec(&log_id)?;
+            self.write(move |txn| {
+                txn.open_table(META)?.insert(PURGED, bytes.as_slice())?;
+                txn.open_table(LOG)?
+                    .retain_in(..=log_id.index, |_, _| false)?;
+                Ok(())
+            })
+            .await
+        };
+        purge
+            .await
+            .map_err(|e: Failure| storage_error(ErrorSubject::Logs, ErrorVerb::Delete, e))
+    }
+}

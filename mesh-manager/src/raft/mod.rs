@@ -1,0 +1,13 @@
+//! Consensus and storage behind one trait: the rest of the manager knows [`Consensus`], not
+//! openraft.
+
+mod consensus;
+mod log_store;
+mod network;
+mod state_machine;
+mod store;
+mod types;
+
+pub(crate) use consensus::{Consensus, Leadership, OpenRaft, Peer, PeerMessage};
+pub(crate) use network::MAX_MESSAGE;
+pub(crate) use store::Store;

@@ -1,0 +1,172 @@
+//! Openraft's state machine around the pure [`crate::apply`], with snapshots.
+
+use super::{
+    Store,
+    log_store::LogStore,
+    types::{
+        Batch, Entry, LogId, Outcomes, Snapshot, SnapshotMeta, StorageError, StoredMembership,
+        TypeConfig,
+    },
+};
+use crate::{ManagerError, apply, state::State};
+use openraft::{
+    AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError,
+    storage::RaftStateMachine,
+};
+use std::{io::Cursor, sync::Arc};
+
+/// The replicated state with what Raft remembers of it.
+#[derive(Debug)]
+pub(super) struct StateMachine {
+    store: Arc<Store>,
+    log: LogStore,
+    last_applied: Option<LogId>,
+    membership: StoredMembership,
+}
+
+fn read_error(error: impl ToString) -> StorageError {
+    StorageError::IO {
+        source: StorageIOError::read_snapshot(None, AnyError::error(error.to_string())),
+    }
+}
+
+fn write_error(error: impl ToString) -> StorageError {
+    StorageError::IO {
+        source: StorageIOError::write_snapshot(None, AnyError::error(error.to_string())),
+    }
+}
+
+impl StateMachine {
+    /// Reads the stored snapshot into `store`; openraft then applies the log that follows.
+    pub(super) fn open(store: Arc<Store>, log: LogStore) -> Result<Self, ManagerError> {
+        let mut machine = Self {
+            store,
+            log,
+            last_applied: None,
+            membership: StoredMembership::default(),
+        };
+        let damaged = |e: String| ManagerError::internal("cannot read the raft snapshot", e);
+        let stored = machine
+            .log
+            .snapshot::<SnapshotMeta>()
+            .map_err(|e| damaged(e.to_string()))?;
+        if let Some((meta, data)) = stored {
+            machine
+                .replace(&meta, &data)
+                .map_err(|e| damaged(e.to_string()))?;
+        }
+        Ok(machine)
+    }
+
+    fn replace(&mut self, meta: &SnapshotMeta, data: &[u8]) -> Result<(), serde_json::Error> {
+        let mut state: State = serde_json::from_slice(data)?;
+        state.rebuild_indexes();
+        let index = state.index();
+        *self.store.write() = state;
+        self.last_applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.store.publish(index, Vec::new());
+        Ok(())
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
+        Ok((self.last_applied, self.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Outcomes>, StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut results = Vec::new();
+        let (index, events) = {
+            let mut state = self.store.write();
+            for entry in entries {
+                self.last_applied = Some(entry.log_id);
+                results.push(match entry.payload {
+                    EntryPayload::Normal(Batch(proposals)) => Outcomes(
+                        proposals
+                            .iter()
+                            .map(|p| apply::apply(&mut state, entry.log_id.index, p))
+                            .collect(),
+                    ),
+                    EntryPayload::Membership(membership) => {
+                        self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                        Outcomes::default()
+                    }
+                    EntryPayload::Blank => Outcomes::default(),
+                });
+                state.index = entry.log_id.index;
+            }
+            (state.index(), state.take_events())
+        };
+        self.store.publish(index, events);
+        Ok(results)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder {
+            state: self.store.read().clone(),
+            log: self.log.clone(),
+            last_applied: self.last_applied,
+            membership: self.membership.clone(),
+        }
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
+        Ok(Box::new(Cursor::new(Vec::new())))
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: Box<Cursor<Vec<u8>>>,
+    ) -> Result<(), StorageError> {
+        let data = snapshot.into_inner();
+        self.replace(meta, &data).map_err(read_error)?;
+        self.log.put_snapshot(meta, data).await.map_err(write_error)
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
+        let stored = self.log.snapshot::<SnapshotMeta>().map_err(read_error)?;
+        Ok(stored.map(|(meta, data)| Snapshot {
+            meta,
+            snapshot: Box::new(Cursor::new(data)),
+        }))
+    }
+}
+
+/// A copy of the state between two applies.
+#[derive(Debug)]
+pub(super) struct Builder {
+    state: State,
+    log: LogStore,
+    last_applied: Option<LogId>,
+    membership: StoredMembership,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
+        let data = serde_json::to_vec(&self.state).map_err(write_error)?;
+        let name = self
+            .last_applied
+            .map(|l| format!("{}-{}", l.leader_id.term, l.index));
+        let meta = SnapshotMeta {
+            last_log_id: self.last_applied,
+            last_membership: self.membership.clone(),
+            snapshot_id: name.unwrap_or_default(),
+        };
+        self.log
+            .put_snapshot(&meta, data.clone())
+            .await
+            .map_err(write_error)?;
+        Ok(Snapshot {
+            meta,
+            snapshot: Box::new(Cursor::new(data)),
+        })
+    }
+}

@@ -1,0 +1,53 @@
+//! The applied state, shared between the state machine that writes it and all who read it.
+
+use crate::state::{Event, State};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::{broadcast, watch};
+
+/// Events kept for a slow receiver; one that lags further is told so and reads the state anew.
+const EVENT_BACKLOG: usize = 16 * 1024;
+
+/// The state with its feeds.
+#[derive(Debug)]
+pub(crate) struct Store {
+    state: RwLock<State>,
+    events: broadcast::Sender<Event>,
+    index: watch::Sender<u64>,
+}
+
+impl Store {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: RwLock::new(State::default()),
+            events: broadcast::Sender::new(EVENT_BACKLOG),
+            index: watch::Sender::new(0),
+        }
+    }
+
+    /// The state, for reading. A panic while writing poisons nothing: apply does not panic half-way
+    /// through an object.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(|e| e.into_inner())
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Tells of what was applied. Call it without the lock.
+    pub(super) fn publish(&self, index: u64, events: Vec<Event>) {
+        for event in events {
+            // Nobody listens: fine.
+            let _ = self.events.send(event);
+        }
+        self.index.send_replace(index);
+    }
+
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    pub(crate) fn index(&self) -> watch::Receiver<u64> {
+        self.index.subscribe()
+    }
+}

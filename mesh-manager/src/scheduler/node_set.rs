@@ -1,0 +1,105 @@
+//! The nodes with what runs on them, kept up while a batch of tasks is placed.
+
+use super::{constraint, filter::Reserved};
+use crate::state::{Node, Protocol, State, Task, TaskState};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Failures of a service on a node within [`FAILURE_WINDOW`] that make the node a last resort.
+const MAX_FAILURES: usize = 5;
+/// Five minutes, in nanoseconds.
+const FAILURE_WINDOW: i64 = 5 * 60 * 1_000_000_000;
+
+/// A node and its load.
+#[derive(Debug)]
+pub(super) struct Candidate<'a> {
+    pub(super) node: &'a Node,
+    /// Tasks in all that have not ended.
+    pub(super) tasks: u64,
+    pub(super) reserved: Reserved,
+    pub(super) host_ports: BTreeSet<(Protocol, u16)>,
+    by_service: BTreeMap<String, u64>,
+}
+
+impl Candidate<'_> {
+    /// Tasks of a service that have not ended.
+    pub(super) fn tasks_of(&self, service_id: &str) -> u64 {
+        self.by_service.get(service_id).copied().unwrap_or(0)
+    }
+
+    /// The value of a spread descriptor; the empty string when the label is missing.
+    pub(super) fn label(&self, descriptor: &str) -> String {
+        constraint::label(self.node, descriptor).unwrap_or_default()
+    }
+
+    fn add(&mut self, task: &Task) {
+        self.tasks += 1;
+        *self.by_service.entry(task.service_id.clone()).or_default() += 1;
+        let reserved = Reserved::of(task);
+        self.reserved.nano_cpus += reserved.nano_cpus;
+        self.reserved.memory_bytes += reserved.memory_bytes;
+        self.host_ports
+            .extend(task.host_ports.iter().map(|p| (p.protocol, p.published)));
+    }
+}
+
+/// Every node.
+#[derive(Debug)]
+pub(super) struct NodeSet<'a> {
+    candidates: Vec<Candidate<'a>>,
+}
+
+impl<'a> NodeSet<'a> {
+    pub(super) fn build(state: &'a State) -> Self {
+        let candidate = |node: &'a Node| {
+            let mut candidate = Candidate {
+                node,
+                tasks: 0,
+                reserved: Reserved::default(),
+                host_ports: BTreeSet::new(),
+                by_service: BTreeMap::new(),
+            };
+            // A task that is told to stop still holds its resources, but what it leaves behind
+            // must not push its replacement away from the node.
+            state
+                .tasks_of_node(&node.id)
+                .filter(|t| !t.status.state.is_terminal() && t.status.state >= TaskState::Assigned)
+                .filter(|t| t.is_wanted())
+                .for_each(|t| candidate.add(t));
+            candidate
+        };
+        Self {
+            candidates: state.nodes().map(candidate).collect(),
+        }
+    }
+
+    pub(super) fn candidates(&self) -> &[Candidate<'a>] {
+        &self.candidates
+    }
+
+    /// Counts a task on a node; returns the node's id.
+    pub(super) fn assign(&mut self, index: usize, task: &Task) -> String {
+        let candidate = &mut self.candidates[index];
+        candidate.add(task);
+        candidate.node.id.clone()
+    }
+
+    /// Whether the service failed often on this node of late.
+    pub(super) fn fails_often(
+        &self,
+        state: &State,
+        candidate: &Candidate<'_>,
+        task: &Task,
+        now: i64,
+    ) -> bool {
+        let is_recent_failure = |t: &&Task| {
+            matches!(t.status.state, TaskState::Failed | TaskState::Rejected)
+                && t.node_id.as_deref() == Some(candidate.node.id.as_str())
+                && now - t.status.timestamp < FAILURE_WINDOW
+        };
+        state
+            .tasks_of_service(&task.service_id)
+            .filter(is_recent_failure)
+            .count()
+            >= MAX_FAILURES
+    }
+}

@@ -1,0 +1,149 @@
+//! `NodeCA`: shows the root and signs certificates for those who hold a token or a certificate.
+
+use super::auth;
+use crate::{AddNode, ManagerError, Operation, core::Core, state::Cluster};
+use mesh_api::{
+    engine::NodeSpecAvailabilityEnum as Availability,
+    proto::{
+        GetRootCaRequest, GetRootCaResponse, IssueNodeCertificateRequest,
+        IssueNodeCertificateResponse, node_ca_server::NodeCa,
+    },
+};
+use mesh_pki::{Role, RootCa, new_id};
+use sha2::{Digest, Sha256};
+use std::{sync::Arc, time::Duration};
+use tonic::{Request, Response, Status};
+
+pub(super) struct Service(pub(super) Arc<Core>);
+
+/// Compares secrets by their digests, so that the time taken tells nothing of them.
+fn is_same_secret(a: &str, b: &str) -> bool {
+    Sha256::digest(a.as_bytes()) == Sha256::digest(b.as_bytes())
+}
+
+impl Service {
+    fn cluster(&self) -> Result<Cluster, Status> {
+        let state = self.0.store.read();
+        state
+            .cluster()
+            .cloned()
+            .ok_or_else(|| Status::unavailable("the swarm has no leader yet"))
+    }
+
+    /// Id and role of the caller's new certificate; a node that is new is added.
+    async fn admit(
+        &self,
+        cluster: &Cluster,
+        request: &Request<IssueNodeCertificateRequest>,
+    ) -> Result<(String, Role), Status> {
+        let asked = request.get_ref();
+        if asked.token.is_empty() {
+            // A renewal, with the role that the node has by now.
+            let peer = auth::node(&self.0, request)?;
+            let role = self
+                .0
+                .store
+                .read()
+                .node(&peer.node_id)
+                .map_or(peer.role, |n| n.role);
+            return Ok((peer.node_id, role));
+        }
+        let role = if is_same_secret(&asked.token, &cluster.worker_token) {
+            Role::Worker
+        } else if is_same_secret(&asked.token, &cluster.manager_token) {
+            Role::Manager
+        } else {
+            return Err(Status::invalid_argument(
+                "A valid join token is necessary to join this cluster",
+            ));
+        };
+        if role == Role::Manager {
+            return Err(Status::unimplemented(
+                "joining as a manager is not supported yet; use the worker token",
+            ));
+        }
+        let availability = match asked.availability.as_str() {
+            "" | "active" => Availability::ACTIVE,
+            "pause" => Availability::PAUSE,
+            "drain" => Availability::DRAIN,
+            other => {
+                return Err(Status::invalid_argument(format!(
+                    "invalid availability {other:?}: expected active, pause or drain"
+                )));
+            }
+        };
+        let id = new_id();
+        let add = AddNode {
+            id: id.clone(),
+            role,
+            availability,
+            hostname: String::new(),
+            manager_addr: None,
+        };
+        self.0
+            .change(Operation::AddNode(add))
+            .await
+            .map_err(status)?;
+        Ok((id, role))
+    }
+}
+
+/// A refusal as gRPC has it.
+pub(super) fn status(error: ManagerError) -> Status {
+    use crate::ErrorKind;
+    let code = match error.kind {
+        ErrorKind::InvalidArgument => tonic::Code::InvalidArgument,
+        ErrorKind::FailedPrecondition => tonic::Code::FailedPrecondition,
+        ErrorKind::PermissionDenied => tonic::Code::PermissionDenied,
+        ErrorKind::NotFound => tonic::Code::NotFound,
+        ErrorKind::AlreadyExists => tonic::Code::AlreadyExists,
+        ErrorKind::Unknown => tonic::Code::Unknown,
+        ErrorKind::Unimplemented => tonic::Code::Unimplemented,
+        ErrorKind::Unavailable => tonic::Code::Unavailable,
+    };
+    Status::new(code, error.message)
+}
+
+#[tonic::async_trait]
+impl NodeCa for Service {
+    async fn get_root_ca(
+        &self,
+        _request: Request<GetRootCaRequest>,
+    ) -> Result<Response<GetRootCaResponse>, Status> {
+        let root_ca_pem = self.0.identity.root_pem.clone().into_bytes();
+        Ok(Response::new(GetRootCaResponse { root_ca_pem }))
+    }
+
+    async fn issue_node_certificate(
+        &self,
+        request: Request<IssueNodeCertificateRequest>,
+    ) -> Result<Response<IssueNodeCertificateResponse>, Status> {
+        let cluster = self.cluster()?;
+        let csr = std::str::from_utf8(&request.get_ref().csr_pem)
+            .map_err(|_| Status::invalid_argument("the signing request is not PEM"))?
+            .to_owned();
+        let internal = |e: mesh_pki::PkiError| Status::invalid_argument(e.to_string());
+        let root = RootCa::from_pem(&cluster.root_certificate_pem, Some(&cluster.root_key_pem))
+            .map_err(internal)?;
+        let validity = cluster
+            .spec
+            .ca_config
+            .as_ref()
+            .and_then(|c| c.node_cert_expiry)
+            .and_then(|nanos| u64::try_from(nanos).ok())
+            .map_or(mesh_pki::DEFAULT_CERTIFICATE_VALIDITY, Duration::from_nanos);
+        // Sign a throw-away first: a bad request must not leave a node behind.
+        root.sign(&csr, "check", Role::Worker, &cluster.id, validity)
+            .map_err(internal)?;
+        let (node_id, role) = self.admit(&cluster, &request).await?;
+        let certificate = root
+            .sign(&csr, &node_id, role, &cluster.id, validity)
+            .map_err(internal)?;
+        Ok(Response::new(IssueNodeCertificateResponse {
+            node_id,
+            certificate_pem: certificate.into_bytes(),
+            root_ca_pem: cluster.root_certificate_pem.into_bytes(),
+            cluster_id: cluster.id,
+        }))
+    }
+}

@@ -1,0 +1,36 @@
+//! `Dispatcher`: opens sessions and takes logs.
+
+use super::{auth, logs, session};
+use crate::core::Core;
+use futures::Stream;
+use mesh_api::proto::{
+    LogBatch, ManagerMessage, NodeMessage, PublishLogsResponse, dispatcher_server::Dispatcher,
+};
+use std::{pin::Pin, sync::Arc};
+use tonic::{Request, Response, Status, Streaming};
+
+pub(super) struct Service(pub(super) Arc<Core>);
+
+#[tonic::async_trait]
+impl Dispatcher for Service {
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<ManagerMessage, Status>> + Send>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<NodeMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let peer = auth::node(&self.0, &request)?;
+        let remote = auth::remote_ip(&request);
+        let messages = session::open(&self.0, peer.node_id, remote, request.into_inner())?;
+        Ok(Response::new(Box::pin(messages)))
+    }
+
+    async fn publish_logs(
+        &self,
+        request: Request<Streaming<LogBatch>>,
+    ) -> Result<Response<PublishLogsResponse>, Status> {
+        let peer = auth::node(&self.0, &request)?;
+        logs::receive(&self.0, &peer.node_id, request.into_inner()).await?;
+        Ok(Response::new(PublishLogsResponse {}))
+    }
+}

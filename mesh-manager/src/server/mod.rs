@@ -1,0 +1,119 @@
+//! The gRPC services of a manager, over mutual TLS on one port.
+
+mod auth;
+mod ca;
+mod control;
+mod dispatcher;
+mod logs;
+mod raft;
+mod session;
+
+use crate::{ManagerError, core::Core, raft::MAX_MESSAGE};
+use mesh_api::proto::{
+    control_server::ControlServer, dispatcher_server::DispatcherServer,
+    node_ca_server::NodeCaServer, raft_server::RaftServer,
+};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+
+/// Longest TLS handshake; a client that is slower is cut off.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Finished handshakes that may wait for the server.
+const BACKLOG: usize = 64;
+/// Dead connections are found by pings at this interval.
+const KEEPALIVE: Duration = Duration::from_secs(2);
+/// Pause after the system refused to accept, say for want of file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Binds the managers' port.
+pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, ManagerError> {
+    TcpListener::bind(address).await.map_err(|e| {
+        ManagerError::internal(
+            &format!("cannot listen on {address} for nodes; choose another --listen-addr"),
+            e,
+        )
+    })
+}
+
+/// Serves until the manager is cancelled.
+pub(crate) fn serve(core: &Arc<Core>, listener: TcpListener) -> Result<(), ManagerError> {
+    let tls = mesh_pki::tls::server_config(&core.identity)
+        .map_err(|e| ManagerError::internal("cannot set up TLS", e))?;
+    let (connections, incoming) = mpsc::channel(BACKLOG);
+    core.tasks.spawn(accept(
+        core.clone(),
+        listener,
+        TlsAcceptor::from(tls),
+        connections,
+    ));
+
+    let router = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE * 2))
+        .tcp_nodelay(true)
+        .add_service(NodeCaServer::new(ca::Service(core.clone())))
+        .add_service(
+            DispatcherServer::new(dispatcher::Service(core.clone()))
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE),
+        )
+        .add_service(
+            RaftServer::new(raft::Service(core.clone()))
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE),
+        )
+        .add_service(
+            ControlServer::new(control::Service(core.clone()))
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE),
+        );
+    let cancel = core.cancel.clone();
+    core.tasks.spawn(async move {
+        let stopped = cancel.cancelled_owned();
+        let served = router
+            .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stopped)
+            .await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the manager's services stopped");
+        }
+    });
+    Ok(())
+}
+
+/// Accepts connections; handshakes run beside one another, so that a slow one holds up nobody.
+async fn accept(
+    core: Arc<Core>,
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    connections: mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
+) {
+    loop {
+        let (stream, peer) = tokio::select! {
+            () = core.cancel.cancelled() => return,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                    continue;
+                }
+            },
+        };
+        let (acceptor, connections) = (acceptor.clone(), connections.clone());
+        tokio::spawn(async move {
+            // Small messages matter more than full packets here; without it they are only slower.
+            let _ = stream.set_nodelay(true);
+            match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => drop(connections.send(Ok(stream)).await),
+                Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
+                Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
+            }
+        });
+    }
+}

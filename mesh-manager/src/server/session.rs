@@ -1,0 +1,274 @@
+//! One node's session: its description, heartbeats, reports and acknowledgements in; assignments
+//! out, each as a difference to what it was sent before.
+
+use super::ca::status;
+use crate::{
+    NodeReport, Operation,
+    core::Core,
+    dispatcher::{Sent, Session},
+    orchestrator::heartbeat_period,
+    state::{NodeState, TaskState, TaskStatus},
+};
+use futures::Stream;
+use mesh_api::proto::{
+    self, ManagerMessage, NodeDescription, NodeMessage, Welcome, manager_message::Message as Out,
+    node_message::Message as In,
+};
+use std::{net::IpAddr, sync::Arc, time::Duration};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+/// A node has to introduce itself within this time.
+const HELLO_LIMIT: Duration = Duration::from_secs(10);
+/// Messages that may wait for a slow node.
+const BACKLOG: usize = 16;
+/// Reports that come within this time share a proposal.
+const REPORT_GATHER: Duration = Duration::from_millis(5);
+
+/// Starts a session; the node's introduction is awaited in the background, so that the node may
+/// send it after it got the stream.
+pub(super) fn open(
+    core: &Arc<Core>,
+    node_id: String,
+    remote: Option<IpAddr>,
+    incoming: Streaming<NodeMessage>,
+) -> Result<impl Stream<Item = Result<ManagerMessage, Status>> + Send + use<>, Status> {
+    let leadership = core.leadership();
+    if !leadership.is_self {
+        let text = match leadership.leader {
+            Some(leader) => format!("not the leader; it is at {}", leader.addr),
+            None => "the swarm does not have a leader".to_owned(),
+        };
+        return Err(Status::unavailable(text));
+    }
+    let (messages, outgoing) = mpsc::channel(BACKLOG);
+    core.tasks
+        .spawn(start(core.clone(), node_id, remote, incoming, messages));
+    Ok(ReceiverStream::new(outgoing))
+}
+
+/// Reads the node's introduction, then runs its session.
+async fn start(
+    core: Arc<Core>,
+    node_id: String,
+    remote: Option<IpAddr>,
+    mut incoming: Streaming<NodeMessage>,
+    messages: mpsc::Sender<Result<ManagerMessage, Status>>,
+) {
+    if let Err(refusal) = introduce(&core, &node_id, remote, &mut incoming).await {
+        tracing::info!(node = node_id, %refusal, "session refused");
+        // The node may have gone already.
+        let _ = messages.send(Err(refusal)).await;
+        return;
+    }
+    let session = Arc::new(Session::new(&node_id, core.cancel.child_token(), messages));
+    core.sessions.add(session.clone());
+    tracing::info!(node = node_id, "session opened");
+    run(core, session, incoming).await;
+}
+
+async fn introduce(
+    core: &Core,
+    node_id: &str,
+    remote: Option<IpAddr>,
+    incoming: &mut Streaming<NodeMessage>,
+) -> Result<(), Status> {
+    let hello = tokio::select! {
+        () = core.cancel.cancelled() => return Err(Status::unavailable("the manager is stopping")),
+        hello = tokio::time::timeout(HELLO_LIMIT, incoming.message()) => hello
+            .map_err(|_| Status::deadline_exceeded("the node did not introduce itself"))??,
+    };
+    let Some(NodeMessage {
+        message: Some(In::Hello(hello)),
+    }) = hello
+    else {
+        return Err(Status::invalid_argument(
+            "the first message has to be hello",
+        ));
+    };
+    let description = report(hello, remote);
+    core.hear(node_id);
+    let is_known = {
+        let state = core.store.read();
+        state
+            .node(node_id)
+            .is_some_and(|n| n.state == NodeState::Ready && n.description == description)
+    };
+    if !is_known {
+        let up = Operation::NodeUp {
+            node_id: node_id.to_owned(),
+            description,
+        };
+        core.proposer.operation(up).await.map_err(status)?;
+    }
+    Ok(())
+}
+
+fn report(hello: NodeDescription, remote: Option<IpAddr>) -> NodeReport {
+    let or_remote = |text: String| match (text.is_empty(), remote) {
+        (true, Some(ip)) => ip.to_string(),
+        _ => text,
+    };
+    NodeReport {
+        hostname: hello.hostname,
+        address: or_remote(hello.address),
+        data_path_address: or_remote(hello.data_path_address),
+        architecture: hello.architecture,
+        os: hello.os,
+        engine_version: hello.engine_version,
+        nano_cpus: hello.nano_cpus,
+        memory_bytes: hello.memory_bytes,
+        engine_labels: hello.engine_labels.into_iter().collect(),
+    }
+}
+
+/// Runs both directions until one ends.
+async fn run(core: Arc<Core>, session: Arc<Session>, incoming: Streaming<NodeMessage>) {
+    let (reports, queue) = mpsc::unbounded_channel();
+    tokio::select! {
+        () = session.cancel.cancelled() => {}
+        () = receive(&core, &session, incoming, reports) => {}
+        () = dispatch(&core, &session) => {}
+        () = propose_reports(&core, queue) => {}
+    }
+    core.sessions.remove(&session);
+    session.cancel.cancel();
+    core.logs.node_gone(&session.node_id);
+    tracing::info!(node = session.node_id, "session closed");
+}
+
+/// Takes the node's messages.
+async fn receive(
+    core: &Core,
+    session: &Session,
+    mut incoming: Streaming<NodeMessage>,
+    reports: mpsc::UnboundedSender<Vec<(String, TaskStatus)>>,
+) {
+    loop {
+        let message = match incoming.message().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(node = session.node_id, %error, "session broke");
+                return;
+            }
+        };
+        core.hear(&session.node_id);
+        match message.message {
+            Some(In::Applied(applied)) => session.note_applied(applied.revision),
+            Some(In::Statuses(statuses)) => {
+                let own = own_statuses(core, &session.node_id, statuses.statuses);
+                if !own.is_empty() && reports.send(own).is_err() {
+                    return;
+                }
+            }
+            Some(In::Heartbeat(_) | In::Hello(_)) | None => {}
+        }
+    }
+}
+
+/// Reports on tasks that are the node's own; others are none of its business.
+fn own_statuses(
+    core: &Core,
+    node_id: &str,
+    statuses: Vec<proto::TaskStatus>,
+) -> Vec<(String, TaskStatus)> {
+    let state = core.store.read();
+    let mut own = Vec::with_capacity(statuses.len());
+    for status in statuses {
+        let is_own = state
+            .task(&status.task_id)
+            .is_some_and(|t| t.node_id.as_deref() == Some(node_id));
+        let Some(to) = TaskState::parse(&status.state) else {
+            tracing::warn!(
+                node = node_id,
+                state = status.state,
+                "unknown task state reported"
+            );
+            continue;
+        };
+        if !is_own || to == TaskState::Remove || to == TaskState::Orphaned {
+            continue;
+        }
+        let report = TaskStatus {
+            state: to,
+            timestamp: status.timestamp,
+            message: status.message,
+            error: status.error,
+            container_id: status.container_id,
+            pid: status.pid,
+            exit_code: status.exit_code,
+        };
+        own.push((status.task_id, report));
+    }
+    own
+}
+
+/// Proposes reports in order, many at a time.
+async fn propose_reports(
+    core: &Core,
+    mut queue: mpsc::UnboundedReceiver<Vec<(String, TaskStatus)>>,
+) {
+    while let Some(mut batch) = queue.recv().await {
+        tokio::time::sleep(REPORT_GATHER).await;
+        while let Ok(more) = queue.try_recv() {
+            batch.extend(more);
+        }
+        if let Err(error) = core
+            .proposer
+            .operation(Operation::TaskStatuses(batch))
+            .await
+        {
+            // The session ends; the node reports all of its tasks again in the next one.
+            tracing::warn!(%error, "task reports were not taken");
+            return;
+        }
+    }
+}
+
+/// Sends what the node has to know, now and whenever it changes.
+async fn dispatch(core: &Core, session: &Session) {
+    let managers = core
+        .consensus
+        .managers()
+        .into_iter()
+        .map(|m| m.addr)
+        .collect();
+    let period = heartbeat_period(&core.store.read());
+    let welcome = Welcome {
+        session_id: session.id.clone(),
+        heartbeat_period_ms: u32::try_from(period.as_millis()).unwrap_or(u32::MAX),
+        managers,
+    };
+    if !session.send(Out::Welcome(welcome)).await {
+        return;
+    }
+    let mut index = core.store.index();
+    let mut sent = Sent::default();
+    loop {
+        index.mark_unchanged();
+        let assignment = {
+            let state = core.store.read();
+            if state.node(&session.node_id).is_none() {
+                return;
+            }
+            let assignment = sent.advance(&state, &session.node_id);
+            match &assignment {
+                Some(assignment) => session.note_sent(assignment.revision),
+                None => session.note_covered(state.index()),
+            }
+            assignment
+        };
+        if let Some(assignment) = assignment
+            && !session.send(Out::Assignment(assignment)).await
+        {
+            return;
+        }
+        if index.changed().await.is_err() {
+            return;
+        }
+        // Changes come in bursts.
+        tokio::time::sleep(core.config.timings.dispatch_delay).await;
+    }
+}
