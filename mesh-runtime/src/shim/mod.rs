@@ -90,8 +90,6 @@ impl Shim {
         let raw = fs::read(state.join(wire::SHIM_CONFIG)).map_err(|e| text("read", e))?;
         let config: ShimConfig =
             serde_json::from_slice(&raw).map_err(|e| refused(format!("parse shim.json: {e}")))?;
-        let listener = listen(run).map_err(|e| text("cannot make the control socket", e))?;
-
         let signals = SigSet::from_iter([
             Signal::SIGCHLD,
             Signal::SIGTERM,
@@ -104,6 +102,12 @@ impl Shim {
 
         let streams = launch::Streams::new(config.tty).map_err(|e| text("make pipes", e))?;
         let launched = launch::container(&config, state, run, &streams)?;
+        // Made only now: a container that waits to be started has copies of what was open before,
+        // and would keep the socket connectable after the shim's death.
+        let listener = listen(run).map_err(|error| {
+            let _ = nix::sys::signal::kill(launched.pid, Signal::SIGKILL);
+            text("cannot make the control socket", error)
+        })?;
         let terminal = launched.terminal;
         let outputs = match &terminal {
             Some(fd) => {
