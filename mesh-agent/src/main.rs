@@ -1,6 +1,10 @@
 //! `mesh-agent`: parses flags and runs the node; `mesh-agent shim` is a task's own process.
 
-use std::{io::Read, path::Path, process::ExitCode};
+use std::{
+    io::{IsTerminal, Read},
+    path::Path,
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -35,6 +39,7 @@ fn start(config: Config) -> Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(&config.log_level).context("--log-level")?)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     raise_file_limit();
     tokio::runtime::Builder::new_multi_thread()

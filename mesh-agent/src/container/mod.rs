@@ -14,6 +14,8 @@ use mesh_image::ImageConfig;
 use mesh_runtime::{ContainerSpec, ExtraFile, Resources, Ulimit};
 use nix::sys::signal::Signal;
 
+use crate::links::plan::container_id;
+
 pub use files::{hosts, resolv_conf};
 pub use template::Names;
 
@@ -145,7 +147,8 @@ pub fn plan(
     Ok(Plan { container, volumes })
 }
 
-/// The task's host name: what the specification says, else the first 12 characters of its id.
+/// The task's host name: what the specification says, else the start of its container's id, which
+/// is what `docker ps` shows.
 ///
 /// # Errors
 /// A placeholder that cannot be filled in.
@@ -156,7 +159,7 @@ pub fn hostname(
 ) -> Result<String, SpecError> {
     match wanted.hostname.as_deref() {
         Some(text) if !text.is_empty() => template::fill(text, task, node),
-        _ => Ok(task.id.chars().take(12).collect()),
+        _ => Ok(container_id(&task.id).chars().take(12).collect()),
     }
 }
 

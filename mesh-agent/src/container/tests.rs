@@ -107,7 +107,7 @@ fn environment_hostname_and_defaults() {
     assert_eq!(container.labels["com.docker.swarm.node.id"], "nid");
 
     let plain = make(TaskSpecContainerSpec::default(), &image()).expect("a plan");
-    assert_eq!(plain.container.hostname, "taskid012345");
+    assert_eq!(plain.container.hostname, container_id(&task().id)[..12]);
 
     let broken = TaskSpecContainerSpec {
         env: words("X={{.Nobody"),
