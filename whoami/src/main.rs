@@ -4,8 +4,13 @@
 //! whoami [serve] [PORT]              answer HTTP and UDP on PORT (80), TCP echo on PORT+1
 //! whoami fetch URL                   GET a URL and print the body; also when called as `curl`
 //! whoami load rr|conn|stream ..  generate load and print figures as JSON (see `load`)
+//! whoami exit [CODE] [SECONDS]       end with CODE (0) after SECONDS (0)
 //! ```
+//!
+//! HTTP paths: `/` and any other say who answers and who asked; `/bytes/N` gives N bytes of a known
+//! pattern, `/sleep/MS` answers late, `/sink` swallows, `/health` is 503 once SIGTERM came.
 
+mod drain;
 mod fetch;
 mod http;
 mod load;
@@ -13,7 +18,7 @@ mod resolve;
 mod serve;
 mod signals;
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 /// Port of the servers where none is named.
 const PORT: u16 = 80;
@@ -39,7 +44,11 @@ fn main() -> ExitCode {
         "serve" => serve::run(rest),
         "fetch" => fetch::run(rest),
         "load" => load::run(rest),
-        other => Err(format!("unknown verb {other:?}: serve, fetch or load").into()),
+        "exit" => match exit(rest) {
+            Ok(code) => return ExitCode::from(code),
+            Err(error) => Err(error),
+        },
+        other => Err(format!("unknown verb {other:?}: serve, fetch, load or exit").into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -48,6 +57,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Waits, and gives the code to end with.
+fn exit(args: &[String]) -> Result<u8, Error> {
+    let code = args.first().map_or(Ok(0), |text| text.parse())?;
+    let seconds = args.get(1).map_or(Ok(0.0), |text| text.parse())?;
+    std::thread::sleep(Duration::try_from_secs_f64(seconds)?);
+    Ok(code)
 }
 
 /// Whatever went wrong, in words.

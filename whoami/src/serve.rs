@@ -1,18 +1,29 @@
 //! The servers: HTTP and UDP on one port, TCP echo on the next. A thread a connection.
 
 use std::{
-    io::{BufReader, Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
+    time::Duration,
 };
 
-use crate::{Error, PORT, http};
+use crate::{
+    Error, PORT,
+    drain::{self, Busy},
+    http,
+};
 
 /// Stack of a connection's thread: many may be open.
 const STACK: usize = 64 * 1024;
 
 /// Most bytes that `/bytes/N` gives.
 const MOST_BYTES: u64 = 1 << 34;
+
+/// Longest `/sleep/MS`, milliseconds.
+const MOST_SLEEP: u64 = 60_000;
+
+/// How long a closing connection waits for the other side to have read everything.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves until a signal ends the process.
 pub(crate) fn run(args: &[String]) -> Result<(), Error> {
@@ -25,6 +36,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Error> {
         .map_err(|error| format!("cannot listen on {port}/udp: {error}"))?;
     let http = listen(port)?;
     let echo = listen(port + 1)?;
+    drain::on_terminate()?;
     println!(
         "whoami: {} listens on {port}/tcp (HTTP), {port}/udp, {}/tcp (echo)",
         name(),
@@ -90,30 +102,63 @@ fn answer(stream: TcpStream, peer: SocketAddr) -> std::io::Result<()> {
     let local = plain(stream.local_addr()?);
     let mut output = stream.try_clone()?;
     let mut input = BufReader::with_capacity(4096, stream);
-    while let Some(request) = http::read_request(&mut input)? {
+    // A new connection is about to ask; one kept open is only busy from its next request on.
+    let mut busy = Some(Busy::begin());
+    loop {
+        if input.fill_buf()?.is_empty() {
+            return Ok(());
+        }
+        busy.get_or_insert_with(Busy::begin);
+        let Some(request) = http::read_request(&mut input)? else {
+            return Ok(());
+        };
+        let keep = request.keep && !drain::draining();
         if let Some(count) = request.path.strip_prefix("/bytes/") {
             let count = count.parse().unwrap_or(0).min(MOST_BYTES);
-            output.write_all(http::head("200 OK", count, request.keep).as_bytes())?;
+            output.write_all(http::head("200 OK", count, keep).as_bytes())?;
             pattern(&mut output, count)?;
         } else if request.path == "/sink" {
             // Everything that follows is swallowed: how fast a client can send.
             std::io::copy(&mut input, &mut std::io::sink())?;
             return Ok(());
         } else {
-            let body = format!(
-                "Hostname: {}\nAddress: {local}\nClient: {peer}\nPath: {}\n",
-                name(),
-                request.path
-            );
-            let mut whole = http::head("200 OK", body.len() as u64, request.keep);
+            let (status, body) = page(&request, local, peer);
+            let mut whole = http::head(status, body.len() as u64, keep);
             whole += &body;
             output.write_all(whole.as_bytes())?;
         }
-        if !request.keep {
+        // Closing a connection announced as kept is allowed, between two requests.
+        if !keep || drain::draining() {
             break;
         }
+        busy = None;
     }
+    // The process may end, and its network with it, as soon as nobody is busy: first let the
+    // other side have everything.
+    output.shutdown(std::net::Shutdown::Write)?;
+    output.set_read_timeout(Some(LINGER))?;
+    std::io::copy(&mut input, &mut std::io::sink())?;
     Ok(())
+}
+
+/// Status and body of everything that is text.
+fn page(request: &http::Request, local: SocketAddr, peer: SocketAddr) -> (&'static str, String) {
+    if request.path == "/health" {
+        return match drain::draining() {
+            false => ("200 OK", "ok\n".to_owned()),
+            true => ("503 Service Unavailable", "draining\n".to_owned()),
+        };
+    }
+    if let Some(time) = request.path.strip_prefix("/sleep/") {
+        let time: u64 = time.parse().unwrap_or(0);
+        thread::sleep(Duration::from_millis(time.min(MOST_SLEEP)));
+    }
+    let body = format!(
+        "Hostname: {}\nAddress: {local}\nClient: {peer}\nPath: {}\n",
+        name(),
+        request.path
+    );
+    ("200 OK", body)
 }
 
 /// Length of the repeated pattern: a prime, so that a lost or doubled segment shows.
