@@ -85,8 +85,11 @@ layouts! {
         uplink: u32,
         /// UDP port of the tunnels.
         vxlan_port_be: u16,
+        /// One: XDP answers by `XDP_REDIRECT` to the interface, not by `XDP_TX`. On a veth only the former wakes
+        /// up a peer that has GRO on but no XDP program.
+        redirect: u8,
         /// Zero.
-        pad: [u8; 6],
+        pad: [u8; 5],
     }
 
     /// Key of `PUBLISHED`.

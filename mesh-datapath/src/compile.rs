@@ -50,15 +50,22 @@ pub(crate) fn ip(address: Addr) -> IpAddr {
     IpAddr::from(address.octets()).to_canonical()
 }
 
-/// Compiles. `uplink` is the interface that carries tunnels, `vxlan_port` in host byte order.
-pub(crate) fn contents(desired: &Desired, uplink: u32, vxlan_port: u16) -> Contents {
+/// Compiles. `uplink` is the interface that carries tunnels, `redirect` as in [`Settings`], `vxlan_port` in
+/// host byte order.
+pub(crate) fn contents(
+    desired: &Desired,
+    uplink: u32,
+    redirect: bool,
+    vxlan_port: u16,
+) -> Contents {
     let mut out = Contents {
         settings: Settings {
             vtep: desired.vtep.map_or(Addr::NONE, addr),
             ingress_vni: desired.ingress_vni,
             uplink,
             vxlan_port_be: vxlan_port.to_be(),
-            pad: [0; 6],
+            redirect: u8::from(redirect),
+            pad: [0; 5],
         },
         own: desired
             .own_addresses
@@ -184,7 +191,7 @@ mod tests {
         ];
         let mut desired = Desired::default();
         desired.services.insert("id".into(), service);
-        let contents = contents(&desired, 3, 4789);
+        let contents = contents(&desired, 3, false, 4789);
         let front = contents.published.values().next().unwrap();
         assert_eq!(
             front.active,

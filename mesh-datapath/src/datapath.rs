@@ -106,7 +106,9 @@ impl Datapath {
     pub fn apply(&mut self, desired: &Desired) -> Result<Report, Error> {
         let mut report = Report::default();
         let uplink = host::uplink_of(desired);
-        let contents = compile::contents(desired, uplink, self.config.vxlan_port);
+        let kinds = uplink_kinds(desired)?;
+        let on_veth = kinds.values().any(|kind| kind.as_deref() == Some("veth"));
+        let contents = compile::contents(desired, uplink, on_veth, self.config.vxlan_port);
         let tunnel = if desired.vtep.is_some() {
             netlink::add_vxlan(TUNNEL_DEVICE, self.config.vxlan_port)?;
             host::admit_loopback_replies()?;
@@ -115,7 +117,7 @@ impl Datapath {
             None
         };
         self.put(&contents, &mut report)?;
-        let wanted = self.wanted_attachments(desired, tunnel)?;
+        let wanted = self.wanted_attachments(desired, &kinds, tunnel);
         self.attachments
             .sync(&mut self.ebpf, &wanted, &mut report)?;
         self.prune(&contents, &mut report)?;
@@ -238,15 +240,16 @@ impl Datapath {
     fn wanted_attachments(
         &self,
         desired: &Desired,
+        kinds: &BTreeMap<u32, Option<String>>,
         tunnel: Option<u32>,
-    ) -> Result<BTreeSet<Attachment>, Error> {
+    ) -> BTreeSet<Attachment> {
         let mut wanted = BTreeSet::new();
         let mut want = |program, ifindex| wanted.insert(Attachment { program, ifindex });
-        for uplink in &desired.uplinks {
+        for (uplink, kind) in kinds {
             want(attach::UPLINK_TC, *uplink);
             let xdp = match self.config.xdp {
                 XdpMode::Native => true,
-                XdpMode::Auto => netlink::link_kind(*uplink)?.is_none(),
+                XdpMode::Auto => kind.is_none(),
                 XdpMode::Off => false,
             };
             if xdp {
@@ -264,8 +267,17 @@ impl Datapath {
             };
             want(program, *ifindex);
         }
-        Ok(wanted)
+        wanted
     }
+}
+
+/// What kind of link each uplink is; `None` for a physical one.
+fn uplink_kinds(desired: &Desired) -> Result<BTreeMap<u32, Option<String>>, Error> {
+    desired
+        .uplinks
+        .iter()
+        .map(|uplink| Ok((*uplink, netlink::link_kind(*uplink)?)))
+        .collect()
 }
 
 /// The backends that are counted: all that a front has, draining ones too.

@@ -6,7 +6,8 @@ use mesh_datapath::{Config, Datapath, Desired};
 fn open_apply_nothing_remove() {
     let dir = format!("/sys/fs/bpf/mesh-test-open-{}", std::process::id());
     let config = Config::new(&dir);
-    let result = Datapath::open(&config).and_then(|mut datapath| datapath.apply(&Desired::default()));
+    let result =
+        Datapath::open(&config).and_then(|mut datapath| datapath.apply(&Desired::default()));
     let removed = Datapath::remove(&config);
     let report = result.unwrap_or_else(|e| panic!("{}", chain(&e)));
     removed.unwrap_or_else(|e| panic!("{}", chain(&e)));

@@ -45,7 +45,12 @@ use crate::mem::Packet as _;
 #[xdp]
 pub fn uplink_xdp(ctx: XdpContext) -> u32 {
     let length = ctx.length();
-    xdp(uplink_xdp::run(&ctx), length)
+    let redirect = services::settings().is_some_and(|settings| settings.redirect != 0);
+    xdp(
+        uplink_xdp::run(&ctx),
+        length,
+        redirect.then(|| ctx.ifindex()),
+    )
 }
 
 /// On every uplink, ingress.
@@ -102,12 +107,19 @@ pub fn empty_tc(_ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
-/// Counts an outcome and says it in XDP's words.
+/// Counts an outcome and says it in XDP's words. `redirect`: the interface to send by, where `XDP_TX` will not do.
 #[inline(always)]
-fn xdp(outcome: Result<Verdict, DropReason>, length: u32) -> u32 {
+fn xdp(outcome: Result<Verdict, DropReason>, length: u32, redirect: Option<u32>) -> u32 {
     let (index, action) = match outcome {
         Ok(verdict @ (Verdict::Pass | Verdict::Handover)) => (verdict as u32, xdp_action::XDP_PASS),
-        Ok(verdict) => (verdict as u32, xdp_action::XDP_TX),
+        Ok(verdict) => {
+            if let Some(ifindex) = redirect {
+                mem::to_egress(ifindex);
+                (verdict as u32, xdp_action::XDP_REDIRECT)
+            } else {
+                (verdict as u32, xdp_action::XDP_TX)
+            }
+        }
         Err(reason) => (reason as u32, xdp_action::XDP_DROP),
     };
     mem::count(&maps::VERDICTS, index, length);

@@ -1,0 +1,468 @@
+//! A small world for root tests: namespaces on one LAN, tasks with their links, servers and clients inside.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::Command,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use mesh_datapath::{
+    Backend, Config, Datapath, Desired, Endpoint, Link, Location, PublishedPort, Service, XdpMode,
+    mac_of,
+};
+use nix::sched::{CloneFlags, setns};
+
+/// VNI of the ingress network in these tests.
+pub(crate) const INGRESS: u32 = 4096;
+/// Makes names of namespaces unique.
+static COUNTER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+
+/// Longest wait for an answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs a command and panics with its words if it fails.
+pub(crate) fn sh(line: &str) -> String {
+    let mut words = line.split_whitespace();
+    let program = words.next().expect("a command");
+    let output = Command::new(program)
+        .args(words)
+        .output()
+        .unwrap_or_else(|e| panic!("{line}: {e}"));
+    assert!(
+        output.status.success(),
+        "{line}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The whole chain of an error.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// A network namespace, deleted on drop.
+#[derive(Debug)]
+pub(crate) struct Ns(pub(crate) String);
+
+impl Ns {
+    pub(crate) fn new(name: &str) -> Self {
+        let name = format!(
+            "mdp-{}-{}-{name}",
+            std::process::id(),
+            COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+        );
+        sh(&format!("ip netns add {name}"));
+        let ns = Self(name);
+        ns.sh("ip link set lo up");
+        ns
+    }
+
+    /// Runs a command inside.
+    pub(crate) fn sh(&self, line: &str) -> String {
+        sh(&format!("ip netns exec {} {line}", self.0))
+    }
+
+    /// Runs a closure on a thread of its own inside.
+    pub(crate) fn run<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    self.enter();
+                    act()
+                })
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Starts a thread inside that nobody waits for.
+    pub(crate) fn spawn(&self, act: impl FnOnce() + Send + 'static) {
+        let name = Self(self.0.clone());
+        thread::spawn(move || {
+            name.enter();
+            std::mem::forget(name);
+            act();
+        });
+    }
+
+    fn enter(&self) {
+        let file = std::fs::File::open(format!("/run/netns/{}", self.0)).expect("the namespace");
+        setns(file, CloneFlags::CLONE_NEWNET).expect("setns needs root");
+    }
+}
+
+impl Drop for Ns {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+/// A bridge with a port per member.
+#[derive(Debug)]
+pub(crate) struct Lan(Ns);
+
+impl Lan {
+    pub(crate) fn new() -> Self {
+        let ns = Ns::new("lan");
+        ns.sh("ip link add br0 type bridge");
+        ns.sh("ip link set br0 up");
+        Self(ns)
+    }
+
+    /// Plugs `member` in, with `address`/24. The port behaves like a wire: checksums are complete on it, and it
+    /// takes what XDP sends.
+    pub(crate) fn join(&self, member: &Ns, port: &str, address: Ipv4Addr, wire: bool) {
+        self.0.sh(&format!(
+            "ip link add {port} type veth peer name eth0 netns {}",
+            member.0
+        ));
+        self.0.sh(&format!("ip link set {port} master br0 up"));
+        if wire {
+            self.0.sh(&format!("ethtool -K {port} gro on tx off"));
+        }
+        member.sh(&format!("ip addr add {address}/24 dev eth0"));
+        member.sh("ip link set eth0 up");
+    }
+}
+
+/// A node: namespace, data plane, desired state.
+pub(crate) struct Node {
+    pub(crate) ns: Ns,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) config: Config,
+    pub(crate) datapath: Option<Datapath>,
+    pub(crate) desired: Desired,
+}
+
+impl Node {
+    pub(crate) fn new(lan: &Lan, name: &str, address: Ipv4Addr, xdp: XdpMode) -> Self {
+        let ns = Ns::new(name);
+        lan.join(&ns, &format!("p-{name}"), address, xdp == XdpMode::Native);
+        ns.sh("sysctl -qw net.ipv4.ip_forward=1");
+        let mut config = Config::new(format!("/sys/fs/bpf/{}", ns.0));
+        config.xdp = xdp;
+        let index = ns.index("eth0");
+        let desired = Desired {
+            uplinks: [index].into(),
+            own_addresses: [IpAddr::V4(address)].into(),
+            vtep: Some(IpAddr::V4(address)),
+            ingress_vni: INGRESS,
+            ..Desired::default()
+        };
+        Self {
+            ns,
+            address,
+            config,
+            datapath: None,
+            desired,
+        }
+    }
+
+    /// Opens the data plane if need be and applies the desired state.
+    pub(crate) fn apply(&mut self) -> mesh_datapath::Report {
+        let (config, desired) = (&self.config, &self.desired);
+        let datapath = &mut self.datapath;
+        self.ns.run(|| {
+            if datapath.is_none() {
+                *datapath =
+                    Some(Datapath::open(config).unwrap_or_else(|e| panic!("{}", chain(&e))));
+            }
+            let open = datapath.as_mut().expect("opened above");
+            open.apply(desired)
+                .unwrap_or_else(|e| panic!("{}", chain(&e)))
+        })
+    }
+
+    /// Counters, for a failed test to show.
+    pub(crate) fn counters(&self) -> String {
+        let snapshot = self
+            .datapath
+            .as_ref()
+            .expect("open")
+            .snapshot()
+            .expect("counters");
+        let lines = snapshot
+            .verdicts
+            .iter()
+            .chain(&snapshot.drops)
+            .filter(|line| line.packets > 0);
+        lines
+            .map(|line| format!("{} {}", line.name, line.packets))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(self.datapath.take());
+        let config = &self.config;
+        let _ = self.ns.run(|| Datapath::remove(config));
+    }
+}
+
+impl Ns {
+    /// Index of an interface inside.
+    pub(crate) fn index(&self, name: &str) -> u32 {
+        self.run(|| nix::net::if_::if_nametoindex(name).expect("the interface"))
+    }
+}
+
+/// A task: namespace, overlay address, gateway address.
+pub(crate) struct Task {
+    pub(crate) ns: Ns,
+    pub(crate) name: String,
+    pub(crate) overlay: Ipv4Addr,
+    pub(crate) gateway: Ipv4Addr,
+}
+
+impl Task {
+    /// Makes a task on `node`: links, addresses, routes, and its entries in the node's desired state.
+    pub(crate) fn new(
+        node: &mut Node,
+        name: &str,
+        vni: u32,
+        overlay: Ipv4Addr,
+        gateway: Ipv4Addr,
+    ) -> Self {
+        let ns = Ns::new(name);
+        let (over, gate) = (format!("o-{name}"), format!("g-{name}"));
+        for (host, inner, address) in [(&over, "eth0", overlay), (&gate, "eth1", gateway)] {
+            let mac = mac_text(address);
+            node.ns.sh(&format!(
+                "ip link add {host} mtu 1450 type veth peer name {inner} mtu 1450 address {mac} netns {}",
+                ns.0
+            ));
+            node.ns.sh(&format!("ip link set {host} up"));
+        }
+        ns.sh(&format!("ip addr add {overlay}/20 dev eth0"));
+        ns.sh(&format!("ip addr add {gateway}/32 dev eth1"));
+        ns.sh("ip link set eth0 up");
+        ns.sh("ip link set eth1 up");
+        ns.sh("ip route add default via 169.254.1.1 dev eth1 onlink");
+        node.ns.sh(&format!("ip route add {gateway}/32 dev {gate}"));
+        let (over, gate) = (node.ns.index(&over), node.ns.index(&gate));
+        let (o, g) = (IpAddr::V4(overlay), IpAddr::V4(gateway));
+        let links = &mut node.desired.links;
+        links.insert(
+            over,
+            Link::Overlay {
+                vni,
+                address: o,
+                mac: mac_of(o),
+            },
+        );
+        links.insert(
+            gate,
+            Link::Gateway {
+                address: g,
+                mac: mac_of(g),
+            },
+        );
+        let endpoint = |address, index| Endpoint {
+            mac: mac_of(address),
+            location: Location::Local(index),
+        };
+        node.desired.endpoints.insert((vni, o), endpoint(o, over));
+        node.desired
+            .endpoints
+            .insert((INGRESS, g), endpoint(g, gate));
+        Self {
+            ns,
+            name: name.to_owned(),
+            overlay,
+            gateway,
+        }
+    }
+
+    /// Echoes TCP and UDP on `port`. The first bytes of a TCP answer, and each datagram's, are "name client".
+    pub(crate) fn serve(&self, port: u16) {
+        let name: Arc<str> = self.name.as_str().into();
+        let listener = self
+            .ns
+            .run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("bind"));
+        let socket = self
+            .ns
+            .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("bind"));
+        let tcp_name = Arc::clone(&name);
+        thread::spawn(move || {
+            for (stream, client) in listener
+                .incoming()
+                .flatten()
+                .filter_map(|s| Some((s.peer_addr().ok()?, s)))
+                .map(|(a, s)| (s, a))
+            {
+                let name = Arc::clone(&tcp_name);
+                thread::spawn(move || echo(stream, &format!("{name} {client}\n")));
+            }
+        });
+        thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while let Ok((length, client)) = socket.recv_from(&mut buffer) {
+                let mut answer = format!("{name} {client}\n").into_bytes();
+                answer.extend(&buffer[..length]);
+                let _ = socket.send_to(&answer, client);
+            }
+        });
+    }
+}
+
+/// The MAC of an address as text.
+pub(crate) fn mac_text(address: Ipv4Addr) -> String {
+    mac_of(IpAddr::V4(address))
+        .map(|b| format!("{b:02x}"))
+        .join(":")
+}
+
+fn echo(mut stream: TcpStream, greeting: &str) {
+    let mut buffer = vec![0; 64 * 1024];
+    if stream.write_all(greeting.as_bytes()).is_err() {
+        return;
+    }
+    while let Ok(length) = stream.read(&mut buffer) {
+        if length == 0 || stream.write_all(&buffer[..length]).is_err() {
+            return;
+        }
+    }
+}
+
+/// Who answered a TCP connection, and whom it saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) name: String,
+    pub(crate) client: SocketAddr,
+    pub(crate) local: SocketAddr,
+}
+
+/// Connects, has `payload` echoed, and says who answered.
+pub(crate) fn call(to: impl Into<IpAddr>, port: u16, payload: &[u8]) -> Result<Seen, String> {
+    let address = SocketAddr::new(to.into(), port);
+    let text = |e: std::io::Error| format!("{address}: {e}");
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(text)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(text)?;
+    let local = stream.local_addr().map_err(text)?;
+    let mut writer = stream.try_clone().map_err(text)?;
+    let back = thread::scope(|scope| {
+        scope.spawn(move || {
+            let _ = writer.write_all(payload);
+            let _ = writer.shutdown(Shutdown::Write);
+        });
+        let mut back = Vec::new();
+        stream.read_to_end(&mut back).map(|_| back)
+    })
+    .map_err(text)?;
+    let end = back.iter().position(|b| *b == b'\n').ok_or("no greeting")?;
+    if &back[end + 1..] != payload {
+        return Err(format!(
+            "{} bytes came back of {}",
+            back.len() - end - 1,
+            payload.len()
+        ));
+    }
+    parse(&back[..end], local)
+}
+
+/// Sends a datagram and says who answered.
+pub(crate) fn ask(
+    socket: &UdpSocket,
+    to: impl Into<IpAddr>,
+    port: u16,
+    payload: &[u8],
+) -> Result<Seen, String> {
+    let address = SocketAddr::new(to.into(), port);
+    let text = |e: std::io::Error| format!("{address}: {e}");
+    socket.set_read_timeout(Some(PATIENCE)).map_err(text)?;
+    socket.send_to(payload, address).map_err(text)?;
+    let mut buffer = [0; 2048];
+    let (length, from) = socket.recv_from(&mut buffer).map_err(text)?;
+    if from != address {
+        return Err(format!("answer from {from}, asked {address}"));
+    }
+    let end = buffer[..length]
+        .iter()
+        .position(|b| *b == b'\n')
+        .ok_or("no greeting")?;
+    if &buffer[end + 1..length] != payload {
+        return Err("another payload came back".into());
+    }
+    parse(&buffer[..end], socket.local_addr().map_err(text)?)
+}
+
+fn parse(greeting: &[u8], local: SocketAddr) -> Result<Seen, String> {
+    let text = String::from_utf8_lossy(greeting);
+    let (name, client) = text.split_once(' ').ok_or("odd greeting")?;
+    let client = client.parse().map_err(|e| format!("{client}: {e}"))?;
+    Ok(Seen {
+        name: name.to_owned(),
+        client,
+        local,
+    })
+}
+
+/// A service published on `published` and with a virtual address on `vni`, its backends being `tasks`.
+pub(crate) fn service(
+    published: u16,
+    target: u16,
+    vip: (u32, Ipv4Addr),
+    tasks: &[&Task],
+) -> Service {
+    let backend = |address: Ipv4Addr| Backend {
+        address: address.into(),
+        draining: false,
+    };
+    Service {
+        name: format!("s{published}"),
+        vips: BTreeMap::from([(
+            (vip.0, IpAddr::V4(vip.1)),
+            tasks.iter().map(|t| backend(t.overlay)).collect(),
+        )]),
+        ports: [6, 17]
+            .map(|protocol| PublishedPort {
+                protocol,
+                published,
+                target,
+            })
+            .into(),
+        ingress: tasks.iter().map(|t| backend(t.gateway)).collect(),
+    }
+}
+
+/// Tells every node of all others' tasks, and that they are peers.
+pub(crate) fn introduce(nodes: &mut [Node]) {
+    let mut all = Vec::new();
+    for node in nodes.iter() {
+        for (key, endpoint) in &node.desired.endpoints {
+            if matches!(endpoint.location, Location::Local(_)) {
+                all.push((node.address, *key, endpoint.mac));
+            }
+        }
+    }
+    let addresses: Vec<Ipv4Addr> = nodes.iter().map(|n| n.address).collect();
+    for node in nodes {
+        for peer in addresses.iter().filter(|a| **a != node.address) {
+            node.desired.peers.insert(IpAddr::V4(*peer));
+        }
+        for (owner, key, mac) in all.iter().filter(|(owner, ..)| *owner != node.address) {
+            let location = Location::Remote(IpAddr::V4(*owner));
+            node.desired.endpoints.insert(
+                *key,
+                Endpoint {
+                    mac: *mac,
+                    location,
+                },
+            );
+        }
+    }
+}
