@@ -310,3 +310,58 @@ async fn a_refusal_of_the_kernel_tells_its_cause() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn the_shims_executable_cannot_be_overwritten_from_inside() {
+    let world = World::new("exe").await;
+    // With an init of ours, process 1 of the container runs the shim's executable.
+    let mut spec = world.spec("a", "sleep 1000");
+    spec.init = true;
+    spec.cap_add = vec!["ALL".to_owned()];
+    spec.seccomp_unconfined = true;
+    world.run(&spec).await;
+    let script = "(printf x 1<>/proc/1/exe) 2>&1; echo code=$?";
+    let (_, text) = world.exec("a", &["busybox", "sh", "-c", script]).await;
+    assert!(text.contains("code=1"), "{text}");
+    // It is busy while it runs; once nothing runs it, the mount it was executed from still protects.
+    let info = world.runtime.inspect("a").unwrap();
+    for pid in [info.pid, info.shim_pid] {
+        let exe = nix::sys::statvfs::statvfs(format!("/proc/{pid}/exe").as_str()).unwrap();
+        assert!(exe.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY));
+    }
+}
+
+#[tokio::test]
+async fn the_network_namespace_is_the_one_given() {
+    let world = World::new("netns").await;
+    let name = format!("rt-{}", std::process::id());
+    let ip = |args: &[&str]| {
+        let status = std::process::Command::new("ip")
+            .args(args)
+            .status()
+            .unwrap();
+        assert!(status.success(), "ip {args:?}");
+    };
+    ip(&["netns", "add", &name]);
+    let mut spec = world.spec(
+        "a",
+        "ls -l /proc/self/ns/net; cat /proc/sys/net/ipv4/ip_default_ttl",
+    );
+    spec.netns = Some(format!("/run/netns/{name}").into());
+    spec.sysctls
+        .insert("net.ipv4.ip_default_ttl".to_owned(), "77".to_owned());
+    let result = world.runtime.create(&spec).await;
+    let given = {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(format!("/run/netns/{name}"))
+            .unwrap()
+            .ino()
+    };
+    ip(&["netns", "del", &name]);
+    result.unwrap();
+    world.runtime.start("a").await.unwrap();
+    world.wait("a").await;
+    let text = world.output("a").await;
+    assert!(text.contains(&format!("net:[{given}]")), "{text}");
+    assert!(text.ends_with("\n77\n"), "{text}");
+}

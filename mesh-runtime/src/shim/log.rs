@@ -14,6 +14,8 @@ use crate::wire::LOG_FILE;
 
 /// Longest record payload; a longer line is cut into parts, as Docker does.
 pub(crate) const MAX_LINE: usize = 16 << 10;
+/// Bytes of a record besides its payload: time, stream, tag, three spaces, newline.
+const RECORD_HEAD: usize = 30 + 6 + 1 + 3 + 1;
 /// One read from a pipe.
 const CHUNK: usize = 16 << 10;
 
@@ -152,6 +154,13 @@ impl LogWriter {
             Output::Stdout => "stdout",
             Output::Stderr => "stderr",
         };
+        let length = (RECORD_HEAD + payload.len()) as u64;
+        if self.size + self.batch.len() as u64 + length > self.limits.max_size {
+            self.flush();
+            if self.size > 0 {
+                self.rotate();
+            }
+        }
         let time = chrono::Utc::now().format("%Y-%m-%dT%H:%M:%S%.9fZ");
         // Writing to a Vec cannot fail.
         let _ = write!(self.batch, "{time} {name} {} ", char::from(tag));
@@ -163,9 +172,6 @@ impl LogWriter {
     fn flush(&mut self) {
         if self.batch.is_empty() {
             return;
-        }
-        if self.size > 0 && self.size + self.batch.len() as u64 > self.limits.max_size {
-            self.rotate();
         }
         if let Some(file) = &mut self.file {
             match file.write_all(&self.batch) {
