@@ -1,5 +1,6 @@
 //! Pulling from a real registry: plain HTTP, TLS, passwords, digests, platforms, and what goes wrong.
 
+#[path = "rig/registry.rs"]
 mod rig;
 
 use std::fs;

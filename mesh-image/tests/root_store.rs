@@ -1,121 +1,16 @@
 //! The store with the kernel's help: overlay mounts, ownership, devices, whiteouts. Needs root.
 
+#[path = "rig/world.rs"]
+mod world;
+
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::time::Duration;
 
 use mesh_image::build::{ArchiveBuilder, LayerBuilder};
 use mesh_image::{ErrorKind, ImageConfig, ImageError, ImageStore, Reference, silent};
-use tempfile::TempDir;
-
-struct World {
-    dir: TempDir,
-    store: Option<ImageStore>,
-}
-
-impl World {
-    fn new() -> Self {
-        assert!(nix::unistd::geteuid().is_root(), "this test needs root");
-        let dir = tempfile::tempdir().unwrap();
-        let store = ImageStore::open(dir.path()).unwrap();
-        Self {
-            dir,
-            store: Some(store),
-        }
-    }
-
-    fn store(&self) -> &ImageStore {
-        self.store.as_ref().unwrap()
-    }
-
-    fn reopen(&mut self) {
-        self.store = None;
-        self.store = Some(ImageStore::open(self.dir.path()).unwrap());
-    }
-
-    fn load(&self, archive: &[u8]) -> mesh_image::Result<Vec<mesh_image::LoadedImage>> {
-        self.store().load_blocking(archive, &silent())
-    }
-
-    fn count(&self, name: &str) -> usize {
-        fs::read_dir(self.dir.path().join(name)).unwrap().count()
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        if let Some(store) = &self.store {
-            for (id, _) in store.rootfs_list() {
-                let _ = store.unmount_rootfs(&id);
-            }
-        }
-    }
-}
-
-fn config() -> ImageConfig {
-    ImageConfig {
-        env: vec!["PATH=/bin".into()],
-        cmd: vec!["/bin/hello".into()],
-        working_dir: "/srv".into(),
-        ..ImageConfig::default()
-    }
-}
-
-/// Two layers: the second hides, replaces and empties parts of the first.
-fn image(name: &str) -> ArchiveBuilder {
-    let mut base = LayerBuilder::new();
-    base.directory("bin", 0o755)
-        .unwrap()
-        .file("bin/hello", 0o4755, b"hello")
-        .unwrap();
-    base.hard_link("bin/hello2", "bin/hello")
-        .unwrap()
-        .symlink("sbin", "bin")
-        .unwrap();
-    base.file("etc/gone", 0o644, b"gone")
-        .unwrap()
-        .file("etc/kept", 0o600, b"old")
-        .unwrap();
-    base.file("data/old", 0o644, b"old")
-        .unwrap()
-        .directory("tmp", 0o1777)
-        .unwrap();
-    let mut top = LayerBuilder::new();
-    top.file("etc/.wh.gone", 0, b"")
-        .unwrap()
-        .file("etc/kept", 0o600, b"new")
-        .unwrap();
-    top.file("data/.wh..wh..opq", 0, b"")
-        .unwrap()
-        .file("data/new", 0o644, b"new")
-        .unwrap();
-    top.file("tmp/x", 0o644, b"").unwrap();
-    ArchiveBuilder::new(name, config())
-        .layer(base.finish().unwrap())
-        .layer(top.finish().unwrap())
-}
-
-fn docker(image: &ArchiveBuilder) -> Vec<u8> {
-    let mut out = Vec::new();
-    image.write_docker(&mut out).unwrap();
-    out
-}
-
-fn oci(image: &ArchiveBuilder) -> Vec<u8> {
-    let mut out = Vec::new();
-    image.write_oci(&mut out).unwrap();
-    out
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(dir)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
+use world::{World, config, docker, image, names, oci, xattr};
 
 #[test]
 fn a_docker_archive_and_an_oci_archive_give_the_same_image() {
@@ -396,22 +291,6 @@ fn devices_owners_and_capabilities_are_kept() {
     assert_eq!(xattr(&below, c"trusted.overlay.redirect"), None);
 }
 
-fn xattr(path: &Path, name: &std::ffi::CStr) -> Option<Vec<u8>> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
-    let mut value = vec![0u8; 256];
-    // SAFETY: both names are NUL-terminated and `value` is writable for the length given.
-    let n = unsafe {
-        libc::lgetxattr(
-            path.as_ptr(),
-            name.as_ptr(),
-            value.as_mut_ptr().cast(),
-            value.len(),
-        )
-    };
-    usize::try_from(n).ok().map(|n| value[..n].to_vec())
-}
-
 #[test]
 fn an_image_with_as_many_layers_as_allowed_mounts() {
     let world = World::new();
@@ -432,4 +311,79 @@ fn an_image_with_as_many_layers_as_allowed_mounts() {
         .load(&docker(&image.layer(layer.finish().unwrap())))
         .unwrap_err();
     assert!(error.to_string().contains("128"), "{error}");
+}
+
+/// Not a test by itself: the process that the next one kills.
+#[test]
+fn helper_that_loads_until_it_is_killed() {
+    let Some(dir) = std::env::var_os("MESH_IMAGE_TEST_STORE") else {
+        return;
+    };
+    let store = ImageStore::open(dir).unwrap();
+    let archive = docker(&image("m:1"));
+    loop {
+        store.load_blocking(&archive[..], &silent()).unwrap();
+        let record = store.get("m:1").unwrap();
+        store.mount_rootfs(&record, "task").unwrap();
+        store.unmount_rootfs("task").unwrap();
+        store.remove("m:1", false).unwrap();
+    }
+}
+
+#[test]
+fn killed_at_any_moment_the_store_is_whole() {
+    let mut world = World::new();
+    let mut seen_image = 0;
+    for round in 0..20 {
+        world.store = None;
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "helper_that_loads_until_it_is_killed"])
+            .env("MESH_IMAGE_TEST_STORE", world.dir.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // No condition to wait for: the point is that any moment will do.
+        std::thread::sleep(Duration::from_millis(20 + 17 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        world.reopen();
+        assert_eq!(world.count("tmp"), 0);
+        for (id, _) in world.store().rootfs_list() {
+            world.store().unmount_rootfs(&id).unwrap();
+        }
+        let images = world.store().list();
+        assert_eq!(world.count("layers"), 2 * images.len());
+        for record in images {
+            seen_image += 1;
+            let root = world.store().mount_rootfs(&record, "check").unwrap().path;
+            assert_eq!(fs::read(root.join("etc/kept")).unwrap(), b"new");
+            assert_eq!(names(&root.join("data")), ["new"]);
+            world.store().unmount_rootfs("check").unwrap();
+        }
+    }
+    println!("an image was there {seen_image} times of 20");
+}
+
+#[test]
+fn two_hundred_root_file_systems_at_once() {
+    let world = World::new();
+    world.load(&docker(&image("m:1"))).unwrap();
+    let record = world.store().get("m:1").unwrap();
+    std::thread::scope(|scope| {
+        for worker in 0..8 {
+            let (store, record) = (world.store(), &record);
+            scope.spawn(move || {
+                for at in 0..25 {
+                    store
+                        .mount_rootfs(record, &format!("t{worker}-{at}"))
+                        .unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(world.store().rootfs_list().len(), 200);
+    for (id, _) in world.store().rootfs_list() {
+        world.store().unmount_rootfs(&id).unwrap();
+    }
+    assert_eq!((world.count("containers"), world.count("tmp")), (0, 0));
 }

@@ -10,9 +10,10 @@ use futures::TryStreamExt as _;
 use futures::stream::BoxStream;
 use oci_client::client::LayerDescriptor;
 use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
+use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
 
+use super::failure::{self, Asked};
 use super::{Credentials, RegistryOptions};
 use crate::digest::Digest;
 use crate::error::{ImageError, Result};
@@ -68,7 +69,7 @@ impl Remote {
             } else if reached {
                 return Err(error);
             } else {
-                first_error = Some(join_errors(first_error, error));
+                first_error = Some(failure::join(first_error, error));
             }
         }
         Err(first_error.unwrap_or_else(|| ImageError::Registry {
@@ -117,10 +118,10 @@ impl Remote {
             .await;
         let (bytes, _) = answer.map_err(|error| {
             let reached = match &error {
-                OciDistributionError::RequestError(e) => is_certificate_problem(e),
+                OciDistributionError::RequestError(e) => failure::is_certificate_problem(e),
                 _ => true,
             };
-            (self.explain(error), reached)
+            (self.asked().explain(error), reached)
         })?;
         if bytes.len() as u64 > MAX_DOCUMENT {
             let what = format!("the manifest of {}", self.reference);
@@ -142,7 +143,7 @@ impl Remote {
             .client
             .pull_blob_stream(&target, &descriptor)
             .await
-            .map_err(|e| self.explain(e))?;
+            .map_err(|e| self.asked().explain(e))?;
         Ok(sized.stream)
     }
 
@@ -170,85 +171,24 @@ impl Remote {
         Ok(bytes)
     }
 
+    fn asked(&self) -> Asked<'_> {
+        Asked {
+            host: &self.host,
+            reference: &self.reference,
+        }
+    }
+
     /// A transfer that broke.
     pub(super) fn broken(&self, error: &std::io::Error) -> ImageError {
         ImageError::Registry {
             registry: self.host.clone(),
-            reason: chain(error),
+            reason: failure::chain(error),
         }
     }
 
     fn by_digest(&self, digest: &Digest) -> oci_client::Reference {
         let path = self.reference.path().to_owned();
         oci_client::Reference::with_digest(self.host.clone(), path, digest.to_string())
-    }
-
-    /// The registry's error in the words Docker's users know.
-    fn explain(&self, error: OciDistributionError) -> ImageError {
-        let denied = |reason: String| ImageError::PullDenied {
-            repository: self.reference.repository(),
-            reason,
-        };
-        let unknown = |reason: String| ImageError::ManifestUnknown {
-            reference: self.reference.to_string(),
-            reason,
-        };
-        match error {
-            OciDistributionError::UnauthorizedError { .. } => {
-                denied("unauthorized: authentication required".into())
-            }
-            OciDistributionError::AuthenticationFailure(reason) => {
-                let reason: String = reason.trim().chars().take(300).collect();
-                denied(format!("unauthorized: {reason}"))
-            }
-            OciDistributionError::ImageManifestNotFoundError(reason) => unknown(reason),
-            OciDistributionError::RegistryError { envelope, .. } => {
-                let first = envelope.errors.first();
-                let message = first
-                    .map(|e| e.message.trim().to_owned())
-                    .unwrap_or_default();
-                match first.map(|e| &e.code) {
-                    Some(OciErrorCode::ManifestUnknown | OciErrorCode::NotFound) => {
-                        unknown(message)
-                    }
-                    Some(OciErrorCode::NameUnknown) => denied(message),
-                    Some(OciErrorCode::Denied | OciErrorCode::Unauthorized) => denied(message),
-                    _ => self.failed(envelope.to_string()),
-                }
-            }
-            OciDistributionError::ServerError {
-                code: 401 | 403,
-                message,
-                ..
-            } => denied(if message.is_empty() {
-                "denied".into()
-            } else {
-                message
-            }),
-            OciDistributionError::ServerError { code: 404, .. } => unknown("not found".into()),
-            OciDistributionError::ServerError { code, message, .. } => {
-                let message: String = message.trim().chars().take(300).collect();
-                self.failed(format!("it answered {code}: {message}"))
-            }
-            OciDistributionError::RequestError(e) if is_certificate_problem(&e) => {
-                self.failed(format!(
-                    "its certificate is not trusted, put its CA into {}/ca.crt of the registry \
-                     certificates directory: {}",
-                    self.host,
-                    chain(&e)
-                ))
-            }
-            OciDistributionError::RequestError(e) => self.failed(chain(&e)),
-            OciDistributionError::DigestError(e) => self.failed(e.to_string()),
-            other => self.failed(other.to_string()),
-        }
-    }
-
-    fn failed(&self, reason: String) -> ImageError {
-        ImageError::Registry {
-            registry: self.host.clone(),
-            reason,
-        }
     }
 }
 
@@ -347,53 +287,6 @@ fn auth_of(credentials: &Credentials) -> RegistryAuth {
         Credentials::Basic { username, password } => RegistryAuth::Basic(username, password),
         Credentials::Token(token) => RegistryAuth::Bearer(token),
     }
-}
-
-/// The error of the scheme tried second, with the first one's behind it.
-fn join_errors(first: Option<ImageError>, second: ImageError) -> ImageError {
-    match (first, second) {
-        (
-            Some(ImageError::Registry { reason: first, .. }),
-            ImageError::Registry { registry, reason },
-        ) if first != reason => ImageError::Registry {
-            registry,
-            reason: format!("{reason} (by TLS: {first})"),
-        },
-        (_, second) => second,
-    }
-}
-
-/// Whether the other side speaks TLS but with a certificate that does not convince.
-fn is_certificate_problem(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
-            return true;
-        }
-        // What an I/O error wraps is not its source but stands beside it.
-        let wrapped = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(|e| e.get_ref());
-        cause = match wrapped {
-            Some(wrapped) => Some(wrapped),
-            None => error.source(),
-        };
-    }
-    false
-}
-
-/// An error with its causes, once each.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// Keeps the stream type in one place.

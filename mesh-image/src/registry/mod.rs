@@ -1,6 +1,7 @@
 //! Talking to registries: options, credentials, and the client.
 
 mod client;
+mod failure;
 mod pull;
 
 use std::fmt;

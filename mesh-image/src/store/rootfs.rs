@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use tempfile::TempDir;
 
+use super::collect;
 use super::files::{self, Files, layer_key};
 use super::state::Container;
 use crate::error::{ImageError, Result};
@@ -43,7 +45,7 @@ impl Files {
                 Ok(container) => found.push((id, container)),
                 Err(error) => {
                     tracing::warn!(container = id, %error, "unfinished root file system removed");
-                    self.remove_container(&id)?;
+                    collect::empty(self.remove_container(&id)?);
                 }
             }
         }
@@ -102,8 +104,9 @@ impl Files {
         Ok(target)
     }
 
-    /// Unmounts and deletes a container's directory. Missing is fine.
-    pub(super) fn remove_container(&self, id: &str) -> Result<()> {
+    /// Unmounts a container's directory and takes it out of the store; dropping the result deletes
+    /// it. Missing is fine.
+    pub(super) fn remove_container(&self, id: &str) -> Result<Option<TempDir>> {
         let dir = self.container(id);
         let target = dir.join("rootfs");
         loop {
@@ -116,12 +119,7 @@ impl Files {
             }
         }
         // Renamed away first: a half-deleted directory must never look like a container.
-        if let Some(gone) = self.discard(&dir)? {
-            let path = gone.path().to_path_buf();
-            gone.close()
-                .map_err(|e| ImageError::io("remove", path, e))?;
-        }
-        Ok(())
+        self.discard(&dir)
     }
 }
 

@@ -8,6 +8,7 @@
 //! - only harmless extended attributes are kept; sizes and counts are bounded.
 
 mod compression;
+mod content;
 mod entry;
 mod tree;
 

@@ -3,8 +3,8 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -19,14 +19,12 @@ use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat, unlinkat};
 use pathrs::Root;
 use pathrs::flags::OpenFlags;
 
+use super::content::{copy_sparse, set_xattr};
 use super::too_large;
 use crate::error::{ImageError, Result};
 
 /// Mode of a directory that a layer only implies and no layer below has.
 const IMPLIED_DIR_MODE: u32 = 0o755;
-/// Content is copied in pieces of this size; a piece of zeros becomes a hole.
-const PIECE: usize = 64 << 10;
-
 /// Owner, mode, time and attributes of an entry.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Meta {
@@ -401,57 +399,9 @@ impl Tree {
     }
 }
 
-/// Copies all of `content`, leaving holes for zeros. None if there is more than `budget` bytes.
-fn copy_sparse(content: &mut impl Read, file: &mut File, budget: u64) -> io::Result<Option<u64>> {
-    let mut piece = vec![0u8; PIECE];
-    let mut size = 0u64;
-    let mut hole_at_end = false;
-    loop {
-        let mut filled = 0;
-        while filled < PIECE {
-            match content.read(&mut piece[filled..])? {
-                0 => break,
-                n => filled += n,
-            }
-        }
-        if filled == 0 {
-            break;
-        }
-        size += filled as u64;
-        if size > budget {
-            return Ok(None);
-        }
-        hole_at_end = filled == PIECE && piece.iter().all(|&byte| byte == 0);
-        if hole_at_end {
-            file.seek(SeekFrom::Current(PIECE as i64))?;
-        } else {
-            file.write_all(&piece[..filled])?;
-        }
-    }
-    if hole_at_end {
-        file.set_len(size)?;
-    }
-    Ok(Some(size))
-}
-
 fn open_dir(dir: &impl AsFd, name: &OsStr) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(dir, name, flags, Mode::empty())
-}
-
-fn set_xattr(file: &impl AsFd, name: &std::ffi::CStr, value: &[u8]) -> nix::Result<()> {
-    // SAFETY: the name is NUL-terminated, the value is `value.len()` readable bytes, and the
-    // descriptor is open for the length of the call; the kernel keeps none of the pointers.
-    let result = unsafe {
-        libc::fsetxattr(
-            file.as_fd().as_raw_fd(),
-            name.as_ptr(),
-            value.as_ptr().cast(),
-            value.len(),
-            0,
-        )
-    };
-    Errno::result(result).map(drop)
 }
 
 fn time_spec((seconds, nanoseconds): (i64, i64)) -> TimeSpec {
@@ -468,19 +418,4 @@ fn is_whiteout(stat: &FileStat) -> bool {
 
 fn same_file(a: Option<FileStat>, b: Option<FileStat>) -> bool {
     matches!((a, b), (Some(a), Some(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn content_over_the_budget_is_refused() {
-        let copy = |bytes: u64, budget| {
-            let mut file = tempfile::tempfile().unwrap();
-            copy_sparse(&mut io::repeat(0).take(bytes), &mut file, budget).unwrap()
-        };
-        assert_eq!(copy(200_000, 200_000), Some(200_000));
-        assert_eq!(copy(200_001, 200_000), None);
-    }
 }
