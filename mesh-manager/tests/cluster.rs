@@ -1,0 +1,396 @@
+//! One manager and simulated nodes over real loopback gRPC: the life of services and tasks.
+
+mod common;
+
+use common::{
+    FakeNode, create, create_network, edit, eventually, manager, publish, scale, service, status,
+};
+use futures::StreamExt;
+use mesh_api::{engine, proto};
+use mesh_manager::{
+    Command, ErrorKind, LogSelector, LogTarget, ManagerHandle, client,
+    state::{NodeState, Task, TaskState, service_status},
+};
+use std::{collections::BTreeSet, time::Duration};
+
+fn running(manager: &ManagerHandle, id: &str) -> u64 {
+    let view = manager.view();
+    view.service(id)
+        .map_or(0, |s| service_status(&view, s).running_tasks.unwrap_or(0))
+}
+
+fn tasks(manager: &ManagerHandle, id: &str) -> Vec<Task> {
+    manager.view().tasks_of_service(id).cloned().collect()
+}
+
+async fn all_running(manager: &ManagerHandle, id: &str, count: u64) {
+    eventually(&format!("{count} running tasks"), || {
+        (running(manager, id) == count
+            && tasks(manager, id).iter().filter(|t| t.is_wanted()).count() as u64 == count)
+            .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_spreads_scales_and_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let manager = manager(directory.path()).await;
+    let nodes = [
+        FakeNode::join(&manager, "n1").await,
+        FakeNode::join(&manager, "n2").await,
+        FakeNode::join(&manager, "n3").await,
+    ];
+    let network = create_network(&manager, "front").await;
+    let mut spec = service("web", 6);
+    publish(&mut spec, 80, 8080);
+    spec.task_template.as_mut().unwrap().networks = Some(vec![engine::NetworkAttachmentConfig {
+        target: Some("front".to_owned()),
+        ..Default::default()
+    }]);
+    let id = create(&manager, spec).await;
+    all_running(&manager, &id, 6).await;
+
+    for node in &nodes {
+        let own = tasks(&manager, &id)
+            .iter()
+            .filter(|t| t.node_id.as_deref() == Some(node.id()))
+            .count();
+        assert_eq!(own, 2, "spread evenly");
+        // Everybody learns of every endpoint, service, network and peer.
+        eventually("six active endpoints", || {
+            let known = node.known.lock().unwrap();
+            let active = known
+                .endpoints
+                .values()
+                .filter(|e| e.state() == proto::EndpointState::Active);
+            (active.count() == 6).then_some(())
+        })
+        .await;
+        let known = node.known.lock().unwrap();
+        assert_eq!(known.peers.len(), 3);
+        assert!(known.networks.contains_key(&network));
+        assert!(known.networks.values().any(|n| n.ingress));
+        let service = &known.services[&id];
+        assert_eq!(service.vips.len(), 2, "ingress and front");
+        assert_eq!(service.ports[0].published, 80);
+        assert_eq!(known.tasks.len(), 2);
+        for task in known.tasks.values() {
+            assert_eq!(task.attachments.len(), 2);
+            let spec: engine::TaskSpec = serde_json::from_slice(&task.spec_json).unwrap();
+            assert_eq!(
+                spec.container_spec.unwrap().image.as_deref(),
+                Some("whoami:latest")
+            );
+        }
+    }
+    let vips = manager.view().service(&id).unwrap().vips.clone();
+    let addresses: BTreeSet<_> = tasks(&manager, &id)
+        .iter()
+        .flat_map(|t| t.attachments.clone())
+        .map(|a| a.address)
+        .collect();
+    assert_eq!(addresses.len(), 12, "no address twice");
+
+    scale(&manager, &id, 1).await;
+    all_running(&manager, &id, 1).await;
+    eventually("the others are forgotten", || {
+        (tasks(&manager, &id).len() == 1).then_some(())
+    })
+    .await;
+    // Each stopped task was out of load balancing before its node was told to stop it.
+    for node in &nodes {
+        for (task, state) in &node.known.lock().unwrap().state_at_stop {
+            assert_eq!(*state, proto::EndpointState::Draining as i32, "{task}");
+        }
+    }
+    scale(&manager, &id, 8).await;
+    all_running(&manager, &id, 8).await;
+    assert_eq!(manager.view().service(&id).unwrap().vips, vips, "VIPs stay");
+
+    manager
+        .call(Command::RemoveService {
+            id: "web".to_owned(),
+        })
+        .await
+        .unwrap();
+    eventually("all tasks are gone", || {
+        tasks(&manager, &id).is_empty().then_some(())
+    })
+    .await;
+    manager
+        .call(Command::RemoveNetwork {
+            id: "front".to_owned(),
+        })
+        .await
+        .unwrap();
+    for node in &nodes {
+        eventually("the node forgets", || {
+            let known = node.known.lock().unwrap();
+            (known.services.is_empty() && known.tasks.is_empty() && known.endpoints.is_empty())
+                .then_some(())
+        })
+        .await;
+    }
+    manager.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_task_is_replaced_with_history() {
+    let directory = tempfile::tempdir().unwrap();
+    let manager = manager(directory.path()).await;
+    let node = FakeNode::join(&manager, "n1").await;
+    let id = create(&manager, service("web", 1)).await;
+    for round in 0..7 {
+        all_running(&manager, &id, 1).await;
+        let task = tasks(&manager, &id)
+            .into_iter()
+            .find(Task::is_wanted)
+            .unwrap();
+        let mut failed = status(&task.id, "failed");
+        failed.error = format!("task: non-zero exit (1), round {round}");
+        failed.exit_code = Some(1);
+        node.report(failed).await;
+        eventually("a replacement", || {
+            tasks(&manager, &id)
+                .into_iter()
+                .find(|t| t.is_wanted() && t.id != task.id)
+        })
+        .await;
+    }
+    all_running(&manager, &id, 1).await;
+    let tasks = eventually("history is cut", || {
+        Some(tasks(&manager, &id)).filter(|t| t.len() == 5)
+    })
+    .await;
+    assert!(tasks.iter().all(|t| t.slot == 1));
+    assert_eq!(
+        tasks
+            .iter()
+            .filter(|t| t.status.state == TaskState::Failed)
+            .count(),
+        4
+    );
+    manager.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_nodes_tasks_move() {
+    let directory = tempfile::tempdir().unwrap();
+    let manager = manager(directory.path()).await;
+    let (a, b) = (
+        FakeNode::join(&manager, "a").await,
+        FakeNode::join(&manager, "b").await,
+    );
+    let id = create(&manager, service("web", 4)).await;
+    all_running(&manager, &id, 4).await;
+    a.kill();
+    eventually("a is down", || {
+        (manager.view().node(a.id()).unwrap().state == NodeState::Down).then_some(())
+    })
+    .await;
+    all_running(&manager, &id, 4).await;
+    let wanted: Vec<_> = tasks(&manager, &id)
+        .into_iter()
+        .filter(Task::is_wanted)
+        .collect();
+    assert!(wanted.iter().all(|t| t.node_id.as_deref() == Some(b.id())));
+    // The dead node's endpoints are nobody's business any more.
+    eventually("b sees its own endpoints only", || {
+        let known = b.known.lock().unwrap();
+        known
+            .endpoints
+            .values()
+            .all(|e| e.node_id == b.id())
+            .then_some(())
+    })
+    .await;
+
+    // Back again, it is told to stop what it still runs.
+    let again = FakeNode::open(&manager.managers()[0].1, a.identity.clone(), "a").await;
+    eventually("the old tasks are shut down", || {
+        let known = again.known.lock().unwrap();
+        (known.reported.len() == 2 && known.reported.values().all(|w| w == "shutdown"))
+            .then_some(())
+    })
+    .await;
+
+    // A node that is down can be removed; its certificate is worth nothing then.
+    again.kill();
+    eventually("a is down again", || {
+        (manager.view().node(a.id()).unwrap().state == NodeState::Down).then_some(())
+    })
+    .await;
+    manager
+        .call(Command::RemoveNode {
+            id: a.id().to_owned(),
+            force: false,
+        })
+        .await
+        .unwrap();
+    let tls = mesh_pki::tls::client_config(&a.identity).unwrap();
+    let channel = client::connect(&manager.managers()[0].1, tls)
+        .await
+        .unwrap();
+    let refused = proto::dispatcher_client::DispatcherClient::new(channel)
+        .session(futures::stream::pending())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+    manager.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_update_replaces_every_task() {
+    let directory = tempfile::tempdir().unwrap();
+    let manager = manager(directory.path()).await;
+    let _nodes = [
+        FakeNode::join(&manager, "a").await,
+        FakeNode::join(&manager, "b").await,
+    ];
+    let mut spec = service("web", 4);
+    spec.update_config = Some(engine::ServiceSpecUpdateConfig {
+        parallelism: Some(2),
+        monitor: Some(50_000_000),
+        order: Some(engine::ServiceSpecUpdateConfigOrderEnum::START_FIRST),
+        ..Default::default()
+    });
+    let id = create(&manager, spec).await;
+    all_running(&manager, &id, 4).await;
+    for order in [
+        engine::ServiceSpecUpdateConfigOrderEnum::START_FIRST,
+        engine::ServiceSpecUpdateConfigOrderEnum::STOP_FIRST,
+    ] {
+        edit(&manager, &id, |spec| {
+            spec.update_config.as_mut().unwrap().order = Some(order);
+            let template = spec.task_template.as_mut().unwrap();
+            template.force_update = Some(template.force_update.unwrap_or(0) + 1);
+        })
+        .await;
+        eventually("the update completes", || {
+            let view = manager.view();
+            let update = view.service(&id)?.update.clone()?;
+            (update.state == engine::ServiceUpdateStatusStateEnum::COMPLETED).then_some(())
+        })
+        .await;
+        all_running(&manager, &id, 4).await;
+        let version = manager.view().service(&id).unwrap().spec_version;
+        assert!(
+            tasks(&manager, &id)
+                .iter()
+                .filter(|t| t.is_wanted())
+                .all(|t| t.spec_version == version)
+        );
+    }
+    manager.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_come_from_every_node() {
+    let directory = tempfile::tempdir().unwrap();
+    let manager = manager(directory.path()).await;
+    let _nodes = [
+        FakeNode::join(&manager, "a").await,
+        FakeNode::join(&manager, "b").await,
+    ];
+    let id = create(&manager, service("web", 4)).await;
+    all_running(&manager, &id, 4).await;
+    let selector = LogSelector {
+        target: LogTarget::Service("web".to_owned()),
+        follow: false,
+        tail: None,
+        since: 0,
+        stdout: true,
+        stderr: true,
+    };
+    let lines: Vec<_> = tokio::time::timeout(
+        Duration::from_secs(20),
+        manager
+            .logs(selector)
+            .unwrap()
+            .map(Result::unwrap)
+            .collect::<Vec<_>>(),
+    )
+    .await
+    .expect("the stream ends");
+    assert_eq!(lines.len(), 8);
+    assert!(lines.iter().all(|l| l.service_id == id));
+    let nodes: BTreeSet<_> = lines.iter().map(|l| l.node_id.clone()).collect();
+    assert_eq!(nodes.len(), 2);
+    manager.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_not_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let manager = manager(directory.path()).await;
+    let address = manager.managers()[0].1.clone();
+    let worker = FakeNode::join(&manager, "w").await;
+
+    // A worker's certificate is no manager's.
+    let tls = mesh_pki::tls::client_config(&worker.identity).unwrap();
+    let channel = client::connect(&address, tls).await.unwrap();
+    let forward = proto::ForwardRequest {
+        command_json: Vec::new(),
+    };
+    let refused = proto::control_client::ControlClient::new(channel.clone())
+        .forward(forward)
+        .await;
+    assert_eq!(refused.unwrap_err().code(), tonic::Code::PermissionDenied);
+    let vote = proto::raft_client::RaftClient::new(channel)
+        .vote(proto::RaftMessage::default())
+        .await;
+    assert_eq!(vote.unwrap_err().code(), tonic::Code::PermissionDenied);
+
+    // Renewal keeps the id.
+    let renewed = client::renew(&address, &worker.identity).await.unwrap();
+    assert_eq!(renewed.node_id, worker.identity.node_id);
+    assert_ne!(renewed.key_pem, worker.identity.key_pem);
+
+    // Without a certificate nothing but NodeCA answers.
+    let token: mesh_pki::JoinToken = manager
+        .view()
+        .cluster()
+        .unwrap()
+        .worker_token
+        .parse()
+        .unwrap();
+    let pinned = mesh_pki::tls::pinned_client_config(&token.digest).unwrap();
+    let channel = client::connect(&address, pinned).await.unwrap();
+    let refused = proto::dispatcher_client::DispatcherClient::new(channel)
+        .session(futures::stream::pending())
+        .await;
+    assert_eq!(refused.unwrap_err().code(), tonic::Code::Unauthenticated);
+
+    // A wrong secret, another cluster's token, nonsense, nobody there.
+    let wrong = mesh_pki::JoinToken::generate(&token.digest).to_string();
+    let error = client::join(&address, &wrong, "active").await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("A valid join token is necessary"),
+        "{error}"
+    );
+    let other = mesh_pki::JoinToken::generate(&"0".repeat(50)).to_string();
+    assert!(client::join(&address, &other, "active").await.is_err());
+    assert!(client::join(&address, "nonsense", "active").await.is_err());
+    let nobody = common::free_address().to_string();
+    let error = client::join(&nobody, &wrong, "active").await.unwrap_err();
+    assert!(
+        error.to_string().contains("cannot reach a manager"),
+        "{error}"
+    );
+    assert_eq!(manager.view().nodes().count(), 2, "nothing was added");
+
+    // A manager cannot be removed.
+    let own = manager.identity().node_id.clone();
+    let error = manager
+        .call(Command::RemoveNode {
+            id: own,
+            force: true,
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, ErrorKind::FailedPrecondition);
+    manager.shutdown().await;
+}

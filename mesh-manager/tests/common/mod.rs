@@ -1,0 +1,401 @@
+//! A manager on loopback and simulated nodes that speak the real protocol and pretend to run tasks.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "every test file uses another part of this module"
+)]
+
+use mesh_api::{engine, proto};
+use mesh_manager::{Command, Config, InitOptions, Manager, ManagerHandle, Response, client};
+use mesh_pki::{NodeIdentity, tls};
+use proto::{manager_message::Message as In, node_message::Message as Out, object::Object as Body};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+/// Waits are given up after this long.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A free loopback address.
+pub fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    listener
+        .local_addr()
+        .expect("a bound socket has an address")
+}
+
+pub fn config(directory: &Path, address: SocketAddr) -> Config {
+    Config {
+        data_dir: directory.join("raft"),
+        identity_dir: directory.join("certificates"),
+        listen: address,
+        advertise: address,
+        timings: Default::default(),
+    }
+}
+
+/// A manager of a new cluster, with a heartbeat that finds dead nodes fast.
+pub async fn manager(directory: &Path) -> ManagerHandle {
+    let options = InitOptions {
+        spec: engine::SwarmSpec {
+            dispatcher: Some(engine::SwarmSpecDispatcher {
+                heartbeat_period: Some(300_000_000),
+            }),
+            ..Default::default()
+        },
+        ..InitOptions::default()
+    };
+    Manager::init(config(directory, free_address()), options)
+        .await
+        .expect("a new cluster")
+}
+
+/// Polls until `check` gives something.
+pub async fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let polled = async {
+        loop {
+            if let Some(found) = check() {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, polled).await {
+        Ok(found) => found,
+        Err(_) => panic!("never came: {what}"),
+    }
+}
+
+/// A replicated service of some image.
+pub fn service(name: &str, replicas: i64) -> engine::ServiceSpec {
+    engine::ServiceSpec {
+        name: Some(name.to_owned()),
+        task_template: Some(engine::TaskSpec {
+            container_spec: Some(engine::TaskSpecContainerSpec {
+                image: Some("whoami:latest".to_owned()),
+                ..Default::default()
+            }),
+            restart_policy: Some(engine::TaskSpecRestartPolicy {
+                delay: Some(0),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        mode: Some(engine::ServiceSpecMode {
+            replicated: Some(engine::ServiceSpecModeReplicated {
+                replicas: Some(replicas),
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+pub fn publish(spec: &mut engine::ServiceSpec, published: i64, target: i64) {
+    let endpoint = spec.endpoint_spec.get_or_insert_default();
+    endpoint
+        .ports
+        .get_or_insert_default()
+        .push(engine::EndpointPortConfig {
+            protocol: Some(engine::EndpointPortConfigProtocolEnum::TCP),
+            target_port: Some(target),
+            published_port: (published > 0).then_some(published),
+            publish_mode: Some(engine::EndpointPortConfigPublishModeEnum::INGRESS),
+            ..Default::default()
+        });
+}
+
+pub async fn create(manager: &ManagerHandle, spec: engine::ServiceSpec) -> String {
+    let command = Command::CreateService {
+        spec: Box::new(spec),
+        registry_auth: String::new(),
+    };
+    match manager.call(command).await {
+        Ok(Response::Created { id, .. }) => id,
+        other => panic!("service was not created: {other:?}"),
+    }
+}
+
+pub async fn create_network(manager: &ManagerHandle, name: &str) -> String {
+    let request = engine::NetworkCreateRequest {
+        name: name.to_owned(),
+        ..Default::default()
+    };
+    match manager
+        .call(Command::CreateNetwork {
+            request: Box::new(request),
+        })
+        .await
+    {
+        Ok(Response::Created { id, .. }) => id,
+        other => panic!("network was not created: {other:?}"),
+    }
+}
+
+/// Updates a service with an edited copy of its spec.
+pub async fn edit(
+    manager: &ManagerHandle,
+    id: &str,
+    change: impl FnOnce(&mut engine::ServiceSpec),
+) {
+    let (mut spec, version) = {
+        let view = manager.view();
+        let service = view.service(id).expect("the service is there");
+        (service.spec.clone(), service.meta.version)
+    };
+    change(&mut spec);
+    let command = Command::UpdateService {
+        id: id.to_owned(),
+        version,
+        spec: Box::new(spec),
+        registry_auth: None,
+        rollback: false,
+    };
+    manager.call(command).await.expect("the update is taken");
+}
+
+pub async fn scale(manager: &ManagerHandle, id: &str, replicas: i64) {
+    let mode = engine::ServiceSpecModeReplicated {
+        replicas: Some(replicas),
+    };
+    edit(manager, id, |spec| {
+        spec.mode.as_mut().expect("it has a mode").replicated = Some(mode);
+    })
+    .await;
+}
+
+/// What a simulated node knows.
+#[derive(Debug, Default)]
+pub struct Known {
+    pub tasks: BTreeMap<String, proto::Task>,
+    pub networks: BTreeMap<String, proto::Network>,
+    pub services: BTreeMap<String, proto::Service>,
+    pub endpoints: BTreeMap<String, proto::Endpoint>,
+    pub peers: BTreeMap<String, proto::Peer>,
+    /// State that each task was reported in last.
+    pub reported: HashMap<String, String>,
+    /// Endpoint states at the time a task was told to stop, on this node.
+    pub state_at_stop: HashMap<String, i32>,
+    pub revision: u64,
+    pub assignments: usize,
+}
+
+/// A node that joins by token, opens a session and reports every task as running until told to
+/// stop it.
+pub struct FakeNode {
+    pub identity: NodeIdentity,
+    pub known: Arc<Mutex<Known>>,
+    out: mpsc::Sender<proto::NodeMessage>,
+    cancel: CancellationToken,
+}
+
+pub fn send(body: Out) -> proto::NodeMessage {
+    proto::NodeMessage {
+        message: Some(body),
+    }
+}
+
+pub fn status(task_id: &str, state: &str) -> proto::TaskStatus {
+    proto::TaskStatus {
+        task_id: task_id.to_owned(),
+        state: state.to_owned(),
+        timestamp: 1,
+        ..Default::default()
+    }
+}
+
+impl FakeNode {
+    /// Joins as a worker and goes to work.
+    pub async fn join(manager: &ManagerHandle, hostname: &str) -> Self {
+        let (address, token) = {
+            let view = manager.view();
+            let cluster = view.cluster().expect("there is a cluster");
+            (
+                manager.managers()[0].1.clone(),
+                cluster.worker_token.clone(),
+            )
+        };
+        let identity = client::join(&address, &token, "active")
+            .await
+            .expect("the token is good");
+        Self::open(&address, identity, hostname).await
+    }
+
+    /// Opens a session with an identity.
+    pub async fn open(address: &str, identity: NodeIdentity, hostname: &str) -> Self {
+        let tls = tls::client_config(&identity).expect("the identity is whole");
+        let channel = client::connect(address, tls)
+            .await
+            .expect("the manager serves");
+        let mut dispatcher = proto::dispatcher_client::DispatcherClient::new(channel.clone());
+        let (out, messages) = mpsc::channel(64);
+        let hello = proto::NodeDescription {
+            hostname: hostname.to_owned(),
+            address: "127.0.0.1".to_owned(),
+            data_path_address: "127.0.0.1".to_owned(),
+            architecture: "x86_64".to_owned(),
+            os: "linux".to_owned(),
+            nano_cpus: 2_000_000_000,
+            memory_bytes: 1 << 30,
+            ..Default::default()
+        };
+        out.send(send(Out::Hello(hello)))
+            .await
+            .expect("the queue is open");
+        let mut stream = dispatcher
+            .session(ReceiverStream::new(messages))
+            .await
+            .expect("a session")
+            .into_inner();
+        let known = Arc::new(Mutex::new(Known::default()));
+        let cancel = CancellationToken::new();
+        let node = Self {
+            identity,
+            known: known.clone(),
+            out: out.clone(),
+            cancel: cancel.clone(),
+        };
+        tokio::spawn(async move {
+            let mut beat = tokio::time::interval(Duration::from_millis(100));
+            loop {
+                let message = tokio::select! {
+                    () = cancel.cancelled() => return,
+                    _ = beat.tick() => {
+                        let beat = send(Out::Heartbeat(proto::Heartbeat {}));
+                        if out.send(beat).await.is_err() { return }
+                        continue;
+                    }
+                    message = stream.message() => match message {
+                        Ok(Some(message)) => message,
+                        _ => return,
+                    },
+                };
+                match message.message {
+                    Some(In::Assignment(assignment)) => {
+                        let revision = assignment.revision;
+                        let statuses = known.lock().expect("no test panicked").take(assignment);
+                        let applied = send(Out::Applied(proto::Applied { revision }));
+                        if out.send(applied).await.is_err() {
+                            return;
+                        }
+                        let statuses = proto::TaskStatuses { statuses };
+                        if out.send(send(Out::Statuses(statuses))).await.is_err() {
+                            return;
+                        }
+                    }
+                    Some(In::Logs(logs)) if !logs.close => {
+                        publish_logs(channel.clone(), logs).await;
+                    }
+                    _ => {}
+                }
+            }
+        });
+        node
+    }
+
+    /// Says something of a task that the node would not say by itself.
+    pub async fn report(&self, status: proto::TaskStatus) {
+        let statuses = proto::TaskStatuses {
+            statuses: vec![status],
+        };
+        self.out
+            .send(send(Out::Statuses(statuses)))
+            .await
+            .expect("the session is open");
+    }
+
+    /// The node dies: no more words.
+    pub fn kill(&self) {
+        self.cancel.cancel();
+    }
+
+    pub fn id(&self) -> &str {
+        &self.identity.node_id
+    }
+}
+
+/// Two lines for each task asked for.
+async fn publish_logs(channel: tonic::transport::Channel, logs: proto::LogSubscription) {
+    let lines = logs
+        .task_ids
+        .iter()
+        .flat_map(|task| {
+            [1u32, 2].map(|stream| proto::LogLine {
+                task_id: task.clone(),
+                timestamp: i64::from(stream),
+                stream,
+                data: format!("line {stream} of {task}\n").into_bytes(),
+                ..Default::default()
+            })
+        })
+        .collect();
+    let batch = proto::LogBatch {
+        subscription_id: logs.id,
+        lines,
+        end: true,
+    };
+    let mut dispatcher = proto::dispatcher_client::DispatcherClient::new(channel);
+    let _ = dispatcher
+        .publish_logs(futures::stream::iter([batch]))
+        .await;
+}
+
+impl Known {
+    /// Takes an assignment; returns what the node reports of its tasks.
+    fn take(&mut self, assignment: proto::Assignment) -> Vec<proto::TaskStatus> {
+        self.assignments += 1;
+        self.revision = assignment.revision;
+        if assignment.full {
+            self.tasks.clear();
+            self.networks.clear();
+            self.services.clear();
+            self.endpoints.clear();
+            self.peers.clear();
+        }
+        for object in assignment.objects {
+            match object.object {
+                Some(Body::Task(t)) => drop(self.tasks.insert(t.id.clone(), t)),
+                Some(Body::Network(n)) => drop(self.networks.insert(n.id.clone(), n)),
+                Some(Body::Service(s)) => drop(self.services.insert(s.id.clone(), s)),
+                Some(Body::Endpoint(e)) => drop(self.endpoints.insert(e.id.clone(), e)),
+                Some(Body::Peer(p)) => drop(self.peers.insert(p.id.clone(), p)),
+                None => {}
+            }
+        }
+        for id in assignment.removed {
+            match id.kind() {
+                proto::Kind::Task => drop(self.tasks.remove(&id.id)),
+                proto::Kind::Network => drop(self.networks.remove(&id.id)),
+                proto::Kind::Service => drop(self.services.remove(&id.id)),
+                proto::Kind::Endpoint => drop(self.endpoints.remove(&id.id)),
+                proto::Kind::Peer => drop(self.peers.remove(&id.id)),
+                proto::Kind::Unspecified => {}
+            }
+        }
+        let mut statuses = Vec::new();
+        for task in self.tasks.values() {
+            let word = match task.desired_state.as_str() {
+                "ready" => "ready",
+                "running" => "running",
+                _ => "shutdown",
+            };
+            if word == "shutdown" && !self.state_at_stop.contains_key(&task.id) {
+                let state = self.endpoints.get(&task.id).map_or(-1, |e| e.state);
+                self.state_at_stop.insert(task.id.clone(), state);
+            }
+            if self.reported.get(&task.id).is_none_or(|w| w != word) {
+                self.reported.insert(task.id.clone(), word.to_owned());
+                statuses.push(status(&task.id, word));
+            }
+        }
+        statuses
+    }
+}
