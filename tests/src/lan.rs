@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 
-use crate::netns::NetNs;
+use crate::{netns::NetNs, xdp::PassAll};
 
 /// Name of the LAN interface inside each member.
 pub const UPLINK: &str = "lan0";
@@ -79,6 +79,15 @@ impl Lan {
         member.sh(&["ip", "addr", "add", &format!("{address}/24"), "dev", UPLINK])?;
         member.sh(&["ip", "link", "set", UPLINK, "up"])?;
         Ok(())
+    }
+
+    /// Lets members' XDP programs send back what they received (XDP_TX), which a veth takes only with a program
+    /// of its own. It costs the members their segmentation offload.
+    ///
+    /// # Errors
+    /// When there is no such port.
+    pub fn admit_xdp(&self, port: &str) -> Result<PassAll> {
+        self.ns.enter(|| PassAll::attach(port))
     }
 
     /// Pulls the plug of a port, or puts it back.

@@ -16,6 +16,7 @@ pub mod rig;
 pub mod scenario;
 pub mod tasks;
 pub mod wait;
+pub mod xdp;
 
 pub use client::{HttpReply, http_get};
 pub use ctl::Answer;
