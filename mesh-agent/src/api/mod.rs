@@ -1,0 +1,70 @@
+//! The Engine API (v1.51 shapes) on the node's unix sockets, and `/mesh/` for what Docker has no
+//! word for. It only translates: changes of the cluster go to the manager's handle, the rest to
+//! the node's.
+//!
+//! `server` sockets, versions, headers · `routes` the table · `errors` every text and status ·
+//! one file or folder per noun.
+
+mod args;
+mod containers;
+mod distribution;
+mod errors;
+mod events;
+mod exec;
+mod images;
+mod mesh;
+mod networks;
+mod nodes;
+mod routes;
+mod server;
+mod services;
+mod stream;
+mod swarm;
+mod system;
+mod tasks;
+
+use std::sync::Arc;
+
+use mesh_manager::ManagerHandle;
+
+use crate::node::{Node, NodeState, Role};
+use errors::ApiError;
+
+pub use server::{bind, serve};
+
+/// What every handler is given.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    node: Node,
+    execs: Arc<exec::Execs>,
+}
+
+impl Api {
+    pub(crate) fn new(node: Node) -> Self {
+        Self {
+            node,
+            execs: Arc::default(),
+        }
+    }
+
+    /// The manager in this process, if the node is one that is ready.
+    fn manager(&self) -> Result<ManagerHandle, ApiError> {
+        match self.node.state() {
+            NodeState::Active(info) | NodeState::Pending(Some(info))
+                if info.role == Role::Manager =>
+            {
+                let manager = self.node.manager().ok_or_else(ApiError::manager_not_ready)?;
+                if manager.view().cluster().is_none() {
+                    return Err(ApiError::manager_not_ready());
+                }
+                Ok(manager)
+            }
+            NodeState::Active(_) | NodeState::Pending(Some(_)) => Err(ApiError::worker()),
+            NodeState::Inactive | NodeState::Pending(None) => Err(ApiError::no_swarm()),
+            NodeState::Error(reason) => Err(ApiError::swarm_error(&reason)),
+        }
+    }
+}
+
+/// What most handlers answer.
+type Answer<T> = Result<T, ApiError>;

@@ -1,0 +1,198 @@
+//! `/networks`: the overlay networks of the cluster.
+
+use std::collections::HashMap;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, Query as QueryOf, State},
+    http::StatusCode,
+};
+use mesh_api::{
+    Filters,
+    engine::{
+        Network, NetworkContainer, NetworkCreateRequest, NetworkCreateResponse,
+        NetworkPruneResponse, PeerInfo,
+    },
+};
+use mesh_manager::{Command, Response, state::State as ClusterState};
+
+use super::{
+    Answer, Api,
+    args::{Query, json},
+    services::unexpected,
+};
+
+const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
+
+pub(super) async fn list(
+    State(api): State<Api>,
+    QueryOf(query): QueryOf<Query>,
+) -> Answer<Json<Vec<Network>>> {
+    let filters = query.filters(&FILTERS)?;
+    let dangling = filters.boolean("dangling")?;
+    let Some(manager) = api.node.manager() else {
+        return Ok(Json(local(&api).into_iter().filter(|network| matches(&filters, network)).collect()));
+    };
+    let view = manager.view();
+    let networks = view
+        .networks()
+        .filter(|network| dangling.is_none_or(|wanted| wanted != in_use(&view, &network.id)))
+        .map(mesh_manager::state::Network::to_engine)
+        .filter(|network| matches(&filters, network))
+        .collect();
+    Ok(Json(networks))
+}
+
+/// The networks a worker knows of: those of its tasks.
+fn local(api: &Api) -> Vec<Network> {
+    let assignment = api.node.assignment();
+    assignment
+        .networks
+        .values()
+        .map(|network| Network {
+            name: Some(network.name.clone()),
+            id: Some(network.id.clone()),
+            scope: Some("swarm".to_owned()),
+            driver: Some("overlay".to_owned()),
+            internal: Some(network.internal),
+            ingress: Some(network.ingress),
+            ipam: Some(mesh_api::engine::Ipam {
+                driver: Some("default".to_owned()),
+                config: Some(vec![mesh_api::engine::IpamConfig {
+                    subnet: Some(network.subnet.clone()),
+                    gateway: Some(network.gateway.clone()),
+                    ..Default::default()
+                }]),
+                options: None,
+            }),
+            ..Default::default()
+        })
+        .collect()
+}
+
+fn matches(filters: &Filters, network: &Network) -> bool {
+    let labels = network.labels.as_ref();
+    filters.prefix("id", network.id.as_deref().unwrap_or_default())
+        && filters.substring("name", network.name.as_deref().unwrap_or_default())
+        && filters.exact("driver", network.driver.as_deref().unwrap_or_default())
+        && filters.exact("scope", network.scope.as_deref().unwrap_or_default())
+        // Docker's other type, builtin, are bridge, host and none.
+        && filters.exact("type", "custom")
+        && filters.labels("label", |name| labels?.get(name).map(String::as_str))
+}
+
+fn in_use(view: &ClusterState, network: &str) -> bool {
+    view.services().any(|service| {
+        service.networks.iter().any(|(id, _)| id == network)
+            || service.vips.iter().any(|vip| vip.network_id == network)
+    }) || view.tasks().any(|task| {
+        task.owns_addresses() && task.attachments.iter().any(|held| held.network_id == network)
+    })
+}
+
+pub(super) async fn inspect(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+) -> Answer<Json<Network>> {
+    let manager = api.manager()?;
+    let view = manager.view();
+    let network = view.find_network(&id)?;
+    let mut shown = network.to_engine();
+    shown.peers = Some(peers(&view, &network.id));
+    shown.containers = Some(containers(&api, &network.id, network.subnet.prefix()));
+    Ok(Json(shown))
+}
+
+/// The nodes that run tasks on the network.
+fn peers(view: &ClusterState, network: &str) -> Vec<PeerInfo> {
+    view.nodes()
+        .filter(|node| {
+            view.tasks_of_node(&node.id).any(|task| {
+                task.owns_addresses()
+                    && task.attachments.iter().any(|held| held.network_id == network)
+            })
+        })
+        .map(|node| PeerInfo {
+            name: Some(node.description.hostname.clone()),
+            ip: Some(node.description.data_path_address.clone()),
+        })
+        .collect()
+}
+
+/// This node's containers on the network, by container id.
+fn containers(api: &Api, network: &str, prefix: u8) -> HashMap<String, NetworkContainer> {
+    let tasks = api.node.tasks();
+    tasks
+        .iter()
+        .filter(|local| local.status.state == "running")
+        .filter_map(|local| {
+            let held = local.task.attachments.iter().find(|held| held.network_id == network)?;
+            let container = NetworkContainer {
+                name: Some(local.task.name.clone()),
+                endpoint_id: Some(local.container_id.clone()),
+                mac_address: super::containers::mac(&held.address),
+                ipv4_address: Some(format!("{}/{prefix}", held.address)),
+                ipv6_address: Some(String::new()),
+            };
+            Some((local.container_id.clone(), container))
+        })
+        .collect()
+}
+
+pub(super) async fn create(
+    State(api): State<Api>,
+    body: Body,
+) -> Answer<(StatusCode, Json<NetworkCreateResponse>)> {
+    let manager = api.manager()?;
+    let request: NetworkCreateRequest = json(body).await?;
+    let command = Command::CreateNetwork {
+        request: Box::new(request),
+    };
+    match manager.call(command).await? {
+        Response::Created { id, warnings } => {
+            let warning = warnings.join("; ");
+            Ok((StatusCode::CREATED, Json(NetworkCreateResponse { id, warning })))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+pub(super) async fn remove(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+) -> Answer<StatusCode> {
+    let manager = api.manager()?;
+    manager.call(Command::RemoveNetwork { id }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn prune(
+    State(api): State<Api>,
+    QueryOf(query): QueryOf<Query>,
+) -> Answer<Json<NetworkPruneResponse>> {
+    let manager = api.manager()?;
+    let filters = query.filters(&["label", "label!"])?;
+    let unused: Vec<(String, String)> = {
+        let view = manager.view();
+        view.networks()
+            .filter(|network| !network.ingress && !in_use(&view, &network.id))
+            .filter(|network| {
+                let labels = network.spec.labels.as_ref();
+                filters.labels("label", |name| labels?.get(name).map(String::as_str))
+                    && filters.get("label!").all(|name| labels.is_none_or(|labels| !labels.contains_key(name)))
+            })
+            .map(|network| (network.id.clone(), network.name().to_owned()))
+            .collect()
+    };
+    let mut removed = Vec::new();
+    for (id, name) in unused {
+        // One that came into use meanwhile stays.
+        if manager.call(Command::RemoveNetwork { id }).await.is_ok() {
+            removed.push(name);
+        }
+    }
+    Ok(Json(NetworkPruneResponse {
+        networks_deleted: Some(removed),
+    }))
+}

@@ -1,0 +1,91 @@
+//! The table of routes.
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    routing::{delete, get, post},
+};
+
+use super::{
+    Api, containers, distribution, errors::ApiError, events, exec, images, mesh, networks, nodes,
+    services, swarm, system, tasks,
+};
+
+/// Longest body read into memory, in bytes: a spec with configs inlined stays far below, and a
+/// longer one is refused with 400. Archives of images are streamed and not counted.
+pub(super) const MAX_BODY: usize = 16 << 20;
+
+pub(super) fn router(api: Api) -> Router {
+    Router::new()
+        .route("/_ping", get(system::ping))
+        .route("/version", get(system::version))
+        .route("/info", get(system::info))
+        .route("/events", get(events::stream))
+        .merge(cluster())
+        .merge(node_local())
+        .route("/mesh/vips", get(mesh::list))
+        .route("/mesh/vips/{reference}", get(mesh::inspect))
+        .fallback(async || ApiError::page_not_found())
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
+        .layer(DefaultBodyLimit::disable())
+        .with_state(api)
+}
+
+fn cluster() -> Router<Api> {
+    Router::new()
+        .route("/swarm", get(swarm::inspect))
+        .route("/swarm/init", post(swarm::init))
+        .route("/swarm/join", post(swarm::join))
+        .route("/swarm/leave", post(swarm::leave))
+        .route("/swarm/update", post(swarm::update))
+        .route("/swarm/unlock", post(swarm::unlock))
+        .route("/swarm/unlockkey", get(swarm::unlock_key))
+        .route("/nodes", get(nodes::list))
+        .route("/nodes/{id}", get(nodes::inspect).delete(nodes::remove))
+        .route("/nodes/{id}/update", post(nodes::update))
+        .route("/services", get(services::list))
+        .route("/services/create", post(services::create))
+        .route(
+            "/services/{id}",
+            get(services::inspect).delete(services::remove),
+        )
+        .route("/services/{id}/update", post(services::update))
+        .route("/services/{id}/logs", get(services::logs::of_service))
+        .route("/tasks", get(tasks::list))
+        .route("/tasks/{id}", get(tasks::inspect))
+        .route("/tasks/{id}/logs", get(services::logs::of_task))
+        .route("/networks", get(networks::list))
+        .route("/networks/create", post(networks::create))
+        .route("/networks/prune", post(networks::prune))
+        .route(
+            "/networks/{id}",
+            get(networks::inspect).delete(networks::remove),
+        )
+        .route("/distribution/{*name}", get(distribution::inspect))
+}
+
+fn node_local() -> Router<Api> {
+    Router::new()
+        .route("/containers/json", get(containers::list))
+        .route("/containers/{id}", delete(containers::lifecycle::remove))
+        .route("/containers/{id}/json", get(containers::inspect::inspect))
+        .route("/containers/{id}/logs", get(containers::streams::logs))
+        .route("/containers/{id}/attach", post(containers::streams::attach))
+        .route("/containers/{id}/start", post(containers::lifecycle::start))
+        .route("/containers/{id}/stop", post(containers::lifecycle::stop))
+        .route("/containers/{id}/kill", post(containers::lifecycle::kill))
+        .route("/containers/{id}/wait", post(containers::lifecycle::wait))
+        .route("/containers/{id}/resize", post(containers::streams::resize))
+        .route("/containers/{id}/exec", post(exec::create))
+        .route("/exec/{id}/start", post(exec::start))
+        .route("/exec/{id}/resize", post(exec::resize))
+        .route("/exec/{id}/json", get(exec::inspect))
+        .route("/images/json", get(images::list))
+        .route("/images/load", post(images::load))
+        .route("/images/create", post(images::pull))
+        .route("/images/prune", post(images::prune))
+        .route(
+            "/images/{*name}",
+            get(images::inspect).delete(images::remove).post(images::tag),
+        )
+}

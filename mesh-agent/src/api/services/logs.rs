@@ -1,0 +1,91 @@
+//! `/services/{id}/logs` and `/tasks/{id}/logs`: lines from every node, through the manager.
+
+use axum::{
+    extract::{Path, Query as QueryOf, State},
+    response::Response,
+};
+use futures::StreamExt;
+use mesh_api::{engine::TaskSpec, frames::StreamKind};
+use mesh_manager::{LogLine, LogSelector, LogTarget, ManagerHandle};
+
+use crate::api::{
+    Answer, Api,
+    args::Query,
+    stream::{Line, LogArgs, log_response},
+};
+
+pub(in crate::api) async fn of_service(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    QueryOf(query): QueryOf<Query>,
+) -> Answer<Response> {
+    let manager = api.manager()?;
+    let (id, terminal) = {
+        let view = manager.view();
+        let service = view.find_service(&id)?;
+        (service.id.clone(), has_terminal(service.spec.task_template.as_ref()))
+    };
+    follow(&manager, LogTarget::Service(id), terminal, &query)
+}
+
+pub(in crate::api) async fn of_task(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    QueryOf(query): QueryOf<Query>,
+) -> Answer<Response> {
+    let manager = api.manager()?;
+    let (id, terminal) = {
+        let view = manager.view();
+        let task = view.find_task(&id)?;
+        (task.id.clone(), has_terminal(Some(&task.spec)))
+    };
+    follow(&manager, LogTarget::Task(id), terminal, &query)
+}
+
+fn has_terminal(spec: Option<&TaskSpec>) -> bool {
+    spec.and_then(|spec| spec.container_spec.as_ref()?.tty).unwrap_or(false)
+}
+
+fn follow(
+    manager: &ManagerHandle,
+    target: LogTarget,
+    terminal: bool,
+    query: &Query,
+) -> Answer<Response> {
+    let args = LogArgs::read(query)?;
+    let selector = LogSelector {
+        target,
+        follow: args.follow,
+        tail: args.tail,
+        since: args.since.unwrap_or(0),
+        stdout: args.stdout,
+        stderr: args.stderr,
+    };
+    let lines = manager.logs(selector)?;
+    let pieces = lines.filter_map(move |line| {
+        let piece = match line {
+            Ok(line) => Some(to_wire(&line, &args, terminal)),
+            Err(error) => {
+                tracing::warn!(%error, "the log of a task broke off");
+                None
+            }
+        };
+        std::future::ready(piece)
+    });
+    Ok(log_response(terminal, pieces))
+}
+
+fn to_wire(line: &LogLine, args: &LogArgs, terminal: bool) -> bytes::Bytes {
+    let kind = if line.stream == 2 { StreamKind::Stderr } else { StreamKind::Stdout };
+    Line {
+        kind,
+        time: chrono::DateTime::from_timestamp_nanos(line.timestamp),
+        details: &[
+            ("com.docker.swarm.node.id", &line.node_id),
+            ("com.docker.swarm.service.id", &line.service_id),
+            ("com.docker.swarm.task.id", &line.task_id),
+        ],
+        data: &line.data,
+    }
+    .to_wire(args, terminal)
+}

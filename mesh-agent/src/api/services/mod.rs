@@ -1,0 +1,169 @@
+//! `/services`
+
+mod defaults;
+pub(super) mod logs;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, Query as QueryOf, State},
+    http::{HeaderMap, StatusCode},
+};
+use mesh_api::{
+    Filters,
+    engine::{Service, ServiceCreateResponse, ServiceSpec, ServiceUpdateResponse},
+};
+use mesh_manager::{Command, Response, state::service_status};
+
+use super::{
+    Answer, Api,
+    args::{Query, json, registry_auth},
+    errors::ApiError,
+};
+
+const FILTERS: [&str; 5] = ["id", "label", "mode", "name", "runtime"];
+
+pub(super) async fn list(
+    State(api): State<Api>,
+    QueryOf(query): QueryOf<Query>,
+) -> Answer<Json<Vec<Service>>> {
+    let manager = api.manager()?;
+    let filters = query.filters(&FILTERS)?;
+    let view = manager.view();
+    let services = view
+        .services()
+        .filter(|service| matches(&filters, &service.id, &service.spec))
+        .map(|service| {
+            let mut shown = service.to_engine(&view);
+            if query.flag("status") {
+                shown.service_status = Some(service_status(&view, service));
+            }
+            shown
+        })
+        .collect();
+    Ok(Json(services))
+}
+
+fn matches(filters: &Filters, id: &str, spec: &ServiceSpec) -> bool {
+    let labels = spec.labels.as_ref();
+    let runtime = spec
+        .task_template
+        .as_ref()
+        .and_then(|task| task.runtime.as_deref())
+        .filter(|runtime| !runtime.is_empty())
+        .unwrap_or("container");
+    filters.prefix("id", id)
+        && filters.prefix("name", spec.name.as_deref().unwrap_or_default())
+        && filters.exact("mode", mode(spec))
+        && filters.exact("runtime", runtime)
+        && filters.labels("label", |name| labels?.get(name).map(String::as_str))
+}
+
+fn mode(spec: &ServiceSpec) -> &'static str {
+    match &spec.mode {
+        Some(mode) if mode.global.is_some() => "global",
+        Some(mode) if mode.replicated_job.is_some() => "replicated-job",
+        Some(mode) if mode.global_job.is_some() => "global-job",
+        _ => "replicated",
+    }
+}
+
+pub(super) async fn inspect(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    QueryOf(query): QueryOf<Query>,
+) -> Answer<Json<Service>> {
+    let manager = api.manager()?;
+    let view = manager.view();
+    let mut service = view.find_service(&id)?.to_engine(&view);
+    if query.flag("insertDefaults") {
+        if let Some(spec) = &mut service.spec {
+            defaults::insert(spec);
+        }
+    }
+    Ok(Json(service))
+}
+
+pub(super) async fn create(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<(StatusCode, Json<ServiceCreateResponse>)> {
+    let manager = api.manager()?;
+    let spec: ServiceSpec = json(body).await?;
+    let command = Command::CreateService {
+        spec: Box::new(spec),
+        registry_auth: registry_auth(&headers).unwrap_or_default(),
+    };
+    match manager.call(command).await? {
+        Response::Created { id, warnings } => {
+            let answer = ServiceCreateResponse {
+                id: Some(id),
+                warnings: (!warnings.is_empty()).then_some(warnings),
+            };
+            Ok((StatusCode::CREATED, Json(answer)))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// The manager answered with something else than the command asks for: a fault of ours.
+pub(super) fn unexpected(response: &Response) -> ApiError {
+    ApiError::internal(format!("the manager gave an unexpected answer: {response:?}"))
+}
+
+pub(super) async fn update(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    QueryOf(query): QueryOf<Query>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<Json<ServiceUpdateResponse>> {
+    let manager = api.manager()?;
+    let rollback = match query.get("rollback") {
+        None => false,
+        Some("previous") => true,
+        Some(other) => return Err(ApiError::bad_argument("rollback", other)),
+    };
+    let command = Command::UpdateService {
+        id,
+        version: query.version()?,
+        spec: Box::new(json(body).await?),
+        registry_auth: registry_auth(&headers),
+        rollback,
+    };
+    manager.call(command).await?;
+    Ok(Json(ServiceUpdateResponse { warnings: None }))
+}
+
+pub(super) async fn remove(State(api): State<Api>, Path(id): Path<String>) -> Answer<()> {
+    let manager = api.manager()?;
+    manager.call(Command::RemoveService { id }).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters() {
+        let spec: ServiceSpec = serde_json::from_value(serde_json::json!({
+            "Name": "web", "Labels": {"a": "1"}, "Mode": {"Global": {}}
+        }))
+        .expect("spec");
+        for (key, value, expected) in [
+            ("id", "ab", true),
+            ("id", "b", false),
+            ("name", "we", true),
+            ("mode", "global", true),
+            ("mode", "replicated", false),
+            ("label", "a=1", true),
+            ("label", "b", false),
+            ("runtime", "container", true),
+        ] {
+            let filters = Filters::new().with(key, value);
+            assert_eq!(matches(&filters, "abc", &spec), expected, "{key}={value}");
+        }
+    }
+}

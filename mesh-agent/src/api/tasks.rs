@@ -1,0 +1,119 @@
+//! `/tasks`
+
+use axum::{
+    Json,
+    extract::{Path, Query as QueryOf, State},
+};
+use mesh_api::{Filters, engine};
+use mesh_manager::state::{State as ClusterState, Task, TaskState};
+
+use super::{Answer, Api, args::Query, errors::ApiError};
+
+const FILTERS: [&str; 8] =
+    ["_up-to-date", "desired-state", "id", "label", "name", "node", "runtime", "service"];
+
+pub(super) async fn list(
+    State(api): State<Api>,
+    QueryOf(query): QueryOf<Query>,
+) -> Answer<Json<Vec<engine::Task>>> {
+    let manager = api.manager()?;
+    let own = manager.identity().node_id().to_owned();
+    let filters = query.filters(&FILTERS)?;
+    let view = manager.view();
+    let wanted = Wanted::read(&filters, &view, &own)?;
+    let tasks = match wanted.services.as_deref() {
+        Some(services) => services
+            .iter()
+            .flat_map(|id| view.tasks_of_service(id))
+            .filter(|task| wanted.matches(&view, task))
+            .map(Task::to_engine)
+            .collect(),
+        None => view
+            .tasks()
+            .filter(|task| wanted.matches(&view, task))
+            .map(Task::to_engine)
+            .collect(),
+    };
+    Ok(Json(tasks))
+}
+
+/// The filters with names resolved.
+struct Wanted<'a> {
+    filters: &'a Filters,
+    services: Option<Vec<String>>,
+    nodes: Option<Vec<String>>,
+    up_to_date: Option<bool>,
+}
+
+impl<'a> Wanted<'a> {
+    fn read(filters: &'a Filters, view: &ClusterState, own: &str) -> Result<Self, ApiError> {
+        let services = filters
+            .contains("service")
+            .then(|| {
+                filters
+                    .get("service")
+                    .map(|name| Ok(view.find_service(name)?.id.clone()))
+                    .collect::<Result<Vec<_>, ApiError>>()
+            })
+            .transpose()?;
+        let nodes = filters
+            .contains("node")
+            .then(|| {
+                filters
+                    .get("node")
+                    .map(|name| {
+                        let name = if name == "self" { own } else { name };
+                        Ok(view.find_node(name)?.id.clone())
+                    })
+                    .collect::<Result<Vec<_>, ApiError>>()
+            })
+            .transpose()?;
+        for state in filters.get("desired-state") {
+            if !matches!(TaskState::parse(state), Some(TaskState::Running | TaskState::Shutdown | TaskState::Accepted)) {
+                return Err(ApiError::bad_request(format!(
+                    "invalid filter 'desired-state={state}': it is running, shutdown or accepted"
+                )));
+            }
+        }
+        Ok(Self {
+            filters,
+            services,
+            nodes,
+            up_to_date: filters.boolean("_up-to-date")?,
+        })
+    }
+
+    fn matches(&self, view: &ClusterState, task: &Task) -> bool {
+        let node = task.node_id.as_deref().unwrap_or_default();
+        let on_node = self.nodes.as_ref().is_none_or(|nodes| nodes.iter().any(|id| id == node));
+        let current = || {
+            view.service(&task.service_id)
+                .is_some_and(|service| service.spec_version == task.spec_version)
+        };
+        on_node
+            && self.filters.prefix("id", &task.id)
+            && self.filters.prefix("name", &task.name())
+            && self.filters.exact("runtime", "container")
+            && self.filters.matches("desired-state", |wanted| desired(task, wanted))
+            && self.filters.labels("label", |name| task.service_labels.get(name).map(String::as_str))
+            && self.up_to_date.is_none_or(|wanted| wanted == current())
+    }
+}
+
+/// To its users a task is wanted to run, or it is not.
+fn desired(task: &Task, wanted: &str) -> bool {
+    match wanted {
+        "running" => task.desired == TaskState::Running,
+        "accepted" => task.desired == TaskState::Accepted,
+        _ => task.desired == TaskState::Shutdown,
+    }
+}
+
+pub(super) async fn inspect(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+) -> Answer<Json<engine::Task>> {
+    let manager = api.manager()?;
+    let task = manager.view().find_task(&id)?.to_engine();
+    Ok(Json(task))
+}
