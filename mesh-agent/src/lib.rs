@@ -2,8 +2,9 @@
 //!
 //! `config` what the flags say · `node` the handle everything shares · `cluster` init, join, leave ·
 //! `session` the stream to a manager · `reconcile` observe, plan, apply · `links` rtnetlink and
-//! namespaces · `dns` name resolution inside tasks.
+//! namespaces · `dns` name resolution inside tasks · `api` the Engine API on the unix socket.
 
+pub mod api;
 pub mod assignment;
 pub mod cluster;
 pub mod config;

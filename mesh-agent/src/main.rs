@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use mesh_agent::{config::Config, node::Node};
+use mesh_agent::{api, config::Config, node::Node};
 use mesh_image::{ImageStore, RegistryOptions};
 use mesh_runtime::{Runtime, RuntimeConfig};
 use tokio::signal::unix::{SignalKind, signal};
@@ -94,7 +94,14 @@ async fn run(config: Config) -> Result<()> {
         },
     )
     .context("open the image store")?;
+    let mut listeners = vec![api::bind(&config.socket())?];
+    for host in &config.hosts {
+        let path = host.strip_prefix("unix://").unwrap_or(host);
+        listeners.push(api::bind(Path::new(path))?);
+    }
     let node = Node::new(config, instance, hostname, runtime, images);
+    // It answers while the membership is taken up again: that may take its time.
+    tokio::spawn(api::serve(node.clone(), listeners, std::future::pending()));
     if let Err(error) = node.resume().await {
         // The API still answers: it says what is wrong, and `swarm leave --force` is a way out.
         tracing::error!("{error}");

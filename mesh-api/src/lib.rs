@@ -4,6 +4,7 @@
 pub mod client;
 pub mod filters;
 pub mod frames;
+pub mod human;
 pub mod mesh;
 pub mod progress;
 

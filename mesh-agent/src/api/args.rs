@@ -20,13 +20,20 @@ pub(super) struct Query(HashMap<String, String>);
 impl Query {
     /// An argument; empty is the same as absent.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|text| !text.is_empty())
+        self.0
+            .get(name)
+            .map(String::as_str)
+            .filter(|text| !text.is_empty())
     }
 
     /// A truth value in any of Docker's spellings; false when absent.
     pub(super) fn flag(&self, name: &str) -> bool {
-        self.get(name)
-            .is_some_and(|text| !matches!(text.to_ascii_lowercase().as_str(), "0" | "no" | "false" | "none"))
+        self.get(name).is_some_and(|text| {
+            !matches!(
+                text.to_ascii_lowercase().as_str(),
+                "0" | "no" | "false" | "none"
+            )
+        })
     }
 
     /// A number.
@@ -38,8 +45,9 @@ impl Query {
 
     /// The version that an update has seen; it has to be there.
     pub(super) fn version(&self) -> Result<u64, ApiError> {
-        self.number("version")?
-            .ok_or_else(|| ApiError::bad_request("invalid swarm object version: version is missing"))
+        self.number("version")?.ok_or_else(|| {
+            ApiError::bad_request("invalid swarm object version: version is missing")
+        })
     }
 
     /// The filters, which may only have these keys.
@@ -76,7 +84,9 @@ impl Query {
 pub(super) async fn json<T: DeserializeOwned>(body: Body) -> Result<T, ApiError> {
     let bytes = bytes(body).await?;
     if bytes.is_empty() {
-        return Err(ApiError::bad_request("invalid JSON: got EOF while reading request body"));
+        return Err(ApiError::bad_request(
+            "invalid JSON: got EOF while reading request body",
+        ));
     }
     serde_json::from_slice(&bytes).map_err(|error| ApiError::bad_body(&error))
 }
@@ -98,12 +108,23 @@ mod tests {
     use super::*;
 
     fn query(pairs: &[(&str, &str)]) -> Query {
-        Query(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+        Query(
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+        )
     }
 
     #[test]
     fn arguments() {
-        let query = query(&[("a", "1"), ("b", "false"), ("c", ""), ("n", "7"), ("x", "y")]);
+        let query = query(&[
+            ("a", "1"),
+            ("b", "false"),
+            ("c", ""),
+            ("n", "7"),
+            ("x", "y"),
+        ]);
         assert!(query.flag("a") && !query.flag("b") && !query.flag("c") && !query.flag("absent"));
         assert_eq!(query.number::<u64>("n"), Ok(Some(7)));
         assert!(query.number::<u64>("x").is_err());
@@ -112,7 +133,12 @@ mod tests {
 
     #[test]
     fn times() {
-        let query = query(&[("s", "12"), ("f", "12.5"), ("bad", "x"), ("long", "1.0123456789")]);
+        let query = query(&[
+            ("s", "12"),
+            ("f", "12.5"),
+            ("bad", "x"),
+            ("long", "1.0123456789"),
+        ]);
         assert_eq!(query.time("s"), Ok(Some(12_000_000_000)));
         assert_eq!(query.time("f"), Ok(Some(12_500_000_000)));
         assert_eq!(query.time("none"), Ok(None));

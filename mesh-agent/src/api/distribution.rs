@@ -20,7 +20,9 @@ pub(super) async fn inspect(
     Path(path): Path<String>,
     headers: HeaderMap,
 ) -> Answer<Json<DistributionInspect>> {
-    let name = path.strip_suffix("/json").ok_or_else(ApiError::page_not_found)?;
+    let name = path
+        .strip_suffix("/json")
+        .ok_or_else(ApiError::page_not_found)?;
     let reference = Reference::parse(name)?;
     let auth = registry_auth(&headers).unwrap_or_default();
     let credentials = Credentials::from_registry_auth(&auth)?;

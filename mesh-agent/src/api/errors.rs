@@ -110,9 +110,7 @@ impl ApiError {
 
     /// The manager has not begun to work.
     pub(crate) fn manager_not_ready() -> Self {
-        Self::not_manager(
-            "Manager is being prepared or has trouble connecting to the cluster.",
-        )
+        Self::not_manager("Manager is being prepared or has trouble connecting to the cluster.")
     }
 
     /// The node is a member that cannot work.
@@ -134,7 +132,10 @@ impl ApiError {
 
     /// No exec of this id.
     pub(crate) fn no_such_exec(id: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, format!("No such exec instance: {id}"))
+        Self::new(
+            StatusCode::NOT_FOUND,
+            format!("No such exec instance: {id}"),
+        )
     }
 
     /// An exec is started once.
@@ -147,7 +148,10 @@ impl ApiError {
 
     /// A command in a container that does not run.
     pub(crate) fn not_running(id: &str) -> Self {
-        Self::new(StatusCode::CONFLICT, format!("container {id} is not running"))
+        Self::new(
+            StatusCode::CONFLICT,
+            format!("container {id} is not running"),
+        )
     }
 
     /// `rm` of a container that runs.
@@ -176,7 +180,9 @@ impl ApiError {
     pub(crate) fn registry_timeout(image: &str, seconds: u64) -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            format!("the registry of {image} did not answer within {seconds} s: check its address and the network"),
+            format!(
+                "the registry of {image} did not answer within {seconds} s: check its address and the network"
+            ),
         )
     }
 
@@ -267,15 +273,28 @@ mod tests {
         let response = ApiError::page_not_found().into_response();
         assert_eq!(response.status(), StatusCode::NOT_FOUND);
         assert_eq!(response.headers()["content-type"], "application/json");
-        let body = response.into_body().collect().await.expect("body").to_bytes();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .expect("body")
+            .to_bytes();
         assert_eq!(&body[..], br#"{"message":"page not found"}"#);
     }
 
     #[test]
     fn not_a_manager() {
-        for error in [ApiError::no_swarm(), ApiError::worker(), ApiError::manager_not_ready()] {
+        for error in [
+            ApiError::no_swarm(),
+            ApiError::worker(),
+            ApiError::manager_not_ready(),
+        ] {
             assert_eq!(error.status, StatusCode::SERVICE_UNAVAILABLE);
-            assert!(error.message.starts_with("This node is not a swarm manager. "));
+            assert!(
+                error
+                    .message
+                    .starts_with("This node is not a swarm manager. ")
+            );
         }
     }
 }

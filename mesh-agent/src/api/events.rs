@@ -19,8 +19,16 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{Answer, Api, args::Query, stream::json_lines};
 
-const FILTERS: [&str; 8] =
-    ["event", "label", "network", "node", "scope", "service", "type", "container"];
+const FILTERS: [&str; 8] = [
+    "event",
+    "label",
+    "network",
+    "node",
+    "scope",
+    "service",
+    "type",
+    "container",
+];
 
 /// What goes on between two events.
 struct Source {
@@ -46,17 +54,22 @@ pub(super) async fn stream(
         filters,
         until,
     };
-    Ok(json_lines(futures::stream::unfold(source, |mut source| async move {
-        let event = source.next().await?;
-        Some((event, source))
-    })))
+    Ok(json_lines(futures::stream::unfold(
+        source,
+        |mut source| async move {
+            let event = source.next().await?;
+            Some((event, source))
+        },
+    )))
 }
 
 impl Source {
     async fn next(&mut self) -> Option<EventMessage> {
         loop {
             let received = match self.until {
-                Some(until) => tokio::time::timeout_at(until, self.events.recv()).await.ok()?,
+                Some(until) => tokio::time::timeout_at(until, self.events.recv())
+                    .await
+                    .ok()?,
                 None => self.events.recv().await,
             };
             match received {
@@ -78,17 +91,20 @@ impl Source {
             ObjectKind::Node => (
                 EventMessageTypeEnum::NODE,
                 "node",
-                view.node(&event.id).map(|node| node.description.hostname.clone()),
+                view.node(&event.id)
+                    .map(|node| node.description.hostname.clone()),
             ),
             ObjectKind::Service => (
                 EventMessageTypeEnum::SERVICE,
                 "service",
-                view.service(&event.id).map(|service| service.name().to_owned()),
+                view.service(&event.id)
+                    .map(|service| service.name().to_owned()),
             ),
             ObjectKind::Network => (
                 EventMessageTypeEnum::NETWORK,
                 "network",
-                view.network(&event.id).map(|network| network.name().to_owned()),
+                view.network(&event.id)
+                    .map(|network| network.name().to_owned()),
             ),
             // Docker tells of neither.
             ObjectKind::Cluster | ObjectKind::Task => return None,
@@ -103,9 +119,13 @@ impl Source {
         let wanted = filters.exact("type", word)
             && filters.exact("event", action)
             && filters.exact("scope", "swarm")
-            && ["node", "service", "network", "container"].iter().all(|key| {
-                filters.matches(key, |value| *key == word && (value == event.id || value == name))
-            });
+            && ["node", "service", "network", "container"]
+                .iter()
+                .all(|key| {
+                    filters.matches(key, |value| {
+                        *key == word && (value == event.id || value == name)
+                    })
+                });
         if !wanted {
             return None;
         }

@@ -12,7 +12,11 @@ use super::{Answer, Api, errors::ApiError};
 pub(super) async fn list(State(api): State<Api>) -> Answer<Json<Vec<Vip>>> {
     let manager = api.manager()?;
     let view = manager.view();
-    Ok(Json(view.services().flat_map(|service| of_service(&view, service)).collect()))
+    Ok(Json(
+        view.services()
+            .flat_map(|service| of_service(&view, service))
+            .collect(),
+    ))
 }
 
 pub(super) async fn inspect(
@@ -42,7 +46,11 @@ pub(super) async fn inspect(
 }
 
 fn of_service(view: &ClusterState, service: &Service) -> Vec<Vip> {
-    service.vips.iter().map(|vip| describe(view, service, vip)).collect()
+    service
+        .vips
+        .iter()
+        .map(|vip| describe(view, service, vip))
+        .collect()
 }
 
 fn describe(view: &ClusterState, service: &Service, vip: &Address) -> Vip {
@@ -58,9 +66,16 @@ fn describe(view: &ClusterState, service: &Service, vip: &Address) -> Vip {
         .tasks_of_service(&service.id)
         .filter(|task| task.is_endpoint())
         .filter_map(|task| {
-            let held = task.attachments.iter().find(|held| held.network_id == vip.network_id)?;
+            let held = task
+                .attachments
+                .iter()
+                .find(|held| held.network_id == vip.network_id)?;
             let node_id = task.node_id.clone().unwrap_or_default();
-            let slot = if task.slot > 0 { task.slot.to_string() } else { node_id.clone() };
+            let slot = if task.slot > 0 {
+                task.slot.to_string()
+            } else {
+                node_id.clone()
+            };
             Some(VipBackend {
                 task_id: task.id.clone(),
                 task_name: format!("{}.{slot}", task.service_name),
@@ -82,7 +97,9 @@ fn describe(view: &ClusterState, service: &Service, vip: &Address) -> Vip {
         service_id: service.id.clone(),
         service_name: service.name().to_owned(),
         network_id: vip.network_id.clone(),
-        network_name: network.map(|network| network.name().to_owned()).unwrap_or_default(),
+        network_name: network
+            .map(|network| network.name().to_owned())
+            .unwrap_or_default(),
         vni: network.map_or(0, |network| network.vni),
         address: vip.address.to_string(),
         ports,

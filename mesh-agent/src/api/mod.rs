@@ -53,7 +53,10 @@ impl Api {
             NodeState::Active(info) | NodeState::Pending(Some(info))
                 if info.role == Role::Manager =>
             {
-                let manager = self.node.manager().ok_or_else(ApiError::manager_not_ready)?;
+                let manager = self
+                    .node
+                    .manager()
+                    .ok_or_else(ApiError::manager_not_ready)?;
                 if manager.view().cluster().is_none() {
                     return Err(ApiError::manager_not_ready());
                 }

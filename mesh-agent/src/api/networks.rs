@@ -32,7 +32,12 @@ pub(super) async fn list(
     let filters = query.filters(&FILTERS)?;
     let dangling = filters.boolean("dangling")?;
     let Some(manager) = api.node.manager() else {
-        return Ok(Json(local(&api).into_iter().filter(|network| matches(&filters, network)).collect()));
+        return Ok(Json(
+            local(&api)
+                .into_iter()
+                .filter(|network| matches(&filters, network))
+                .collect(),
+        ));
     };
     let view = manager.view();
     let networks = view
@@ -87,7 +92,11 @@ fn in_use(view: &ClusterState, network: &str) -> bool {
         service.networks.iter().any(|(id, _)| id == network)
             || service.vips.iter().any(|vip| vip.network_id == network)
     }) || view.tasks().any(|task| {
-        task.owns_addresses() && task.attachments.iter().any(|held| held.network_id == network)
+        task.owns_addresses()
+            && task
+                .attachments
+                .iter()
+                .any(|held| held.network_id == network)
     })
 }
 
@@ -110,7 +119,10 @@ fn peers(view: &ClusterState, network: &str) -> Vec<PeerInfo> {
         .filter(|node| {
             view.tasks_of_node(&node.id).any(|task| {
                 task.owns_addresses()
-                    && task.attachments.iter().any(|held| held.network_id == network)
+                    && task
+                        .attachments
+                        .iter()
+                        .any(|held| held.network_id == network)
             })
         })
         .map(|node| PeerInfo {
@@ -127,7 +139,11 @@ fn containers(api: &Api, network: &str, prefix: u8) -> HashMap<String, NetworkCo
         .iter()
         .filter(|local| local.status.state == "running")
         .filter_map(|local| {
-            let held = local.task.attachments.iter().find(|held| held.network_id == network)?;
+            let held = local
+                .task
+                .attachments
+                .iter()
+                .find(|held| held.network_id == network)?;
             let container = NetworkContainer {
                 name: Some(local.task.name.clone()),
                 endpoint_id: Some(local.container_id.clone()),
@@ -152,16 +168,16 @@ pub(super) async fn create(
     match manager.call(command).await? {
         Response::Created { id, warnings } => {
             let warning = warnings.join("; ");
-            Ok((StatusCode::CREATED, Json(NetworkCreateResponse { id, warning })))
+            Ok((
+                StatusCode::CREATED,
+                Json(NetworkCreateResponse { id, warning }),
+            ))
         }
         other => Err(unexpected(&other)),
     }
 }
 
-pub(super) async fn remove(
-    State(api): State<Api>,
-    Path(id): Path<String>,
-) -> Answer<StatusCode> {
+pub(super) async fn remove(State(api): State<Api>, Path(id): Path<String>) -> Answer<StatusCode> {
     let manager = api.manager()?;
     manager.call(Command::RemoveNetwork { id }).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -180,7 +196,9 @@ pub(super) async fn prune(
             .filter(|network| {
                 let labels = network.spec.labels.as_ref();
                 filters.labels("label", |name| labels?.get(name).map(String::as_str))
-                    && filters.get("label!").all(|name| labels.is_none_or(|labels| !labels.contains_key(name)))
+                    && filters
+                        .get("label!")
+                        .all(|name| labels.is_none_or(|labels| !labels.contains_key(name)))
             })
             .map(|network| (network.id.clone(), network.name().to_owned()))
             .collect()

@@ -37,7 +37,9 @@ pub(super) async fn list(
 fn matches(filters: &Filters, node: &Node) -> bool {
     let spec = node.spec.as_ref();
     let known = node.description.as_ref();
-    let hostname = known.and_then(|known| known.hostname.as_deref()).unwrap_or_default();
+    let hostname = known
+        .and_then(|known| known.hostname.as_deref())
+        .unwrap_or_default();
     let engine = known.and_then(|known| known.engine.as_ref()?.labels.as_ref());
     let own = spec.and_then(|spec| spec.labels.as_ref());
     let role = match spec.and_then(|spec| spec.role) {
@@ -53,10 +55,7 @@ fn matches(filters: &Filters, node: &Node) -> bool {
         && filters.labels("node.label", |name| own?.get(name).map(String::as_str))
 }
 
-pub(super) async fn inspect(
-    State(api): State<Api>,
-    Path(id): Path<String>,
-) -> Answer<Json<Node>> {
+pub(super) async fn inspect(State(api): State<Api>, Path(id): Path<String>) -> Answer<Json<Node>> {
     let manager = api.manager()?;
     let leader = manager.leader();
     let node = manager.view().find_node(&id)?.to_engine(leader.as_deref());
@@ -72,7 +71,9 @@ pub(super) async fn update(
     let manager = api.manager()?;
     let spec: NodeSpec = json(body).await?;
     let version = query.version()?;
-    manager.call(Command::UpdateNode { id, version, spec }).await?;
+    manager
+        .call(Command::UpdateNode { id, version, spec })
+        .await?;
     Ok(())
 }
 

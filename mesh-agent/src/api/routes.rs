@@ -86,6 +86,8 @@ fn node_local() -> Router<Api> {
         .route("/images/prune", post(images::prune))
         .route(
             "/images/{*name}",
-            get(images::inspect).delete(images::remove).post(images::tag),
+            get(images::inspect)
+                .delete(images::remove)
+                .post(images::tag),
         )
 }

@@ -39,8 +39,8 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
             return Err(error).with_context(|| format!("cannot replace {}", path.display()));
         }
     }
-    let listener = UnixListener::bind(path)
-        .with_context(|| format!("cannot listen on {}", path.display()))?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))
         .with_context(|| format!("cannot set the mode of {}", path.display()))?;
     Ok(listener)
@@ -111,7 +111,11 @@ async fn answer(router: Router, api: &Api, mut request: Request<Incoming>) -> Re
     headers.insert("ostype", HeaderValue::from_static("linux"));
     headers.insert(
         "server",
-        HeaderValue::from_static(concat!("mesh-agent/", env!("CARGO_PKG_VERSION"), " (linux)")),
+        HeaderValue::from_static(concat!(
+            "mesh-agent/",
+            env!("CARGO_PKG_VERSION"),
+            " (linux)"
+        )),
     );
     headers.insert("swarm", HeaderValue::from_static(api.node.state().header()));
     response
@@ -157,7 +161,10 @@ mod tests {
     #[test]
     fn versions() {
         assert_eq!(strip("/v1.43/info"), Ok("/info".to_owned()));
-        assert_eq!(strip("/v1.24/services?status=true"), Ok("/services?status=true".to_owned()));
+        assert_eq!(
+            strip("/v1.24/services?status=true"),
+            Ok("/services?status=true".to_owned())
+        );
         assert_eq!(strip("/version"), Ok("/version".to_owned()));
         assert_eq!(strip("/volumes"), Ok("/volumes".to_owned()));
         assert_eq!(strip("/v1.51"), Ok("/".to_owned()));

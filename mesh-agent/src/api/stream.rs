@@ -74,8 +74,11 @@ impl Line<'_> {
             payload.push(b' ');
         }
         if args.details {
-            let pairs: Vec<String> =
-                self.details.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let pairs: Vec<String> = self
+                .details
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
             payload.extend_from_slice(pairs.join(",").as_bytes());
             payload.push(b' ');
         }
@@ -103,23 +106,24 @@ pub(super) fn log_response(
 ) -> Response {
     let body = Body::from_stream(pieces.map(Ok::<_, Infallible>));
     let mut response = Response::new(body);
-    response.headers_mut().insert(header::CONTENT_TYPE, media_type(terminal));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, media_type(terminal));
     response
 }
 
 /// A response of lines of JSON.
-pub(super) fn json_lines<T: Serialize>(
-    items: impl Stream<Item = T> + Send + 'static,
-) -> Response {
+pub(super) fn json_lines<T: Serialize>(items: impl Stream<Item = T> + Send + 'static) -> Response {
     let lines = items.map(|item| {
         let mut line = serde_json::to_vec(&item).unwrap_or_default();
         line.extend_from_slice(b"\r\n");
         Ok::<_, Infallible>(Bytes::from(line))
     });
     let mut response = Response::new(Body::from_stream(lines));
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     response
 }
 
@@ -145,7 +149,10 @@ mod tests {
             since: None,
             until: None,
         };
-        assert_eq!(&line.to_wire(&args, false)[..], b"\x02\0\0\0\0\0\0\x06hello\n");
+        assert_eq!(
+            &line.to_wire(&args, false)[..],
+            b"\x02\0\0\0\0\0\0\x06hello\n"
+        );
         args.details = true;
         args.timestamps = true;
         assert_eq!(

@@ -55,10 +55,7 @@ pub(super) async fn join(State(api): State<Api>, body: Body) -> Answer<()> {
     Ok(api.node.swarm_join(request, availability).await?)
 }
 
-pub(super) async fn leave(
-    State(api): State<Api>,
-    QueryOf(query): QueryOf<Query>,
-) -> Answer<()> {
+pub(super) async fn leave(State(api): State<Api>, QueryOf(query): QueryOf<Query>) -> Answer<()> {
     Ok(api.node.swarm_leave(query.flag("force")).await?)
 }
 

@@ -49,7 +49,10 @@ pub(super) async fn version() -> Json<SystemVersion> {
             name: "Mesh agent".to_owned(),
             version: version.clone(),
             details: Some(
-                details.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+                details
+                    .into_iter()
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .collect(),
             ),
         }]),
         version: Some(version),
@@ -66,7 +69,10 @@ pub(super) async fn info(State(api): State<Api>) -> Json<SystemInfo> {
     let node = &api.node;
     let tasks = node.tasks();
     let count = |wanted: bool| {
-        let number = tasks.iter().filter(|task| (task.status.state == "running") == wanted).count();
+        let number = tasks
+            .iter()
+            .filter(|task| (task.status.state == "running") == wanted)
+            .count();
         i64::try_from(number).ok()
     };
     Json(SystemInfo {
@@ -97,7 +103,9 @@ pub(super) async fn info(State(api): State<Api>) -> Json<SystemInfo> {
         operating_system: Some(operating_system()),
         os_type: Some("linux".to_owned()),
         architecture: Some(std::env::consts::ARCH.to_owned()),
-        ncpu: std::thread::available_parallelism().ok().and_then(|cpus| i64::try_from(cpus.get()).ok()),
+        ncpu: std::thread::available_parallelism()
+            .ok()
+            .and_then(|cpus| i64::try_from(cpus.get()).ok()),
         mem_total: Some(memory()),
         labels: Some(node.config().labels.clone()),
         experimental_build: Some(false),
@@ -146,7 +154,9 @@ fn swarm(api: &Api) -> SwarmInfo {
     if let Ok(manager) = api.manager() {
         let view = manager.view();
         info.control_available = Some(true);
-        info.cluster = view.cluster().map(mesh_manager::state::Cluster::to_cluster_info);
+        info.cluster = view
+            .cluster()
+            .map(mesh_manager::state::Cluster::to_cluster_info);
         info.nodes = i64::try_from(view.nodes().count()).ok();
         let managers: Vec<PeerNode> = view
             .nodes()
@@ -175,14 +185,23 @@ fn operating_system() -> String {
     read("/etc/os-release")
         .lines()
         .find_map(|line| line.strip_prefix("PRETTY_NAME="))
-        .map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned())
+        .map_or_else(
+            || "Linux".to_owned(),
+            |name| name.trim_matches('"').to_owned(),
+        )
 }
 
 /// Bytes of memory.
 fn memory() -> i64 {
     read("/proc/meminfo")
         .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<i64>().ok())
+        .find_map(|line| {
+            line.strip_prefix("MemTotal:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse::<i64>()
+                .ok()
+        })
         .map_or(0, |kibibytes| kibibytes * 1024)
 }
 

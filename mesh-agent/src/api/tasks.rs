@@ -9,15 +9,23 @@ use mesh_manager::state::{State as ClusterState, Task, TaskState};
 
 use super::{Answer, Api, args::Query, errors::ApiError};
 
-const FILTERS: [&str; 8] =
-    ["_up-to-date", "desired-state", "id", "label", "name", "node", "runtime", "service"];
+const FILTERS: [&str; 8] = [
+    "_up-to-date",
+    "desired-state",
+    "id",
+    "label",
+    "name",
+    "node",
+    "runtime",
+    "service",
+];
 
 pub(super) async fn list(
     State(api): State<Api>,
     QueryOf(query): QueryOf<Query>,
 ) -> Answer<Json<Vec<engine::Task>>> {
     let manager = api.manager()?;
-    let own = manager.identity().node_id().to_owned();
+    let own = manager.identity().node_id.clone();
     let filters = query.filters(&FILTERS)?;
     let view = manager.view();
     let wanted = Wanted::read(&filters, &view, &own)?;
@@ -69,7 +77,10 @@ impl<'a> Wanted<'a> {
             })
             .transpose()?;
         for state in filters.get("desired-state") {
-            if !matches!(TaskState::parse(state), Some(TaskState::Running | TaskState::Shutdown | TaskState::Accepted)) {
+            if !matches!(
+                TaskState::parse(state),
+                Some(TaskState::Running | TaskState::Shutdown | TaskState::Accepted)
+            ) {
                 return Err(ApiError::bad_request(format!(
                     "invalid filter 'desired-state={state}': it is running, shutdown or accepted"
                 )));
@@ -85,7 +96,10 @@ impl<'a> Wanted<'a> {
 
     fn matches(&self, view: &ClusterState, task: &Task) -> bool {
         let node = task.node_id.as_deref().unwrap_or_default();
-        let on_node = self.nodes.as_ref().is_none_or(|nodes| nodes.iter().any(|id| id == node));
+        let on_node = self
+            .nodes
+            .as_ref()
+            .is_none_or(|nodes| nodes.iter().any(|id| id == node));
         let current = || {
             view.service(&task.service_id)
                 .is_some_and(|service| service.spec_version == task.spec_version)
@@ -94,8 +108,12 @@ impl<'a> Wanted<'a> {
             && self.filters.prefix("id", &task.id)
             && self.filters.prefix("name", &task.name())
             && self.filters.exact("runtime", "container")
-            && self.filters.matches("desired-state", |wanted| desired(task, wanted))
-            && self.filters.labels("label", |name| task.service_labels.get(name).map(String::as_str))
+            && self
+                .filters
+                .matches("desired-state", |wanted| desired(task, wanted))
+            && self.filters.labels("label", |name| {
+                task.service_labels.get(name).map(String::as_str)
+            })
             && self.up_to_date.is_none_or(|wanted| wanted == current())
     }
 }

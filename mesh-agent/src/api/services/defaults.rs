@@ -20,32 +20,53 @@ const MONITOR: i64 = 5 * SECOND;
 /// Fills in what is missing.
 pub(super) fn insert(spec: &mut ServiceSpec) {
     let task = spec.task_template.get_or_insert_with(TaskSpec::default);
-    let container = task.container_spec.get_or_insert_with(TaskSpecContainerSpec::default);
+    let container = task
+        .container_spec
+        .get_or_insert_with(TaskSpecContainerSpec::default);
     container.stop_grace_period.get_or_insert(STOP_GRACE);
     container.dns_config.get_or_insert_default();
-    task.placement.get_or_insert_with(TaskSpecPlacement::default);
-    let restart = task.restart_policy.get_or_insert_with(TaskSpecRestartPolicy::default);
-    restart.condition.get_or_insert(TaskSpecRestartPolicyConditionEnum::ANY);
+    task.placement
+        .get_or_insert_with(TaskSpecPlacement::default);
+    let restart = task
+        .restart_policy
+        .get_or_insert_with(TaskSpecRestartPolicy::default);
+    restart
+        .condition
+        .get_or_insert(TaskSpecRestartPolicyConditionEnum::ANY);
     restart.delay.get_or_insert(RESTART_DELAY);
     restart.max_attempts.get_or_insert(0);
     let mode = spec.mode.get_or_insert_default();
     let other = mode.global.is_some() || mode.replicated_job.is_some() || mode.global_job.is_some();
     if !other {
-        let replicated = mode.replicated.get_or_insert_with(ServiceSpecModeReplicated::default);
+        let replicated = mode
+            .replicated
+            .get_or_insert_with(ServiceSpecModeReplicated::default);
         replicated.replicas.get_or_insert(1);
     }
-    let update = spec.update_config.get_or_insert_with(ServiceSpecUpdateConfig::default);
+    let update = spec
+        .update_config
+        .get_or_insert_with(ServiceSpecUpdateConfig::default);
     update.parallelism.get_or_insert(1);
-    update.failure_action.get_or_insert(ServiceSpecUpdateConfigFailureActionEnum::PAUSE);
+    update
+        .failure_action
+        .get_or_insert(ServiceSpecUpdateConfigFailureActionEnum::PAUSE);
     update.monitor.get_or_insert(MONITOR);
     update.max_failure_ratio.get_or_insert(0.0);
-    update.order.get_or_insert(ServiceSpecUpdateConfigOrderEnum::STOP_FIRST);
-    let rollback = spec.rollback_config.get_or_insert_with(ServiceSpecRollbackConfig::default);
+    update
+        .order
+        .get_or_insert(ServiceSpecUpdateConfigOrderEnum::STOP_FIRST);
+    let rollback = spec
+        .rollback_config
+        .get_or_insert_with(ServiceSpecRollbackConfig::default);
     rollback.parallelism.get_or_insert(1);
-    rollback.failure_action.get_or_insert(ServiceSpecRollbackConfigFailureActionEnum::PAUSE);
+    rollback
+        .failure_action
+        .get_or_insert(ServiceSpecRollbackConfigFailureActionEnum::PAUSE);
     rollback.monitor.get_or_insert(MONITOR);
     rollback.max_failure_ratio.get_or_insert(0.0);
-    rollback.order.get_or_insert(ServiceSpecRollbackConfigOrderEnum::STOP_FIRST);
+    rollback
+        .order
+        .get_or_insert(ServiceSpecRollbackConfigOrderEnum::STOP_FIRST);
     let endpoint = spec.endpoint_spec.get_or_insert_with(EndpointSpec::default);
     endpoint.mode.get_or_insert(EndpointSpecModeEnum::VIP);
 }
@@ -66,7 +87,10 @@ mod tests {
         assert_eq!(spec["UpdateConfig"]["Parallelism"], 2);
         assert_eq!(spec["UpdateConfig"]["FailureAction"], "pause");
         assert_eq!(spec["TaskTemplate"]["RestartPolicy"]["Condition"], "any");
-        assert_eq!(spec["TaskTemplate"]["ContainerSpec"]["StopGracePeriod"], STOP_GRACE);
+        assert_eq!(
+            spec["TaskTemplate"]["ContainerSpec"]["StopGracePeriod"],
+            STOP_GRACE
+        );
     }
 
     #[test]

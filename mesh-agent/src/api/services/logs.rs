@@ -23,7 +23,10 @@ pub(in crate::api) async fn of_service(
     let (id, terminal) = {
         let view = manager.view();
         let service = view.find_service(&id)?;
-        (service.id.clone(), has_terminal(service.spec.task_template.as_ref()))
+        (
+            service.id.clone(),
+            has_terminal(service.spec.task_template.as_ref()),
+        )
     };
     follow(&manager, LogTarget::Service(id), terminal, &query)
 }
@@ -43,7 +46,8 @@ pub(in crate::api) async fn of_task(
 }
 
 fn has_terminal(spec: Option<&TaskSpec>) -> bool {
-    spec.and_then(|spec| spec.container_spec.as_ref()?.tty).unwrap_or(false)
+    spec.and_then(|spec| spec.container_spec.as_ref()?.tty)
+        .unwrap_or(false)
 }
 
 fn follow(
@@ -76,7 +80,11 @@ fn follow(
 }
 
 fn to_wire(line: &LogLine, args: &LogArgs, terminal: bool) -> bytes::Bytes {
-    let kind = if line.stream == 2 { StreamKind::Stderr } else { StreamKind::Stdout };
+    let kind = if line.stream == 2 {
+        StreamKind::Stderr
+    } else {
+        StreamKind::Stdout
+    };
     Line {
         kind,
         time: chrono::DateTime::from_timestamp_nanos(line.timestamp),

@@ -109,7 +109,9 @@ pub(super) async fn create(
 
 /// The manager answered with something else than the command asks for: a fault of ours.
 pub(super) fn unexpected(response: &Response) -> ApiError {
-    ApiError::internal(format!("the manager gave an unexpected answer: {response:?}"))
+    ApiError::internal(format!(
+        "the manager gave an unexpected answer: {response:?}"
+    ))
 }
 
 pub(super) async fn update(

@@ -1,0 +1,150 @@
+//! `/containers/{id}/json`
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use chrono::{DateTime, SecondsFormat};
+use mesh_api::engine::{
+    ContainerConfig, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum,
+    ContainerSummaryStateEnum, HostConfig, MountPoint, MountPointTypeEnum, MountTypeEnum,
+    NetworkSettings,
+};
+
+use super::{container_spec, image_and_command, labels, networks, state};
+use crate::{
+    api::{Answer, Api},
+    node::LocalTask,
+};
+
+/// What Docker writes for a time that has not come.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+pub(in crate::api) async fn inspect(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+) -> Answer<Json<ContainerInspectResponse>> {
+    let task = api.node.find_task(&id)?;
+    let (image, command) = image_and_command(&api, &task);
+    let (path, args) = match command.split_first() {
+        Some((path, args)) => (path.clone(), args.to_vec()),
+        None => (String::new(), Vec::new()),
+    };
+    let spec = container_spec(&task);
+    Ok(Json(ContainerInspectResponse {
+        id: Some(task.container_id.clone()),
+        created: Some(DateTime::from_timestamp_nanos(task.created)),
+        path: Some(path),
+        args: Some(args),
+        state: Some(container_state(&task)),
+        image: Some(image),
+        name: Some(format!("/{}", task.task.name)),
+        restart_count: Some(0),
+        driver: Some("overlay2".to_owned()),
+        platform: Some("linux".to_owned()),
+        exec_ids: Some(api.execs.of_container(&task.container_id)),
+        host_config: Some(host_config(&task)),
+        mounts: Some(mounts(&task)),
+        config: Some(ContainerConfig {
+            hostname: spec.hostname.clone(),
+            user: spec.user.clone(),
+            tty: Some(spec.tty.unwrap_or(false)),
+            open_stdin: Some(spec.open_stdin.unwrap_or(false)),
+            env: spec.env.clone(),
+            cmd: spec.args.clone(),
+            entrypoint: spec.command.clone(),
+            image: spec.image.clone(),
+            working_dir: spec.dir.clone(),
+            labels: Some(labels(&task)),
+            stop_signal: spec.stop_signal.clone(),
+            healthcheck: spec.health_check.clone(),
+            ..Default::default()
+        }),
+        network_settings: Some(NetworkSettings {
+            sandbox_key: Some(
+                api.node
+                    .config()
+                    .netns_path(&task.task.id)
+                    .display()
+                    .to_string(),
+            ),
+            ip_address: Some(task.local_address.to_string()),
+            networks: Some(networks(&api, &task)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }))
+}
+
+fn container_state(task: &LocalTask) -> ContainerState {
+    let running = state(task) == ContainerSummaryStateEnum::RUNNING;
+    let time = |nanos: i64| match nanos {
+        0 => NEVER.to_owned(),
+        _ => DateTime::from_timestamp_nanos(nanos).to_rfc3339_opts(SecondsFormat::Nanos, true),
+    };
+    ContainerState {
+        status: Some(match state(task) {
+            ContainerSummaryStateEnum::RUNNING => ContainerStateStatusEnum::RUNNING,
+            ContainerSummaryStateEnum::EXITED => ContainerStateStatusEnum::EXITED,
+            _ => ContainerStateStatusEnum::CREATED,
+        }),
+        running: Some(running),
+        paused: Some(false),
+        restarting: Some(false),
+        oom_killed: Some(false),
+        dead: Some(false),
+        pid: Some(if running {
+            i64::from(task.status.pid)
+        } else {
+            0
+        }),
+        exit_code: Some(i64::from(task.status.exit_code.unwrap_or(0))),
+        error: Some(task.status.error.clone()),
+        started_at: Some(time(task.started)),
+        finished_at: Some(time(task.finished)),
+        health: None,
+    }
+}
+
+fn host_config(task: &LocalTask) -> HostConfig {
+    let spec = container_spec(task);
+    let limits = task
+        .spec
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.limits.clone())
+        .unwrap_or_default();
+    HostConfig {
+        memory: Some(limits.memory_bytes.unwrap_or(0)),
+        nano_cpus: Some(limits.nano_cpus.unwrap_or(0)),
+        pids_limit: limits.pids,
+        cap_add: spec.capability_add,
+        cap_drop: spec.capability_drop,
+        readonly_rootfs: Some(spec.read_only.unwrap_or(false)),
+        init: spec.init,
+        sysctls: spec.sysctls,
+        mounts: spec.mounts,
+        network_mode: Some("default".to_owned()),
+        ..Default::default()
+    }
+}
+
+fn mounts(task: &LocalTask) -> Vec<MountPoint> {
+    container_spec(task)
+        .mounts
+        .unwrap_or_default()
+        .into_iter()
+        .map(|mount| MountPoint {
+            typ: Some(match mount.typ {
+                Some(MountTypeEnum::BIND) => MountPointTypeEnum::BIND,
+                Some(MountTypeEnum::TMPFS) => MountPointTypeEnum::TMPFS,
+                _ => MountPointTypeEnum::VOLUME,
+            }),
+            source: mount.source,
+            destination: mount.target,
+            mode: Some(String::new()),
+            rw: Some(!mount.read_only.unwrap_or(false)),
+            ..Default::default()
+        })
+        .collect()
+}
