@@ -8,7 +8,7 @@ mod ours;
 mod packet;
 mod table;
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
@@ -80,8 +80,17 @@ trait Side {
     fn load(&self, path: Path, load: Load) -> Result<String>;
 }
 
-fn main() -> Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
     if !nix::unistd::Uid::effective().is_root() {
         bail!("network namespaces and eBPF need root: run `sudo cargo xtask bench`");
     }
@@ -98,7 +107,7 @@ fn main() -> Result<()> {
     }
     let mut report = json!({});
     if !paths.is_empty() {
-        let (figures, memory) = sides(&cli, &paths)?;
+        let (figures, memory) = sides(cli, &paths)?;
         table::print(&figures);
         memory.print();
         report["paths"] = table::json(&figures);

@@ -3,7 +3,7 @@
 mod show;
 mod steps;
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -44,8 +44,17 @@ fn count(text: &str) -> Result<usize, String> {
     }
 }
 
-fn main() -> Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
     if !nix::unistd::Uid::effective().is_root() {
         bail!("network namespaces and eBPF need root: run `sudo cargo xtask demo`");
     }
@@ -82,7 +91,7 @@ fn main() -> Result<()> {
 
 /// What a failed step leaves to look at.
 fn explain(rig: &Rig, error: &anyhow::Error, kept: bool) {
-    println!("\nThe step failed: {error:#}");
+    println!("\nA step failed: {error:#}");
     for node in &rig.nodes {
         println!(
             "--- end of the log of {} ({})",
