@@ -129,7 +129,7 @@ mod tests {
             u32::from_ne_bytes([192, 168, 0, 2]),
             0xc123_u16.to_be(),
             4789_u16.to_be(),
-            0x0102_03,
+            0x0001_0203,
             100,
         );
         assert_eq!(crate::checksum::of(&h[..20]), 0);

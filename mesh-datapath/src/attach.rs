@@ -49,6 +49,8 @@ pub(crate) struct Attachments {
     dir: PathBuf,
     /// Attached, or adopted, by this process: they run its programs.
     current: BTreeSet<Attachment>,
+    /// Could not be attached and need not be; not tried again.
+    given_up: BTreeSet<Attachment>,
 }
 
 impl Attachments {
@@ -61,22 +63,34 @@ impl Attachments {
         Ok(Self {
             dir,
             current: BTreeSet::new(),
+            given_up: BTreeSet::new(),
         })
     }
 
-    /// Attaches what is wanted and is not there, and detaches the rest.
+    /// Attaches what is wanted and is not there, and detaches the rest. With `xdp_optional`, an uplink
+    /// whose driver has no XDP is left to the tc program.
     pub(crate) fn sync(
         &mut self,
         ebpf: &mut Ebpf,
         wanted: &BTreeSet<Attachment>,
+        xdp_optional: bool,
         report: &mut Report,
     ) -> Result<(), Error> {
         for attachment in wanted {
-            if self.current.contains(attachment) && self.path(*attachment).exists() {
+            let there = self.current.contains(attachment) && self.path(*attachment).exists();
+            if there || self.given_up.contains(attachment) {
                 continue;
             }
-            if self.attach(ebpf, *attachment)? {
-                report.attached += 1;
+            match self.attach(ebpf, *attachment) {
+                Ok(anew) => report.attached += usize::from(anew),
+                Err(Error::Attach {
+                    ifindex, source, ..
+                }) if xdp_optional && attachment.program == UPLINK_XDP => {
+                    tracing::info!(ifindex, %source, "no native XDP, the tc program does its work");
+                    self.given_up.insert(*attachment);
+                    continue;
+                }
+                Err(error) => return Err(error),
             }
             self.current.insert(*attachment);
         }

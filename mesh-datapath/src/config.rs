@@ -19,6 +19,19 @@ pub enum XdpMode {
     Off,
 }
 
+impl std::str::FromStr for XdpMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "native" => Ok(Self::Native),
+            "off" => Ok(Self::Off),
+            _ => Err(format!("`{text}` is none of auto, native, off")),
+        }
+    }
+}
+
 /// Settings that hold for the life of a data plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {

@@ -118,8 +118,9 @@ impl Datapath {
         };
         self.put(&contents, &mut report)?;
         let wanted = self.wanted_attachments(desired, &kinds, tunnel);
+        let xdp_optional = self.config.xdp == XdpMode::Auto;
         self.attachments
-            .sync(&mut self.ebpf, &wanted, &mut report)?;
+            .sync(&mut self.ebpf, &wanted, xdp_optional, &mut report)?;
         self.prune(&contents, &mut report)?;
         self.fronts.set(&contents, &self.tables);
         Ok(report)

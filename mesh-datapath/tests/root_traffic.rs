@@ -104,7 +104,7 @@ impl World {
     }
 
     fn large(&self) {
-        let payload: Vec<u8> = (0..4_000_000_u32).map(|i| (i * 31 >> 3) as u8).collect();
+        let payload: Vec<u8> = (0..4_000_000_u32).map(|i| ((i * 31) >> 3) as u8).collect();
         let cases = [
             ("client through n1", &self.client, N1, 81),
             ("client to n2", &self.client, N2, 81),
