@@ -37,6 +37,10 @@ pub struct Config {
     /// UDP port of the tunnels, where `swarm init` names none.
     #[arg(long, default_value_t = 4789, value_parser = clap::value_parser!(u16).range(1024..=49151))]
     pub vxlan_port: u16,
+    /// XDP on the uplinks: `auto` (where the driver is a physical device's), `native` (always; a veth's
+    /// peer must have GRO on), `off`. What XDP does not do, tc does.
+    #[arg(long, env = "MESH_XDP", default_value = "auto")]
+    pub xdp: mesh_datapath::XdpMode,
     /// Pool of the node-local addresses that tasks reach the outside from.
     #[arg(long, default_value = "172.31.0.0/16")]
     pub local_pool: Ipv4Network,

@@ -410,13 +410,10 @@ impl Reconciler {
         let node = observe::node_facts(host, &self.instance, self.vtep);
         let links = observe::link_facts(host, &self.instance, assignment, self.known.values());
         let wanted = desired::datapath(assignment, &node, &links);
-        let (shared, instance, port) = (
-            self.datapath.clone(),
-            self.instance.clone(),
-            self.vxlan_port,
-        );
+        let shared = self.datapath.clone();
+        let config = datapath_config(&self.instance, self.vxlan_port, self.config.xdp);
         let report = tokio::task::spawn_blocking(move || -> Result<_> {
-            open_datapath(&shared, &instance, port)?;
+            open_datapath(&shared, &config)?;
             let mut slot = shared
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -526,7 +523,7 @@ impl Reconciler {
         }
         let (shared, config) = (
             self.datapath.clone(),
-            datapath_config(&self.instance, self.vxlan_port),
+            datapath_config(&self.instance, self.vxlan_port, self.config.xdp),
         );
         tokio::task::spawn_blocking(move || {
             drop(

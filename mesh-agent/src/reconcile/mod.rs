@@ -231,18 +231,23 @@ impl Reconciler {
 }
 
 /// Opens the packet path once; later calls return what is open.
-fn open_datapath(shared: &SharedDatapath, instance: &str, port: u16) -> Result<()> {
+fn open_datapath(shared: &SharedDatapath, config: &mesh_datapath::Config) -> Result<()> {
     let mut slot = shared
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     if slot.is_none() {
-        *slot = Some(Datapath::open(&datapath_config(instance, port))?);
+        *slot = Some(Datapath::open(config)?);
     }
     Ok(())
 }
 
-fn datapath_config(instance: &str, port: u16) -> mesh_datapath::Config {
+fn datapath_config(
+    instance: &str,
+    port: u16,
+    xdp: mesh_datapath::XdpMode,
+) -> mesh_datapath::Config {
     let mut config = mesh_datapath::Config::new(format!("/sys/fs/bpf/mesh/{instance}"));
     config.vxlan_port = port;
+    config.xdp = xdp;
     config
 }
