@@ -50,6 +50,16 @@ pub struct Config {
     /// Registries (host or host:port) spoken to over plain HTTP; loopback ones always are.
     #[arg(long = "insecure-registry", value_name = "HOST")]
     pub insecure_registries: Vec<String>,
+    /// Mirrors of Docker Hub (host or host:port), asked first, in this order.
+    #[arg(long = "registry-mirror", value_name = "HOST")]
+    pub registry_mirrors: Vec<String>,
+    /// Directory of registries' CA certificates: `<dir>/<host[:port]>/ca.crt`, as Docker's.
+    #[arg(
+        long,
+        env = "MESH_REGISTRY_CERTS",
+        default_value = "/etc/docker/certs.d"
+    )]
+    pub registry_certs: PathBuf,
     /// Verbosity: a level, or directives as in `RUST_LOG`.
     #[arg(long, env = "MESH_LOG", default_value = "info")]
     pub log_level: String,

@@ -89,8 +89,9 @@ async fn run(config: Config) -> Result<()> {
     let images = ImageStore::open_with(
         config.images_dir(),
         RegistryOptions {
+            certs_dir: Some(config.registry_certs.clone()),
             insecure: config.insecure_registries.clone(),
-            ..RegistryOptions::default()
+            mirrors: config.registry_mirrors.clone(),
         },
     )
     .context("open the image store")?;
