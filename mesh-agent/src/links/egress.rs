@@ -1,4 +1,5 @@
-//! Masquerading of what tasks send to the outside: one nftables table per agent, replaced whole.
+//! Masquerading of what tasks send to the outside, and no way in but published ports: one nftables
+//! table per agent, replaced whole.
 
 use std::{net::Ipv4Addr, process::Stdio};
 
@@ -49,6 +50,13 @@ pub fn script(instance: &str, link_prefix: &str, egress: &Egress) -> String {
         );
     }
     text.push_str("  }\n");
+    // As on Docker's gateway bridge: nobody reaches a task over its gateway link but by a published
+    // port. The packet path delivers those itself; ports of this node alone come by DNAT.
+    let _ = writeln!(
+        text,
+        "  chain forward {{\n    type filter hook forward priority filter; policy accept;\n    \
+         oifname \"{link_prefix}*\" ct state new ct status != dnat drop\n  }}"
+    );
     if !egress.host_ports.is_empty() {
         for (chain, rank) in [("prerouting", "dstnat"), ("output", "-100")] {
             let _ = writeln!(
