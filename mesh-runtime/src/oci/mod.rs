@@ -19,6 +19,9 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 const CPU_PERIOD: i64 = 100_000;
 /// Least memory limit Docker accepts: a container below it cannot start.
 const MIN_MEMORY: i64 = 6 << 20;
+/// Open files of a process when no ulimit is asked for, as Docker has it. Without it a container
+/// would have the agent's limit, which may be so high that programs that walk it take minutes.
+const OPEN_FILES: u64 = 1 << 20;
 /// Limits that `setrlimit` knows.
 const LIMITS: &[&str] = &[
     "CPU",
@@ -46,6 +49,8 @@ pub(crate) struct Host {
     pub(crate) cgroup_v1_mounts: Vec<std::path::PathBuf>,
     /// The capabilities this process could give away, as the kernel's bit set.
     pub(crate) capabilities: u64,
+    /// The most files a process of the agent may open.
+    pub(crate) open_files: u64,
 }
 
 /// The OCI configuration of a container whose cgroup is `cgroup` (relative to each hierarchy).
@@ -87,6 +92,7 @@ pub(crate) fn configuration(
             user,
             &capabilities,
             spec,
+            host,
         )?,
     }))
 }
@@ -120,7 +126,7 @@ pub(crate) fn exec_process(
         .find(|cwd| !cwd.is_empty());
     let env = environment(&env, &hostname(spec), &user.home, exec.tty);
     let cwd = cwd.map_or("/", String::as_str);
-    let mut process = process(&exec.args, env, cwd, user, &capabilities, spec)?;
+    let mut process = process(&exec.args, env, cwd, user, &capabilities, spec, host)?;
     process["terminal"] = json!(exec.tty);
     Ok(process)
 }
@@ -132,13 +138,18 @@ fn process(
     user: &User,
     capabilities: &[String],
     spec: &ContainerSpec,
+    host: &Host,
 ) -> Result<Value> {
     if !cwd.starts_with('/') {
         return Err(invalid(format!(
             "working directory \"{cwd}\" must be an absolute path"
         )));
     }
-    let limits = spec.ulimits.iter().map(limit).collect::<Result<Vec<_>>>()?;
+    let mut limits = spec.ulimits.iter().map(limit).collect::<Result<Vec<_>>>()?;
+    if !limits.iter().any(|limit| limit["type"] == "RLIMIT_NOFILE") {
+        let number = OPEN_FILES.min(host.open_files);
+        limits.push(json!({"type": "RLIMIT_NOFILE", "soft": number, "hard": number}));
+    }
     let mut process = json!({
         "terminal": spec.tty,
         "user": {"uid": user.uid, "gid": user.gid, "additionalGids": user.groups},

@@ -16,6 +16,7 @@ fn host() -> Host {
     Host {
         cgroup_v1_mounts: vec!["/sys/fs/cgroup/memory".into()],
         capabilities: u64::MAX,
+        open_files: 4096,
     }
 }
 

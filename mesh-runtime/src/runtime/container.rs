@@ -147,45 +147,51 @@ impl Container {
         serde_json::from_slice(&bytes).ok()
     }
 
-    /// Connects to the shim and takes its status; without a shim the exit file counts, and without
-    /// an exit file the container was lost: `lost` says how.
-    pub(super) async fn attach(&self, hierarchies: &Hierarchies, lost: Lost) -> Option<Connection> {
-        if let Ok(mut connection) = Connection::open(&self.run_dir, &Request::Watch, &[]).await
-            && let Ok(Reply::Status {
+    /// Connects to the shim and takes its status.
+    pub(super) async fn attach(&self) -> Attached {
+        let mut connection = match Connection::open(&self.run_dir, &Request::Watch, &[]).await {
+            Ok(connection) => connection,
+            Err(error) => return Attached::failed(error),
+        };
+        match connection.answer().await {
+            Ok(Reply::Status {
                 state,
                 pid,
                 shim_pid,
                 started_at,
-            }) = connection.answer().await
-        {
-            self.status.send_modify(|status| {
-                status.state = state;
-                status.pid = pid;
-                status.shim_pid = shim_pid;
-                status.started_at = started_at;
-            });
-            return Some(connection);
+            }) => {
+                self.status.send_modify(|status| {
+                    status.state = state;
+                    status.pid = pid;
+                    status.shim_pid = shim_pid;
+                    status.started_at = started_at;
+                });
+                Attached::Connected(connection)
+            }
+            Ok(_) => Attached::Unclear(std::io::ErrorKind::InvalidData.into()),
+            Err(error) => Attached::Unclear(error),
         }
-        self.settle(hierarchies, lost).await;
-        None
     }
 
-    /// Follows a shim until it ends, then settles how.
-    pub(super) async fn follow(&self, mut connection: Connection, hierarchies: &Hierarchies) {
+    /// Follows a shim until it hangs up.
+    pub(super) async fn follow(&self, mut connection: Connection) {
         loop {
             match connection.next().await {
                 Ok(Reply::Ended(record)) => {
                     self.status.send_replace(Status::ended(record, false));
                 }
                 Ok(_) => {}
-                Err(_) => break,
+                Err(_) => return,
             }
         }
-        self.settle(hierarchies, Lost::ShimKilled).await;
     }
 
     /// The shim is gone: makes sure that the container is as well, and that its end is recorded.
-    async fn settle(&self, hierarchies: &Hierarchies, lost: Lost) {
+    /// The exit file counts; without one the container was lost, and `lost` says how.
+    pub(super) async fn settle(&self, hierarchies: &Hierarchies, lost: Lost) {
+        if self.status.borrow().shim_gone {
+            return;
+        }
         let (hierarchies, cgroup) = (hierarchies.clone(), self.record.cgroup.clone());
         let killed = tokio::task::spawn_blocking(move || hierarchies.kill_all(&cgroup)).await;
         if let Ok(Err(error)) = killed {
@@ -221,6 +227,25 @@ impl Container {
             id: self.id().to_owned(),
             actual: self.status.borrow().state.as_str(),
             needed,
+        }
+    }
+}
+
+/// What came of connecting to a shim.
+#[derive(Debug)]
+pub(super) enum Attached {
+    Connected(Connection),
+    /// There is no socket, or nobody behind it.
+    Gone,
+    /// Something else went wrong (no descriptors left, a stopped shim): the container may well run.
+    Unclear(std::io::Error),
+}
+
+impl Attached {
+    fn failed(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => Self::Gone,
+            _ => Self::Unclear(error),
         }
     }
 }

@@ -7,15 +7,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use chrono::Utc;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::cgroup::Hierarchies;
 use crate::error::{Result, RuntimeError};
 use crate::spec::{ContainerSpec, ExecSpec};
-use crate::wire::{self, Request};
+use crate::wire::Request;
 
+mod adopt;
 mod client;
 mod container;
 mod events;
@@ -25,12 +25,14 @@ mod inotify;
 mod logfile;
 pub(crate) mod logs;
 mod spawn;
+mod types;
 
 use container::{Container, ContainerRef, Lost, Record};
 use events::EventHub;
 use exe::ShimExe;
 use exec::ExecSession;
 use logs::{LogOptions, LogStream};
+pub use types::{ContainerEvent, ContainerInfo, ContainerState, ExitStatus, RuntimeConfig};
 
 /// How long a shim may take to end after its container has.
 const SHIM_DEADLINE: Duration = Duration::from_secs(10);
@@ -38,89 +40,6 @@ const SHIM_DEADLINE: Duration = Duration::from_secs(10);
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
 /// Containers made at the same time: more only wait for the same locks in the kernel.
 const PARALLEL_CREATES: usize = 8;
-
-/// Where the runtime keeps things and what it starts.
-#[derive(Debug, Clone)]
-pub struct RuntimeConfig {
-    /// Survives a reboot: specification, exit status and logs, one directory per container.
-    pub state_dir: PathBuf,
-    /// Emptied by a reboot: control sockets.
-    pub run_dir: PathBuf,
-    /// Cgroup under which every container gets its own, in every hierarchy, e.g. `mesh/<instance>`.
-    pub cgroup_parent: String,
-    /// The program started as `<shim_exe> shim ...`; the agent's own executable.
-    pub shim_exe: PathBuf,
-}
-
-/// Where a container is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ContainerState {
-    /// Made and waiting for `start`.
-    Created,
-    /// The command runs.
-    Running,
-    /// The command ended.
-    Exited,
-}
-
-impl ContainerState {
-    /// Docker's word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Running => "running",
-            Self::Exited => "exited",
-        }
-    }
-}
-
-/// How a container's command ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExitStatus {
-    /// The exit code; 128 + n when signal n killed the command; 255 when it is unknown because
-    /// the machine went down.
-    pub code: i32,
-    /// The signal that killed it.
-    pub signal: Option<i32>,
-    /// The kernel killed a process of the container for want of memory.
-    pub oom_killed: bool,
-    /// When it ended.
-    pub at: DateTime<Utc>,
-    /// Why the code is not the command's own, e.g. a shim that was killed.
-    pub error: Option<String>,
-}
-
-/// A snapshot of one container.
-#[derive(Debug, Clone)]
-pub struct ContainerInfo {
-    /// What was asked for.
-    pub spec: ContainerSpec,
-    /// Where it is in its life.
-    pub state: ContainerState,
-    /// The command's process id on the host, 0 once it has ended.
-    pub pid: u32,
-    /// The shim's process id on the host, 0 once it has ended.
-    pub shim_pid: u32,
-    /// When the container was made.
-    pub created_at: DateTime<Utc>,
-    /// When the command was started.
-    pub started_at: Option<DateTime<Utc>>,
-    /// How the command ended.
-    pub exit: Option<ExitStatus>,
-}
-
-/// Something that happened to a container without being asked for.
-#[derive(Debug, Clone)]
-pub enum ContainerEvent {
-    /// The command ended. Also delivered for every container that [`Runtime::open`] finds ended.
-    Exited {
-        /// The container.
-        id: String,
-        /// How it ended.
-        status: ExitStatus,
-    },
-}
 
 /// The containers of one agent. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -206,7 +125,8 @@ impl Runtime {
         match self.launch(record.clone(), &state_dir, &run_dir).await {
             Ok(container) => {
                 let info = container.info();
-                self.watch(container);
+                let runtime = self.clone();
+                tokio::spawn(async move { runtime.watch(container, Lost::ShimKilled).await });
                 Ok(info)
             }
             Err(error) => {
@@ -407,62 +327,6 @@ impl Runtime {
         let container = Arc::new(Container::new(record, state, run, pid, shim));
         self.containers().insert(id, container.clone());
         Ok(container)
-    }
-
-    /// Adopts every container of the state directory.
-    async fn adopt(&self) -> Result<()> {
-        let config = &self.inner.config;
-        let entries =
-            fs::read_dir(&config.state_dir).map_err(RuntimeError::io("read", &config.state_dir))?;
-        let mut attached = Vec::new();
-        for entry in entries.flatten() {
-            let Some(id) = entry.file_name().to_str().map(str::to_owned) else {
-                continue;
-            };
-            let (state, run) = (entry.path(), config.run_dir.join(&id));
-            let record = fs::read(state.join(wire::RECORD))
-                .ok()
-                .and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
-            let Some(record) = record else {
-                // An agent died while it made this one.
-                tracing::warn!(%id, "removing a container that was never finished");
-                let cgroup = format!("{}/{id}", config.cgroup_parent);
-                if let Err(error) = self.erase(&cgroup, state, run).await {
-                    tracing::warn!(%id, %error, "clean-up is incomplete");
-                }
-                continue;
-            };
-            let container = Arc::new(Container::new(record, state, run, 0, 0));
-            self.containers().insert(id, container.clone());
-            attached.push(self.attach(container, Lost::NoShim));
-        }
-        futures::future::join_all(attached).await;
-        Ok(())
-    }
-
-    fn watch(&self, container: ContainerRef) {
-        let runtime = self.clone();
-        tokio::spawn(async move { runtime.attach(container, Lost::ShimKilled).await });
-    }
-
-    /// Connects to a container's shim and follows it in a task of its own; reports its end.
-    async fn attach(&self, container: ContainerRef, lost: Lost) {
-        let connection = container.attach(&self.inner.hierarchies, lost).await;
-        let inner = self.inner.clone();
-        let follow = async move {
-            if let Some(connection) = connection {
-                let ended = async {
-                    let status = container.until(|status| status.exit.is_some()).await;
-                    inner.events.exited(container.id(), status.exit);
-                };
-                let follow = container.follow(connection, &inner.hierarchies);
-                tokio::join!(follow, ended);
-            } else {
-                let exit = container.status.borrow().exit.clone();
-                inner.events.exited(container.id(), exit);
-            }
-        };
-        tokio::spawn(follow);
     }
 
     /// SIGKILL, through the shim or, if that does not answer, through the cgroup.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
@@ -53,6 +54,7 @@ pub(super) fn host(hierarchies: &Hierarchies) -> oci::Host {
     oci::Host {
         cgroup_v1_mounts: hierarchies.v1_mounts(),
         capabilities: oci::capabilities::bounding_set(),
+        open_files: getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard),
     }
 }
 

@@ -7,7 +7,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use libcontainer::container::Container;
@@ -18,6 +18,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid};
 use serde::{Deserialize, Serialize};
 
+use super::console::Console;
 use super::diagnose::Recording;
 use super::executor::{Confinement, MeshExecutor, unmark};
 use super::{log, refused};
@@ -322,43 +323,6 @@ fn join_cgroup(config: &ShimConfig) -> Result<(), Failure> {
         .open(&path)
         .and_then(|mut file| file.write_all(b"0"))
         .map_err(|e| refused(format!("enter cgroup {}: {e}", directory.display())))
-}
-
-/// The socket over which libcontainer hands out the terminal it made inside the container.
-struct Console {
-    listener: Option<(UnixListener, std::path::PathBuf)>,
-}
-
-impl Console {
-    fn new(tty: bool, run: &Path, name: &str) -> io::Result<Self> {
-        if !tty {
-            return Ok(Self { listener: None });
-        }
-        let file = format!("{name}.tty");
-        let directory = fds::open_directory(run)?;
-        let listener = UnixListener::bind(fds::short_path(directory.as_fd(), &file))?;
-        Ok(Self {
-            listener: Some((listener, run.join(file))),
-        })
-    }
-
-    fn path(&self) -> Option<std::path::PathBuf> {
-        self.listener.as_ref().map(|(_, path)| path.clone())
-    }
-
-    fn receive(self) -> io::Result<Option<OwnedFd>> {
-        let Some((listener, path)) = self.listener else {
-            return Ok(None);
-        };
-        let (stream, _) = listener.accept()?;
-        let _ = fs::remove_file(path);
-        let (mut buffer, mut attached) = ([0; 64], Vec::new());
-        fds::receive(stream.as_fd(), &mut buffer, &mut attached)?;
-        match attached.pop() {
-            Some(fd) => Ok(Some(fd)),
-            None => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-    }
 }
 
 fn console_failure(error: io::Error) -> Failure {

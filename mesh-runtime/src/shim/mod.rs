@@ -5,6 +5,7 @@
 //! and then serves its control socket, copies the command's output to the log and waits for the
 //! command to end. It never starts a thread and links no asynchronous runtime into its life.
 
+mod console;
 mod diagnose;
 mod execs;
 mod executor;
