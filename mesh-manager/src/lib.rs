@@ -17,6 +17,8 @@ pub mod config;
 mod core;
 mod dispatcher;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod handle;
 mod logs;
 mod orchestrator;

@@ -142,3 +142,6 @@ fn check_version(meta: &Meta, seen: u64) -> Result<(), ManagerError> {
         Err(ManagerError::out_of_sequence())
     }
 }
+
+#[cfg(test)]
+mod tests;

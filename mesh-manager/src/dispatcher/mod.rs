@@ -6,3 +6,6 @@ mod sessions;
 
 pub(crate) use assignment::Sent;
 pub(crate) use sessions::{Session, Sessions};
+
+#[cfg(test)]
+mod tests;

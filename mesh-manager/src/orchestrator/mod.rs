@@ -179,3 +179,6 @@ fn node_reports(state: &State, task: &Task) -> bool {
         .and_then(|id| state.node(id))
         .is_some_and(|n| n.state != NodeState::Down)
 }
+
+#[cfg(test)]
+mod tests;

@@ -70,6 +70,12 @@ pub(super) fn plan(
     let mut lost: Option<(&Task, bool)> = None;
     for task in &group.live {
         if task.status.state.is_terminal() {
+            // It failed before its own delay was over, say while fetching its image: a new one
+            // would fail as fast, so the delay is waited for first.
+            if task.desired == TaskState::Ready && now < task.start_after.unwrap_or(0) {
+                plan.wake(task.start_after.unwrap_or(0));
+                return;
+            }
             stop::desire(task, TaskState::Shutdown, plan);
             lost = Some((task, true));
         } else if !node_keeps(state, service, task) {

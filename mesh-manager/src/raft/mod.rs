@@ -11,3 +11,6 @@ mod types;
 pub(crate) use consensus::{Consensus, Leadership, OpenRaft, Peer, PeerMessage};
 pub(crate) use network::MAX_MESSAGE;
 pub(crate) use store::Store;
+
+#[cfg(test)]
+mod tests;

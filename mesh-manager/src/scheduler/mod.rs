@@ -113,3 +113,6 @@ fn preferred(nodes: &NodeSet<'_>, task: &Task, mut fitting: Vec<usize>) -> Vec<u
     }
     fitting
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! What a node is told, and what it is spared.
+
+use super::{Sent, Session, Sessions};
+use crate::{
+    Command,
+    fixture::{SECOND, World, on, published, replicated},
+};
+use mesh_api::proto::{self, object::Object as Body};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Names of what an assignment brings, sorted.
+fn brings(assignment: &proto::Assignment) -> Vec<String> {
+    let name = |object: &proto::Object| match object.object.as_ref().unwrap() {
+        Body::Task(t) => format!("task {}", t.service_name),
+        Body::Network(n) => format!("network {}", n.name),
+        Body::Service(s) => format!("service {}", s.name),
+        Body::Endpoint(e) => format!("endpoint of {}", e.name.split('.').next().unwrap()),
+        Body::Peer(p) => format!("peer {}", p.hostname),
+    };
+    let mut names: Vec<_> = assignment.objects.iter().map(name).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn a_node_learns_what_concerns_it() {
+    let mut world = World::new(&["n1", "n2"]);
+    world.network("front", "").unwrap();
+    world.network("back", "").unwrap();
+    let pin = |mut spec: mesh_api::engine::ServiceSpec, node: &str| {
+        spec.task_template.as_mut().unwrap().placement =
+            Some(mesh_api::engine::TaskSpecPlacement {
+                constraints: Some(vec![format!("node.hostname=={node}")]),
+                ..Default::default()
+            });
+        spec
+    };
+    world
+        .service(pin(on(replicated("web", 1), &["front"]), "n1"))
+        .unwrap();
+    world
+        .service(pin(on(replicated("db", 1), &["back"]), "n2"))
+        .unwrap();
+    world
+        .service(pin(published("shop", 80, false), "n2"))
+        .unwrap();
+    world.work();
+
+    let mut sent = Sent::default();
+    let first = sent.advance(&world.state, "n1").unwrap();
+    assert!(first.full);
+    assert_eq!(first.revision, world.state.index());
+    assert_eq!(
+        brings(&first),
+        [
+            "endpoint of shop",
+            "endpoint of web",
+            "network front",
+            "network ingress",
+            "peer n1",
+            "peer n2",
+            "service shop",
+            "service web",
+            "task web",
+        ]
+    );
+    assert!(sent.advance(&world.state, "n1").is_none(), "nothing new");
+
+    // A second replica of db elsewhere is none of n1's business; one of web is.
+    let db = world.state.find_service("db").unwrap().id.clone();
+    world.scale(&db, 2);
+    world.work();
+    assert!(sent.advance(&world.state, "n1").is_none());
+    let web = world.state.find_service("web").unwrap().id.clone();
+    world
+        .edit(&web, |s| {
+            s.task_template.as_mut().unwrap().placement = None;
+            s.mode = replicated("web", 2).mode;
+        })
+        .unwrap();
+    world.work();
+    let delta = sent.advance(&world.state, "n1").unwrap();
+    assert!(!delta.full);
+    assert_eq!(brings(&delta)[0], "endpoint of web");
+
+    world
+        .call(Command::RemoveService {
+            id: "shop".to_owned(),
+        })
+        .unwrap();
+    let delta = sent.advance(&world.state, "n1").unwrap();
+    let mut kinds: Vec<_> = delta.removed.iter().map(|r| r.kind()).collect();
+    kinds.sort_unstable();
+    assert_eq!(kinds, [proto::Kind::Service, proto::Kind::Endpoint]);
+}
+
+#[test]
+fn endpoints_are_active_only_while_they_run() {
+    let mut world = World::new(&["n1"]);
+    let id = world.service(published("web", 80, false)).unwrap();
+    let mut sent = Sent::default();
+    let endpoint = |sent: &mut Sent, world: &World| {
+        let assignment = sent.advance(&world.state, "n1")?;
+        assignment.objects.into_iter().find_map(|o| match o.object {
+            Some(Body::Endpoint(e)) => Some(e.state()),
+            _ => None,
+        })
+    };
+    world.settle();
+    let starting = endpoint(&mut sent, &world);
+    assert_eq!(
+        starting,
+        Some(proto::EndpointState::Draining),
+        "reachable, takes no flows yet"
+    );
+    world.work();
+    assert_eq!(
+        endpoint(&mut sent, &world),
+        Some(proto::EndpointState::Active)
+    );
+    world.acknowledge = false;
+    world.scale(&id, 0);
+    world.settle();
+    assert_eq!(
+        endpoint(&mut sent, &world),
+        Some(proto::EndpointState::Draining)
+    );
+    world.acknowledge = true;
+    world.now += SECOND;
+    world.settle();
+    assert_eq!(
+        endpoint(&mut sent, &world),
+        None,
+        "still draining while it stops"
+    );
+    world.work();
+    let last = sent.advance(&world.state, "n1").unwrap();
+    assert!(
+        last.removed
+            .iter()
+            .any(|r| r.kind() == proto::Kind::Endpoint)
+    );
+}
+
+#[test]
+fn a_state_is_acknowledged_when_every_session_has_it() {
+    let sessions = Sessions::default();
+    assert!(sessions.is_acknowledged(7), "no nodes, nobody to wait for");
+    let session = |node: &str| {
+        let (messages, _) = tokio::sync::mpsc::channel(1);
+        Arc::new(Session::new(node, CancellationToken::new(), messages))
+    };
+    let (a, b) = (session("a"), session("b"));
+    sessions.add(a.clone());
+    sessions.add(b.clone());
+    a.note_sent(7);
+    b.note_sent(5);
+    b.note_applied(5);
+    assert!(sessions.is_acknowledged(0));
+    assert!(!sessions.is_acknowledged(5));
+    a.note_applied(7);
+    assert!(sessions.is_acknowledged(5));
+    assert!(!sessions.is_acknowledged(7));
+    // Nothing new for b: its silence is consent.
+    b.note_covered(7);
+    assert!(sessions.is_acknowledged(7));
+
+    // A newer session ends the older one; the older one's end does not remove the newer.
+    let again = session("a");
+    sessions.add(again.clone());
+    assert!(a.cancel.is_cancelled());
+    sessions.remove(&a);
+    assert_eq!(sessions.get("a").unwrap().id, again.id);
+}

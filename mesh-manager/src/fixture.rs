@@ -1,0 +1,322 @@
+//! A state that unit tests drive through the real state machine, with a clock they turn themselves.
+
+use crate::{
+    AddNode, Bootstrap, Change, Command, ManagerError, NodeReport, Operation, Outcome, Proposal,
+    Response, apply,
+    config::{DEFAULT_DATA_PATH_PORT, DEFAULT_SUBNET_SIZE, Timings, default_pool},
+    orchestrator::{Inputs, plan},
+    scheduler::schedule,
+    state::{State, Task, TaskState, TaskStatus},
+};
+use mesh_api::engine;
+use mesh_pki::Role;
+use std::collections::BTreeSet;
+
+/// One second in nanoseconds.
+pub(crate) const SECOND: i64 = 1_000_000_000;
+
+/// The state, the clock and the log's index.
+pub(crate) struct World {
+    pub(crate) state: State,
+    pub(crate) now: i64,
+    pub(crate) timings: Timings,
+    /// Whether the nodes acknowledge at once.
+    pub(crate) acknowledge: bool,
+    index: u64,
+}
+
+impl World {
+    /// A cluster with a drained manager `m` and these workers, all ready.
+    pub(crate) fn new(workers: &[&str]) -> Self {
+        let mut world = Self {
+            state: State::default(),
+            now: 1000 * SECOND,
+            timings: Timings::default(),
+            acknowledge: true,
+            index: 0,
+        };
+        let node = |id: &str, role, availability| AddNode {
+            id: id.to_owned(),
+            role,
+            availability,
+            hostname: id.to_owned(),
+            manager_addr: (role == Role::Manager).then(|| "10.9.9.9:2377".to_owned()),
+        };
+        let bootstrap = Bootstrap {
+            cluster_id: "c".repeat(25),
+            root_certificate_pem: String::new(),
+            root_key_pem: String::new(),
+            worker_token: mesh_pki::JoinToken::generate(&"a".repeat(50)).to_string(),
+            manager_token: mesh_pki::JoinToken::generate(&"a".repeat(50)).to_string(),
+            spec: engine::SwarmSpec::default(),
+            default_addr_pool: vec![default_pool().to_string()],
+            subnet_size: DEFAULT_SUBNET_SIZE,
+            data_path_port: DEFAULT_DATA_PATH_PORT,
+            node: node("m", Role::Manager, engine::NodeSpecAvailabilityEnum::DRAIN),
+        };
+        world
+            .apply(Operation::Bootstrap(Box::new(bootstrap)))
+            .unwrap();
+        for worker in workers {
+            let active = engine::NodeSpecAvailabilityEnum::ACTIVE;
+            world
+                .apply(Operation::AddNode(node(worker, Role::Worker, active)))
+                .unwrap();
+            world.node_up(worker);
+        }
+        world
+    }
+
+    pub(crate) fn node_up(&mut self, id: &str) {
+        let description = NodeReport {
+            hostname: id.to_owned(),
+            address: "10.9.0.1".to_owned(),
+            data_path_address: "10.9.0.1".to_owned(),
+            architecture: "x86_64".to_owned(),
+            os: "linux".to_owned(),
+            nano_cpus: 2 * SECOND,
+            memory_bytes: 1 << 30,
+            ..NodeReport::default()
+        };
+        self.apply(Operation::NodeUp {
+            node_id: id.to_owned(),
+            description,
+        })
+        .unwrap();
+    }
+
+    pub(crate) fn node_down(&mut self, id: &str) {
+        let message = "heartbeat failure".to_owned();
+        self.apply(Operation::NodeDown {
+            node_id: id.to_owned(),
+            message,
+        })
+        .unwrap();
+    }
+
+    pub(crate) fn apply(&mut self, operation: Operation) -> Outcome {
+        self.index += 1;
+        let mut seed = [0u8; 16];
+        seed[..8].copy_from_slice(&self.index.to_be_bytes());
+        let proposal = Proposal {
+            time: self.now,
+            seed,
+            operation,
+        };
+        apply::apply(&mut self.state, self.index, &proposal)
+    }
+
+    pub(crate) fn call(&mut self, command: Command) -> Outcome {
+        self.apply(Operation::Command(command))
+    }
+
+    /// Creates an object; its id.
+    pub(crate) fn create(&mut self, command: Command) -> Result<String, ManagerError> {
+        match self.call(command)? {
+            Response::Created { id, .. } => Ok(id),
+            other => panic!("nothing was created: {other:?}"),
+        }
+    }
+
+    pub(crate) fn service(&mut self, spec: engine::ServiceSpec) -> Result<String, ManagerError> {
+        self.create(Command::CreateService {
+            spec: Box::new(spec),
+            registry_auth: String::new(),
+        })
+    }
+
+    pub(crate) fn network(&mut self, name: &str, subnet: &str) -> Result<String, ManagerError> {
+        let ipam = (!subnet.is_empty()).then(|| engine::Ipam {
+            config: Some(vec![engine::IpamConfig {
+                subnet: Some(subnet.to_owned()),
+                ..Default::default()
+            }]),
+            ..Default::default()
+        });
+        let request = engine::NetworkCreateRequest {
+            name: name.to_owned(),
+            ipam,
+            ..Default::default()
+        };
+        self.create(Command::CreateNetwork {
+            request: Box::new(request),
+        })
+    }
+
+    /// Updates a service with an edited copy of its spec.
+    pub(crate) fn edit(
+        &mut self,
+        id: &str,
+        change: impl FnOnce(&mut engine::ServiceSpec),
+    ) -> Outcome {
+        let service = self.state.service(id).unwrap();
+        let (mut spec, version) = (service.spec.clone(), service.meta.version);
+        change(&mut spec);
+        self.call(Command::UpdateService {
+            id: id.to_owned(),
+            version,
+            spec: Box::new(spec),
+            registry_auth: None,
+            rollback: false,
+        })
+    }
+
+    pub(crate) fn scale(&mut self, id: &str, replicas: i64) {
+        self.edit(id, |spec| {
+            spec.mode
+                .as_mut()
+                .unwrap()
+                .replicated
+                .as_mut()
+                .unwrap()
+                .replicas = Some(replicas);
+        })
+        .unwrap();
+    }
+
+    pub(crate) fn report(&mut self, task: &str, state: TaskState) {
+        let status = TaskStatus {
+            state,
+            timestamp: self.now,
+            ..TaskStatus::default()
+        };
+        self.apply(Operation::TaskStatuses(vec![(task.to_owned(), status)]))
+            .unwrap();
+    }
+
+    /// Plans and applies until nothing changes; how many rounds that took.
+    pub(crate) fn settle(&mut self) -> usize {
+        for round in 0..100 {
+            let changes = self.plan();
+            if changes.is_empty() {
+                return round;
+            }
+            self.apply(Operation::Reconcile(changes)).unwrap();
+        }
+        panic!("the reconcilers never come to rest: {:?}", self.plan());
+    }
+
+    /// One round of all planners.
+    pub(crate) fn plan(&self) -> Vec<Change> {
+        let mut services: BTreeSet<String> = self.state.services().map(|s| s.id.clone()).collect();
+        services.extend(self.state.tasks().map(|t| t.service_id.clone()));
+        let acknowledged = |_| self.acknowledge;
+        let inputs = Inputs {
+            now: self.now,
+            timings: &self.timings,
+            is_acknowledged: &acknowledged,
+        };
+        let mut changes: Vec<Change> = services
+            .iter()
+            .flat_map(|id| plan(&self.state, id, &inputs).changes)
+            .collect();
+        changes.extend(schedule(&self.state, self.now));
+        changes
+    }
+
+    /// What well-behaved nodes do: run what shall run, stop what shall stop, then settle again.
+    pub(crate) fn work(&mut self) {
+        for _ in 0..20 {
+            self.settle();
+            let due: Vec<(String, TaskState)> = self
+                .state
+                .tasks()
+                .filter(|t| t.status.state >= TaskState::Assigned && !t.status.state.is_terminal())
+                .filter(|t| t.node_id.as_deref().is_some_and(|n| self.is_up(n)))
+                .filter_map(|t| {
+                    let to = match t.desired {
+                        TaskState::Ready => TaskState::Ready,
+                        TaskState::Running => TaskState::Running,
+                        _ => TaskState::Shutdown,
+                    };
+                    (to != t.status.state).then(|| (t.id.clone(), to))
+                })
+                .collect();
+            let drains = |t: &Task| t.drained_at.is_some() && t.desired <= TaskState::Running;
+            if due.is_empty() && !self.state.tasks().any(drains) {
+                return;
+            }
+            for (task, to) in due {
+                self.report(&task, to);
+            }
+            self.now += SECOND;
+        }
+        panic!("the nodes never come to rest");
+    }
+
+    fn is_up(&self, node: &str) -> bool {
+        self.state
+            .node(node)
+            .is_some_and(|n| n.state == crate::state::NodeState::Ready)
+    }
+
+    /// Wanted tasks of a service by slot.
+    pub(crate) fn wanted(&self, service: &str) -> Vec<&Task> {
+        let mut tasks: Vec<&Task> = self
+            .state
+            .tasks_of_service(service)
+            .filter(|t| t.is_wanted())
+            .collect();
+        tasks.sort_by_key(|t| (t.slot, t.meta.created_at));
+        tasks
+    }
+
+    /// Wanted and running tasks on a node.
+    pub(crate) fn running_on(&self, service: &str, node: &str) -> usize {
+        self.wanted(service)
+            .iter()
+            .filter(|t| t.status.state == TaskState::Running && t.node_id.as_deref() == Some(node))
+            .count()
+    }
+}
+
+/// A replicated service.
+pub(crate) fn replicated(name: &str, replicas: i64) -> engine::ServiceSpec {
+    engine::ServiceSpec {
+        name: Some(name.to_owned()),
+        task_template: Some(engine::TaskSpec {
+            container_spec: Some(engine::TaskSpecContainerSpec {
+                image: Some("whoami".to_owned()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        mode: Some(engine::ServiceSpecMode {
+            replicated: Some(engine::ServiceSpecModeReplicated {
+                replicas: Some(replicas),
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// A service with a port.
+pub(crate) fn published(name: &str, port: i64, host: bool) -> engine::ServiceSpec {
+    let mut spec = replicated(name, 1);
+    spec.endpoint_spec = Some(engine::EndpointSpec {
+        mode: None,
+        ports: Some(vec![engine::EndpointPortConfig {
+            protocol: Some(engine::EndpointPortConfigProtocolEnum::TCP),
+            target_port: Some(8080),
+            published_port: Some(port),
+            publish_mode: Some(if host {
+                engine::EndpointPortConfigPublishModeEnum::HOST
+            } else {
+                engine::EndpointPortConfigPublishModeEnum::INGRESS
+            }),
+            ..Default::default()
+        }]),
+    });
+    spec
+}
+
+/// Puts a service on networks.
+pub(crate) fn on(mut spec: engine::ServiceSpec, networks: &[&str]) -> engine::ServiceSpec {
+    let attachment = |n: &&str| engine::NetworkAttachmentConfig {
+        target: Some((*n).to_owned()),
+        ..Default::default()
+    };
+    spec.task_template.as_mut().unwrap().networks = Some(networks.iter().map(attachment).collect());
+    spec
+}

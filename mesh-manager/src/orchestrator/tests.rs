@@ -1,0 +1,420 @@
+//! Replicas, restarts, drains, updates, history: the state before, what happens, the state after.
+
+use crate::{
+    Command,
+    fixture::{SECOND, World, replicated},
+    state::{Task, TaskState},
+};
+use mesh_api::engine::{
+    self, ServiceUpdateStatusStateEnum as Update, TaskSpecRestartPolicyConditionEnum as Condition,
+};
+
+fn restart(
+    spec: &mut engine::ServiceSpec,
+    condition: Condition,
+    delay: i64,
+    attempts: Option<i64>,
+) {
+    spec.task_template.as_mut().unwrap().restart_policy = Some(engine::TaskSpecRestartPolicy {
+        condition: Some(condition),
+        delay: Some(delay),
+        max_attempts: attempts,
+        window: None,
+    });
+}
+
+fn slots(world: &World, id: &str) -> Vec<u64> {
+    world.wanted(id).iter().map(|t| t.slot).collect()
+}
+
+fn only(world: &World, id: &str) -> Task {
+    let wanted = world.wanted(id);
+    assert_eq!(wanted.len(), 1, "{wanted:?}");
+    wanted[0].clone()
+}
+
+#[test]
+fn scaling_keeps_low_slots_and_balance() {
+    let mut world = World::new(&["n1", "n2"]);
+    let id = world.service(replicated("web", 5)).unwrap();
+    world.work();
+    assert_eq!(slots(&world, &id), [1, 2, 3, 4, 5]);
+    world.scale(&id, 2);
+    world.work();
+    assert_eq!(["n1", "n2"].map(|n| world.running_on(&id, n)), [1, 1]);
+    assert_eq!(
+        world.state.tasks_of_service(&id).count(),
+        2,
+        "scaled-down tasks leave no history"
+    );
+    world.scale(&id, 4);
+    world.work();
+    assert_eq!(slots(&world, &id), [1, 2, 3, 4]);
+    assert_eq!(["n1", "n2"].map(|n| world.running_on(&id, n)), [2, 2]);
+    world.scale(&id, 0);
+    world.work();
+    assert_eq!(world.state.tasks_of_service(&id).count(), 0);
+}
+
+#[test]
+fn a_failed_task_is_replaced_after_the_delay() {
+    let mut world = World::new(&["n1"]);
+    let id = world.service(replicated("web", 1)).unwrap();
+    world.work();
+    let old = only(&world, &id);
+    world.report(&old.id, TaskState::Failed);
+    world.settle();
+    let new = only(&world, &id);
+    assert_ne!(new.id, old.id);
+    assert_eq!((new.slot, new.desired), (1, TaskState::Ready));
+    assert_eq!(
+        world.state.task(&old.id).unwrap().desired,
+        TaskState::Shutdown
+    );
+    // 5 s is the default.
+    world.now += 4 * SECOND;
+    world.settle();
+    assert_eq!(only(&world, &id).desired, TaskState::Ready);
+    world.now += SECOND;
+    world.settle();
+    assert_eq!(only(&world, &id).desired, TaskState::Running);
+}
+
+#[test]
+fn a_task_that_cannot_even_start_is_not_retried_faster() {
+    let mut world = World::new(&["n1"]);
+    let id = world.service(replicated("web", 1)).unwrap();
+    let begin = world.now;
+    let mut made = 0;
+    while world.now < begin + 60 * SECOND {
+        world.settle();
+        let task = only(&world, &id);
+        if !task.status.state.is_terminal() {
+            made += 1;
+            world.report(&task.id, TaskState::Rejected);
+        }
+        world.now += SECOND;
+    }
+    assert_eq!(made, 13, "one at once, then one each 5 s");
+}
+
+#[test]
+fn restart_conditions() {
+    use TaskState::{Complete, Failed, Rejected};
+    let cases = [
+        (Condition::ANY, None, Complete, true),
+        (Condition::ANY, None, Failed, true),
+        (Condition::ON_FAILURE, None, Complete, false),
+        (Condition::ON_FAILURE, None, Failed, true),
+        (Condition::ON_FAILURE, None, Rejected, true),
+        (Condition::NONE, None, Failed, false),
+        (Condition::ANY, Some(1), Failed, true),
+    ];
+    for (condition, attempts, end, is_replaced) in cases {
+        let mut world = World::new(&["n1"]);
+        let mut spec = replicated("web", 1);
+        restart(&mut spec, condition, 0, attempts);
+        let id = world.service(spec).unwrap();
+        world.work();
+        let task = only(&world, &id).id;
+        world.report(&task, end);
+        world.work();
+        assert_eq!(
+            world.wanted(&id).len(),
+            usize::from(is_replaced),
+            "{condition} {end}"
+        );
+        // A finished replica begins anew when the spec changes.
+        world
+            .edit(&id, |s| {
+                s.task_template.as_mut().unwrap().force_update = Some(1)
+            })
+            .unwrap();
+        world.work();
+        assert_eq!(world.wanted(&id).len(), 1, "{condition} {end}");
+    }
+}
+
+#[test]
+fn restarts_are_counted() {
+    let mut world = World::new(&["n1"]);
+    let mut spec = replicated("web", 1);
+    restart(&mut spec, Condition::ANY, 0, Some(7));
+    let id = world.service(spec).unwrap();
+    let mut runs = 0;
+    loop {
+        world.work();
+        let Some(task) = world.wanted(&id).first().map(|t| t.id.clone()) else {
+            break;
+        };
+        runs += 1;
+        assert!(runs < 20, "restarts without end");
+        world.report(&task, TaskState::Failed);
+    }
+    assert_eq!(runs, 8, "one start and seven restarts");
+    assert_eq!(
+        world.state.tasks_of_service(&id).count(),
+        8,
+        "max attempts widen the history"
+    );
+}
+
+#[test]
+fn history_is_cut_to_the_limit() {
+    let mut world = World::new(&["n1"]);
+    let mut spec = replicated("web", 2);
+    restart(&mut spec, Condition::ANY, 0, None);
+    let id = world.service(spec).unwrap();
+    for _ in 0..9 {
+        world.work();
+        let task = world.wanted(&id)[0].id.clone();
+        world.report(&task, TaskState::Failed);
+    }
+    world.work();
+    let of_slot = |slot| {
+        world
+            .state
+            .tasks_of_service(&id)
+            .filter(|t| t.slot == slot)
+            .count()
+    };
+    assert_eq!((of_slot(1), of_slot(2)), (5, 1));
+}
+
+#[test]
+fn a_down_nodes_tasks_are_replaced_at_once_and_orphaned_late() {
+    let mut world = World::new(&["n1", "n2"]);
+    let id = world.service(replicated("web", 2)).unwrap();
+    world.work();
+    world.node_down("n1");
+    world.work();
+    assert_eq!(world.running_on(&id, "n2"), 2);
+    let old = world.state.tasks_of_node("n1").next().unwrap().clone();
+    assert_eq!(
+        (old.desired, old.status.state),
+        (TaskState::Shutdown, TaskState::Running)
+    );
+    world.now += 23 * 3600 * SECOND;
+    world.settle();
+    assert_eq!(
+        world.state.task(&old.id).unwrap().status.state,
+        TaskState::Running
+    );
+    world.now += 3600 * SECOND;
+    world.settle();
+    assert_eq!(
+        world.state.task(&old.id).unwrap().status.state,
+        TaskState::Orphaned
+    );
+}
+
+#[test]
+fn a_drained_nodes_tasks_move_one_after_the_other_stops() {
+    let mut world = World::new(&["n1", "n2"]);
+    let id = world.service(replicated("web", 1)).unwrap();
+    world.work();
+    let old = only(&world, &id);
+    let node = old.node_id.clone().unwrap();
+    let other = if node == "n1" { "n2" } else { "n1" };
+    let mut spec = world.state.node(&node).unwrap().spec.clone();
+    spec.availability = Some(engine::NodeSpecAvailabilityEnum::DRAIN);
+    let version = world.state.node(&node).unwrap().meta.version;
+    world
+        .call(Command::UpdateNode {
+            id: node,
+            version,
+            spec,
+        })
+        .unwrap();
+    world.settle();
+    let new = only(&world, &id);
+    assert_eq!(
+        (new.desired, new.node_id.as_deref()),
+        (TaskState::Ready, Some(other))
+    );
+    world.now += SECOND;
+    world.work();
+    assert_eq!(world.running_on(&id, other), 1);
+    assert_eq!(
+        world.state.task(&old.id).unwrap().status.state,
+        TaskState::Shutdown
+    );
+}
+
+#[test]
+fn nobody_is_stopped_before_the_nodes_know() {
+    let mut world = World::new(&["n1"]);
+    let id = world.service(replicated("web", 2)).unwrap();
+    world.work();
+    world.acknowledge = false;
+    world.scale(&id, 1);
+    world.settle();
+    let draining = |world: &World| {
+        world
+            .state
+            .tasks_of_service(&id)
+            .find(|t| t.drained_at.is_some())
+            .cloned()
+    };
+    let task = draining(&world).expect("one drains");
+    assert_eq!(task.desired, TaskState::Running);
+    world.now += SECOND;
+    world.settle();
+    assert_eq!(
+        draining(&world).unwrap().desired,
+        TaskState::Running,
+        "not acknowledged"
+    );
+    world.acknowledge = true;
+    world.settle();
+    assert_eq!(draining(&world).unwrap().desired, TaskState::Remove);
+
+    // A node that never answers holds it up for a limited time.
+    world.acknowledge = false;
+    world.scale(&id, 0);
+    world.settle();
+    world.now += 2 * SECOND;
+    world.settle();
+    assert!(
+        world
+            .state
+            .tasks_of_service(&id)
+            .all(|t| t.desired == TaskState::Remove)
+    );
+}
+
+#[test]
+fn a_task_without_a_node_goes_at_once() {
+    let mut world = World::new(&[]);
+    let id = world.service(replicated("web", 3)).unwrap();
+    world.settle();
+    assert_eq!(world.wanted(&id).len(), 3);
+    world.call(Command::RemoveService { id }).unwrap();
+    world.settle();
+    assert_eq!(world.state.tasks().count(), 0);
+}
+
+#[test]
+fn a_global_service_follows_the_nodes() {
+    let mut world = World::new(&["n1", "n2"]);
+    let mut spec = replicated("agent", 1);
+    spec.mode = Some(engine::ServiceSpecMode {
+        global: Some(Default::default()),
+        ..Default::default()
+    });
+    let id = world.service(spec).unwrap();
+    world.work();
+    assert_eq!(["n1", "n2"].map(|n| world.running_on(&id, n)), [1, 1]);
+    world.node_down("n1");
+    world.work();
+    assert_eq!(world.wanted(&id).len(), 1);
+    world.node_up("n1");
+    world.work();
+    assert_eq!(["n1", "n2"].map(|n| world.running_on(&id, n)), [1, 1]);
+    world
+        .call(Command::RemoveNode {
+            id: "n2".to_owned(),
+            force: true,
+        })
+        .unwrap();
+    world.work();
+    assert_eq!(world.wanted(&id).len(), 1);
+    world
+        .edit(&id, |s| {
+            s.task_template.as_mut().unwrap().placement = Some(engine::TaskSpecPlacement {
+                constraints: Some(vec!["node.role==manager".to_owned()]),
+                ..Default::default()
+            });
+        })
+        .unwrap();
+    world.work();
+    assert_eq!(world.wanted(&id).len(), 0, "the node no longer fits");
+}
+
+#[test]
+fn updates_go_a_few_at_a_time() {
+    for (parallelism, most) in [(1, 1), (2, 2), (0, 4)] {
+        let mut world = World::new(&["n1"]);
+        let mut spec = replicated("web", 4);
+        spec.update_config = Some(engine::ServiceSpecUpdateConfig {
+            parallelism: Some(parallelism),
+            ..Default::default()
+        });
+        let id = world.service(spec).unwrap();
+        world.work();
+        world
+            .edit(&id, |s| {
+                s.task_template.as_mut().unwrap().force_update = Some(1)
+            })
+            .unwrap();
+        world.settle();
+        let waiting = world
+            .wanted(&id)
+            .iter()
+            .filter(|t| t.desired == TaskState::Ready)
+            .count();
+        assert_eq!(waiting, most);
+        world.work();
+        let service = world.state.service(&id).unwrap();
+        assert!(
+            world
+                .wanted(&id)
+                .iter()
+                .all(|t| t.spec_version == service.spec_version)
+        );
+        assert_eq!(service.update.as_ref().unwrap().state, Update::UPDATING);
+        world.now += 5 * SECOND;
+        world.settle();
+        let update = world.state.service(&id).unwrap().update.clone().unwrap();
+        assert_eq!(update.state, Update::COMPLETED);
+        assert!(update.completed_at.is_some());
+    }
+}
+
+#[test]
+fn a_failing_update_pauses_or_rolls_back() {
+    use engine::ServiceSpecUpdateConfigFailureActionEnum as Action;
+    for (action, expected) in [
+        (Action::PAUSE, Update::PAUSED),
+        (Action::ROLLBACK, Update::ROLLBACK_COMPLETED),
+    ] {
+        let mut world = World::new(&["n1"]);
+        let mut spec = replicated("web", 2);
+        restart(&mut spec, Condition::ANY, 0, None);
+        spec.update_config = Some(engine::ServiceSpecUpdateConfig {
+            failure_action: Some(action),
+            ..Default::default()
+        });
+        let id = world.service(spec).unwrap();
+        world.work();
+        world
+            .edit(&id, |s| {
+                s.task_template.as_mut().unwrap().force_update = Some(7)
+            })
+            .unwrap();
+        world.settle();
+        let new = world
+            .wanted(&id)
+            .iter()
+            .find(|t| t.desired == TaskState::Ready)
+            .unwrap()
+            .id
+            .clone();
+        world.report(&new, TaskState::Failed);
+        world.work();
+        world.now += 10 * SECOND;
+        world.work();
+        let service = world.state.service(&id).unwrap();
+        assert_eq!(service.update.as_ref().unwrap().state, expected);
+        let force = service.spec.task_template.as_ref().unwrap().force_update;
+        assert_eq!(
+            force,
+            if expected == Update::PAUSED {
+                Some(7)
+            } else {
+                None
+            }
+        );
+        assert_eq!(world.wanted(&id).len(), 2, "nothing is lost");
+    }
+}

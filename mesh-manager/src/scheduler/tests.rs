@@ -1,0 +1,250 @@
+//! Filters, spreading, and the words for what does not fit.
+
+use super::Constraint;
+use crate::{
+    Command,
+    fixture::{SECOND, World, published, replicated},
+    state::TaskState,
+};
+use mesh_api::engine;
+use std::collections::HashMap;
+
+fn place(spec: &mut engine::ServiceSpec, placement: engine::TaskSpecPlacement) {
+    spec.task_template.as_mut().unwrap().placement = Some(placement);
+}
+
+fn constraints(texts: &[&str]) -> engine::TaskSpecPlacement {
+    engine::TaskSpecPlacement {
+        constraints: Some(texts.iter().map(|t| (*t).to_owned()).collect()),
+        ..Default::default()
+    }
+}
+
+fn label(world: &mut World, node: &str, key: &str, value: &str) {
+    let version = world.state.node(node).unwrap().meta.version;
+    let mut spec = world.state.node(node).unwrap().spec.clone();
+    spec.labels = Some(HashMap::from([(key.to_owned(), value.to_owned())]));
+    world
+        .call(Command::UpdateNode {
+            id: node.to_owned(),
+            version,
+            spec,
+        })
+        .unwrap();
+}
+
+#[test]
+fn constraints_match_as_swarms_do() {
+    let mut world = World::new(&["n1"]);
+    label(&mut world, "n1", "zone", "East");
+    let node = world.state.node("n1").unwrap();
+    let cases = [
+        ("node.hostname==n1", true),
+        ("node.hostname == N1", true),
+        ("node.hostname!=n1", false),
+        ("node.id==n1", true),
+        ("node.role==worker", true),
+        ("node.role!=manager", true),
+        ("node.platform.os==linux", true),
+        ("node.platform.arch==x86_64", true),
+        ("node.labels.zone==east", true),
+        ("node.labels.zone==eas", false),
+        ("node.labels.zone!=west", true),
+        ("node.labels.absent!=x", true),
+        ("node.labels.absent==x", false),
+        ("engine.labels.absent!=x", true),
+        ("node.ip==10.9.0.1", true),
+        ("node.ip==10.9.0.0/24", true),
+        ("node.ip!=10.9.0.0/24", false),
+        ("node.ip==nonsense", false),
+        ("node.unknown==x", false),
+        ("node.unknown!=x", false),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(
+            Constraint::parse(text).unwrap().matches(node),
+            expected,
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn what_does_not_fit_says_why() {
+    let reserve = |cpus: i64, memory: i64| {
+        let mut spec = replicated("x", 1);
+        spec.task_template.as_mut().unwrap().resources = Some(engine::TaskSpecResources {
+            limits: None,
+            reservations: Some(engine::ResourceObject {
+                nano_cpus: Some(cpus),
+                memory_bytes: Some(memory),
+                generic_resources: None,
+            }),
+        });
+        spec
+    };
+    let placed = |placement| {
+        let mut spec = replicated("x", 1);
+        place(&mut spec, placement);
+        spec
+    };
+    let arm = engine::TaskSpecPlacement {
+        platforms: Some(vec![engine::Platform {
+            architecture: Some("arm64".to_owned()),
+            os: Some("linux".to_owned()),
+        }]),
+        ..Default::default()
+    };
+    // The manager is drained: always one node not available.
+    let drained = "1 node not available for new tasks";
+    let cases = [
+        (
+            placed(constraints(&["node.labels.ssd==yes"])),
+            format!(
+                "no suitable node (scheduling constraints not satisfied on 2 nodes; {drained})"
+            ),
+        ),
+        (
+            reserve(3 * SECOND, 0),
+            format!("no suitable node (insufficient resources on 2 nodes; {drained})"),
+        ),
+        (
+            reserve(0, 2 << 30),
+            format!("no suitable node (insufficient resources on 2 nodes; {drained})"),
+        ),
+        (
+            placed(arm),
+            format!("no suitable node (unsupported platform on 2 nodes; {drained})"),
+        ),
+        (
+            placed(constraints(&["node.hostname==n1", "node.role==manager"])),
+            format!(
+                "no suitable node (scheduling constraints not satisfied on 2 nodes; {drained})"
+            ),
+        ),
+    ];
+    for (spec, expected) in cases {
+        let mut world = World::new(&["n1", "n2"]);
+        let id = world.service(spec).unwrap();
+        world.settle();
+        let task = world.wanted(&id)[0];
+        assert_eq!(task.status.state, TaskState::Pending);
+        assert_eq!(task.status.error, expected);
+    }
+    let mut world = World::new(&["n1", "n2"]);
+    world.node_down("n1");
+    world.node_down("n2");
+    let id = world.service(replicated("x", 1)).unwrap();
+    world.settle();
+    let error = &world.wanted(&id)[0].status.error;
+    assert_eq!(
+        error,
+        "no suitable node (3 nodes not available for new tasks)"
+    );
+    // As soon as one is back, it goes.
+    world.node_up("n2");
+    world.work();
+    assert_eq!(world.running_on(&id, "n2"), 1);
+    assert_eq!(world.wanted(&id)[0].status.error, "");
+}
+
+#[test]
+fn tasks_spread_by_service_then_in_all() {
+    let mut world = World::new(&["n1", "n2", "n3"]);
+    let a = world.service(replicated("a", 4)).unwrap();
+    world.work();
+    let b = world.service(replicated("b", 2)).unwrap();
+    world.work();
+    let counts = |world: &World, id: &str| ["n1", "n2", "n3"].map(|n| world.running_on(id, n));
+    let mut spread = counts(&world, &a);
+    spread.sort_unstable();
+    assert_eq!(spread, [1, 1, 2]);
+    // The node with most tasks in all gets none of b.
+    let busiest = counts(&world, &a).iter().position(|c| *c == 2).unwrap();
+    assert_eq!(counts(&world, &b)[busiest], 0);
+}
+
+#[test]
+fn preferences_even_out_branches() {
+    let mut world = World::new(&["n1", "n2", "n3"]);
+    label(&mut world, "n1", "zone", "east");
+    label(&mut world, "n2", "zone", "east");
+    // n3 has no zone: a branch of its own.
+    let mut spec = replicated("web", 4);
+    place(
+        &mut spec,
+        engine::TaskSpecPlacement {
+            preferences: Some(vec![engine::TaskSpecPlacementPreferences {
+                spread: Some(engine::TaskSpecPlacementSpread {
+                    spread_descriptor: Some("node.labels.zone".to_owned()),
+                }),
+            }]),
+            ..Default::default()
+        },
+    );
+    let id = world.service(spec).unwrap();
+    world.work();
+    assert_eq!(
+        ["n1", "n2", "n3"].map(|n| world.running_on(&id, n)),
+        [1, 1, 2]
+    );
+}
+
+#[test]
+fn host_ports_and_max_replicas_keep_tasks_apart() {
+    let mut world = World::new(&["n1", "n2"]);
+    let mut spec = published("web", 8080, true);
+    spec.mode = replicated("web", 3).mode;
+    let id = world.service(spec).unwrap();
+    world.work();
+    assert_eq!(["n1", "n2"].map(|n| world.running_on(&id, n)), [1, 1]);
+    let errors: Vec<_> = world
+        .wanted(&id)
+        .iter()
+        .map(|t| t.status.error.clone())
+        .filter(|e| !e.is_empty())
+        .collect();
+    assert_eq!(
+        errors,
+        [
+            "no suitable node (host-mode port already in use on 2 nodes; 1 node not available for \
+             new tasks)"
+        ]
+    );
+    let mut spec = replicated("few", 3);
+    place(
+        &mut spec,
+        engine::TaskSpecPlacement {
+            max_replicas: Some(1),
+            ..Default::default()
+        },
+    );
+    let few = world.service(spec).unwrap();
+    world.work();
+    assert_eq!(["n1", "n2"].map(|n| world.running_on(&few, n)), [1, 1]);
+}
+
+#[test]
+fn a_node_that_fails_a_service_comes_last() {
+    let mut world = World::new(&["n1", "n2"]);
+    let mut spec = replicated("web", 1);
+    spec.task_template.as_mut().unwrap().restart_policy = Some(engine::TaskSpecRestartPolicy {
+        delay: Some(0),
+        max_attempts: Some(9),
+        ..Default::default()
+    });
+    place(&mut spec, constraints(&["node.hostname==n1"]));
+    let id = world.service(spec).unwrap();
+    for _ in 0..5 {
+        world.work();
+        let task = world.wanted(&id)[0].id.clone();
+        world.report(&task, TaskState::Failed);
+    }
+    world
+        .edit(&id, |spec| {
+            spec.task_template.as_mut().unwrap().placement = None
+        })
+        .unwrap();
+    world.work();
+    assert_eq!(world.running_on(&id, "n2"), 1);
+}
