@@ -114,6 +114,10 @@ async fn run(config: Config) -> Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    if node.runtime().list().is_empty() {
+        // Nothing is left to adopt, so nothing of ours shall stay in the cgroup trees.
+        node.runtime().remove_parent_cgroups();
+    }
     // Tasks, links and packet path stay: the next agent adopts them.
     tracing::info!("mesh-agent ends; tasks keep running");
     Ok(())
