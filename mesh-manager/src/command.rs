@@ -8,6 +8,10 @@ use mesh_api::engine;
 use serde::{Deserialize, Serialize};
 
 /// A request that changes the cluster's state. Objects are named by id, name or unique id prefix.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "commands are few and short-lived; boxing the swarm's spec would only complicate callers"
+)]
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Command {
     /// `POST /services/create`.

@@ -98,7 +98,7 @@ pub(super) fn plan(
             in_progress += 1;
             continue;
         }
-        let clean = group.live.iter().filter(|t| !is_dirty(t)).next_back();
+        let clean = group.live.iter().rfind(|t| !is_dirty(t));
         let has_dirty = group.live.iter().any(|t| is_dirty(t));
         match clean {
             Some(task) if task.status.state == TaskState::Running => {

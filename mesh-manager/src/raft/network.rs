@@ -1,5 +1,10 @@
 //! Raft's messages between managers: openraft's requests as JSON over the `Raft` gRPC service.
 
+#![expect(
+    clippy::result_large_err,
+    reason = "openraft's trait wants its own large error by value"
+)]
+
 use super::types::{RaftId, RaftPeer, TypeConfig};
 use crate::client;
 use mesh_api::proto::{RaftMessage, raft_client::RaftClient};

@@ -154,6 +154,14 @@ impl Service {
             network_id: Some(vip.network_id.clone()),
             addr: Some(with_prefix(state, vip)),
         };
+        let endpoint_spec = self
+            .spec
+            .endpoint_spec
+            .clone()
+            .unwrap_or(engine::EndpointSpec {
+                mode: Some(engine::EndpointSpecModeEnum::VIP),
+                ports: None,
+            });
         engine::Service {
             id: Some(self.id.clone()),
             version: self.meta.version(),
@@ -161,12 +169,7 @@ impl Service {
             updated_at: Some(nanos_to_date(self.meta.updated_at)),
             spec: Some(self.spec.clone()),
             endpoint: Some(engine::ServiceEndpoint {
-                spec: self.spec.endpoint_spec.clone().or_else(|| {
-                    Some(engine::EndpointSpec {
-                        mode: Some(engine::EndpointSpecModeEnum::VIP),
-                        ports: None,
-                    })
-                }),
+                spec: Some(endpoint_spec),
                 ports: (!self.ports.is_empty())
                     .then(|| self.ports.iter().copied().map(Into::into).collect()),
                 virtual_ips: (!self.vips.is_empty()).then(|| self.vips.iter().map(vip).collect()),
