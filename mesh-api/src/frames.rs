@@ -76,7 +76,7 @@ pub enum FrameError {
     #[error("a frame of {0} bytes is longer than the limit of {MAX_PAYLOAD}")]
     TooLong(usize),
     /// The connection failed, or ended inside a frame.
-    #[error("the stream broke off: {0}")]
+    #[error("the stream broke off")]
     Io(#[from] std::io::Error),
 }
 

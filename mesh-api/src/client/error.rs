@@ -11,12 +11,12 @@ pub enum ClientError {
     #[error("cannot use host \"{0}\": give a socket as unix:///path")]
     Host(String),
     /// Nobody listens on the socket, or it may not be opened.
-    #[error("{}", connect_text(socket, source))]
+    #[error("{}", connect_text(socket, cause))]
     Connect {
         /// The socket.
         socket: PathBuf,
         /// Why it could not be opened.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The agent refused, in its own words.
     #[error("Error response from daemon: {message}")]
@@ -27,10 +27,10 @@ pub enum ClientError {
         message: String,
     },
     /// The connection broke.
-    #[error("the connection to the mesh agent broke: {0}")]
+    #[error("the connection to the mesh agent broke")]
     Transport(#[from] hyper::Error),
     /// A request that cannot be put into words: a bug of the caller.
-    #[error("the request is malformed: {0}")]
+    #[error("the request is malformed")]
     Request(#[from] hyper::http::Error),
     /// The answer (or the request's body) is not the JSON expected.
     #[error("the mesh agent's answer is not understood: {0}")]
@@ -39,7 +39,7 @@ pub enum ClientError {
     #[error("the stream from the mesh agent broke: {0}")]
     Stream(String),
     /// A file to send could not be read.
-    #[error("cannot read {path}: {source}", path = path.display())]
+    #[error("cannot read {}", path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -63,9 +63,9 @@ impl ClientError {
     }
 }
 
-fn connect_text(socket: &std::path::Path, source: &std::io::Error) -> String {
+fn connect_text(socket: &std::path::Path, cause: &std::io::Error) -> String {
     let socket = socket.display();
-    if source.kind() == std::io::ErrorKind::PermissionDenied {
+    if cause.kind() == std::io::ErrorKind::PermissionDenied {
         return format!(
             "cannot connect to the mesh agent at unix://{socket}: permission denied: run as root or as a user who may write to the socket"
         );

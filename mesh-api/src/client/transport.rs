@@ -74,9 +74,9 @@ pub(super) async fn send(
 ) -> Result<Response<Incoming>, ClientError> {
     let stream = UnixStream::connect(socket)
         .await
-        .map_err(|source| ClientError::Connect {
+        .map_err(|cause| ClientError::Connect {
             socket: socket.to_owned(),
-            source,
+            cause,
         })?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
