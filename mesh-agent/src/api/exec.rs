@@ -21,7 +21,7 @@ use mesh_api::{
     },
     frames::{Frame, StreamKind},
 };
-use mesh_runtime::{ExecHandle, ExecSession, ExecSpec};
+use mesh_runtime::{ExecHandle, ExecSession, ExecSpec, RuntimeError};
 use rand::RngCore;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -188,7 +188,18 @@ pub(super) async fn start(
         Ok(session) => session,
         Err(error) => {
             api.execs.ended(&id, error.exit_code());
-            return Err(error.into());
+            if asked.detach {
+                return Err(error.into());
+            }
+            // As Docker does: clients read the reason off the stream and the code off the exec.
+            let request = Request::from_parts(parts, Body::empty());
+            let (response, connection) = hijack(request, terminal);
+            tokio::spawn(async move {
+                if let Some(connection) = connection.await {
+                    complain(connection, terminal, &error).await;
+                }
+            });
+            return Ok(response);
         }
     };
     api.execs.runs(&id, session.handle.clone());
@@ -211,6 +222,22 @@ pub(super) async fn start(
         }
     });
     Ok(response)
+}
+
+/// Tells on the stream why the command could not be started.
+async fn complain(mut connection: Connection, terminal: bool, error: &RuntimeError) {
+    let text = bytes::Bytes::from(format!("{error}\r\n"));
+    let piece = match terminal {
+        true => text,
+        false => Frame {
+            kind: StreamKind::Stderr,
+            payload: text,
+        }
+        .to_bytes(),
+    };
+    // A client that is gone has nothing to be told.
+    let _ = connection.write_all(&piece).await;
+    let _ = connection.shutdown().await;
 }
 
 fn spec(

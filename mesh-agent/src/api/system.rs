@@ -38,7 +38,10 @@ pub(super) async fn ping() -> impl IntoResponse {
 
 pub(super) async fn version() -> Json<SystemVersion> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
+    let kernel = kernel();
     let details = [
+        ("KernelVersion", kernel.as_str()),
+        ("Experimental", "false"),
         ("ApiVersion", API_VERSION),
         ("MinAPIVersion", MIN_API_VERSION),
         ("Os", "linux"),
@@ -46,7 +49,7 @@ pub(super) async fn version() -> Json<SystemVersion> {
     ];
     Json(SystemVersion {
         components: Some(vec![SystemVersionComponents {
-            name: "Mesh agent".to_owned(),
+            name: "Engine".to_owned(),
             version: version.clone(),
             details: Some(
                 details
@@ -60,7 +63,7 @@ pub(super) async fn version() -> Json<SystemVersion> {
         min_api_version: Some(MIN_API_VERSION.to_owned()),
         os: Some("linux".to_owned()),
         arch: Some(go_arch().to_owned()),
-        kernel_version: Some(kernel()),
+        kernel_version: Some(kernel),
         ..Default::default()
     })
 }

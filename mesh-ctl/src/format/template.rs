@@ -51,9 +51,14 @@ impl Template {
     }
 
     fn render(&self, value: Go) -> Result<String> {
-        self.0
-            .render(&Context::from(value))
-            .map_err(|error| anyhow!("template execution error: {error}"))
+        self.0.render(&Context::from(value)).map_err(|error| {
+            let error = error.to_string();
+            // gtmpl shows the whole object after the field it lacks.
+            anyhow!(
+                "template execution error: {}",
+                error.split(" for {").next().unwrap_or(&error)
+            )
+        })
     }
 }
 
