@@ -22,6 +22,8 @@ pub const SCOPE_TASK: u32 = 1 << 24;
 pub const SCOPE_RETURN: u32 = 2 << 24;
 /// Packets of clients to published ports.
 pub const SCOPE_PUBLISHED: u32 = 3 << 24;
+/// Packets of clients whose port is taken at their task by another flow; only [`Nat::sport_be`] counts.
+pub const SCOPE_PORT: u32 = 4 << 24;
 
 /// Words of 64 bits in the bitmap of published ports: 1,024 for TCP, then as many for UDP.
 pub const PORT_WORDS: u32 = 2 * 1024;
@@ -189,7 +191,7 @@ layouts! {
     }
 
     /// Value of `FLOWS`: what a packet with that key is rewritten to, and where it goes.
-    struct Nat(64) {
+    struct Nat(68) {
         /// Source address afterwards.
         src: Addr,
         /// Destination address afterwards.
@@ -206,8 +208,10 @@ layouts! {
         mac: [u8; 6],
         /// One of the `NAT_` constants.
         kind: u8,
-        /// Zero.
-        pad: u8,
+        /// One after a FIN or RST from the other side: a new flow may take the entry over.
+        closed: u8,
+        /// When the other side last sent a packet: seconds of the boot-time clock, modulo 2^32.
+        seen_s: u32,
     }
 
     /// Key of `COUNTERS`.

@@ -15,7 +15,7 @@ pub use hash::flow_hash;
 pub use layout::{
     AddrKey, Conn, Counter, CounterKey, Endpoint, FlowKey, LINK_GATEWAY, LINK_OVERLAY, Link,
     NAT_LINK, NAT_LOOPBACK, NAT_PEER, NAT_UPLINK, Nat, PORT_WORDS, Pool, PortKey, Published,
-    SCOPE_PUBLISHED, SCOPE_RETURN, SCOPE_TASK, Settings, VerdictCount, port_bit,
+    SCOPE_PORT, SCOPE_PUBLISHED, SCOPE_RETURN, SCOPE_TASK, Settings, VerdictCount, port_bit,
 };
 pub use verdict::{COUNTS, DropReason, Verdict};
 

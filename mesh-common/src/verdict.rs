@@ -46,10 +46,12 @@ pub enum DropReason {
     UnknownLink = 16,
     /// Tunnel packet on the ingress network for a port that is not published.
     NotPublished = 17,
+    /// A client's port is taken at its task by another flow, and so are the substitutes.
+    PortsTaken = 18,
 }
 
 /// Number of verdicts and drop reasons together.
-pub const COUNTS: u32 = 18;
+pub const COUNTS: u32 = 19;
 
 impl Verdict {
     /// All of them, in order of their number.
@@ -77,7 +79,7 @@ impl Verdict {
 
 impl DropReason {
     /// All of them, in order of their number.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Malformed,
         Self::NotIpv4,
         Self::NotUnicast,
@@ -90,6 +92,7 @@ impl DropReason {
         Self::Kernel,
         Self::UnknownLink,
         Self::NotPublished,
+        Self::PortsTaken,
     ];
 
     /// Stable name.
@@ -107,6 +110,7 @@ impl DropReason {
             Self::Kernel => "kernel",
             Self::UnknownLink => "unknown-link",
             Self::NotPublished => "not-published",
+            Self::PortsTaken => "ports-taken",
         }
     }
 }

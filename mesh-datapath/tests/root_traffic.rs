@@ -99,6 +99,7 @@ impl World {
         self.tasks_to_published_ports();
         self.virtual_addresses();
         self.isolation();
+        self.one_port_two_nodes();
         self.restart();
         self.nothing_changes();
     }
@@ -202,6 +203,42 @@ impl World {
         assert!(answer, "a task reached one of another network");
     }
 
+    /// A client may use one port for connections to two nodes at a time; both may lead to the same task.
+    fn one_port_two_nodes(&self) {
+        let result = self.client.run(|| {
+            let mut first = connect_from(40_404, N1, 81);
+            let mut second = connect_from(40_404, N2, 81);
+            let mut clients = Vec::new();
+            for _ in 0..2 {
+                for stream in [&mut first, &mut second] {
+                    stream.write_all(b"ping").expect("write");
+                    let mut buffer = [0; 128];
+                    let mut length = stream.read(&mut buffer).expect("read");
+                    while !buffer[..length].ends_with(b"ping") {
+                        length += stream.read(&mut buffer[length..]).expect("read");
+                    }
+                    let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                    clients.extend(
+                        text.split_once('\n')
+                            .map(|(greeting, _)| greeting.to_owned()),
+                    );
+                }
+            }
+            clients
+        });
+        assert_eq!(
+            result.first().map(String::as_str),
+            Some("far 192.168.77.100:40404")
+        );
+        assert!(
+            result
+                .get(1)
+                .is_some_and(|c| c.starts_with("far 192.168.77.100:")),
+            "{result:?}"
+        );
+        assert_ne!(result.first(), result.get(1));
+    }
+
     /// Connections live through a restart; the new process attaches nothing anew.
     fn restart(&mut self) {
         let mut open = self
@@ -270,6 +307,33 @@ impl World {
 
 fn port_of(to: Ipv4Addr) -> u16 {
     if to == VIP { 8080 } else { 80 }
+}
+
+/// A TCP connection from a given port.
+fn connect_from(port: u16, to: Ipv4Addr, to_port: u16) -> TcpStream {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket,
+        sockopt::ReuseAddr,
+    };
+    use std::{net::SocketAddrV4, os::fd::AsRawFd as _};
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Stream,
+        SockFlag::empty(),
+        None,
+    )
+    .expect("a socket");
+    setsockopt(&socket, ReuseAddr, &true).expect("reuse");
+    let own = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port));
+    bind(socket.as_raw_fd(), &own).expect("bind");
+    connect(
+        socket.as_raw_fd(),
+        &SockaddrIn::from(SocketAddrV4::new(to, to_port)),
+    )
+    .expect("connect");
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    stream
 }
 
 /// One ICMP echo, by a datagram socket as unprivileged `ping` uses.

@@ -2,13 +2,14 @@
 
 use aya_ebpf::programs::TcContext;
 use mesh_common::{
-    Addr, DropReason, Endpoint, NAT_LINK, NAT_LOOPBACK, NAT_PEER, NAT_UPLINK, Nat, Published,
+    Addr, DropReason, Endpoint, NAT_LINK, NAT_LOOPBACK, NAT_PEER, NAT_UPLINK, Published,
     SCOPE_PUBLISHED, SCOPE_RETURN, SCOPE_TASK, Settings, Verdict, mac_of, node_mac,
     wire::GATEWAY_BE,
 };
 
 use crate::{
-    nat,
+    maps::Scratch,
+    mem, nat,
     packet::Tuple,
     services,
     tunnel::{self, Inner},
@@ -45,11 +46,13 @@ pub fn balance(
         return Ok(Verdict::Pass);
     };
     services::count(&service.pool, &choice, ctx, seen.begins());
-    let undo = match client {
-        Client::Outside(ifindex) => nat::undo(&original, NAT_UPLINK, ifindex, Addr::NONE, [0; 6]),
-        Client::Task(ifindex, mac) => nat::undo(&original, NAT_LINK, ifindex, Addr::NONE, mac),
-        Client::Process(_) => nat::undo(&original, NAT_LOOPBACK, 0, Addr::NONE, [0; 6]),
+    let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
+    let (kind, ifindex, mac) = match client {
+        Client::Outside(ifindex) => (NAT_UPLINK, ifindex, [0; 6]),
+        Client::Task(ifindex, mac) => (NAT_LINK, ifindex, mac),
+        Client::Process(_) => (NAT_LOOPBACK, 0, [0; 6]),
     };
+    nat::undo(&mut scratch.undo, &original, kind, ifindex, Addr::NONE, mac);
     if choice.is_local() {
         return enter(
             ctx,
@@ -58,11 +61,15 @@ pub fn balance(
             &seen,
             choice.backend.low_be(),
             choice.endpoint,
-            &undo,
+            scratch,
         );
     }
     if !matches!(client, Client::Outside(_)) {
-        nat::remember(&seen.reply().key(SCOPE_RETURN), &undo, seen.begins())?;
+        nat::remember(
+            &seen.reply().key(SCOPE_RETURN),
+            &scratch.undo,
+            seen.begins(),
+        )?;
     }
     nat::rewrite(ctx, &original, &seen)?;
     let inner = Inner {
@@ -91,9 +98,17 @@ pub fn from_peer(
     let Some(service) = services::published(tuple) else {
         return Err(DropReason::NotPublished);
     };
-    crate::mem::shrink(ctx)?;
-    let undo = nat::undo(tuple, NAT_PEER, 0, Addr::v4_be(peer_be), [0; 6]);
-    enter(ctx, service, tuple, tuple, backend_be, endpoint, &undo)
+    mem::shrink(ctx)?;
+    let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
+    nat::undo(
+        &mut scratch.undo,
+        tuple,
+        NAT_PEER,
+        0,
+        Addr::v4_be(peer_be),
+        [0; 6],
+    );
+    enter(ctx, service, tuple, tuple, backend_be, endpoint, scratch)
 }
 
 /// Into the task: `current` is the packet as it stands, `seen` with the client as the task is to see it.
@@ -105,7 +120,7 @@ fn enter(
     seen: &Tuple,
     backend_be: u32,
     endpoint: &Endpoint,
-    undo: &Nat,
+    scratch: &mut Scratch,
 ) -> Result<Verdict, DropReason> {
     let mut new = Tuple {
         dst: backend_be,
@@ -116,7 +131,12 @@ fn enter(
         // A task that reaches itself would drop a packet from its own address.
         new.src = seen.dst;
     }
-    nat::remember(&new.reply().key(SCOPE_TASK), undo, seen.begins())?;
+    if !nat::claim(&new.reply().key(SCOPE_TASK), &scratch.undo, seen)? {
+        new.sport = nat::substitute(seen, &new, scratch);
+        if new.sport == 0 {
+            return Err(DropReason::PortsTaken);
+        }
+    }
     nat::rewrite(ctx, current, &new)?;
     tunnel::deliver(ctx, endpoint.ifindex, endpoint.mac, mac_of(GATEWAY_BE))
 }

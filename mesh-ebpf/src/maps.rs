@@ -58,6 +58,23 @@ pub static FLOWS: LruHashMap<FlowKey, Nat> = LruHashMap::pinned(65_536, 0);
 #[map]
 pub static COUNTERS: PerCpuHashMap<CounterKey, Counter> = PerCpuHashMap::pinned(32_768, 0);
 
+/// What is too large for the stack.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// What is too large for the stack.
+#[repr(C)]
+pub struct Scratch {
+    /// How replies to the packet at hand are treated.
+    pub undo: Nat,
+    /// The substitute of a client's port.
+    pub substitute: Nat,
+    /// Where `undo` is kept.
+    pub reply: FlowKey,
+    /// Where `substitute` is kept.
+    pub memory: FlowKey,
+}
+
 /// Packets by outcome.
 #[map]
 pub static VERDICTS: PerCpuArray<VerdictCount> = PerCpuArray::pinned(COUNTS, 0);

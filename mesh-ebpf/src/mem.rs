@@ -12,9 +12,11 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use mesh_common::{
-    Counter, CounterKey, DropReason, VerdictCount,
+    Counter, CounterKey, DropReason, FlowKey, VerdictCount,
     wire::{ETH_LEN, OVERHEAD},
 };
+
+use crate::maps;
 
 /// A packet whose headers can be read and written in place, whatever the hook.
 pub trait Packet {
@@ -160,6 +162,39 @@ pub fn get<K, V>(map: &'static HashMap<K, V>, key: &K) -> Option<&'static V> {
 pub fn get_flow<K, V>(map: &'static LruHashMap<K, V>, key: &K) -> Option<&'static V> {
     // SAFETY: as `get`; an evicted entry may be reused under a reader, who then handles one packet as another flow's.
     unsafe { map.get(key) }
+}
+
+/// Notes on a remembered flow that the other side has sent a packet, and whether the flow is over.
+#[inline(always)]
+pub fn touch(key: &FlowKey, now_s: u32, closed: u8) {
+    if let Some(nat) = maps::FLOWS.get_ptr_mut(key) {
+        // SAFETY: plain numbers; concurrent writers of the same flow write nearly the same. Read first, so that
+        // the cache line is written once a second only.
+        unsafe {
+            if (*nat).seen_s != now_s {
+                (*nat).seen_s = now_s;
+            }
+            if (*nat).closed != closed {
+                (*nat).closed = closed;
+            }
+        }
+    }
+}
+
+/// This CPU's scratch space.
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut maps::Scratch> {
+    // SAFETY: the value is this CPU's own; each program takes it once and is not preempted by another.
+    maps::SCRATCH
+        .get_ptr_mut(0)
+        .map(|pointer| unsafe { &mut *pointer })
+}
+
+/// Seconds of the boot-time clock; the coarse one, which costs a memory read.
+#[inline(always)]
+pub fn now_s() -> u32 {
+    // SAFETY: takes nothing, returns a number.
+    (unsafe { kernel::bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
 }
 
 /// Adds a packet to this CPU's counter of an outcome.

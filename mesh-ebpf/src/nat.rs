@@ -5,16 +5,26 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use mesh_common::{
-    Addr, DropReason, FlowKey, NAT_LINK, NAT_LOOPBACK, NAT_PEER, Nat, Settings, Verdict, mac_of,
-    node_mac,
+    Addr, DropReason, FlowKey, NAT_LINK, NAT_LOOPBACK, NAT_PEER, Nat, SCOPE_PORT, SCOPE_TASK,
+    Settings, Verdict, mac_of, node_mac,
     wire::{ETH_LEN, GATEWAY_BE, IPV4_LEN, TCP},
 };
 
 use crate::{
-    maps, mem,
+    maps::{self, Scratch},
+    mem,
     packet::Tuple,
     tunnel::{self, Inner},
 };
+
+/// A UDP flow is over when the client has been silent for so long; Linux's own conntrack says 120 s for streams.
+const UDP_IDLE_S: u32 = 120;
+/// As for UDP, for a connection whose end nobody saw.
+const TCP_IDLE_S: u32 = 86_400;
+/// Substitutes tried for a client's port that is taken.
+const ATTEMPTS: u32 = 8;
+/// Lowest substitute.
+const FIRST_PORT: u32 = 1024;
 
 /// The loopback interface's index: 1 in every namespace.
 const LOOPBACK: u32 = 1;
@@ -78,39 +88,117 @@ fn port(
 
 /// How to treat a reply: rewrite it to the reply of `original`, then send it by `kind`.
 #[inline(always)]
-pub fn undo(original: &Tuple, kind: u8, ifindex: u32, peer: Addr, mac: [u8; 6]) -> Nat {
-    Nat {
-        src: Addr::v4_be(original.dst),
-        dst: Addr::v4_be(original.src),
-        peer,
-        sport_be: original.dport,
-        dport_be: original.sport,
-        ifindex,
-        mac,
-        kind,
-        pad: 0,
-    }
+pub fn undo(nat: &mut Nat, original: &Tuple, kind: u8, ifindex: u32, peer: Addr, mac: [u8; 6]) {
+    nat.src = Addr::v4_be(original.dst);
+    nat.dst = Addr::v4_be(original.src);
+    nat.peer = peer;
+    nat.sport_be = original.dport;
+    nat.dport_be = original.sport;
+    nat.ifindex = ifindex;
+    nat.mac = mac;
+    nat.kind = kind;
+    nat.closed = 0;
+    nat.seen_s = mem::now_s();
 }
 
-/// Remembers `nat` for packets with `key`, unless it is there. A flow that another one has taken the place of
-/// does not take it back: only a packet that begins a flow replaces what is there.
+/// Whether two entries belong to the same flow.
+#[inline(always)]
+fn same(a: &Nat, b: &Nat) -> bool {
+    a.src.same(&b.src)
+        && a.dst.same(&b.dst)
+        && a.peer.same(&b.peer)
+        && a.sport_be == b.sport_be
+        && a.dport_be == b.dport_be
+        && a.kind == b.kind
+        && a.ifindex == b.ifindex
+}
+
+/// Whether a new flow may take an entry over.
+#[inline(always)]
+fn is_over(nat: &Nat, protocol: u8, now_s: u32) -> bool {
+    let idle = now_s.wrapping_sub(nat.seen_s);
+    nat.closed != 0
+        || idle
+            > if protocol == TCP {
+                TCP_IDLE_S
+            } else {
+                UDP_IDLE_S
+            }
+}
+
+/// Remembers `nat` for packets with `key`. A packet that begins a flow replaces what is there.
 #[inline(always)]
 pub fn remember(key: &FlowKey, nat: &Nat, begins: bool) -> Result<(), DropReason> {
     if let Some(known) = mem::get_flow(&maps::FLOWS, key)
-        && (!begins
-            || (known.src.same(&nat.src)
-                && known.dst.same(&nat.dst)
-                && known.peer.same(&nat.peer)
-                && known.sport_be == nat.sport_be
-                && known.dport_be == nat.dport_be
-                && known.kind == nat.kind
-                && known.ifindex == nat.ifindex))
+        && (!begins || same(known, nat))
     {
         return Ok(());
     }
     maps::FLOWS
         .insert(key, nat, 0)
         .map_err(|_| DropReason::Kernel)
+}
+
+/// Forgets how to rewrite packets with `key`.
+#[inline(always)]
+pub fn forget(key: &FlowKey) {
+    if mem::get_flow(&maps::FLOWS, key).is_some() {
+        // Gone already is as good.
+        let _ = maps::FLOWS.remove(key);
+    }
+}
+
+/// Remembers `nat` for replies with `key`, unless an open flow has the key: then `false`.
+#[inline(always)]
+pub fn claim(key: &FlowKey, nat: &Nat, tuple: &Tuple) -> Result<bool, DropReason> {
+    if let Some(known) = mem::get_flow(&maps::FLOWS, key) {
+        if same(known, nat) {
+            let closed = u8::from(tuple.ends || (known.closed != 0 && !tuple.syn));
+            mem::touch(key, nat.seen_s, closed);
+            return Ok(true);
+        }
+        if !tuple.begins() || !is_over(known, key.protocol, nat.seen_s) {
+            return Ok(false);
+        }
+    }
+    maps::FLOWS
+        .insert(key, nat, 0)
+        .map_err(|_| DropReason::Kernel)?;
+    Ok(true)
+}
+
+/// A port for a client whose own is taken at its task by another flow: the same client, through another node.
+/// `seen` is the packet as it would have come to the task, `original` as it was sent. Network byte order; zero if
+/// there is none. (A plain number: the compiler packs a `Result` in a way that the verifier does not follow.)
+#[inline(never)]
+pub fn substitute(original: &Tuple, seen: &Tuple, scratch: &mut Scratch) -> u16 {
+    scratch.memory = original.key(SCOPE_PORT);
+    scratch.reply = seen.reply().key(SCOPE_TASK);
+    if let Some(known) = mem::get_flow(&maps::FLOWS, &scratch.memory) {
+        let port = known.sport_be;
+        scratch.reply.dport_be = port;
+        if matches!(claim(&scratch.reply, &scratch.undo, seen), Ok(true)) {
+            return port;
+        }
+    }
+    if !seen.begins() {
+        return 0;
+    }
+    let hash = original.hash();
+    let mut attempt = 0;
+    while attempt < ATTEMPTS {
+        let port = FIRST_PORT + (hash.wrapping_add(attempt * 7919) % (65_536 - FIRST_PORT));
+        let port = (port as u16).to_be();
+        scratch.reply.dport_be = port;
+        if matches!(claim(&scratch.reply, &scratch.undo, seen), Ok(true)) {
+            scratch.substitute = scratch.undo;
+            scratch.substitute.sport_be = port;
+            let kept = maps::FLOWS.insert(&scratch.memory, &scratch.substitute, 0);
+            return if kept.is_ok() { port } else { 0 };
+        }
+        attempt += 1;
+    }
+    0
 }
 
 /// The packet after `nat`.

@@ -36,6 +36,10 @@ pub fn run(ctx: &TcContext, ifindex: u32, link: &Link) -> Result<Verdict, DropRe
     if let Some(pool) = mem::get(&maps::VIPS, &destination) {
         return to_vip(ctx, settings, ifindex, link, pool, &tuple);
     }
+    if tuple.ports && tuple.begins() {
+        // The same ports may have led to this task by a virtual address before.
+        nat::forget(&tuple.reply().key(link.vni));
+    }
     let endpoint = mem::get(&maps::ENDPOINTS, &destination).ok_or(DropReason::NoEndpoint)?;
     go(ctx, settings, link, &tuple, endpoint)
 }
@@ -129,8 +133,16 @@ fn to_vip(
         new.src = tuple.dst;
     }
     let reply: FlowKey = new.reply().key(link.vni);
-    let undo = nat::undo(tuple, NAT_LINK, ifindex, Addr::NONE, link.mac);
-    nat::remember(&reply, &undo, tuple.begins())?;
+    let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
+    nat::undo(
+        &mut scratch.undo,
+        tuple,
+        NAT_LINK,
+        ifindex,
+        Addr::NONE,
+        link.mac,
+    );
+    nat::remember(&reply, &scratch.undo, tuple.begins())?;
     nat::rewrite(ctx, tuple, &new)?;
     if choice.is_local() {
         return tunnel::deliver(ctx, choice.endpoint.ifindex, choice.endpoint.mac, link.mac);

@@ -11,7 +11,9 @@ use mesh_common::{
 use crate::mem::{self, Packet};
 
 /// TCP flags.
+const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
 /// An IPv4 packet's identity. Addresses and ports as they stand in the packet.
@@ -26,6 +28,8 @@ pub struct Tuple {
     pub ports: bool,
     /// First packet of a TCP connection.
     pub syn: bool,
+    /// Last packet of a TCP connection in this direction.
+    pub ends: bool,
     /// A fragment other than the first.
     pub tail: bool,
 }
@@ -98,6 +102,7 @@ pub fn ipv4(packet: &impl Packet, eth: usize) -> Option<Tuple> {
         protocol,
         ports: false,
         syn: false,
+        ends: false,
         tail: fragment & FRAGMENT_OFFSET_BE != 0,
     };
     if fragment & FRAGMENT_MASK_BE == 0 && (protocol == TCP || protocol == UDP) {
@@ -106,7 +111,9 @@ pub fn ipv4(packet: &impl Packet, eth: usize) -> Option<Tuple> {
         tuple.dport = mem::u16_at(packet, l4 + 2)?;
         tuple.ports = true;
         if protocol == TCP {
-            tuple.syn = mem::u8_at(packet, l4 + 13)? & (SYN | ACK) == SYN;
+            let flags = mem::u8_at(packet, l4 + 13)?;
+            tuple.syn = flags & (SYN | ACK) == SYN;
+            tuple.ends = flags & (FIN | RST) != 0;
         }
     }
     Some(tuple)

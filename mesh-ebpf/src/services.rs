@@ -88,7 +88,10 @@ fn slot(first: u32, length: u32, hash: u32) -> Option<Addr> {
 /// `keep` asks for an entry in any case.
 #[inline(always)]
 pub fn choose(pool: &Pool, vni: u32, key: &FlowKey, tuple: &Tuple, keep: bool) -> Option<Choice> {
-    if let Some(conn) = mem::get_flow(&maps::CONNS, key) {
+    // A SYN begins anew, even if an earlier connection had the same ports.
+    if !tuple.syn
+        && let Some(conn) = mem::get_flow(&maps::CONNS, key)
+    {
         let backend = conn.backend;
         if let Some(endpoint) = endpoint(vni, backend) {
             return Some(Choice { backend, endpoint });
