@@ -79,7 +79,8 @@ impl Traces {
             .map(|meta| meta.ino())
             .chain(self.task_namespaces())
             .collect();
-        let dir = self.dir.to_string_lossy().into_owned();
+        // With the slash: one name may be the start of another.
+        let dir = format!("{}/", self.dir.display());
         let own = std::process::id().cast_signed();
         let Ok(entries) = fs::read_dir("/proc") else {
             return Vec::new();

@@ -181,7 +181,7 @@ impl Rig {
     }
 
     fn our_processes(&self, verb: &str) -> Vec<u32> {
-        let dir = self.dir().to_string_lossy().into_owned();
+        let dir = format!("{}/", self.dir().display());
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         entries
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())

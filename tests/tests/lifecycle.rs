@@ -95,7 +95,7 @@ fn the_tasks_of_a_lost_node_run_on_the_others() {
 /// Ends a node's agent, shims and tasks at once, as a power cut does.
 fn lose(rig: &Rig, mut node: mesh_tests::Node) -> Result<mesh_tests::Node> {
     node.kill()?;
-    let dir = node.dir.to_string_lossy().into_owned();
+    let dir = format!("{}/", node.dir.display());
     for pid in rig.shims() {
         let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         if line.contains(&dir) {
