@@ -5,6 +5,7 @@
 //! [`Datapath::snapshot`] reads counters back. Nothing in here decides *what* the state should be.
 
 mod attach;
+pub mod bench;
 mod compile;
 mod config;
 mod datapath;
@@ -18,9 +19,11 @@ mod report;
 mod rows;
 mod snapshot;
 mod tables;
+mod trial;
 
 pub use config::{Config, DEFAULT_VXLAN_PORT, XdpMode};
 pub use datapath::{Datapath, TUNNEL_DEVICE};
 pub use error::Error;
 pub use model::{Backend, Desired, Endpoint, Link, Location, Mac, PublishedPort, Service, mac_of};
 pub use report::{BackendCounters, CounterLine, Report, ServiceCounters, Snapshot};
+pub use trial::{EMPTY_TC, EMPTY_XDP, Trial};
