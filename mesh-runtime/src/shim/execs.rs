@@ -10,15 +10,14 @@ use super::serve::Client;
 use super::{Shim, ready, refused};
 use crate::wire::{ExecRequest, Reply};
 
-/// How many exit codes of processes nobody claimed yet are kept. A process may end before its
-/// helper has told its id; orphans of the container never get claimed.
-const UNCLAIMED: usize = 64;
-
 #[derive(Default)]
 pub(super) struct Execs {
     serial: u64,
     starting: Vec<Starting>,
     running: Vec<Running>,
+    /// Helpers that have not been reaped; their exit codes mean nothing.
+    helpers: Vec<Pid>,
+    /// Processes that ended before their helper had told whose they were.
     unclaimed: Vec<(Pid, i32)>,
 }
 
@@ -44,7 +43,10 @@ impl Execs {
         self.serial += 1;
         let (state, run) = (&shim.state_dir, &shim.run_dir);
         match launch::exec(&shim.config, state, run, self.serial, request, stdio) {
-            Ok((_, channel)) => self.starting.push(Starting { channel, client }),
+            Ok((helper, channel)) => {
+                self.helpers.push(helper);
+                self.starting.push(Starting { channel, client });
+            }
             Err(error) => {
                 let failure = refused(format!("fork: {error}"));
                 client.reply(&Reply::Failed(failure), &[]);
@@ -79,6 +81,10 @@ impl Execs {
                 }
             }
         }
+        if self.starting.is_empty() {
+            // Nobody will ask for these, and their process ids will be used again.
+            self.unclaimed.clear();
+        }
     }
 
     fn run(&mut self, pid: Pid, client: Client) {
@@ -93,17 +99,13 @@ impl Execs {
 
     /// A child that is not the container's command has ended.
     pub(super) fn ended(&mut self, pid: Pid, code: i32) {
-        match self.running.iter().position(|exec| exec.pid == pid) {
-            Some(index) => {
-                let exec = self.running.swap_remove(index);
-                exec.client.reply(&Reply::Exited { code }, &[]);
-            }
-            None => {
-                if self.unclaimed.len() == UNCLAIMED {
-                    self.unclaimed.remove(0);
-                }
-                self.unclaimed.push((pid, code));
-            }
+        if let Some(index) = self.helpers.iter().position(|helper| *helper == pid) {
+            self.helpers.swap_remove(index);
+        } else if let Some(index) = self.running.iter().position(|exec| exec.pid == pid) {
+            let exec = self.running.swap_remove(index);
+            exec.client.reply(&Reply::Exited { code }, &[]);
+        } else {
+            self.unclaimed.push((pid, code));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 
 use libcontainer::oci_spec::runtime::{LinuxSeccomp, Spec};
 use libcontainer::workload::{
@@ -30,6 +30,8 @@ pub(super) struct MeshExecutor {
     /// For an exec, to which libcontainer applies no filter: load this one, then keep only these
     /// capabilities.
     pub(super) confine: Option<Confinement>,
+    /// Rows and columns of the terminal, which the command must find set when it looks.
+    pub(super) window: Option<(u16, u16)>,
 }
 
 /// What an exec must give up last.
@@ -79,6 +81,10 @@ impl MeshExecutor {
         }
         let command = Command::from_spec(spec)?;
         let path = command.resolve()?;
+        if let Some((rows, columns)) = self.window {
+            // A terminal that keeps its size is no reason not to run.
+            let _ = crate::fds::set_window_size(io::stdin().as_fd(), rows, columns);
+        }
         if let Some(confinement) = &self.confine {
             confinement.apply().map_err(|reason| Failure {
                 code: 126,

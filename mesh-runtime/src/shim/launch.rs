@@ -184,6 +184,7 @@ fn build_container(
             init: config.init,
             error_fd: Some(error_fd),
             confine: None,
+            window: None,
         });
     if let Some([(_, stdout), (_, stderr)]) = &streams.pairs {
         let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| refused(e.to_string()));
@@ -228,6 +229,7 @@ fn build_exec(
             init: false,
             error_fd: None,
             confine: Some(confine),
+            window: request.size.filter(|_| request.tty),
         });
     if !request.tty {
         let [stdin, stdout, stderr]: [OwnedFd; 3] = stdio
@@ -247,9 +249,6 @@ fn build_exec(
     let _ = fs::remove_file(&path);
     let pid = result?;
     let terminal = console.receive().map_err(console_failure)?;
-    if let (Some(terminal), Some((rows, columns))) = (&terminal, request.size) {
-        let _ = fds::set_window_size(terminal.as_fd(), rows, columns);
-    }
     Ok((pid.as_raw(), terminal))
 }
 
