@@ -23,7 +23,8 @@ pub enum ErrorKind {
     Internal,
 }
 
-/// Everything that can go wrong with images.
+/// Everything that can go wrong with images. Each text says the whole cause, so there is no chain
+/// of sources that a caller would print once more.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// A reference such as `nginx:1.27` cannot be parsed.
@@ -168,25 +169,22 @@ pub enum ImageError {
     #[error("no CA certificates found on this machine: install the ca-certificates package")]
     NoRootCertificates,
     /// The kernel refused a mount.
-    #[error(
-        "cannot mount overlay for {container}: {source}{}",
-        overlay_hint(source)
-    )]
+    #[error("cannot mount overlay for {container}: {cause}{}", overlay_hint(cause))]
     Mount {
         /// Whose root file system.
         container: String,
         /// The kernel's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file operation failed.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {cause}", path.display())]
     Io {
         /// What was being done: `read`, `create`, `rename` ...
         action: &'static str,
         /// On which path.
         path: PathBuf,
         /// The system's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A background thread of ours ended early.
     #[error("image work was interrupted: {reason}")]
@@ -226,11 +224,11 @@ impl ImageError {
     }
 
     /// Wraps an I/O error with what was being done to which path.
-    pub(crate) fn io(action: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, path: impl AsRef<Path>, cause: io::Error) -> Self {
         Self::Io {
             action,
             path: path.as_ref().to_path_buf(),
-            source,
+            cause,
         }
     }
 
@@ -243,8 +241,8 @@ impl ImageError {
 }
 
 /// Remedy for the mount errors people meet.
-fn overlay_hint(source: &io::Error) -> &'static str {
-    match source.raw_os_error() {
+fn overlay_hint(cause: &io::Error) -> &'static str {
+    match cause.raw_os_error() {
         Some(libc::EINVAL) => {
             " (the data directory may itself be on overlayfs: put it on ext4, xfs, btrfs or tmpfs)"
         }

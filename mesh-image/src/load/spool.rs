@@ -49,12 +49,15 @@ impl Member {
 impl Spool {
     /// Reads the whole archive into `dir`.
     pub(super) fn fill(archive: impl Read, dir: TempDir) -> Result<Self> {
-        let bad = |e: io::Error| ImageError::archive(e.to_string());
+        let bad = |e: io::Error| ImageError::archive(readable(&e));
         let dir = Arc::new(dir);
         let mut archive = tar::Archive::new(decompress(archive).map_err(bad)?);
         let mut members = HashMap::new();
         for (number, entry) in archive.entries().map_err(bad)?.enumerate() {
-            let mut entry = entry.map_err(bad)?;
+            let mut entry = entry.map_err(|e| match number {
+                0 => ImageError::archive("it is not a tar archive"),
+                _ => bad(e),
+            })?;
             if number >= MAX_MEMBERS {
                 return Err(ImageError::archive(format!(
                     "it has over {MAX_MEMBERS} members"
@@ -103,7 +106,7 @@ impl Spool {
             );
         }
         if members.is_empty() {
-            return Err(ImageError::archive("it is empty or not a tar archive"));
+            return Err(ImageError::archive("it is empty"));
         }
         Ok(Self { members })
     }
@@ -158,6 +161,13 @@ impl Spool {
         self.blob(digest)?;
         self.document(&blob_name(digest))
     }
+}
+
+/// An error's text without what it quotes of the archive beyond the first line.
+fn readable(error: &io::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 fn blob_name(digest: &Digest) -> String {

@@ -68,7 +68,11 @@ impl Asked<'_> {
                     chain(&e)
                 ))
             }
-            OciDistributionError::RequestError(e) => self.failed(chain(&e)),
+            // The outermost text is the URL, which says less than the reference does.
+            OciDistributionError::RequestError(e) => match std::error::Error::source(&e) {
+                Some(cause) => self.failed(chain(cause)),
+                None => self.failed(chain(&e)),
+            },
             OciDistributionError::DigestError(e) => self.failed(e.to_string()),
             other => self.failed(other.to_string()),
         }

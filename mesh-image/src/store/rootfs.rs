@@ -97,9 +97,9 @@ impl Files {
                 limit: format!("{MAX_OPTIONS} bytes of mount options"),
             });
         }
-        mount_overlay(&self.layers(), &target, &options).map_err(|source| ImageError::Mount {
+        mount_overlay(&self.layers(), &target, &options).map_err(|cause| ImageError::Mount {
             container: id.to_owned(),
-            source,
+            cause,
         })?;
         Ok(target)
     }

@@ -73,9 +73,12 @@ pub(crate) fn too_large() -> ImageError {
 }
 
 fn bad_tar(error: io::Error) -> ImageError {
+    // Errors of the tar reader quote raw bytes; the first line is enough.
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
     ImageError::MalformedImage {
         what: "layer",
-        reason: error.to_string(),
+        reason: line.chars().filter(|c| !c.is_control()).collect(),
     }
 }
 
