@@ -131,10 +131,10 @@ impl Execs {
             exec.progress = Progress::Ended(code);
             table.ended.push_back(id.to_owned());
         }
-        if table.ended.len() > REMEMBERED {
-            if let Some(oldest) = table.ended.pop_front() {
-                table.by_id.remove(&oldest);
-            }
+        if table.ended.len() > REMEMBERED
+            && let Some(oldest) = table.ended.pop_front()
+        {
+            table.by_id.remove(&oldest);
         }
     }
 }

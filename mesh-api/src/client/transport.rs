@@ -91,24 +91,14 @@ pub(super) async fn send(
             concat!("mesh-ctl/", env!("CARGO_PKG_VERSION")),
         )
         .header(header::CONTENT_TYPE, "application/json");
-    for (name, value) in headers {
-        request = request.header(*name, value);
-    }
-    let mut request = request.body(body)?;
-    for (name, _) in headers {
-        // A header given by the caller replaces the default one.
-        if *name == "content-type" {
-            let last = request
-                .headers()
-                .get_all(header::CONTENT_TYPE)
-                .iter()
-                .last()
-                .cloned();
-            if let Some(last) = last {
-                request.headers_mut().insert(header::CONTENT_TYPE, last);
-            }
+    // A header given by the caller replaces the default one.
+    if let Some(defaults) = request.headers_mut() {
+        for (name, value) in headers {
+            let value = value.parse().map_err(hyper::http::Error::from)?;
+            defaults.insert(*name, value);
         }
     }
+    let request = request.body(body)?;
     let response = sender.send_request(request).await?;
     let status = response.status();
     if status.is_success()

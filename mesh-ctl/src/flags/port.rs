@@ -28,10 +28,10 @@ fn short(text: &str) -> Result<Vec<EndpointPortConfig>> {
     };
     let (first_target, last_target) = range(target)?;
     let published = published.map(range).transpose()?;
-    if let Some((first, last)) = published {
-        if last - first != last_target - first_target {
-            bail!("the two ranges are of different lengths");
-        }
+    if let Some((first, last)) = published
+        && last - first != last_target - first_target
+    {
+        bail!("the two ranges are of different lengths");
     }
     Ok((first_target..=last_target)
         .map(|target| {

@@ -76,10 +76,10 @@ pub(super) async fn inspect(
     let manager = api.manager()?;
     let view = manager.view();
     let mut service = view.find_service(&id)?.to_engine(&view);
-    if query.flag("insertDefaults") {
-        if let Some(spec) = &mut service.spec {
-            defaults::insert(spec);
-        }
+    if query.flag("insertDefaults")
+        && let Some(spec) = &mut service.spec
+    {
+        defaults::insert(spec);
     }
     Ok(Json(service))
 }
