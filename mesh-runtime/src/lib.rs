@@ -6,6 +6,8 @@
 //! and must not be called from a threaded process. It owns the container's stdio and exit status
 //! and outlives the agent; a restarted agent adopts what it finds in the state directory.
 //!
+//! Under systemd the agent's unit needs `KillMode=process`, or stopping it kills the shims as well.
+//!
 //! Not here: images and root file systems (mesh-image), network namespaces (mesh-agent).
 
 mod cgroup;

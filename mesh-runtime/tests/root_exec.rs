@@ -199,4 +199,21 @@ async fn many_execs_at_once() {
         }
     });
     within(futures::future::join_all(runs)).await;
+    // Health checks are execs: nothing may pile up.
+    let run = world.root.join("run/a");
+    let left = || {
+        let names = |path: &std::path::Path| {
+            let entries = std::fs::read_dir(path).unwrap().flatten();
+            entries
+                .map(|entry| entry.file_name().into_string().unwrap())
+                .collect::<Vec<_>>()
+        };
+        [names(&run), names(&run.join("oci/a"))].concat()
+    };
+    common::eventually("sockets of execs are removed", || {
+        !left()
+            .iter()
+            .any(|name| name.starts_with("tenant-") || name.starts_with("exec-"))
+    })
+    .await;
 }

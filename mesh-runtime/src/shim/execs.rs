@@ -60,7 +60,10 @@ impl Execs {
     }
 
     /// Takes reports of helpers.
-    pub(super) fn progress(&mut self, polled: &[libc::pollfd]) {
+    pub(super) fn progress(&mut self, polled: &[libc::pollfd], shim: &Shim) {
+        if self.starting.is_empty() {
+            return;
+        }
         for exec in std::mem::take(&mut self.starting) {
             if !ready(polled, &exec.channel) {
                 self.starting.push(exec);
@@ -84,6 +87,7 @@ impl Execs {
         if self.starting.is_empty() {
             // Nobody will ask for these, and their process ids will be used again.
             self.unclaimed.clear();
+            launch::sweep(&shim.config, &shim.run_dir);
         }
     }
 

@@ -123,6 +123,22 @@ pub(super) fn exec(
     })
 }
 
+/// Removes the sockets that libcontainer leaves behind at every exec. Call it while no exec starts.
+pub(super) fn sweep(config: &ShimConfig, run: &Path) {
+    let oci = run.join(wire::OCI_STATE_DIR).join(&config.id);
+    for (directory, prefix) in [(oci.as_path(), "tenant-"), (run, "exec-")] {
+        let Ok(entries) = fs::read_dir(directory) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(prefix) {
+                // What stays is removed with the container.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
 /// The helper's end of the report socket.
 struct Report {
     socket: UnixStream,

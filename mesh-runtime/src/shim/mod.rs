@@ -157,8 +157,10 @@ fn announce(ready: &Ready) {
 fn detach() -> io::Result<()> {
     nix::unistd::setsid()?;
     std::env::set_current_dir("/")?;
-    // SAFETY: both calls take numbers only.
+    // SAFETY: the calls take numbers and a null pointer; nothing has been opened by us yet, so what
+    // close_range closes are descriptors that the agent failed to keep from its children.
     unsafe {
+        libc::close_range(3, u32::MAX, 0);
         if libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 {
             return Err(io::Error::last_os_error());
         }

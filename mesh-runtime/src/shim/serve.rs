@@ -110,7 +110,7 @@ impl Server {
                 self.accept();
             }
             self.serve_clients(&polled);
-            self.execs.progress(&polled);
+            self.execs.progress(&polled, &self.shim);
         }
     }
 
