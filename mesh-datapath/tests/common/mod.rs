@@ -418,16 +418,31 @@ pub(crate) fn service(
     vip: (u32, Ipv4Addr),
     tasks: &[&Task],
 ) -> Service {
-    let backend = |address: Ipv4Addr| Backend {
-        address: address.into(),
-        draining: false,
+    let overlay: Vec<_> = tasks.iter().map(|task| task.overlay).collect();
+    let gateway: Vec<_> = tasks.iter().map(|task| task.gateway).collect();
+    service_of(published, target, vip, &overlay, &gateway)
+}
+
+/// The same from addresses.
+pub(crate) fn service_of(
+    published: u16,
+    target: u16,
+    (vni, vip): (u32, Ipv4Addr),
+    overlay: &[Ipv4Addr],
+    ingress: &[Ipv4Addr],
+) -> Service {
+    let backends = |addresses: &[Ipv4Addr]| -> Vec<Backend> {
+        addresses
+            .iter()
+            .map(|a| Backend {
+                address: (*a).into(),
+                draining: false,
+            })
+            .collect()
     };
     Service {
         name: format!("s{published}"),
-        vips: BTreeMap::from([(
-            (vip.0, IpAddr::V4(vip.1)),
-            tasks.iter().map(|t| backend(t.overlay)).collect(),
-        )]),
+        vips: BTreeMap::from([((vni, IpAddr::V4(vip)), backends(overlay))]),
         ports: [6, 17]
             .map(|protocol| PublishedPort {
                 protocol,
@@ -435,7 +450,7 @@ pub(crate) fn service(
                 target,
             })
             .into(),
-        ingress: tasks.iter().map(|t| backend(t.gateway)).collect(),
+        ingress: backends(ingress),
     }
 }
 
