@@ -283,6 +283,10 @@ pub(super) fn roll_back(
         let text = format!("rollback is not possible: {error}");
         let paused = engine::ServiceUpdateStatusStateEnum::PAUSED;
         set_update_status(state, cx, service_id, spec_version, paused, &text);
+    } else if let Some(mut service) = state.service(service_id).cloned() {
+        // The way back from here would be the spec that just failed.
+        service.previous_spec = None;
+        state.put_service(service);
     }
 }
 

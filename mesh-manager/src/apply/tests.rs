@@ -445,10 +445,18 @@ fn a_snapshot_gives_the_same_state() {
     let id = world
         .service(on(published("web", 80, false), &["front"]))
         .unwrap();
+    let global = edited(|s| {
+        s.mode = Some(engine::ServiceSpecMode {
+            global: Some(Default::default()),
+            ..Default::default()
+        });
+    });
+    world.service(global).unwrap();
     world.work();
     let bytes = serde_json::to_vec(&world.state).unwrap();
     let mut copy: State = serde_json::from_slice(&bytes).unwrap();
     copy.rebuild_indexes();
+    assert!(copy.find_service("new").unwrap().is_global());
     world.state = copy;
     assert!(
         world.service(published("other", 80, false)).is_err(),

@@ -6,6 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Nodes that a new leader has not heard of yet get this many times as long.
+const FAILOVER: u32 = 2;
+
 /// Last signs of life by node id.
 #[derive(Debug)]
 pub(crate) struct Liveness {
@@ -15,7 +18,7 @@ pub(crate) struct Liveness {
 }
 
 impl Liveness {
-    /// Begins to watch at `now`: a new leader gives every node a full period.
+    /// Begins to watch at `now`.
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             heard: HashMap::new(),
@@ -38,13 +41,13 @@ impl Liveness {
 
     /// Whether a node has been silent for longer than it may.
     pub(crate) fn is_silent(&self, node_id: &str, period: Duration, now: Instant) -> bool {
-        let last = self
-            .heard
-            .get(node_id)
-            .copied()
-            .unwrap_or(self.since)
-            .max(self.since);
-        now.saturating_duration_since(last) > period * MISSED_HEARTBEATS
+        match self.heard.get(node_id) {
+            Some(last) => now.saturating_duration_since(*last) > period * MISSED_HEARTBEATS,
+            // After a failover it has to find the new leader first.
+            None => {
+                now.saturating_duration_since(self.since) > period * MISSED_HEARTBEATS * FAILOVER
+            }
+        }
     }
 }
 
@@ -57,4 +60,29 @@ pub(crate) fn heartbeat_period(state: &crate::state::State) -> Duration {
         .and_then(|p| u64::try_from(p).ok())
         .filter(|p| *p > 0)
         .map_or(DEFAULT_HEARTBEAT, Duration::from_nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_measured_from_the_last_word() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let period = Duration::from_millis(1000);
+        let mut liveness = Liveness::new(start);
+        assert!(
+            !liveness.is_silent("a", period, at(6000)),
+            "twice the time after a failover"
+        );
+        assert!(liveness.is_silent("a", period, at(6001)));
+        liveness.hear("a", at(1000));
+        assert!(!liveness.is_silent("a", period, at(4000)));
+        assert!(liveness.is_silent("a", period, at(4001)));
+        liveness.hear("a", at(4500));
+        assert!(!liveness.is_silent("a", period, at(7500)));
+        liveness.forget("a");
+        assert!(liveness.is_silent("a", period, at(7500)));
+    }
 }
