@@ -11,7 +11,7 @@ use mesh_api::engine::{
     NetworkSettings,
 };
 
-use super::{container_spec, image_and_command, labels, networks, state};
+use super::{container_spec, image_and_command, labels, networks, node_id, state};
 use crate::{
     api::{Answer, Api},
     node::LocalTask,
@@ -55,7 +55,7 @@ pub(in crate::api) async fn inspect(
             entrypoint: spec.command.clone(),
             image: spec.image.clone(),
             working_dir: spec.dir.clone(),
-            labels: Some(labels(&task)),
+            labels: Some(labels(&task, &node_id(&api))),
             stop_signal: spec.stop_signal.clone(),
             healthcheck: spec.health_check.clone(),
             ..Default::default()

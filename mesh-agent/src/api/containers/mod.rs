@@ -37,12 +37,13 @@ pub(super) async fn list(
         .number::<i64>("limit")?
         .and_then(|limit| usize::try_from(limit).ok());
     let all = query.flag("all") || filters.contains("status") || limit.is_some_and(|n| n > 0);
+    let own = node_id(&api);
     let tasks = api.node.tasks();
     let now = Utc::now();
     let mut found: Vec<&LocalTask> = tasks
         .iter()
         .filter(|task| all || state(task) == ContainerSummaryStateEnum::RUNNING)
-        .filter(|task| matches(&filters, task))
+        .filter(|task| matches(&filters, task, &own))
         .collect();
     found.sort_by_key(|task| std::cmp::Reverse(task.created));
     if let Some(limit) = limit.filter(|limit| *limit > 0) {
@@ -56,8 +57,8 @@ pub(super) async fn list(
     ))
 }
 
-fn matches(filters: &Filters, task: &LocalTask) -> bool {
-    let labels = labels(task);
+fn matches(filters: &Filters, task: &LocalTask, node_id: &str) -> bool {
+    let labels = labels(task, node_id);
     let word = word(state(task));
     filters.prefix("id", &task.container_id)
         && filters.substring("name", &task.task.name)
@@ -112,19 +113,28 @@ fn status_text(task: &LocalTask, now: DateTime<Utc>) -> String {
 }
 
 /// The labels of a container: the spec's and Swarm's.
-pub(super) fn labels(task: &LocalTask) -> HashMap<String, String> {
+pub(super) fn labels(task: &LocalTask, node_id: &str) -> HashMap<String, String> {
     let mut labels = container_spec(task).labels.unwrap_or_default();
-    let name = task.task.name.clone();
     for (key, value) in [
+        ("com.docker.swarm.node.id", node_id),
         ("com.docker.swarm.service.id", &task.task.service_id),
         ("com.docker.swarm.service.name", &task.task.service_name),
         ("com.docker.swarm.task.id", &task.task.id),
-        ("com.docker.swarm.task.name", &name),
+        ("com.docker.swarm.task.name", &task.task.name),
     ] {
-        labels.insert(key.to_owned(), value.clone());
+        labels.insert(key.to_owned(), value.to_owned());
     }
     labels.insert("com.docker.swarm.task".to_owned(), String::new());
     labels
+}
+
+/// This node's id; empty outside of a cluster.
+pub(super) fn node_id(api: &Api) -> String {
+    api.node
+        .state()
+        .cluster()
+        .map(|member| member.node_id.clone())
+        .unwrap_or_default()
 }
 
 pub(super) fn container_spec(task: &LocalTask) -> TaskSpecContainerSpec {
@@ -200,7 +210,7 @@ fn summary(api: &Api, task: &LocalTask, now: DateTime<Utc>) -> ContainerSummary 
         command: Some(command.join(" ")),
         created: Some(task.created / 1_000_000_000),
         ports: Some(Vec::new()),
-        labels: Some(labels(task)),
+        labels: Some(labels(task, &node_id(api))),
         state: Some(state(task)),
         status: Some(status_text(task, now)),
         host_config: Some(ContainerSummaryHostConfig {

@@ -1,7 +1,7 @@
 //! `service inspect`
 
 use anyhow::{Result, bail};
-use mesh_api::Client;
+use mesh_api::{Client, engine::Service};
 
 use crate::format::inspect;
 
@@ -32,7 +32,11 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     }
     if args.pretty {
         for service in &services {
-            print!("{}", super::pretty::render(service));
+            let networks = network_names(client, service).await;
+            print!(
+                "{}",
+                super::pretty::render(service, &networks, chrono::Utc::now())
+            );
         }
     } else {
         inspect::print(&services, args.format.as_deref())?;
@@ -41,4 +45,23 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
         return Ok(());
     }
     bail!(missing.join("\n"))
+}
+
+/// The names of the networks its tasks are on; what cannot be looked up is shown as the spec has it.
+async fn network_names(client: &Client, service: &Service) -> Vec<String> {
+    let attached = service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.task_template.as_ref()?.networks.clone())
+        .unwrap_or_default();
+    let mut names = Vec::with_capacity(attached.len());
+    for target in attached.into_iter().filter_map(|network| network.target) {
+        let found = client
+            .network(&target)
+            .await
+            .ok()
+            .and_then(|network| network.name);
+        names.push(found.unwrap_or(target));
+    }
+    names
 }

@@ -1,132 +1,326 @@
-//! `service inspect --pretty`
+//! `service inspect --pretty`, line for line as Docker prints it.
 
 use std::fmt::Write;
 
-use mesh_api::engine::Service;
+use chrono::{DateTime, Utc};
+use mesh_api::engine::{
+    EndpointPortConfig, Limit, Mount, ResourceObject, Service, ServiceUpdateStatus, TaskSpec,
+    TaskSpecContainerSpec,
+};
 
 use crate::{
     format::human,
     view::{sorted, word},
 };
 
-pub(super) fn render(service: &Service) -> String {
+/// The service; `networks` are the names of the networks its tasks are on.
+pub(super) fn render(service: &Service, networks: &[String], now: DateTime<Utc>) -> String {
     let spec = service.spec.clone().unwrap_or_default();
     let task = spec.task_template.clone().unwrap_or_default();
-    let container = task.container_spec.clone().unwrap_or_default();
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let mut out = String::new();
-    let mut line = |name: &str, value: &str| {
-        let _ = writeln!(out, "{}", format!("{name}:\t{value}").trim_end());
-    };
-    line("\nID", &text(&service.id));
-    line("Name", &text(&spec.name));
-    for (name, value) in sorted(spec.labels.as_ref()) {
-        line("Label", &format!("{name}={value}"));
+    let mut out = Lines::default();
+    out.put(format!("\nID:\t\t{}", text(&service.id)));
+    out.put(format!("Name:\t\t{}", text(&spec.name)));
+    let labels = sorted(spec.labels.as_ref());
+    if !labels.is_empty() {
+        out.put("Labels:");
+        for (name, value) in labels {
+            out.put(format!(" {name}={value}"));
+        }
     }
-    line("Service Mode", &human::title(super::ls::mode(service)));
-    if let Some(replicated) = spec.mode.as_ref().and_then(|mode| mode.replicated.as_ref()) {
-        line(" Replicas", &replicated.replicas.unwrap_or(1).to_string());
+    out.put(format!(
+        "Service Mode:\t{}",
+        human::title(super::ls::mode(service))
+    ));
+    let mode = spec.mode.clone().unwrap_or_default();
+    if mode.global.is_none() && mode.global_job.is_none() && mode.replicated_job.is_none() {
+        let replicas = mode.replicated.and_then(|replicated| replicated.replicas);
+        out.put(format!(" Replicas:\t{}", replicas.unwrap_or(1)));
     }
     if let Some(update) = &service.update_status {
-        line("UpdateStatus", "");
-        line(" State", &word(update.state));
-        line(" Message", &text(&update.message));
+        out.update_status(update, now);
     }
-    line("Placement", "");
-    for constraint in task
-        .placement
-        .and_then(|placement| placement.constraints)
-        .unwrap_or_default()
-    {
-        line(" Constraint", &constraint);
-    }
+    out.placement(&task);
     if let Some(update) = &spec.update_config {
-        line("UpdateConfig", "");
-        line(" Parallelism", &update.parallelism.unwrap_or(1).to_string());
-        line(" On failure", &word(update.failure_action));
-        line(" Update order", &word(update.order));
+        out.put("UpdateConfig:");
+        out.put(format!(
+            " Parallelism:\t{}",
+            update.parallelism.unwrap_or(0)
+        ));
+        out.delay(update.delay);
+        out.put(format!(" On failure:\t{}", word(update.failure_action)));
+        out.monitor(update.monitor);
+        out.put(format!(
+            " Max failure ratio: {}",
+            update.max_failure_ratio.unwrap_or(0.0)
+        ));
+        out.put(format!(" Update order:      {}", word(update.order)));
     }
-    line("ContainerSpec", "");
-    line(" Image", &text(&container.image));
-    for (name, list) in [
-        ("Command", &container.command),
-        ("Args", &container.args),
-        ("Env", &container.env),
-    ] {
-        if let Some(list) = list {
-            line(&format!(" {name}"), &list.join(" "));
-        }
+    if let Some(rollback) = &spec.rollback_config {
+        out.put("RollbackConfig:");
+        out.put(format!(
+            " Parallelism:\t{}",
+            rollback.parallelism.unwrap_or(0)
+        ));
+        out.delay(rollback.delay);
+        out.put(format!(" On failure:\t{}", word(rollback.failure_action)));
+        out.monitor(rollback.monitor);
+        out.put(format!(
+            " Max failure ratio: {}",
+            rollback.max_failure_ratio.unwrap_or(0.0)
+        ));
+        out.put(format!(" Rollback order:    {}", word(rollback.order)));
     }
-    for mount in container.mounts.unwrap_or_default() {
-        line("Mounts", "");
-        line(" Target", &text(&mount.target));
-        line("  Source", &text(&mount.source));
-        line("  ReadOnly", &mount.read_only.unwrap_or(false).to_string());
-        line("  Type", &word(mount.typ));
-    }
-    if let Some(resources) = &task.resources {
-        line("Resources", "");
-        let limits = resources.limits.clone().unwrap_or_default();
-        let kept = resources.reservations.clone().unwrap_or_default();
-        for (name, cpus, memory) in [
-            ("Reservations", kept.nano_cpus, kept.memory_bytes),
-            ("Limits", limits.nano_cpus, limits.memory_bytes),
-        ] {
-            if cpus.is_some() || memory.is_some() {
-                line(&format!(" {name}"), "");
-            }
-            if let Some(cpus) = cpus {
-                line("  CPU", &(cpus as f64 / 1e9).to_string());
-            }
-            if let Some(memory) = memory.and_then(|memory| u64::try_from(memory).ok()) {
-                line("  Memory", &human::binary_size(memory));
-            }
-        }
-    }
-    for network in task.networks.unwrap_or_default() {
-        line("Networks", &text(&network.target));
+    out.container(&task.container_spec.clone().unwrap_or_default());
+    out.resources(&task);
+    if !networks.is_empty() {
+        out.put(format!("Networks: {} ", networks.join(" ")));
     }
     let endpoint = service.endpoint.clone().unwrap_or_default();
-    let mode = endpoint.spec.and_then(|spec| spec.mode);
-    line("Endpoint Mode", &word(mode));
-    for port in endpoint.ports.unwrap_or_default() {
-        line("Ports", "");
-        line(
-            " PublishedPort =",
-            &port.published_port.unwrap_or(0).to_string(),
-        );
-        line("  Protocol =", &word(port.protocol));
-        line("  TargetPort =", &port.target_port.unwrap_or(0).to_string());
-        line("  PublishMode =", &word(port.publish_mode));
+    out.put(format!(
+        "Endpoint Mode:\t{}",
+        word(endpoint.spec.and_then(|spec| spec.mode))
+    ));
+    out.ports(&endpoint.ports.unwrap_or_default());
+    out.put("");
+    out.0
+}
+
+fn text(value: &Option<String>) -> &str {
+    value.as_deref().unwrap_or_default()
+}
+
+/// Nanoseconds in Go's notation.
+fn go_duration(nanos: i64) -> String {
+    const SECOND: i64 = 1_000_000_000;
+    let whole = nanos / SECOND;
+    let (hours, minutes, seconds) = (whole / 3600, whole / 60 % 60, whole % 60);
+    match (hours, minutes) {
+        _ if nanos % SECOND != 0 && whole < 60 => format!("{}s", nanos as f64 / SECOND as f64),
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds}s"),
+        _ => format!("{hours}h{minutes}m{seconds}s"),
     }
-    out.replace("=:\t", "= ")
+}
+
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn put(&mut self, line: impl std::fmt::Display) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{line}");
+    }
+
+    fn update_status(&mut self, update: &ServiceUpdateStatus, now: DateTime<Utc>) {
+        self.put("UpdateStatus:");
+        self.put(format!(" State:\t\t{}", word(update.state)));
+        for (name, at) in [
+            ("Started", update.started_at),
+            ("Completed", update.completed_at),
+        ] {
+            if let Some(at) = at {
+                self.put(format!(" {name}:\t{}", human::ago(now, at).to_lowercase()));
+            }
+        }
+        self.put(format!(" Message:\t{}", text(&update.message)));
+    }
+
+    fn placement(&mut self, task: &TaskSpec) {
+        let placement = task.placement.clone().unwrap_or_default();
+        self.put("Placement:");
+        if let Some(constraints) = placement.constraints.filter(|list| !list.is_empty()) {
+            self.put(format!(" Constraints:\t[{}]", constraints.join(" ")));
+        }
+        if let Some(most) = placement.max_replicas.filter(|most| *most > 0) {
+            self.put(format!(" Max Replicas Per Node:\t{most}"));
+        }
+    }
+
+    fn delay(&mut self, delay: Option<i64>) {
+        if let Some(delay) = delay.filter(|delay| *delay > 0) {
+            self.put(format!(" Delay:\t\t{}", go_duration(delay)));
+        }
+    }
+
+    fn monitor(&mut self, monitor: Option<i64>) {
+        if let Some(monitor) = monitor.filter(|monitor| *monitor > 0) {
+            self.put(format!(" Monitoring Period: {}", go_duration(monitor)));
+        }
+    }
+
+    fn container(&mut self, container: &TaskSpecContainerSpec) {
+        self.put("ContainerSpec:");
+        self.put(format!(" Image:\t\t{}", text(&container.image)));
+        let lists = [
+            (" Command:\t", &container.command),
+            (" Args:\t\t", &container.args),
+            (" Env:\t\t", &container.env),
+        ];
+        for (name, list) in lists {
+            if let Some(list) = list.as_ref().filter(|list| !list.is_empty()) {
+                self.put(format!("{name}{} ", list.join(" ")));
+            }
+        }
+        if let Some(dir) = &container.dir {
+            self.put(format!(" Dir:\t\t{dir}"));
+        }
+        if let Some(init) = container.init {
+            self.put(format!(" Init:\t\t{init}"));
+        }
+        if let Some(user) = &container.user {
+            self.put(format!(" User: {user}"));
+        }
+        let mounts = container.mounts.as_deref().unwrap_or_default();
+        if !mounts.is_empty() {
+            self.put("Mounts:");
+            mounts.iter().for_each(|mount| self.mount(mount));
+        }
+    }
+
+    fn mount(&mut self, mount: &Mount) {
+        self.put(format!(" Target:\t{}", text(&mount.target)));
+        self.put(format!("  Source:\t{}", text(&mount.source)));
+        self.put(format!("  ReadOnly:\t{}", mount.read_only.unwrap_or(false)));
+        self.put(format!("  Type:\t\t{}", word(mount.typ)));
+    }
+
+    fn resources(&mut self, task: &TaskSpec) {
+        let Some(resources) = &task.resources else {
+            return;
+        };
+        self.put("Resources:");
+        if let Some(ResourceObject {
+            nano_cpus,
+            memory_bytes,
+            ..
+        }) = resources.reservations
+        {
+            self.share("Reservations", nano_cpus, memory_bytes);
+        }
+        if let Some(Limit {
+            nano_cpus,
+            memory_bytes,
+            ..
+        }) = resources.limits
+        {
+            self.share("Limits", nano_cpus, memory_bytes);
+        }
+    }
+
+    fn share(&mut self, name: &str, nano_cpus: Option<i64>, memory_bytes: Option<i64>) {
+        let cpus = nano_cpus.filter(|nanos| *nanos > 0);
+        let memory = memory_bytes
+            .and_then(|bytes| u64::try_from(bytes).ok())
+            .filter(|b| *b > 0);
+        if cpus.is_none() && memory.is_none() {
+            return;
+        }
+        self.put(format!(" {name}:"));
+        if let Some(cpus) = cpus {
+            self.put(format!("  CPU:\t\t{}", cpus as f64 / 1e9));
+        }
+        if let Some(memory) = memory {
+            self.put(format!("  Memory:\t{}", human::binary_size(memory)));
+        }
+    }
+
+    fn ports(&mut self, ports: &[EndpointPortConfig]) {
+        if !ports.is_empty() {
+            self.put("Ports:");
+        }
+        for port in ports {
+            self.put(format!(
+                " PublishedPort = {}",
+                port.published_port.unwrap_or(0)
+            ));
+            self.put(format!("  Protocol = {}", word(port.protocol)));
+            self.put(format!("  TargetPort = {}", port.target_port.unwrap_or(0)));
+            self.put(format!("  PublishMode = {} ", word(port.publish_mode)));
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// What the stock client prints for this very service.
+    const GOLDEN: &str = "
+ID:\t\t4vmb9kwvzn9n11dlgxqni5uox
+Name:\t\tfull
+Labels:
+ a=b
+Service Mode:\tReplicated
+ Replicas:\t1
+Placement:
+ Constraints:\t[node.role==manager]
+UpdateConfig:
+ Parallelism:\t2
+ On failure:\tpause
+ Monitoring Period: 5s
+ Max failure ratio: 0
+ Update order:      stop-first
+ContainerSpec:
+ Image:\t\tbusybox:latest
+ Args:\t\tsleep 300 \n Env:\t\tA=b \n Init:\t\tfalse
+ User: root
+Mounts:
+ Target:\t/x
+  Source:\t/tmp
+  ReadOnly:\ttrue
+  Type:\t\tbind
+Resources:
+ Reservations:
+  Memory:\t32MiB
+ Limits:
+  CPU:\t\t0.5
+  Memory:\t64MiB
+Networks: front 
+Endpoint Mode:\tvip
+Ports:
+ PublishedPort = 90
+  Protocol = tcp
+  TargetPort = 90
+  PublishMode = ingress 
+
+";
+
     #[test]
-    fn tells_what_matters() {
+    fn as_docker_prints_it() {
         let service: Service = serde_json::from_value(serde_json::json!({
-            "ID": "s1",
-            "Spec": {"Name": "web", "Mode": {"Replicated": {"Replicas": 2}},
-                     "TaskTemplate": {"ContainerSpec": {"Image": "nginx", "Args": ["a", "b"]},
-                                      "Resources": {"Limits": {"MemoryBytes": 67108864}}}},
-            "Endpoint": {"Spec": {"Mode": "vip"},
-                         "Ports": [{"Protocol": "tcp", "TargetPort": 80, "PublishedPort": 8080, "PublishMode": "ingress"}]}
+            "ID": "4vmb9kwvzn9n11dlgxqni5uox",
+            "Spec": {
+                "Name": "full", "Labels": {"a": "b"}, "Mode": {"Replicated": {"Replicas": 1}},
+                "UpdateConfig": {"Parallelism": 2, "FailureAction": "pause", "Monitor": 5_000_000_000_i64,
+                                 "MaxFailureRatio": 0, "Order": "stop-first"},
+                "TaskTemplate": {
+                    "ContainerSpec": {
+                        "Image": "busybox:latest", "Args": ["sleep", "300"], "Env": ["A=b"],
+                        "Init": false, "User": "root",
+                        "Mounts": [{"Type": "bind", "Source": "/tmp", "Target": "/x", "ReadOnly": true}]
+                    },
+                    "Placement": {"Constraints": ["node.role==manager"]},
+                    "Resources": {"Limits": {"NanoCPUs": 500_000_000, "MemoryBytes": 64 << 20},
+                                  "Reservations": {"MemoryBytes": 32 << 20}}
+                }
+            },
+            "Endpoint": {"Spec": {"Mode": "vip"}, "Ports": [
+                {"Protocol": "tcp", "TargetPort": 90, "PublishedPort": 90, "PublishMode": "ingress"}
+            ]}
         }))
         .expect("service");
-        let text = render(&service);
-        for part in [
-            "Name:\tweb",
-            "Replicas:\t2",
-            "Args:\ta b",
-            "Memory:\t64MiB",
-            "Endpoint Mode:\tvip",
-            "PublishedPort = 8080",
+        assert_eq!(render(&service, &["front".to_owned()], Utc::now()), GOLDEN);
+    }
+
+    #[test]
+    fn durations_are_gos() {
+        for (nanos, expected) in [
+            (5_000_000_000, "5s"),
+            (1_500_000_000, "1.5s"),
+            (90_000_000_000, "1m30s"),
+            (3_600_000_000_000, "1h0m0s"),
         ] {
-            assert!(text.contains(part), "{part} in {text}");
+            assert_eq!(go_duration(nanos), expected);
         }
     }
 }
