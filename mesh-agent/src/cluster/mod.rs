@@ -133,7 +133,7 @@ pub(crate) async fn join(
         .filter(|remote| !remote.is_empty())
         .map(|remote| with_port(remote))
         .collect();
-    let (identity, manager) = ask_to_join(&remotes, &token, &availability.to_string()).await?;
+    let (identity, manager) = ask_to_join(&remotes, &token, availability.as_ref()).await?;
     if identity.role == mesh_pki::Role::Manager {
         return Err(invalid(
             "this version keeps a single manager: join with the worker token (`swarm join-token worker`)",

@@ -5,7 +5,7 @@ use std::{fmt::Write, net::IpAddr};
 use mesh_api::engine::TaskSpecContainerSpecDnsConfig;
 
 /// The node's DNS inside every task's namespace (Docker's address).
-pub const DNS_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 11));
+pub(super) const DNS_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 11));
 
 /// /etc/hosts: loopback, the task itself, and the specification's `address name...` lines.
 pub fn hosts(hostname: &str, own: &[IpAddr], extra: &[String]) -> String {

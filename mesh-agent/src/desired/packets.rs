@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use mesh_api::proto::{EndpointMode, EndpointState, Network, Protocol, PublishMode, Service};
+use mesh_api::proto::{self, EndpointMode, EndpointState, Network, Protocol, PublishMode, Service};
 pub use mesh_datapath::mac_of;
 use mesh_datapath::{Backend, Desired, Endpoint, Link, Location, PublishedPort};
 
@@ -39,6 +39,7 @@ pub struct LinkFacts {
 /// Everything the packet path of this node has to do.
 pub fn datapath(assignment: &Assignment, node: &NodeFacts, links: &[LinkFacts]) -> Desired {
     let ingress = assignment.networks.values().find(|n| n.ingress);
+    let backends = by_service(assignment, links);
     Desired {
         uplinks: node.uplinks.clone(),
         own_addresses: node.own_addresses.clone(),
@@ -61,7 +62,7 @@ pub fn datapath(assignment: &Assignment, node: &NodeFacts, links: &[LinkFacts]) 
             .map(|service| {
                 (
                     service.id.clone(),
-                    self::service(assignment, service, ingress),
+                    self::service(assignment, service, ingress, &backends),
                 )
             })
             .collect(),
@@ -136,16 +137,34 @@ fn endpoints(
     all
 }
 
+/// The tasks behind each service, by service id. A task of this node that has lost its links has
+/// ended, and is left out before the managers know.
+fn by_service<'a>(
+    assignment: &'a Assignment,
+    links: &[LinkFacts],
+) -> BTreeMap<&'a str, Vec<&'a proto::Endpoint>> {
+    let linked: BTreeSet<&str> = links.iter().map(|link| link.task.as_str()).collect();
+    let mut all: BTreeMap<&str, Vec<&proto::Endpoint>> = BTreeMap::new();
+    for endpoint in assignment.endpoints.values() {
+        let here = assignment.tasks.contains_key(&endpoint.id);
+        if !here || linked.contains(endpoint.id.as_str()) {
+            all.entry(&endpoint.service_id).or_default().push(endpoint);
+        }
+    }
+    all
+}
+
 fn service(
     assignment: &Assignment,
     service: &Service,
     ingress: Option<&Network>,
+    by_service: &BTreeMap<&str, Vec<&proto::Endpoint>>,
 ) -> mesh_datapath::Service {
     let backends = |network: &str| -> Vec<Backend> {
-        let all: BTreeSet<Backend> = assignment
-            .endpoints
-            .values()
-            .filter(|endpoint| endpoint.service_id == service.id)
+        let all: BTreeSet<Backend> = by_service
+            .get(service.id.as_str())
+            .into_iter()
+            .flatten()
             .filter_map(|endpoint| {
                 Some(Backend {
                     address: on_network(&endpoint.attachments, network)?,

@@ -55,10 +55,10 @@ async fn one(handle: &Handle, link: &TaskLink) -> Result<(), rtnetlink::Error> {
         .replace()
         .execute()
         .await;
-    if let Err(error) = added {
-        if errno(&error) != libc::EEXIST {
-            return Err(error);
-        }
+    if let Err(error) = added
+        && errno(&error) != libc::EEXIST
+    {
+        return Err(error);
     }
     up(handle, &link.task_name).await?;
     if link.kind == LinkKind::Gateway {

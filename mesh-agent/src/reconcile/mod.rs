@@ -220,11 +220,11 @@ impl Reconciler {
                     "reconciling failed, trying again"
                 );
             }
-            if self.known.is_empty() {
-                if let Some(reply) = leaving.take() {
-                    let _ = reply.send(self.remove_everything().await);
-                    return;
-                }
+            if self.known.is_empty()
+                && let Some(reply) = leaving.take()
+            {
+                let _ = reply.send(self.remove_everything().await);
+                return;
             }
         }
     }

@@ -1,0 +1,150 @@
+//! Packet path, names and egress of the node as a whole.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::{Context, Result};
+use ipnetwork::Ipv4Network;
+use mesh_api::proto;
+
+use crate::{
+    assignment::Assignment,
+    desired,
+    links::{
+        egress::{self, Egress, HostPort},
+        host::HostView,
+        plan::host_prefix,
+    },
+    reconcile::{
+        Reconciler, cgroups, datapath_config, observe, open_datapath, record::Record,
+        state::TaskState,
+    },
+};
+
+impl Reconciler {
+    /// Packet path, names, egress.
+    pub(super) async fn apply_network(
+        &mut self,
+        assignment: &Assignment,
+        host: &HostView,
+    ) -> Result<()> {
+        let zone = desired::zone(assignment);
+        self.zone.send_if_modified(|old| {
+            let changed = **old != zone;
+            if changed {
+                *old = Arc::new(zone);
+            }
+            changed
+        });
+        let node = observe::node_facts(host, &self.instance, self.vtep);
+        let links = observe::link_facts(host, &self.instance, assignment, self.known.values());
+        let wanted = desired::datapath(assignment, &node, &links);
+        let shared = self.datapath.clone();
+        let config = datapath_config(&self.instance, self.vxlan_port, self.config.xdp);
+        let report = tokio::task::spawn_blocking(move || -> Result<_> {
+            open_datapath(&shared, &config)?;
+            let mut slot = shared
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let datapath = slot.as_mut().context("the packet path is closed")?;
+            Ok(datapath.apply(&wanted)?)
+        })
+        .await?;
+        let text = egress::script(
+            &self.instance,
+            &host_prefix(&self.instance),
+            &self.egress(assignment),
+        );
+        if self.egress.as_ref() != Some(&text) {
+            egress::apply(&text).await?;
+            self.egress = Some(text);
+        }
+        let report = report.context("packet path")?;
+        if !report.is_empty() {
+            tracing::debug!(
+                ?report,
+                revision = assignment.revision,
+                "packet path changed"
+            );
+        }
+        Ok(())
+    }
+
+    pub(in crate::reconcile) fn egress(&self, assignment: &Assignment) -> Egress {
+        let mut sources = vec![self.config.local_pool];
+        sources.extend(
+            assignment
+                .networks
+                .values()
+                .filter(|network| network.ingress)
+                .filter_map(|network| network.subnet.parse::<Ipv4Network>().ok()),
+        );
+        let mut host_ports: Vec<_> = self
+            .known
+            .values()
+            .filter(|record| (TaskState::Starting..=TaskState::Running).contains(&record.state()))
+            .flat_map(|record| {
+                let address = self.gateway_address(assignment, record);
+                let service = assignment.services.get(&record.task.service_id);
+                service
+                    .into_iter()
+                    .flat_map(|service| &service.ports)
+                    .filter(|port| port.mode() == proto::PublishMode::Host)
+                    .filter_map(move |port| {
+                        Some(HostPort {
+                            protocol: match port.protocol() {
+                                proto::Protocol::Tcp => 6,
+                                proto::Protocol::Udp => 17,
+                                proto::Protocol::Sctp => 132,
+                            },
+                            published: u16::try_from(port.published).ok()?,
+                            address: address?,
+                            target: u16::try_from(port.target).ok()?,
+                        })
+                    })
+            })
+            .collect();
+        host_ports.sort();
+        Egress {
+            sources,
+            host_ports,
+        }
+    }
+
+    pub(in crate::reconcile) fn gateway_address(
+        &self,
+        assignment: &Assignment,
+        record: &Record,
+    ) -> Option<std::net::Ipv4Addr> {
+        observe::links_of(&self.instance, assignment, record)?
+            .iter()
+            .find(|link| link.kind == crate::links::plan::LinkKind::Gateway)
+            .map(|link| link.address)
+    }
+
+    /// After the last task is gone: everything of this agent on the node.
+    pub(in crate::reconcile) async fn remove_everything(&mut self) -> Result<()> {
+        let view = self.host.observe().await?;
+        for stray in observe::stray_links(&view, &self.instance, &BTreeMap::new()) {
+            self.host.delete(stray.index).await?;
+        }
+        let (shared, config) = (
+            self.datapath.clone(),
+            datapath_config(&self.instance, self.vxlan_port, self.config.xdp),
+        );
+        tokio::task::spawn_blocking(move || {
+            drop(
+                shared
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .take(),
+            );
+            mesh_datapath::Datapath::remove(&config)
+        })
+        .await?
+        .context("remove the packet path")?;
+        egress::apply(&egress::removal(&self.instance)).await?;
+        self.egress = None;
+        cgroups::remove(&self.tools.runtime.config().cgroup_parent);
+        Ok(())
+    }
+}
