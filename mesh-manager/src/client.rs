@@ -27,6 +27,14 @@ pub enum ClientError {
         /// What the transport said.
         source: tonic::transport::Error,
     },
+    /// Whoever answers is not a manager of this cluster.
+    #[error("cannot trust the manager at {address}: {reason}")]
+    Untrusted {
+        /// "address:port".
+        address: String,
+        /// What is wrong with its certificate.
+        reason: String,
+    },
     /// The manager said no.
     #[error("the manager at {address} refused: {message}")]
     Refused {
@@ -45,15 +53,36 @@ pub async fn connect(
     address: &str,
     tls: Arc<rustls::ClientConfig>,
 ) -> Result<Channel, ClientError> {
-    let failed = |source| ClientError::Connect {
-        address: address.to_owned(),
-        source,
+    let failed = |source: tonic::transport::Error| match untrusted(&source) {
+        Some(reason) => ClientError::Untrusted {
+            address: address.to_owned(),
+            reason,
+        },
+        None => ClientError::Connect {
+            address: address.to_owned(),
+            source,
+        },
     };
     endpoint(address)
         .map_err(failed)?
         .connect_with_connector(connector(tls))
         .await
         .map_err(failed)
+}
+
+/// What TLS found wrong, if that is why a connection failed.
+fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inner = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        if let Some(tls) = inner.and_then(|e| e.downcast_ref::<rustls::Error>()) {
+            return Some(tls.to_string());
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// As [`connect`], but connects at first use and again whenever the connection is lost.

@@ -372,7 +372,14 @@ async fn who_may_not_is_refused() {
         "{error}"
     );
     let other = mesh_pki::JoinToken::generate(&"0".repeat(50)).to_string();
-    assert!(client::join(&address, &other, "active").await.is_err());
+    let error = client::join(&address, &other, "active")
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("remote CA does not match fingerprint"),
+        "{error}"
+    );
     assert!(client::join(&address, "nonsense", "active").await.is_err());
     let nobody = common::free_address().to_string();
     let error = client::join(&nobody, &wrong, "active").await.unwrap_err();

@@ -176,6 +176,9 @@ async fn ask_to_join(
                 return Err(NodeError::Invalid(message));
             }
             Err(client::ClientError::Pki(error)) => return Err(invalid(error.to_string())),
+            Err(error @ client::ClientError::Untrusted { .. }) => {
+                return Err(invalid(error.to_string()));
+            }
             Err(error @ client::ClientError::Connect { .. }) => {
                 failure = NodeError::Remote(format!(
                     "rpc error: code = Unavailable desc = {:#}",
