@@ -12,6 +12,7 @@ pub mod leftovers;
 pub mod netns;
 pub mod node;
 pub mod outside;
+pub mod registry;
 pub mod rig;
 pub mod scenario;
 pub mod tasks;
