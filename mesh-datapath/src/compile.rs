@@ -94,7 +94,8 @@ pub(crate) fn contents(
                 protocol: port.protocol,
                 pad: 0,
             };
-            let front = front(id, &service.name, port.target.to_be(), &service.ingress);
+            let reachable = reachable(desired, desired.ingress_vni, &service.ingress);
+            let front = front(id, &service.name, port.target.to_be(), &reachable);
             let (word, bit) = port_bit(port.protocol, port.published);
             *out.ports.entry(word).or_default() |= bit;
             out.published.insert(key, front);
@@ -104,7 +105,9 @@ pub(crate) fn contents(
                 vni: *vni,
                 address: addr(*address),
             };
-            out.vips.insert(key, front(id, &service.name, 0, backends));
+            let reachable = reachable(desired, *vni, backends);
+            out.vips
+                .insert(key, front(id, &service.name, 0, &reachable));
         }
     }
     out
@@ -142,6 +145,12 @@ fn compile_link(link: &model::Link) -> Link {
     }
 }
 
+/// The backends that have an endpoint. One without (a task that has just ended here) would only swallow flows.
+fn reachable(desired: &Desired, vni: u32, backends: &[Backend]) -> Vec<Backend> {
+    let there = |backend: &&Backend| desired.endpoints.contains_key(&(vni, backend.address));
+    backends.iter().filter(there).cloned().collect()
+}
+
 fn front(id: &str, name: &str, target_be: u16, backends: &[Backend]) -> Front {
     let of = |draining: bool| -> BTreeSet<Addr> {
         backends
@@ -165,7 +174,7 @@ mod tests {
     use crate::model::{PublishedPort, Service};
 
     #[test]
-    fn draining_backends_leave_the_active_ones() {
+    fn draining_and_unreachable_backends_are_not_active() {
         let mut service = Service {
             name: "web".into(),
             ..Service::default()
@@ -189,7 +198,22 @@ mod tests {
                 draining: true,
             },
         ];
-        let mut desired = Desired::default();
+        let mut desired = Desired {
+            ingress_vni: 7,
+            ..Desired::default()
+        };
+        for address in service.ingress.iter().map(|b| b.address) {
+            let endpoint = model::Endpoint {
+                mac: [0; 6],
+                location: Location::Local(9),
+            };
+            desired.endpoints.insert((7, address), endpoint);
+        }
+        let gone = Backend {
+            address: "10.0.0.4".parse().unwrap(),
+            draining: false,
+        };
+        service.ingress.push(gone);
         desired.services.insert("id".into(), service);
         let contents = contents(&desired, 3, false, 4789);
         let front = contents.published.values().next().unwrap();
