@@ -65,7 +65,7 @@ pub async fn connect(
     };
     endpoint(address)
         .map_err(failed)?
-        .connect_with_connector(connector(tls))
+        .connect_with_connector(connector(move || tls.clone()))
         .await
         .map_err(failed)
 }
@@ -85,8 +85,12 @@ fn untrusted(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     None
 }
 
-/// As [`connect`], but connects at first use and again whenever the connection is lost.
-pub fn connect_lazy(address: &str, tls: Arc<rustls::ClientConfig>) -> Result<Channel, ClientError> {
+/// As [`connect`], but connects at first use and again whenever the connection is lost, each time
+/// with what `tls` gives then.
+pub(crate) fn connect_lazy(
+    address: &str,
+    tls: impl Fn() -> Arc<rustls::ClientConfig> + Send + Sync + 'static,
+) -> Result<Channel, ClientError> {
     let failed = |source| ClientError::Connect {
         address: address.to_owned(),
         source,
@@ -107,7 +111,7 @@ fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
 }
 
 fn connector(
-    tls: Arc<rustls::ClientConfig>,
+    tls: impl Fn() -> Arc<rustls::ClientConfig> + Send + Sync + 'static,
 ) -> impl tower::Service<
     Uri,
     Response = TokioIo<tokio_rustls::client::TlsStream<TcpStream>>,
@@ -116,7 +120,7 @@ fn connector(
 > + Send
 + 'static {
     tower::service_fn(move |uri: Uri| {
-        let tls = TlsConnector::from(tls.clone());
+        let tls = TlsConnector::from(tls());
         async move {
             let host = uri
                 .host()

@@ -2,6 +2,7 @@
 
 use crate::{
     Config, ManagerError, Operation, Outcome, Proposal, Response, client,
+    credentials::Credentials,
     dispatcher::Sessions,
     logs::LogBroker,
     orchestrator::Liveness,
@@ -9,7 +10,7 @@ use crate::{
     raft::{Consensus, Leadership, Store},
 };
 use mesh_api::proto::{ForwardRequest, control_client::ControlClient};
-use mesh_pki::{NodeIdentity, tls};
+use mesh_pki::NodeIdentity;
 use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
@@ -23,6 +24,7 @@ const LEADER_WAIT: Duration = Duration::from_secs(10);
 pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) identity: NodeIdentity,
+    pub(crate) credentials: Arc<Credentials>,
     pub(crate) store: Arc<Store>,
     pub(crate) consensus: Arc<dyn Consensus>,
     pub(crate) proposer: Proposer,
@@ -78,7 +80,7 @@ impl Core {
         let failed = |e: &dyn std::fmt::Display| {
             ManagerError::internal(&format!("cannot reach the leader at {address}"), e)
         };
-        let tls = tls::client_config(&self.identity).map_err(|e| failed(&e))?;
+        let tls = self.credentials.client();
         let channel = client::connect(address, tls)
             .await
             .map_err(|e| failed(&e))?;

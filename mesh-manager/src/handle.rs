@@ -4,6 +4,7 @@ use crate::{
     AddNode, Bootstrap, Command, Config, ErrorKind, InitOptions, LogSelector, LogStream,
     ManagerError, Operation, Response,
     core::Core,
+    credentials::Credentials,
     dispatcher::Sessions,
     logs::{self, LogBroker},
     orchestrator::{Driver, Liveness},
@@ -12,7 +13,7 @@ use crate::{
     server,
     state::{Event, State},
 };
-use mesh_pki::{JoinToken, NodeIdentity, Role, RootCa, tls};
+use mesh_pki::{JoinToken, NodeIdentity, Role, RootCa};
 use std::{
     fs,
     ops::Deref,
@@ -75,7 +76,8 @@ impl Manager {
                 .identity
                 .save(&handle.core.config.identity_dir)
                 .map_err(failed)?;
-            handle.run(listener)
+            handle.run(listener);
+            Ok(())
         };
         if let Err(error) = begin.await {
             handle.shutdown().await;
@@ -97,7 +99,7 @@ impl Manager {
             })?;
         let listener = server::bind(config.listen).await?;
         let (handle, _) = ManagerHandle::start(config, identity).await?;
-        handle.run(listener)?;
+        handle.run(listener);
         Ok(handle)
     }
 }
@@ -142,14 +144,13 @@ impl ManagerHandle {
                 let path = config.data_dir.display();
                 ManagerError::internal(&format!("cannot make the directory {path}"), e)
             })?;
-        let client_tls = tls::client_config(&identity)
-            .map_err(|e| ManagerError::internal("cannot set up TLS", e))?;
+        let credentials = Arc::new(Credentials::new(&identity)?);
         let store = Arc::new(Store::new());
         let raft = OpenRaft::start(
             &config.data_dir,
             &identity.node_id,
             store.clone(),
-            client_tls,
+            credentials.clone(),
             &config.timings,
         )
         .await?;
@@ -157,6 +158,7 @@ impl ManagerHandle {
         let core = Core {
             config,
             identity,
+            credentials,
             store,
             proposer: Proposer::start(raft.clone()),
             consensus: raft.clone(),
@@ -175,10 +177,14 @@ impl ManagerHandle {
     }
 
     /// Starts the services and the reconcilers.
-    fn run(&self, listener: tokio::net::TcpListener) -> Result<(), ManagerError> {
-        server::serve(&self.core, listener)?;
+    fn run(&self, listener: tokio::net::TcpListener) {
+        server::serve(&self.core, listener);
         self.core.tasks.spawn(Driver::run(self.core.clone()));
-        Ok(())
+        let follow = self.core.credentials.clone().follow(
+            self.core.config.identity_dir.clone(),
+            self.core.cancel.clone(),
+        );
+        self.core.tasks.spawn(follow);
     }
 
     /// This node's identity.

@@ -15,6 +15,7 @@ pub mod client;
 mod command;
 pub mod config;
 mod core;
+mod credentials;
 mod dispatcher;
 mod error;
 #[cfg(test)]

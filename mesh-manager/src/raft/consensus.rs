@@ -7,7 +7,7 @@ use super::{
     state_machine::StateMachine,
     types::{Batch, Raft, RaftPeer, raft_id},
 };
-use crate::{ManagerError, Outcome, Proposal, config::Timings};
+use crate::{ManagerError, Outcome, Proposal, config::Timings, credentials::Credentials};
 use async_trait::async_trait;
 use openraft::{SnapshotPolicy, error::ClientWriteError, error::RaftError};
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
@@ -86,7 +86,7 @@ impl OpenRaft {
         directory: &Path,
         node_id: &str,
         store: Arc<Store>,
-        tls: Arc<rustls::ClientConfig>,
+        credentials: Arc<Credentials>,
         timings: &Timings,
     ) -> Result<Self, ManagerError> {
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
@@ -108,7 +108,7 @@ impl OpenRaft {
         let log = LogStore::open(&directory.join("raft.redb"))?;
         let machine = StateMachine::open(store, log.clone())?;
         let own = raft_id(node_id);
-        let raft = Raft::new(own, Arc::new(config), Network { tls }, log, machine)
+        let raft = Raft::new(own, Arc::new(config), Network { credentials }, log, machine)
             .await
             .map_err(|e| ManagerError::internal("cannot start raft", e))?;
         let leadership = watch_leadership(&raft, own);

@@ -6,7 +6,7 @@
 )]
 
 use super::types::{RaftId, RaftPeer, TypeConfig};
-use crate::client;
+use crate::{client, credentials::Credentials};
 use mesh_api::proto::{RaftMessage, raft_client::RaftClient};
 use openraft::{
     AnyError,
@@ -29,7 +29,7 @@ type RpcError<E = RaftError<RaftId>> = RPCError<RaftId, RaftPeer, E>;
 /// Makes connections to other managers.
 #[derive(Clone)]
 pub(super) struct Network {
-    pub(super) tls: Arc<rustls::ClientConfig>,
+    pub(super) credentials: Arc<Credentials>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -37,7 +37,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: RaftId, node: &RaftPeer) -> Connection {
         // A bad address shows as unreachable at the first message.
-        let channel = client::connect_lazy(&node.addr, self.tls.clone()).ok();
+        let credentials = self.credentials.clone();
+        let channel = client::connect_lazy(&node.addr, move || credentials.client()).ok();
         Connection {
             target,
             node: node.clone(),

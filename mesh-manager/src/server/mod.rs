@@ -42,16 +42,10 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, ManagerErro
 }
 
 /// Serves until the manager is cancelled.
-pub(crate) fn serve(core: &Arc<Core>, listener: TcpListener) -> Result<(), ManagerError> {
-    let tls = mesh_pki::tls::server_config(&core.identity)
-        .map_err(|e| ManagerError::internal("cannot set up TLS", e))?;
+pub(crate) fn serve(core: &Arc<Core>, listener: TcpListener) {
     let (connections, incoming) = mpsc::channel(BACKLOG);
-    core.tasks.spawn(accept(
-        core.clone(),
-        listener,
-        TlsAcceptor::from(tls),
-        connections,
-    ));
+    core.tasks
+        .spawn(accept(core.clone(), listener, connections));
 
     let router = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
@@ -83,14 +77,12 @@ pub(crate) fn serve(core: &Arc<Core>, listener: TcpListener) -> Result<(), Manag
             tracing::error!(%error, "the manager's services stopped");
         }
     });
-    Ok(())
 }
 
 /// Accepts connections; handshakes run beside one another, so that a slow one holds up nobody.
 async fn accept(
     core: Arc<Core>,
     listener: TcpListener,
-    acceptor: TlsAcceptor,
     connections: mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
 ) {
     loop {
@@ -105,7 +97,8 @@ async fn accept(
                 }
             },
         };
-        let (acceptor, connections) = (acceptor.clone(), connections.clone());
+        let acceptor = TlsAcceptor::from(core.credentials.server());
+        let connections = connections.clone();
         tokio::spawn(async move {
             // Small messages matter more than full packets here; without it they are only slower.
             let _ = stream.set_nodelay(true);

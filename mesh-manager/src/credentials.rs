@@ -1,0 +1,119 @@
+//! The manager's certificate in use. The node renews it on disk; here it is taken up without a
+//! restart.
+
+use crate::ManagerError;
+use mesh_pki::{NodeIdentity, tls};
+use rustls::{ClientConfig, ServerConfig};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+
+/// How often the identity on disk is looked at; certificates are renewed weeks before they end.
+const CHECK: Duration = Duration::from_secs(600);
+
+#[derive(Debug, Clone)]
+struct Configs {
+    certificate_pem: String,
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+impl Configs {
+    fn new(identity: &NodeIdentity) -> Result<Self, ManagerError> {
+        let failed = |e| ManagerError::internal("cannot set up TLS", e);
+        Ok(Self {
+            certificate_pem: identity.certificate_pem.clone(),
+            server: tls::server_config(identity).map_err(failed)?,
+            client: tls::client_config(identity).map_err(failed)?,
+        })
+    }
+}
+
+/// TLS configurations of the latest certificate.
+#[derive(Debug)]
+pub(crate) struct Credentials(RwLock<Configs>);
+
+impl Credentials {
+    pub(crate) fn new(identity: &NodeIdentity) -> Result<Self, ManagerError> {
+        Ok(Self(RwLock::new(Configs::new(identity)?)))
+    }
+
+    /// For connections from nodes and managers.
+    pub(crate) fn server(&self) -> Arc<ServerConfig> {
+        self.0
+            .read()
+            .unwrap_or_else(|e| e.into_inner())
+            .server
+            .clone()
+    }
+
+    /// For connections to managers.
+    pub(crate) fn client(&self) -> Arc<ClientConfig> {
+        self.0
+            .read()
+            .unwrap_or_else(|e| e.into_inner())
+            .client
+            .clone()
+    }
+
+    /// Takes up another certificate; whether it was another.
+    fn reload(&self, directory: &Path) -> Result<bool, ManagerError> {
+        let identity = NodeIdentity::load(directory)
+            .map_err(|e| ManagerError::internal("cannot read the node's identity", e))?;
+        let Some(identity) = identity else {
+            return Ok(false);
+        };
+        let mut configs = self.0.write().unwrap_or_else(|e| e.into_inner());
+        if configs.certificate_pem == identity.certificate_pem {
+            return Ok(false);
+        }
+        *configs = Configs::new(&identity)?;
+        Ok(true)
+    }
+
+    /// Follows the identity on disk until cancelled.
+    pub(crate) async fn follow(self: Arc<Self>, directory: PathBuf, cancel: CancellationToken) {
+        let mut check = tokio::time::interval(CHECK);
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                _ = check.tick() => {}
+            }
+            match self.reload(&directory) {
+                Ok(true) => tracing::info!("the renewed certificate is in use"),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "the node's identity was not read"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_pki::RootCa;
+
+    #[test]
+    fn a_renewed_certificate_is_taken_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = RootCa::create().unwrap();
+        let first = NodeIdentity::first_manager(&root).unwrap();
+        let credentials = Credentials::new(&first).unwrap();
+        assert!(
+            !credentials.reload(directory.path()).unwrap(),
+            "nothing there"
+        );
+        first.save(directory.path()).unwrap();
+        assert!(!credentials.reload(directory.path()).unwrap(), "the same");
+        let before = credentials.server();
+        NodeIdentity::first_manager(&root)
+            .unwrap()
+            .save(directory.path())
+            .unwrap();
+        assert!(credentials.reload(directory.path()).unwrap());
+        assert!(!Arc::ptr_eq(&before, &credentials.server()));
+    }
+}
