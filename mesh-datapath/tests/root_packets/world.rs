@@ -35,6 +35,8 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(name: &str) -> Self {
         let ns = Ns::new(name);
+        // The programs are attached as well: nothing else may move their counters.
+        ns.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
         for (host, peer) in [("up0", "up1"), ("ov0", "ov1"), ("gw0", "gw1")] {
             ns.sh(&format!("ip link add {host} type veth peer name {peer}"));
             ns.sh(&format!("ip link set {host} up"));
