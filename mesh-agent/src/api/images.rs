@@ -30,15 +30,7 @@ use super::{
     stream::json_lines,
 };
 
-const FILTERS: [&str; 7] = [
-    "before",
-    "dangling",
-    "label",
-    "reference",
-    "since",
-    "until",
-    "id",
-];
+const FILTERS: [&str; 4] = ["dangling", "label", "reference", "id"];
 
 /// Lines of progress waiting for a slow client. Further ones are dropped, the last ones never.
 const BACKLOG: usize = 256;
@@ -200,7 +192,8 @@ pub(super) async fn prune(
     State(api): State<Api>,
     QueryOf(query): QueryOf<Query>,
 ) -> Answer<Json<ImagePruneResponse>> {
-    let filters = query.filters(&["dangling", "label", "until"])?;
+    // A filter taken but not followed would remove more than was asked for.
+    let filters = query.filters(&["dangling"])?;
     let all = filters.boolean("dangling")? == Some(false);
     let images = api.node.images().clone();
     let pruned = blocking(move || images.prune(all)).await?;
