@@ -16,14 +16,12 @@ use axum::{
 use hyper::ext::ReasonPhrase;
 use hyper_util::rt::TokioIo;
 use mesh_api::{
-    engine::{
-        ContainerSummaryStateEnum, ExecConfig, ExecInspectResponse, IdResponse, ProcessConfig,
-    },
+    engine::{ContainerSummaryStateEnum, ExecConfig, ExecInspectResponse, ProcessConfig},
     frames::{Frame, StreamKind},
 };
 use mesh_runtime::{ExecHandle, ExecSession, ExecSpec, RuntimeError};
 use rand::RngCore;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{
@@ -143,7 +141,7 @@ pub(super) async fn create(
     State(api): State<Api>,
     Path(id): Path<String>,
     body: Body,
-) -> Answer<(StatusCode, Json<IdResponse>)> {
+) -> Answer<(StatusCode, Json<Created>)> {
     let config: ExecConfig = json(body).await?;
     let task = api.node.find_task(&id)?;
     if config.cmd.as_ref().is_none_or(Vec::is_empty) {
@@ -158,7 +156,14 @@ pub(super) async fn create(
         container: task.container_id,
         progress: Progress::Created,
     });
-    Ok((StatusCode::CREATED, Json(IdResponse { id })))
+    Ok((StatusCode::CREATED, Json(Created { id })))
+}
+
+/// The answer to a create. The generated type writes its field in lower case, Docker does not.
+#[derive(Debug, Serialize)]
+pub(super) struct Created {
+    #[serde(rename = "Id")]
+    id: String,
 }
 
 /// The body of a start.

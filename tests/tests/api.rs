@@ -1,0 +1,250 @@
+//! The Engine API on the socket, byte by byte where clients depend on the bytes: versions, headers,
+//! statuses, error texts, upgraded streams.
+
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{Node, Rig, image, rig, scenario, scenario_on};
+use serde_json::{Value, json};
+
+/// How long one exchange may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A response.
+struct Response {
+    /// Without the protocol: `200 OK`.
+    status: String,
+    /// Names in lower case.
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Response {
+    fn header(&self, name: &str) -> &str {
+        let found = self.headers.iter().find(|(known, _)| known == name);
+        found.map_or("", |(_, value)| value)
+    }
+
+    fn json(&self) -> Result<Value> {
+        serde_json::from_slice(&self.body)
+            .with_context(|| format!("not JSON: {}", String::from_utf8_lossy(&self.body)))
+    }
+
+    /// The message of a refusal with this status.
+    fn refused(&self, status: &str) -> Result<String> {
+        ensure!(
+            self.status.starts_with(status),
+            "{} is not {status}",
+            self.status
+        );
+        ensure!(
+            self.header("content-type") == "application/json",
+            "content type {:?}",
+            self.header("content-type")
+        );
+        let message = self.json()?["message"].as_str().map(str::to_owned);
+        message.context("a refusal without a message")
+    }
+}
+
+/// One exchange on a connection of its own; the body is all that comes after the headers.
+fn send(node: &Node, method: &str, path: &str, headers: &str, body: &str) -> Result<Response> {
+    let mut stream = UnixStream::connect(node.socket())?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: docker\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    let end = bytes
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .context("no end of the headers")?;
+    let head = String::from_utf8(bytes[..end].to_vec())?;
+    let mut lines = head.lines();
+    let status = lines
+        .next()
+        .and_then(|line| line.split_once(' '))
+        .context("no status")?
+        .1;
+    Ok(Response {
+        status: status.to_owned(),
+        headers: lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+            .collect(),
+        body: bytes[end + 4..].to_vec(),
+    })
+}
+
+fn get(node: &Node, path: &str) -> Result<Response> {
+    send(node, "GET", path, "Connection: close\r\n", "")
+}
+
+fn post(node: &Node, path: &str, body: &Value) -> Result<Response> {
+    send(
+        node,
+        "POST",
+        path,
+        "Connection: close\r\n",
+        &body.to_string(),
+    )
+}
+
+#[test]
+fn outside_of_a_cluster() {
+    let builder = Rig::builder(&rig::test_name("apiout"))
+        .nodes(1)
+        .without_swarm();
+    scenario_on(builder, |rig| {
+        let node = rig.first();
+        for method in ["GET", "HEAD"] {
+            let ping = send(node, method, "/_ping", "Connection: close\r\n", "")?;
+            ensure!(ping.status == "200 OK", "{}", ping.status);
+            for (name, value) in [
+                ("api-version", "1.51"),
+                ("ostype", "linux"),
+                ("docker-experimental", "false"),
+                ("swarm", "inactive"),
+            ] {
+                ensure!(
+                    ping.header(name) == value,
+                    "{name}: {:?}",
+                    ping.header(name)
+                );
+            }
+        }
+        for path in ["/version", "/v1.24/version", "/v1.51/version"] {
+            ensure!(get(node, path)?.json()?["ApiVersion"] == "1.51", "{path}");
+        }
+        let new = get(node, "/v1.52/version")?.refused("400")?;
+        ensure!(
+            new.contains("1.52 is too new. Maximum supported API version is 1.51"),
+            "{new}"
+        );
+        let old = get(node, "/v1.23/version")?.refused("400")?;
+        ensure!(old.contains("1.23 is too old"), "{old}");
+        ensure!(get(node, "/v1.51/nonsense")?.refused("404")? == "page not found");
+        let refusal = "This node is not a swarm manager. Use \"docker swarm init\" or \
+                       \"docker swarm join\" to connect this node to swarm and try again.";
+        for path in [
+            "/swarm",
+            "/nodes",
+            "/services",
+            "/tasks",
+            "/services/x/logs?stdout=1",
+        ] {
+            let told = get(node, path)?.refused("503")?;
+            ensure!(told == refusal, "{path}: {told}");
+        }
+        let bad = post(node, "/swarm/init", &json!({"Availability": "asleep"}))?.refused("400")?;
+        ensure!(bad.contains("asleep"), "{bad}");
+        let garbage = send(node, "POST", "/swarm/join", "Connection: close\r\n", "{")?;
+        ensure!(garbage.refused("400")?.contains("invalid JSON"));
+        Ok(())
+    });
+}
+
+#[test]
+fn in_a_cluster() {
+    scenario("apiin", 1, |rig| {
+        let node = rig.first();
+        ensure!(get(node, "/_ping")?.header("swarm") == "active/manager");
+        let unknown = get(
+            node,
+            "/services?filters=%7B%22colour%22%3A%7B%22red%22%3Atrue%7D%7D",
+        )?;
+        ensure!(unknown.refused("400")? == "invalid filter 'colour'");
+        let spec = json!({
+            "Name": "web", "Labels": null,
+            "TaskTemplate": {"ContainerSpec": {"Image": image::WHOAMI, "Init": false, "DNSConfig": {}}},
+            "Mode": {"Replicated": {"Replicas": 1}},
+            "EndpointSpec": {"Mode": "vip"}
+        });
+        let made = post(node, "/v1.43/services/create", &spec)?;
+        ensure!(made.status == "201 Created", "{}", made.status);
+        let id = made.json()?["ID"].as_str().context("an id")?.to_owned();
+        ensure!(id.len() == 25, "{id}");
+        post(node, "/services/create", &spec)?.refused("409")?;
+        let by_prefix = get(
+            node,
+            &format!("/services/{}?insertDefaults=true", &id[..10]),
+        )?
+        .json()?;
+        ensure!(
+            by_prefix["Spec"]["UpdateConfig"]["FailureAction"] == "pause",
+            "{by_prefix}"
+        );
+        ensure!(get(node, "/services/nobody")?.refused("404")? == "service nobody not found");
+        let version = by_prefix["Version"]["Index"]
+            .as_u64()
+            .context("a version")?;
+        let stale = post(
+            node,
+            &format!("/services/{id}/update?version={}", version + 100),
+            &spec,
+        )?;
+        ensure!(stale.refused("500")?.contains("update out of sequence"));
+        exec(rig)?;
+        let gone = send(node, "DELETE", "/services/web", "Connection: close\r\n", "")?;
+        ensure!(gone.status == "200 OK", "{}", gone.status);
+        Ok(())
+    });
+}
+
+/// An upgraded stream: `101 UPGRADED`, frames, and the exit code once it has ended.
+fn exec(rig: &Rig) -> Result<()> {
+    let node = rig.first();
+    let task = rig.wait_running("web", 1)?.remove(0);
+    let logs = get(node, &format!("/containers/{}/logs", task.id))?.refused("400")?;
+    ensure!(logs.contains("at least one stream"), "{logs}");
+    let wanted = json!({"Cmd": ["sh", "-c", "echo out; echo err >&2; exit 7"], "AttachStdout": true, "AttachStderr": true});
+    let made = post(node, &format!("/containers/{}/exec", task.id), &wanted)?;
+    ensure!(
+        made.status == "201 Created",
+        "{}: {}",
+        made.status,
+        made.json()?
+    );
+    let made = made.json()?;
+    let exec = made["Id"].as_str().context("an exec's id")?.to_owned();
+    let path = format!("/exec/{exec}/start");
+    let upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\n";
+    let body = json!({"Detach": false, "Tty": false}).to_string();
+    let stream = send(node, "POST", &path, upgrade, &body)?;
+    ensure!(stream.status == "101 UPGRADED", "{}", stream.status);
+    let kind = stream.header("content-type");
+    ensure!(
+        kind == "application/vnd.docker.multiplexed-stream",
+        "{kind}"
+    );
+    let mut rest = &stream.body[..];
+    let mut frames = 0;
+    while let Some((header, after)) = rest.split_first_chunk::<8>() {
+        ensure!(
+            matches!(header[0], 1 | 2) && header[1..4] == [0; 3],
+            "{header:?}"
+        );
+        let length = u32::from_be_bytes([header[4], header[5], header[6], header[7]]) as usize;
+        rest = after.get(length..).context("a frame is cut short")?;
+        frames += 1;
+    }
+    ensure!(
+        frames > 0 && rest.is_empty(),
+        "{frames} frames and {} bytes",
+        rest.len()
+    );
+    let ended = get(node, &format!("/exec/{exec}/json"))?.json()?;
+    ensure!(
+        ended["Running"] == false && ended["ExitCode"] == 7,
+        "{ended}"
+    );
+    let again = send(node, "POST", &path, "Connection: close\r\n", &body)?;
+    again.refused("409").map(drop)
+}

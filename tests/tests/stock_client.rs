@@ -1,0 +1,93 @@
+//! The stock `docker` command on our socket, where it is installed.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use mesh_tests::{Answer, Node, eventually, image, rig::UP_LIMIT, scenario};
+
+/// Runs `docker` on a node's socket, with a configuration of its own.
+fn docker(node: &Node, args: &[&str]) -> Result<Answer> {
+    let host = format!("unix://{}", node.socket().display());
+    let output = Command::new("docker")
+        .args(["--config", "/nonexistent", "-H", &host])
+        .args(args)
+        .output()?;
+    Ok(Answer::of(format!("docker {}", args.join(" ")), &output))
+}
+
+fn installed() -> bool {
+    Command::new("docker").arg("--version").output().is_ok()
+}
+
+#[test]
+fn the_docker_command_works_on_the_socket() {
+    if !installed() {
+        eprintln!("docker is not installed here: nothing to run on the socket");
+        return;
+    }
+    scenario("stock", 2, |rig| {
+        let node = rig.first();
+        let nodes = docker(node, &["node", "ls"])?.ok()?;
+        ensure!(
+            nodes.contains("Leader") && nodes.matches("Ready").count() == 2,
+            "{nodes}"
+        );
+        for args in [&["version"][..], &["info"], &["network", "ls"], &["images"]] {
+            docker(node, args)?.ok()?;
+        }
+        docker(node, &["network", "create", "-d", "overlay", "front"])?.ok()?;
+        let create = [
+            "service",
+            "create",
+            "--name",
+            "web",
+            "--replicas",
+            "2",
+            "-p",
+            "80:80",
+        ];
+        let made = docker(
+            node,
+            &[&create[..], &["--network", "front", image::WHOAMI]].concat(),
+        )?
+        .ok()?;
+        ensure!(made.contains("converged"), "{made}");
+        let services = docker(node, &["service", "ls"])?.ok()?;
+        ensure!(
+            services.contains("2/2") && services.contains("*:80->80/tcp"),
+            "{services}"
+        );
+        let tasks = docker(node, &["service", "ps", "web"])?.ok()?;
+        ensure!(tasks.matches("Running").count() >= 4, "{tasks}");
+        docker(node, &["service", "scale", "-d", "web=3"])?.ok()?;
+        let tasks = rig.wait_running_for("web", 3, UP_LIMIT)?;
+        let here = tasks.iter().find(|task| task.node == node.name);
+        if let Some(task) = here {
+            let listed = docker(node, &["ps", "--no-trunc"])?.ok()?;
+            ensure!(listed.contains(&task.container), "{listed}");
+            let missing = docker(node, &["exec", &task.container, "/no/such/command"])?;
+            ensure!(missing.code == 127, "{missing:?}");
+        }
+        let same = [
+            &["node", "ls"][..],
+            &["network", "ls"],
+            &["service", "ls"],
+            &["service", "inspect", "--pretty", "web"],
+            &["node", "inspect", "--pretty", "self"],
+            &["service", "ls", "--format", "{{.Name}} {{json .Ports}}"],
+            &["service", "ps", "-q", "web"],
+        ];
+        for args in same {
+            let (theirs, ours) = (docker(node, args)?.ok()?, node.ok(args)?);
+            ensure!(
+                theirs == ours,
+                "{args:?}: docker says\n{theirs}\nmesh-ctl says\n{ours}"
+            );
+        }
+        docker(node, &["service", "rm", "web"])?.ok()?;
+        // The network is in use until the last task has stopped.
+        eventually("the network to be removed", UP_LIMIT, || {
+            docker(node, &["network", "rm", "front"])?.ok().map(drop)
+        })
+    });
+}
