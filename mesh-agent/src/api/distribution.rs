@@ -24,6 +24,11 @@ pub(super) async fn inspect(
         .strip_suffix("/json")
         .ok_or_else(ApiError::page_not_found)?;
     let reference = Reference::parse(name)?;
+    // An image that was loaded by hand has no registry; asking one would only hold up the caller.
+    let local = api.node.images().get(name);
+    if local.is_ok_and(|image| image.repo_digests.is_empty()) {
+        return Err(ApiError::only_local(name));
+    }
     let auth = registry_auth(&headers).unwrap_or_default();
     let credentials = Credentials::from_registry_auth(&auth)?;
     let asked = api.node.images().resolve_digest(&reference, &credentials);

@@ -176,6 +176,14 @@ impl ApiError {
         )
     }
 
+    /// The image is on this node only.
+    pub(crate) fn only_local(image: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            format!("{image} was loaded on this node and comes from no registry"),
+        )
+    }
+
     /// The registry did not answer in time.
     pub(crate) fn registry_timeout(image: &str, seconds: u64) -> Self {
         Self::new(
