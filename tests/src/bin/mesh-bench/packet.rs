@@ -1,23 +1,39 @@
-//! Nanoseconds a packet costs in each program, by the kernel's test_run.
+//! Nanoseconds a packet costs in each program, by the kernel's test_run, beside an empty program.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use mesh_datapath::bench;
+use serde_json::{Value, json};
 
-/// Measures each program beside an empty one.
+/// Measures, prints the table, gives its rows.
 pub(crate) fn run() -> Result<Value> {
-    let pins = PathBuf::from(format!("/sys/fs/bpf/mesh-bench-{}", std::process::id()));
-    let costs = mesh_datapath::bench::packets(&pins).context("cannot measure single packets")?;
+    let pins = PathBuf::from(format!("/sys/fs/bpf/mesh/bench-{}", std::process::id()));
+    let measured = bench::packets(&pins);
+    // The bench may have stopped half way: its pins must not outlive it.
+    let _ = fs::remove_dir_all(&pins);
+    if let Some(parent) = pins.parent() {
+        let _ = fs::remove_dir(parent);
+    }
+    let costs = measured.context("cannot measure the programs")?;
     println!(
-        "{:<12} {:<34} {:>8} {:>8} {:>8} {:>12}",
-        "PROGRAM", "PACKET", "MIN ns", "MEDIAN", "MAX", "ABOVE EMPTY"
+        "\n{:<16} {:<40} {:>8} {:>8} {:>8} {:>12}",
+        "program", "packet", "min ns", "median", "max", "above empty"
     );
+    let mut rows = Vec::new();
     for cost in &costs {
         println!(
-            "{:<12} {:<34} {:>8} {:>8} {:>8} {:>12}",
+            "{:<16} {:<40} {:>8} {:>8} {:>8} {:>12}",
             cost.program, cost.case, cost.min_ns, cost.median_ns, cost.max_ns, cost.above_empty_ns
         );
+        rows.push(json!({
+            "program": cost.program,
+            "packet": cost.case,
+            "min_ns": cost.min_ns,
+            "median_ns": cost.median_ns,
+            "max_ns": cost.max_ns,
+            "above_empty_ns": cost.above_empty_ns,
+        }));
     }
-    Ok(serde_json::to_value(costs)?)
+    Ok(rows.into())
 }
