@@ -194,7 +194,7 @@ impl ApiError {
         )
     }
 
-    /// A network that tasks or services use.
+    /// No service has this virtual address.
     pub(crate) fn no_such_vip(reference: &str) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
