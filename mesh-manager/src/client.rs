@@ -137,14 +137,19 @@ fn connector(
     })
 }
 
+/// What a node that joins is given.
+#[derive(Debug)]
+pub struct Joined {
+    /// Who it is from now on; not saved yet.
+    pub identity: NodeIdentity,
+    /// UDP port of VXLAN, the same on every node of the cluster.
+    pub data_path_port: u16,
+}
+
 /// Joins a cluster: trusts the manager at `address` by the token's digest, has a fresh key signed,
-/// and returns the node's new identity (not saved yet). `availability` is `active`, `pause` or
+/// and returns the node's new identity. `availability` is `active`, `pause` or
 /// `drain`.
-pub async fn join(
-    address: &str,
-    token: &str,
-    availability: &str,
-) -> Result<NodeIdentity, ClientError> {
+pub async fn join(address: &str, token: &str, availability: &str) -> Result<Joined, ClientError> {
     let parsed: JoinToken = token.parse()?;
     let channel = connect(address, tls::pinned_client_config(&parsed.digest)?).await?;
     issue(address, channel, token, availability).await
@@ -153,7 +158,8 @@ pub async fn join(
 /// Renews a node's certificate: a new key, the same id, the role that the managers hold now.
 pub async fn renew(address: &str, identity: &NodeIdentity) -> Result<NodeIdentity, ClientError> {
     let channel = connect(address, tls::client_config(identity)?).await?;
-    issue(address, channel, "", "").await
+    let renewed = issue(address, channel, "", "").await?;
+    Ok(renewed.identity)
 }
 
 async fn issue(
@@ -161,7 +167,7 @@ async fn issue(
     channel: Channel,
     token: &str,
     availability: &str,
-) -> Result<NodeIdentity, ClientError> {
+) -> Result<Joined, ClientError> {
     let pair = mesh_pki::new_key_and_request()?;
     let mut request = tonic::Request::new(proto::IssueNodeCertificateRequest {
         token: token.to_owned(),
@@ -178,6 +184,15 @@ async fn issue(
         .await
         .map_err(|status| refused(status.message().to_owned()))?
         .into_inner();
+    let data_path_port = u16::try_from(answer.data_path_port)
+        .ok()
+        .filter(|port| *port != 0)
+        .ok_or_else(|| {
+            refused(format!(
+                "it names {} as the data path port",
+                answer.data_path_port
+            ))
+        })?;
     let text = |bytes: Vec<u8>| {
         String::from_utf8(bytes).map_err(|e| PkiError::InvalidCertificate {
             reason: e.to_string(),
@@ -188,5 +203,8 @@ async fn issue(
         pair.key_pem,
         text(answer.root_ca_pem)?,
     )?;
-    Ok(identity)
+    Ok(Joined {
+        identity,
+        data_path_port,
+    })
 }

@@ -147,7 +147,7 @@ pub(crate) async fn join(
         listen,
         advertise,
         data_path,
-        data_path_port: config.vxlan_port,
+        data_path_port: joined.data_path_port,
         managers: vec![manager],
         leaving: false,
     };
@@ -167,11 +167,11 @@ async fn ask_to_join(
     remotes: &[String],
     token: &str,
     availability: &str,
-) -> Result<(NodeIdentity, String), NodeError> {
+) -> Result<(client::Joined, String), NodeError> {
     let mut failure = invalid("at least 1 RemoteAddr is required to join");
     for remote in remotes {
         match client::join(remote, token, availability).await {
-            Ok(identity) => return Ok((identity, remote.clone())),
+            Ok(joined) => return Ok((joined, remote.clone())),
             Err(client::ClientError::Refused { message, .. }) => {
                 return Err(NodeError::Invalid(message));
             }

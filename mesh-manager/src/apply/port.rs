@@ -75,11 +75,39 @@ pub(super) fn settle(
                     "EndpointSpec: duplicate published ports provided",
                 ));
             }
+            if let Some(purpose) = own_use(state, protocol, published) {
+                return Err(ManagerError::invalid(format!(
+                    "EndpointSpec: port {published} cannot be published: {purpose}; choose another one"
+                )));
+            }
             check_free(state, id, port)?;
         }
         ports.push(port);
     }
     Ok((ports, next))
+}
+
+/// What the cluster itself uses a port for. Publishing it would take the nodes' own traffic away, and
+/// with it the way to undo that.
+fn own_use(state: &State, protocol: Protocol, number: u16) -> Option<&'static str> {
+    match protocol {
+        Protocol::Tcp => {
+            let is_number = |address: &str| {
+                let port = address.rsplit_once(':').map(|(_, port)| port);
+                port.and_then(|port| port.parse().ok()) == Some(number)
+            };
+            state
+                .nodes()
+                .filter_map(|node| node.manager_addr.as_deref())
+                .any(is_number)
+                .then_some("nodes reach the managers on it")
+        }
+        Protocol::Udp => state
+            .cluster()
+            .is_some_and(|cluster| cluster.data_path_port == number)
+            .then_some("it is the data path port of the swarm"),
+        Protocol::Sctp => None,
+    }
 }
 
 /// The service besides `id` that stands in the way of a port.
@@ -149,6 +177,7 @@ fn dynamic(
         .chain(*DYNAMIC.start()..start)
         .find(|number| {
             !is_ours(*number)
+                && own_use(state, port.protocol, *number).is_none()
                 && owner(
                     state,
                     id,

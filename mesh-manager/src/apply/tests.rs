@@ -123,6 +123,34 @@ fn bad_services_are_refused_and_nothing_changes() {
             invalid("EndpointSpec: duplicate published ports provided"),
         ),
         (
+            published("new", 2377, false),
+            InvalidArgument,
+            invalid(
+                "EndpointSpec: port 2377 cannot be published: nodes reach the managers on it; \
+                 choose another one",
+            ),
+        ),
+        (
+            published("new", 2377, true),
+            InvalidArgument,
+            invalid(
+                "EndpointSpec: port 2377 cannot be published: nodes reach the managers on it; \
+                 choose another one",
+            ),
+        ),
+        (
+            edited(|s| {
+                *s = published("new", 4789, false);
+                let ports = s.endpoint_spec.as_mut().unwrap().ports.as_mut().unwrap();
+                ports[0].protocol = Some(engine::EndpointPortConfigProtocolEnum::UDP);
+            }),
+            InvalidArgument,
+            invalid(
+                "EndpointSpec: port 4789 cannot be published: it is the data path port of the \
+                 swarm; choose another one",
+            ),
+        ),
+        (
             published("new", 70_000, false),
             InvalidArgument,
             invalid("EndpointSpec: invalid published port 70000: expected 1 to 65535"),

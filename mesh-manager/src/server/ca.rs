@@ -144,6 +144,7 @@ impl NodeCa for Service {
             certificate_pem: certificate.into_bytes(),
             root_ca_pem: cluster.root_certificate_pem.into_bytes(),
             cluster_id: cluster.id,
+            data_path_port: cluster.data_path_port.into(),
         }))
     }
 }

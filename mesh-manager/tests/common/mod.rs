@@ -223,10 +223,11 @@ impl FakeNode {
                 cluster.worker_token.clone(),
             )
         };
-        let identity = client::join(&address, &token, "active")
+        let joined = client::join(&address, &token, "active")
             .await
             .expect("the token is good");
-        Self::open(&address, identity, hostname).await
+        assert_eq!(joined.data_path_port, 4789);
+        Self::open(&address, joined.identity, hostname).await
     }
 
     /// Opens a session with an identity.
