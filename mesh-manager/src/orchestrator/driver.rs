@@ -20,6 +20,8 @@ use tokio::sync::broadcast::{self, error::RecvError};
 const GATHER: Duration = Duration::from_millis(5);
 /// How often silent nodes are looked for.
 const LIVENESS_TICK: Duration = Duration::from_millis(250);
+/// A look that comes this late means that the manager itself was not running.
+const STALL: Duration = Duration::from_secs(2);
 /// Changes in one proposal, so that other proposals get their turn. A service's plan is never cut.
 const MAX_CHANGES: usize = 500;
 /// Pause after a proposal failed, say because the leadership is being lost.
@@ -35,6 +37,8 @@ pub(crate) struct Driver {
     timers: BTreeMap<String, i64>,
     /// Tasks may have become placeable.
     schedule: bool,
+    /// When silence was last measured.
+    checked: Instant,
 }
 
 impl Driver {
@@ -76,6 +80,7 @@ impl Driver {
             dirty: BTreeSet::new(),
             timers: BTreeMap::new(),
             schedule: true,
+            checked: Instant::now(),
         };
         driver.mark_all();
         tracing::info!("leading: reconcilers start");
@@ -224,6 +229,12 @@ impl Driver {
     /// Marks nodes that fell silent as down.
     async fn find_silent(&mut self) {
         let now = Instant::now();
+        // Nobody was heard while this process stood still: that says nothing about the nodes.
+        if now.duration_since(self.checked) > STALL {
+            tracing::warn!("this manager was stalled; nodes get time to be heard again");
+            *self.core.liveness() = Liveness::new(now);
+        }
+        self.checked = now;
         let silent: Vec<String> = {
             let state = self.core.store.read();
             let period = heartbeat_period(&state);
@@ -236,6 +247,15 @@ impl Driver {
                 .collect()
         };
         for node_id in silent {
+            // It may have been heard while others were given up.
+            let period = heartbeat_period(&self.core.store.read());
+            let silent = self
+                .core
+                .liveness()
+                .is_silent(&node_id, period, Instant::now());
+            if !silent {
+                continue;
+            }
             tracing::warn!(node = node_id, "node is down: heartbeat failure");
             let down = Operation::NodeDown {
                 node_id,

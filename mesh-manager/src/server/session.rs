@@ -250,7 +250,12 @@ async fn dispatch(core: &Core, session: &Session) {
         index.mark_unchanged();
         let assignment = {
             let state = core.store.read();
-            if state.node(&session.node_id).is_none() {
+            // A node that was removed has no session, and one that was given up while it has one
+            // introduces itself anew.
+            if state
+                .node(&session.node_id)
+                .is_none_or(|node| node.state == NodeState::Down)
+            {
                 return;
             }
             let assignment = sent.advance(&state, &session.node_id);
