@@ -133,7 +133,8 @@ pub(crate) async fn join(
         .filter(|remote| !remote.is_empty())
         .map(|remote| with_port(remote))
         .collect();
-    let (identity, manager) = ask_to_join(&remotes, &token, availability.as_ref()).await?;
+    let (joined, manager) = ask_to_join(&remotes, &token, availability.as_ref()).await?;
+    let (identity, data_path_port) = (joined.identity, joined.data_path_port);
     if identity.role == mesh_pki::Role::Manager {
         return Err(invalid(
             "this version keeps a single manager: join with the worker token (`swarm join-token worker`)",
@@ -147,7 +148,7 @@ pub(crate) async fn join(
         listen,
         advertise,
         data_path,
-        data_path_port: joined.data_path_port,
+        data_path_port,
         managers: vec![manager],
         leaving: false,
     };
