@@ -26,11 +26,9 @@ pub const DEFAULT_SOCKET: &str = "/run/mesh/mesh.sock";
 
 /// The gRPC protocols of `proto/mesh.proto`.
 pub mod proto {
-    #![allow(
+    #![expect(
         missing_docs,
-        clippy::all,
         clippy::allow_attributes_without_reason,
-        unreachable_pub,
         reason = "generated code"
     )]
     tonic::include_proto!("mesh.v1");

@@ -21,7 +21,7 @@ pub struct Task {
     pub node: String,
     /// "Running", "Failed", ...
     pub state: String,
-    /// What its container is called on its node: "web.1.<id>".
+    /// What its container is called on its node: `web.1.<id>`.
     pub container: String,
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// Variable, as NAME=value
     #[arg(short, long, value_name = "VARIABLE")]
     env: Vec<String>,
-    /// User[:group] to run as
+    /// User (or user:group) to run as
     #[arg(short, long)]
     user: Option<String>,
     /// Directory to start in

@@ -81,7 +81,7 @@ pub struct ContainerInfo {
 /// Something that happened to a container without being asked for.
 #[derive(Debug, Clone)]
 pub enum ContainerEvent {
-    /// The command ended. Also delivered for every container that [`Runtime::open`] finds ended.
+    /// The command ended. Also delivered for every container that [`Runtime::open`](crate::Runtime::open) finds ended.
     Exited {
         /// The container.
         id: String,

@@ -57,7 +57,7 @@ pub(crate) struct Args {
     /// Label of its containers, as key=value
     #[arg(long = "container-label", value_name = "LABEL")]
     container_labels: Vec<String>,
-    /// Mount: type=bind|volume|tmpfs,source=..,target=..[,readonly]
+    /// Mount: type=bind|volume|tmpfs,source=..,target=.. and, where wanted, readonly
     #[arg(long = "mount", value_name = "MOUNT")]
     mounts: Vec<String>,
     /// Where tasks may run, as node.role==worker

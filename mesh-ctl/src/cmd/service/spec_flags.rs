@@ -38,7 +38,7 @@ pub(super) struct SpecFlags {
     /// Host name in the tasks; may be a template
     #[arg(long)]
     hostname: Option<String>,
-    /// User[:group] the command runs as
+    /// User (or user:group) the command runs as
     #[arg(short, long)]
     user: Option<String>,
     /// Directory the command starts in
