@@ -35,7 +35,7 @@ const NEEDS: &[Need] = &[
     ),
     need("git", "git", "lists the files that verify reads"),
     need("ip", "iproute2", "network namespaces of the rig"),
-    need("nft", "nftables", "what the benches compare with"),
+    need("nft", "nftables", "the agents masquerade with it"),
     need("busybox", "busybox-static", "shell of the test image"),
     need(
         "docker-registry",

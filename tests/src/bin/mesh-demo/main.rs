@@ -77,8 +77,8 @@ fn run(cli: Cli) -> Result<()> {
         explain(&rig, error, cli.keep);
     }
     if cli.keep {
-        rig.keep();
         how_to_enter(&rig);
+        rig.keep();
         return done;
     }
     if done.is_ok() {
