@@ -72,20 +72,51 @@ pub(crate) fn add_security() -> Result<()> {
         .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
         .map(|name| name.trim_matches('"').to_owned())
         .context("no VERSION_CODENAME in /etc/os-release: is this a Debian release?")?;
-    let mirror = security_mirror();
+    let mirror = security_mirror()
+        .context("apt's lists name no Debian mirror: add the security suite yourself")?;
     let line = format!("deb {mirror} {codename}-security main\n");
     sh::say(&format!("adding {SOURCES}: {}", line.trim()));
     fs::write(SOURCES, line).with_context(|| format!("cannot write {SOURCES}: run this as root"))
 }
 
-/// The security archive on the mirror in use, else Debian's own.
-fn security_mirror() -> String {
-    let list = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
+/// The security archive on the mirror in use.
+fn security_mirror() -> Option<String> {
+    [
+        "/etc/apt/sources.list",
+        "/etc/apt/sources.list.d/debian.sources",
+    ]
+    .iter()
+    .filter_map(|list| fs::read_to_string(list).ok())
+    .find_map(|list| mirror_in(&list))
+}
+
+/// The first archive named `/debian` in a list of sources, one-line or deb822, as its security archive.
+fn mirror_in(list: &str) -> Option<String> {
     list.lines()
-        .filter(|line| line.starts_with("deb "))
+        .filter(|line| line.starts_with("deb ") || line.starts_with("URIs:"))
         .flat_map(str::split_whitespace)
-        .find(|word| word.starts_with("http"))
-        .and_then(|url| url.trim_end_matches('/').strip_suffix("/debian"))
+        .filter(|word| word.starts_with("http"))
+        .find_map(|url| url.trim_end_matches('/').strip_suffix("/debian"))
         .map(|base| format!("{base}/debian-security"))
-        .unwrap_or_else(|| "http://deb.debian.org/debian-security".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mirror_in_use_is_found() {
+        let expected = Some("http://mirror.example/debian-security".to_owned());
+        for list in [
+            "# a note\ndeb http://mirror.example/debian bookworm main\n",
+            "deb [arch=amd64] http://mirror.example/debian/ bookworm main\n",
+            "Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm\n",
+        ] {
+            assert_eq!(mirror_in(list), expected, "{list}");
+        }
+        assert_eq!(
+            mirror_in("deb http://other.example/packages x main\n"),
+            None
+        );
+    }
 }
