@@ -1,8 +1,10 @@
 //! The daemon of a node, as a library: the binary only parses flags, and tests reach the parts.
 //!
 //! `config` what the flags say · `node` the handle everything shares · `cluster` init, join, leave ·
-//! `session` the stream to a manager · `reconcile` observe, plan, apply · `links` rtnetlink and
-//! namespaces · `dns` name resolution inside tasks · `api` the Engine API on the unix socket.
+//! `session` the stream to a manager · `assignment` what it wants of this node · `desired` that, in the
+//! words of the kernel and of DNS · `container` a task's spec as a container · `reconcile` observe, plan,
+//! apply · `links` rtnetlink and namespaces · `dns` name resolution inside tasks · `logs` of this node's
+//! tasks, for managers · `api` the Engine API on the unix socket.
 
 pub mod api;
 pub mod assignment;
@@ -12,8 +14,7 @@ pub mod container;
 pub mod desired;
 pub mod dns;
 pub mod links;
-pub mod node;
-
 pub mod logs;
+pub mod node;
 pub mod reconcile;
 pub mod session;

@@ -2,6 +2,7 @@
 
 mod apt;
 mod compiler;
+mod docker;
 
 use std::{path::Path, process::Command};
 
@@ -80,6 +81,7 @@ pub(crate) fn run() -> Result<()> {
     let compiler = compiler::ensure()?;
     bpf_linker(&compiler)?;
     components()?;
+    docker::ensure()?;
     mounts()
 }
 
