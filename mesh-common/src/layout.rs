@@ -232,7 +232,7 @@ layouts! {
         bytes: u64,
     }
 
-    /// Value of `VERDICTS`, one per CPU, by number of verdict or drop reason.
+    /// Value of `VERDICTS`, one per CPU, by [`Place::counter`](crate::Place::counter).
     struct VerdictCount(16) {
         /// Packets.
         packets: u64,

@@ -17,7 +17,7 @@ pub use layout::{
     NAT_LINK, NAT_LOOPBACK, NAT_PEER, NAT_UPLINK, Nat, PORT_WORDS, Pool, PortKey, Published,
     SCOPE_PORT, SCOPE_PUBLISHED, SCOPE_RETURN, SCOPE_TASK, Settings, VerdictCount, port_bit,
 };
-pub use verdict::{COUNTS, DropReason, Verdict};
+pub use verdict::{COUNTS, DropReason, Place, Verdict};
 
 /// Version of the map layouts and of what the programs expect in them; part of the pin path.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

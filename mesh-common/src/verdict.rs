@@ -1,4 +1,4 @@
-//! How a packet can end. One number per outcome: index of its counter, label of its metric, word on the command line.
+//! How a packet can end, and where. One number per outcome: part of its counter's index, label of its metric, word on the command line.
 
 /// A packet that went on.
 #[repr(u32)]
@@ -52,6 +52,53 @@ pub enum DropReason {
 
 /// Number of verdicts and drop reasons together.
 pub const COUNTS: u32 = 19;
+
+/// The program that gave a verdict.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// XDP, on an uplink.
+    UplinkXdp = 0,
+    /// tc, on an uplink.
+    UplinkTc = 1,
+    /// tc, on the tunnel device.
+    Tunnel = 2,
+    /// tc, on a task's overlay link.
+    Overlay = 3,
+    /// tc, on a task's gateway link.
+    Gateway = 4,
+    /// tc, on the loopback interface.
+    Loopback = 5,
+}
+
+impl Place {
+    /// All of them, in order of their number.
+    pub const ALL: [Self; 6] = [
+        Self::UplinkXdp,
+        Self::UplinkTc,
+        Self::Tunnel,
+        Self::Overlay,
+        Self::Gateway,
+        Self::Loopback,
+    ];
+
+    /// Stable name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UplinkXdp => "uplink-xdp",
+            Self::UplinkTc => "uplink-tc",
+            Self::Tunnel => "tunnel",
+            Self::Overlay => "overlay",
+            Self::Gateway => "gateway",
+            Self::Loopback => "loopback",
+        }
+    }
+
+    /// Index of the counter of an outcome (the number of a [`Verdict`] or [`DropReason`]) at this place.
+    pub const fn counter(self, outcome: u32) -> u32 {
+        self as u32 * COUNTS + outcome
+    }
+}
 
 impl Verdict {
     /// All of them, in order of their number.
@@ -126,5 +173,7 @@ mod tests {
             .map(|v| *v as u32)
             .chain(DropReason::ALL.iter().map(|r| *r as u32));
         assert!(numbers.eq(0..COUNTS));
+        assert!(Place::ALL.iter().map(|p| *p as u32).eq(0..6));
+        assert_eq!(Place::Loopback.counter(COUNTS - 1), 6 * COUNTS - 1);
     }
 }

@@ -29,9 +29,9 @@ impl Report {
 pub struct Snapshot {
     /// One line per published port and per virtual address.
     pub services: Vec<ServiceCounters>,
-    /// Packets by verdict.
+    /// Packets by program and verdict.
     pub verdicts: Vec<CounterLine>,
-    /// Packets dropped, by reason.
+    /// Packets dropped, by program and reason.
     pub drops: Vec<CounterLine>,
 }
 
@@ -78,6 +78,8 @@ pub struct BackendCounters {
 pub struct CounterLine {
     /// Stable name: the same word in metrics and on the command line.
     pub name: &'static str,
+    /// Stable name of the program that counted.
+    pub place: &'static str,
     /// Packets.
     pub packets: u64,
     /// Bytes.

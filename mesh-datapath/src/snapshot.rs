@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mesh_common::{Addr, AddrKey, CounterKey, DropReason, PortKey, Verdict};
+use mesh_common::{Addr, AddrKey, CounterKey, DropReason, Place, PortKey, Verdict};
 
 use crate::{
     BackendCounters, CounterLine, Error, ServiceCounters, Snapshot,
@@ -77,15 +77,15 @@ pub(crate) fn read(fronts: &Fronts, tables: &Tables) -> Result<Snapshot, Error> 
         }
         snapshot.services.push(line(key, front, backends));
     }
-    for verdict in Verdict::ALL {
-        snapshot
-            .verdicts
-            .push(outcome(tables, verdict as u32, verdict.name())?);
-    }
-    for reason in DropReason::ALL {
-        snapshot
-            .drops
-            .push(outcome(tables, reason as u32, reason.name())?);
+    for place in Place::ALL {
+        for verdict in Verdict::ALL {
+            let line = outcome(tables, place, verdict as u32, verdict.name())?;
+            snapshot.verdicts.push(line);
+        }
+        for reason in DropReason::ALL {
+            let line = outcome(tables, place, reason as u32, reason.name())?;
+            snapshot.drops.push(line);
+        }
     }
     Ok(snapshot)
 }
@@ -107,10 +107,16 @@ fn line(key: &Key, front: &Front, backends: Vec<BackendCounters>) -> ServiceCoun
     }
 }
 
-fn outcome(tables: &Tables, index: u32, name: &'static str) -> Result<CounterLine, Error> {
-    let count = tables.verdict(index)?;
+fn outcome(
+    tables: &Tables,
+    place: Place,
+    outcome: u32,
+    name: &'static str,
+) -> Result<CounterLine, Error> {
+    let count = tables.verdict(place.counter(outcome))?;
     Ok(CounterLine {
         name,
+        place: place.name(),
         packets: count.packets,
         bytes: count.bytes,
     })

@@ -37,7 +37,7 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use mesh_common::{DropReason, Verdict};
+use mesh_common::{DropReason, Place, Verdict};
 
 use crate::mem::Packet as _;
 
@@ -56,13 +56,13 @@ pub fn uplink_xdp(ctx: XdpContext) -> u32 {
 /// On every uplink, ingress.
 #[classifier]
 pub fn uplink_tc(ctx: TcContext) -> i32 {
-    tc(uplink_tc::run(&ctx), ctx.len())
+    tc(Place::UplinkTc, uplink_tc::run(&ctx), ctx.len())
 }
 
 /// On the tunnel device, ingress.
 #[classifier]
 pub fn tunnel_tc(ctx: TcContext) -> i32 {
-    tc(uplink_tc::device(&ctx), ctx.len())
+    tc(Place::Tunnel, uplink_tc::device(&ctx), ctx.len())
 }
 
 /// On the host end of a task's overlay link, ingress: what the task sends.
@@ -74,7 +74,7 @@ pub fn overlay_tc(ctx: TcContext) -> i32 {
         Some(link) => overlay::run(&ctx, ifindex, link),
         None => Err(DropReason::UnknownLink),
     };
-    tc(outcome, ctx.len())
+    tc(Place::Overlay, outcome, ctx.len())
 }
 
 /// On the host end of a task's gateway link, ingress: what the task sends.
@@ -86,13 +86,13 @@ pub fn gateway_tc(ctx: TcContext) -> i32 {
         Some(link) => gateway::run(&ctx, ifindex, link),
         None => Err(DropReason::UnknownLink),
     };
-    tc(outcome, ctx.len())
+    tc(Place::Gateway, outcome, ctx.len())
 }
 
 /// On the loopback interface, ingress.
 #[classifier]
 pub fn loopback_tc(ctx: TcContext) -> i32 {
-    tc(loopback::run(&ctx), ctx.len())
+    tc(Place::Loopback, loopback::run(&ctx), ctx.len())
 }
 
 /// Does nothing: what the others are measured against.
@@ -122,19 +122,19 @@ fn xdp(outcome: Result<Verdict, DropReason>, length: u32, redirect: Option<u32>)
         }
         Err(reason) => (reason as u32, xdp_action::XDP_DROP),
     };
-    mem::count(&maps::VERDICTS, index, length);
+    mem::count(&maps::VERDICTS, Place::UplinkXdp.counter(index), length);
     action
 }
 
 /// Counts an outcome and says it in tc's words.
 #[inline(always)]
-fn tc(outcome: Result<Verdict, DropReason>, length: u32) -> i32 {
+fn tc(place: Place, outcome: Result<Verdict, DropReason>, length: u32) -> i32 {
     let (index, action) = match outcome {
         Ok(verdict @ (Verdict::Pass | Verdict::Handover)) => (verdict as u32, TC_ACT_UNSPEC),
         Ok(verdict) => (verdict as u32, TC_ACT_REDIRECT as i32),
         Err(reason) => (reason as u32, TC_ACT_SHOT as i32),
     };
-    mem::count(&maps::VERDICTS, index, length);
+    mem::count(&maps::VERDICTS, place.counter(index), length);
     action
 }
 

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use mesh_common::{
     Addr, AddrKey, COUNTS, Conn, Counter, CounterKey, Endpoint, FlowKey, Link, Nat, PORT_WORDS,
-    Pool, PortKey, Published, Settings, VerdictCount,
+    Place, Pool, PortKey, Published, Settings, VerdictCount,
 };
 
 /// The node's settings, one entry.
@@ -75,6 +75,7 @@ pub struct Scratch {
     pub memory: FlowKey,
 }
 
-/// Packets by outcome.
+/// Packets by program and outcome.
 #[map]
-pub static VERDICTS: PerCpuArray<VerdictCount> = PerCpuArray::pinned(COUNTS, 0);
+pub static VERDICTS: PerCpuArray<VerdictCount> =
+    PerCpuArray::pinned(Place::ALL.len() as u32 * COUNTS, 0);

@@ -199,7 +199,7 @@ impl Node {
             .chain(&snapshot.drops)
             .filter(|line| line.packets > 0);
         lines
-            .map(|line| format!("{} {}", line.name, line.packets))
+            .map(|line| format!("{} {} {}", line.place, line.name, line.packets))
             .collect::<Vec<_>>()
             .join(", ")
     }

@@ -126,10 +126,11 @@ impl World {
             .expect("open")
             .snapshot()
             .expect("counters");
-        let mut lines = snapshot.verdicts.iter().chain(&snapshot.drops);
+        let lines = snapshot.verdicts.iter().chain(&snapshot.drops);
         lines
-            .find(|line| line.name == name)
-            .map_or(0, |line| line.packets)
+            .filter(|line| line.name == name)
+            .map(|line| line.packets)
+            .sum()
     }
 
     pub(crate) fn check(&mut self, case: &Case) {
