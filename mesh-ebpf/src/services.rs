@@ -88,9 +88,10 @@ fn slot(first: u32, length: u32, hash: u32) -> Option<Addr> {
 /// `keep` asks for an entry in any case.
 #[inline(always)]
 pub fn choose(pool: &Pool, vni: u32, key: &FlowKey, tuple: &Tuple, keep: bool) -> Option<Choice> {
+    let known = mem::get_flow(&maps::CONNS, key);
     // A SYN begins anew, even if an earlier connection had the same ports.
     if !tuple.syn
-        && let Some(conn) = mem::get_flow(&maps::CONNS, key)
+        && let Some(conn) = known
     {
         let backend = conn.backend;
         if let Some(endpoint) = endpoint(vni, backend) {
@@ -100,7 +101,8 @@ pub fn choose(pool: &Pool, vni: u32, key: &FlowKey, tuple: &Tuple, keep: bool) -
     let hash = tuple.hash();
     let current = slot(pool.current, pool.current_len, hash);
     let previous = slot(pool.previous, pool.previous_len, hash);
-    let mut entry = keep || tuple.protocol != mesh_common::wire::TCP;
+    // What an earlier connection left would lead the packets after the SYN astray.
+    let mut entry = keep || tuple.protocol != mesh_common::wire::TCP || known.is_some();
     let mut chosen = current;
     if let Some(old) = previous
         && !current.is_some_and(|new| new.same(&old))

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod frames;
+mod reuse;
 mod world;
 
 use std::net::Ipv4Addr;

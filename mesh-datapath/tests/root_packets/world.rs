@@ -119,6 +119,24 @@ impl World {
         desired
     }
 
+    /// Applies the world with a change.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Desired)) {
+        let mut desired = self.desired();
+        change(&mut desired);
+        let datapath = self.datapath.as_mut().expect("open");
+        self.ns.run(|| datapath.apply(&desired)).expect("apply");
+    }
+
+    /// What becomes of a packet that comes in by the uplink.
+    pub(crate) fn send(&mut self, program: &'static str, packet: &[u8]) -> Vec<u8> {
+        let datapath = self.datapath.as_mut().expect("open");
+        let uplink = self.up;
+        self.ns
+            .run(|| datapath.trial(program, packet, uplink))
+            .unwrap_or_else(|e| panic!("{}", common::chain(&e)))
+            .packet
+    }
+
     pub(crate) fn count(&self, name: &str) -> u64 {
         let snapshot = self
             .datapath

@@ -1,0 +1,69 @@
+//! A client that uses a port again, while the backends of a service have changed.
+
+use std::net::Ipv4Addr;
+
+use mesh_common::wire::OVERHEAD;
+use mesh_datapath::{Backend, Location};
+
+use crate::{
+    frames::{own_mac, tcp},
+    world::{CLIENT, CLIENT_MAC, FAR_GATE, NODE, PEER, World},
+};
+
+/// More tasks of the service on port 80, on the other node.
+const MORE: [Ipv4Addr; 3] = [
+    Ipv4Addr::new(10, 0, 0, 20),
+    Ipv4Addr::new(10, 0, 0, 21),
+    Ipv4Addr::new(10, 0, 0, 22),
+];
+/// Client ports that are used again and again.
+const PORTS: std::ops::Range<u16> = 40_000..40_256;
+
+/// Gives the service on port 80 these backends.
+fn scale(world: &mut World, backends: &[Ipv4Addr]) {
+    world.change(|desired| {
+        for address in MORE {
+            let endpoint = mesh_datapath::Endpoint {
+                mac: mesh_datapath::mac_of(address.into()),
+                location: Location::Remote(PEER.into()),
+            };
+            let key = (crate::INGRESS, address.into());
+            desired.endpoints.insert(key, endpoint);
+        }
+        let service = desired.services.get_mut("far").expect("the service");
+        let backend = |address: &Ipv4Addr| Backend {
+            address: (*address).into(),
+            draining: false,
+        };
+        service.ingress = backends.iter().map(backend).collect();
+    });
+}
+
+/// MAC of the backend that a client's packet goes to.
+fn backend(world: &mut World, port: u16, syn: bool) -> [u8; 6] {
+    let packet = tcp(own_mac(), CLIENT_MAC, (CLIENT, port), (NODE, 80), syn);
+    let sent = world.send("uplink_xdp", &packet);
+    sent[OVERHEAD..OVERHEAD + 6].try_into().expect("a MAC")
+}
+
+#[test]
+fn a_connection_stays_where_its_syn_went() {
+    let mut world = World::new("reuse");
+    let all: Vec<Ipv4Addr> = MORE.iter().copied().chain([FAR_GATE]).collect();
+    // Each change leaves entries behind for some ports; later rows agree about some of these again.
+    for backends in [
+        &all[..],
+        &all[..2],
+        &all[1..],
+        &all[..],
+        &all[3..],
+        &all[..],
+    ] {
+        scale(&mut world, backends);
+        for port in PORTS {
+            let first = backend(&mut world, port, true);
+            let second = backend(&mut world, port, false);
+            assert_eq!(first, second, "port {port} with {backends:?}");
+        }
+    }
+}
