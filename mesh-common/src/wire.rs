@@ -4,6 +4,8 @@
 pub const ETH_LEN: usize = 14;
 /// IPv4 header without options.
 pub const IPV4_LEN: usize = 20;
+/// IPv4 header with all the options it can have.
+pub const IPV4_LONGEST: usize = 60;
 /// UDP header.
 pub const UDP_LEN: usize = 8;
 /// VXLAN header.
@@ -50,6 +52,14 @@ pub const fn outer_port_be(hash: u32) -> u16 {
 #[inline(always)]
 pub const fn is_loopback_be(address: u32) -> bool {
     address.to_ne_bytes()[0] == 127
+}
+
+/// Whether no host can be the source of a packet from outside with this IPv4 address, as it stands in the packet:
+/// "this network", loopback, multicast, reserved (RFC 1812, section 5.3.7).
+#[inline(always)]
+pub const fn is_martian_be(address: u32) -> bool {
+    let first = address.to_ne_bytes()[0];
+    first == 0 || first == 127 || first >= 224
 }
 
 /// Outer IPv4, UDP and VXLAN headers, in front of the inner Ethernet header. Total length 36.

@@ -203,11 +203,12 @@ impl World {
         assert!(answer, "a task reached one of another network");
     }
 
-    /// A client may use one port for connections to two nodes at a time; both may lead to the same task.
+    /// A client may use one port for connections to two nodes at a time; both may lead to the same task. The port is
+    /// one that the kernel gives to nobody by itself.
     fn one_port_two_nodes(&self) {
         let result = self.client.run(|| {
-            let mut first = connect_from(40_404, N1, 81);
-            let mut second = connect_from(40_404, N2, 81);
+            let mut first = connect_from(20_404, N1, 81);
+            let mut second = connect_from(20_404, N2, 81);
             let mut clients = Vec::new();
             for _ in 0..2 {
                 for stream in [&mut first, &mut second] {

@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use mesh_common::{
     Addr, AddrKey, DropReason, LINK_GATEWAY, Link, Verdict, mac_of,
-    wire::{ETH_LEN, GATEWAY_BE, IPV4_LEN},
+    wire::{ETH_LEN, GATEWAY_BE, IPV4_LEN, IPV4_NO_OPTIONS},
 };
 
 use crate::{maps, mem, overlay::sent_by, packet::Tuple, services, tunnel::store};
@@ -23,7 +23,9 @@ pub fn arp(ctx: &TcContext, ifindex: u32, link: &Link) -> Result<Verdict, DropRe
     let operation = mem::u16_at(ctx, ETH_LEN + 6).ok_or(DropReason::Malformed)?;
     let sender = mem::u32_at(ctx, ETH_LEN + 14).ok_or(DropReason::Malformed)?;
     let target = mem::u32_at(ctx, ETH_LEN + 24).ok_or(DropReason::Malformed)?;
-    if !sent_by(ctx, link.mac) {
+    // A probe (RFC 5227) has no sender address yet.
+    let own = sender == link.address.low_be() || sender == 0;
+    if !own || !sent_by(ctx, link.mac) {
         return Err(DropReason::Spoofed);
     }
     let mac = if link.kind == LINK_GATEWAY {
@@ -57,30 +59,32 @@ pub fn arp(ctx: &TcContext, ifindex: u32, link: &Link) -> Result<Verdict, DropRe
     Ok(Verdict::Answered)
 }
 
-/// Answers an ICMP echo request that `tuple` describes.
+/// Answers an ICMP echo request that `tuple` describes. A fragment other than the first goes back as it came.
 #[inline(always)]
 pub fn echo(ctx: &TcContext, ifindex: u32, tuple: &Tuple) -> Result<Verdict, DropReason> {
     let icmp = ETH_LEN + IPV4_LEN;
-    if tuple.tail {
-        return Err(DropReason::Fragment);
+    if mem::u8_at(ctx, ETH_LEN) != Some(IPV4_NO_OPTIONS) {
+        return Err(DropReason::Protocol);
     }
-    if mem::u8_at(ctx, icmp).ok_or(DropReason::Malformed)? != ECHO {
+    if !tuple.tail && mem::u8_at(ctx, icmp).ok_or(DropReason::Malformed)? != ECHO {
         return Err(DropReason::Protocol);
     }
     let to = mem::bytes::<6>(ctx, 0).ok_or(DropReason::Malformed)?;
     let from = mem::bytes::<6>(ctx, 6).ok_or(DropReason::Malformed)?;
-    let (old, new) = (
-        u16::from_ne_bytes([ECHO, 0]),
-        u16::from_ne_bytes([ECHO_REPLY, 0]),
-    );
     // Swapping the addresses leaves the IP header's checksum as it is.
     store(ctx, 0, &from)?;
     store(ctx, 6, &to)?;
     store(ctx, ETH_LEN + 12, &tuple.dst)?;
     store(ctx, ETH_LEN + 16, &tuple.src)?;
-    ctx.l4_csum_replace(icmp + 2, u64::from(old), u64::from(new), 2)
-        .map_err(|_| DropReason::Kernel)?;
-    store(ctx, icmp, &ECHO_REPLY)?;
+    if !tuple.tail {
+        let (old, new) = (
+            u16::from_ne_bytes([ECHO, 0]),
+            u16::from_ne_bytes([ECHO_REPLY, 0]),
+        );
+        ctx.l4_csum_replace(icmp + 2, u64::from(old), u64::from(new), 2)
+            .map_err(|_| DropReason::Kernel)?;
+        store(ctx, icmp, &ECHO_REPLY)?;
+    }
     mem::to_egress(ifindex);
     Ok(Verdict::Answered)
 }

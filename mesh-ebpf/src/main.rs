@@ -68,7 +68,6 @@ pub fn tunnel_tc(ctx: TcContext) -> i32 {
 /// On the host end of a task's overlay link, ingress: what the task sends.
 #[classifier]
 pub fn overlay_tc(ctx: TcContext) -> i32 {
-    mem::pull(&ctx, overlay::HEADERS);
     let ifindex = ctx.ifindex();
     let outcome = match mem::get(&maps::LINKS, &ifindex) {
         Some(link) => overlay::run(&ctx, ifindex, link),
@@ -80,7 +79,6 @@ pub fn overlay_tc(ctx: TcContext) -> i32 {
 /// On the host end of a task's gateway link, ingress: what the task sends.
 #[classifier]
 pub fn gateway_tc(ctx: TcContext) -> i32 {
-    mem::pull(&ctx, overlay::HEADERS);
     let ifindex = ctx.ifindex();
     let outcome = match mem::get(&maps::LINKS, &ifindex) {
         Some(link) => gateway::run(&ctx, ifindex, link),

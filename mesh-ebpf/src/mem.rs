@@ -149,6 +149,18 @@ pub fn pull(ctx: &TcContext, length: usize) {
     }
 }
 
+/// Whether the packet has no VLAN tag in its metadata, where the kernel keeps it. One with a tag is another
+/// interface's; a priority tag, which names no VLAN, is taken off.
+#[inline(always)]
+pub fn untag(ctx: &TcContext) -> bool {
+    /// The bits of a tag that number the VLAN.
+    const ID: u32 = 0xfff;
+    // SAFETY: the kernel hands over a valid context.
+    let (tagged, tag) = unsafe { ((*ctx.skb.skb).vlan_present, (*ctx.skb.skb).vlan_tci) };
+    // SAFETY: the context is the kernel's own; packet addresses are derived afterwards.
+    tagged == 0 || tag & ID == 0 && unsafe { kernel::bpf_skb_vlan_pop(ctx.skb.skb) } == 0
+}
+
 /// A value of a hash map.
 #[inline(always)]
 pub fn get<K, V>(map: &'static HashMap<K, V>, key: &K) -> Option<&'static V> {

@@ -16,6 +16,10 @@ use crate::{
 /// The program. `link` is the entry of the interface it came in by.
 #[inline(always)]
 pub fn run(ctx: &TcContext, ifindex: u32, link: &Link) -> Result<Verdict, DropReason> {
+    if !mem::untag(ctx) {
+        return Err(DropReason::NotIpv4);
+    }
+    mem::pull(ctx, HEADERS);
     match packet::ethertype(ctx, 0) {
         Some(ETHERTYPE_ARP_BE) => return answer::arp(ctx, ifindex, link),
         Some(ETHERTYPE_IPV4_BE) => {}

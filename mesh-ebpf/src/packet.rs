@@ -1,10 +1,11 @@
 //! What the programs know of a packet: its addresses, ports and a few flags.
 
+use aya_ebpf::programs::TcContext;
 use mesh_common::{
     Addr, FlowKey, flow_hash,
     wire::{
-        ETH_LEN, ETHERTYPE_IPV4_BE, FRAGMENT_MASK_BE, FRAGMENT_OFFSET_BE, IPV4_LEN,
-        IPV4_NO_OPTIONS, TCP, UDP,
+        ETH_LEN, ETHERTYPE_IPV4_BE, FRAGMENT_MASK_BE, FRAGMENT_OFFSET_BE, IPV4_LEN, IPV4_LONGEST,
+        IPV4_NO_OPTIONS, TCP, UDP, UDP_LEN,
     },
 };
 
@@ -24,7 +25,7 @@ pub struct Tuple {
     pub sport: u16,
     pub dport: u16,
     pub protocol: u8,
-    /// Ports are known: TCP or UDP, not fragmented.
+    /// Ports are known: TCP or UDP, not fragmented, without IP options.
     pub ports: bool,
     /// First packet of a TCP connection.
     pub syn: bool,
@@ -80,14 +81,15 @@ pub fn ethertype(packet: &impl Packet, eth: usize) -> Option<u16> {
     mem::u16_at(packet, eth + 12)
 }
 
-/// The IPv4 packet whose Ethernet header is at `eth`. `None`: not IPv4, with options, or cut short.
+/// The IPv4 packet whose Ethernet header is at `eth`. `None`: not IPv4, or cut short.
 #[inline(always)]
 pub fn ipv4(packet: &impl Packet, eth: usize) -> Option<Tuple> {
     if ethertype(packet, eth)? != ETHERTYPE_IPV4_BE {
         return None;
     }
     let ip = eth + ETH_LEN;
-    if mem::u8_at(packet, ip)? != IPV4_NO_OPTIONS {
+    let version = mem::u8_at(packet, ip)?;
+    if version >> 4 != 4 || version < IPV4_NO_OPTIONS {
         return None;
     }
     let fragment = mem::u16_at(packet, ip + 6)?;
@@ -105,7 +107,8 @@ pub fn ipv4(packet: &impl Packet, eth: usize) -> Option<Tuple> {
         ends: false,
         tail: fragment & FRAGMENT_OFFSET_BE != 0,
     };
-    if fragment & FRAGMENT_MASK_BE == 0 && (protocol == TCP || protocol == UDP) {
+    let whole = fragment & FRAGMENT_MASK_BE == 0 && version == IPV4_NO_OPTIONS;
+    if whole && (protocol == TCP || protocol == UDP) {
         let l4 = ip + IPV4_LEN;
         tuple.sport = mem::u16_at(packet, l4)?;
         tuple.dport = mem::u16_at(packet, l4 + 2)?;
@@ -117,4 +120,18 @@ pub fn ipv4(packet: &impl Packet, eth: usize) -> Option<Tuple> {
         }
     }
     Some(tuple)
+}
+
+/// Whether a UDP packet is for the port `port_be`, wherever its header is. `None`: it does not say, being cut short.
+#[inline(always)]
+pub fn is_udp_to(ctx: &TcContext, tuple: &Tuple, port_be: u16) -> Option<bool> {
+    if tuple.protocol != UDP || tuple.tail {
+        return Some(false);
+    }
+    if tuple.ports {
+        return Some(tuple.dport == port_be);
+    }
+    mem::pull(ctx, ETH_LEN + IPV4_LONGEST + UDP_LEN);
+    let words = (mem::u8_at(ctx, ETH_LEN)? & 0xf) as usize;
+    Some(mem::u16_at(ctx, ETH_LEN + words * 4 + 2)? == port_be)
 }

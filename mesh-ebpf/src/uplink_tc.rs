@@ -22,6 +22,9 @@ const HEADERS: usize = OVERHEAD + ETH_LEN + IPV4_LEN + 20;
 /// The program.
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> Result<Verdict, DropReason> {
+    if !mem::untag(ctx) {
+        return Ok(Verdict::Pass);
+    }
     mem::pull(ctx, HEADERS);
     let Some(tuple) = packet::ipv4(ctx, 0) else {
         return Ok(Verdict::Pass);
@@ -38,7 +41,7 @@ pub fn run(ctx: &TcContext) -> Result<Verdict, DropReason> {
     let Some(service) = services::published(&tuple) else {
         return Ok(Verdict::Pass);
     };
-    if !services::is_own(tuple.dst) {
+    if wire::is_martian_be(tuple.src) || !services::is_own(tuple.dst) {
         return Ok(Verdict::Pass);
     }
     ingress::balance(
@@ -54,10 +57,13 @@ pub fn run(ctx: &TcContext) -> Result<Verdict, DropReason> {
 #[inline(always)]
 fn unpack(ctx: &TcContext, settings: &Settings, outer: &Tuple) -> Result<Verdict, DropReason> {
     if !services::is_peer(outer.src) {
-        return Ok(Verdict::Pass);
+        return Err(DropReason::UnknownPeer);
     }
-    let vni = ETH_LEN + IPV4_LEN + UDP_LEN + 4;
-    let [v0, v1, v2, _] = mem::bytes::<4>(ctx, vni).ok_or(DropReason::Malformed)?;
+    let [flags, _, _, _, v0, v1, v2, _] =
+        mem::bytes::<8>(ctx, ETH_LEN + IPV4_LEN + UDP_LEN).ok_or(DropReason::Malformed)?;
+    if flags != wire::VXLAN_FLAGS {
+        return Err(DropReason::Malformed);
+    }
     let vni = u32::from_be_bytes([0, v0, v1, v2]);
     let dmac = mem::bytes::<6>(ctx, OVERHEAD).ok_or(DropReason::Malformed)?;
     let smac = mem::bytes::<6>(ctx, OVERHEAD + 6).ok_or(DropReason::Malformed)?;

@@ -31,7 +31,7 @@ pub fn run(ctx: &XdpContext) -> Result<Verdict, DropReason> {
     let Some(service) = services::published(&tuple) else {
         return Ok(Verdict::Pass);
     };
-    if !services::is_own(tuple.dst) {
+    if wire::is_martian_be(tuple.src) || !services::is_own(tuple.dst) {
         return Ok(Verdict::Pass);
     }
     if !checksum_is_final(ctx, 0, &tuple) {
@@ -72,11 +72,13 @@ pub fn run(ctx: &XdpContext) -> Result<Verdict, DropReason> {
 /// A tunnel packet. Replies of another node's task to a client outside are stripped and sent on; all else is tc's.
 #[inline(always)]
 fn back(ctx: &XdpContext, settings: &Settings, outer: &Tuple) -> Result<Verdict, DropReason> {
-    let vni = ETH_LEN + IPV4_LEN + wire::UDP_LEN + 4;
-    let Some([v0, v1, v2, _]) = mem::bytes::<4>(ctx, vni) else {
+    let Some([flags, _, _, _, v0, v1, v2, _]) =
+        mem::bytes::<8>(ctx, ETH_LEN + IPV4_LEN + wire::UDP_LEN)
+    else {
         return Ok(Verdict::Handover);
     };
-    if u32::from_be_bytes([0, v0, v1, v2]) != settings.ingress_vni {
+    let vni = u32::from_be_bytes([0, v0, v1, v2]);
+    if flags != wire::VXLAN_FLAGS || vni != settings.ingress_vni {
         return Ok(Verdict::Handover);
     }
     let Some(mac) = mem::bytes::<6>(ctx, OVERHEAD) else {

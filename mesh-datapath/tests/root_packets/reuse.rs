@@ -6,8 +6,8 @@ use mesh_common::wire::OVERHEAD;
 use mesh_datapath::{Backend, Location};
 
 use crate::{
-    frames::{own_mac, tcp},
-    world::{CLIENT, CLIENT_MAC, FAR_GATE, NODE, PEER, World},
+    frames::{Mac, syn, tcp},
+    world::{CLIENT, FAR_GATE, NODE, PEER, Side, UP, World},
 };
 
 /// More tasks of the service on port 80, on the other node.
@@ -27,10 +27,10 @@ fn scale(world: &mut World, backends: &[Ipv4Addr]) {
                 mac: mesh_datapath::mac_of(address.into()),
                 location: Location::Remote(PEER.into()),
             };
-            let key = (crate::INGRESS, address.into());
+            let key = (crate::common::INGRESS, address.into());
             desired.endpoints.insert(key, endpoint);
         }
-        let service = desired.services.get_mut("far").expect("the service");
+        let service = desired.services.get_mut("s80").expect("the service");
         let backend = |address: &Ipv4Addr| Backend {
             address: (*address).into(),
             draining: false,
@@ -40,15 +40,17 @@ fn scale(world: &mut World, backends: &[Ipv4Addr]) {
 }
 
 /// MAC of the backend that a client's packet goes to.
-fn backend(world: &mut World, port: u16, syn: bool) -> [u8; 6] {
-    let packet = tcp(own_mac(), CLIENT_MAC, (CLIENT, port), (NODE, 80), syn);
-    let sent = world.send("uplink_xdp", &packet);
-    sent[OVERHEAD..OVERHEAD + 6].try_into().expect("a MAC")
+fn backend(world: &mut World, port: u16, first: bool) -> Mac {
+    let frame = if first { syn } else { tcp };
+    let packet = frame((CLIENT, port), (NODE, 80)).bytes();
+    let sent = world.run("uplink_xdp", &packet, UP).expect("a verdict");
+    let mac = &sent.packet[OVERHEAD..OVERHEAD + 6];
+    mac.try_into().expect("six bytes")
 }
 
 #[test]
 fn a_connection_stays_where_its_syn_went() {
-    let mut world = World::new("reuse");
+    let mut world = World::new(Side::Node);
     let all: Vec<Ipv4Addr> = MORE.iter().copied().chain([FAR_GATE]).collect();
     // Each change leaves entries behind for some ports; later rows agree about some of these again.
     for backends in [

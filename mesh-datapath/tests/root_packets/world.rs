@@ -1,190 +1,219 @@
-//! The node that packets are tried on, and what a line of the tables is.
+//! The nodes that packets are tried on: two, which mirror one another, with one set of services.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use mesh_datapath::{Config, Datapath, Desired, Endpoint, Link, Location, XdpMode, mac_of};
+use aya::maps::{HashMap, Map, MapData};
+use mesh_common::{Addr, Conn, FlowKey, Nat};
+use mesh_datapath::{
+    Backend, Config, Datapath, Desired, Endpoint, Link, Location, PublishedPort, Service, Snapshot,
+    Trial, XdpMode, mac_of,
+};
 
-use crate::common::{self, INGRESS, Ns, service_of};
+use crate::{
+    common::{INGRESS, Ns, chain},
+    frames::Mac,
+};
 
 pub(crate) const VNI: u32 = 4097;
 pub(crate) const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(crate) const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub(crate) const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+/// A client that the node has not talked to: its MAC is unknown.
 pub(crate) const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 101);
-pub(crate) const FAR_GATE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
-pub(crate) const NEAR_GATE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
+pub(crate) const NODE_MAC: Mac = [2, 0, 0, 0, 0, 1];
+pub(crate) const PEER_MAC: Mac = [2, 0, 0, 0, 0, 2];
+pub(crate) const CLIENT_MAC: Mac = [2, 0, 0, 0, 0, 100];
+/// The tasks: one on the peer, two here; and their addresses on the ingress network.
 pub(crate) const FAR: Ipv4Addr = Ipv4Addr::new(10, 0, 16, 2);
 pub(crate) const NEAR: Ipv4Addr = Ipv4Addr::new(10, 0, 16, 3);
-pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 16, 200);
-pub(crate) const EMPTY_VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 16, 201);
-pub(crate) const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-pub(crate) const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x64];
+pub(crate) const SIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 16, 4);
+pub(crate) const FAR_GATE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+pub(crate) const NEAR_GATE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
+pub(crate) const SIDE_GATE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 4);
+/// A task that was a backend once, and is no more.
+const GONE: Ipv4Addr = Ipv4Addr::new(10, 0, 16, 9);
+/// Virtual addresses, one per service, in the order of [`SERVICES`].
+pub(crate) const FAR_VIP: Ipv4Addr = vip(0);
+pub(crate) const SIDE_VIP: Ipv4Addr = vip(1);
+pub(crate) const EMPTY_VIP: Ipv4Addr = vip(2);
+pub(crate) const MOVED_VIP: Ipv4Addr = vip(3);
+pub(crate) const DRAINED_VIP: Ipv4Addr = vip(4);
+pub(crate) const FORGOTTEN_VIP: Ipv4Addr = vip(5);
+pub(crate) const OWN_VIP: Ipv4Addr = vip(6);
+/// Port in the task of every published port.
+pub(crate) const TARGET: u16 = 8080;
+/// An interface that no table knows: the other end of the uplink.
+pub(crate) const ELSEWHERE: u32 = 11;
+pub(crate) const UP: u32 = 10;
+pub(crate) const OVER: u32 = 20;
+pub(crate) const GATE: u32 = 30;
+pub(crate) const SIDE_OVER: u32 = 40;
+pub(crate) const SIDE_GATE_LINK: u32 = 50;
+pub(crate) const LO: u32 = 1;
 
-/// Port 80 leads to the other node, 81 to a task here, 82 nowhere; one virtual address has a task far away,
-/// another none.
+const fn vip(service: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 16, 200 + service)
+}
+
+/// A service: published port (its virtual address goes by its place), backends before the last change of rows,
+/// backends since, and what is draining since.
+type Row = (u16, &'static [Ipv4Addr], &'static [Ipv4Addr]);
+
+/// What the rows are about. Every task is given by its address on the overlay network.
+const SERVICES: [Row; 7] = [
+    (80, &[FAR], &[FAR]),   // on the other node
+    (81, &[SIDE], &[SIDE]), // here
+    (82, &[], &[]),         // nowhere
+    (83, &[SIDE], &[FAR]),  // moved away: the one here is draining
+    (84, &[FAR], &[]),      // drained: nobody takes new flows
+    (85, &[GONE], &[FAR]),  // moved, and the old task has ended
+    (86, &[NEAR], &[NEAR]), // the very task that calls
+];
+
+/// Which of the two nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The one that clients and tasks of the tables ask.
+    Node,
+    /// The other.
+    Peer,
+}
+
+/// What the programs remember: `FLOWS` without its clock, and `CONNS`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Memory {
+    pub(crate) flows: BTreeMap<FlowKey, Nat>,
+    pub(crate) conns: BTreeMap<FlowKey, Conn>,
+}
+
 pub(crate) struct World {
-    ns: Ns,
+    pub(crate) ns: Ns,
     datapath: Option<Datapath>,
     config: Config,
-    up: u32,
-    over: u32,
-    gate: u32,
+    flows: HashMap<MapData, FlowKey, Nat>,
+    conns: HashMap<MapData, FlowKey, Conn>,
 }
 
 impl World {
-    pub(crate) fn new(name: &str) -> Self {
-        let ns = Ns::new(name);
+    pub(crate) fn new(side: Side) -> Self {
+        let ns = Ns::new(match side {
+            Side::Node => "node",
+            Side::Peer => "peer",
+        });
         // The programs are attached as well: nothing else may move their counters.
         ns.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
-        for (host, peer) in [("up0", "up1"), ("ov0", "ov1"), ("gw0", "gw1")] {
-            ns.sh(&format!("ip link add {host} type veth peer name {peer}"));
-            ns.sh(&format!("ip link set {host} up"));
-            ns.sh(&format!("ip link set {peer} up"));
+        for (host, index) in [
+            ("up", UP),
+            ("ov", OVER),
+            ("gw", GATE),
+            ("so", SIDE_OVER),
+            ("sg", SIDE_GATE_LINK),
+        ] {
+            let peer = index + 1;
+            ns.sh(&format!(
+                "ip link add {host}0 index {index} type veth peer name {host}1 index {peer}"
+            ));
+            ns.sh(&format!("ip link set {host}0 up"));
+            ns.sh(&format!("ip link set {host}1 up"));
         }
-        ns.sh(&format!("ip addr add {NODE}/24 dev up0"));
-        ns.sh(&format!(
-            "ip neigh add {PEER} lladdr 02:00:00:00:00:02 dev up0 nud permanent"
-        ));
-        ns.sh(&format!(
-            "ip neigh add {CLIENT} lladdr 02:00:00:00:00:64 dev up0 nud permanent"
-        ));
+        let (own, other) = match side {
+            Side::Node => (NODE, PEER),
+            Side::Peer => (PEER, NODE),
+        };
+        let mac = |of: Ipv4Addr| format!("02:00:00:00:00:{:02x}", of.octets()[3]);
+        ns.sh(&format!("ip link set up0 address {}", mac(own)));
+        ns.sh(&format!("ip addr add {own}/24 dev up0"));
+        for neighbour in [other, CLIENT] {
+            let lladdr = mac(neighbour);
+            ns.sh(&format!(
+                "ip neigh add {neighbour} lladdr {lladdr} dev up0 nud permanent"
+            ));
+        }
         ns.sh("sysctl -qw net.ipv4.ip_forward=1");
-        let (up, over, gate) = (ns.index("up0"), ns.index("ov0"), ns.index("gw0"));
         let mut config = Config::new(format!("/sys/fs/bpf/{}", ns.0));
         config.xdp = XdpMode::Off;
-        let mut world = Self {
-            ns,
-            datapath: None,
-            config,
-            up,
-            over,
-            gate,
-        };
-        let desired = world.desired();
-        let config = &world.config;
-        world.datapath = Some(world.ns.run(|| {
-            let mut datapath = Datapath::open(config).expect("open");
-            datapath.apply(&desired).expect("apply");
+        config.flow_entries = 4096;
+        let datapath = ns.run(|| {
+            let mut datapath = Datapath::open(&config).unwrap_or_else(|e| panic!("{}", chain(&e)));
+            datapath.apply(&desired(side, false)).expect("apply");
+            datapath.apply(&desired(side, true)).expect("apply");
             datapath
-        }));
-        world
-    }
-
-    fn desired(&self) -> Desired {
-        let mut desired = Desired {
-            uplinks: [self.up].into(),
-            own_addresses: [NODE.into()].into(),
-            vtep: Some(NODE.into()),
-            ingress_vni: INGRESS,
-            peers: [PEER.into()].into(),
-            ..Desired::default()
+        });
+        let maps = config.versioned_pin_dir().join("maps");
+        let map = |name| {
+            let data = MapData::from_pin(maps.join(name)).expect("a pinned map");
+            Map::from_map_data(data).expect("a kind of map that aya knows")
         };
-        for (vni, address, location) in [
-            (INGRESS, FAR_GATE, Location::Remote(PEER.into())),
-            (INGRESS, NEAR_GATE, Location::Local(self.gate)),
-            (VNI, FAR, Location::Remote(PEER.into())),
-            (VNI, NEAR, Location::Local(self.over)),
-        ] {
-            let endpoint = Endpoint {
-                mac: mac_of(address.into()),
-                location,
-            };
-            desired.endpoints.insert((vni, address.into()), endpoint);
+        Self {
+            flows: HashMap::try_from(map("FLOWS")).expect("a hash map"),
+            conns: HashMap::try_from(map("CONNS")).expect("a hash map"),
+            ns,
+            datapath: Some(datapath),
+            config,
         }
-        let link = Link::Overlay {
-            vni: VNI,
-            address: NEAR.into(),
-            mac: mac_of(NEAR.into()),
-        };
-        desired.links.insert(self.over, link);
-        let link = Link::Gateway {
-            address: NEAR_GATE.into(),
-            mac: mac_of(NEAR_GATE.into()),
-        };
-        desired.links.insert(self.gate, link);
-        let services = &mut desired.services;
-        services.insert(
-            "far".into(),
-            service_of(80, 8080, (VNI, VIP), &[FAR], &[FAR_GATE]),
-        );
-        services.insert(
-            "near".into(),
-            service_of(81, 8080, (VNI, EMPTY_VIP), &[], &[NEAR_GATE]),
-        );
-        services.insert(
-            "none".into(),
-            service_of(82, 8080, (VNI, EMPTY_VIP), &[], &[]),
-        );
-        desired
     }
 
-    /// Applies the world with a change.
+    /// Runs a program on a packet as if it had come in by `interface`.
+    pub(crate) fn run(
+        &mut self,
+        program: &'static str,
+        packet: &[u8],
+        interface: u32,
+    ) -> Result<Trial, String> {
+        let datapath = self.datapath.as_mut().expect("open");
+        self.ns
+            .run(|| datapath.trial(program, packet, interface))
+            .map_err(|e| chain(&e))
+    }
+
+    /// Applies the node's state with a change.
     pub(crate) fn change(&mut self, change: impl FnOnce(&mut Desired)) {
-        let mut desired = self.desired();
+        let mut desired = desired(Side::Node, true);
         change(&mut desired);
         let datapath = self.datapath.as_mut().expect("open");
         self.ns.run(|| datapath.apply(&desired)).expect("apply");
     }
 
-    /// What becomes of a packet that comes in by the uplink.
-    pub(crate) fn send(&mut self, program: &'static str, packet: &[u8]) -> Vec<u8> {
-        let datapath = self.datapath.as_mut().expect("open");
-        let uplink = self.up;
-        self.ns
-            .run(|| datapath.trial(program, packet, uplink))
-            .unwrap_or_else(|e| panic!("{}", common::chain(&e)))
-            .packet
-    }
-
-    pub(crate) fn count(&self, name: &str) -> u64 {
-        let snapshot = self
-            .datapath
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.datapath
             .as_ref()
             .expect("open")
             .snapshot()
-            .expect("counters");
-        let lines = snapshot.verdicts.iter().chain(&snapshot.drops);
-        lines
-            .filter(|line| line.name == name)
-            .map(|line| line.packets)
-            .sum()
+            .expect("counters")
     }
 
-    pub(crate) fn check(&mut self, case: &Case) {
-        let before = self.count(case.outcome);
-        let interface = match case.program {
-            "overlay_tc" => self.over,
-            "gateway_tc" => self.gate,
-            "loopback_tc" => 1,
-            _ => self.up,
-        };
-        let datapath = self.datapath.as_mut().expect("open");
-        let trial = self
-            .ns
-            .run(|| datapath.trial(case.program, &case.packet, interface))
-            .unwrap_or_else(|e| panic!("{}: {}", case.name, common::chain(&e)));
-        assert!(
-            case.actions.contains(&trial.action),
-            "{}: action {:#x}",
-            case.name,
-            trial.action
-        );
-        assert_eq!(
-            self.count(case.outcome),
-            before + 1,
-            "{}: counter {}",
-            case.name,
-            case.outcome
-        );
-        match &case.out {
-            Out::Same => assert_eq!(trial.packet, case.packet, "{}", case.name),
-            Out::Any => {}
-            Out::Check(check) => {
-                if let Err(why) = check(&trial.packet) {
-                    panic!("{}: {why}: {:02x?}", case.name, trial.packet);
-                }
-            }
+    /// What the programs remember.
+    pub(crate) fn memory(&self) -> Memory {
+        let flows = self.flows.iter().map(|entry| {
+            let (key, nat) = entry.expect("FLOWS");
+            (key, Nat { seen_s: 0, ..nat })
+        });
+        let conns = self.conns.iter().map(|entry| entry.expect("CONNS"));
+        Memory {
+            flows: flows.collect(),
+            conns: conns.collect(),
+        }
+    }
+
+    /// Makes the programs remember this and nothing else. `seen_s` is how long ago a flow was seen, in seconds.
+    pub(crate) fn set_memory(&mut self, memory: &Memory) {
+        let held = self.memory();
+        for key in held.flows.keys() {
+            self.flows.remove(key).expect("FLOWS");
+        }
+        for key in held.conns.keys() {
+            self.conns.remove(key).expect("CONNS");
+        }
+        for (key, nat) in &memory.flows {
+            let nat = Nat {
+                seen_s: now_s().wrapping_sub(nat.seen_s),
+                ..*nat
+            };
+            self.flows.insert(key, nat, 0).expect("FLOWS");
+        }
+        for (key, conn) in &memory.conns {
+            self.conns.insert(key, conn, 0).expect("CONNS");
         }
     }
 }
@@ -197,41 +226,102 @@ impl Drop for World {
     }
 }
 
-pub(crate) type Check = Box<dyn Fn(&[u8]) -> Result<(), String> + Send + Sync>;
-
-pub(crate) enum Out {
-    Same,
-    Any,
-    Check(Check),
+/// Seconds since the machine was started.
+fn now_s() -> u32 {
+    let text = std::fs::read_to_string("/proc/uptime").expect("a mounted /proc");
+    let seconds = text.split('.').next().expect("a number");
+    seconds.parse().expect("a number")
 }
 
-pub(crate) struct Case {
-    name: &'static str,
-    program: &'static str,
-    packet: Vec<u8>,
-    actions: Vec<u32>,
-    outcome: &'static str,
-    out: Out,
+/// The address on the ingress network of the task with this overlay address.
+fn gate_of(task: Ipv4Addr) -> Ipv4Addr {
+    let [_, _, _, last] = task.octets();
+    Ipv4Addr::new(10, 0, 0, last)
 }
 
-pub(crate) fn case(
-    name: &'static str,
-    program: &'static str,
-    packet: Vec<u8>,
-    actions: &[u32],
-    outcome: &'static str,
-    out: Out,
-) -> Case {
-    Case {
-        name,
-        program,
-        packet,
-        actions: actions.to_vec(),
-        outcome,
-        out,
+fn desired(side: Side, moved: bool) -> Desired {
+    let (own, other) = match side {
+        Side::Node => (NODE, PEER),
+        Side::Peer => (PEER, NODE),
+    };
+    let mut desired = Desired {
+        uplinks: [UP].into(),
+        own_addresses: [own.into()].into(),
+        vtep: Some(own.into()),
+        ingress_vni: INGRESS,
+        peers: [other.into()].into(),
+        ..Desired::default()
+    };
+    let mut tasks = vec![
+        (FAR, Side::Peer, OVER, GATE),
+        (NEAR, Side::Node, OVER, GATE),
+        (SIDE, Side::Node, SIDE_OVER, SIDE_GATE_LINK),
+    ];
+    if !moved {
+        tasks.push((GONE, Side::Peer, ELSEWHERE, ELSEWHERE));
+    }
+    for (address, home, over, gate) in tasks {
+        let ends = [(VNI, address, over), (INGRESS, gate_of(address), gate)];
+        for (vni, address, ifindex) in ends {
+            let address = address.into();
+            let mac = mac_of(address);
+            let location = if home == side {
+                Location::Local(ifindex)
+            } else {
+                Location::Remote(other.into())
+            };
+            desired
+                .endpoints
+                .insert((vni, address), Endpoint { mac, location });
+            if home == side && ifindex != ELSEWHERE {
+                let link = if vni == VNI {
+                    Link::Overlay { vni, address, mac }
+                } else {
+                    Link::Gateway { address, mac }
+                };
+                desired.links.insert(ifindex, link);
+            }
+        }
+    }
+    for (place, service) in SERVICES.iter().enumerate() {
+        let vip = vip(u8::try_from(place).expect("few services"));
+        desired
+            .services
+            .insert(format!("s{}", service.0), published(service, vip, moved));
+    }
+    desired
+}
+
+fn published((port, before, since): &Row, vip: Ipv4Addr, moved: bool) -> Service {
+    let backends = |on: fn(Ipv4Addr) -> Ipv4Addr| -> Vec<Backend> {
+        let active = if moved { since } else { before };
+        let leaving = before.iter().filter(|task| moved && !since.contains(task));
+        let backend = |task: &Ipv4Addr, draining| Backend {
+            address: on(*task).into(),
+            draining,
+        };
+        let active = active.iter().map(|task| backend(task, false));
+        active
+            .chain(leaving.map(|task| backend(task, true)))
+            .collect()
+    };
+    // Both protocols on one port, and each on one of its own.
+    let ports = [(6, *port), (17, *port), (6, port + 1000), (17, port + 2000)];
+    Service {
+        name: format!("s{port}"),
+        vips: BTreeMap::from([((VNI, vip.into()), backends(|task| task))]),
+        ports: ports
+            .map(|(protocol, published)| PublishedPort {
+                protocol,
+                published,
+                target: TARGET,
+            })
+            .into(),
+        ingress: backends(gate_of),
     }
 }
 
-pub(crate) fn check(check: impl Fn(&[u8]) -> Result<(), String> + Send + Sync + 'static) -> Out {
-    Out::Check(Box::new(check))
+/// A map address.
+pub(crate) fn addr(address: Ipv4Addr) -> Addr {
+    Addr::v4(address.octets())
 }

@@ -1,0 +1,239 @@
+//! A row of the tables: what goes in, with which memory, what comes out, and what is remembered and counted.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use mesh_common::{Conn, DropReason, FlowKey, Nat, Place, Verdict};
+
+use crate::{
+    common::INGRESS,
+    compare::{Counted, equal, moved_counters, moved_outcomes, same_bytes, tunnel},
+    world::{Memory, PEER_MAC, Side, UP, VNI, World, addr},
+};
+
+/// What a program may do, in its hook's own numbers.
+const XDP: [u32; 3] = [2, 4, 1];
+const TC: [u32; 3] = [u32::MAX, 7, 2];
+
+/// What comes out.
+enum Out {
+    /// The very bytes that went in.
+    Same,
+    /// Dropped: nobody sees it.
+    Nothing,
+    /// This frame, from the byte given on.
+    Frame(Vec<u8>, usize),
+    /// This frame in a tunnel between two nodes, on this network.
+    Tunnel(Vec<u8>, u32),
+}
+
+/// A row. It begins as a packet that comes in by the uplink and passes.
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) packet: Vec<u8>,
+    pub(crate) interface: u32,
+    before: Memory,
+    outcome: &'static str,
+    action: usize,
+    out: Out,
+    after: Memory,
+    counted: Vec<Counted>,
+}
+
+/// A packet that passes.
+pub(crate) fn row(name: impl Into<String>, packet: impl Into<Vec<u8>>) -> Row {
+    Row {
+        name: name.into(),
+        packet: packet.into(),
+        interface: UP,
+        before: Memory::default(),
+        outcome: Verdict::Pass.name(),
+        action: 0,
+        out: Out::Same,
+        after: Memory::default(),
+        counted: Vec::new(),
+    }
+}
+
+impl Row {
+    /// It comes in by another interface.
+    pub(crate) fn by(mut self, interface: u32) -> Self {
+        self.interface = interface;
+        self
+    }
+
+    /// It comes in by this interface, unless it has one of its own.
+    pub(crate) fn by_default(self, interface: u32) -> Self {
+        if self.interface == UP {
+            self.by(interface)
+        } else {
+            self
+        }
+    }
+
+    /// A flow is known, and stays so. Its `seen_s` is how long it has been silent.
+    pub(crate) fn knows(mut self, (key, nat): (FlowKey, Nat)) -> Self {
+        self.before.flows.insert(key, nat);
+        self.remembers((key, Nat { seen_s: 0, ..nat }))
+    }
+
+    /// A flow has a backend of its own, and keeps it.
+    pub(crate) fn bound(mut self, key: FlowKey, backend: Ipv4Addr) -> Self {
+        self.before.conns.insert(key, conn(backend));
+        self.binds(key, backend)
+    }
+
+    /// A flow has had this backend so far.
+    pub(crate) fn knows_backend(mut self, key: FlowKey, backend: Ipv4Addr) -> Self {
+        self.before.conns.insert(key, conn(backend));
+        self
+    }
+
+    /// Left to the tc program of the same interface.
+    pub(crate) fn hands_over(mut self) -> Self {
+        self.outcome = Verdict::Handover.name();
+        self
+    }
+
+    pub(crate) fn drops(mut self, reason: DropReason) -> Self {
+        (self.outcome, self.action, self.out) = (reason.name(), 2, Out::Nothing);
+        self
+    }
+
+    fn goes(mut self, verdict: Verdict, out: Out) -> Self {
+        (self.outcome, self.action, self.out) = (verdict.name(), 1, out);
+        self
+    }
+
+    /// To a task on another node, on the ingress network.
+    pub(crate) fn forwards(self, inner: impl Into<Vec<u8>>) -> Self {
+        self.goes(Verdict::Forwarded, Out::Tunnel(inner.into(), INGRESS))
+    }
+
+    /// To a task on another node, on an overlay network.
+    pub(crate) fn tunnels(self, inner: impl Into<Vec<u8>>) -> Self {
+        self.goes(Verdict::Forwarded, Out::Tunnel(inner.into(), VNI))
+    }
+
+    /// To a task on this node.
+    pub(crate) fn delivers(self, frame: impl Into<Vec<u8>>) -> Self {
+        self.goes(Verdict::Delivered, Out::Frame(frame.into(), 0))
+    }
+
+    pub(crate) fn answers(self, frame: impl Into<Vec<u8>>) -> Self {
+        self.goes(Verdict::Answered, Out::Frame(frame.into(), 0))
+    }
+
+    /// Back to the client, with these MACs.
+    pub(crate) fn returns(self, frame: impl Into<Vec<u8>>) -> Self {
+        self.goes(Verdict::Returned, Out::Frame(frame.into(), 0))
+    }
+
+    /// Back to the client, the kernel filling in the MACs.
+    pub(crate) fn returns_by_route(self, frame: impl Into<Vec<u8>>) -> Self {
+        self.goes(Verdict::Returned, Out::Frame(frame.into(), 12))
+    }
+
+    /// Back to the client through the node that was asked.
+    pub(crate) fn returns_in_tunnel(self, inner: impl Into<Vec<u8>>) -> Self {
+        self.goes(Verdict::Returned, Out::Tunnel(inner.into(), INGRESS))
+    }
+
+    /// Remembers how to treat replies.
+    pub(crate) fn remembers(mut self, (key, nat): (FlowKey, Nat)) -> Self {
+        self.after.flows.insert(key, nat);
+        self
+    }
+
+    pub(crate) fn forgets(mut self, key: FlowKey) -> Self {
+        self.after.flows.remove(&key);
+        self
+    }
+
+    /// Remembers a flow's backend.
+    pub(crate) fn binds(mut self, key: FlowKey, backend: Ipv4Addr) -> Self {
+        self.after.conns.insert(key, conn(backend));
+        self
+    }
+
+    /// Counts the packet to a backend, by front: `tcp/80`, `udp/80` or a virtual address.
+    pub(crate) fn counts(mut self, front: impl ToString, backend: Ipv4Addr, begins: bool) -> Self {
+        self.counted.push(Counted {
+            front: front.to_string(),
+            backend: backend.to_string(),
+            flows: u64::from(begins),
+            packets: 1,
+            bytes: self.packet.len() as u64,
+        });
+        self
+    }
+
+    /// Tries the packet. What is wrong, if anything is.
+    pub(crate) fn check(&self, place: Place, world: &mut World) -> Result<(), String> {
+        world.set_memory(&self.before);
+        let before = world.snapshot();
+        let trial = world.run(program(place), &self.packet, self.interface)?;
+        let after = world.snapshot();
+        let xdp = place == Place::UplinkXdp;
+        let action = if xdp { XDP } else { TC }[self.action];
+        let outcomes = moved_outcomes(&before, &after);
+        equal("outcome", &outcomes, &vec![(place.name(), self.outcome)])?;
+        equal("action", &trial.action, &action)?;
+        self.out(&trial.packet, xdp)?;
+        equal("memory", &world.memory(), &self.after)?;
+        equal("counters", &moved_counters(&before, &after), &self.counted)
+    }
+
+    fn out(&self, got: &[u8], xdp: bool) -> Result<(), String> {
+        match &self.out {
+            Out::Nothing => Ok(()),
+            Out::Same => same_bytes(got, &self.packet),
+            Out::Frame(frame, from) => same_bytes(&got[*from..], &frame[*from..]),
+            Out::Tunnel(inner, vni) => {
+                // XDP fills in the MACs itself, for the others the kernel does.
+                if xdp && (got[..6] != PEER_MAC || got[12..14] != [8, 0]) {
+                    return Err(format!("not sent to the peer: {:02x?}", &got[..14]));
+                }
+                tunnel(got, inner, *vni)
+            }
+        }
+    }
+}
+
+/// The program that is at a place.
+pub(crate) fn program(place: Place) -> &'static str {
+    match place {
+        Place::UplinkXdp => "uplink_xdp",
+        Place::UplinkTc => "uplink_tc",
+        Place::Tunnel => "tunnel_tc",
+        Place::Overlay => "overlay_tc",
+        Place::Gateway => "gateway_tc",
+        Place::Loopback => "loopback_tc",
+    }
+}
+
+/// Tries all rows of a program's table and fails with all that is wrong.
+pub(crate) fn check_all(place: Place, rows: &[Row]) {
+    let mut world = World::new(Side::Node);
+    let mut names = BTreeSet::new();
+    let mut wrong = Vec::new();
+    for row in rows {
+        assert!(names.insert(&row.name), "two rows are called {}", row.name);
+        if let Err(why) = row.check(place, &mut world) {
+            wrong.push(format!("{}: {why}", row.name));
+        }
+    }
+    println!("{}: {} rows", program(place), rows.len());
+    assert!(
+        wrong.is_empty(),
+        "{} rows of {}:\n{}",
+        wrong.len(),
+        rows.len(),
+        wrong.join("\n")
+    );
+}
+
+fn conn(backend: Ipv4Addr) -> Conn {
+    Conn {
+        backend: addr(backend),
+    }
+}

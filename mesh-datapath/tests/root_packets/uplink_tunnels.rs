@@ -1,0 +1,318 @@
+//! The tc program of the uplink, on tunnel packets: to tasks here, and replies to clients here.
+
+use etherparse::{ArpOperation, IcmpEchoHeader, Icmpv4Type, IpNumber};
+use mesh_common::{DropReason, Nat, Place, SCOPE_PORT, SCOPE_RETURN, SCOPE_TASK, flow_hash, wire};
+
+use crate::{
+    common::INGRESS,
+    frames::*,
+    row::{Row, check_all, row},
+    traffic::*,
+    world::*,
+};
+
+/// From the other node, which was asked, for the task here.
+fn asked(frame: Frame) -> Frame {
+    vxlan(PEER, NODE, INGRESS, frame.macs(task(SIDE_GATE), node(PEER)))
+}
+
+/// From the other node's task, for a task here.
+fn overlay(frame: Frame) -> Frame {
+    vxlan(PEER, NODE, VNI, frame.macs(task(NEAR), task(FAR)))
+}
+
+/// Clients that asked the other node.
+fn from_the_peer() -> Vec<Row> {
+    let begin = || syn(WHO, (PEER, 81));
+    let open = || tcp(WHO, (PEER, 81));
+    let datagram = || udp(WHO, (PEER, 81));
+    let drops = |name: &str, frame: Frame, reason| row(name, frame).drops(reason);
+    let to = |mac| vxlan(PEER, NODE, INGRESS, begin().macs(mac, node(PEER)));
+    // The same client asks this node as well, from the same port: the task is to tell them apart.
+    let hash = flow_hash(
+        u32::from_ne_bytes(CLIENT.octets()),
+        u32::from_ne_bytes(PEER.octets()),
+        WHO.1.to_be(),
+        81_u16.to_be(),
+        wire::TCP,
+    );
+    let port = 1024 + u16::try_from(hash % 64_512).expect("a port");
+    let substitute = (CLIENT, port);
+    let instead = (
+        key(SCOPE_TASK, wire::TCP, SERVER, substitute),
+        through(wire::TCP).1,
+    );
+    let noted = Nat {
+        sport_be: port.to_be(),
+        ..instead.1
+    };
+    let note = (key(SCOPE_PORT, wire::TCP, WHO, (PEER, 81)), noted);
+    vec![
+        row("asked there: the first segment", asked(begin()))
+            .delivers(near(syn(WHO, SERVER)))
+            .remembers(through(wire::TCP)),
+        row("asked there: in the middle", asked(open()))
+            .delivers(near(tcp(WHO, SERVER)))
+            .knows(through(wire::TCP)),
+        row("asked there: a datagram", asked(datagram()))
+            .delivers(near(udp(WHO, SERVER)))
+            .remembers(through(wire::UDP)),
+        row(
+            "asked there: a datagram without a checksum",
+            asked(datagram().unsummed()),
+        )
+        .delivers(near(udp(WHO, SERVER).unsummed()))
+        .remembers(through(wire::UDP)),
+        row(
+            "the client's port is taken by itself, through this node",
+            asked(begin()),
+        )
+        .delivers(near(syn(substitute, SERVER)))
+        .knows(outside(wire::TCP, 81))
+        .remembers(instead)
+        .remembers(note),
+        row("more with the substitute", asked(open()))
+            .delivers(near(tcp(substitute, SERVER)))
+            .knows(outside(wire::TCP, 81))
+            .knows(instead)
+            .knows(note),
+        row("the port is taken, but that flow is over", asked(begin()))
+            .delivers(near(syn(WHO, SERVER)))
+            .knows(closed(outside(wire::TCP, 81)))
+            .remembers(through(wire::TCP)),
+        row(
+            "the port is taken, but that flow has been silent for a day",
+            asked(begin()),
+        )
+        .delivers(near(syn(WHO, SERVER)))
+        .knows(silent(86_402, outside(wire::TCP, 81)))
+        .remembers(through(wire::TCP)),
+        row(
+            "the port is taken, and that flow was silent for an hour only",
+            asked(begin()),
+        )
+        .delivers(near(syn(substitute, SERVER)))
+        .knows(silent(3600, outside(wire::TCP, 81)))
+        .remembers(instead)
+        .remembers(note),
+        row(
+            "the port is taken, but that flow of datagrams has been silent",
+            asked(datagram()),
+        )
+        .delivers(near(udp(WHO, SERVER)))
+        .knows(silent(122, outside(wire::UDP, 81)))
+        .remembers(through(wire::UDP)),
+        drops(
+            "a port taken, in the middle of a flow nobody knows",
+            asked(open()),
+            DropReason::PortsTaken,
+        )
+        .knows(outside(wire::TCP, 81)),
+        drops(
+            "asked there, for a port not published",
+            asked(syn(WHO, (PEER, 443))),
+            DropReason::NotPublished,
+        ),
+        drops(
+            "asked there, in fragments",
+            asked(datagram().fragment(0, true)),
+            DropReason::NotPublished,
+        ),
+        drops(
+            "asked there, with IP options",
+            asked(begin().options(1)),
+            DropReason::NotPublished,
+        ),
+        drops(
+            "asked there, for a task of theirs",
+            to(task(FAR_GATE)),
+            DropReason::NoEndpoint,
+        ),
+        drops(
+            "asked there, for no task",
+            to(task(NOBODY)),
+            DropReason::NoEndpoint,
+        ),
+        drops(
+            "asked there, for a MAC of no known kind",
+            to([2, 0x44, 10, 0, 0, 4]),
+            DropReason::NoEndpoint,
+        ),
+        row("for the node, which asked nothing", to(node(NODE))),
+    ]
+}
+
+/// Replies to clients on this node.
+fn replies() -> Vec<Row> {
+    let reply = |to| {
+        vxlan(
+            PEER,
+            NODE,
+            INGRESS,
+            tcp((NODE, 80), to).macs(node(NODE), node(PEER)),
+        )
+    };
+    let caller = (NEAR_GATE, 5000);
+    let process = (NODE, 33_000);
+    let loopback = (std::net::Ipv4Addr::LOCALHOST, 33_000);
+    let returning = |to| key(SCOPE_RETURN, wire::TCP, (NODE, 80), to);
+    vec![
+        row("a reply to a task's call", reply(caller))
+            .knows((
+                returning(caller),
+                nat((NODE, 80), caller, Way::Link(GATE, task(NEAR_GATE))),
+            ))
+            .returns(tcp((NODE, 80), caller).macs(task(NEAR_GATE), gateway())),
+        row("a reply to a process of this node", reply(process))
+            .knows((
+                returning(process),
+                nat((loopback.0, 80), loopback, Way::Loopback),
+            ))
+            .returns(tcp((loopback.0, 80), loopback).macs([0; 6], [0; 6])),
+        row(
+            "a reply to a client outside, for the tunnel device",
+            reply(WHO),
+        ),
+    ]
+}
+
+/// Between tasks.
+fn overlays() -> Vec<Row> {
+    let (from, to) = ((FAR, 5000), (NEAR, 80));
+    let inside = |frame: Frame| frame.macs(task(NEAR), task(FAR));
+    let delivers =
+        |name: &str, frame: Frame| row(name, overlay(frame.clone())).delivers(inside(frame));
+    let drops = |name: &str, frame: Frame, reason| row(name, frame).drops(reason);
+    let virtual_ = (
+        key(VNI, wire::TCP, (FAR, 80), (NEAR, 5001)),
+        nat((FAR_VIP, 80), (NEAR, 5001), Way::Link(OVER, task(NEAR))),
+    );
+    let echo = Icmpv4Type::EchoRequest(IcmpEchoHeader { id: 5, seq: 6 });
+    let mut flags = overlay(tcp(from, to)).bytes();
+    flags[42] = 0;
+    let mut version = overlay(tcp(from, to)).bytes();
+    version[64] = 0x44;
+    let request = arp(ArpOperation::REQUEST, (task(FAR), FAR), ([0; 6], NEAR));
+    let nobody = DropReason::NoEndpoint;
+    vec![
+        delivers("overlay: TCP", tcp(from, to)),
+        delivers("overlay: a first segment", syn(from, to)),
+        delivers("overlay: a datagram", udp(from, to)),
+        delivers(
+            "overlay: a datagram without a checksum",
+            udp(from, to).unsummed(),
+        ),
+        delivers("overlay: ping", icmp(FAR, NEAR, echo)),
+        delivers(
+            "overlay: a protocol without ports",
+            other(FAR, NEAR, IpNumber::SCTP),
+        ),
+        delivers(
+            "overlay: the first fragment",
+            udp(from, to).fragment(0, true),
+        ),
+        delivers(
+            "overlay: the last fragment",
+            udp(from, to).fragment(40, false),
+        ),
+        delivers("overlay: IP options", tcp(from, to).options(3)),
+        row(
+            "overlay: a reply from behind a virtual address",
+            overlay(tcp((FAR, 80), (NEAR, 5001))),
+        )
+        .knows(virtual_)
+        .delivers(inside(tcp((FAR_VIP, 80), (NEAR, 5001)))),
+        row(
+            "overlay: the same ports, of another protocol",
+            overlay(udp((FAR, 80), (NEAR, 5001))),
+        )
+        .knows(virtual_)
+        .delivers(inside(udp((FAR, 80), (NEAR, 5001)))),
+        drops(
+            "overlay: nobody there",
+            overlay(tcp(from, (NOBODY, 80))),
+            nobody,
+        ),
+        drops(
+            "overlay: a task of theirs",
+            overlay(tcp(from, (FAR, 80))),
+            nobody,
+        ),
+        drops(
+            "overlay: broadcast",
+            overlay(udp(from, ([255; 4].into(), 80))),
+            nobody,
+        ),
+        drops(
+            "overlay: multicast",
+            overlay(udp(from, ([224, 0, 0, 1].into(), 80))),
+            nobody,
+        ),
+        drops(
+            "overlay: another network",
+            vxlan(PEER, NODE, VNI + 1, inside(tcp(from, to))),
+            nobody,
+        ),
+        drops(
+            "overlay: a virtual address",
+            overlay(tcp(from, (FAR_VIP, 80))),
+            nobody,
+        ),
+        drops(
+            "a stranger's tunnel",
+            vxlan(NOBODY, NODE, VNI, inside(tcp(from, to))),
+            DropReason::UnknownPeer,
+        ),
+        drops(
+            "a stranger's ingress tunnel",
+            vxlan(CLIENT, NODE, INGRESS, begin(81)),
+            DropReason::UnknownPeer,
+        ),
+        drops(
+            "this node's own tunnel, from outside",
+            vxlan(NODE, NODE, VNI, inside(tcp(from, to))),
+            DropReason::UnknownPeer,
+        ),
+        row("a tunnel without a network", flags).drops(DropReason::Malformed),
+        drops(
+            "an empty tunnel",
+            vxlan(PEER, NODE, VNI, b"".to_vec()),
+            DropReason::Malformed,
+        ),
+        row(
+            "overlay: ARP, which is the tunnel device's to refuse",
+            vxlan(PEER, NODE, VNI, request),
+        ),
+        row("overlay: a header shorter than a header", version),
+        row(
+            "a tunnel packet with IP options",
+            overlay(tcp(from, to)).options(1),
+        ),
+    ]
+}
+
+/// Headers that end at every byte. The kernel tries no tc program on less than an IP header.
+fn cut() -> Vec<Row> {
+    let tunnel = overlay(tcp((FAR, 5000), (NEAR, 80))).bytes();
+    let mut rows = Vec::new();
+    for length in 34..114 {
+        let row = row(format!("a tunnel, {length} bytes of it"), &tunnel[..length]);
+        rows.push(match length {
+            ..38 => row,
+            38..62 => row.drops(DropReason::Malformed),
+            62..98 => row,
+            _ => row.delivers(tunnel[50..length].to_vec()),
+        });
+    }
+    rows
+}
+
+pub(crate) fn rows() -> Vec<Row> {
+    let parts = [from_the_peer(), replies(), overlays(), cut()];
+    parts.into_iter().flatten().collect()
+}
+
+#[test]
+fn uplink_tc_tunnels() {
+    check_all(Place::UplinkTc, &rows());
+}
