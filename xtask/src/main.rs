@@ -51,6 +51,18 @@ enum Task {
         #[arg(long)]
         unit: bool,
     },
+    /// Random packets through the eBPF programs
+    Fuzz {
+        /// Only the programs whose name contains this
+        #[arg(default_value = "")]
+        program: String,
+        /// Packets for each program
+        #[arg(long, default_value_t = 1_000_000)]
+        packets: u64,
+        /// Makes the same packets as the run that printed it; a new one if not given
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Measure: ingress, overlay, vip, packet (`bench --help`)
     Bench {
         /// Handed to the bench program
@@ -87,6 +99,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Task::Demo { args } => suite::demo(&args),
         Task::Test { filter, unit } => suite::test(filter.as_deref(), unit),
+        Task::Fuzz {
+            program,
+            packets,
+            seed,
+        } => suite::fuzz(&program, packets, seed),
         Task::Bench { args } => suite::bench(&args),
         Task::Verify => {
             setup::run()?;

@@ -3,12 +3,12 @@
 use std::{
     io::{BufRead, BufReader},
     process::{Command, Stdio},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build, setup, sh};
+use crate::{build, ebpf, setup, sh};
 
 /// Shows a mesh at work.
 pub(crate) fn demo(args: &[String]) -> Result<()> {
@@ -20,6 +20,22 @@ pub(crate) fn demo(args: &[String]) -> Result<()> {
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     prepare(true)?;
     replace(build::program("mesh-bench", true), args)
+}
+
+/// Random packets through the programs whose name contains `program`. Each program starts with the same seed, given
+/// or taken from the clock.
+pub(crate) fn fuzz(program: &str, packets: u64, seed: Option<u64>) -> Result<()> {
+    setup::run()?;
+    ebpf::build()?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    let seed = seed.unwrap_or(now.as_secs());
+    let mut tests = sh::cargo();
+    tests
+        .args(["test", "-p", "mesh-datapath", "--test", "root_packets"])
+        .args(["--", "--nocapture", &format!("fuzz_{program}")])
+        .env("MESH_FUZZ_PACKETS", packets.to_string())
+        .env("MESH_FUZZ_SEED", seed.to_string());
+    sh::run(&mut tests).context("a packet was not treated as it should be")
 }
 
 fn prepare(release: bool) -> Result<()> {

@@ -31,7 +31,7 @@ enum Above {
     Tcp(Box<TcpHeader>),
     Udp { from: u16, to: u16 },
     Icmp(Icmpv4Type),
-    Other(IpNumber),
+    Nothing,
 }
 
 /// What the transport checksum is to be.
@@ -101,7 +101,7 @@ pub(crate) fn icmp(from: Ipv4Addr, to: Ipv4Addr, kind: Icmpv4Type) -> Frame {
 
 /// A packet of a protocol without ports.
 pub(crate) fn other(from: Ipv4Addr, to: Ipv4Addr, protocol: IpNumber) -> Frame {
-    frame(from, to, protocol, Above::Other(protocol))
+    frame(from, to, protocol, Above::Nothing)
 }
 
 impl Frame {
@@ -219,7 +219,7 @@ impl Frame {
             Above::Icmp(kind) => {
                 Icmpv4Header::with_checksum(kind.clone(), &self.payload).write(&mut out)
             }
-            Above::Other(_) => Ok(()),
+            Above::Nothing => Ok(()),
         };
         result.expect("a vector takes all");
         out

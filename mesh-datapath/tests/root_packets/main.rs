@@ -5,6 +5,7 @@
 mod common;
 mod compare;
 mod frames;
+mod fuzz;
 mod gateway_tc;
 mod loopback_tc;
 mod overlay_tc;

@@ -4,7 +4,6 @@ use etherparse::{ArpOperation, IcmpEchoHeader, Icmpv4Type, IpNumber};
 use mesh_common::{Place, wire};
 
 use crate::{
-    common::INGRESS,
     frames::*,
     row::{Row, check_all, row},
     traffic::*,

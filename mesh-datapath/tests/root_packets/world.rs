@@ -161,18 +161,22 @@ impl World {
         packet: &[u8],
         interface: u32,
     ) -> Result<Trial, String> {
-        let datapath = self.datapath.as_mut().expect("open");
-        self.ns
-            .run(|| datapath.trial(program, packet, interface))
+        self.inside(|datapath| datapath.trial(program, packet, interface))
             .map_err(|e| chain(&e))
+    }
+
+    /// Does something inside the node's namespace.
+    pub(crate) fn inside<T: Send>(&mut self, act: impl FnOnce(&mut Datapath) -> T + Send) -> T {
+        let datapath = self.datapath.as_mut().expect("open");
+        self.ns.run(|| act(datapath))
     }
 
     /// Applies the node's state with a change.
     pub(crate) fn change(&mut self, change: impl FnOnce(&mut Desired)) {
         let mut desired = desired(Side::Node, true);
         change(&mut desired);
-        let datapath = self.datapath.as_mut().expect("open");
-        self.ns.run(|| datapath.apply(&desired)).expect("apply");
+        self.inside(|datapath| datapath.apply(&desired))
+            .expect("apply");
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
