@@ -11,6 +11,10 @@ pub struct Addr {
 impl Addr {
     /// No address.
     pub const NONE: Self = Self { words_be: [0; 4] };
+    /// `::1`.
+    pub const LOOPBACK_V6: Self = Self {
+        words_be: [0, 0, 0, 1_u32.to_be()],
+    };
 
     /// An IPv4 address given as it stands in a packet.
     #[inline(always)]
@@ -73,6 +77,53 @@ impl Addr {
     }
 }
 
+/// The first 96 bits of a network's IPv6 addresses. The last 32 are the IPv4 address of the same task, virtual
+/// address or node, under which the tables have it. All zero where the network has no IPv6.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Prefix {
+    /// The bits as they stand in a packet.
+    pub words_be: [u32; 3],
+}
+
+impl Prefix {
+    /// No IPv6.
+    pub const NONE: Self = Self { words_be: [0; 3] };
+
+    /// The prefix of an IPv6 address given by its sixteen bytes.
+    pub const fn of(octets: [u8; 16]) -> Self {
+        let [a, b, c, _] = Addr::v6(octets).words_be;
+        Self {
+            words_be: [a, b, c],
+        }
+    }
+
+    /// Whether the network has IPv6.
+    #[inline(always)]
+    pub const fn is_some(&self) -> bool {
+        // 32 zero bits begin no address that a host may have.
+        self.words_be[0] != 0
+    }
+
+    /// The IPv6 address of what has `low_be` in IPv4.
+    #[inline(always)]
+    pub const fn join(&self, low_be: u32) -> Addr {
+        let [a, b, c] = self.words_be;
+        Addr {
+            words_be: [a, b, c, low_be],
+        }
+    }
+
+    /// Whether an address is the network's.
+    #[inline(always)]
+    pub const fn holds(&self, address: &Addr) -> bool {
+        self.is_some()
+            && self.words_be[0] == address.words_be[0]
+            && self.words_be[1] == address.words_be[1]
+            && self.words_be[2] == address.words_be[2]
+    }
+}
+
 /// MAC of a task address: 02:42 and its last four bytes.
 #[inline(always)]
 pub const fn mac_of(low_be: u32) -> [u8; 6] {
@@ -102,5 +153,20 @@ mod tests {
         assert_eq!(Addr::v6(a.octets()), a);
         assert_eq!(mac_of(a.low_be()), [0x02, 0x42, 10, 1, 2, 3]);
         assert!(!Addr::NONE.is_v4());
+    }
+
+    #[test]
+    fn a_prefix_and_an_ipv4_address_make_an_ipv6_address() {
+        let mut octets = [0; 16];
+        octets[0] = 0xfd;
+        octets[11] = 7;
+        let prefix = Prefix::of(octets);
+        let address = prefix.join(Addr::v4([10, 1, 2, 3]).low_be());
+        octets[12..].copy_from_slice(&[10, 1, 2, 3]);
+        assert_eq!(address.octets(), octets);
+        assert!(prefix.holds(&address) && !prefix.holds(&Addr::v4([10, 1, 2, 3])));
+        octets[11] = 8;
+        assert!(!prefix.holds(&Addr::v6(octets)));
+        assert!(!Prefix::NONE.is_some() && !Prefix::NONE.holds(&Addr::NONE));
     }
 }

@@ -1,5 +1,7 @@
 //! The Internet checksum (RFC 1071) and its incremental update (RFC 1624). Words as they stand in the packet.
 
+use crate::Addr;
+
 /// Folds carries: the ones' complement sum in 16 bits.
 #[inline(always)]
 pub const fn fold(mut sum: u64) -> u16 {
@@ -19,6 +21,19 @@ pub const fn pseudo_v4(src_be: u32, dst_be: u32, protocol: u8, length: u16) -> u
             + ((protocol as u16).to_be() as u64)
             + (length.to_be() as u64),
     )
+}
+
+/// Sum, not yet complemented, of a pseudo header of IPv6 (RFC 8200, section 8.1). `length` in host byte order.
+#[inline(always)]
+pub const fn pseudo_v6(src: &Addr, dst: &Addr, protocol: u8, length: u16) -> u16 {
+    fold(sum_v6(src) + sum_v6(dst) + ((protocol as u16).to_be() as u64) + (length.to_be() as u64))
+}
+
+/// Sum of an IPv6 address, to be folded.
+#[inline(always)]
+pub const fn sum_v6(address: &Addr) -> u64 {
+    let [a, b, c, d] = address.words_be;
+    a as u64 + b as u64 + c as u64 + d as u64
 }
 
 /// `check` (as in the packet) after one 16-bit word changed from `old` to `new` (RFC 1624, equation 3).
@@ -78,5 +93,21 @@ mod tests {
             1500,
         );
         assert_eq!(a, !of(&bytes));
+    }
+
+    #[test]
+    fn pseudo_header_of_ipv6_is_its_bytes() {
+        let mut bytes = [0_u8; 40];
+        for (n, byte) in bytes[..32].iter_mut().enumerate() {
+            *byte = (n * 37 + 200) as u8;
+        }
+        bytes[34..36].copy_from_slice(&1400_u16.to_be_bytes());
+        bytes[39] = 58;
+        let address = |at: usize| {
+            let mut octets = [0; 16];
+            octets.copy_from_slice(&bytes[at..at + 16]);
+            Addr::v6(octets)
+        };
+        assert_eq!(pseudo_v6(&address(0), &address(16), 58, 1400), !of(&bytes));
     }
 }

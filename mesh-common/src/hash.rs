@@ -1,6 +1,9 @@
 //! The hash that picks a Maglev slot. All nodes must agree on it, so it has no seed but this file.
 
-/// Hash of a flow. Addresses and ports as they stand in the packet, so that byte order plays no part.
+use crate::Addr;
+
+/// Hash of a flow. Addresses and ports as they stand in the packet, so that byte order plays no part. An IPv6
+/// address comes in by [`fold_v6`].
 #[inline(always)]
 pub const fn flow_hash(
     src_low_be: u32,
@@ -14,6 +17,13 @@ pub const fn flow_hash(
     h = mix(h ^ dst_low_be.rotate_left(13));
     h = mix(h ^ ports.wrapping_mul(0x85eb_ca77));
     mix(h ^ protocol as u32)
+}
+
+/// An IPv6 address in 32 bits: every bit of it counts.
+#[inline(always)]
+pub const fn fold_v6(address: &Addr) -> u32 {
+    let [a, b, c, d] = address.words_be;
+    mix(mix(mix(a) ^ b) ^ c) ^ d
 }
 
 /// A bijection of 32 bits in which every input bit flips each output bit half of the time.
@@ -40,5 +50,18 @@ mod tests {
         for n in slots {
             assert!((900..1150).contains(&n), "{slots:?}");
         }
+    }
+
+    #[test]
+    fn every_bit_of_an_ipv6_address_counts() {
+        let mut seen = [0_u32; 129];
+        seen[0] = fold_v6(&Addr::NONE);
+        for bit in 0..128_usize {
+            let mut octets = [0; 16];
+            octets[bit / 8] = 1 << (bit % 8);
+            seen[bit + 1] = fold_v6(&Addr::v6(octets));
+        }
+        seen.sort_unstable();
+        assert!(seen.windows(2).all(|pair| pair[0] != pair[1]));
     }
 }

@@ -1,6 +1,6 @@
 //! Keys and values of the maps. `repr(C)`, explicit padding, sizes asserted; `_be` is network byte order.
 
-use crate::Addr;
+use crate::{Addr, Prefix};
 
 /// [`Link::kind`]: on an overlay network.
 pub const LINK_OVERLAY: u8 = 1;
@@ -15,6 +15,19 @@ pub const NAT_PEER: u8 = 2;
 pub const NAT_LINK: u8 = 3;
 /// [`Nat::kind`]: the other side is a process of this node, on its loopback interface.
 pub const NAT_LOOPBACK: u8 = 4;
+
+/// Index in the program arrays: what handles IPv6 on uplinks.
+pub const V6_UPLINK: u32 = 0;
+/// On the tunnel device.
+pub const V6_TUNNEL: u32 = 1;
+/// On overlay links.
+pub const V6_OVERLAY: u32 = 2;
+/// On gateway links.
+pub const V6_GATEWAY: u32 = 3;
+/// On the loopback interface.
+pub const V6_LOOPBACK: u32 = 4;
+/// Length of the program arrays.
+pub const V6_PROGRAMS: u32 = 5;
 
 /// [`FlowKey::scope`] below 1 << 24 is a VNI. This one: packets that a task sends on its gateway link.
 pub const SCOPE_TASK: u32 = 1 << 24;
@@ -78,9 +91,11 @@ macro_rules! layouts {
 
 layouts! {
     /// The one entry of `SETTINGS`.
-    struct Settings(32) {
+    struct Settings(40) {
         /// This node's tunnel end point.
         vtep: Addr,
+        /// IPv6 of the ingress network and of all gateway links.
+        prefix: Prefix,
         /// VNI of the ingress network.
         ingress_vni: u32,
         /// Interface index of the uplink that carries tunnels.
@@ -91,7 +106,7 @@ layouts! {
         /// up a peer that has GRO on but no XDP program.
         redirect: u8,
         /// Zero.
-        pad: [u8; 5],
+        pad: u8,
     }
 
     /// Key of `PUBLISHED`.
@@ -132,7 +147,7 @@ layouts! {
         pad: [u8; 6],
     }
 
-    /// Key of `ENDPOINTS` and `VIPS`.
+    /// Key of `ENDPOINTS` and `VIPS`. IPv4 throughout: see [`Prefix`].
     struct AddrKey(20) {
         /// VXLAN network identifier, host byte order.
         vni: u32,
@@ -153,9 +168,11 @@ layouts! {
     }
 
     /// Value of `LINKS`, by interface index of the host end.
-    struct Link(28) {
+    struct Link(40) {
         /// The task's address on the link.
         address: Addr,
+        /// IPv6 on the link.
+        prefix: Prefix,
         /// VNI; zero on a gateway link.
         vni: u32,
         /// The task's MAC.

@@ -14,7 +14,7 @@ pub enum Verdict {
     Delivered = 3,
     /// A reply, back to the client.
     Returned = 4,
-    /// Answered in place: ARP, ICMP echo to a virtual address.
+    /// Answered in place: ARP, neighbour discovery, echo to a virtual address.
     Answered = 5,
 }
 
@@ -24,8 +24,8 @@ pub enum Verdict {
 pub enum DropReason {
     /// A header is cut short.
     Malformed = 6,
-    /// Not IPv4 on an overlay link.
-    NotIpv4 = 7,
+    /// Neither IPv4, nor IPv6 on a network that has it.
+    NotIp = 7,
     /// Broadcast or multicast on an overlay link.
     NotUnicast = 8,
     /// Source address or MAC is not the task's own.
@@ -128,7 +128,7 @@ impl DropReason {
     /// All of them, in order of their number.
     pub const ALL: [Self; 13] = [
         Self::Malformed,
-        Self::NotIpv4,
+        Self::NotIp,
         Self::NotUnicast,
         Self::Spoofed,
         Self::UnknownPeer,
@@ -146,7 +146,7 @@ impl DropReason {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
-            Self::NotIpv4 => "not-ipv4",
+            Self::NotIp => "not-ip",
             Self::NotUnicast => "not-unicast",
             Self::Spoofed => "spoofed",
             Self::UnknownPeer => "unknown-peer",

@@ -1,11 +1,15 @@
 //! Lengths, offsets and constants of the headers the programs read and write.
 
+use crate::Addr;
+
 /// Ethernet header.
 pub const ETH_LEN: usize = 14;
 /// IPv4 header without options.
 pub const IPV4_LEN: usize = 20;
 /// IPv4 header with all the options it can have.
 pub const IPV4_LONGEST: usize = 60;
+/// IPv6 header without extensions.
+pub const IPV6_LEN: usize = 40;
 /// UDP header.
 pub const UDP_LEN: usize = 8;
 /// VXLAN header.
@@ -15,6 +19,8 @@ pub const OVERHEAD: usize = IPV4_LEN + UDP_LEN + VXLAN_LEN + ETH_LEN;
 
 /// EtherType of IPv4, as it stands in the packet.
 pub const ETHERTYPE_IPV4_BE: u16 = 0x0800_u16.to_be();
+/// EtherType of IPv6, as it stands in the packet.
+pub const ETHERTYPE_IPV6_BE: u16 = 0x86dd_u16.to_be();
 /// EtherType of ARP, as it stands in the packet.
 pub const ETHERTYPE_ARP_BE: u16 = 0x0806_u16.to_be();
 
@@ -24,6 +30,17 @@ pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 /// IP protocol number.
 pub const UDP: u8 = 17;
+/// IP protocol number.
+pub const ICMPV6: u8 = 58;
+
+/// Extension header of IPv6: hop-by-hop options.
+pub const V6_HOP_BY_HOP: u8 = 0;
+/// Extension header of IPv6: routing.
+pub const V6_ROUTING: u8 = 43;
+/// Extension header of IPv6: fragment.
+pub const V6_FRAGMENT: u8 = 44;
+/// Extension header of IPv6: destination options.
+pub const V6_DESTINATION: u8 = 60;
 
 /// First byte of an IPv4 header without options.
 pub const IPV4_NO_OPTIONS: u8 = 0x45;
@@ -36,6 +53,11 @@ pub const DONT_FRAGMENT_BE: u16 = 0x4000_u16.to_be();
 
 /// Address of every task's default gateway, as it stands in the packet: 169.254.1.1, on no wire but the task's link.
 pub const GATEWAY_BE: u32 = u32::from_ne_bytes([169, 254, 1, 1]);
+
+/// The same in IPv6: fe80::1.
+pub const GATEWAY_V6: Addr = Addr {
+    words_be: [0xfe80_0000_u32.to_be(), 0, 0, 1_u32.to_be()],
+};
 
 /// TTL of outer headers.
 pub const OUTER_TTL: u8 = 64;
@@ -60,6 +82,22 @@ pub const fn is_loopback_be(address: u32) -> bool {
 pub const fn is_martian_be(address: u32) -> bool {
     let first = address.to_ne_bytes()[0];
     first == 0 || first == 127 || first >= 224
+}
+
+/// Whether an IPv6 address is in fe80::/10.
+#[inline(always)]
+pub const fn is_link_local_v6(address: &Addr) -> bool {
+    let [a, b, _, _] = address.words_be[0].to_ne_bytes();
+    a == 0xfe && b & 0xc0 == 0x80
+}
+
+/// Whether no host can be the source of a packet from outside with this IPv6 address: unspecified, loopback, mapped
+/// IPv4, multicast; and link-local, to which no other node could reply.
+#[inline(always)]
+pub const fn is_martian_v6(address: &Addr) -> bool {
+    address.words_be[0] == 0
+        || address.words_be[0].to_ne_bytes()[0] == 0xff
+        || is_link_local_v6(address)
 }
 
 /// Outer IPv4, UDP and VXLAN headers, in front of the inner Ethernet header. Total length 36.

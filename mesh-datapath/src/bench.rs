@@ -322,6 +322,7 @@ fn desired(uplink: u32, overlay: u32, gateway: u32) -> Desired {
         overlay,
         Link::Overlay {
             vni: OVERLAY,
+            prefix: None,
             address: NEAR.into(),
             mac,
         },

@@ -2,11 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
 };
 
 use mesh_common::{
-    Addr, AddrKey, Endpoint, LINK_GATEWAY, LINK_OVERLAY, Link, PortKey, Settings, port_bit,
+    Addr, AddrKey, Endpoint, LINK_GATEWAY, LINK_OVERLAY, Link, PortKey, Prefix, Settings, port_bit,
 };
 
 use crate::model::{self, Backend, Desired, Location};
@@ -50,6 +50,10 @@ pub(crate) fn ip(address: Addr) -> IpAddr {
     IpAddr::from(address.octets()).to_canonical()
 }
 
+fn prefix(first: Option<Ipv6Addr>) -> Prefix {
+    first.map_or(Prefix::NONE, |first| Prefix::of(first.octets()))
+}
+
 /// Compiles. `uplink` is the interface that carries tunnels, `redirect` as in [`Settings`], `vxlan_port` in
 /// host byte order.
 pub(crate) fn contents(
@@ -61,11 +65,12 @@ pub(crate) fn contents(
     let mut out = Contents {
         settings: Settings {
             vtep: desired.vtep.map_or(Addr::NONE, addr),
+            prefix: prefix(desired.ingress_prefix),
             ingress_vni: desired.ingress_vni,
             uplink,
             vxlan_port_be: vxlan_port.to_be(),
             redirect: u8::from(redirect),
-            pad: [0; 5],
+            pad: 0,
         },
         own: desired
             .own_addresses
@@ -85,7 +90,7 @@ pub(crate) fn contents(
         );
     }
     for (ifindex, link) in &desired.links {
-        out.links.insert(*ifindex, compile_link(link));
+        out.links.insert(*ifindex, compile_link(link, desired));
     }
     for (id, service) in &desired.services {
         for port in &service.ports {
@@ -126,10 +131,16 @@ fn compile_endpoint(endpoint: &model::Endpoint) -> Endpoint {
     }
 }
 
-fn compile_link(link: &model::Link) -> Link {
+fn compile_link(link: &model::Link, desired: &Desired) -> Link {
     match link {
-        model::Link::Overlay { vni, address, mac } => Link {
+        model::Link::Overlay {
+            vni,
+            prefix: first,
+            address,
+            mac,
+        } => Link {
             address: addr(*address),
+            prefix: prefix(*first),
             vni: *vni,
             mac: *mac,
             kind: LINK_OVERLAY,
@@ -137,6 +148,7 @@ fn compile_link(link: &model::Link) -> Link {
         },
         model::Link::Gateway { address, mac } => Link {
             address: addr(*address),
+            prefix: prefix(desired.ingress_prefix),
             vni: 0,
             mac: *mac,
             kind: LINK_GATEWAY,

@@ -17,6 +17,7 @@ use crate::{
     rows::Rows,
     snapshot,
     tables::Tables,
+    twins::Twins,
 };
 
 /// The device that owns the tunnels' UDP port.
@@ -32,6 +33,7 @@ pub struct Datapath {
     config: Config,
     pub(crate) ebpf: Ebpf,
     tables: Tables,
+    twins: Twins,
     attachments: Attachments,
     rows: Rows,
     fronts: snapshot::Fronts,
@@ -77,6 +79,7 @@ impl Datapath {
         for program in attach::TC_PROGRAMS {
             attach::load(&mut ebpf, program)?;
         }
+        let twins = Twins::open(&mut ebpf)?;
         let tables = Tables::open(&mut ebpf)?;
         let mut rows = Rows::new(tables.row_capacity());
         let pools: Vec<Pool> = tables
@@ -93,6 +96,7 @@ impl Datapath {
             config: config.clone(),
             ebpf,
             tables,
+            twins,
             attachments: Attachments::open(dir.join("links"))?,
             rows,
             fronts: snapshot::Fronts::default(),
@@ -117,6 +121,7 @@ impl Datapath {
             None
         };
         self.put(&contents, &mut report)?;
+        self.twins.sync(&self.ebpf)?;
         let wanted = self.wanted_attachments(desired, &kinds, tunnel);
         let xdp_optional = self.config.xdp == XdpMode::Auto;
         self.attachments

@@ -20,6 +20,7 @@ mod rows;
 mod snapshot;
 mod tables;
 mod trial;
+mod twins;
 
 pub use config::{Config, DEFAULT_VXLAN_PORT, XdpMode};
 pub use datapath::{Datapath, TUNNEL_DEVICE};

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
 };
 
 /// A 48-bit Ethernet address, in transmission order.
@@ -20,6 +20,9 @@ pub struct Desired {
     pub vtep: Option<IpAddr>,
     /// VXLAN network identifier of the ingress network.
     pub ingress_vni: u32,
+    /// IPv6 of the ingress network and of all gateway links: the first address of 2^32. The last 32 bits of a task's
+    /// IPv6 address are its IPv4 address, so that nothing else here is IPv6 but [`Desired::own_addresses`].
+    pub ingress_prefix: Option<Ipv6Addr>,
     /// Tunnel end points of the other nodes.
     pub peers: BTreeSet<IpAddr>,
     /// Host ends of the local tasks' links, by interface index.
@@ -37,6 +40,8 @@ pub enum Link {
     Overlay {
         /// VXLAN network identifier.
         vni: u32,
+        /// IPv6 of the network, as [`Desired::ingress_prefix`].
+        prefix: Option<Ipv6Addr>,
         /// The task's address.
         address: IpAddr,
         /// The task's own MAC.

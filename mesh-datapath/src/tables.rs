@@ -231,7 +231,7 @@ impl Tables {
     }
 }
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
+pub(crate) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
     ebpf.take_map(name)
         .ok_or(Error::Missing { kind: "map", name })
 }
@@ -240,7 +240,7 @@ fn array<V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Array<MapData, V
     Array::try_from(take(ebpf, name)?).map_err(|e| map_error(name, e))
 }
 
-fn map_error(map: &'static str, source: MapError) -> Error {
+pub(crate) fn map_error(map: &'static str, source: MapError) -> Error {
     Error::Map {
         map,
         source: Box::new(source),

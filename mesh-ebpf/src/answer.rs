@@ -1,20 +1,16 @@
-//! Answers given in place: ARP, and ICMP echo to a virtual address.
+//! Answers given in place: ARP, and echo to a virtual address.
 
 use aya_ebpf::programs::TcContext;
 use mesh_common::{
     Addr, AddrKey, DropReason, LINK_GATEWAY, Link, Verdict, mac_of,
-    wire::{ETH_LEN, GATEWAY_BE, IPV4_LEN, IPV4_NO_OPTIONS},
+    wire::{ETH_LEN, ETHERTYPE_IPV4_BE, GATEWAY_BE},
 };
 
-use crate::{maps, mem, overlay::sent_by, packet::Tuple, services, tunnel::store};
+use crate::{family::Family, maps, mem, overlay::sent_by, packet::Tuple, services, tunnel::store};
 
 /// Operation of an ARP request and reply, as they stand in the packet.
 const REQUEST_BE: u16 = 1_u16.to_be();
 const REPLY_BE: u16 = 2_u16.to_be();
-
-/// ICMP types.
-const ECHO_REPLY: u8 = 0;
-const ECHO: u8 = 8;
 
 /// Answers an ARP request from the tables. On a gateway link everything but the question for the gateway is
 /// the stack's business: it asks for the task's MAC.
@@ -59,31 +55,35 @@ pub fn arp(ctx: &TcContext, ifindex: u32, link: &Link) -> Result<Verdict, DropRe
     Ok(Verdict::Answered)
 }
 
-/// Answers an ICMP echo request that `tuple` describes. A fragment other than the first goes back as it came.
+/// Answers an echo request that `tuple` describes. A fragment other than the first goes back as it came.
 #[inline(always)]
-pub fn echo(ctx: &TcContext, ifindex: u32, tuple: &Tuple) -> Result<Verdict, DropReason> {
-    let icmp = ETH_LEN + IPV4_LEN;
-    if mem::u8_at(ctx, ETH_LEN) != Some(IPV4_NO_OPTIONS) {
+pub fn echo<F: Family>(
+    ctx: &TcContext,
+    ifindex: u32,
+    tuple: &Tuple<F>,
+) -> Result<Verdict, DropReason> {
+    let icmp = ETH_LEN + tuple.l4 as usize;
+    if F::ETHERTYPE_BE == ETHERTYPE_IPV4_BE && tuple.l4 as usize != F::HEADER_LEN {
         return Err(DropReason::Protocol);
     }
-    if !tuple.tail && mem::u8_at(ctx, icmp).ok_or(DropReason::Malformed)? != ECHO {
+    if !tuple.tail && ctx.load::<u8>(icmp).map_err(|_| DropReason::Malformed)? != F::ECHO {
         return Err(DropReason::Protocol);
     }
     let to = mem::bytes::<6>(ctx, 0).ok_or(DropReason::Malformed)?;
     let from = mem::bytes::<6>(ctx, 6).ok_or(DropReason::Malformed)?;
-    // Swapping the addresses leaves the IP header's checksum as it is.
+    // Swapping the addresses leaves the IP header's checksum as it is, and the pseudo header's sum.
     store(ctx, 0, &from)?;
     store(ctx, 6, &to)?;
-    store(ctx, ETH_LEN + 12, &tuple.dst)?;
-    store(ctx, ETH_LEN + 16, &tuple.src)?;
+    store(ctx, ETH_LEN + F::SOURCE, &tuple.dst)?;
+    store(ctx, ETH_LEN + F::SOURCE + F::ADDRESS_LEN, &tuple.src)?;
     if !tuple.tail {
         let (old, new) = (
-            u16::from_ne_bytes([ECHO, 0]),
-            u16::from_ne_bytes([ECHO_REPLY, 0]),
+            u16::from_ne_bytes([F::ECHO, 0]),
+            u16::from_ne_bytes([F::ECHO_REPLY, 0]),
         );
         ctx.l4_csum_replace(icmp + 2, u64::from(old), u64::from(new), 2)
             .map_err(|_| DropReason::Kernel)?;
-        store(ctx, icmp, &ECHO_REPLY)?;
+        store(ctx, icmp, &F::ECHO_REPLY)?;
     }
     mem::to_egress(ifindex);
     Ok(Verdict::Answered)

@@ -3,39 +3,71 @@
 
 use aya_ebpf::programs::TcContext;
 use mesh_common::{
-    DropReason, Link, SCOPE_TASK, Verdict,
-    wire::{ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, UDP},
+    DropReason, Link, SCOPE_TASK, V6_GATEWAY, Verdict,
+    wire::{ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, UDP},
 };
 
 use crate::{
-    answer,
+    answer, discovery,
+    family::{Family, V4, V6},
     ingress::{self, Client},
-    maps, mem, nat, overlay, packet, services,
+    maps, mem, nat, overlay,
+    packet::{self, Tuple},
+    services,
 };
 
 /// The program. `link` is the entry of the interface it came in by.
 #[inline(always)]
 pub fn run(ctx: &TcContext, ifindex: u32, link: &Link) -> Result<Verdict, DropReason> {
     if !mem::untag(ctx) {
-        return Err(DropReason::NotIpv4);
+        return Err(DropReason::NotIp);
     }
-    mem::pull(ctx, overlay::HEADERS);
+    mem::pull(ctx, V4::HEADERS);
     match packet::ethertype(ctx, 0) {
         Some(ETHERTYPE_ARP_BE) => return answer::arp(ctx, ifindex, link),
         Some(ETHERTYPE_IPV4_BE) => {}
+        Some(ETHERTYPE_IPV6_BE) => {
+            mem::continue_in(&maps::TC_V6, ctx, V6_GATEWAY);
+            return Err(DropReason::NotIp);
+        }
         _ => return Ok(Verdict::Pass),
     }
     // The gateway's MAC is no interface's; without this the stack takes the packet for somebody else's.
     mem::adopt(ctx);
-    let tuple = packet::ipv4(ctx, 0).ok_or(DropReason::Malformed)?;
-    if tuple.src != link.address.low_be() || !overlay::sent_by(ctx, link.mac) {
+    let tuple = V4::parse(ctx, 0).ok_or(DropReason::Malformed)?;
+    sent::<V4>(ctx, ifindex, link, &tuple)
+}
+
+/// The program's part for IPv6. Whatever is not from the task's own address ends here.
+#[inline(always)]
+pub fn run_v6(ctx: &TcContext, ifindex: u32, link: &Link) -> Result<Verdict, DropReason> {
+    mem::pull(ctx, V6::HEADERS);
+    let tuple = V6::parse(ctx, 0).ok_or(DropReason::Malformed)?;
+    if discovery::is_solicitation(ctx, &tuple) {
+        return discovery::answer(ctx, ifindex, link, &tuple);
+    }
+    if overlay::is_multicast(ctx) {
+        return Err(DropReason::NotUnicast);
+    }
+    mem::adopt(ctx);
+    sent::<V6>(ctx, ifindex, link, &tuple)
+}
+
+#[inline(always)]
+fn sent<F: Family>(
+    ctx: &TcContext,
+    ifindex: u32,
+    link: &Link,
+    tuple: &Tuple<F>,
+) -> Result<Verdict, DropReason> {
+    if !overlay::is_from::<F>(ctx, link, tuple) {
         return Err(DropReason::Spoofed);
     }
     let Some(settings) = services::settings() else {
         return Ok(Verdict::Pass);
     };
     // Masquerading would make it a packet of this node, which the other nodes believe.
-    if packet::is_udp_to(ctx, &tuple, settings.vxlan_port_be).ok_or(DropReason::Malformed)? {
+    if packet::is_udp_to(ctx, tuple, settings.vxlan_port_be).ok_or(DropReason::Malformed)? {
         return Err(DropReason::Spoofed);
     }
     if !tuple.ports {
@@ -46,19 +78,20 @@ pub fn run(ctx: &TcContext, ifindex: u32, link: &Link) -> Result<Verdict, DropRe
         if tuple.protocol == UDP && nat.dport_be == settings.vxlan_port_be {
             return Err(DropReason::Spoofed);
         }
-        return nat::reply(ctx, settings, &tuple, nat);
+        return nat::reply(ctx, settings, tuple, nat);
     }
-    let Some(service) = services::published(&tuple) else {
+    let Some(service) = services::published(tuple) else {
         return Ok(Verdict::Pass);
     };
-    if !services::is_own(tuple.dst) {
+    if !services::is_own::<F>(&tuple.dst) {
         return Ok(Verdict::Pass);
     }
     ingress::balance(
         ctx,
         settings,
         service,
-        &tuple,
+        tuple,
+        tuple,
         Client::Task(ifindex, link.mac),
     )
 }

@@ -8,6 +8,7 @@ use mesh_common::{
 };
 
 use crate::{
+    family::Family,
     maps::Scratch,
     mem, nat,
     packet::Tuple,
@@ -22,62 +23,65 @@ pub enum Client {
     Outside(u32),
     /// The task behind this gateway link, with this MAC.
     Task(u32, [u8; 6]),
-    /// A process of this node; its packet as it was before it was given the tunnel end point's address.
-    Process(Tuple),
+    /// A process of this node.
+    Process,
 }
 
-/// Balances a client's packet. `Pass` if the service has no backend: the stack then refuses the connection.
+/// Balances a client's packet: `original` as it stands, `seen` as others are to see it. `Pass` if the service has no backend of this family: the stack then refuses the
+/// connection.
 #[inline(always)]
-pub fn balance(
+pub fn balance<F: Family>(
     ctx: &TcContext,
     settings: &Settings,
     service: &Published,
-    tuple: &Tuple,
+    original: &Tuple<F>,
+    seen: &Tuple<F>,
     client: Client,
 ) -> Result<Verdict, DropReason> {
-    // Processes appear to others under the tunnel end point's address.
-    let (seen, original) = match client {
-        Client::Process(original) => (*tuple, original),
-        _ => (*tuple, *tuple),
-    };
-    let key = seen.key(SCOPE_PUBLISHED);
-    let Some(choice) = services::choose(&service.pool, settings.ingress_vni, &key, &seen, false)
-    else {
+    if !F::is_on(&settings.prefix) {
+        return Ok(Verdict::Pass);
+    }
+    let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
+    scratch.flow = seen.key(SCOPE_PUBLISHED);
+    let Some(choice) = services::choose(
+        &service.pool,
+        settings.ingress_vni,
+        &scratch.flow,
+        seen,
+        false,
+    ) else {
         return Ok(Verdict::Pass);
     };
     services::count(&service.pool, &choice, ctx, seen.begins());
-    let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
     let (kind, ifindex, mac) = match client {
         Client::Outside(ifindex) => (NAT_UPLINK, ifindex, [0; 6]),
         Client::Task(ifindex, mac) => (NAT_LINK, ifindex, mac),
-        Client::Process(_) => (NAT_LOOPBACK, 0, [0; 6]),
+        Client::Process => (NAT_LOOPBACK, 0, [0; 6]),
     };
-    nat::undo(&mut scratch.undo, &original, kind, ifindex, Addr::NONE, mac);
+    nat::undo(&mut scratch.undo, original, kind, ifindex, Addr::NONE, mac);
     if choice.is_local() {
         return enter(
             ctx,
+            settings,
             service,
-            &original,
-            &seen,
+            original,
+            seen,
             choice.backend.low_be(),
             choice.endpoint,
             scratch,
         );
     }
     if !matches!(client, Client::Outside(_)) {
-        nat::remember(
-            &seen.reply().key(SCOPE_RETURN),
-            &scratch.undo,
-            seen.begins(),
-        )?;
+        scratch.reply = seen.reply().key(SCOPE_RETURN);
+        nat::remember(&scratch.reply, &scratch.undo, seen.begins())?;
     }
-    nat::rewrite(ctx, &original, &seen)?;
+    nat::rewrite(ctx, original, seen)?;
     let inner = Inner {
         vni: settings.ingress_vni,
         dmac: choice.endpoint.mac,
         smac: node_mac(settings.vtep.low_be()),
     };
-    tunnel::send(
+    tunnel::send::<F>(
         ctx,
         settings,
         choice.endpoint.peer.low_be(),
@@ -88,9 +92,10 @@ pub fn balance(
 
 /// A client's packet that another node has balanced to a task of this one; still inside its tunnel.
 #[inline(always)]
-pub fn from_peer(
+pub fn from_peer<F: Family>(
     ctx: &TcContext,
-    tuple: &Tuple,
+    settings: &Settings,
+    tuple: &Tuple<F>,
     peer_be: u32,
     backend_be: u32,
     endpoint: &Endpoint,
@@ -98,7 +103,7 @@ pub fn from_peer(
     let Some(service) = services::published(tuple) else {
         return Err(DropReason::NotPublished);
     };
-    mem::shrink(ctx)?;
+    mem::shrink::<F>(ctx)?;
     let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
     nat::undo(
         &mut scratch.undo,
@@ -108,30 +113,38 @@ pub fn from_peer(
         Addr::v4_be(peer_be),
         [0; 6],
     );
-    enter(ctx, service, tuple, tuple, backend_be, endpoint, scratch)
+    enter(
+        ctx, settings, service, tuple, tuple, backend_be, endpoint, scratch,
+    )
 }
 
 /// Into the task: `current` is the packet as it stands, `seen` with the client as the task is to see it.
 #[inline(always)]
-fn enter(
+#[expect(
+    clippy::too_many_arguments,
+    reason = "inlined; a structure for them would live on the stack"
+)]
+fn enter<F: Family>(
     ctx: &TcContext,
+    settings: &Settings,
     service: &Published,
-    current: &Tuple,
-    seen: &Tuple,
+    current: &Tuple<F>,
+    seen: &Tuple<F>,
     backend_be: u32,
     endpoint: &Endpoint,
     scratch: &mut Scratch,
 ) -> Result<Verdict, DropReason> {
     let mut new = Tuple {
-        dst: backend_be,
+        dst: F::join(&settings.prefix, backend_be),
         dport: service.target_be,
         ..*seen
     };
-    if new.src == backend_be {
+    if F::same(&new.src, &new.dst) {
         // A task that reaches itself would drop a packet from its own address.
         new.src = seen.dst;
     }
-    if !nat::claim(&new.reply().key(SCOPE_TASK), &scratch.undo, seen)? {
+    scratch.reply = new.reply().key(SCOPE_TASK);
+    if !nat::claim(&scratch.reply, &scratch.undo, seen)? {
         new.sport = nat::substitute(seen, &new, scratch);
         if new.sport == 0 {
             return Err(DropReason::PortsTaken);

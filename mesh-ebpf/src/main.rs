@@ -13,12 +13,16 @@
 //! ```
 //!
 //! `ingress` balances published ports for all tc programs, `services` chooses backends, `nat` rewrites,
-//! `tunnel` encapsulates, `answer` replies in place. `maps` has all maps, `mem` all unsafe code. Every program
-//! ends in a [`Verdict`] or a [`DropReason`], which only `xdp` and `tc` below count and translate.
+//! `tunnel` encapsulates, `answer` and `discovery` reply in place. `family` is what differs between IPv4 and IPv6;
+//! a program that meets IPv6 goes on in its twin, which has a stack of its own. `maps` has all maps, `mem` all
+//! unsafe code. Every program ends in a [`Verdict`] or a [`DropReason`], which only `xdp` and `tc` below count and
+//! translate.
 #![no_std]
 #![no_main]
 
 mod answer;
+mod discovery;
+mod family;
 mod gateway;
 mod ingress;
 mod loopback;
@@ -37,7 +41,7 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use mesh_common::{DropReason, Place, Verdict};
+use mesh_common::{DropReason, Link, Place, Verdict};
 
 use crate::mem::Packet as _;
 
@@ -53,10 +57,28 @@ pub fn uplink_xdp(ctx: XdpContext) -> u32 {
     )
 }
 
+/// Where `uplink_xdp` goes on with IPv6.
+#[xdp]
+pub fn uplink_xdp_v6(ctx: XdpContext) -> u32 {
+    let length = ctx.length();
+    let redirect = services::settings().is_some_and(|settings| settings.redirect != 0);
+    xdp(
+        uplink_xdp::run_v6(&ctx),
+        length,
+        redirect.then(|| ctx.ifindex()),
+    )
+}
+
 /// On every uplink, ingress.
 #[classifier]
 pub fn uplink_tc(ctx: TcContext) -> i32 {
     tc(Place::UplinkTc, uplink_tc::run(&ctx), ctx.len())
+}
+
+/// Where `uplink_tc` goes on with IPv6.
+#[classifier]
+pub fn uplink_tc_v6(ctx: TcContext) -> i32 {
+    tc(Place::UplinkTc, uplink_tc::run_v6(&ctx), ctx.len())
 }
 
 /// On the tunnel device, ingress.
@@ -65,32 +87,46 @@ pub fn tunnel_tc(ctx: TcContext) -> i32 {
     tc(Place::Tunnel, uplink_tc::device(&ctx), ctx.len())
 }
 
+/// Where `tunnel_tc` goes on with IPv6.
+#[classifier]
+pub fn tunnel_tc_v6(ctx: TcContext) -> i32 {
+    tc(Place::Tunnel, uplink_tc::device_v6(&ctx), ctx.len())
+}
+
 /// On the host end of a task's overlay link, ingress: what the task sends.
 #[classifier]
 pub fn overlay_tc(ctx: TcContext) -> i32 {
-    let ifindex = ctx.ifindex();
-    let outcome = match mem::get(&maps::LINKS, &ifindex) {
-        Some(link) => overlay::run(&ctx, ifindex, link),
-        None => Err(DropReason::UnknownLink),
-    };
-    tc(Place::Overlay, outcome, ctx.len())
+    tc(Place::Overlay, on_link(&ctx, overlay::run), ctx.len())
+}
+
+/// Where `overlay_tc` goes on with IPv6.
+#[classifier]
+pub fn overlay_tc_v6(ctx: TcContext) -> i32 {
+    tc(Place::Overlay, on_link(&ctx, overlay::run_v6), ctx.len())
 }
 
 /// On the host end of a task's gateway link, ingress: what the task sends.
 #[classifier]
 pub fn gateway_tc(ctx: TcContext) -> i32 {
-    let ifindex = ctx.ifindex();
-    let outcome = match mem::get(&maps::LINKS, &ifindex) {
-        Some(link) => gateway::run(&ctx, ifindex, link),
-        None => Err(DropReason::UnknownLink),
-    };
-    tc(Place::Gateway, outcome, ctx.len())
+    tc(Place::Gateway, on_link(&ctx, gateway::run), ctx.len())
+}
+
+/// Where `gateway_tc` goes on with IPv6.
+#[classifier]
+pub fn gateway_tc_v6(ctx: TcContext) -> i32 {
+    tc(Place::Gateway, on_link(&ctx, gateway::run_v6), ctx.len())
 }
 
 /// On the loopback interface, ingress.
 #[classifier]
 pub fn loopback_tc(ctx: TcContext) -> i32 {
     tc(Place::Loopback, loopback::run(&ctx), ctx.len())
+}
+
+/// Where `loopback_tc` goes on with IPv6.
+#[classifier]
+pub fn loopback_tc_v6(ctx: TcContext) -> i32 {
+    tc(Place::Loopback, loopback::run_v6(&ctx), ctx.len())
 }
 
 /// Does nothing: what the others are measured against.
@@ -103,6 +139,17 @@ pub fn empty_xdp(_ctx: XdpContext) -> u32 {
 #[classifier]
 pub fn empty_tc(_ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
+}
+
+/// Runs a program of a task's link with the link's entry.
+#[inline(always)]
+fn on_link(
+    ctx: &TcContext,
+    run: impl FnOnce(&TcContext, u32, &Link) -> Result<Verdict, DropReason>,
+) -> Result<Verdict, DropReason> {
+    let ifindex = ctx.ifindex();
+    let link = mem::get(&maps::LINKS, &ifindex).ok_or(DropReason::UnknownLink)?;
+    run(ctx, ifindex, link)
 }
 
 /// Counts an outcome and says it in XDP's words. `redirect`: the interface to send by, where `XDP_TX` will not do.

@@ -3,11 +3,11 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray},
 };
 use mesh_common::{
     Addr, AddrKey, COUNTS, Conn, Counter, CounterKey, Endpoint, FlowKey, Link, Nat, PORT_WORDS,
-    Place, Pool, PortKey, Published, Settings, VerdictCount,
+    Place, Pool, PortKey, Published, Settings, V6_PROGRAMS, VerdictCount,
 };
 
 /// The node's settings, one entry.
@@ -58,6 +58,15 @@ pub static FLOWS: LruHashMap<FlowKey, Nat> = LruHashMap::pinned(65_536, 0);
 #[map]
 pub static COUNTERS: PerCpuHashMap<CounterKey, Counter> = PerCpuHashMap::pinned(32_768, 0);
 
+/// The XDP programs for IPv6, by the `V6_` constants. Programs of their own, because neither family leaves the
+/// other enough of the 512 bytes of stack; pinned, because the kernel empties an array that user space has let go.
+#[map]
+pub static XDP_V6: ProgramArray = ProgramArray::pinned(V6_PROGRAMS, 0);
+
+/// The tc programs for IPv6, by the `V6_` constants.
+#[map]
+pub static TC_V6: ProgramArray = ProgramArray::pinned(V6_PROGRAMS, 0);
+
 /// What is too large for the stack.
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
@@ -65,7 +74,9 @@ pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// What is too large for the stack.
 #[repr(C)]
 pub struct Scratch {
-    /// How replies to the packet at hand are treated.
+    /// The flow of the packet at hand.
+    pub flow: FlowKey,
+    /// How replies to it are treated.
     pub undo: Nat,
     /// The substitute of a client's port.
     pub substitute: Nat,

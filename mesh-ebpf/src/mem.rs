@@ -1,22 +1,22 @@
 //! The only unsafe code: packet memory, map values, kernel helpers.
 
 use aya_ebpf::{
-    EbpfContext as _,
+    EbpfContext,
     bindings::{
         BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
         BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup,
         bpf_tunnel_key,
     },
     helpers::generated as kernel,
-    maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap},
+    maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray},
     programs::{TcContext, XdpContext},
 };
 use mesh_common::{
-    Counter, CounterKey, DropReason, FlowKey, VerdictCount,
+    Addr, Counter, CounterKey, DropReason, FlowKey, VerdictCount,
     wire::{ETH_LEN, OVERHEAD},
 };
 
-use crate::maps;
+use crate::{family::Family, maps};
 
 /// A packet whose headers can be read and written in place, whatever the hook.
 pub trait Packet {
@@ -30,6 +30,9 @@ pub trait Packet {
     fn context(&self) -> *mut core::ffi::c_void;
     /// Interface it came in by.
     fn ifindex(&self) -> u32;
+    /// Bytes of the packet wherever they are: by a helper, which costs a call, but takes any offset. The verifier
+    /// does not follow an address whose offset is not known beforehand.
+    fn fetch<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 }
 
 impl Packet for XdpContext {
@@ -52,6 +55,15 @@ impl Packet for XdpContext {
     #[inline(always)]
     fn ifindex(&self) -> u32 {
         self.ingress_ifindex() as u32
+    }
+    #[inline(always)]
+    fn fetch<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        // SAFETY: the helper writes as many bytes as it is told.
+        let answer = unsafe {
+            kernel::bpf_xdp_load_bytes(self.ctx, offset as u32, (&raw mut bytes).cast(), N as u32)
+        };
+        if answer == 0 { Some(bytes) } else { None }
     }
 }
 
@@ -76,6 +88,10 @@ impl Packet for TcContext {
     fn ifindex(&self) -> u32 {
         // SAFETY: the kernel hands over a valid context.
         unsafe { (*self.skb.skb).ifindex }
+    }
+    #[inline(always)]
+    fn fetch<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        TcContext::load(self, offset).ok()
     }
 }
 
@@ -120,6 +136,30 @@ pub fn u16_at(packet: &impl Packet, offset: usize) -> Option<u16> {
 pub fn u32_at(packet: &impl Packet, offset: usize) -> Option<u32> {
     // SAFETY: `at` has checked the bounds; the read is unaligned.
     at::<4>(packet, offset).map(|p| unsafe { p.cast::<u32>().read_unaligned() })
+}
+
+/// An IPv6 address of the packet.
+#[inline(always)]
+pub fn addr_at(packet: &impl Packet, offset: usize) -> Option<Addr> {
+    // SAFETY: `at` has checked the bounds; the read is unaligned.
+    at::<16>(packet, offset).map(|p| unsafe { p.cast::<Addr>().read_unaligned() })
+}
+
+/// What a checksum changes by when `old` becomes `new`.
+#[inline(always)]
+pub fn difference(old: &Addr, new: &Addr) -> Result<u64, DropReason> {
+    const LENGTH: u32 = size_of::<Addr>() as u32;
+    // SAFETY: the helper reads as many bytes of both as it is told.
+    let sum = unsafe {
+        kernel::bpf_csum_diff(
+            (&raw const *old).cast_mut().cast(),
+            LENGTH,
+            (&raw const *new).cast_mut().cast(),
+            LENGTH,
+            0,
+        )
+    };
+    u64::try_from(sum).map_err(|_| DropReason::Kernel)
 }
 
 /// Overwrites bytes of the packet in place. Not for bytes under a checksum that the kernel keeps.
@@ -251,14 +291,17 @@ pub struct NextHop {
 
 /// Asks the kernel's routes and neighbours. `None`: no route, this node itself, or the neighbour is unknown yet.
 #[inline(always)]
-pub fn next_hop(packet: &impl Packet, src_be: u32, dst_be: u32, length: u16) -> Option<NextHop> {
+pub fn next_hop<F: Family>(
+    packet: &impl Packet,
+    src: &F::Address,
+    dst: &F::Address,
+    length: u16,
+) -> Option<NextHop> {
     // SAFETY: all zero is a valid value of this plain C structure, unions included.
     let mut query: bpf_fib_lookup = unsafe { core::mem::zeroed() };
-    query.family = 2;
+    F::ask(&mut query, src, dst);
     query.ifindex = packet.ifindex();
     query.__bindgen_anon_1.tot_len = length;
-    query.__bindgen_anon_3.ipv4_src = src_be;
-    query.__bindgen_anon_4.ipv4_dst = dst_be;
     // SAFETY: `query` outlives the call and its size is given.
     let answer = unsafe {
         kernel::bpf_fib_lookup(
@@ -278,17 +321,15 @@ pub fn next_hop(packet: &impl Packet, src_be: u32, dst_be: u32, length: u16) -> 
     })
 }
 
-/// The interface that a packet to `dst_be` leaves by, even if the neighbour is unknown yet.
+/// The interface that a packet to `dst` leaves by, even if the neighbour is unknown yet.
 #[inline(always)]
-pub fn route(packet: &impl Packet, src_be: u32, dst_be: u32) -> Option<u32> {
+pub fn route<F: Family>(packet: &impl Packet, src: &F::Address, dst: &F::Address) -> Option<u32> {
     /// `BPF_FIB_LKUP_RET_NO_NEIGH`.
     const NO_NEIGHBOUR: i64 = 7;
     // SAFETY: all zero is a valid value of this plain C structure, unions included.
     let mut query: bpf_fib_lookup = unsafe { core::mem::zeroed() };
-    query.family = 2;
+    F::ask(&mut query, src, dst);
     query.ifindex = packet.ifindex();
-    query.__bindgen_anon_3.ipv4_src = src_be;
-    query.__bindgen_anon_4.ipv4_dst = dst_be;
     // SAFETY: `query` outlives the call and its size is given.
     let answer = unsafe {
         kernel::bpf_fib_lookup(
@@ -330,13 +371,26 @@ pub fn grow(ctx: &TcContext) -> Result<(), DropReason> {
 
 /// Removes the outer headers behind the Ethernet header; the inner Ethernet header goes with them.
 #[inline(always)]
-pub fn shrink(ctx: &TcContext) -> Result<(), DropReason> {
+pub fn shrink<F: Family>(ctx: &TcContext) -> Result<(), DropReason> {
     ctx.adjust_room(
         -(OVERHEAD as i32),
         BPF_ADJ_ROOM_MAC,
-        BPF_F_ADJ_ROOM_FIXED_GSO as u64,
+        BPF_F_ADJ_ROOM_FIXED_GSO as u64 | F::DECAP,
     )
-    .map_err(|_| DropReason::Kernel)
+    .map_err(|_| DropReason::Kernel)?;
+    if F::DECAP != 0 {
+        // The outer Ethernet header says that IPv4 follows.
+        ctx.store(12, &F::ETHERTYPE_BE, 0)
+            .map_err(|_| DropReason::Kernel)?;
+    }
+    Ok(())
+}
+
+/// Goes on in another program, and does not come back: unless there is none, as before user space has put it there.
+#[inline(always)]
+pub fn continue_in(programs: &'static ProgramArray, ctx: &impl EbpfContext, index: u32) {
+    // SAFETY: nothing is held here that would have to be dropped.
+    unsafe { programs.tail_call(ctx, index) };
 }
 
 /// Marks the packet as meant for this host, whatever its destination MAC was.

@@ -1,16 +1,14 @@
 //! Rewriting addresses and ports, and remembering how to rewrite the replies.
 
-use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
-    programs::TcContext,
-};
+use aya_ebpf::{bindings::BPF_F_MARK_MANGLED_0, programs::TcContext};
 use mesh_common::{
-    Addr, DropReason, FlowKey, NAT_LINK, NAT_LOOPBACK, NAT_PEER, Nat, SCOPE_PORT, SCOPE_TASK,
-    Settings, Verdict, mac_of, node_mac,
-    wire::{ETH_LEN, GATEWAY_BE, IPV4_LEN, TCP},
+    Addr, DropReason, FlowKey, NAT_LINK, NAT_LOOPBACK, NAT_PEER, Nat, SCOPE_PORT, Settings,
+    Verdict, mac_of, node_mac,
+    wire::{ETH_LEN, GATEWAY_BE, TCP},
 };
 
 use crate::{
+    family::Family,
     maps::{self, Scratch},
     mem,
     packet::Tuple,
@@ -31,42 +29,38 @@ const LOOPBACK: u32 = 1;
 
 /// Rewrites the packet from `old` to the addresses and ports of `new`, checksums included.
 #[inline(always)]
-pub fn rewrite(ctx: &TcContext, old: &Tuple, new: &Tuple) -> Result<(), DropReason> {
-    let ip = ETH_LEN;
-    let l4 = ip + IPV4_LEN;
+pub fn rewrite<F: Family>(
+    ctx: &TcContext,
+    old: &Tuple<F>,
+    new: &Tuple<F>,
+) -> Result<(), DropReason> {
+    let src = ETH_LEN + F::SOURCE;
+    let l4 = ETH_LEN + old.l4 as usize;
     let (check, mangled) = if old.protocol == TCP {
         (l4 + 16, 0)
     } else {
         (l4 + 6, u64::from(BPF_F_MARK_MANGLED_0))
     };
-    address(ctx, ip + 12, check, mangled, old.src, new.src)?;
-    address(ctx, ip + 16, check, mangled, old.dst, new.dst)?;
+    address::<F>(ctx, src, check, mangled, &old.src, &new.src)?;
+    let dst = src + F::ADDRESS_LEN;
+    address::<F>(ctx, dst, check, mangled, &old.dst, &new.dst)?;
     port(ctx, l4, check, mangled, old.sport, new.sport)?;
     port(ctx, l4 + 2, check, mangled, old.dport, new.dport)
 }
 
 #[inline(always)]
-fn address(
+fn address<F: Family>(
     ctx: &TcContext,
     at: usize,
     check: usize,
     flags: u64,
-    old: u32,
-    new: u32,
+    old: &F::Address,
+    new: &F::Address,
 ) -> Result<(), DropReason> {
-    if old == new {
+    if F::same(old, new) {
         return Ok(());
     }
-    ctx.l4_csum_replace(
-        check,
-        u64::from(old),
-        u64::from(new),
-        flags | u64::from(BPF_F_PSEUDO_HDR) | 4,
-    )
-    .map_err(|_| DropReason::Kernel)?;
-    ctx.l3_csum_replace(ETH_LEN + 10, u64::from(old), u64::from(new), 4)
-        .map_err(|_| DropReason::Kernel)?;
-    tunnel::store(ctx, at, &new)
+    F::rewrite(ctx, at, check, flags, old, new)
 }
 
 #[inline(always)]
@@ -88,9 +82,16 @@ fn port(
 
 /// How to treat a reply: rewrite it to the reply of `original`, then send it by `kind`.
 #[inline(always)]
-pub fn undo(nat: &mut Nat, original: &Tuple, kind: u8, ifindex: u32, peer: Addr, mac: [u8; 6]) {
-    nat.src = Addr::v4_be(original.dst);
-    nat.dst = Addr::v4_be(original.src);
+pub fn undo<F: Family>(
+    nat: &mut Nat,
+    original: &Tuple<F>,
+    kind: u8,
+    ifindex: u32,
+    peer: Addr,
+    mac: [u8; 6],
+) {
+    nat.src = F::key(&original.dst);
+    nat.dst = F::key(&original.src);
     nat.peer = peer;
     nat.sport_be = original.dport;
     nat.dport_be = original.sport;
@@ -150,7 +151,7 @@ pub fn forget(key: &FlowKey) {
 
 /// Remembers `nat` for replies with `key`, unless an open flow has the key: then `false`.
 #[inline(always)]
-pub fn claim(key: &FlowKey, nat: &Nat, tuple: &Tuple) -> Result<bool, DropReason> {
+pub fn claim<F: Family>(key: &FlowKey, nat: &Nat, tuple: &Tuple<F>) -> Result<bool, DropReason> {
     if let Some(known) = mem::get_flow(&maps::FLOWS, key) {
         if same(known, nat) {
             let closed = u8::from(tuple.ends || (known.closed != 0 && !tuple.syn));
@@ -168,12 +169,11 @@ pub fn claim(key: &FlowKey, nat: &Nat, tuple: &Tuple) -> Result<bool, DropReason
 }
 
 /// A port for a client whose own is taken at its task by another flow: the same client, through another node.
-/// `seen` is the packet as it would have come to the task, `original` as it was sent. Network byte order; zero if
-/// there is none. (A plain number: the compiler packs a `Result` in a way that the verifier does not follow.)
+/// `seen` is the packet as it would have come to the task, `original` as it was sent, `scratch.reply` the key of its
+/// reply. Network byte order; zero if there is none. (A plain number: the compiler packs a `Result` in a way that the verifier does not follow.)
 #[inline(never)]
-pub fn substitute(original: &Tuple, seen: &Tuple, scratch: &mut Scratch) -> u16 {
+pub fn substitute<F: Family>(original: &Tuple<F>, seen: &Tuple<F>, scratch: &mut Scratch) -> u16 {
     scratch.memory = original.key(SCOPE_PORT);
-    scratch.reply = seen.reply().key(SCOPE_TASK);
     if let Some(known) = mem::get_flow(&maps::FLOWS, &scratch.memory) {
         let port = known.sport_be;
         scratch.reply.dport_be = port;
@@ -203,10 +203,10 @@ pub fn substitute(original: &Tuple, seen: &Tuple, scratch: &mut Scratch) -> u16 
 
 /// The packet after `nat`.
 #[inline(always)]
-pub fn target(tuple: &Tuple, nat: &Nat) -> Tuple {
+pub fn target<F: Family>(tuple: &Tuple<F>, nat: &Nat) -> Tuple<F> {
     Tuple {
-        src: nat.src.low_be(),
-        dst: nat.dst.low_be(),
+        src: F::address(&nat.src),
+        dst: F::address(&nat.dst),
         sport: nat.sport_be,
         dport: nat.dport_be,
         ..*tuple
@@ -215,10 +215,10 @@ pub fn target(tuple: &Tuple, nat: &Nat) -> Tuple {
 
 /// Rewrites a reply and sends it on its way.
 #[inline(always)]
-pub fn reply(
+pub fn reply<F: Family>(
     ctx: &TcContext,
     settings: &Settings,
-    tuple: &Tuple,
+    tuple: &Tuple<F>,
     nat: &Nat,
 ) -> Result<Verdict, DropReason> {
     let new = target(tuple, nat);
@@ -231,7 +231,7 @@ pub fn reply(
                 dmac: node_mac(peer),
                 smac: node_mac(settings.vtep.low_be()),
             };
-            tunnel::send(ctx, settings, peer, &inner, new.hash())?;
+            tunnel::send::<F>(ctx, settings, peer, &inner, new.hash())?;
         }
         NAT_LINK => {
             tunnel::deliver(ctx, nat.ifindex, nat.mac, mac_of(GATEWAY_BE))?;

@@ -2,12 +2,15 @@
 
 use aya_ebpf::programs::TcContext;
 use mesh_common::{
-    Addr, AddrKey, DropReason, Endpoint, FlowKey, Link, NAT_LINK, Pool, Settings, Verdict, mac_of,
-    wire::{self, ETH_LEN, ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, IPV4_LEN},
+    Addr, AddrKey, DropReason, Endpoint, Link, NAT_LINK, Pool, Settings, V6_OVERLAY, Verdict,
+    mac_of,
+    wire::{ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE},
 };
 
 use crate::{
-    answer, maps, mem, nat,
+    answer, discovery,
+    family::{Family, V4, V6},
+    maps, mem, nat,
     packet::{self, Tuple},
     services,
     tunnel::{self, Inner},
@@ -17,35 +20,78 @@ use crate::{
 #[inline(always)]
 pub fn run(ctx: &TcContext, ifindex: u32, link: &Link) -> Result<Verdict, DropReason> {
     if !mem::untag(ctx) {
-        return Err(DropReason::NotIpv4);
+        return Err(DropReason::NotIp);
     }
-    mem::pull(ctx, HEADERS);
+    mem::pull(ctx, V4::HEADERS);
     match packet::ethertype(ctx, 0) {
         Some(ETHERTYPE_ARP_BE) => return answer::arp(ctx, ifindex, link),
         Some(ETHERTYPE_IPV4_BE) => {}
-        _ => return Err(DropReason::NotIpv4),
+        Some(ETHERTYPE_IPV6_BE) if link.prefix.is_some() => {
+            mem::continue_in(&maps::TC_V6, ctx, V6_OVERLAY);
+            return Err(DropReason::NotIp);
+        }
+        _ => return Err(DropReason::NotIp),
     }
-    let tuple = packet::ipv4(ctx, 0).ok_or(DropReason::Malformed)?;
-    if tuple.src != link.address.low_be() || !sent_by(ctx, link.mac) {
+    let tuple = V4::parse(ctx, 0).ok_or(DropReason::Malformed)?;
+    sent::<V4>(ctx, ifindex, link, &tuple)
+}
+
+/// The program's part for IPv6.
+#[inline(always)]
+pub fn run_v6(ctx: &TcContext, ifindex: u32, link: &Link) -> Result<Verdict, DropReason> {
+    mem::pull(ctx, V6::HEADERS);
+    let tuple = V6::parse(ctx, 0).ok_or(DropReason::Malformed)?;
+    if discovery::is_solicitation(ctx, &tuple) {
+        return discovery::answer(ctx, ifindex, link, &tuple);
+    }
+    if is_multicast(ctx) {
+        // A host reports its groups from other addresses than the task's.
+        return Err(DropReason::NotUnicast);
+    }
+    sent::<V6>(ctx, ifindex, link, &tuple)
+}
+
+#[inline(always)]
+fn sent<F: Family>(
+    ctx: &TcContext,
+    ifindex: u32,
+    link: &Link,
+    tuple: &Tuple<F>,
+) -> Result<Verdict, DropReason> {
+    if !is_from::<F>(ctx, link, tuple) {
         return Err(DropReason::Spoofed);
     }
-    if mem::u8_at(ctx, 0).is_some_and(|first| first & 1 != 0) {
+    if is_multicast(ctx) {
         return Err(DropReason::NotUnicast);
     }
     let settings = services::settings().ok_or(DropReason::NoEndpoint)?;
+    let low = F::low_be(&link.prefix, &tuple.dst).ok_or(DropReason::NoEndpoint)?;
     let destination = AddrKey {
         vni: link.vni,
-        address: Addr::v4_be(tuple.dst),
+        address: Addr::v4_be(low),
     };
     if let Some(pool) = mem::get(&maps::VIPS, &destination) {
-        return to_vip(ctx, settings, ifindex, link, pool, &tuple);
+        return to_vip(ctx, settings, ifindex, link, pool, tuple);
     }
     if tuple.ports && tuple.begins() {
         // The same ports may have led to this task by a virtual address before.
         nat::forget(&tuple.reply().key(link.vni));
     }
     let endpoint = mem::get(&maps::ENDPOINTS, &destination).ok_or(DropReason::NoEndpoint)?;
-    go(ctx, settings, link, &tuple, endpoint)
+    go(ctx, settings, link, tuple, endpoint)
+}
+
+/// Whether the packet has the task's own address and MAC.
+#[inline(always)]
+pub fn is_from<F: Family>(ctx: &TcContext, link: &Link, tuple: &Tuple<F>) -> bool {
+    let own = F::join(&link.prefix, link.address.low_be());
+    F::same(&tuple.src, &own) && sent_by(ctx, link.mac)
+}
+
+/// Whether the packet is for more than one, by its MAC.
+#[inline(always)]
+pub fn is_multicast(ctx: &TcContext) -> bool {
+    mem::bytes::<6>(ctx, 0).is_some_and(|[first, ..]| first & 1 != 0)
 }
 
 /// Whether the packet's source MAC is the task's.
@@ -64,11 +110,11 @@ pub fn sent_by(ctx: &TcContext, mac: [u8; 6]) -> bool {
 
 /// To a task address, here or on another node.
 #[inline(always)]
-fn go(
+fn go<F: Family>(
     ctx: &TcContext,
     settings: &Settings,
     link: &Link,
-    tuple: &Tuple,
+    tuple: &Tuple<F>,
     endpoint: &Endpoint,
 ) -> Result<Verdict, DropReason> {
     if endpoint.ifindex != 0 {
@@ -79,15 +125,15 @@ fn go(
         dmac: endpoint.mac,
         smac: link.mac,
     };
-    tunnel::send(ctx, settings, endpoint.peer.low_be(), &inner, tuple.hash())
+    tunnel::send::<F>(ctx, settings, endpoint.peer.low_be(), &inner, tuple.hash())
 }
 
 /// At the node of the task it is for. If that task began the flow by a virtual address, the reply comes from there.
 #[inline(always)]
-pub fn arrive(
+pub fn arrive<F: Family>(
     ctx: &TcContext,
     vni: u32,
-    tuple: &Tuple,
+    tuple: &Tuple<F>,
     endpoint: &Endpoint,
     smac: [u8; 6],
 ) -> Result<Verdict, DropReason> {
@@ -101,15 +147,15 @@ pub fn arrive(
 
 /// To a virtual address: echo is answered, TCP and UDP go to a task.
 #[inline(always)]
-fn to_vip(
+fn to_vip<F: Family>(
     ctx: &TcContext,
     settings: &Settings,
     ifindex: u32,
     link: &Link,
     pool: &Pool,
-    tuple: &Tuple,
+    tuple: &Tuple<F>,
 ) -> Result<Verdict, DropReason> {
-    if tuple.protocol == wire::ICMP {
+    if tuple.protocol == F::ICMP {
         return answer::echo(ctx, ifindex, tuple);
     }
     if !tuple.ports {
@@ -119,25 +165,25 @@ fn to_vip(
             DropReason::Protocol
         });
     }
-    let key = tuple.key(link.vni);
-    if let Some(nat) = mem::get_flow(&maps::FLOWS, &key) {
+    let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
+    scratch.flow = tuple.key(link.vni);
+    if let Some(nat) = mem::get_flow(&maps::FLOWS, &scratch.flow) {
         // The reply of a task that reached itself.
         nat::rewrite(ctx, tuple, &nat::target(tuple, nat))?;
-        return tunnel::deliver(ctx, ifindex, link.mac, mac_of(tuple.dst));
+        return tunnel::deliver(ctx, ifindex, link.mac, mac_of(F::last_be(&tuple.dst)));
     }
-    let choice =
-        services::choose(pool, link.vni, &key, tuple, true).ok_or(DropReason::NoBackend)?;
+    let choice = services::choose(pool, link.vni, &scratch.flow, tuple, true)
+        .ok_or(DropReason::NoBackend)?;
     services::count(pool, &choice, ctx, tuple.begins());
     let mut new = Tuple {
-        dst: choice.backend.low_be(),
+        dst: F::join(&link.prefix, choice.backend.low_be()),
         ..*tuple
     };
-    if new.src == new.dst {
+    if F::same(&new.src, &new.dst) {
         // A task drops packets from its own address: it meets itself as the virtual address.
         new.src = tuple.dst;
     }
-    let reply: FlowKey = new.reply().key(link.vni);
-    let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
+    scratch.reply = new.reply().key(link.vni);
     nat::undo(
         &mut scratch.undo,
         tuple,
@@ -146,13 +192,10 @@ fn to_vip(
         Addr::NONE,
         link.mac,
     );
-    nat::remember(&reply, &scratch.undo, tuple.begins())?;
+    nat::remember(&scratch.reply, &scratch.undo, tuple.begins())?;
     nat::rewrite(ctx, tuple, &new)?;
     if choice.is_local() {
         return tunnel::deliver(ctx, choice.endpoint.ifindex, choice.endpoint.mac, link.mac);
     }
     go(ctx, settings, link, &new, choice.endpoint)
 }
-
-/// Longest headers looked at on a task's link.
-pub const HEADERS: usize = ETH_LEN + IPV4_LEN + 20;

@@ -1,15 +1,14 @@
 //! What the programs know of a packet: its addresses, ports and a few flags.
 
-use aya_ebpf::programs::TcContext;
 use mesh_common::{
-    Addr, FlowKey, flow_hash,
-    wire::{
-        ETH_LEN, ETHERTYPE_IPV4_BE, FRAGMENT_MASK_BE, FRAGMENT_OFFSET_BE, IPV4_LEN, IPV4_LONGEST,
-        IPV4_NO_OPTIONS, TCP, UDP, UDP_LEN,
-    },
+    FlowKey, flow_hash,
+    wire::{ETH_LEN, TCP, UDP},
 };
 
-use crate::mem::{self, Packet};
+use crate::{
+    family::Family,
+    mem::{self, Packet},
+};
 
 /// TCP flags.
 const FIN: u8 = 0x01;
@@ -17,14 +16,16 @@ const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
-/// An IPv4 packet's identity. Addresses and ports as they stand in the packet.
+/// A packet's identity. Addresses and ports as they stand in the packet.
 #[derive(Clone, Copy)]
-pub struct Tuple {
-    pub src: u32,
-    pub dst: u32,
+pub struct Tuple<F: Family> {
+    pub src: F::Address,
+    pub dst: F::Address,
     pub sport: u16,
     pub dport: u16,
     pub protocol: u8,
+    /// Where the transport header begins, from the beginning of the IP header.
+    pub l4: u16,
     /// Ports are known: TCP or UDP, not fragmented, without IP options.
     pub ports: bool,
     /// First packet of a TCP connection.
@@ -35,14 +36,14 @@ pub struct Tuple {
     pub tail: bool,
 }
 
-impl Tuple {
+impl<F: Family> Tuple<F> {
     /// The key of this packet's flow.
     #[inline(always)]
     pub fn key(&self, scope: u32) -> FlowKey {
         FlowKey {
             scope,
-            src: Addr::v4_be(self.src),
-            dst: Addr::v4_be(self.dst),
+            src: F::key(&self.src),
+            dst: F::key(&self.dst),
             sport_be: self.sport,
             dport_be: self.dport,
             protocol: self.protocol,
@@ -65,13 +66,51 @@ impl Tuple {
     /// What spreads flows.
     #[inline(always)]
     pub fn hash(&self) -> u32 {
-        flow_hash(self.src, self.dst, self.sport, self.dport, self.protocol)
+        flow_hash(
+            F::fold(&self.src),
+            F::fold(&self.dst),
+            self.sport,
+            self.dport,
+            self.protocol,
+        )
     }
 
     /// Whether this packet may begin a flow.
     #[inline(always)]
     pub fn begins(&self) -> bool {
         self.syn || self.protocol != TCP
+    }
+
+    /// Reads ports and flags of an unfragmented packet without options or extensions, whose IP header is at `ip`.
+    /// `None`: cut short.
+    #[inline(always)]
+    pub fn transport(&mut self, packet: &impl Packet, ip: usize) -> Option<()> {
+        if self.protocol != TCP && self.protocol != UDP {
+            return Some(());
+        }
+        let l4 = ip + F::HEADER_LEN;
+        self.sport = mem::u16_at(packet, l4)?;
+        self.dport = mem::u16_at(packet, l4 + 2)?;
+        self.ports = true;
+        if self.protocol == TCP {
+            self.take_flags(mem::u8_at(packet, l4 + 13)?);
+        }
+        Some(())
+    }
+
+    /// Takes the ports from the first bytes of the transport header.
+    #[inline(always)]
+    pub fn take_ports(&mut self, [s0, s1, d0, d1]: [u8; 4]) {
+        self.sport = u16::from_ne_bytes([s0, s1]);
+        self.dport = u16::from_ne_bytes([d0, d1]);
+        self.ports = true;
+    }
+
+    /// Takes the flags of a TCP header.
+    #[inline(always)]
+    pub fn take_flags(&mut self, flags: u8) {
+        self.syn = flags & (SYN | ACK) == SYN;
+        self.ends = flags & (FIN | RST) != 0;
     }
 }
 
@@ -81,57 +120,15 @@ pub fn ethertype(packet: &impl Packet, eth: usize) -> Option<u16> {
     mem::u16_at(packet, eth + 12)
 }
 
-/// The IPv4 packet whose Ethernet header is at `eth`. `None`: not IPv4, or cut short.
-#[inline(always)]
-pub fn ipv4(packet: &impl Packet, eth: usize) -> Option<Tuple> {
-    if ethertype(packet, eth)? != ETHERTYPE_IPV4_BE {
-        return None;
-    }
-    let ip = eth + ETH_LEN;
-    let version = mem::u8_at(packet, ip)?;
-    if version >> 4 != 4 || version < IPV4_NO_OPTIONS {
-        return None;
-    }
-    let fragment = mem::u16_at(packet, ip + 6)?;
-    let protocol = mem::u8_at(packet, ip + 9)?;
-    let src = mem::u32_at(packet, ip + 12)?;
-    let dst = mem::u32_at(packet, ip + 16)?;
-    let mut tuple = Tuple {
-        src,
-        dst,
-        sport: 0,
-        dport: 0,
-        protocol,
-        ports: false,
-        syn: false,
-        ends: false,
-        tail: fragment & FRAGMENT_OFFSET_BE != 0,
-    };
-    let whole = fragment & FRAGMENT_MASK_BE == 0 && version == IPV4_NO_OPTIONS;
-    if whole && (protocol == TCP || protocol == UDP) {
-        let l4 = ip + IPV4_LEN;
-        tuple.sport = mem::u16_at(packet, l4)?;
-        tuple.dport = mem::u16_at(packet, l4 + 2)?;
-        tuple.ports = true;
-        if protocol == TCP {
-            let flags = mem::u8_at(packet, l4 + 13)?;
-            tuple.syn = flags & (SYN | ACK) == SYN;
-            tuple.ends = flags & (FIN | RST) != 0;
-        }
-    }
-    Some(tuple)
-}
-
 /// Whether a UDP packet is for the port `port_be`, wherever its header is. `None`: it does not say, being cut short.
 #[inline(always)]
-pub fn is_udp_to(ctx: &TcContext, tuple: &Tuple, port_be: u16) -> Option<bool> {
+pub fn is_udp_to<F: Family>(packet: &impl Packet, tuple: &Tuple<F>, port_be: u16) -> Option<bool> {
     if tuple.protocol != UDP || tuple.tail {
         return Some(false);
     }
     if tuple.ports {
         return Some(tuple.dport == port_be);
     }
-    mem::pull(ctx, ETH_LEN + IPV4_LONGEST + UDP_LEN);
-    let words = (mem::u8_at(ctx, ETH_LEN)? & 0xf) as usize;
-    Some(mem::u16_at(ctx, ETH_LEN + words * 4 + 2)? == port_be)
+    let port = packet.fetch::<2>(ETH_LEN + tuple.l4 as usize + 2)?;
+    Some(u16::from_ne_bytes(port) == port_be)
 }

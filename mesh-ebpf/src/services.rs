@@ -2,10 +2,11 @@
 
 use mesh_common::{
     Addr, AddrKey, Conn, CounterKey, Endpoint, FlowKey, Pool, PortKey, Published, Settings,
-    port_bit,
+    port_bit, wire,
 };
 
 use crate::{
+    family::{Family, V4},
     maps,
     mem::{self, Packet},
     packet::Tuple,
@@ -45,8 +46,8 @@ pub fn endpoint(vni: u32, address: Addr) -> Option<&'static Endpoint> {
 
 /// Whether an address is this node's.
 #[inline(always)]
-pub fn is_own(address_be: u32) -> bool {
-    mem::get(&maps::OWN, &Addr::v4_be(address_be)).is_some()
+pub fn is_own<F: Family>(address: &F::Address) -> bool {
+    mem::get(&maps::OWN, &F::key(address)).is_some()
 }
 
 /// Whether an address is another node's tunnel end point.
@@ -55,9 +56,17 @@ pub fn is_peer(address_be: u32) -> bool {
     mem::get(&maps::PEERS, &Addr::v4_be(address_be)).is_some()
 }
 
+/// Whether a packet is a tunnel's to this node.
+#[inline(always)]
+pub fn is_tunnel(settings: &Settings, tuple: &Tuple<V4>) -> bool {
+    tuple.protocol == wire::UDP
+        && tuple.dport == settings.vxlan_port_be
+        && tuple.dst == settings.vtep.low_be()
+}
+
 /// The service behind a published port, if the destination port of this packet is one.
 #[inline(always)]
-pub fn published(tuple: &Tuple) -> Option<&'static Published> {
+pub fn published<F: Family>(tuple: &Tuple<F>) -> Option<&'static Published> {
     if !tuple.ports {
         return None;
     }
@@ -74,11 +83,11 @@ pub fn published(tuple: &Tuple) -> Option<&'static Published> {
 }
 
 #[inline(always)]
-fn slot(first: u32, length: u32, hash: u32) -> Option<Addr> {
+fn slot(first: u32, length: u32, hash: u32) -> Option<&'static Addr> {
     if length == 0 {
         return None;
     }
-    maps::ROWS.get(first.wrapping_add(hash % length)).copied()
+    maps::ROWS.get(first.wrapping_add(hash % length))
 }
 
 /// Chooses a backend on network `vni`.
@@ -87,7 +96,13 @@ fn slot(first: u32, length: u32, hash: u32) -> Option<Addr> {
 /// about it (then a new connection follows the current row, and an open one the row it began under).
 /// `keep` asks for an entry in any case.
 #[inline(always)]
-pub fn choose(pool: &Pool, vni: u32, key: &FlowKey, tuple: &Tuple, keep: bool) -> Option<Choice> {
+pub fn choose<F: Family>(
+    pool: &Pool,
+    vni: u32,
+    key: &FlowKey,
+    tuple: &Tuple<F>,
+    keep: bool,
+) -> Option<Choice> {
     let known = mem::get_flow(&maps::CONNS, key);
     // A SYN begins anew, even if an earlier connection had the same ports.
     if !tuple.syn
@@ -102,17 +117,17 @@ pub fn choose(pool: &Pool, vni: u32, key: &FlowKey, tuple: &Tuple, keep: bool) -
     let current = slot(pool.current, pool.current_len, hash);
     let previous = slot(pool.previous, pool.previous_len, hash);
     // What an earlier connection left would lead the packets after the SYN astray.
-    let mut entry = keep || tuple.protocol != mesh_common::wire::TCP || known.is_some();
+    let mut entry = keep || tuple.protocol != wire::TCP || known.is_some();
     let mut chosen = current;
     if let Some(old) = previous
-        && !current.is_some_and(|new| new.same(&old))
+        && !current.is_some_and(|new| new.same(old))
     {
         entry = true;
-        if !tuple.begins() && endpoint(vni, old).is_some() {
+        if !tuple.begins() && endpoint(vni, *old).is_some() {
             chosen = Some(old);
         }
     }
-    let backend = chosen?;
+    let backend = *chosen?;
     let endpoint = endpoint(vni, backend)?;
     if entry {
         // A full table only costs this flow its memory; the row still answers.

@@ -6,7 +6,7 @@ use mesh_common::{
     wire::{self, ETH_LEN},
 };
 
-use crate::mem;
+use crate::{family::Family, mem};
 
 /// The inner Ethernet header of a packet put into a tunnel.
 pub struct Inner {
@@ -18,9 +18,9 @@ pub struct Inner {
     pub smac: [u8; 6],
 }
 
-/// Encapsulates and sends to the node at `peer_be`.
+/// Encapsulates a packet of family `F` and sends it to the node at `peer_be`.
 #[inline(always)]
-pub fn send(
+pub fn send<F: Family>(
     ctx: &TcContext,
     settings: &Settings,
     peer_be: u32,
@@ -41,7 +41,7 @@ pub fn send(
     let at = ETH_LEN + header.len();
     store(ctx, at, &inner.dmac)?;
     store(ctx, at + 6, &inner.smac)?;
-    store(ctx, at + 12, &wire::ETHERTYPE_IPV4_BE)?;
+    store(ctx, at + 12, &F::ETHERTYPE_BE)?;
     store(ctx, 12, &wire::ETHERTYPE_IPV4_BE)?;
     mem::to_neighbour(settings.uplink);
     Ok(Verdict::Forwarded)

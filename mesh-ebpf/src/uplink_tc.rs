@@ -3,11 +3,12 @@
 
 use aya_ebpf::programs::TcContext;
 use mesh_common::{
-    Addr, DropReason, SCOPE_RETURN, Settings, Verdict, mac_of, node_mac,
-    wire::{self, ETH_LEN, IPV4_LEN, OVERHEAD, UDP_LEN},
+    Addr, DropReason, SCOPE_RETURN, Settings, V6_TUNNEL, V6_UPLINK, Verdict, mac_of, node_mac,
+    wire::{self, ETH_LEN, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, IPV4_LEN, OVERHEAD, UDP_LEN},
 };
 
 use crate::{
+    family::{Family, V4, V6},
     ingress::{self, Client},
     maps, mem,
     mem::Packet as _,
@@ -16,46 +17,74 @@ use crate::{
     services,
 };
 
-/// Longest headers looked at: a tunnel's and a TCP segment's inside.
-const HEADERS: usize = OVERHEAD + ETH_LEN + IPV4_LEN + 20;
-
 /// The program.
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> Result<Verdict, DropReason> {
     if !mem::untag(ctx) {
         return Ok(Verdict::Pass);
     }
-    mem::pull(ctx, HEADERS);
-    let Some(tuple) = packet::ipv4(ctx, 0) else {
+    mem::pull(ctx, OVERHEAD + V4::HEADERS);
+    let Some(tuple) = V4::parse(ctx, 0) else {
+        if packet::ethertype(ctx, 0) == Some(ETHERTYPE_IPV6_BE) {
+            mem::continue_in(&maps::TC_V6, ctx, V6_UPLINK);
+        }
         return Ok(Verdict::Pass);
     };
     let Some(settings) = services::settings() else {
         return Ok(Verdict::Pass);
     };
-    if tuple.protocol == wire::UDP
-        && tuple.dport == settings.vxlan_port_be
-        && tuple.dst == settings.vtep.low_be()
-    {
-        return unpack(ctx, settings, &tuple);
+    if services::is_tunnel(settings, &tuple) {
+        return unpack::<V4>(ctx, settings, &tuple);
     }
-    let Some(service) = services::published(&tuple) else {
+    request::<V4>(ctx, settings, &tuple)
+}
+
+/// The program's part for IPv6, in a tunnel or not. The tunnels themselves are IPv4.
+#[inline(always)]
+pub fn run_v6(ctx: &TcContext) -> Result<Verdict, DropReason> {
+    mem::pull(ctx, OVERHEAD + V6::HEADERS);
+    let Some(settings) = services::settings() else {
         return Ok(Verdict::Pass);
     };
-    if wire::is_martian_be(tuple.src) || !services::is_own(tuple.dst) {
+    if let Some(outer) = V4::parse(ctx, 0) {
+        return unpack::<V6>(ctx, settings, &outer);
+    }
+    let Some(tuple) = V6::parse(ctx, 0) else {
+        return Ok(Verdict::Pass);
+    };
+    request::<V6>(ctx, settings, &tuple)
+}
+
+/// A packet that may be a client's.
+#[inline(always)]
+fn request<F: Family>(
+    ctx: &TcContext,
+    settings: &Settings,
+    tuple: &Tuple<F>,
+) -> Result<Verdict, DropReason> {
+    let Some(service) = services::published(tuple) else {
+        return Ok(Verdict::Pass);
+    };
+    if F::is_martian(&tuple.src) || !services::is_own::<F>(&tuple.dst) {
         return Ok(Verdict::Pass);
     }
     ingress::balance(
         ctx,
         settings,
         service,
-        &tuple,
+        tuple,
+        tuple,
         Client::Outside(ctx.ifindex()),
     )
 }
 
 /// A tunnel packet. What is not for a task or a process of this node goes to the tunnel device (see `device`).
 #[inline(always)]
-fn unpack(ctx: &TcContext, settings: &Settings, outer: &Tuple) -> Result<Verdict, DropReason> {
+fn unpack<F: Family>(
+    ctx: &TcContext,
+    settings: &Settings,
+    outer: &Tuple<V4>,
+) -> Result<Verdict, DropReason> {
     if !services::is_peer(outer.src) {
         return Err(DropReason::UnknownPeer);
     }
@@ -67,16 +96,21 @@ fn unpack(ctx: &TcContext, settings: &Settings, outer: &Tuple) -> Result<Verdict
     let vni = u32::from_be_bytes([0, v0, v1, v2]);
     let dmac = mem::bytes::<6>(ctx, OVERHEAD).ok_or(DropReason::Malformed)?;
     let smac = mem::bytes::<6>(ctx, OVERHEAD + 6).ok_or(DropReason::Malformed)?;
-    let Some(inner) = packet::ipv4(ctx, OVERHEAD) else {
+    let Some(inner) = F::parse(ctx, OVERHEAD) else {
+        if F::ETHERTYPE_BE == ETHERTYPE_IPV4_BE
+            && packet::ethertype(ctx, OVERHEAD) == Some(ETHERTYPE_IPV6_BE)
+        {
+            mem::continue_in(&maps::TC_V6, ctx, V6_UPLINK);
+        }
         return Ok(Verdict::Pass);
     };
     if vni != settings.ingress_vni {
-        let endpoint =
-            services::endpoint(vni, Addr::v4_be(inner.dst)).ok_or(DropReason::NoEndpoint)?;
+        let address = Addr::v4_be(F::last_be(&inner.dst));
+        let endpoint = services::endpoint(vni, address).ok_or(DropReason::NoEndpoint)?;
         if endpoint.ifindex == 0 {
             return Err(DropReason::NoEndpoint);
         }
-        mem::shrink(ctx)?;
+        mem::shrink::<F>(ctx)?;
         return overlay::arrive(ctx, vni, &inner, endpoint, smac);
     }
     let [_, kind, a, b, c, d] = dmac;
@@ -85,7 +119,7 @@ fn unpack(ctx: &TcContext, settings: &Settings, outer: &Tuple) -> Result<Verdict
         let Some(nat) = mem::get_flow(&maps::FLOWS, &inner.key(SCOPE_RETURN)) else {
             return Ok(Verdict::Pass);
         };
-        mem::shrink(ctx)?;
+        mem::shrink::<F>(ctx)?;
         return nat::reply(ctx, settings, &inner, nat);
     }
     if kind != mac_of(0)[1] {
@@ -95,14 +129,29 @@ fn unpack(ctx: &TcContext, settings: &Settings, outer: &Tuple) -> Result<Verdict
     if endpoint.ifindex == 0 {
         return Err(DropReason::NoEndpoint);
     }
-    ingress::from_peer(ctx, &inner, outer.src, named, endpoint)
+    ingress::from_peer(ctx, settings, &inner, outer.src, named, endpoint)
 }
 
 /// The program on the tunnel device, where the kernel has stripped what `unpack` let pass: replies to clients
 /// outside, when XDP is not there or does not know the neighbour.
 #[inline(always)]
 pub fn device(ctx: &TcContext) -> Result<Verdict, DropReason> {
-    mem::pull(ctx, ETH_LEN + IPV4_LEN + 20);
+    mem::pull(ctx, V4::HEADERS);
+    if packet::ethertype(ctx, 0) == Some(ETHERTYPE_IPV6_BE) {
+        mem::continue_in(&maps::TC_V6, ctx, V6_TUNNEL);
+    }
+    stripped::<V4>(ctx)
+}
+
+/// The program's part for IPv6.
+#[inline(always)]
+pub fn device_v6(ctx: &TcContext) -> Result<Verdict, DropReason> {
+    mem::pull(ctx, V6::HEADERS);
+    stripped::<V6>(ctx)
+}
+
+#[inline(always)]
+fn stripped<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
     let Some(settings) = services::settings() else {
         return Ok(Verdict::Pass);
     };
@@ -110,11 +159,11 @@ pub fn device(ctx: &TcContext) -> Result<Verdict, DropReason> {
     if !services::is_peer(peer) {
         return Err(DropReason::UnknownPeer);
     }
-    let inner = packet::ipv4(ctx, 0).ok_or(DropReason::NotIpv4)?;
-    if vni != settings.ingress_vni || !services::is_own(inner.src) {
+    let inner = F::parse(ctx, 0).ok_or(DropReason::NotIp)?;
+    if vni != settings.ingress_vni || !services::is_own::<F>(&inner.src) {
         return Err(DropReason::NoEndpoint);
     }
-    let uplink = mem::route(ctx, inner.src, inner.dst).unwrap_or(settings.uplink);
+    let uplink = mem::route::<F>(ctx, &inner.src, &inner.dst).unwrap_or(settings.uplink);
     mem::adopt(ctx);
     mem::to_neighbour(uplink);
     Ok(Verdict::Returned)

@@ -3,11 +3,13 @@
 
 use aya_ebpf::programs::XdpContext;
 use mesh_common::{
-    DropReason, SCOPE_PUBLISHED, Settings, Verdict, checksum, mac_of, node_mac,
-    wire::{self, ETH_LEN, IPV4_LEN, OVERHEAD},
+    DropReason, SCOPE_PUBLISHED, Settings, V6_UPLINK, Verdict, mac_of, node_mac,
+    wire::{self, ETH_LEN, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, IPV4_LEN, OVERHEAD},
 };
 
 use crate::{
+    family::{Family, V4, V6},
+    maps,
     mem::{self, NextHop, Packet as _},
     packet::{self, Tuple},
     services,
@@ -16,29 +18,57 @@ use crate::{
 /// The program.
 #[inline(always)]
 pub fn run(ctx: &XdpContext) -> Result<Verdict, DropReason> {
-    let Some(tuple) = packet::ipv4(ctx, 0) else {
+    let Some(tuple) = V4::parse(ctx, 0) else {
+        if packet::ethertype(ctx, 0) == Some(ETHERTYPE_IPV6_BE) {
+            mem::continue_in(&maps::XDP_V6, ctx, V6_UPLINK);
+        }
         return Ok(Verdict::Pass);
     };
     let Some(settings) = services::settings() else {
         return Ok(Verdict::Pass);
     };
-    if tuple.protocol == wire::UDP
-        && tuple.dport == settings.vxlan_port_be
-        && tuple.dst == settings.vtep.low_be()
-    {
-        return back(ctx, settings, &tuple);
+    if services::is_tunnel(settings, &tuple) {
+        return back::<V4>(ctx, settings, &tuple);
     }
-    let Some(service) = services::published(&tuple) else {
+    request::<V4>(ctx, settings, &tuple)
+}
+
+/// The program's part for IPv6, in a tunnel or not. The tunnels themselves are IPv4.
+#[inline(always)]
+pub fn run_v6(ctx: &XdpContext) -> Result<Verdict, DropReason> {
+    let Some(settings) = services::settings() else {
         return Ok(Verdict::Pass);
     };
-    if wire::is_martian_be(tuple.src) || !services::is_own(tuple.dst) {
+    if let Some(outer) = V4::parse(ctx, 0) {
+        return back::<V6>(ctx, settings, &outer);
+    }
+    let Some(tuple) = V6::parse(ctx, 0) else {
+        return Ok(Verdict::Pass);
+    };
+    request::<V6>(ctx, settings, &tuple)
+}
+
+/// A packet that may be a client's.
+#[inline(always)]
+fn request<F: Family>(
+    ctx: &XdpContext,
+    settings: &Settings,
+    tuple: &Tuple<F>,
+) -> Result<Verdict, DropReason> {
+    let Some(service) = services::published(tuple) else {
+        return Ok(Verdict::Pass);
+    };
+    if F::is_martian(&tuple.src)
+        || !services::is_own::<F>(&tuple.dst)
+        || !F::is_on(&settings.prefix)
+    {
         return Ok(Verdict::Pass);
     }
-    if !checksum_is_final(ctx, 0, &tuple) {
+    if !checksum_is_final(ctx, 0, tuple) {
         return Ok(Verdict::Handover);
     }
     let key = tuple.key(SCOPE_PUBLISHED);
-    let Some(choice) = services::choose(&service.pool, settings.ingress_vni, &key, &tuple, false)
+    let Some(choice) = services::choose(&service.pool, settings.ingress_vni, &key, tuple, false)
     else {
         return Ok(Verdict::Pass);
     };
@@ -49,7 +79,7 @@ pub fn run(ctx: &XdpContext) -> Result<Verdict, DropReason> {
     let vtep = settings.vtep.low_be();
     let peer = choice.endpoint.peer.low_be();
     let outer = length.wrapping_add((OVERHEAD - ETH_LEN) as u16);
-    let Some(hop) = hop(ctx, vtep, peer, outer) else {
+    let Some(hop) = hop::<V4>(ctx, &vtep, &peer, outer) else {
         return Ok(Verdict::Handover);
     };
     services::count(&service.pool, &choice, ctx, tuple.begins());
@@ -62,7 +92,7 @@ pub fn run(ctx: &XdpContext) -> Result<Verdict, DropReason> {
         settings.ingress_vni,
         length,
     );
-    address(ctx, &hop)?;
+    address::<V4>(ctx, &hop)?;
     mem::write(ctx, ETH_LEN, header)?;
     mem::write(ctx, OVERHEAD, choice.endpoint.mac)?;
     mem::write(ctx, OVERHEAD + 6, node_mac(vtep))?;
@@ -71,7 +101,11 @@ pub fn run(ctx: &XdpContext) -> Result<Verdict, DropReason> {
 
 /// A tunnel packet. Replies of another node's task to a client outside are stripped and sent on; all else is tc's.
 #[inline(always)]
-fn back(ctx: &XdpContext, settings: &Settings, outer: &Tuple) -> Result<Verdict, DropReason> {
+fn back<F: Family>(
+    ctx: &XdpContext,
+    settings: &Settings,
+    outer: &Tuple<V4>,
+) -> Result<Verdict, DropReason> {
     let Some([flags, _, _, _, v0, v1, v2, _]) =
         mem::bytes::<8>(ctx, ETH_LEN + IPV4_LEN + wire::UDP_LEN)
     else {
@@ -87,26 +121,35 @@ fn back(ctx: &XdpContext, settings: &Settings, outer: &Tuple) -> Result<Verdict,
     if !same_mac(mac, node_mac(settings.vtep.low_be())) || !services::is_peer(outer.src) {
         return Ok(Verdict::Handover);
     }
-    let Some(inner) = packet::ipv4(ctx, OVERHEAD) else {
+    let Some(inner) = F::parse(ctx, OVERHEAD) else {
+        if F::ETHERTYPE_BE == ETHERTYPE_IPV4_BE
+            && packet::ethertype(ctx, OVERHEAD) == Some(ETHERTYPE_IPV6_BE)
+        {
+            mem::continue_in(&maps::XDP_V6, ctx, V6_UPLINK);
+        }
         return Ok(Verdict::Handover);
     };
-    if !services::is_own(inner.src) || !checksum_is_final(ctx, OVERHEAD, &inner) {
+    if !services::is_own::<F>(&inner.src) || !checksum_is_final(ctx, OVERHEAD, &inner) {
         return Ok(Verdict::Handover);
     }
     let length = (ctx.length() as usize - OVERHEAD - ETH_LEN) as u16;
-    let Some(hop) = hop(ctx, inner.src, inner.dst, length) else {
+    let Some(hop) = hop::<F>(ctx, &inner.src, &inner.dst, length) else {
         return Ok(Verdict::Handover);
     };
     mem::adjust_head(ctx, OVERHEAD as i32)?;
-    address(ctx, &hop)?;
-    mem::write(ctx, 12, wire::ETHERTYPE_IPV4_BE.to_ne_bytes())?;
+    address::<F>(ctx, &hop)?;
     Ok(Verdict::Returned)
 }
 
 /// The next hop, if it is reached by the interface the packet came in by: only that one can XDP answer on.
 #[inline(always)]
-fn hop(ctx: &XdpContext, src: u32, dst: u32, length: u16) -> Option<NextHop> {
-    let hop = mem::next_hop(ctx, src, dst, length)?;
+fn hop<F: Family>(
+    ctx: &XdpContext,
+    src: &F::Address,
+    dst: &F::Address,
+    length: u16,
+) -> Option<NextHop> {
+    let hop = mem::next_hop::<F>(ctx, src, dst, length)?;
     if hop.ifindex == ctx.ifindex() {
         Some(hop)
     } else {
@@ -115,28 +158,32 @@ fn hop(ctx: &XdpContext, src: u32, dst: u32, length: u16) -> Option<NextHop> {
 }
 
 #[inline(always)]
-fn address(ctx: &XdpContext, hop: &NextHop) -> Result<(), DropReason> {
+fn address<F: Family>(ctx: &XdpContext, hop: &NextHop) -> Result<(), DropReason> {
     mem::write(ctx, 0, hop.dmac)?;
     mem::write(ctx, 6, hop.smac)?;
-    mem::write(ctx, 12, wire::ETHERTYPE_IPV4_BE.to_ne_bytes())
+    mem::write(ctx, 12, F::ETHERTYPE_BE.to_ne_bytes())
 }
 
 /// Whether the transport checksum is more than the pseudo header's sum that a sender on this machine left for
-/// its device to complete. One final checksum in 65,536 looks the same; tc handles both.
+/// its device to complete. One final checksum in 65,536 looks the same, and behind extension headers nobody looks;
+/// tc handles all.
 #[inline(always)]
-fn checksum_is_final(ctx: &XdpContext, eth: usize, tuple: &Tuple) -> bool {
-    let l4 = eth + ETH_LEN + IPV4_LEN;
+fn checksum_is_final<F: Family>(ctx: &XdpContext, eth: usize, tuple: &Tuple<F>) -> bool {
+    let ip = eth + ETH_LEN;
+    if tuple.l4 as usize != F::HEADER_LEN {
+        return false;
+    }
+    let l4 = ip + F::HEADER_LEN;
     let at = if tuple.protocol == wire::TCP {
         l4 + 16
     } else {
         l4 + 6
     };
-    let (Some(check), Some(total)) = (mem::u16_at(ctx, at), mem::u16_at(ctx, eth + ETH_LEN + 2))
+    let (Some(check), Some(length)) = (mem::u16_at(ctx, at), F::transport_length(ctx, ip, tuple))
     else {
         return false;
     };
-    let length = u16::from_be(total).wrapping_sub(IPV4_LEN as u16);
-    check != checksum::pseudo_v4(tuple.src, tuple.dst, tuple.protocol, length)
+    check != F::pseudo(tuple, length)
 }
 
 #[inline(always)]

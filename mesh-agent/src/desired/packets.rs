@@ -45,6 +45,7 @@ pub fn datapath(assignment: &Assignment, node: &NodeFacts, links: &[LinkFacts]) 
         own_addresses: node.own_addresses.clone(),
         vtep: Some(node.vtep),
         ingress_vni: ingress.map_or(0, |network| network.vni),
+        ingress_prefix: None,
         peers: assignment
             .peers
             .values()
@@ -74,6 +75,7 @@ fn link(assignment: &Assignment, found: &LinkFacts) -> Option<Link> {
     Some(match &found.network {
         Some(network) => Link::Overlay {
             vni: assignment.networks.get(network)?.vni,
+            prefix: None,
             address,
             mac,
         },

@@ -114,6 +114,7 @@ fn everything_of_a_small_world() {
         desired.links[&7],
         Link::Overlay {
             vni: 4097,
+            prefix: None,
             address: ip("10.0.16.11"),
             mac: [0x02, 0x42, 10, 0, 16, 11],
         }

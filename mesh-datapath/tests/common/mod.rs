@@ -260,6 +260,7 @@ impl Task {
             over,
             Link::Overlay {
                 vni,
+                prefix: None,
                 address: o,
                 mac: mac_of(o),
             },

@@ -276,14 +276,14 @@ fn tasks() -> Vec<Row> {
             sent(vxlan(NEAR, PEER, VNI, open(FAR)), PEER),
             DropReason::NoEndpoint,
         ),
-        drops("a VLAN's frame", open(FAR).tag(5), DropReason::NotIpv4),
+        drops("a VLAN's frame", open(FAR).tag(5), DropReason::NotIp),
         drops(
             "a link that no table has",
             open(FAR),
             DropReason::UnknownLink,
         )
         .by(ELSEWHERE),
-        row("an EtherType of others", lldp).drops(DropReason::NotIpv4),
+        row("an EtherType of others", lldp).drops(DropReason::NotIp),
         row("a header shorter than a header", version).drops(DropReason::Malformed),
     ]
 }

@@ -135,12 +135,12 @@ fn visits() -> Vec<Visit> {
         dropped(
             "on an overlay network, ARP",
             vxlan(PEER, NODE, VNI, request.clone()),
-            DropReason::NotIpv4,
+            DropReason::NotIp,
         ),
         dropped(
             "on the ingress network, ARP",
             vxlan(PEER, NODE, INGRESS, request),
-            DropReason::NotIpv4,
+            DropReason::NotIp,
         ),
         dropped(
             "by another address of the node, a stranger's",

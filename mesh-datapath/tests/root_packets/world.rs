@@ -279,7 +279,12 @@ fn desired(side: Side, moved: bool) -> Desired {
                 .insert((vni, address), Endpoint { mac, location });
             if home == side && ifindex != ELSEWHERE {
                 let link = if vni == VNI {
-                    Link::Overlay { vni, address, mac }
+                    Link::Overlay {
+                        vni,
+                        prefix: None,
+                        address,
+                        mac,
+                    }
                 } else {
                     Link::Gateway { address, mac }
                 };
