@@ -229,7 +229,7 @@ impl World {
         });
         assert_eq!(
             result.first().map(String::as_str),
-            Some("far 192.168.77.100:40404")
+            Some("far 192.168.77.100:20404")
         );
         assert!(
             result
