@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::Command,
     sync::Arc,
     thread,
@@ -19,11 +19,20 @@ use nix::sched::{CloneFlags, setns};
 
 /// VNI of the ingress network in these tests.
 pub(crate) const INGRESS: u32 = 4096;
+/// IPv6 of the ingress network, of all overlay networks, and of the LAN: the last 32 bits are the IPv4 address.
+pub(crate) const INGRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 0);
+pub(crate) const OVERLAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 2, 0, 0, 0, 0);
+pub(crate) const LAN_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 3, 0, 0, 0, 0);
 /// Makes names of namespaces unique.
 static COUNTER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
 
 /// Longest wait for an answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The IPv6 address that goes with `address` on a network.
+pub(crate) fn six(prefix: Ipv6Addr, address: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::from(u128::from(prefix) | u128::from(u32::from(address)))
+}
 
 /// Runs a command and panics with its words if it fails.
 pub(crate) fn sh(line: &str) -> String {
@@ -133,6 +142,8 @@ impl Lan {
             self.0.sh(&format!("ethtool -K {port} gro on tx off"));
         }
         member.sh(&format!("ip addr add {address}/24 dev eth0"));
+        let address = six(LAN_V6, address);
+        member.sh(&format!("ip addr add {address}/64 dev eth0 nodad"));
         member.sh("ip link set eth0 up");
     }
 }
@@ -150,15 +161,16 @@ impl Node {
     pub(crate) fn new(lan: &Lan, name: &str, address: Ipv4Addr, xdp: XdpMode) -> Self {
         let ns = Ns::new(name);
         lan.join(&ns, &format!("p-{name}"), address, xdp == XdpMode::Native);
-        ns.sh("sysctl -qw net.ipv4.ip_forward=1");
+        ns.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         let mut config = Config::new(format!("/sys/fs/bpf/{}", ns.0));
         config.xdp = xdp;
         let index = ns.index("eth0");
         let desired = Desired {
             uplinks: [index].into(),
-            own_addresses: [IpAddr::V4(address)].into(),
+            own_addresses: [IpAddr::V4(address), six(LAN_V6, address).into()].into(),
             vtep: Some(IpAddr::V4(address)),
             ingress_vni: INGRESS,
+            ingress_prefix: Some(INGRESS_V6),
             ..Desired::default()
         };
         Self {
@@ -249,9 +261,15 @@ impl Task {
         }
         ns.sh(&format!("ip addr add {overlay}/20 dev eth0"));
         ns.sh(&format!("ip addr add {gateway}/32 dev eth1"));
+        let (overlay_v6, gateway_v6) = (six(OVERLAY_V6, overlay), six(INGRESS_V6, gateway));
+        ns.sh(&format!("ip addr add {overlay_v6}/64 dev eth0 nodad"));
+        ns.sh(&format!("ip addr add {gateway_v6}/128 dev eth1 nodad"));
         ns.sh("ip link set eth0 up");
         ns.sh("ip link set eth1 up");
         ns.sh("ip route add default via 169.254.1.1 dev eth1 onlink");
+        ns.sh(&format!(
+            "ip route add default via fe80::1 dev eth1 onlink src {gateway_v6}"
+        ));
         node.ns.sh(&format!("ip route add {gateway}/32 dev {gate}"));
         let (over, gate) = (node.ns.index(&over), node.ns.index(&gate));
         let (o, g) = (IpAddr::V4(overlay), IpAddr::V4(gateway));
@@ -260,7 +278,7 @@ impl Task {
             over,
             Link::Overlay {
                 vni,
-                prefix: None,
+                prefix: Some(OVERLAY_V6),
                 address: o,
                 mac: mac_of(o),
             },
@@ -293,10 +311,10 @@ impl Task {
         let name: Arc<str> = self.name.as_str().into();
         let listener = self
             .ns
-            .run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("bind"));
+            .run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).expect("bind"));
         let socket = self
             .ns
-            .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("bind"));
+            .run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).expect("bind"));
         let tcp_name = Arc::clone(&name);
         thread::spawn(move || {
             for (stream, client) in listener
@@ -306,13 +324,14 @@ impl Task {
                 .map(|(a, s)| (s, a))
             {
                 let name = Arc::clone(&tcp_name);
+                let client = canonical(client);
                 thread::spawn(move || echo(stream, &format!("{name} {client}\n")));
             }
         });
         thread::spawn(move || {
             let mut buffer = [0; 2048];
             while let Ok((length, client)) = socket.recv_from(&mut buffer) {
-                let mut answer = format!("{name} {client}\n").into_bytes();
+                let mut answer = format!("{name} {}\n", canonical(client)).into_bytes();
                 answer.extend(&buffer[..length]);
                 let _ = socket.send_to(&answer, client);
             }
@@ -325,6 +344,11 @@ pub(crate) fn mac_text(address: Ipv4Addr) -> String {
     mac_of(IpAddr::V4(address))
         .map(|b| format!("{b:02x}"))
         .join(":")
+}
+
+/// An IPv4 client as such, though it came to an IPv6 socket.
+fn canonical(client: SocketAddr) -> SocketAddr {
+    SocketAddr::new(client.ip().to_canonical(), client.port())
 }
 
 fn echo(mut stream: TcpStream, greeting: &str) {
