@@ -38,6 +38,11 @@ pub const SCOPE_PUBLISHED: u32 = 3 << 24;
 /// Packets of clients whose port is taken at their task by another flow; only [`Nat::sport_be`] counts.
 pub const SCOPE_PORT: u32 = 4 << 24;
 
+/// [`DatagramKey::way`]: from the socket to a virtual address.
+pub const DATAGRAMS_OUT: u8 = 1;
+/// [`DatagramKey::way`]: from a task to the socket.
+pub const DATAGRAMS_BACK: u8 = 2;
+
 /// Words of 64 bits in the bitmap of published ports: 1,024 for TCP, then as many for UDP.
 pub const PORT_WORDS: u32 = 2 * 1024;
 
@@ -229,6 +234,54 @@ layouts! {
         closed: u8,
         /// When the other side last sent a packet: seconds of the boot-time clock, modulo 2^32.
         seen_s: u32,
+    }
+
+    /// Key of `NAMESPACES`, behind a prefix length in bits: an address as seen from a network namespace.
+    struct ScopedAddr(24) {
+        /// The namespace's cookie, its two halves as they lie in memory; matched as a whole.
+        cookie: [u32; 2],
+        /// First address of a subnet, or an address to look up.
+        address: Addr,
+    }
+
+    /// Value of `SOCKETS`: what a socket that was connected to a virtual address is really connected to.
+    struct Connected(44) {
+        /// The virtual address; none if the socket is connected to none.
+        vip: Addr,
+        /// The chosen task's address.
+        backend: Addr,
+        /// VNI of both.
+        vni: u32,
+        /// [`Pool::id`] of the virtual address.
+        pool: u32,
+        /// Port of both.
+        port_be: u16,
+        /// Zero.
+        pad: [u8; 2],
+    }
+
+    /// Key of `DATAGRAMS`: an address that an unconnected UDP socket talks to.
+    struct DatagramKey(28) {
+        /// The socket's cookie, its two halves as they lie in memory.
+        cookie: [u32; 2],
+        /// The virtual address on the way out, the task's on the way back.
+        address: Addr,
+        /// Port of both.
+        port_be: u16,
+        /// One of the `DATAGRAMS_` constants.
+        way: u8,
+        /// Zero.
+        pad: u8,
+    }
+
+    /// Value of `DATAGRAMS`.
+    struct Datagram(24) {
+        /// What the key's address is replaced by.
+        address: Addr,
+        /// VNI of both.
+        vni: u32,
+        /// [`Pool::id`] of the virtual address.
+        pool: u32,
     }
 
     /// Key of `COUNTERS`.

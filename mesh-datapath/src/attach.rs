@@ -10,7 +10,8 @@ use std::{
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        CgroupSockAddr, LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType, Xdp,
+        XdpMode,
         links::{FdLink, PinnedLink},
         tc::TcAttachOptions,
     },
@@ -189,6 +190,7 @@ pub(crate) fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
     let loaded = match program {
         Program::Xdp(xdp) => Xdp::load(xdp),
         Program::SchedClassifier(tc) => SchedClassifier::load(tc),
+        Program::CgroupSockAddr(hook) => CgroupSockAddr::load(hook),
         _ => Err(ProgramError::UnexpectedProgramType),
     };
     loaded.map_err(|source| Error::Program {

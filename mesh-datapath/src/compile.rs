@@ -6,10 +6,11 @@ use std::{
 };
 
 use mesh_common::{
-    Addr, AddrKey, Endpoint, LINK_GATEWAY, LINK_OVERLAY, Link, PortKey, Prefix, Settings, port_bit,
+    Addr, AddrKey, Endpoint, LINK_GATEWAY, LINK_OVERLAY, Link, PortKey, Prefix, ScopedAddr,
+    Settings, port_bit,
 };
 
-use crate::model::{self, Backend, Desired, Location};
+use crate::model::{self, Backend, Desired, Location, Subnet};
 
 /// What the maps must hold.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub(crate) struct Contents {
     pub(crate) ports: BTreeMap<u32, u64>,
     pub(crate) published: BTreeMap<PortKey, Front>,
     pub(crate) vips: BTreeMap<AddrKey, Front>,
+    /// VNI by length of the prefix in bits and namespace with subnet.
+    pub(crate) namespaces: BTreeMap<(u32, ScopedAddr), u32>,
 }
 
 /// What stands in front of a set of backends: a published port or a virtual address.
@@ -92,6 +95,11 @@ pub(crate) fn contents(
     for (ifindex, link) in &desired.links {
         out.links.insert(*ifindex, compile_link(link, desired));
     }
+    for (cookie, subnets) in &desired.namespaces {
+        for subnet in subnets {
+            out.namespaces.insert(scoped(*cookie, subnet), subnet.vni);
+        }
+    }
     for (id, service) in &desired.services {
         for port in &service.ports {
             let key = PortKey {
@@ -116,6 +124,17 @@ pub(crate) fn contents(
         }
     }
     out
+}
+
+/// A subnet as a namespace sees it: the length of the prefix, cookie included, and what it is a prefix of.
+fn scoped(cookie: u64, subnet: &Subnet) -> (u32, ScopedAddr) {
+    let first = addr(subnet.first);
+    let mapped = if first.is_v4() { 96 } else { 0 };
+    let key = ScopedAddr {
+        cookie: [cookie as u32, (cookie >> 32) as u32],
+        address: first,
+    };
+    (64 + mapped + u32::from(subnet.prefix), key)
 }
 
 fn compile_endpoint(endpoint: &model::Endpoint) -> Endpoint {

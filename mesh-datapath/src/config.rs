@@ -46,6 +46,9 @@ pub struct Config {
     pub flow_entries: u32,
     /// Slots of all Maglev rows together (16 bytes each).
     pub row_slots: u32,
+    /// The cgroup2 directory whose processes are this node's tasks: their sockets are led to a service's tasks when
+    /// they connect. Without one the packet programs do it.
+    pub cgroup: Option<PathBuf>,
 }
 
 impl Config {
@@ -57,6 +60,7 @@ impl Config {
             xdp: XdpMode::Auto,
             flow_entries: 65_536,
             row_slots: 1 << 19,
+            cgroup: None,
         }
     }
 

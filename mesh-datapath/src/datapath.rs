@@ -6,16 +6,18 @@ use std::{
     path::Path,
 };
 
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, maps::Map};
 use mesh_common::{Addr, CounterKey, Pool, Published};
 
 use crate::{
     Config, Desired, Error, Link, Report, Snapshot, XdpMode,
     attach::{self, Attachment, Attachments},
     compile::{self, Contents, Front},
+    hooks::{self, Hooks},
     host, netlink, object,
     rows::Rows,
     snapshot,
+    sockets::Sockets,
     tables::Tables,
     twins::Twins,
 };
@@ -35,6 +37,7 @@ pub struct Datapath {
     tables: Tables,
     twins: Twins,
     attachments: Attachments,
+    hooks: Hooks,
     rows: Rows,
     fronts: snapshot::Fronts,
 }
@@ -70,13 +73,15 @@ impl Datapath {
             .map_max_entries("CONNS", config.flow_entries)
             .map_max_entries("FLOWS", config.flow_entries)
             .map_max_entries("ROWS", config.row_slots)
+            // Its kind of definition does not say that it is pinned.
+            .map_pin_path("SOCKETS", maps.join("SOCKETS"))
             .load(object)
             .map_err(|source| Error::Load {
                 pin_dir: maps,
                 source: Box::new(source),
             })?;
         attach::load(&mut ebpf, attach::UPLINK_XDP)?;
-        for program in attach::TC_PROGRAMS {
+        for program in attach::TC_PROGRAMS.into_iter().chain(hooks::PROGRAMS) {
             attach::load(&mut ebpf, program)?;
         }
         let twins = Twins::open(&mut ebpf)?;
@@ -98,6 +103,7 @@ impl Datapath {
             tables,
             twins,
             attachments: Attachments::open(dir.join("links"))?,
+            hooks: Hooks::open(dir.join("hooks"), config.cgroup.clone())?,
             rows,
             fronts: snapshot::Fronts::default(),
         })
@@ -126,6 +132,7 @@ impl Datapath {
         let xdp_optional = self.config.xdp == XdpMode::Auto;
         self.attachments
             .sync(&mut self.ebpf, &wanted, xdp_optional, &mut report)?;
+        self.hooks.sync(&mut self.ebpf, &mut report)?;
         self.prune(&contents, &mut report)?;
         self.fronts.set(&contents, &self.tables);
         Ok(report)
@@ -137,6 +144,24 @@ impl Datapath {
     /// When a map cannot be read.
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
         snapshot::read(&self.fronts, &self.tables)
+    }
+
+    /// The sockets of tasks that talk to virtual addresses, as of now.
+    ///
+    /// # Errors
+    /// When a map cannot be read or this process may open no more files.
+    pub fn sockets(&self) -> Result<Sockets, Error> {
+        let Some(Map::SkStorage(map)) = self.ebpf.map("SOCKETS") else {
+            return Err(Error::Missing {
+                kind: "map",
+                name: "SOCKETS",
+            });
+        };
+        let datagrams = self.tables.datagrams()?;
+        Sockets::new(map, datagrams.into_iter()).map_err(|source| Error::Netlink {
+            action: "keep hold of the table of sockets".into(),
+            source,
+        })
     }
 
     /// Removes every pin, attachment and device of the data plane at `config`, in the current network namespace.
@@ -180,6 +205,7 @@ impl Datapath {
             .sync_counters(&counters(contents, &published, &vips))?;
         self.tables.published.put(&published, report)?;
         self.tables.vips.put(&vips, report)?;
+        self.tables.namespaces.put(&contents.namespaces, report)?;
         self.tables.put_ports(&contents.ports, false, report)
     }
 
@@ -207,6 +233,7 @@ impl Datapath {
     /// First what refers to others, then what nothing refers to any more.
     fn prune(&mut self, contents: &Contents, report: &mut Report) -> Result<(), Error> {
         self.tables.put_ports(&contents.ports, true, report)?;
+        self.tables.namespaces.prune(&contents.namespaces, report)?;
         let gone: Vec<Pool> = {
             let published = self.tables.published.copy().iter();
             let vips = self.tables.vips.copy().iter();
@@ -232,9 +259,11 @@ impl Datapath {
         tables
             .links
             .prune(|key| contents.links.contains_key(key), report)?;
+        let removed = report.removed;
         tables
             .endpoints
             .prune(|key| contents.endpoints.contains_key(key), report)?;
+        report.departed = report.removed - removed;
         tables
             .peers
             .prune(|key| contents.peers.contains_key(key), report)?;

@@ -10,6 +10,7 @@ mod compile;
 mod config;
 mod datapath;
 mod error;
+mod hooks;
 mod host;
 mod maglev;
 mod model;
@@ -18,13 +19,18 @@ mod object;
 mod report;
 mod rows;
 mod snapshot;
+mod sockets;
 mod tables;
 mod trial;
+mod trie;
 mod twins;
 
 pub use config::{Config, DEFAULT_VXLAN_PORT, XdpMode};
 pub use datapath::{Datapath, TUNNEL_DEVICE};
 pub use error::Error;
-pub use model::{Backend, Desired, Endpoint, Link, Location, Mac, PublishedPort, Service, mac_of};
+pub use model::{
+    Backend, Desired, Endpoint, Link, Location, Mac, PublishedPort, Service, Subnet, mac_of,
+};
 pub use report::{BackendCounters, CounterLine, Report, ServiceCounters, Snapshot};
+pub use sockets::{OpenSocket, Sockets, namespace_cookie};
 pub use trial::{EMPTY_TC, EMPTY_XDP, Trial};

@@ -31,6 +31,19 @@ pub struct Desired {
     pub endpoints: BTreeMap<(u32, IpAddr), Endpoint>,
     /// Services by id.
     pub services: BTreeMap<String, Service>,
+    /// The networks that the local tasks' sockets reach, by the cookie of the task's network namespace.
+    pub namespaces: BTreeMap<u64, BTreeSet<Subnet>>,
+}
+
+/// A network as a task sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Subnet {
+    /// Its first address.
+    pub first: IpAddr,
+    /// Length of its prefix, in bits.
+    pub prefix: u8,
+    /// Its VXLAN network identifier.
+    pub vni: u32,
 }
 
 /// The host end of a task's link.

@@ -1,4 +1,5 @@
-//! The three rtnetlink requests the data plane needs: make the tunnel device, remove it, ask what kind a link is.
+//! Netlink: one request and its answer, and the three about links that the data plane needs: make the tunnel device,
+//! remove it, ask what kind a link is.
 
 use std::{
     io,
@@ -19,8 +20,10 @@ const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_VXLAN_COLLECT_METADATA: u16 = 25;
 /// Tells a nested attribute's type from its flags.
 const TYPE_MASK: u16 = 0x3fff;
-/// Netlink header and `ifinfomsg`.
-const PREFIX: usize = 32;
+/// Netlink header.
+const HEADER: usize = 16;
+/// `ifinfomsg`.
+const LINK_MESSAGE: usize = 16;
 
 /// Makes a tunnel device that leaves all to metadata, and brings it up. One that is there is left alone.
 pub(crate) fn add_vxlan(name: &str, port: u16) -> Result<(), Error> {
@@ -66,7 +69,7 @@ pub(crate) fn link_kind(ifindex: u32) -> Result<Option<String>, Error> {
         action: format!("ask about interface {ifindex}"),
         source,
     })?;
-    let body = answer.get(PREFIX..).unwrap_or_default();
+    let body = answer.get(LINK_MESSAGE..).unwrap_or_default();
     let kind = find(body, libc::IFLA_LINKINFO).and_then(|info| find(info, IFLA_INFO_KIND));
     Ok(kind.map(|bytes| {
         String::from_utf8_lossy(bytes)
@@ -77,16 +80,8 @@ pub(crate) fn link_kind(ifindex: u32) -> Result<Option<String>, Error> {
 
 /// Sends one request about a link, up, and gives back the first message of the answer.
 fn request(kind: u16, flags: u16, ifindex: u32, body: &[u8]) -> io::Result<Vec<u8>> {
-    let socket = open()?;
-    let length = (PREFIX + body.len()) as u32;
-    let mut message = Vec::with_capacity(PREFIX + body.len());
-    message.extend(length.to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend((flags | libc::NLM_F_REQUEST as u16).to_ne_bytes());
-    message.extend(1_u32.to_ne_bytes());
-    message.extend(0_u32.to_ne_bytes());
     // ifinfomsg: family and padding, type, index, flags, change mask.
-    message.extend([0; 4]);
+    let mut message = vec![0; 4];
     message.extend(ifindex.to_ne_bytes());
     let up = if kind == libc::RTM_NEWLINK {
         libc::IFF_UP as u32
@@ -96,31 +91,69 @@ fn request(kind: u16, flags: u16, ifindex: u32, body: &[u8]) -> io::Result<Vec<u
     message.extend(up.to_ne_bytes());
     message.extend(up.to_ne_bytes());
     message.extend(body);
-    send(socket.as_raw_fd(), &message, MsgFlags::empty())?;
-    let mut buffer = vec![0; 32 * 1024];
-    let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-    buffer.truncate(length);
-    let (Some(answer), Some(error)) = (u16_at(&buffer, 4), buffer.get(16..20)) else {
-        return Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "netlink answer cut short",
-        ));
-    };
-    if i32::from(answer) == libc::NLMSG_ERROR {
-        let code = i32::from_ne_bytes([error[0], error[1], error[2], error[3]]);
-        if code != 0 {
-            return Err(io::Error::from_raw_os_error(-code));
-        }
-    }
-    Ok(buffer)
+    let answers = talk(SockProtocol::NetlinkRoute, kind, flags, &message)?;
+    Ok(answers.into_iter().next().unwrap_or_default())
 }
 
-fn open() -> io::Result<OwnedFd> {
+/// Sends one request and gives back the messages of the answer, without their headers: one, or with `NLM_F_DUMP`
+/// any number; none if the answer is only that it was done.
+pub(crate) fn talk(
+    protocol: SockProtocol,
+    kind: u16,
+    flags: u16,
+    body: &[u8],
+) -> io::Result<Vec<Vec<u8>>> {
+    let socket = open(protocol)?;
+    let mut message = Vec::with_capacity(HEADER + body.len());
+    message.extend(((HEADER + body.len()) as u32).to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend((flags | libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    message.extend(1_u32.to_ne_bytes());
+    message.extend(0_u32.to_ne_bytes());
+    message.extend(body);
+    send(socket.as_raw_fd(), &message, MsgFlags::empty())?;
+    let several = i32::from(flags) & libc::NLM_F_DUMP == libc::NLM_F_DUMP;
+    let mut answers = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        let mut rest = &buffer[..length];
+        while !rest.is_empty() {
+            let (Some(length), Some(kind)) = (u32_at(rest, 0), u16_at(rest, 4)) else {
+                return Err(cut_short());
+            };
+            let body = rest.get(HEADER..length as usize).ok_or_else(cut_short)?;
+            match i32::from(kind) {
+                libc::NLMSG_DONE => return Ok(answers),
+                libc::NLMSG_ERROR => {
+                    let code = u32_at(body, 0).ok_or_else(cut_short)? as i32;
+                    return match code {
+                        0 => Ok(answers),
+                        code => Err(io::Error::from_raw_os_error(-code)),
+                    };
+                }
+                _ => answers.push(body.to_vec()),
+            }
+            rest = rest
+                .get((length as usize).next_multiple_of(4)..)
+                .unwrap_or_default();
+        }
+        if !several {
+            return Ok(answers);
+        }
+    }
+}
+
+fn cut_short() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "netlink answer cut short")
+}
+
+fn open(protocol: SockProtocol) -> io::Result<OwnedFd> {
     let socket = socket(
         AddressFamily::Netlink,
         SockType::Raw,
         SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
+        protocol,
     )?;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
     Ok(socket)
@@ -133,7 +166,7 @@ fn zero_ended(name: &str) -> Vec<u8> {
 }
 
 /// Appends an attribute, padded to four bytes.
-fn attribute(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(crate) fn attribute(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
     to.extend((value.len() as u16 + 4).to_ne_bytes());
     to.extend(kind.to_ne_bytes());
     to.extend(value);
@@ -141,7 +174,7 @@ fn attribute(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
 }
 
 /// The value of the first attribute of a kind.
-fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(crate) fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
     while let (Some(length), Some(found)) = (u16_at(attributes, 0), u16_at(attributes, 2)) {
         let length = usize::from(length);
         if length < 4 {
@@ -153,6 +186,11 @@ fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
         attributes = attributes.get(length.next_multiple_of(4)..)?;
     }
     None
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    let four = bytes.get(at..at + 4)?;
+    Some(u32::from_ne_bytes([four[0], four[1], four[2], four[3]]))
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

@@ -15,6 +15,8 @@ pub struct Report {
     pub written: usize,
     /// Map entries removed.
     pub removed: usize,
+    /// Those of them that were tasks' addresses.
+    pub departed: usize,
 }
 
 impl Report {

@@ -7,11 +7,11 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap},
 };
 use mesh_common::{
-    Addr, AddrKey, Counter, CounterKey, Endpoint, Link, Pool, PortKey, Published, Settings,
-    VerdictCount,
+    Addr, AddrKey, Counter, CounterKey, Datagram, DatagramKey, Endpoint, Link, Pool, PortKey,
+    Published, ScopedAddr, Settings, VerdictCount,
 };
 
-use crate::{Error, Report};
+use crate::{Error, Report, trie::Trie};
 
 /// A hash map that only user space writes.
 pub(crate) struct Table<K, V> {
@@ -88,6 +88,8 @@ pub(crate) struct Tables {
     pub(crate) links: Table<u32, Link>,
     pub(crate) published: Table<PortKey, Published>,
     pub(crate) vips: Table<AddrKey, Pool>,
+    pub(crate) namespaces: Trie<ScopedAddr, u32>,
+    datagrams: HashMap<MapData, DatagramKey, Datagram>,
 }
 
 impl Tables {
@@ -115,6 +117,9 @@ impl Tables {
             links: Table::open(ebpf, "LINKS")?,
             published: Table::open(ebpf, "PUBLISHED")?,
             vips: Table::open(ebpf, "VIPS")?,
+            namespaces: Trie::open(ebpf, "NAMESPACES")?,
+            datagrams: HashMap::try_from(take(ebpf, "DATAGRAMS")?)
+                .map_err(|e| map_error("DATAGRAMS", e))?,
         })
     }
 
@@ -216,6 +221,14 @@ impl Tables {
         }
     }
 
+    /// What UDP sockets talk to. Programs write meanwhile: an entry may be missed.
+    pub(crate) fn datagrams(&self) -> Result<Vec<(DatagramKey, Datagram)>, Error> {
+        self.datagrams
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(|e| map_error("DATAGRAMS", e))
+    }
+
     /// The counter of an outcome, all processors together.
     pub(crate) fn verdict(&self, index: u32) -> Result<VerdictCount, Error> {
         let values = self
@@ -247,7 +260,7 @@ pub(crate) fn map_error(map: &'static str, source: MapError) -> Error {
     }
 }
 
-fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(crate) fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::SyscallError(error))
             if error.io_error.kind() == std::io::ErrorKind::NotFound =>

@@ -10,13 +10,15 @@
 //!   wire <-- tunnel <-- overlay (another task, a virtual address) +
 //!   wire <-- nat    <-- gateway (replies, calls of published ports, the way out)
 //!   lo   --> loopback (the node's own processes) --> task or tunnel
+//!
+//!   a task's connect(), sendmsg() to a virtual address --> sockets --> the same to a task's own address
 //! ```
 //!
 //! `ingress` balances published ports for all tc programs, `services` chooses backends, `nat` rewrites,
 //! `tunnel` encapsulates, `answer` and `discovery` reply in place. `family` is what differs between IPv4 and IPv6;
 //! a program that meets IPv6 goes on in its twin, which has a stack of its own. `maps` has all maps, `mem` all
-//! unsafe code. Every program ends in a [`Verdict`] or a [`DropReason`], which only `xdp` and `tc` below count and
-//! translate.
+//! unsafe code but that of socket calls, which is in `sockaddr`. Every packet ends in a [`Verdict`] or a
+//! [`DropReason`], which only `xdp` and `tc` below count and translate.
 #![no_std]
 #![no_main]
 
@@ -32,6 +34,8 @@ mod nat;
 mod overlay;
 mod packet;
 mod services;
+mod sockaddr;
+mod sockets;
 mod tunnel;
 mod uplink_tc;
 mod uplink_xdp;

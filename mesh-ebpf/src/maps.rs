@@ -1,13 +1,15 @@
-//! All maps. Pinned by name; user space writes them, except `CONNS` and `FLOWS`, which only programs write,
-//! and the counters.
+//! All maps. Pinned by name; user space writes them, except `CONNS`, `FLOWS`, `SOCKETS` and `DATAGRAMS`, which
+//! only programs write, and the counters.
 
 use aya_ebpf::{
-    macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray},
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray},
 };
 use mesh_common::{
-    Addr, AddrKey, COUNTS, Conn, Counter, CounterKey, Endpoint, FlowKey, Link, Nat, PORT_WORDS,
-    Place, Pool, PortKey, Published, Settings, V6_PROGRAMS, VerdictCount,
+    Addr, AddrKey, COUNTS, Conn, Connected, Counter, CounterKey, Datagram, DatagramKey, Endpoint,
+    FlowKey, Link, Nat, PORT_WORDS, Place, Pool, PortKey, Published, ScopedAddr, Settings,
+    V6_PROGRAMS, VerdictCount,
 };
 
 /// The node's settings, one entry.
@@ -53,6 +55,18 @@ pub static CONNS: LruHashMap<FlowKey, Conn> = LruHashMap::pinned(65_536, 0);
 /// How replies are rewritten and where they go. Sized by user space.
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, Nat> = LruHashMap::pinned(65_536, 0);
+
+/// The overlay networks that a task's network namespace reaches: VNI by namespace and subnet.
+#[map]
+pub static NAMESPACES: LpmTrie<ScopedAddr, u32> = LpmTrie::pinned(16_384, 0);
+
+/// Sockets connected to virtual addresses. Kept with the socket, and gone with it. User space names the pin.
+#[btf_map]
+pub static SOCKETS: SkStorage<Connected> = SkStorage::new();
+
+/// Virtual addresses that unconnected UDP sockets talk to, both ways.
+#[map]
+pub static DATAGRAMS: LruHashMap<DatagramKey, Datagram> = LruHashMap::pinned(65_536, 0);
 
 /// Traffic per backend. User space makes the entries.
 #[map]

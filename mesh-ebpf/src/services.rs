@@ -82,8 +82,9 @@ pub fn published<F: Family>(tuple: &Tuple<F>) -> Option<&'static Published> {
     mem::get(&maps::PUBLISHED, &key)
 }
 
+/// The backend in a row's slot for `hash`.
 #[inline(always)]
-fn slot(first: u32, length: u32, hash: u32) -> Option<&'static Addr> {
+pub fn slot(first: u32, length: u32, hash: u32) -> Option<&'static Addr> {
     if length == 0 {
         return None;
     }

@@ -1,8 +1,10 @@
 //! From the assignment to what the packet path and the names have to be. Pure.
 
+mod namespaces;
 mod packets;
 mod zone;
 
+pub use namespaces::namespaces;
 pub use packets::{LinkFacts, NodeFacts, datapath, mac_of};
 pub use zone::zone;
 

@@ -67,6 +67,8 @@ pub fn datapath(assignment: &Assignment, node: &NodeFacts, links: &[LinkFacts]) 
                 )
             })
             .collect(),
+        // Told apart by namespaces, which are not known here: `namespaces.rs`.
+        namespaces: BTreeMap::new(),
     }
 }
 

@@ -12,7 +12,7 @@ pub mod record;
 pub mod state;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -106,8 +106,10 @@ struct Reconciler {
     datapath: SharedDatapath,
     records: Records,
     known: BTreeMap<String, Record>,
-    /// Tasks whose namespace this process has set up inside.
-    configured: HashSet<String>,
+    /// Tasks whose namespace this process has set up inside, with the namespace's cookie.
+    configured: BTreeMap<String, u64>,
+    /// Whether tasks may have sockets that are connected to ended tasks.
+    orphans: bool,
     /// Failed attempts to connect a task.
     failures: HashMap<String, u32>,
     servers: HashMap<String, mesh_dns::Server>,
@@ -153,7 +155,8 @@ pub fn start(parts: Parts) -> Result<Handle> {
         datapath: parts.datapath,
         records,
         known,
-        configured: HashSet::new(),
+        configured: BTreeMap::new(),
+        orphans: true,
         failures: HashMap::new(),
         servers: HashMap::new(),
         upstreams,
@@ -241,13 +244,13 @@ fn open_datapath(shared: &SharedDatapath, config: &mesh_datapath::Config) -> Res
     Ok(())
 }
 
-fn datapath_config(
-    instance: &str,
-    port: u16,
-    xdp: mesh_datapath::XdpMode,
-) -> mesh_datapath::Config {
-    let mut config = mesh_datapath::Config::new(format!("/sys/fs/bpf/mesh/{instance}"));
-    config.vxlan_port = port;
-    config.xdp = xdp;
-    config
+impl Reconciler {
+    fn datapath_config(&self) -> mesh_datapath::Config {
+        let dir = format!("/sys/fs/bpf/mesh/{}", self.instance);
+        let mut config = mesh_datapath::Config::new(dir);
+        config.vxlan_port = self.vxlan_port;
+        config.xdp = self.config.xdp;
+        config.cgroup = self.tools.runtime.cgroup_v2_parent();
+        config
+    }
 }

@@ -105,14 +105,16 @@ impl Reconciler {
             .await;
         let view = self.host.observe().await?;
         for (_, links, result) in &mut finished {
-            if result.is_ok() {
-                *result = configure_host(&self.host, &view, links).await;
+            if result.is_ok()
+                && let Err(error) = configure_host(&self.host, &view, links).await
+            {
+                *result = Err(error);
             }
         }
         for (id, _, result) in finished {
             match result {
-                Ok(()) => {
-                    self.configured.insert(id.clone());
+                Ok(cookie) => {
+                    self.configured.insert(id.clone(), cookie);
                     self.failures.remove(&id);
                 }
                 Err(error) => self.connect_failed(&id, &error, observed)?,
@@ -150,6 +152,7 @@ impl Reconciler {
     }
 }
 
+/// Makes a task's namespace and links, and says the namespace's cookie.
 async fn connect(
     host: &Host,
     path: &std::path::Path,
@@ -157,7 +160,7 @@ async fn connect(
     links: &[TaskLink],
     missing: &[TaskLink],
     mtu: u32,
-) -> Result<()> {
+) -> Result<u64> {
     let owned = path.to_owned();
     tokio::task::spawn_blocking(move || {
         if pid != 0 && !netns::exists(&owned) {
@@ -170,7 +173,10 @@ async fn connect(
     for link in missing {
         host.create_pair(link, path, mtu).await?;
     }
-    Ok(task_links::configure(path, links.to_vec()).await?)
+    task_links::configure(path, links.to_vec()).await?;
+    netns::within_async(path, mesh_datapath::namespace_cookie)
+        .await
+        .with_context(|| format!("identify the namespace {}", path.display()))
 }
 
 async fn configure_host(host: &Host, view: &HostView, links: &[TaskLink]) -> Result<()> {

@@ -1,10 +1,11 @@
 //! Brings about what was planned. Nothing else in the agent writes maps, links or names.
 //!
 //! This file walks the steps · `connect` namespaces, links, name servers · `network` packet path,
-//! names, egress · `tasks` records, states and background work.
+//! names, egress · `sockets` those of ended backends · `tasks` records, states and background work.
 
 mod connect;
 mod network;
+mod sockets;
 mod tasks;
 
 use std::sync::Arc;
@@ -77,7 +78,7 @@ impl Reconciler {
                     container: observed.container(id),
                     job: self.jobs.get(id).map(|(job, _)| *job),
                     net: record.map_or(plan::Net::Absent, |record| {
-                        let configured = self.configured.contains(id);
+                        let configured = self.configured.contains_key(id);
                         observe::net_of(
                             &self.config,
                             &self.instance,

@@ -14,10 +14,7 @@ use crate::{
         host::HostView,
         plan::host_prefix,
     },
-    reconcile::{
-        Reconciler, cgroups, datapath_config, observe, open_datapath, record::Record,
-        state::TaskState,
-    },
+    reconcile::{Reconciler, cgroups, observe, open_datapath, record::Record, state::TaskState},
 };
 
 impl Reconciler {
@@ -37,16 +34,18 @@ impl Reconciler {
         });
         let node = observe::node_facts(host, &self.instance, self.vtep);
         let links = observe::link_facts(host, &self.instance, assignment, self.known.values());
-        let wanted = desired::datapath(assignment, &node, &links);
-        let shared = self.datapath.clone();
-        let config = datapath_config(&self.instance, self.vxlan_port, self.config.xdp);
+        let mut wanted = desired::datapath(assignment, &node, &links);
+        wanted.namespaces = desired::namespaces(assignment, &self.configured, &links);
+        let wanted = Arc::new(wanted);
+        let (shared, applied) = (self.datapath.clone(), Arc::clone(&wanted));
+        let config = self.datapath_config();
         let report = tokio::task::spawn_blocking(move || -> Result<_> {
             open_datapath(&shared, &config)?;
             let mut slot = shared
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             let datapath = slot.as_mut().context("the packet path is closed")?;
-            Ok(datapath.apply(&wanted)?)
+            Ok(datapath.apply(&applied)?)
         })
         .await?;
         let text = egress::script(
@@ -59,6 +58,16 @@ impl Reconciler {
             self.egress = Some(text);
         }
         let report = report.context("packet path")?;
+        self.orphans |= report.departed > 0;
+        if self.orphans {
+            self.orphans = false;
+            if let Err(error) = self.close_orphans(&wanted).await {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "UDP sockets may stay connected to ended tasks"
+                );
+            }
+        }
         if !report.is_empty() {
             tracing::debug!(
                 ?report,
@@ -127,10 +136,7 @@ impl Reconciler {
         for stray in observe::stray_links(&view, &self.instance, &BTreeMap::new()) {
             self.host.delete(stray.index).await?;
         }
-        let (shared, config) = (
-            self.datapath.clone(),
-            datapath_config(&self.instance, self.vxlan_port, self.config.xdp),
-        );
+        let (shared, config) = (self.datapath.clone(), self.datapath_config());
         tokio::task::spawn_blocking(move || {
             drop(
                 shared

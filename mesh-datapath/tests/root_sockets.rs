@@ -1,0 +1,368 @@
+//! Virtual addresses at the socket: real sockets of this process, in a cgroup of its own and tasks' namespaces.
+//! Two nodes on one LAN; `web` has a task on each, and the second network uses the same subnet.
+
+mod common;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{ErrorKind, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    path::{Path, PathBuf},
+};
+
+use common::{Lan, Node, PATIENCE, Task, ask, call, introduce, service};
+use mesh_datapath::{Datapath, OpenSocket, Subnet, XdpMode, namespace_cookie};
+
+const VNI: u32 = 4097;
+const OTHER: u32 = 4098;
+const PORT: u16 = 8080;
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 16, 200);
+/// IP protocol number.
+const UDP: u8 = 17;
+
+/// A cgroup2 directory that this process is in, until dropped.
+struct Cgroup {
+    directory: PathBuf,
+    before: PathBuf,
+}
+
+impl Cgroup {
+    fn enter() -> Self {
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("the mount table");
+        let root = mounts
+            .lines()
+            .filter(|line| line.split(' ').nth(2) == Some("cgroup2"))
+            .find_map(|line| line.split(' ').nth(1))
+            .expect("cgroup2 is mounted");
+        let own = fs::read_to_string("/proc/self/cgroup").expect("the own cgroup");
+        let own = own
+            .lines()
+            .find_map(|line| line.strip_prefix("0::/"))
+            .expect("the own cgroup2");
+        let before = Path::new(root).join(own);
+        let directory = Path::new(root).join(format!("mesh-test-{}", std::process::id()));
+        fs::create_dir(&directory).expect("a cgroup");
+        join(&directory);
+        Self { directory, before }
+    }
+}
+
+fn join(cgroup: &Path) {
+    fs::write(cgroup.join("cgroup.procs"), "0").expect("enter the cgroup");
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        join(&self.before);
+        let _ = fs::remove_dir(&self.directory);
+    }
+}
+
+struct World {
+    nodes: Vec<Node>,
+    near: Task,
+    far: Task,
+    /// On the second network, whose subnet and virtual address are the same.
+    stranger: Task,
+    _lan: Lan,
+    cgroup: Cgroup,
+}
+
+impl World {
+    fn new() -> Self {
+        let lan = Lan::new();
+        let cgroup = Cgroup::enter();
+        let node = |name, last| {
+            let address = Ipv4Addr::new(192, 168, 77, last);
+            let mut node = Node::new(&lan, name, address, XdpMode::Off);
+            node.config.cgroup = Some(cgroup.directory.clone());
+            node
+        };
+        let mut nodes = vec![node("n1", 1), node("n2", 2)];
+        let a = |net: u8, host: u8| Ipv4Addr::new(10, 0, net, host);
+        let near = Task::new(&mut nodes[0], "near", VNI, a(16, 11), a(0, 11));
+        let stranger = Task::new(&mut nodes[0], "stranger", OTHER, a(16, 12), a(0, 13));
+        let far = Task::new(&mut nodes[1], "far", VNI, a(16, 12), a(0, 12));
+        introduce(&mut nodes);
+        for (node, tasks) in [
+            (0, vec![(&near, VNI), (&stranger, OTHER)]),
+            (1, vec![(&far, VNI)]),
+        ] {
+            for (task, vni) in tasks {
+                let cookie = task.ns.run(namespace_cookie).expect("a cookie");
+                let subnet = Subnet {
+                    first: IpAddr::V4(a(16, 0)),
+                    prefix: 20,
+                    vni,
+                };
+                nodes[node]
+                    .desired
+                    .namespaces
+                    .insert(cookie, [subnet].into());
+            }
+        }
+        for node in &mut nodes {
+            let services = &mut node.desired.services;
+            services.insert("web".into(), service(80, PORT, (VNI, VIP), &[&near, &far]));
+            services.insert("own".into(), service(81, PORT, (OTHER, VIP), &[&stranger]));
+            node.apply();
+        }
+        for task in [&near, &far, &stranger] {
+            task.serve(PORT);
+        }
+        Self {
+            nodes,
+            near,
+            far,
+            stranger,
+            _lan: lan,
+            cgroup,
+        }
+    }
+
+    /// Flows counted for `web`'s virtual address, and packets translated on the way, on the first node.
+    fn counted(&self) -> (u64, u64) {
+        let datapath = self.nodes[0].datapath.as_ref().expect("open");
+        let snapshot = datapath.snapshot().expect("counters");
+        let web = snapshot
+            .services
+            .iter()
+            .find(|s| s.vni == Some(VNI))
+            .expect("web");
+        web.backends
+            .iter()
+            .fold((0, 0), |(f, p), b| (f + b.flows, p + b.packets))
+    }
+
+    fn streams(&self) {
+        let before = self.counted();
+        let mut names = BTreeSet::new();
+        for _ in 0..40 {
+            let seen = self
+                .near
+                .ns
+                .run(|| call(VIP, PORT, b"hello"))
+                .expect("an answer");
+            assert_eq!(seen.client.port(), seen.local.port());
+            names.insert(seen.name);
+        }
+        // Its own task included: it meets itself.
+        assert_eq!(names, BTreeSet::from(["far".into(), "near".into()]));
+        let after = self.counted();
+        assert_eq!(after.0 - before.0, 40, "every connection is a flow");
+        assert_eq!(after.1, before.1, "no packet is translated");
+        let mapped = IpAddr::V6(VIP.to_ipv6_mapped());
+        let seen = self
+            .near
+            .ns
+            .run(|| call(mapped, PORT, b"hello"))
+            .expect("dual stack");
+        assert!(names.contains(&seen.name));
+        let seen = self
+            .stranger
+            .ns
+            .run(|| call(VIP, PORT, b"x"))
+            .expect("an answer");
+        assert_eq!(seen.name, "stranger", "equal addresses of two networks");
+    }
+
+    fn peers(&self) {
+        let near = &self.near.ns;
+        for address in [IpAddr::V4(VIP), VIP.to_ipv6_mapped().into()] {
+            let asked = SocketAddr::new(address, PORT);
+            let stream = near.run(|| TcpStream::connect(asked)).expect("connected");
+            assert_eq!(stream.peer_addr().expect("a peer"), asked);
+        }
+        let direct = SocketAddr::new(self.far.overlay.into(), PORT);
+        let stream = near.run(|| TcpStream::connect(direct)).expect("connected");
+        assert_eq!(stream.peer_addr().expect("a peer"), direct);
+    }
+
+    fn datagrams(&self) {
+        let near = &self.near.ns;
+        let any = |v6: bool| -> IpAddr {
+            if v6 {
+                std::net::Ipv6Addr::UNSPECIFIED.into()
+            } else {
+                Ipv4Addr::UNSPECIFIED.into()
+            }
+        };
+        for (v6, to) in [
+            (false, IpAddr::V4(VIP)),
+            (true, VIP.to_ipv6_mapped().into()),
+        ] {
+            let mut names = BTreeSet::new();
+            for _ in 0..20 {
+                let socket = near
+                    .run(|| UdpSocket::bind((any(v6), 0)))
+                    .expect("a socket");
+                // `ask` checks that the answer comes from the address that was asked.
+                let first = ask(&socket, to, PORT, b"one").expect("an answer");
+                let second = ask(&socket, to, PORT, b"two").expect("an answer");
+                assert_eq!(first.name, second.name, "a socket stays with its backend");
+                names.insert(first.name);
+            }
+            assert_eq!(names.len(), 2, "{names:?}");
+            let socket = near
+                .run(|| UdpSocket::bind((any(v6), 0)))
+                .expect("a socket");
+            socket.connect((to, PORT)).expect("connected");
+            socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+            assert_eq!(
+                socket.peer_addr().expect("a peer"),
+                SocketAddr::new(to, PORT)
+            );
+            socket.send(b"hello").expect("sent");
+            let (_, from) = socket.recv_from(&mut [0; 100]).expect("an answer");
+            assert_eq!(from, SocketAddr::new(to, PORT));
+        }
+        // The same socket asks a task itself: the answer is the task's.
+        let socket = near.run(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket");
+        ask(&socket, VIP, PORT, b"one").expect("an answer");
+        ask(&socket, self.far.overlay, PORT, b"two").expect("an answer of the task itself");
+        ask(&socket, self.near.overlay, PORT, b"two").expect("an answer of the task itself");
+        ask(&socket, VIP, PORT, b"three").expect("an answer");
+    }
+
+    /// Programs swapped and processes gone: connections stay, new ones are made.
+    fn restart(&mut self) {
+        let mut stream = self
+            .near
+            .ns
+            .run(|| TcpStream::connect((VIP, PORT)))
+            .expect("connected");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        drop(self.nodes[0].datapath.take());
+        self.streams_without_counters();
+        assert_eq!(self.nodes[0].apply().attached, 0, "the pins are taken over");
+        assert!(self.nodes[0].apply().is_empty());
+        self.streams();
+        assert_eq!(stream.peer_addr().expect("a peer").ip(), IpAddr::V4(VIP));
+        stream.write_all(b"still here").expect("sent");
+        let mut text = Vec::new();
+        while !text.ends_with(b"still here") {
+            let mut part = [0; 100];
+            let length = stream.read(&mut part).expect("an answer");
+            assert_ne!(length, 0, "closed");
+            text.extend(&part[..length]);
+        }
+    }
+
+    fn streams_without_counters(&self) {
+        let stream = self.near.ns.run(|| TcpStream::connect((VIP, PORT)));
+        let peer = stream.expect("connected").peer_addr().expect("a peer");
+        assert_eq!(peer.ip(), IpAddr::V4(VIP));
+    }
+
+    /// What is open is listed, and nothing else.
+    fn listed(&self) {
+        let near = &self.near.ns;
+        let datapath = self.nodes[0].datapath.as_ref().expect("open");
+        let list = || {
+            let sockets = datapath.sockets().expect("the tables");
+            near.run(|| sockets.list()).expect("sockets")
+        };
+        assert_eq!(list(), [], "all are closed");
+        let stream = near
+            .run(|| TcpStream::connect((VIP, PORT)))
+            .expect("connected");
+        let datagrams = near.run(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket");
+        ask(&datagrams, VIP, PORT, b"x").expect("an answer");
+        let direct = near.run(|| TcpStream::connect((self.far.overlay, PORT)));
+        let open = list();
+        let kinds: Vec<_> = open.iter().map(|s| (s.protocol, s.connected)).collect();
+        assert_eq!(kinds, [(6, true), (UDP, false)]);
+        assert!(
+            open.iter()
+                .all(|s| s.vip == IpAddr::V4(VIP) && s.vni == VNI && s.port == PORT)
+        );
+        drop((stream, datagrams, direct));
+    }
+
+    /// A task that leaves takes no new connection; connected UDP sockets of one that has left are closed.
+    fn leaving(&mut self) {
+        let near = &self.near.ns;
+        let connected = || {
+            let socket = near.run(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket");
+            socket.connect((VIP, PORT)).expect("connected");
+            socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+            socket
+        };
+        let held: Vec<UdpSocket> = (0..20).map(|_| connected()).collect();
+        let far = IpAddr::V4(self.far.overlay);
+        let backends = |node: &mut Node, draining: bool, gone: bool| {
+            let web = node.desired.services.get_mut("web").expect("web");
+            for backends in web.vips.values_mut() {
+                backends.retain(|b| !gone || b.address != far);
+                for backend in backends.iter_mut().filter(|b| b.address == far) {
+                    backend.draining = draining;
+                }
+            }
+        };
+        backends(&mut self.nodes[0], true, false);
+        self.nodes[0].apply();
+        for _ in 0..20 {
+            let seen = near.run(|| call(VIP, PORT, b"x")).expect("an answer");
+            assert_eq!(seen.name, "near", "a draining task takes no new flow");
+        }
+        let datapath = self.nodes[0].datapath.as_ref().expect("open");
+        let sockets = datapath.sockets().expect("the table");
+        let list = || near.run(|| sockets.list()).expect("sockets");
+        let open = list();
+        let to_far = |s: &&OpenSocket| s.protocol == UDP && s.connected && s.backend == far;
+        let udp = open.iter().filter(|s| s.protocol == UDP).count();
+        assert!(open.iter().all(|s| s.connected));
+        assert_eq!(udp, held.len());
+        let orphans: Vec<_> = open.iter().filter(to_far).collect();
+        assert!(
+            (1..udp).contains(&orphans.len()),
+            "{} of {udp}",
+            orphans.len()
+        );
+        assert!(
+            open.iter()
+                .all(|s| s.vip == IpAddr::V4(VIP) && s.vni == VNI && s.port == PORT)
+        );
+
+        backends(&mut self.nodes[0], false, true);
+        self.nodes[0].desired.endpoints.remove(&(VNI, far));
+        assert_eq!(self.nodes[0].apply().departed, 1);
+        let datapath = self.nodes[0].datapath.as_ref().expect("open");
+        let sockets = datapath.sockets().expect("the table");
+        near.run(|| orphans.iter().try_for_each(|s| sockets.close(s)))
+            .expect("closed");
+        let aborted = held.iter().filter(|socket| {
+            let error = socket.take_error().expect("the socket's error");
+            error.is_some_and(|e| e.kind() == ErrorKind::ConnectionAborted)
+                && socket.send(b"x").is_err()
+        });
+        assert_eq!(aborted.count(), orphans.len());
+        let left = near.run(|| sockets.list()).expect("sockets");
+        assert!(!left.iter().any(|s| to_far(&s)));
+    }
+
+    fn end(mut self) {
+        for node in &mut self.nodes {
+            drop(node.datapath.take());
+            node.ns
+                .run(|| Datapath::remove(&node.config))
+                .expect("removed");
+            assert!(!node.config.pin_dir.exists());
+        }
+        // Without the hooks, packets are translated as ever.
+        assert!(self.cgroup.directory.exists());
+    }
+}
+
+#[test]
+fn virtual_addresses_at_the_socket() {
+    let mut world = World::new();
+    world.streams();
+    world.peers();
+    world.datagrams();
+    world.listed();
+    world.restart();
+    world.leaving();
+    world.end();
+}
