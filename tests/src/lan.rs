@@ -17,6 +17,19 @@ pub fn address(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(PREFIX[0], PREFIX[1], PREFIX[2], last)
 }
 
+/// What the veth pairs behave like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Cable {
+    /// A wire and its NIC: native XDP programs of the members can send back what they receive. The bridge's end has
+    /// GRO on, because a veth takes frames from its peer's XDP program only with NAPI; and it computes
+    /// checksums, as a wire carries complete ones: a frame that an XDP program sends on has no other chance
+    /// to get its checksum.
+    #[default]
+    Wire,
+    /// As the kernel makes them: large segments and checksums are left to a receiver on the same machine.
+    Veth,
+}
+
 /// One Ethernet segment.
 #[derive(Debug)]
 pub struct Lan {
@@ -52,13 +65,9 @@ impl Lan {
 
     /// Plugs a namespace in as [`UPLINK`] with this address. `port` names the bridge's end.
     ///
-    /// The bridge's end has GRO on, because a veth takes frames from its peer's XDP program only
-    /// with NAPI; and it computes checksums, as a wire carries complete ones: a frame that an XDP program
-    /// sends on has no other chance to get its checksum.
-    ///
     /// # Errors
     /// When a link cannot be made.
-    pub fn join(&self, member: &NetNs, port: &str, address: Ipv4Addr) -> Result<()> {
+    pub fn join(&self, member: &NetNs, port: &str, address: Ipv4Addr, cable: Cable) -> Result<()> {
         self.ns.sh(&[
             "ip",
             "link",
@@ -74,8 +83,10 @@ impl Lan {
         ])?;
         self.ns
             .sh(&["ip", "link", "set", port, "master", "br0", "up"])?;
-        self.ns
-            .sh(&["ethtool", "-K", port, "gro", "on", "tx", "off"])?;
+        if cable == Cable::Wire {
+            self.ns
+                .sh(&["ethtool", "-K", port, "gro", "on", "tx", "off"])?;
+        }
         member.sh(&["ip", "addr", "add", &format!("{address}/24"), "dev", UPLINK])?;
         member.sh(&["ip", "link", "set", UPLINK, "up"])?;
         Ok(())

@@ -112,8 +112,6 @@ impl Node {
             .arg(self.run_dir())
             .args(["--instance", &self.instance])
             .args(["--node-name", &self.name])
-            // The LAN's ports are fit for it (see `lan`).
-            .args(["--xdp", "native"])
             .args(&self.args)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

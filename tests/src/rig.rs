@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::{
-    lan::{self, Lan},
+    lan::{self, Cable, Lan},
     leftovers::Traces,
     netns::NetNs,
     node::Node,
@@ -32,6 +32,7 @@ pub struct RigBuilder {
     name: String,
     nodes: usize,
     swarm: bool,
+    cable: Cable,
     args: Vec<String>,
 }
 
@@ -45,6 +46,13 @@ impl RigBuilder {
     /// Agents run, but no swarm is made.
     pub fn without_swarm(mut self) -> Self {
         self.swarm = false;
+        self
+    }
+
+    /// What the LAN is made of. On a [`Cable::Wire`] the agents are told to use native XDP, on a
+    /// [`Cable::Veth`] they choose for themselves.
+    pub fn cable(mut self, cable: Cable) -> Self {
+        self.cable = cable;
         self
     }
 
@@ -99,6 +107,7 @@ impl Rig {
             name: name.to_owned(),
             nodes: 3,
             swarm: true,
+            cable: Cable::default(),
             args: Vec::new(),
         }
     }
@@ -142,7 +151,7 @@ impl Rig {
             .with_context(|| format!("cannot make {}", traces.dir.display()))?;
         let lan = Lan::new(&format!("{name}-lan"))?;
         let client = NetNs::new(&format!("{name}-client"))?;
-        lan.join(&client, "clientp", lan::address(CLIENT))?;
+        lan.join(&client, "clientp", lan::address(CLIENT), builder.cable)?;
         let outside = lan::address(CLIENT).to_string();
         let mut nodes = Vec::new();
         for number in 1..=builder.nodes {
@@ -152,8 +161,11 @@ impl Rig {
             let last = u8::try_from(10 + number).context("too many nodes for one LAN")?;
             let dir = traces.dir.join(&short);
             let mut node = Node::new(&short, ns, lan::address(last), dir, full);
-            node.args.clone_from(&builder.args);
-            lan.join(&node.ns, &node.port, node.address)?;
+            if builder.cable == Cable::Wire {
+                node.args.extend(["--xdp", "native"].map(str::to_owned));
+            }
+            node.args.extend(builder.args.iter().cloned());
+            lan.join(&node.ns, &node.port, node.address, builder.cable)?;
             // The client doubles as the way to the outside.
             node.ns
                 .sh(&["ip", "route", "add", "default", "via", &outside])?;

@@ -1,10 +1,13 @@
 //! Load generators with figures as one line of JSON.
 //!
 //! ```text
-//! whoami load rr HOST:PORT SECONDS [CONNECTIONS]      requests on open connections
-//! whoami load conn HOST:PORT SECONDS [CONNECTIONS]    a new connection for each request
-//! whoami load stream HOST:PORT SECONDS [CONNECTIONS]  receive as fast as possible (/bytes)
+//! whoami load rr HOST:PORT SECONDS [CONNECTIONS]      64 bytes there and back on open connections (TCP echo)
+//! whoami load conn HOST:PORT SECONDS [CONNECTIONS]    a new connection for each request (HTTP)
+//! whoami load stream HOST:PORT SECONDS [CONNECTIONS]  receive as fast as possible (HTTP, /bytes)
 //! ```
+//!
+//! `cpu_us` is the time that all of the machine's processors were busy meanwhile: clients, servers and whatever
+//! the kernel did between them, on the machines that it shares.
 
 use std::{
     io::{BufReader, Read, Write},
@@ -13,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Error, http, resolve};
+use crate::{Error, cpu, http, resolve};
 
 /// How long one request may take before it counts as failed.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -45,6 +48,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Error> {
     let target = SocketAddr::new(resolve::address(host)?, port.parse()?);
     let seconds: f64 = seconds.parse()?;
     let connections: usize = rest.first().map_or(Ok(1), |text| text.parse())?;
+    let busy = cpu::busy()?;
     let began = Instant::now();
     let end = began + Duration::from_secs_f64(seconds);
     let workers: Vec<_> = (0..connections)
@@ -57,12 +61,14 @@ pub(crate) fn run(args: &[String]) -> Result<(), Error> {
         sum.failed += counts.failed;
         sum.bytes += counts.bytes;
     }
-    println!("{}", report(&mut sum, began.elapsed()));
+    let took = began.elapsed();
+    let busy = cpu::busy()?.saturating_sub(busy);
+    println!("{}", report(&mut sum, took, busy));
     Ok(())
 }
 
 /// The figures as JSON: times in microseconds.
-fn report(counts: &mut Counts, took: Duration) -> String {
+fn report(counts: &mut Counts, took: Duration, busy: Duration) -> String {
     counts.times.sort_unstable();
     let seconds = took.as_secs_f64();
     let percentile = |part: f64| {
@@ -74,13 +80,15 @@ fn report(counts: &mut Counts, took: Duration) -> String {
             .map_or(0.0, |&time| time as f64 / 1000.0)
     };
     format!(
-        "{{\"requests\":{},\"failed\":{},\"per_second\":{:.1},\"p50_us\":{:.1},\"p99_us\":{:.1},\"gbit_per_second\":{:.3}}}",
+        "{{\"requests\":{},\"failed\":{},\"per_second\":{:.1},\"p50_us\":{:.1},\"p99_us\":{:.1},\"bytes\":{},\"gbit_per_second\":{:.3},\"cpu_us\":{}}}",
         counts.times.len(),
         counts.failed,
         counts.times.len() as f64 / seconds,
         percentile(0.50),
         percentile(0.99),
+        counts.bytes,
         counts.bytes as f64 * 8.0 / seconds / 1e9,
+        busy.as_micros(),
     )
 }
 
@@ -98,9 +106,9 @@ fn open(target: SocketAddr) -> std::io::Result<Connection> {
     Ok(Connection { output, input })
 }
 
-fn ask(connection: &mut Connection, keep: bool) -> std::io::Result<()> {
-    let stay = if keep { "keep-alive" } else { "close" };
-    let request = format!("GET / HTTP/1.1\r\nHost: load\r\nConnection: {stay}\r\n\r\n");
+/// The only request of a connection.
+fn ask(connection: &mut Connection) -> std::io::Result<()> {
+    let request = "GET / HTTP/1.1\r\nHost: load\r\nConnection: close\r\n\r\n";
     connection.output.write_all(request.as_bytes())?;
     let head = http::read_head(&mut connection.input)?;
     let length = head.length.unwrap_or(0);
@@ -118,6 +126,18 @@ fn nanoseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// One message there and back.
+fn echo(connection: &mut TcpStream) -> std::io::Result<()> {
+    const MESSAGE: [u8; 64] = *b"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    let mut answer = [0; MESSAGE.len()];
+    connection.write_all(&MESSAGE)?;
+    connection.read_exact(&mut answer)?;
+    if answer != MESSAGE {
+        return Err(std::io::Error::other("a wrong answer"));
+    }
+    Ok(())
+}
+
 fn round_trips(target: SocketAddr, end: Instant) -> Counts {
     let mut counts = Counts::default();
     while Instant::now() < end {
@@ -127,7 +147,7 @@ fn round_trips(target: SocketAddr, end: Instant) -> Counts {
         };
         while Instant::now() < end {
             let began = Instant::now();
-            if ask(&mut connection, true).is_err() {
+            if echo(&mut connection.output).is_err() {
                 counts.failed += 1;
                 break;
             }
@@ -141,7 +161,7 @@ fn new_connections(target: SocketAddr, end: Instant) -> Counts {
     let mut counts = Counts::default();
     while Instant::now() < end {
         let began = Instant::now();
-        match open(target).and_then(|mut connection| ask(&mut connection, false)) {
+        match open(target).and_then(|mut connection| ask(&mut connection)) {
             Ok(()) => counts.times.push(nanoseconds(began)),
             Err(_) => counts.failed += 1,
         }
@@ -187,8 +207,12 @@ mod tests {
             bytes: 125_000_000,
         };
         assert_eq!(
-            report(&mut counts, Duration::from_secs(1)),
-            "{\"requests\":100,\"failed\":2,\"per_second\":100.0,\"p50_us\":51.0,\"p99_us\":99.0,\"gbit_per_second\":1.000}"
+            report(
+                &mut counts,
+                Duration::from_secs(1),
+                Duration::from_millis(30)
+            ),
+            "{\"requests\":100,\"failed\":2,\"per_second\":100.0,\"p50_us\":51.0,\"p99_us\":99.0,\"bytes\":125000000,\"gbit_per_second\":1.000,\"cpu_us\":30000}"
         );
     }
 }

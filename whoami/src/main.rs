@@ -10,6 +10,7 @@
 //! HTTP paths: `/` and any other say who answers and who asked; `/bytes/N` gives N bytes of a known
 //! pattern, `/sleep/MS` answers late, `/sink` swallows, `/health` is 503 once SIGTERM came.
 
+mod cpu;
 mod drain;
 mod fetch;
 mod http;

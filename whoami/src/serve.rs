@@ -1,8 +1,13 @@
-//! The servers: HTTP and UDP on one port, TCP echo on the next. A thread a connection.
+//! The servers: HTTP and UDP on one port, TCP echo on the next. A thread a connection; threads are kept for the
+//! next one.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -15,6 +20,12 @@ use crate::{
 
 /// Stack of a connection's thread: many may be open.
 const STACK: usize = 64 * 1024;
+
+/// Threads of a listener that wait for connections: more than these end.
+const SPARE: usize = 8;
+
+/// Between two attempts to accept a connection, where the first failed.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Most bytes that `/bytes/N` gives.
 const MOST_BYTES: u64 = 1 << 34;
@@ -43,9 +54,11 @@ pub(crate) fn run(args: &[String]) -> Result<(), Error> {
         port + 1
     );
     thread::spawn(move || datagrams(&udp));
-    thread::spawn(move || each(&echo, echo_back));
-    each(&http, answer);
-    Ok(())
+    Workers::start(echo, echo_back)?;
+    Workers::start(http, answer)?;
+    loop {
+        thread::park();
+    }
 }
 
 fn listen(port: u16) -> Result<TcpListener, Error> {
@@ -55,9 +68,12 @@ fn listen(port: u16) -> Result<TcpListener, Error> {
 }
 
 /// This replica's host name.
-fn name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "?".to_owned(), |text| text.trim().to_owned())
+fn name() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| {
+        std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .map_or_else(|_| "?".to_owned(), |text| text.trim().to_owned())
+    })
 }
 
 /// An address without the mapping that a dual-stack socket shows.
@@ -65,16 +81,61 @@ fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn each(listener: &TcpListener, serve: fn(TcpStream, SocketAddr) -> std::io::Result<()>) {
-    for stream in listener.incoming().flatten() {
-        let Ok(peer) = stream.peer_addr() else {
-            continue;
+/// The threads of one listener. One of them always waits for the next connection.
+struct Workers {
+    listener: TcpListener,
+    serve: fn(TcpStream, SocketAddr) -> std::io::Result<()>,
+    waiting: AtomicUsize,
+}
+
+impl Workers {
+    fn start(
+        listener: TcpListener,
+        serve: fn(TcpStream, SocketAddr) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        let workers = Self {
+            listener,
+            serve,
+            waiting: AtomicUsize::new(0),
         };
-        let _ = stream.set_nodelay(true);
-        // A connection that breaks is the client's affair; too many threads are shed the same way.
-        let _ = thread::Builder::new()
+        Arc::new(workers).add()
+    }
+
+    fn add(self: Arc<Self>) -> std::io::Result<()> {
+        // Before the thread runs: nobody else is to start one meanwhile.
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let own = Arc::clone(&self);
+        let started = thread::Builder::new()
             .stack_size(STACK)
-            .spawn(move || serve(stream, plain(peer)));
+            .spawn(move || own.work());
+        if started.is_err() {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        started.map(drop)
+    }
+
+    fn work(self: Arc<Self>) {
+        loop {
+            let accepted = self.listener.accept();
+            let last = self.waiting.fetch_sub(1, Ordering::Relaxed) == 1;
+            if last {
+                // Without a further thread the next connection waits for the end of this one.
+                let _ = Arc::clone(&self).add();
+            }
+            match accepted {
+                Ok((stream, peer)) => {
+                    let _ = stream.set_nodelay(true);
+                    // A connection that breaks is the client's affair.
+                    let _ = (self.serve)(stream, plain(peer));
+                }
+                // Out of descriptors, most likely: others have to close theirs first.
+                Err(_) => thread::sleep(PAUSE),
+            }
+            if self.waiting.fetch_add(1, Ordering::Relaxed) >= SPARE {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
+        }
     }
 }
 

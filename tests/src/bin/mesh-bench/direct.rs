@@ -1,9 +1,9 @@
 //! Host to host: no tasks, no mesh; what the LAN itself gives.
 
 use anyhow::Result;
-use mesh_tests::{NetNs, Rig, image, outside::Server, rig};
+use mesh_tests::{NetNs, Rig, image, lan::Cable, outside::Server, rig};
 
-use crate::{Path, Side, figures::Load};
+use crate::{HTTP, Path, Side, figures::Load, table};
 
 /// Servers straight in the nodes' namespaces.
 pub(crate) struct Direct {
@@ -12,9 +12,12 @@ pub(crate) struct Direct {
 }
 
 impl Direct {
-    pub(crate) fn new() -> Result<Self> {
-        let rig = Rig::builder(&rig::test_name("bd")).nodes(2).world()?;
-        let server = Server::start(&rig.nodes[1].ns, 80)?;
+    pub(crate) fn new(cable: Cable) -> Result<Self> {
+        let rig = Rig::builder(&rig::test_name("bd"))
+            .nodes(2)
+            .cable(cable)
+            .world()?;
+        let server = Server::start(&rig.nodes[1].ns, HTTP)?;
         Ok(Self {
             rig,
             _server: server,
@@ -24,7 +27,7 @@ impl Direct {
 
 impl Side for Direct {
     fn name(&self) -> &'static str {
-        "host to host"
+        table::HOST
     }
 
     fn load(&self, path: Path, load: Load) -> Result<String> {
@@ -32,15 +35,15 @@ impl Side for Direct {
             Path::IngressRemote | Path::IngressLocal => &self.rig.client,
             Path::Overlay | Path::Vip => &self.rig.nodes[0].ns,
         };
-        generate(from, load, &format!("{}:80", self.rig.nodes[1].address))
+        generate(from, load, &self.rig.nodes[1].address.to_string())
     }
 }
 
 /// Runs the load generator in a namespace.
-pub(crate) fn generate(from: &NetNs, load: Load, target: &str) -> Result<String> {
+pub(crate) fn generate(from: &NetNs, load: Load, host: &str) -> Result<String> {
     let program = image::static_whoami()?;
     let program = program.to_string_lossy();
-    let args = load.args(target);
+    let args = load.args(host);
     let mut argv = vec![&*program];
     argv.extend(args.iter().map(String::as_str));
     from.sh(&argv)

@@ -7,9 +7,14 @@
 //! ```
 
 use anyhow::Result;
-use mesh_tests::{NetNs, Node, Rig, lan::UPLINK, outside::Server, rig};
+use mesh_tests::{
+    NetNs, Node, Rig,
+    lan::{Cable, UPLINK},
+    outside::Server,
+    rig,
+};
 
-use crate::{Path, Side, direct::generate, figures::Load};
+use crate::{ECHO, HTTP, Path, Side, direct::generate, figures::Load, table};
 
 /// The server task on n2.
 const SERVER: &str = "10.200.0.102";
@@ -30,9 +35,9 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(cable: Cable) -> Result<Self> {
         let name = rig::test_name("bk");
-        let rig = Rig::builder(&name).nodes(2).world()?;
+        let rig = Rig::builder(&name).nodes(2).cable(cable).world()?;
         for (index, node) in rig.nodes.iter().enumerate() {
             let peer = &rig.nodes[1 - index];
             overlay(node, peer, &format!("10.200.0.{}/24", index + 1))?;
@@ -41,7 +46,7 @@ impl Kernel {
         let generator = task(&rig.nodes[0], &format!("{name}-t1"), GENERATOR)?;
         let server_task = task(&rig.nodes[1], &format!("{name}-t2"), SERVER)?;
         virtual_address(&generator)?;
-        let server = Server::start(&server_task, 80)?;
+        let server = Server::start(&server_task, HTTP)?;
         Ok(Self {
             rig,
             generator,
@@ -66,11 +71,11 @@ fn overlay(node: &Node, peer: &Node, address: &str) -> Result<()> {
     ns.enter(|| Ok(std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?))
 }
 
-/// Port 80 of the node leads to the server task; the way back leads over this node.
+/// The ports of the node lead to the server task; the way back leads over this node.
 fn publish(node: &Node) -> Result<()> {
     let rules = format!(
         "table ip bench {{
-            chain pre {{ type nat hook prerouting priority -100; iifname {UPLINK} tcp dport 80 dnat to {SERVER}:80; }}
+            chain pre {{ type nat hook prerouting priority -100; iifname {UPLINK} tcp dport {{ {HTTP}, {ECHO} }} dnat to {SERVER}; }}
             chain post {{ type nat hook postrouting priority 100;
                 ct status dnat oifname br0 masquerade; oifname {UPLINK} ip saddr 10.200.0.0/24 masquerade; }}
         }}"
@@ -104,20 +109,16 @@ fn virtual_address(ns: &NetNs) -> Result<()> {
 
 impl Side for Kernel {
     fn name(&self) -> &'static str {
-        "kernel's own"
+        table::KERNEL
     }
 
     fn load(&self, path: Path, load: Load) -> Result<String> {
         let [first, second] = [&self.rig.nodes[0], &self.rig.nodes[1]];
         match path {
-            Path::IngressRemote => {
-                generate(&self.rig.client, load, &format!("{}:80", first.address))
-            }
-            Path::IngressLocal => {
-                generate(&self.rig.client, load, &format!("{}:80", second.address))
-            }
-            Path::Overlay => generate(&self.generator, load, &format!("{SERVER}:80")),
-            Path::Vip => generate(&self.generator, load, &format!("{VIP}:80")),
+            Path::IngressRemote => generate(&self.rig.client, load, &first.address.to_string()),
+            Path::IngressLocal => generate(&self.rig.client, load, &second.address.to_string()),
+            Path::Overlay => generate(&self.generator, load, SERVER),
+            Path::Vip => generate(&self.generator, load, VIP),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod direct;
 mod figures;
+mod interrupt;
 mod kernel;
 mod memory;
 mod ours;
@@ -12,9 +13,15 @@ use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
+use mesh_tests::lan::Cable;
 use serde_json::json;
 
-use crate::figures::{Figures, Kind, Load};
+use crate::figures::{Kind, Load, Sample};
+
+/// Whoami's port of HTTP, on all sides.
+pub(crate) const HTTP: u16 = 80;
+/// Whoami's port of the TCP echo.
+pub(crate) const ECHO: u16 = 81;
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -38,14 +45,34 @@ struct Cli {
     /// What to measure; everything where none is named
     scenarios: Vec<Scenario>,
     /// Rounds: each measures every side once, in turn
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Seconds of one measurement
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 1.0)]
     seconds: f64,
+    /// What connects the nodes, on all sides: `veth` with all its offloads, where our uplinks run tc programs, or a
+    /// `wire`, where segments and checksums are complete and our uplinks run XDP programs
+    #[arg(long, default_value = "veth")]
+    cable: CableKind,
     /// Where the JSON goes
     #[arg(long, value_name = "FILE", default_value = "target/bench.json")]
     json: PathBuf,
+}
+
+/// See [`Cable`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CableKind {
+    Veth,
+    Wire,
+}
+
+impl From<CableKind> for Cable {
+    fn from(kind: CableKind) -> Self {
+        match kind {
+            CableKind::Veth => Self::Veth,
+            CableKind::Wire => Self::Wire,
+        }
+    }
 }
 
 /// One thing to measure on all sides.
@@ -94,6 +121,10 @@ fn run(cli: &Cli) -> Result<()> {
     if !nix::unistd::Uid::effective().is_root() {
         bail!("network namespaces and eBPF need root: run `sudo cargo xtask bench`");
     }
+    if cli.rounds == 0 || !cli.seconds.is_finite() || cli.seconds <= 0.0 {
+        bail!("nothing to measure: --rounds and --seconds must be above zero");
+    }
+    interrupt::watch()?;
     let wanted = |one: Scenario| cli.scenarios.is_empty() || cli.scenarios.contains(&one);
     let mut paths = Vec::new();
     if wanted(Scenario::Ingress) {
@@ -123,42 +154,41 @@ fn run(cli: &Cli) -> Result<()> {
     Ok(())
 }
 
-/// Everything measured: by path, kind of load, side.
-type Measured = BTreeMap<(Path, Kind), Vec<(&'static str, Figures)>>;
+/// Everything measured: by path and kind of load, for each side the rounds.
+type Measured = BTreeMap<(Path, Kind), Vec<(&'static str, Vec<Sample>)>>;
 
 fn sides(cli: &Cli, paths: &[Path]) -> Result<(Measured, memory::Memory)> {
     println!("making three worlds: host to host, the kernel's own way, ours");
-    let direct = direct::Direct::new()?;
-    let kernel = kernel::Kernel::new()?;
-    let ours = ours::Ours::new()?;
+    let cable = cli.cable.into();
+    let direct = direct::Direct::new(cable)?;
+    interrupt::check()?;
+    let kernel = kernel::Kernel::new(cable)?;
+    interrupt::check()?;
+    let ours = ours::Ours::new(cable)?;
     let sides: [&dyn Side; 3] = [&direct, &kernel, &ours];
     let mut measured = Measured::new();
-    for round in 1..=cli.rounds {
+    for round in 0..cli.rounds {
         for &path in paths {
             for kind in Kind::ALL {
                 let load = Load {
                     kind,
                     seconds: cli.seconds,
                 };
-                for side in sides {
-                    eprintln!(
-                        "round {round}: {}, {}, {}",
-                        path.name(),
-                        kind.name(),
-                        side.name()
-                    );
-                    let line = side
+                let rows = measured
+                    .entry((path, kind))
+                    .or_insert_with(|| sides.map(|side| (side.name(), Vec::new())).to_vec());
+                // Every side comes first as often as the others.
+                for turn in 0..sides.len() {
+                    interrupt::check()?;
+                    let at = (turn + round) % sides.len();
+                    let name = sides[at].name();
+                    let what = format!("{}, {}, {name}", path.name(), kind.name());
+                    eprintln!("round {}: {what}", round + 1);
+                    let sample = sides[at]
                         .load(path, load)
-                        .with_context(|| format!("{}: {}", side.name(), path.name()))?;
-                    let all = measured.entry((path, kind)).or_default();
-                    let at = match all.iter().position(|(name, _)| *name == side.name()) {
-                        Some(at) => at,
-                        None => {
-                            all.push((side.name(), Figures::default()));
-                            all.len() - 1
-                        }
-                    };
-                    all[at].1.add(&line)?;
+                        .and_then(|line| Sample::read(kind, &line))
+                        .with_context(|| what)?;
+                    rows[at].1.push(sample);
                 }
             }
         }

@@ -6,10 +6,20 @@ use anyhow::{Context, Result};
 use mesh_tests::Rig;
 use serde_json::{Value, json};
 
-/// Resident and proportional (shared pages divided among their users) kilobytes of some processes.
+/// Kilobytes of one process.
+struct Size {
+    /// Resident.
+    rss: u64,
+    /// Proportional: shared pages divided among their users.
+    pss: u64,
+    /// In no other process.
+    private: u64,
+}
+
+/// The processes of all nodes.
 pub(crate) struct Memory {
-    agents: Vec<(u64, u64)>,
-    shims: Vec<(u64, u64)>,
+    agents: Vec<Size>,
+    shims: Vec<Size>,
 }
 
 impl Memory {
@@ -25,18 +35,29 @@ impl Memory {
     }
 
     pub(crate) fn print(&self) {
-        println!("\nmemory                 RSS MiB    PSS MiB");
+        println!("\nmemory                 RSS MiB    PSS MiB  private MiB");
         for (name, all) in [("agent", &self.agents), ("shim", &self.shims)] {
-            for (rss, pss) in all {
-                println!("  {name:<18} {:>9.1} {:>10.1}", mib(*rss), mib(*pss));
+            for size in all {
+                println!(
+                    "  {name:<18} {:>9.1} {:>10.1} {:>12.1}",
+                    mib(size.rss),
+                    mib(size.pss),
+                    mib(size.private)
+                );
             }
         }
     }
 
     pub(crate) fn json(&self) -> Value {
-        let rows = |all: &[(u64, u64)]| -> Vec<Value> {
+        let rows = |all: &[Size]| -> Vec<Value> {
             all.iter()
-                .map(|(rss, pss)| json!({ "rss_kib": rss, "pss_kib": pss }))
+                .map(|size| {
+                    json!({
+                        "rss_kib": size.rss,
+                        "pss_kib": size.pss,
+                        "private_kib": size.private,
+                    })
+                })
                 .collect()
         };
         json!({ "agents": rows(&self.agents), "shims": rows(&self.shims) })
@@ -47,7 +68,7 @@ fn mib(kib: u64) -> f64 {
     kib as f64 / 1024.0
 }
 
-fn of_process(pid: u32) -> Result<(u64, u64)> {
+fn of_process(pid: u32) -> Result<Size> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let value = |name: &str| {
@@ -56,10 +77,14 @@ fn of_process(pid: u32) -> Result<(u64, u64)> {
                 line.strip_prefix(name)?
                     .split_whitespace()
                     .next()?
-                    .parse()
+                    .parse::<u64>()
                     .ok()
             })
             .with_context(|| format!("no {name} in {path}"))
     };
-    Ok((value("Rss:")?, value("Pss:")?))
+    Ok(Size {
+        rss: value("Rss:")?,
+        pss: value("Pss:")?,
+        private: value("Private_Clean:")? + value("Private_Dirty:")?,
+    })
 }

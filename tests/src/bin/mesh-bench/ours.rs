@@ -1,9 +1,9 @@
 //! Ours: two nodes with agents, the server's replica on n2, the generator's on n1.
 
 use anyhow::Result;
-use mesh_tests::{Rig, image};
+use mesh_tests::{Rig, image, lan::Cable, rig};
 
-use crate::{Path, Side, direct::generate, figures::Load};
+use crate::{ECHO, HTTP, Path, Side, direct::generate, figures::Load};
 
 /// A mesh with one server and one generator.
 pub(crate) struct Ours {
@@ -12,8 +12,11 @@ pub(crate) struct Ours {
 }
 
 impl Ours {
-    pub(crate) fn new() -> Result<Self> {
-        let rig = Rig::for_test("bo", 2)?;
+    pub(crate) fn new(cable: Cable) -> Result<Self> {
+        let rig = Rig::builder(&rig::test_name("bo"))
+            .nodes(2)
+            .cable(cable)
+            .build()?;
         rig.load_image(&image::whoami_archive(&rig.dir())?)?;
         let first = rig.first();
         first.ok(&["network", "create", "--driver", "overlay", "front"])?;
@@ -25,13 +28,16 @@ impl Ours {
             "front",
             "--constraint",
         ];
+        let (http, echo) = (format!("{HTTP}:{HTTP}"), format!("{ECHO}:{ECHO}"));
         let mut web = common.to_vec();
         web.extend([
             "node.hostname==n2",
             "--name",
             "web",
             "--publish",
-            "80:80",
+            &http,
+            "--publish",
+            &echo,
             image::WHOAMI,
         ]);
         first.ok(&web)?;
@@ -60,17 +66,17 @@ impl Side for Ours {
 
     fn load(&self, path: Path, load: Load) -> Result<String> {
         let [first, second] = [&self.rig.nodes[0], &self.rig.nodes[1]];
-        let target = match path {
+        let host = match path {
             Path::IngressRemote => {
-                return generate(&self.rig.client, load, &format!("{}:80", first.address));
+                return generate(&self.rig.client, load, &first.address.to_string());
             }
             Path::IngressLocal => {
-                return generate(&self.rig.client, load, &format!("{}:80", second.address));
+                return generate(&self.rig.client, load, &second.address.to_string());
             }
-            Path::Overlay => "tasks.web:80",
-            Path::Vip => "web:80",
+            Path::Overlay => "tasks.web",
+            Path::Vip => "web",
         };
-        let args = load.args(target);
+        let args = load.args(host);
         let mut argv = vec!["exec", &self.generator, "whoami"];
         argv.extend(args.iter().map(String::as_str));
         first.ok(&argv)

@@ -4,13 +4,14 @@ use serde_json::{Value, json};
 
 use crate::{
     Measured,
-    figures::{Figures, Kind, spread},
+    figures::{Kind, Sample, Spread, ratio},
 };
 
-/// The side that ratios are taken of.
-const BASE: &str = "host to host";
+/// The sides that ratios are taken of.
+pub(crate) const HOST: &str = "host to host";
+pub(crate) const KERNEL: &str = "kernel's own";
 
-/// Prints one block a path: sides as rows, ratios to host-to-host.
+/// Prints one block a path: sides as rows.
 pub(crate) fn print(measured: &Measured) {
     let mut last = None;
     for ((path, kind), sides) in measured {
@@ -19,57 +20,112 @@ pub(crate) fn print(measured: &Measured) {
             last = Some(*path);
         }
         println!(
-            "  {:<18} {:>10} {:>10} {:>10}  {:>6}  {:>8} {:>8}  failed",
+            "  {:<17} {:>9} {:>9} {:>9}  {:<17} {:<17} {:>7} {:<17} {:<17} {:>8} {:>9}  failed",
             kind.name(),
             "min",
             "median",
             "max",
-            "ratio",
+            "x host",
+            "x kernel",
             "p50 us",
-            "p99 us"
+            "x host",
+            "x kernel",
+            "p99 us",
+            format!("cpu us/{}", kind.unit()),
         );
-        let base = median_of(sides, BASE, *kind);
-        for (name, figures) in sides {
-            let (min, median, max) = spread(figures.main(*kind));
-            let ratio = base.map_or(0.0, |base| median / base);
-            let times = |values: &[f64]| match kind {
-                Kind::Stream => "-".to_owned(),
-                Kind::RoundTrips | Kind::Connections => format!("{:.1}", spread(values).1),
+        for (name, samples) in sides {
+            let times = *kind != Kind::Stream;
+            let rate = spread(samples, |s| s.rate);
+            let columns = [
+                times_of(samples, sides, HOST, |s| s.rate),
+                times_of(samples, sides, KERNEL, |s| s.rate),
+                shown(times.then(|| times_of(samples, sides, HOST, |s| s.p50))),
+                shown(times.then(|| times_of(samples, sides, KERNEL, |s| s.p50))),
+            ];
+            let micros = |figure: fn(&Sample) -> f64| {
+                shown(times.then(|| format!("{:.1}", spread(samples, figure).median)))
             };
             println!(
-                "    {name:<16} {min:>10.1} {median:>10.1} {max:>10.1}  {ratio:>6.2}  {:>8} {:>8}  {}",
-                times(&figures.p50),
-                times(&figures.p99),
-                figures.failed
+                "    {name:<15} {:>9.1} {:>9.1} {:>9.1}  {:<17} {:<17} {:>7} {:<17} {:<17} {:>8} {:>9.1}  {}",
+                rate.min,
+                rate.median,
+                rate.max,
+                columns[0],
+                columns[1],
+                micros(|s| s.p50),
+                columns[2],
+                columns[3],
+                micros(|s| s.p99),
+                spread(samples, |s| s.cpu).median,
+                failed(samples)
             );
         }
     }
+    println!(
+        "\nratios: median (lowest-highest) of the rounds; each round measures all sides in turn"
+    );
 }
 
-fn median_of(sides: &[(&'static str, Figures)], name: &str, kind: Kind) -> Option<f64> {
-    let (_, figures) = sides.iter().find(|(side, _)| *side == name)?;
-    let median = spread(figures.main(kind)).1;
-    (median > 0.0).then_some(median)
+fn shown(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".to_owned())
+}
+
+fn spread(samples: &[Sample], figure: fn(&Sample) -> f64) -> Spread {
+    Spread::of(samples.iter().map(figure)).unwrap_or(Spread {
+        min: 0.0,
+        median: 0.0,
+        max: 0.0,
+    })
+}
+
+fn failed(samples: &[Sample]) -> u64 {
+    samples.iter().map(|sample| sample.failed).sum()
+}
+
+fn of_side(
+    samples: &[Sample],
+    sides: &[(&'static str, Vec<Sample>)],
+    other: &str,
+    figure: fn(&Sample) -> f64,
+) -> Option<Spread> {
+    let (_, base) = sides.iter().find(|(side, _)| *side == other)?;
+    ratio(samples, base, figure)
+}
+
+fn times_of(
+    samples: &[Sample],
+    sides: &[(&'static str, Vec<Sample>)],
+    other: &str,
+    figure: fn(&Sample) -> f64,
+) -> String {
+    shown(
+        of_side(samples, sides, other, figure)
+            .map(|ratio| format!("{:.2} ({:.2}-{:.2})", ratio.median, ratio.min, ratio.max)),
+    )
 }
 
 /// Everything measured, one object a path, load and side.
 pub(crate) fn json(measured: &Measured) -> Value {
     let mut rows = Vec::new();
     for ((path, kind), sides) in measured {
-        let base = median_of(sides, BASE, *kind);
-        for (name, figures) in sides {
-            let (min, median, max) = spread(figures.main(*kind));
+        for (name, samples) in sides {
+            let ratios = |other: &str| {
+                let of = |figure| of_side(samples, sides, other, figure).map(Spread::json);
+                json!({ "rate": of(|s| s.rate), "p50": of(|s| s.p50), "cpu": of(|s| s.cpu) })
+            };
             rows.push(json!({
                 "path": path.name(),
                 "figure": kind.name(),
                 "side": name,
-                "min": min,
-                "median": median,
-                "max": max,
-                "ratio_to_host": base.map(|base| median / base),
-                "p50_us": spread(&figures.p50).1,
-                "p99_us": spread(&figures.p99).1,
-                "failed": figures.failed,
+                "rate": spread(samples, |s| s.rate).json(),
+                "p50_us": spread(samples, |s| s.p50).json(),
+                "p99_us": spread(samples, |s| s.p99).json(),
+                "cpu_unit": kind.unit(),
+                "cpu_us": spread(samples, |s| s.cpu).json(),
+                "of_host": ratios(HOST),
+                "of_kernel": ratios(KERNEL),
+                "rounds": samples.len(),
+                "failed": failed(samples),
             }));
         }
     }
