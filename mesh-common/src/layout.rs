@@ -136,7 +136,7 @@ layouts! {
         previous_len: u32,
         /// When the current row was written: seconds of the boot-time clock.
         changed_s: u64,
-        /// Names the set in `COUNTERS`.
+        /// Names the set in `BACKENDS`.
         id: u32,
         /// Zero.
         pad: u32,
@@ -206,10 +206,24 @@ layouts! {
         pad: [u8; 3],
     }
 
+    /// Value of `BACKENDS`: a task behind a pool. Rows, flows and counters know it by its index.
+    struct Backend(52) {
+        /// Address on the pool's network; none if the entry is free.
+        address: Addr,
+        /// Where it is.
+        endpoint: Endpoint,
+        /// [`Pool::id`].
+        pool: u32,
+        /// Zero once the task is gone, while a row still refers to the entry.
+        there: u32,
+    }
+
     /// Value of `CONNS`: the backend of a flow that has an entry.
-    struct Conn(16) {
+    struct Conn(20) {
         /// Address on the pool's network.
-        backend: Addr,
+        address: Addr,
+        /// Index in `BACKENDS`, where another task may have followed meanwhile.
+        index: u32,
     }
 
     /// Value of `FLOWS`: what a packet with that key is rewritten to, and where it goes.
@@ -284,15 +298,7 @@ layouts! {
         pool: u32,
     }
 
-    /// Key of `COUNTERS`.
-    struct CounterKey(20) {
-        /// [`Pool::id`].
-        pool: u32,
-        /// The backend.
-        backend: Addr,
-    }
-
-    /// Value of `COUNTERS`, one per CPU.
+    /// Value of `COUNTERS`, one per CPU, by index in `BACKENDS`.
     struct Counter(24) {
         /// Flows begun.
         flows: u64,

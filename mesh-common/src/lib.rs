@@ -13,7 +13,7 @@ pub mod wire;
 pub use addr::{Addr, Prefix, mac_of, node_mac};
 pub use hash::{flow_hash, fold_v6};
 pub use layout::{
-    AddrKey, Conn, Connected, Counter, CounterKey, DATAGRAMS_BACK, DATAGRAMS_OUT, Datagram,
+    AddrKey, Backend, Conn, Connected, Counter, DATAGRAMS_BACK, DATAGRAMS_OUT, Datagram,
     DatagramKey, Endpoint, FlowKey, LINK_GATEWAY, LINK_OVERLAY, Link, NAT_LINK, NAT_LOOPBACK,
     NAT_PEER, NAT_UPLINK, Nat, PORT_WORDS, Pool, PortKey, Published, SCOPE_PORT, SCOPE_PUBLISHED,
     SCOPE_RETURN, SCOPE_TASK, ScopedAddr, Settings, V6_GATEWAY, V6_LOOPBACK, V6_OVERLAY,

@@ -44,11 +44,14 @@ pub struct Config {
     pub xdp: XdpMode,
     /// Flows remembered by each of the two flow tables; the least recently used go first.
     pub flow_entries: u32,
-    /// Slots of all Maglev rows together (16 bytes each).
+    /// Slots of all Maglev rows together (4 bytes each).
     pub row_slots: u32,
     /// The cgroup2 directory whose processes are this node's tasks: their sockets are led to a service's tasks when
     /// they connect. Without one the packet programs do it.
     pub cgroup: Option<PathBuf>,
+    /// Tasks behind published ports and virtual addresses: a task counts once for each of them (52 bytes, and 24 for
+    /// each processor).
+    pub backend_slots: u32,
 }
 
 impl Config {
@@ -59,7 +62,8 @@ impl Config {
             vxlan_port: DEFAULT_VXLAN_PORT,
             xdp: XdpMode::Auto,
             flow_entries: 65_536,
-            row_slots: 1 << 19,
+            row_slots: 1 << 21,
+            backend_slots: 32_768,
             cgroup: None,
         }
     }

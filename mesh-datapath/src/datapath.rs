@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::{Ebpf, EbpfLoader, maps::Map};
-use mesh_common::{Addr, CounterKey, Pool, Published};
+use mesh_common::{Addr, AddrKey, Pool, Published};
 
 use crate::{
     Config, Desired, Error, Link, Report, Snapshot, XdpMode,
@@ -73,6 +73,8 @@ impl Datapath {
             .map_max_entries("CONNS", config.flow_entries)
             .map_max_entries("FLOWS", config.flow_entries)
             .map_max_entries("ROWS", config.row_slots)
+            .map_max_entries("BACKENDS", config.backend_slots)
+            .map_max_entries("COUNTERS", config.backend_slots)
             // Its kind of definition does not say that it is pinned.
             .map_pin_path("SOCKETS", maps.join("SOCKETS"))
             .load(object)
@@ -175,7 +177,7 @@ impl Datapath {
         pins.and(device)
     }
 
-    /// First what others refer to: endpoints and rows, then what refers to them.
+    /// First what others refer to: endpoints, backends and rows, then what refers to them.
     fn put(&mut self, contents: &Contents, report: &mut Report) -> Result<(), Error> {
         let tables = &mut self.tables;
         tables.put_settings(contents.settings, report)?;
@@ -188,9 +190,16 @@ impl Datapath {
         let mut published = BTreeMap::new();
         for (key, front) in &contents.published {
             let old = self.tables.published.copy().get(key).map(|p| p.pool);
-            let pool = self.pool(old, front, &mut ids, now_s)?;
+            let old = old.unwrap_or_else(|| ids.new_pool());
+            self.put_backends(
+                contents,
+                old.id,
+                contents.settings.ingress_vni,
+                front,
+                report,
+            )?;
             let value = Published {
-                pool,
+                pool: self.pool(old, front, now_s)?,
                 target_be: front.target_be,
                 pad: [0; 6],
             };
@@ -199,33 +208,41 @@ impl Datapath {
         let mut vips = BTreeMap::new();
         for (key, front) in &contents.vips {
             let old = self.tables.vips.copy().get(key).copied();
-            vips.insert(*key, self.pool(old, front, &mut ids, now_s)?);
+            let old = old.unwrap_or_else(|| ids.new_pool());
+            self.put_backends(contents, old.id, key.vni, front, report)?;
+            vips.insert(*key, self.pool(old, front, now_s)?);
         }
-        self.tables
-            .sync_counters(&counters(contents, &published, &vips))?;
         self.tables.published.put(&published, report)?;
         self.tables.vips.put(&vips, report)?;
         self.tables.namespaces.put(&contents.namespaces, report)?;
         self.tables.put_ports(&contents.ports, false, report)
     }
 
-    /// The pool for a front, its row written.
-    fn pool(
+    /// The backends of a front, draining ones too.
+    fn put_backends(
         &mut self,
-        old: Option<Pool>,
+        contents: &Contents,
+        pool: u32,
+        vni: u32,
         front: &Front,
-        ids: &mut Ids,
-        now_s: u64,
-    ) -> Result<Pool, Error> {
-        let old = old.unwrap_or_else(|| Pool {
-            id: ids.next(),
-            ..Pool::default()
-        });
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        for address in front.active.iter().chain(&front.draining).copied() {
+            // A front has only backends that have an endpoint.
+            if let Some(endpoint) = contents.endpoints.get(&AddrKey { vni, address }) {
+                self.tables.backends.put(pool, address, *endpoint, report)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The pool for a front, its row written.
+    fn pool(&mut self, old: Pool, front: &Front, now_s: u64) -> Result<Pool, Error> {
         let Some((pool, write)) = self.rows.update(&old, &front.active, now_s)? else {
             return Ok(old);
         };
         if let Some(write) = write {
-            self.tables.write_row(write.start, &write.row)?;
+            self.tables.write_row(pool.id, write.start, &write.row)?;
         }
         Ok(pool)
     }
@@ -256,6 +273,13 @@ impl Datapath {
         for pool in &gone {
             self.rows.forget(pool);
         }
+        let wanted = backends(contents, tables);
+        let rows = &self.rows;
+        tables.backends.prune(
+            |pool, address| wanted.contains(&(pool, *address)),
+            |pool, address| rows.refer_to(pool, address),
+            report,
+        )?;
         tables
             .links
             .prune(|key| contents.links.contains_key(key), report)?;
@@ -315,31 +339,23 @@ fn uplink_kinds(desired: &Desired) -> Result<BTreeMap<u32, Option<String>>, Erro
         .collect()
 }
 
-/// The backends that are counted: all that a front has, draining ones too.
-fn counters(
-    contents: &Contents,
-    published: &BTreeMap<mesh_common::PortKey, Published>,
-    vips: &BTreeMap<mesh_common::AddrKey, Pool>,
-) -> BTreeSet<CounterKey> {
+/// All backends by pool, draining ones too.
+fn backends(contents: &Contents, tables: &Tables) -> BTreeSet<(u32, Addr)> {
+    let published = tables.published.copy();
+    let vips = tables.vips.copy();
     let ports = contents
         .published
         .iter()
-        .filter_map(|(k, f)| Some((published.get(k)?.pool.id, f)));
+        .filter_map(|(key, front)| Some((published.get(key)?.pool.id, front)));
     let addresses = contents
         .vips
         .iter()
-        .filter_map(|(k, f)| Some((vips.get(k)?.id, f)));
+        .filter_map(|(key, front)| Some((vips.get(key)?.id, front)));
     ports
         .chain(addresses)
         .flat_map(|(pool, front)| {
-            front
-                .active
-                .iter()
-                .chain(&front.draining)
-                .map(move |backend: &Addr| CounterKey {
-                    pool,
-                    backend: *backend,
-                })
+            let all = front.active.iter().chain(&front.draining);
+            all.map(move |address| (pool, *address))
         })
         .collect()
 }
@@ -359,11 +375,14 @@ impl Ids {
         Self { used, last: 0 }
     }
 
-    fn next(&mut self) -> u32 {
+    fn new_pool(&mut self) -> Pool {
         while !self.used.insert(self.last) {
             self.last += 1;
         }
-        self.last
+        Pool {
+            id: self.last,
+            ..Pool::default()
+        }
     }
 }
 

@@ -62,6 +62,12 @@ pub enum Error {
         /// Slots there are.
         capacity: u32,
     },
+    /// Too many tasks behind published ports and virtual addresses.
+    #[error("no room for more than {capacity} backends: raise the number of backend slots")]
+    BackendsFull {
+        /// Backends there are at most.
+        capacity: u32,
+    },
     /// A file or folder on the bpffs, /proc or /sys.
     #[error("cannot {action} {path}")]
     Path {

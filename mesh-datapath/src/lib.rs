@@ -5,6 +5,7 @@
 //! [`Datapath::snapshot`] reads counters back. Nothing in here decides *what* the state should be.
 
 mod attach;
+mod backends;
 pub mod bench;
 mod compile;
 mod config;

@@ -1,7 +1,7 @@
-//! Where Maglev rows are in the `ROWS` map: a first-fit allocator with shared, counted regions. Pure; the writes
-//! that it asks for are done by `tables.rs`.
+//! Where Maglev rows are in the `ROWS` map: a first-fit allocator of regions, which a pool's current and previous
+//! row may share. Pure; the writes that it asks for are done by `tables.rs`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use mesh_common::{Addr, Pool};
 
@@ -16,8 +16,12 @@ pub(crate) const SETTLE_S: u64 = 3600;
 struct Region {
     length: u32,
     users: u32,
-    /// The backends it was computed from, when known.
-    backends: Option<Vec<Addr>>,
+    /// [`Pool::id`] of the pool it belongs to.
+    pool: u32,
+    /// The backends in it, sorted.
+    backends: Vec<Addr>,
+    /// Whether these backends give this row; another version may have computed it otherwise.
+    current: bool,
 }
 
 /// Slots to write.
@@ -32,7 +36,6 @@ pub(crate) struct Write {
 pub(crate) struct Rows {
     capacity: u32,
     regions: BTreeMap<u32, Region>,
-    by_backends: HashMap<Vec<Addr>, u32>,
 }
 
 impl Rows {
@@ -40,7 +43,6 @@ impl Rows {
         Self {
             capacity,
             regions: BTreeMap::new(),
-            by_backends: HashMap::new(),
         }
     }
 
@@ -65,16 +67,15 @@ impl Rows {
             let mut backends = slots.clone();
             backends.sort();
             backends.dedup();
-            let known = (maglev::row(&backends) == slots).then_some(backends);
-            if let Some(backends) = &known {
-                self.by_backends.insert(backends.clone(), start);
-            }
+            let current = maglev::row(&backends) == slots;
             self.regions.insert(
                 start,
                 Region {
                     length,
                     users: 1,
-                    backends: known,
+                    pool: pool.id,
+                    backends,
+                    current,
                 },
             );
         }
@@ -96,12 +97,11 @@ impl Rows {
             && self
                 .regions
                 .get(&old.current)
-                .and_then(|r| r.backends.as_deref())
-                == Some(backends)
+                .is_some_and(|region| region.current && region.backends == backends)
         {
             return Ok(None);
         }
-        let (start, length, write) = self.acquire(backends)?;
+        let (start, length, write) = self.acquire(old, backends)?;
         let mut pool = Pool {
             current: start,
             current_len: length,
@@ -123,27 +123,40 @@ impl Rows {
         self.release(pool.previous, pool.previous_len);
     }
 
-    fn acquire(&mut self, backends: &[Addr]) -> Result<(u32, u32, Option<Write>), Error> {
+    /// Whether a row of a pool has a backend in it.
+    pub(crate) fn refer_to(&self, pool: u32, backend: &Addr) -> bool {
+        self.regions
+            .values()
+            .any(|region| region.pool == pool && region.backends.binary_search(backend).is_ok())
+    }
+
+    fn acquire(
+        &mut self,
+        pool: &Pool,
+        backends: &[Addr],
+    ) -> Result<(u32, u32, Option<Write>), Error> {
         if backends.is_empty() {
             return Ok((0, 0, None));
         }
-        if let Some(start) = self.by_backends.get(backends)
-            && let Some(region) = self.regions.get_mut(start)
+        if pool.previous_len != 0
+            && let Some(region) = self.regions.get_mut(&pool.previous)
+            && region.current
+            && region.backends == backends
         {
             region.users += 1;
-            return Ok((*start, region.length, None));
+            return Ok((pool.previous, region.length, None));
         }
         let row = maglev::row(backends);
         let length = row.len() as u32;
         let start = self.gap(length)?;
-        let backends = backends.to_vec();
-        self.by_backends.insert(backends.clone(), start);
         self.regions.insert(
             start,
             Region {
                 length,
                 users: 1,
-                backends: Some(backends),
+                pool: pool.id,
+                backends: backends.to_vec(),
+                current: true,
             },
         );
         Ok((start, length, Some(Write { start, row })))
@@ -175,12 +188,8 @@ impl Rows {
             return;
         };
         region.users -= 1;
-        if region.users == 0
-            && let Some(region) = self.regions.remove(&start)
-            && let Some(backends) = region.backends
-            && self.by_backends.get(&backends) == Some(&start)
-        {
-            self.by_backends.remove(&backends);
+        if region.users == 0 {
+            self.regions.remove(&start);
         }
     }
 }
@@ -203,16 +212,22 @@ mod tests {
     }
 
     #[test]
-    fn equal_sets_share_a_region() {
+    fn backends_that_come_back_find_their_row() {
         let mut rows = Rows::new(10_000);
-        let (mut a, mut b) = (Pool::default(), Pool::default());
-        assert!(set(&mut rows, &mut a, &[1, 2], 0).is_some());
-        assert!(set(&mut rows, &mut b, &[1, 2], 0).is_none());
-        assert_eq!((a.current, a.current_len), (b.current, b.current_len));
-        assert!(rows.update(&a, &list(&[1, 2]), 5).unwrap().is_none());
-        rows.forget(&a);
-        rows.forget(&b);
-        assert!(rows.regions.is_empty() && rows.by_backends.is_empty());
+        let mut pool = Pool::default();
+        assert!(set(&mut rows, &mut pool, &[1, 2], 0).is_some());
+        assert!(rows.update(&pool, &list(&[1, 2]), 5).unwrap().is_none());
+        assert!(set(&mut rows, &mut pool, &[1, 2, 3], 10).is_some());
+        assert!(set(&mut rows, &mut pool, &[1, 2], 20).is_none());
+        assert_eq!(
+            (pool.current, pool.current_len),
+            (pool.previous, pool.previous_len)
+        );
+        assert!(rows.refer_to(pool.id, &list(&[2])[0]));
+        assert!(!rows.refer_to(pool.id, &list(&[3])[0]));
+        assert!(!rows.refer_to(pool.id + 1, &list(&[2])[0]));
+        rows.forget(&pool);
+        assert!(rows.regions.is_empty());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mesh_common::{Addr, AddrKey, CounterKey, DropReason, Place, PortKey, Verdict};
+use mesh_common::{Addr, AddrKey, DropReason, Place, PortKey, Verdict};
 
 use crate::{
     BackendCounters, CounterLine, Error, ServiceCounters, Snapshot,
@@ -62,10 +62,7 @@ pub(crate) fn read(fronts: &Fronts, tables: &Tables) -> Result<Snapshot, Error> 
         all.extend(&front.active);
         let mut backends = Vec::with_capacity(all.len());
         for address in all {
-            let counter = tables.counter(&CounterKey {
-                pool: *pool,
-                backend: address,
-            })?;
+            let counter = tables.backends.counter(*pool, address)?;
             backends.push(BackendCounters {
                 address: compile::ip(address),
                 draining: front.draining.contains(&address),

@@ -1,17 +1,17 @@
 //! The maps as user space sees them: each with a copy of what it holds, so that only differences are written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
 };
 use mesh_common::{
-    Addr, AddrKey, Counter, CounterKey, Datagram, DatagramKey, Endpoint, Link, Pool, PortKey,
-    Published, ScopedAddr, Settings, VerdictCount,
+    Addr, AddrKey, Datagram, DatagramKey, Endpoint, Link, Pool, PortKey, Published, ScopedAddr,
+    Settings, VerdictCount,
 };
 
-use crate::{Error, Report, trie::Trie};
+use crate::{Error, Report, backends::Backends, trie::Trie};
 
 /// A hash map that only user space writes.
 pub(crate) struct Table<K, V> {
@@ -79,8 +79,8 @@ pub(crate) struct Tables {
     settings: Array<MapData, Settings>,
     ports: Array<MapData, u64>,
     ports_copy: BTreeMap<u32, u64>,
-    rows: Array<MapData, Addr>,
-    counters: PerCpuHashMap<MapData, CounterKey, Counter>,
+    rows: Array<MapData, u32>,
+    pub(crate) backends: Backends,
     verdicts: PerCpuArray<MapData, VerdictCount>,
     pub(crate) own: Table<Addr, u32>,
     pub(crate) peers: Table<Addr, u32>,
@@ -107,8 +107,7 @@ impl Tables {
             ports,
             ports_copy,
             rows: array(ebpf, "ROWS")?,
-            counters: PerCpuHashMap::try_from(take(ebpf, "COUNTERS")?)
-                .map_err(|e| map_error("COUNTERS", e))?,
+            backends: Backends::open(ebpf)?,
             verdicts: PerCpuArray::try_from(take(ebpf, "VERDICTS")?)
                 .map_err(|e| map_error("VERDICTS", e))?,
             own: Table::open(ebpf, "OWN")?,
@@ -171,54 +170,23 @@ impl Tables {
 
     pub(crate) fn read_row(&self, start: u32, length: u32) -> Result<Vec<Addr>, Error> {
         (start..start + length)
-            .map(|slot| self.rows.get(&slot, 0).map_err(|e| map_error("ROWS", e)))
+            .map(|slot| {
+                let index = self.rows.get(&slot, 0).map_err(|e| map_error("ROWS", e))?;
+                Ok(self.backends.address(index))
+            })
             .collect()
     }
 
-    pub(crate) fn write_row(&mut self, start: u32, row: &[Addr]) -> Result<(), Error> {
-        for (slot, backend) in (start..).zip(row) {
+    /// Writes the row of a pool, all of whose backends have been put.
+    pub(crate) fn write_row(&mut self, pool: u32, start: u32, row: &[Addr]) -> Result<(), Error> {
+        for (slot, address) in (start..).zip(row) {
+            // Past the last entry is none, and so no backend.
+            let index = self.backends.index(pool, *address).unwrap_or(u32::MAX);
             self.rows
-                .set(slot, backend, 0)
+                .set(slot, index, 0)
                 .map_err(|e| map_error("ROWS", e))?;
         }
         Ok(())
-    }
-
-    /// Makes sure the counters in `wanted` are there, at zero if new, and no others.
-    pub(crate) fn sync_counters(&mut self, wanted: &BTreeSet<CounterKey>) -> Result<(), Error> {
-        let error = |e| map_error("COUNTERS", e);
-        let held: BTreeSet<CounterKey> = self
-            .counters
-            .keys()
-            .collect::<Result<_, _>>()
-            .map_err(error)?;
-        let cpus = aya::util::nr_cpus().unwrap_or(1);
-        for key in wanted.difference(&held) {
-            let zero = aya::maps::PerCpuValues::try_from(vec![Counter::default(); cpus]).map_err(
-                |source| Error::Netlink {
-                    action: "count processors".into(),
-                    source,
-                },
-            )?;
-            self.counters.insert(key, zero, 0).map_err(error)?;
-        }
-        for key in held.difference(wanted) {
-            absent_is_fine(self.counters.remove(key)).map_err(error)?;
-        }
-        Ok(())
-    }
-
-    /// A backend's counter, all processors together.
-    pub(crate) fn counter(&self, key: &CounterKey) -> Result<Counter, Error> {
-        match self.counters.get(key, 0) {
-            Ok(values) => Ok(values.iter().fold(Counter::default(), |sum, c| Counter {
-                flows: sum.flows + c.flows,
-                packets: sum.packets + c.packets,
-                bytes: sum.bytes + c.bytes,
-            })),
-            Err(MapError::KeyNotFound) => Ok(Counter::default()),
-            Err(error) => Err(map_error("COUNTERS", error)),
-        }
     }
 
     /// What UDP sockets talk to. Programs write meanwhile: an entry may be missed.
@@ -249,7 +217,10 @@ pub(crate) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
         .ok_or(Error::Missing { kind: "map", name })
 }
 
-fn array<V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Array<MapData, V>, Error> {
+pub(crate) fn array<V: Pod>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<Array<MapData, V>, Error> {
     Array::try_from(take(ebpf, name)?).map_err(|e| map_error(name, e))
 }
 

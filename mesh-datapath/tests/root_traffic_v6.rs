@@ -110,7 +110,12 @@ impl World {
             ("client through n1", &self.client, node(N1), 81),
             ("client to n2", &self.client, node(N2), 81),
             ("task to task", &self.near.ns, over(self.far.overlay), 8080),
-            ("task to virtual address", &self.near.ns, over(VIP_FAR), 8080),
+            (
+                "task to virtual address",
+                &self.near.ns,
+                over(VIP_FAR),
+                8080,
+            ),
             ("process of n1", &self.nodes[0].ns, Ipv6Addr::LOCALHOST, 81),
         ];
         for (what, ns, to, port) in cases {
@@ -128,7 +133,12 @@ impl World {
             ("task to task", &self.near.ns, over(self.far.overlay), 8080),
             ("task to virtual address", &self.near.ns, over(VIP), 8080),
             ("process of n1", &self.nodes[0].ns, Ipv6Addr::LOCALHOST, 80),
-            ("process of n1 by the tunnel", &self.nodes[0].ns, node(N1), 81),
+            (
+                "process of n1 by the tunnel",
+                &self.nodes[0].ns,
+                node(N1),
+                81,
+            ),
         ];
         for (what, ns, to, port) in cases {
             let result = ns.run(|| {
@@ -171,18 +181,26 @@ impl World {
                 };
                 assert_eq!(seen.client.ip(), over(expected));
             }
-            task.ns.sh(&format!("busybox ping6 -c 1 -W 5 {}", over(VIP)));
+            task.ns
+                .sh(&format!("busybox ping6 -c 1 -W 5 {}", over(VIP)));
         }
         let far = over(self.far.overlay);
         self.near.ns.sh(&format!("busybox ping6 -c 1 -W 5 {far}"));
         // More than one packet holds, to the virtual address as well.
-        self.near.ns.sh(&format!("busybox ping6 -c 1 -W 5 -s 4000 {far}"));
+        self.near
+            .ns
+            .sh(&format!("busybox ping6 -c 1 -W 5 -s 4000 {far}"));
         let vip = over(VIP);
-        self.near.ns.sh(&format!("busybox ping6 -c 1 -W 5 -s 4000 {vip}"));
+        self.near
+            .ns
+            .sh(&format!("busybox ping6 -c 1 -W 5 -s 4000 {vip}"));
     }
 
     fn isolation(&self) {
-        let answer = self.far.ns.run(|| call(over(self.near.overlay), 8080, b"x"));
+        let answer = self
+            .far
+            .ns
+            .run(|| call(over(self.near.overlay), 8080, b"x"));
         assert_eq!(answer.map(|s| s.name).as_deref(), Ok("near"));
         let answer = self.stranger.ns.run(|| {
             let address = SocketAddr::new(over(self.far.overlay).into(), 8080);

@@ -43,16 +43,10 @@ pub fn balance<F: Family>(
     }
     let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
     scratch.flow = seen.key(SCOPE_PUBLISHED);
-    let Some(choice) = services::choose(
-        &service.pool,
-        settings.ingress_vni,
-        &scratch.flow,
-        seen,
-        false,
-    ) else {
+    let Some(choice) = services::choose(&service.pool, &scratch.flow, seen, false) else {
         return Ok(Verdict::Pass);
     };
-    services::count(&service.pool, &choice, ctx, seen.begins());
+    services::count(&choice, ctx, seen.begins());
     let (kind, ifindex, mac) = match client {
         Client::Outside(ifindex) => (NAT_UPLINK, ifindex, [0; 6]),
         Client::Task(ifindex, mac) => (NAT_LINK, ifindex, mac),

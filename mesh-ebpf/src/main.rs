@@ -14,11 +14,11 @@
 //!   a task's connect(), sendmsg() to a virtual address --> sockets --> the same to a task's own address
 //! ```
 //!
-//! `ingress` balances published ports for all tc programs, `services` chooses backends, `nat` rewrites,
-//! `tunnel` encapsulates, `answer` and `discovery` reply in place. `family` is what differs between IPv4 and IPv6;
-//! a program that meets IPv6 goes on in its twin, which has a stack of its own. `maps` has all maps, `mem` all
-//! unsafe code but that of socket calls, which is in `sockaddr`. Every packet ends in a [`Verdict`] or a
-//! [`DropReason`], which only `xdp` and `tc` below count and translate.
+//! `ingress` balances published ports for all tc programs, `services` chooses backends, `hops` knows neighbours for
+//! XDP, `nat` rewrites, `tunnel` encapsulates, `answer` and `discovery` reply in place. `family` is what differs
+//! between IPv4 and IPv6; a program that meets IPv6 goes on in its twin, which has a stack of its own. `maps` has
+//! all maps, `mem` all unsafe code but that of socket calls, which is in `sockaddr`. Every packet ends in a
+//! [`Verdict`] or a [`DropReason`], which only `xdp` and `tc` below count and translate.
 #![no_std]
 #![no_main]
 
@@ -26,6 +26,7 @@ mod answer;
 mod discovery;
 mod family;
 mod gateway;
+mod hops;
 mod ingress;
 mod loopback;
 mod maps;
@@ -45,7 +46,7 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use mesh_common::{DropReason, Link, Place, Verdict};
+use mesh_common::{DropReason, Link, Place, Verdict, node_mac, wire};
 
 use crate::mem::Packet as _;
 
@@ -143,6 +144,37 @@ pub fn empty_xdp(_ctx: XdpContext) -> u32 {
 #[classifier]
 pub fn empty_tc(_ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
+}
+
+/// For benches: `uplink_xdp` with the packet put back, to run again and again on the same one.
+#[xdp]
+pub fn again_xdp(ctx: XdpContext) -> u32 {
+    let length = ctx.length();
+    let outcome = uplink_xdp::run(&ctx);
+    let grown = match outcome {
+        Ok(Verdict::Forwarded) => wire::OVERHEAD as i32,
+        Ok(Verdict::Returned) => -(wire::OVERHEAD as i32),
+        _ => 0,
+    };
+    let action = xdp(outcome, length, None);
+    if mem::adjust_head(&ctx, grown).is_err() {
+        return xdp_action::XDP_ABORTED;
+    }
+    if grown < 0 {
+        // The one header that was written over and matters.
+        let vtep = mem::u32_at(&ctx, wire::ETH_LEN + 16).unwrap_or(0);
+        let _ = mem::write(&ctx, wire::OVERHEAD, node_mac(vtep));
+    }
+    action
+}
+
+/// For benches: what `again_xdp` does beside running `uplink_xdp`.
+#[xdp]
+pub fn undo_xdp(ctx: XdpContext) -> u32 {
+    if mem::adjust_head(&ctx, 0).is_err() {
+        return xdp_action::XDP_ABORTED;
+    }
+    xdp_action::XDP_PASS
 }
 
 /// Runs a program of a task's link with the link's entry.

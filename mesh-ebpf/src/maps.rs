@@ -4,10 +4,10 @@
 use aya_ebpf::{
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
 };
 use mesh_common::{
-    Addr, AddrKey, COUNTS, Conn, Connected, Counter, CounterKey, Datagram, DatagramKey, Endpoint,
+    Addr, AddrKey, Backend, COUNTS, Conn, Connected, Counter, Datagram, DatagramKey, Endpoint,
     FlowKey, Link, Nat, PORT_WORDS, Place, Pool, PortKey, Published, ScopedAddr, Settings,
     V6_PROGRAMS, VerdictCount,
 };
@@ -44,9 +44,13 @@ pub static ENDPOINTS: HashMap<AddrKey, Endpoint> = HashMap::pinned(65_536, 0);
 #[map]
 pub static LINKS: HashMap<u32, Link> = HashMap::pinned(8192, 0);
 
-/// Maglev rows of all pools, one after the other: backend addresses. Sized by user space.
+/// Maglev rows of all pools, one after the other: indices in `BACKENDS`. Sized by user space.
 #[map]
-pub static ROWS: Array<Addr> = Array::pinned(1 << 19, 0);
+pub static ROWS: Array<u32> = Array::pinned(1 << 21, 0);
+
+/// The tasks behind the pools. Sized by user space.
+#[map]
+pub static BACKENDS: Array<Backend> = Array::pinned(32_768, 0);
 
 /// Backends of flows that need an entry. Sized by user space.
 #[map]
@@ -68,9 +72,9 @@ pub static SOCKETS: SkStorage<Connected> = SkStorage::new();
 #[map]
 pub static DATAGRAMS: LruHashMap<DatagramKey, Datagram> = LruHashMap::pinned(65_536, 0);
 
-/// Traffic per backend. User space makes the entries.
+/// Traffic of each entry of `BACKENDS`. Sized by user space.
 #[map]
-pub static COUNTERS: PerCpuHashMap<CounterKey, Counter> = PerCpuHashMap::pinned(32_768, 0);
+pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(32_768, 0);
 
 /// The XDP programs for IPv6, by the `V6_` constants. Programs of their own, because neither family leaves the
 /// other enough of the 512 bytes of stack; pinned, because the kernel empties an array that user space has let go.
@@ -98,6 +102,31 @@ pub struct Scratch {
     pub reply: FlowKey,
     /// Where `substitute` is kept.
     pub memory: FlowKey,
+}
+
+/// Next hops that the kernel has told of, by a hash of the destination: each CPU keeps its own.
+#[map]
+pub static HOPS: PerCpuArray<Hop> = PerCpuArray::with_max_entries(HOP_SLOTS, 0);
+
+/// Two destinations on one slot ask the kernel again and again, at some 150 ns a packet. A power of two.
+pub const HOP_SLOTS: u32 = 1024;
+
+/// How packets between two addresses leave by the interface they came in by.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Hop {
+    pub src: Addr,
+    pub dst: Addr,
+    /// Interface.
+    pub ifindex: u32,
+    /// Largest packet, without its Ethernet header.
+    pub mtu: u32,
+    /// Clock ticks: not used from then on.
+    pub until: u32,
+    /// Clock ticks: when the kernel last sent a packet there itself, and so verified the neighbour.
+    pub verified: u32,
+    /// The neighbour's MAC, then the interface's own, as in a frame.
+    pub macs: [u8; 12],
 }
 
 /// Packets by program and outcome.

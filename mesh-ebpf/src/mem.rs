@@ -8,11 +8,11 @@ use aya_ebpf::{
         bpf_tunnel_key,
     },
     helpers::generated as kernel,
-    maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray},
+    maps::{HashMap, LruHashMap, PerCpuArray, ProgramArray},
     programs::{TcContext, XdpContext},
 };
 use mesh_common::{
-    Addr, Counter, CounterKey, DropReason, FlowKey, VerdictCount,
+    Addr, DropReason, FlowKey, VerdictCount,
     wire::{ETH_LEN, OVERHEAD},
 };
 
@@ -236,10 +236,22 @@ pub fn touch(key: &FlowKey, now_s: u32, closed: u8) {
 /// This CPU's scratch space.
 #[inline(always)]
 pub fn scratch() -> Option<&'static mut maps::Scratch> {
+    own(&maps::SCRATCH, 0)
+}
+
+/// This CPU's value.
+#[inline(always)]
+pub fn own<T>(map: &'static PerCpuArray<T>, index: u32) -> Option<&'static mut T> {
     // SAFETY: the value is this CPU's own; each program takes it once and is not preempted by another.
-    maps::SCRATCH
-        .get_ptr_mut(0)
+    map.get_ptr_mut(index)
         .map(|pointer| unsafe { &mut *pointer })
+}
+
+/// The kernel's clock ticks, a hundred to a thousand a second. Costs a memory read.
+#[inline(always)]
+pub fn ticks() -> u32 {
+    // SAFETY: takes nothing, returns a number.
+    (unsafe { kernel::bpf_jiffies64() }) as u32
 }
 
 /// Seconds of the boot-time clock; the coarse one, which costs a memory read.
@@ -261,51 +273,31 @@ pub fn count(map: &'static PerCpuArray<VerdictCount>, index: u32, bytes: u32) {
     }
 }
 
-/// Adds a packet to this CPU's counter of a backend, if user space has made one.
-#[inline(always)]
-pub fn count_backend(
-    map: &'static PerCpuHashMap<CounterKey, Counter>,
-    key: &CounterKey,
-    new_flow: bool,
-    bytes: u32,
-) {
-    if let Some(counter) = map.get_ptr_mut(key) {
-        // SAFETY: the value is this CPU's own, and the program is not preempted by itself.
-        unsafe {
-            (*counter).flows += u64::from(new_flow);
-            (*counter).packets += 1;
-            (*counter).bytes += u64::from(bytes);
-        }
-    }
-}
-
-/// Where to send a frame: interface and MACs.
+/// Where to send a frame.
 pub struct NextHop {
     /// Interface to leave by.
     pub ifindex: u32,
-    /// Own MAC, then the neighbour's: in the order opposite to a frame's.
-    pub smac: [u8; 6],
-    /// The neighbour's MAC.
-    pub dmac: [u8; 6],
+    /// Largest packet, without its Ethernet header.
+    pub mtu: u32,
+    /// The neighbour's MAC, then the interface's own, as in a frame.
+    pub macs: [u8; 12],
 }
 
 /// Asks the kernel's routes and neighbours. `None`: no route, this node itself, or the neighbour is unknown yet.
 #[inline(always)]
 pub fn next_hop<F: Family>(
-    packet: &impl Packet,
+    ctx: &XdpContext,
     src: &F::Address,
     dst: &F::Address,
-    length: u16,
 ) -> Option<NextHop> {
     // SAFETY: all zero is a valid value of this plain C structure, unions included.
     let mut query: bpf_fib_lookup = unsafe { core::mem::zeroed() };
     F::ask(&mut query, src, dst);
-    query.ifindex = packet.ifindex();
-    query.__bindgen_anon_1.tot_len = length;
+    query.ifindex = ctx.ifindex();
     // SAFETY: `query` outlives the call and its size is given.
     let answer = unsafe {
         kernel::bpf_fib_lookup(
-            packet.context(),
+            ctx.context(),
             &raw mut query,
             size_of::<bpf_fib_lookup>() as i32,
             0,
@@ -314,10 +306,12 @@ pub fn next_hop<F: Family>(
     if answer != 0 {
         return None;
     }
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (query.dmac, query.smac);
     Some(NextHop {
         ifindex: query.ifindex,
-        smac: query.smac,
-        dmac: query.dmac,
+        // SAFETY: the kernel has filled in this member of the union; any number is valid.
+        mtu: u32::from(unsafe { query.__bindgen_anon_1.mtu_result }),
+        macs: [a, b, c, d, e, f, g, h, i, j, k, l],
     })
 }
 

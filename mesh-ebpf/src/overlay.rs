@@ -172,9 +172,8 @@ fn to_vip<F: Family>(
         nat::rewrite(ctx, tuple, &nat::target(tuple, nat))?;
         return tunnel::deliver(ctx, ifindex, link.mac, mac_of(F::last_be(&tuple.dst)));
     }
-    let choice = services::choose(pool, link.vni, &scratch.flow, tuple, true)
-        .ok_or(DropReason::NoBackend)?;
-    services::count(pool, &choice, ctx, tuple.begins());
+    let choice = services::choose(pool, &scratch.flow, tuple, true).ok_or(DropReason::NoBackend)?;
+    services::count(&choice, ctx, tuple.begins());
     let mut new = Tuple {
         dst: F::join(&link.prefix, choice.backend.low_be()),
         ..*tuple

@@ -1,8 +1,7 @@
 //! Which backend a flow goes to. The same answer from XDP, tc and every node, as the rows are the same everywhere.
 
 use mesh_common::{
-    Addr, AddrKey, Conn, CounterKey, Endpoint, FlowKey, Pool, PortKey, Published, Settings,
-    port_bit, wire,
+    Addr, AddrKey, Conn, Endpoint, FlowKey, Pool, PortKey, Published, Settings, port_bit, wire,
 };
 
 use crate::{
@@ -17,6 +16,7 @@ use crate::{
 pub struct Choice {
     pub backend: Addr,
     pub endpoint: &'static Endpoint,
+    index: u32,
 }
 
 impl Choice {
@@ -44,10 +44,12 @@ pub fn endpoint(vni: u32, address: Addr) -> Option<&'static Endpoint> {
     mem::get(&maps::ENDPOINTS, &AddrKey { vni, address })
 }
 
-/// Whether an address is this node's.
+/// Whether an address is this node's. Most clients ask for the one that the other nodes know.
 #[inline(always)]
 pub fn is_own<F: Family>(address: &F::Address) -> bool {
-    mem::get(&maps::OWN, &F::key(address)).is_some()
+    let key = F::key(address);
+    settings().is_some_and(|settings| settings.vtep.same(&key))
+        || mem::get(&maps::OWN, &key).is_some()
 }
 
 /// Whether an address is another node's tunnel end point.
@@ -82,16 +84,41 @@ pub fn published<F: Family>(tuple: &Tuple<F>) -> Option<&'static Published> {
     mem::get(&maps::PUBLISHED, &key)
 }
 
-/// The backend in a row's slot for `hash`.
+/// No index: past the end of `BACKENDS`. (An `Option` would be compared in a way that the verifier does not follow.)
+const NONE: u32 = u32::MAX;
+
+/// Index of the backend that a row gives, or `NONE`.
 #[inline(always)]
-pub fn slot(first: u32, length: u32, hash: u32) -> Option<&'static Addr> {
+fn slot(first: u32, length: u32, hash: u32) -> u32 {
     if length == 0 {
-        return None;
+        return NONE;
     }
-    maps::ROWS.get(first.wrapping_add(hash % length))
+    maps::ROWS
+        .get(first.wrapping_add(hash % length))
+        .map_or(NONE, |index| *index)
 }
 
-/// Chooses a backend on network `vni`.
+/// The backend with an index, if it is there and the pool's.
+#[inline(always)]
+fn backend(pool: &Pool, index: u32) -> Option<Choice> {
+    let backend = maps::BACKENDS.get(index)?;
+    if backend.there == 0 || backend.pool != pool.id {
+        return None;
+    }
+    Some(Choice {
+        backend: backend.address,
+        endpoint: &backend.endpoint,
+        index,
+    })
+}
+
+/// The backend that a pool's current row has for `hash`.
+#[inline(always)]
+pub fn draw(pool: &Pool, hash: u32) -> Option<Choice> {
+    backend(pool, slot(pool.current, pool.current_len, hash))
+}
+
+/// Chooses a backend.
 ///
 /// A flow has an entry only where one is needed: UDP, and TCP while the current and the previous row disagree
 /// about it (then a new connection follows the current row, and an open one the row it began under).
@@ -99,50 +126,69 @@ pub fn slot(first: u32, length: u32, hash: u32) -> Option<&'static Addr> {
 #[inline(always)]
 pub fn choose<F: Family>(
     pool: &Pool,
-    vni: u32,
     key: &FlowKey,
     tuple: &Tuple<F>,
     keep: bool,
 ) -> Option<Choice> {
-    let known = mem::get_flow(&maps::CONNS, key);
+    let keep = keep || tuple.protocol != wire::TCP;
+    // Without a previous row there are no entries but those kept in any case.
+    let known = if keep || pool.previous_len != 0 {
+        mem::get_flow(&maps::CONNS, key)
+    } else {
+        None
+    };
     // A SYN begins anew, even if an earlier connection had the same ports.
     if !tuple.syn
         && let Some(conn) = known
+        && let Some(choice) = backend(pool, conn.index)
+        && choice.backend.same(&conn.address)
     {
-        let backend = conn.backend;
-        if let Some(endpoint) = endpoint(vni, backend) {
-            return Some(Choice { backend, endpoint });
-        }
+        return Some(choice);
     }
     let hash = tuple.hash();
     let current = slot(pool.current, pool.current_len, hash);
     let previous = slot(pool.previous, pool.previous_len, hash);
-    // What an earlier connection left would lead the packets after the SYN astray.
-    let mut entry = keep || tuple.protocol != wire::TCP || known.is_some();
-    let mut chosen = current;
-    if let Some(old) = previous
-        && !current.is_some_and(|new| new.same(old))
+    let disagree = previous != NONE && previous != current;
+    if disagree
+        && !tuple.begins()
+        && let Some(choice) = backend(pool, previous)
     {
-        entry = true;
-        if !tuple.begins() && endpoint(vni, *old).is_some() {
-            chosen = Some(old);
-        }
+        remember(key, &choice);
+        return Some(choice);
     }
-    let backend = *chosen?;
-    let endpoint = endpoint(vni, backend)?;
-    if entry {
-        // A full table only costs this flow its memory; the row still answers.
-        let _ = maps::CONNS.insert(key, Conn { backend }, 0);
+    let choice = backend(pool, current)?;
+    // What an earlier connection left would lead the packets after the SYN astray.
+    if keep || disagree || known.is_some() {
+        remember(key, &choice);
     }
-    Some(Choice { backend, endpoint })
+    Some(choice)
+}
+
+#[inline(always)]
+fn remember(key: &FlowKey, choice: &Choice) {
+    let conn = Conn {
+        address: choice.backend,
+        index: choice.index,
+    };
+    // A full table only costs this flow its memory; the row still answers.
+    let _ = maps::CONNS.insert(key, conn, 0);
 }
 
 /// Counts a client's packet to a backend.
 #[inline(always)]
-pub fn count(pool: &Pool, choice: &Choice, packet: &impl Packet, new_flow: bool) {
-    let key = CounterKey {
-        pool: pool.id,
-        backend: choice.backend,
-    };
-    mem::count_backend(&maps::COUNTERS, &key, new_flow, packet.length());
+pub fn count(choice: &Choice, packet: &impl Packet, new_flow: bool) {
+    if let Some(counter) = mem::own(&maps::COUNTERS, choice.index) {
+        counter.flows += u64::from(new_flow);
+        counter.packets += 1;
+        counter.bytes += u64::from(packet.length());
+    }
+}
+
+/// Counts a flow to a backend whose packets are not seen. A program of sockets may be preempted by one of packets,
+/// which at worst costs one count.
+#[inline(always)]
+pub fn count_flow(choice: &Choice) {
+    if let Some(counter) = mem::own(&maps::COUNTERS, choice.index) {
+        counter.flows += 1;
+    }
 }

@@ -1,7 +1,7 @@
 //! The address of a socket call and what is kept with its socket. The unsafe code of the socket programs.
 
 use aya_ebpf::{EbpfContext as _, helpers::generated as kernel, programs::SockAddrContext};
-use mesh_common::{Addr, Connected, CounterKey};
+use mesh_common::{Addr, Connected};
 
 use crate::maps;
 
@@ -134,15 +134,5 @@ pub fn disconnect(ctx: &SockAddrContext) {
         if let Some(kept) = maps::SOCKETS.get_ptr_mut(ctx).as_mut() {
             kept.vip = Addr::NONE;
         }
-    }
-}
-
-/// Counts a flow to a backend, if user space has made a counter.
-#[inline(always)]
-pub fn count(key: &CounterKey) {
-    if let Some(counter) = maps::COUNTERS.get_ptr_mut(key) {
-        // SAFETY: the value is this CPU's own. A socket program may be preempted by a packet's, which at worst
-        // costs one count.
-        unsafe { (*counter).flows += 1 };
     }
 }

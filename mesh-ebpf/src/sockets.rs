@@ -7,12 +7,13 @@
 
 use aya_ebpf::{macros::cgroup_sock_addr, maps::lpm_trie::Key, programs::SockAddrContext};
 use mesh_common::{
-    Addr, AddrKey, Connected, CounterKey, DATAGRAMS_BACK, DATAGRAMS_OUT, Datagram, DatagramKey,
-    Pool, ScopedAddr, wire::TCP, wire::UDP,
+    Addr, AddrKey, Connected, DATAGRAMS_BACK, DATAGRAMS_OUT, Datagram, DatagramKey, Pool,
+    ScopedAddr, wire::TCP, wire::UDP,
 };
 
 use crate::{
-    maps, mem, services,
+    maps, mem,
+    services::{self, Choice},
     sockaddr::{self, Family, V4, V6},
 };
 
@@ -96,10 +97,8 @@ fn target<F: Family>(ctx: &SockAddrContext) -> Option<Target> {
 
 /// A backend that takes new flows, each as likely as the others.
 #[inline(always)]
-fn choose(pool: &Pool, vni: u32) -> Option<Addr> {
-    let backend = *services::slot(pool.current, pool.current_len, sockaddr::random())?;
-    services::endpoint(vni, backend)?;
-    Some(backend)
+fn choose(pool: &Pool) -> Option<Choice> {
+    services::draw(pool, sockaddr::random())
 }
 
 #[inline(always)]
@@ -125,9 +124,10 @@ fn connect_to_vip<F: Family>(ctx: &SockAddrContext, protocol: u32) -> bool {
     else {
         return false;
     };
-    let Some(backend) = choose(pool, vni) else {
+    let Some(choice) = choose(pool) else {
         return false;
     };
+    let backend = choice.backend;
     let port_be = sockaddr::port_be(ctx);
     let noted = sockaddr::connect(
         ctx,
@@ -160,10 +160,7 @@ fn connect_to_vip<F: Family>(ctx: &SockAddrContext, protocol: u32) -> bool {
         let _ = maps::DATAGRAMS.insert(&key, kept, 0);
     }
     F::set(ctx, &backend);
-    sockaddr::count(&CounterKey {
-        pool: pool.id,
-        backend,
-    });
+    services::count_flow(&choice);
     true
 }
 
@@ -200,22 +197,19 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
     let backend = match mem::get_flow(&maps::DATAGRAMS, &key) {
         Some(kept) if services::endpoint(target.vni, kept.address).is_some() => kept.address,
         _ => {
-            let Some(backend) = choose(pool, target.vni) else {
+            let Some(choice) = choose(pool) else {
                 return PROCEED;
             };
             let kept = Datagram {
-                address: backend,
+                address: choice.backend,
                 vni: target.vni,
                 pool: pool.id,
             };
             if maps::DATAGRAMS.insert(&key, kept, 0).is_err() {
                 return PROCEED;
             }
-            sockaddr::count(&CounterKey {
-                pool: pool.id,
-                backend,
-            });
-            backend
+            services::count_flow(&choice);
+            choice.backend
         }
     };
     key.way = DATAGRAMS_BACK;

@@ -9,8 +9,9 @@ use mesh_common::{
 
 use crate::{
     family::{Family, V4, V6},
-    maps,
-    mem::{self, NextHop, Packet as _},
+    hops,
+    maps::{self, Hop},
+    mem::{self, Packet as _},
     packet::{self, Tuple},
     services,
 };
@@ -68,8 +69,7 @@ fn request<F: Family>(
         return Ok(Verdict::Handover);
     }
     let key = tuple.key(SCOPE_PUBLISHED);
-    let Some(choice) = services::choose(&service.pool, settings.ingress_vni, &key, tuple, false)
-    else {
+    let Some(choice) = services::choose(&service.pool, &key, tuple, false) else {
         return Ok(Verdict::Pass);
     };
     if choice.is_local() {
@@ -79,10 +79,10 @@ fn request<F: Family>(
     let vtep = settings.vtep.low_be();
     let peer = choice.endpoint.peer.low_be();
     let outer = length.wrapping_add((OVERHEAD - ETH_LEN) as u16);
-    let Some(hop) = hop::<V4>(ctx, &vtep, &peer, outer) else {
+    let Some(hop) = hops::find::<V4>(ctx, &vtep, &peer, outer) else {
         return Ok(Verdict::Handover);
     };
-    services::count(&service.pool, &choice, ctx, tuple.begins());
+    services::count(&choice, ctx, tuple.begins());
     mem::adjust_head(ctx, -(OVERHEAD as i32))?;
     let header = wire::tunnel_header(
         vtep,
@@ -92,7 +92,7 @@ fn request<F: Family>(
         settings.ingress_vni,
         length,
     );
-    address::<V4>(ctx, &hop)?;
+    address::<V4>(ctx, hop)?;
     mem::write(ctx, ETH_LEN, header)?;
     mem::write(ctx, OVERHEAD, choice.endpoint.mac)?;
     mem::write(ctx, OVERHEAD + 6, node_mac(vtep))?;
@@ -133,34 +133,17 @@ fn back<F: Family>(
         return Ok(Verdict::Handover);
     }
     let length = (ctx.length() as usize - OVERHEAD - ETH_LEN) as u16;
-    let Some(hop) = hop::<F>(ctx, &inner.src, &inner.dst, length) else {
+    let Some(hop) = hops::find::<F>(ctx, &inner.src, &inner.dst, length) else {
         return Ok(Verdict::Handover);
     };
     mem::adjust_head(ctx, OVERHEAD as i32)?;
-    address::<F>(ctx, &hop)?;
+    address::<F>(ctx, hop)?;
     Ok(Verdict::Returned)
 }
 
-/// The next hop, if it is reached by the interface the packet came in by: only that one can XDP answer on.
 #[inline(always)]
-fn hop<F: Family>(
-    ctx: &XdpContext,
-    src: &F::Address,
-    dst: &F::Address,
-    length: u16,
-) -> Option<NextHop> {
-    let hop = mem::next_hop::<F>(ctx, src, dst, length)?;
-    if hop.ifindex == ctx.ifindex() {
-        Some(hop)
-    } else {
-        None
-    }
-}
-
-#[inline(always)]
-fn address<F: Family>(ctx: &XdpContext, hop: &NextHop) -> Result<(), DropReason> {
-    mem::write(ctx, 0, hop.dmac)?;
-    mem::write(ctx, 6, hop.smac)?;
+fn address<F: Family>(ctx: &XdpContext, hop: &Hop) -> Result<(), DropReason> {
+    mem::write(ctx, 0, hop.macs)?;
     mem::write(ctx, 12, F::ETHERTYPE_BE.to_ne_bytes())
 }
 

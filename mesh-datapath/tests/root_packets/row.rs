@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use mesh_common::{Conn, DropReason, FlowKey, Nat, Place, Verdict};
+use mesh_common::{DropReason, FlowKey, Nat, Place, Verdict};
 
 use crate::{
     common::INGRESS,
@@ -78,13 +78,13 @@ impl Row {
 
     /// A flow has a backend of its own, and keeps it.
     pub(crate) fn bound(mut self, key: FlowKey, backend: Ipv4Addr) -> Self {
-        self.before.conns.insert(key, conn(backend));
+        self.before.conns.insert(key, addr(backend));
         self.binds(key, backend)
     }
 
     /// A flow has had this backend so far.
     pub(crate) fn knows_backend(mut self, key: FlowKey, backend: Ipv4Addr) -> Self {
-        self.before.conns.insert(key, conn(backend));
+        self.before.conns.insert(key, addr(backend));
         self
     }
 
@@ -151,7 +151,7 @@ impl Row {
 
     /// Remembers a flow's backend.
     pub(crate) fn binds(mut self, key: FlowKey, backend: Ipv4Addr) -> Self {
-        self.after.conns.insert(key, conn(backend));
+        self.after.conns.insert(key, addr(backend));
         self
     }
 
@@ -230,10 +230,4 @@ pub(crate) fn check_all(place: Place, rows: &[Row]) {
         rows.len(),
         wrong.join("\n")
     );
-}
-
-fn conn(backend: Ipv4Addr) -> Conn {
-    Conn {
-        backend: addr(backend),
-    }
 }

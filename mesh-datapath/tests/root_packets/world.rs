@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use aya::maps::{HashMap, Map, MapData};
-use mesh_common::{Addr, Conn, FlowKey, Nat};
+use aya::maps::{Array, HashMap, Map, MapData};
+use mesh_common::{
+    self as contract, Addr, AddrKey, Conn, FlowKey, Nat, Pool, PortKey, Published, SCOPE_PUBLISHED,
+};
 use mesh_datapath::{
     Backend, Config, Datapath, Desired, Endpoint, Link, Location, PublishedPort, Service, Snapshot,
     Trial, XdpMode, mac_of,
@@ -80,11 +82,11 @@ pub(crate) enum Side {
     Peer,
 }
 
-/// What the programs remember: `FLOWS` without its clock, and `CONNS`.
+/// What the programs remember: `FLOWS` without its clock, and `CONNS` without indices.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Memory {
     pub(crate) flows: BTreeMap<FlowKey, Nat>,
-    pub(crate) conns: BTreeMap<FlowKey, Conn>,
+    pub(crate) conns: BTreeMap<FlowKey, Addr>,
 }
 
 pub(crate) struct World {
@@ -93,6 +95,9 @@ pub(crate) struct World {
     config: Config,
     flows: HashMap<MapData, FlowKey, Nat>,
     conns: HashMap<MapData, FlowKey, Conn>,
+    backends: Array<MapData, contract::Backend>,
+    published: HashMap<MapData, PortKey, Published>,
+    vips: HashMap<MapData, AddrKey, Pool>,
 }
 
 impl World {
@@ -134,6 +139,7 @@ impl World {
         let mut config = Config::new(format!("/sys/fs/bpf/{}", ns.0));
         config.xdp = XdpMode::Off;
         config.flow_entries = 4096;
+        config.backend_slots = 256;
         let datapath = ns.run(|| {
             let mut datapath = Datapath::open(&config).unwrap_or_else(|e| panic!("{}", chain(&e)));
             datapath.apply(&desired(side, false)).expect("apply");
@@ -148,6 +154,9 @@ impl World {
         Self {
             flows: HashMap::try_from(map("FLOWS")).expect("a hash map"),
             conns: HashMap::try_from(map("CONNS")).expect("a hash map"),
+            backends: Array::try_from(map("BACKENDS")).expect("an array"),
+            published: HashMap::try_from(map("PUBLISHED")).expect("a hash map"),
+            vips: HashMap::try_from(map("VIPS")).expect("a hash map"),
             ns,
             datapath: Some(datapath),
             config,
@@ -193,7 +202,11 @@ impl World {
             let (key, nat) = entry.expect("FLOWS");
             (key, Nat { seen_s: 0, ..nat })
         });
-        let conns = self.conns.iter().map(|entry| entry.expect("CONNS"));
+        let conns = self.conns.iter().map(|entry| {
+            let (key, conn) = entry.expect("CONNS");
+            assert_eq!(conn.index, self.index(&key, conn.address), "{conn:?}");
+            (key, conn.address)
+        });
         Memory {
             flows: flows.collect(),
             conns: conns.collect(),
@@ -216,9 +229,38 @@ impl World {
             };
             self.flows.insert(key, nat, 0).expect("FLOWS");
         }
-        for (key, conn) in &memory.conns {
+        for (key, address) in &memory.conns {
+            let conn = Conn {
+                address: *address,
+                index: self.index(key, *address),
+            };
             self.conns.insert(key, conn, 0).expect("CONNS");
         }
+    }
+
+    /// Index of a backend of the service that a flow is to.
+    fn index(&self, key: &FlowKey, address: Addr) -> u32 {
+        let pool = if key.scope == SCOPE_PUBLISHED {
+            let port = PortKey {
+                port_be: key.dport_be,
+                protocol: key.protocol,
+                pad: 0,
+            };
+            self.published.get(&port, 0).expect("a port").pool
+        } else {
+            let vip = AddrKey {
+                vni: key.scope,
+                address: key.dst,
+            };
+            self.vips.get(&vip, 0).expect("a virtual address")
+        };
+        let is = |backend: contract::Backend| {
+            (backend.pool, backend.address, backend.there) == (pool.id, address, 1)
+        };
+        (0..)
+            .zip(self.backends.iter())
+            .find(|(_, backend)| is(*backend.as_ref().expect("BACKENDS")))
+            .map_or(u32::MAX, |(index, _)| index)
     }
 }
 

@@ -17,18 +17,25 @@ pub(crate) fn run() -> Result<Value> {
     }
     let costs = measured.context("cannot measure the programs")?;
     println!(
-        "\n{:<16} {:<40} {:>8} {:>8} {:>8} {:>12}",
-        "program", "packet", "min ns", "median", "max", "above empty"
+        "\n{:<12} {:<37} {:>7} {:>7} {:>7} {:>7} {:>12}",
+        "program", "packet", "in row", "min ns", "median", "max", "above empty"
     );
     let mut rows = Vec::new();
     for cost in &costs {
         println!(
-            "{:<16} {:<40} {:>8} {:>8} {:>8} {:>12}",
-            cost.program, cost.case, cost.min_ns, cost.median_ns, cost.max_ns, cost.above_empty_ns
+            "{:<12} {:<37} {:>7} {:>7} {:>7} {:>7} {:>12}",
+            cost.program,
+            cost.case,
+            cost.packets,
+            cost.min_ns,
+            cost.median_ns,
+            cost.max_ns,
+            cost.above_empty_ns
         );
         rows.push(json!({
             "program": cost.program,
             "packet": cost.case,
+            "in_row": cost.packets,
             "min_ns": cost.min_ns,
             "median_ns": cost.median_ns,
             "max_ns": cost.max_ns,

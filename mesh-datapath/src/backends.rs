@@ -1,0 +1,167 @@
+//! Which entry of `BACKENDS` stands for which task behind which pool, and what it has counted.
+
+use std::collections::BTreeMap;
+
+use aya::{
+    Ebpf,
+    maps::{Array, MapData, PerCpuArray, PerCpuValues},
+};
+use mesh_common::{Addr, Backend, Counter, Endpoint};
+
+use crate::{
+    Error, Report,
+    tables::{array, map_error, take},
+};
+
+const BACKENDS: &str = "BACKENDS";
+const COUNTERS: &str = "COUNTERS";
+
+/// The entries and their counters.
+pub(crate) struct Backends {
+    map: Array<MapData, Backend>,
+    counters: PerCpuArray<MapData, Counter>,
+    /// All entries that are not free.
+    used: BTreeMap<u32, Backend>,
+    /// The same by pool and address.
+    index: BTreeMap<(u32, Addr), u32>,
+    /// No entry below is free.
+    full_below: u32,
+}
+
+impl Backends {
+    pub(crate) fn open(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        let map: Array<MapData, Backend> = array(ebpf, BACKENDS)?;
+        let counters =
+            PerCpuArray::try_from(take(ebpf, COUNTERS)?).map_err(|e| map_error(COUNTERS, e))?;
+        let (mut used, mut index) = (BTreeMap::new(), BTreeMap::new());
+        for (at, backend) in (0..).zip(map.iter()) {
+            let backend = backend.map_err(|e| map_error(BACKENDS, e))?;
+            if backend.address != Addr::NONE {
+                used.insert(at, backend);
+                index.insert((backend.pool, backend.address), at);
+            }
+        }
+        Ok(Self {
+            map,
+            counters,
+            used,
+            index,
+            full_below: 0,
+        })
+    }
+
+    /// Index of a task behind a pool.
+    pub(crate) fn index(&self, pool: u32, address: Addr) -> Option<u32> {
+        self.index.get(&(pool, address)).copied()
+    }
+
+    /// Address of the task with an index.
+    pub(crate) fn address(&self, index: u32) -> Addr {
+        self.used
+            .get(&index)
+            .map_or(Addr::NONE, |backend| backend.address)
+    }
+
+    /// Writes a task behind a pool, to a free entry with counters at zero if it is new.
+    pub(crate) fn put(
+        &mut self,
+        pool: u32,
+        address: Addr,
+        endpoint: Endpoint,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let at = match self.index(pool, address) {
+            Some(at) => at,
+            None => {
+                let at = self.free()?;
+                let cpus = aya::util::nr_cpus().unwrap_or(1);
+                let zero =
+                    PerCpuValues::try_from(vec![Counter::default(); cpus]).map_err(|source| {
+                        Error::Netlink {
+                            action: "count processors".into(),
+                            source,
+                        }
+                    })?;
+                self.counters
+                    .set(at, zero, 0)
+                    .map_err(|e| map_error(COUNTERS, e))?;
+                at
+            }
+        };
+        let backend = Backend {
+            address,
+            endpoint,
+            pool,
+            there: 1,
+        };
+        if self.used.get(&at) != Some(&backend) {
+            self.write(at, backend)?;
+            self.used.insert(at, backend);
+            self.index.insert((pool, address), at);
+            report.written += 1;
+        }
+        Ok(())
+    }
+
+    /// Takes out the tasks that are not wanted. Their entries become free when no row refers to them any more.
+    pub(crate) fn prune(
+        &mut self,
+        wanted: impl Fn(u32, &Addr) -> bool,
+        in_rows: impl Fn(u32, &Addr) -> bool,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let gone: Vec<(u32, Backend)> = self
+            .used
+            .iter()
+            .filter(|(_, backend)| !wanted(backend.pool, &backend.address))
+            .map(|(at, backend)| (*at, *backend))
+            .collect();
+        for (at, backend) in gone {
+            if !in_rows(backend.pool, &backend.address) {
+                self.write(at, Backend::default())?;
+                self.used.remove(&at);
+                self.full_below = self.full_below.min(at);
+                self.index.remove(&(backend.pool, backend.address));
+                report.removed += 1;
+            } else if backend.there != 0 {
+                let backend = Backend {
+                    there: 0,
+                    ..backend
+                };
+                self.write(at, backend)?;
+                self.used.insert(at, backend);
+                report.removed += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// A backend's counter, all processors together.
+    pub(crate) fn counter(&self, pool: u32, address: Addr) -> Result<Counter, Error> {
+        let Some(at) = self.index(pool, address) else {
+            return Ok(Counter::default());
+        };
+        let values = self
+            .counters
+            .get(&at, 0)
+            .map_err(|e| map_error(COUNTERS, e))?;
+        Ok(values.iter().fold(Counter::default(), |sum, c| Counter {
+            flows: sum.flows + c.flows,
+            packets: sum.packets + c.packets,
+            bytes: sum.bytes + c.bytes,
+        }))
+    }
+
+    fn free(&mut self) -> Result<u32, Error> {
+        let capacity = self.map.len();
+        let free = (self.full_below..capacity).find(|at| !self.used.contains_key(at));
+        self.full_below = free.unwrap_or(capacity);
+        free.ok_or(Error::BackendsFull { capacity })
+    }
+
+    fn write(&mut self, at: u32, backend: Backend) -> Result<(), Error> {
+        self.map
+            .set(at, backend, 0)
+            .map_err(|e| map_error(BACKENDS, e))
+    }
+}
