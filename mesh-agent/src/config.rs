@@ -1,7 +1,7 @@
 //! What the flags of `mesh-agent` say, and where things are kept on disk.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -60,6 +60,10 @@ pub struct Config {
         default_value = "/etc/docker/certs.d"
     )]
     pub registry_certs: PathBuf,
+    /// Address and port to serve Prometheus metrics on as well (`/metrics`, without authentication); the
+    /// socket always does.
+    #[arg(long, env = "MESH_METRICS_ADDR", value_name = "ADDRESS:PORT")]
+    pub metrics_addr: Option<SocketAddr>,
     /// Verbosity: a level, or directives as in `RUST_LOG`.
     #[arg(long, env = "MESH_LOG", default_value = "info")]
     pub log_level: String,

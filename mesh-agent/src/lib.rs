@@ -4,7 +4,7 @@
 //! `session` the stream to a manager · `assignment` what it wants of this node · `desired` that, in the
 //! words of the kernel and of DNS · `container` a task's spec as a container · `reconcile` observe, plan,
 //! apply · `links` rtnetlink and namespaces · `dns` name resolution inside tasks · `logs` of this node's
-//! tasks, for managers · `api` the Engine API on the unix socket.
+//! tasks, for managers · `metrics` for Prometheus · `api` the Engine API on the unix socket.
 
 pub mod api;
 pub mod assignment;
@@ -15,6 +15,7 @@ pub mod desired;
 pub mod dns;
 pub mod links;
 pub mod logs;
+mod metrics;
 pub mod node;
 pub mod reconcile;
 pub mod session;

@@ -100,9 +100,20 @@ async fn run(config: Config) -> Result<()> {
         let path = host.strip_prefix("unix://").unwrap_or(host);
         listeners.push(api::bind(Path::new(path))?);
     }
+    let metrics = match config.metrics_addr {
+        Some(address) => Some(
+            tokio::net::TcpListener::bind(address)
+                .await
+                .with_context(|| format!("listen on {address} for metrics"))?,
+        ),
+        None => None,
+    };
     let node = Node::new(config, instance, hostname, runtime, images);
     // It answers while the membership is taken up again: that may take its time.
     tokio::spawn(api::serve(node.clone(), listeners, std::future::pending()));
+    if let Some(listener) = metrics {
+        tokio::spawn(api::serve_metrics(node.clone(), listener));
+    }
     if let Err(error) = node.resume().await {
         // The API still answers: it says what is wrong, and `swarm leave --force` is a way out.
         tracing::error!("{error}");

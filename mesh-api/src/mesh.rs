@@ -61,6 +61,43 @@ pub enum BackendState {
     Draining,
 }
 
+/// An open flow to a task of the node that answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Flow {
+    /// Name of the service; empty when it is gone.
+    pub service: String,
+    /// `tcp`, `udp`, or the protocol's number.
+    pub protocol: String,
+    /// The client, `address:port`.
+    pub client: String,
+    /// What the client asked, `address:port`: a node's published port or a virtual address.
+    pub front: String,
+    /// The task that answers, `address:port`.
+    pub backend: String,
+    /// Address of the node that was asked; empty when it is the one that answers.
+    #[serde(default)]
+    pub through: String,
+    /// Seconds since the client last sent a packet; for virtual addresses, since the flow began.
+    pub idle_seconds: u32,
+    /// The client has closed the connection.
+    pub closed: bool,
+}
+
+/// Packets that one program of the node dropped for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Drop {
+    /// Stable name of the reason.
+    pub reason: String,
+    /// Stable name of the program.
+    pub place: String,
+    /// Packets since the programs were first loaded.
+    pub packets: u64,
+    /// Their bytes, with Ethernet headers.
+    pub bytes: u64,
+}
+
 /// One line of a service's or a task's log, as `/mesh/` and the client see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {

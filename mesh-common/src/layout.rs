@@ -62,7 +62,7 @@ macro_rules! layouts {
         $(
             $(#[$doc])*
             #[repr(C)]
-            #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+            #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
             pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
             const _: () = assert!(core::mem::size_of::<$name>() == $size);
             // No implicit padding: the fields fill the structure.

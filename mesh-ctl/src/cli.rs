@@ -21,8 +21,14 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Look at packets the node dropped
+    #[command(subcommand)]
+    Drop(cmd::drop::Command),
     /// Run a command in a running container or task
     Exec(cmd::exec::Args),
+    /// Look at open flows
+    #[command(subcommand)]
+    Flow(cmd::flow::Command),
     /// List the node's images
     Images(cmd::image::ls::Args),
     /// Manage images
@@ -58,7 +64,9 @@ impl Cli {
     pub(crate) async fn run(self) -> Result<ExitCode> {
         let client = Client::from_host(&host(self.host))?;
         match self.command {
+            Command::Drop(command) => cmd::drop::run(&client, command).await,
             Command::Exec(args) => return cmd::exec::run(&client, args).await,
+            Command::Flow(command) => cmd::flow::run(&client, command).await,
             Command::Images(args) => cmd::image::ls::run(&client, args).await,
             Command::Image(command) => cmd::image::run(&client, command).await,
             Command::Info(args) => cmd::info::run(&client, args).await,

@@ -10,10 +10,14 @@ use aya::{Ebpf, EbpfLoader, maps::Map};
 use mesh_common::{Addr, AddrKey, Pool, Published};
 
 use crate::{
-    Config, Desired, Error, Link, Report, Snapshot, XdpMode,
+    Config, Desired, Error, Fill, Flow, Link, Report, Snapshot, XdpMode,
     attach::{self, Attachment, Attachments},
     compile::{self, Contents, Front},
+<<<<<<< HEAD
     hooks::{self, Hooks},
+=======
+    flows::FlowTables,
+>>>>>>> 94850eb (What the packet path does can be seen: flow ls, drop ls, /metrics)
     host, netlink, object,
     rows::Rows,
     snapshot,
@@ -36,6 +40,7 @@ pub struct Datapath {
     pub(crate) ebpf: Ebpf,
     tables: Tables,
     twins: Twins,
+    flows: FlowTables,
     attachments: Attachments,
     hooks: Hooks,
     rows: Rows,
@@ -88,6 +93,7 @@ impl Datapath {
         }
         let twins = Twins::open(&mut ebpf)?;
         let tables = Tables::open(&mut ebpf)?;
+        let flows = FlowTables::open(&mut ebpf, config.flow_entries)?;
         let mut rows = Rows::new(tables.row_capacity());
         let pools: Vec<Pool> = tables
             .published
@@ -104,6 +110,7 @@ impl Datapath {
             ebpf,
             tables,
             twins,
+            flows,
             attachments: Attachments::open(dir.join("links"))?,
             hooks: Hooks::open(dir.join("hooks"), config.cgroup.clone())?,
             rows,
@@ -148,6 +155,7 @@ impl Datapath {
         snapshot::read(&self.fronts, &self.tables)
     }
 
+<<<<<<< HEAD
     /// The sockets of tasks that talk to virtual addresses, as of now.
     ///
     /// # Errors
@@ -164,6 +172,22 @@ impl Datapath {
             action: "keep hold of the table of sockets".into(),
             source,
         })
+=======
+    /// Reads the open flows of this node's tasks.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn flows(&self) -> Result<Vec<Flow>, Error> {
+        self.flows.read(&self.fronts)
+    }
+
+    /// Reads how full the flow tables are: a system call per entry.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn fill(&self) -> Result<Vec<Fill>, Error> {
+        self.flows.fill()
+>>>>>>> 94850eb (What the packet path does can be seen: flow ls, drop ls, /metrics)
     }
 
     /// Removes every pin, attachment and device of the data plane at `config`, in the current network namespace.

@@ -2,7 +2,7 @@
 //!
 //! [`Datapath::open`] loads the programs or adopts what an earlier process pinned;
 //! [`Datapath::apply`] brings the kernel to a [`Desired`] state and touches only what differs;
-//! [`Datapath::snapshot`] reads counters back. Nothing in here decides *what* the state should be.
+//! [`Datapath::snapshot`] reads counters back, [`Datapath::flows`] the open flows. Nothing in here decides *what* the state should be.
 
 mod attach;
 mod backends;
@@ -11,7 +11,11 @@ mod compile;
 mod config;
 mod datapath;
 mod error;
+<<<<<<< HEAD
 mod hooks;
+=======
+mod flows;
+>>>>>>> 94850eb (What the packet path does can be seen: flow ls, drop ls, /metrics)
 mod host;
 mod maglev;
 mod model;
@@ -29,9 +33,14 @@ mod twins;
 pub use config::{Config, DEFAULT_VXLAN_PORT, XdpMode};
 pub use datapath::{Datapath, TUNNEL_DEVICE};
 pub use error::Error;
+<<<<<<< HEAD
 pub use model::{
     Backend, Desired, Endpoint, Link, Location, Mac, PublishedPort, Service, Subnet, mac_of,
 };
 pub use report::{BackendCounters, CounterLine, Report, ServiceCounters, Snapshot};
 pub use sockets::{OpenSocket, Sockets, namespace_cookie};
+=======
+pub use model::{Backend, Desired, Endpoint, Link, Location, Mac, PublishedPort, Service, mac_of};
+pub use report::{BackendCounters, CounterLine, Fill, Flow, Report, ServiceCounters, Snapshot};
+>>>>>>> 94850eb (What the packet path does can be seen: flow ls, drop ls, /metrics)
 pub use trial::{EMPTY_TC, EMPTY_XDP, Trial};

@@ -1,6 +1,6 @@
 //! What the data plane tells about itself: what an apply changed, and counters.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
@@ -86,4 +86,38 @@ pub struct CounterLine {
     pub packets: u64,
     /// Bytes.
     pub bytes: u64,
+}
+
+/// An open flow from a client to a task of this node, or from one to a task it reached by a virtual address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Flow {
+    /// Name of the service; `None` if it is not there any more.
+    pub service: Option<String>,
+    /// `Some` for a virtual address: its VNI.
+    pub vni: Option<u32>,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The client.
+    pub client: SocketAddr,
+    /// What the client asked: a node's published port, or a virtual address.
+    pub front: SocketAddr,
+    /// The task that answers.
+    pub backend: SocketAddr,
+    /// The node that was asked, by its tunnel end point; `None` if it was this one.
+    pub asked: Option<IpAddr>,
+    /// Seconds since the client last sent a packet. Not kept up for virtual addresses: since the flow began.
+    pub idle_s: u32,
+    /// The client has closed the connection.
+    pub closed: bool,
+}
+
+/// How full a table is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fill {
+    /// Stable name.
+    pub table: &'static str,
+    /// Entries in use.
+    pub entries: u32,
+    /// Entries there is room for.
+    pub capacity: u32,
 }

@@ -1,6 +1,6 @@
 //! Counters, with the names of what they count.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_common::{Addr, AddrKey, DropReason, Place, PortKey, Verdict};
 
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A published port or a virtual address.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
     Port(PortKey),
     Vip(AddrKey),
@@ -20,7 +20,8 @@ enum Key {
 /// What counters belong to.
 #[derive(Debug, Default)]
 pub(crate) struct Fronts {
-    fronts: Vec<(Key, u32, Front)>,
+    /// With the number of its pool.
+    fronts: BTreeMap<Key, (u32, Front)>,
     /// Addresses of tasks on this node, with their network.
     local: BTreeSet<AddrKey>,
     ingress_vni: u32,
@@ -33,12 +34,12 @@ impl Fronts {
         for (key, front) in &contents.published {
             if let Some(published) = tables.published.copy().get(key) {
                 self.fronts
-                    .push((Key::Port(*key), published.pool.id, front.clone()));
+                    .insert(Key::Port(*key), (published.pool.id, front.clone()));
             }
         }
         for (key, front) in &contents.vips {
             if let Some(pool) = tables.vips.copy().get(key) {
-                self.fronts.push((Key::Vip(*key), pool.id, front.clone()));
+                self.fronts.insert(Key::Vip(*key), (pool.id, front.clone()));
             }
         }
         let local = contents
@@ -48,12 +49,30 @@ impl Fronts {
         self.local = local.map(|(key, _)| *key).collect();
         self.ingress_vni = contents.settings.ingress_vni;
     }
+
+    /// The service behind a published port.
+    pub(crate) fn port(&self, port_be: u16, protocol: u8) -> Option<&Front> {
+        self.find(Key::Port(PortKey {
+            port_be,
+            protocol,
+            pad: 0,
+        }))
+    }
+
+    /// The service behind a virtual address.
+    pub(crate) fn vip(&self, vni: u32, address: Addr) -> Option<&Front> {
+        self.find(Key::Vip(AddrKey { vni, address }))
+    }
+
+    fn find(&self, key: Key) -> Option<&Front> {
+        self.fronts.get(&key).map(|(_, front)| front)
+    }
 }
 
 /// Reads all counters.
 pub(crate) fn read(fronts: &Fronts, tables: &Tables) -> Result<Snapshot, Error> {
     let mut snapshot = Snapshot::default();
-    for (key, pool, front) in &fronts.fronts {
+    for (key, (pool, front)) in &fronts.fronts {
         let vni = match key {
             Key::Port(_) => fronts.ingress_vni,
             Key::Vip(vip) => vip.vni,

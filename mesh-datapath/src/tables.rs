@@ -74,7 +74,7 @@ impl<K: Pod + Ord, V: Pod + PartialEq> Table<K, V> {
     }
 }
 
-/// All maps but the two flow tables, which are the programs' own.
+/// All maps but the two flow tables, which are the programs' own (see `flows`).
 pub(crate) struct Tables {
     settings: Array<MapData, Settings>,
     ports: Array<MapData, u64>,

@@ -284,6 +284,27 @@ impl World {
             .expect("web");
         assert_eq!(web.backends.len(), 2);
         assert!(web.backends.iter().all(|b| b.packets >= b.flows), "{web:?}");
+        let flows = node.datapath.as_ref().expect("open").flows();
+        let flows = flows.expect("flows");
+        // `near` answers what the client asked of either node.
+        for asked in [None, Some(N2.into())] {
+            assert!(
+                flows
+                    .iter()
+                    .any(|flow| flow.service.as_deref() == Some("s80")
+                        && flow.client.ip() == CLIENT
+                        && flow.front.port() == 80
+                        && flow.asked == asked),
+                "{asked:?}: {flows:?}"
+            );
+        }
+        let fill = node.datapath.as_ref().expect("open").fill().expect("fill");
+        assert!(fill.iter().all(|table| table.entries <= table.capacity));
+        assert!(
+            fill.iter()
+                .any(|table| table.entries as usize >= flows.len()),
+            "{fill:?}"
+        );
         assert!(
             node.desired
                 .endpoints

@@ -15,6 +15,7 @@ mod images;
 mod mesh;
 mod networks;
 mod nodes;
+mod packets;
 mod routes;
 mod server;
 mod services;
@@ -30,6 +31,7 @@ use mesh_manager::ManagerHandle;
 use crate::node::{Node, NodeState, Role};
 use errors::ApiError;
 
+pub use packets::serve_metrics;
 pub use server::{bind, serve};
 
 /// What every handler is given.

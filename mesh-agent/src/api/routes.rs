@@ -8,7 +8,7 @@ use axum::{
 
 use super::{
     Api, containers, distribution, errors::ApiError, events, exec, images, mesh, networks, nodes,
-    services, swarm, system, tasks,
+    packets, services, swarm, system, tasks,
 };
 
 /// Longest body read into memory, in bytes: a spec with configs inlined stays far below, and a
@@ -23,12 +23,20 @@ pub(super) fn router(api: Api) -> Router {
         .route("/events", get(events::stream))
         .merge(cluster())
         .merge(node_local())
-        .route("/mesh/vips", get(mesh::list))
-        .route("/mesh/vips/{reference}", get(mesh::inspect))
+        .merge(beyond_docker())
         .fallback(async || ApiError::page_not_found())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::disable())
         .with_state(api)
+}
+
+fn beyond_docker() -> Router<Api> {
+    Router::new()
+        .route("/mesh/vips", get(mesh::list))
+        .route("/mesh/vips/{reference}", get(mesh::inspect))
+        .route("/mesh/flows", get(packets::flows))
+        .route("/mesh/drops", get(packets::drops))
+        .route("/metrics", get(packets::metrics))
 }
 
 fn cluster() -> Router<Api> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use anyhow::Context;
 use mesh_api::engine::{SwarmInitRequest, SwarmJoinRequest};
-use mesh_datapath::{Datapath, Snapshot};
+use mesh_datapath::Datapath;
 use mesh_image::ImageStore;
 use mesh_manager::ManagerHandle;
 use mesh_runtime::Runtime;
@@ -134,19 +134,23 @@ impl Node {
             .unwrap_or_default()
     }
 
-    /// Counters of the packet path; `None` while it is not open.
+    /// Reads something of the packet path; `None` while it is not open. Reads maps entry by entry: not for an
+    /// asynchronous thread.
     ///
     /// # Errors
     /// When a map cannot be read.
-    pub fn datapath_stats(&self) -> Result<Option<Snapshot>, NodeError> {
+    pub fn read_datapath<T>(
+        &self,
+        read: impl FnOnce(&Datapath) -> Result<T, mesh_datapath::Error>,
+    ) -> Result<Option<T>, NodeError> {
         self.inner
             .datapath
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .as_ref()
-            .map(Datapath::snapshot)
+            .map(read)
             .transpose()
-            .context("read the packet path's counters")
+            .context("read the packet path's maps")
             .map_err(NodeError::from)
     }
 

@@ -1,10 +1,10 @@
-//! Calls about nodes, networks and virtual addresses.
+//! Calls about nodes, networks, virtual addresses and the packet path.
 
 use super::{Client, ClientError, Query, transport::encode};
 use crate::{
     Filters,
     engine::{Network, NetworkCreateRequest, NetworkCreateResponse, Node, NodeSpec},
-    mesh::Vip,
+    mesh::{Drop, Flow, Vip},
 };
 
 impl Client {
@@ -92,6 +92,22 @@ impl Client {
     pub async fn vip(&self, reference: &str) -> Result<Vec<Vip>, ClientError> {
         self.get(&format!("/mesh/vips/{}", encode(reference)), &[])
             .await
+    }
+
+    /// The open flows of the node's tasks.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn flows(&self) -> Result<Vec<Flow>, ClientError> {
+        self.get("/mesh/flows", &[]).await
+    }
+
+    /// What the node's packet path dropped: every reason at every place.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn drops(&self) -> Result<Vec<Drop>, ClientError> {
+        self.get("/mesh/drops", &[]).await
     }
 }
 

@@ -1,6 +1,8 @@
 //! The commands, one file each.
 
+pub(crate) mod drop;
 pub(crate) mod exec;
+pub(crate) mod flow;
 pub(crate) mod image;
 pub(crate) mod info;
 pub(crate) mod logs;

@@ -1,0 +1,81 @@
+//! `/mesh/flows`, `/mesh/drops` and `/metrics`: what the node's packet path does.
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use mesh_api::mesh::{Drop, Flow};
+use mesh_datapath::Datapath;
+use tokio::net::TcpListener;
+
+use super::{Answer, Api, errors::ApiError};
+use crate::{metrics, node::Node};
+
+/// The text format that Prometheus reads, as the OpenMetrics specification 1.0 names it.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub(super) async fn flows(State(api): State<Api>) -> Answer<Json<Vec<Flow>>> {
+    let flows = read(&api, |node| node.read_datapath(Datapath::flows)).await?;
+    Ok(Json(
+        flows.unwrap_or_default().into_iter().map(flow).collect(),
+    ))
+}
+
+fn flow(flow: mesh_datapath::Flow) -> Flow {
+    Flow {
+        service: flow.service.unwrap_or_default(),
+        protocol: metrics::protocol(flow.protocol),
+        client: flow.client.to_string(),
+        front: flow.front.to_string(),
+        backend: flow.backend.to_string(),
+        through: flow.asked.map(|node| node.to_string()).unwrap_or_default(),
+        idle_seconds: flow.idle_s,
+        closed: flow.closed,
+    }
+}
+
+pub(super) async fn drops(State(api): State<Api>) -> Answer<Json<Vec<Drop>>> {
+    let snapshot = read(&api, |node| node.read_datapath(Datapath::snapshot)).await?;
+    let drops = snapshot.unwrap_or_default().drops.into_iter();
+    Ok(Json(
+        drops
+            .map(|line| Drop {
+                reason: line.name.to_owned(),
+                place: line.place.to_owned(),
+                packets: line.packets,
+                bytes: line.bytes,
+            })
+            .collect(),
+    ))
+}
+
+pub(super) async fn metrics(State(api): State<Api>) -> Answer<Response> {
+    let text = read(&api, metrics::text).await?;
+    Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response())
+}
+
+/// Answers `/metrics`, and nothing else, on a TCP socket until the process ends.
+pub async fn serve_metrics(node: Node, listener: TcpListener) {
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .fallback(async || ApiError::page_not_found())
+        .with_state(Api::new(node));
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "metrics are no longer served");
+    }
+}
+
+/// Reads maps, which blocks, away from the asynchronous threads.
+async fn read<T: Send + 'static>(
+    api: &Api,
+    what: impl FnOnce(&Node) -> Result<T, crate::node::NodeError> + Send + 'static,
+) -> Answer<T> {
+    let node = api.node.clone();
+    tokio::task::spawn_blocking(move || what(&node))
+        .await
+        .map_err(ApiError::internal)?
+        .map_err(ApiError::from)
+}

@@ -1,0 +1,186 @@
+//! What the node tells Prometheus. Everything is read when it is asked for; nothing is counted a second time.
+
+use mesh_datapath::{CounterLine, Fill, ServiceCounters, Snapshot};
+use mesh_runtime::ContainerInfo;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use crate::node::{Node, NodeError};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    place: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Drop {
+    place: &'static str,
+    reason: &'static str,
+}
+
+/// A backend of a published port (`80/tcp`) or of a virtual address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Backend {
+    service: String,
+    front: String,
+    backend: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Front {
+    service: String,
+    front: String,
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Table {
+    table: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Tasks {
+    state: &'static str,
+}
+
+/// All of it in the OpenMetrics text format.
+///
+/// # Errors
+/// When a map cannot be read.
+pub(crate) fn text(node: &Node) -> Result<String, NodeError> {
+    let packets = node.read_datapath(|path| Ok((path.snapshot()?, path.fill()?)))?;
+    let mut registry = Registry::with_prefix("mesh");
+    if let Some((snapshot, fill)) = packets {
+        outcomes(&mut registry, &snapshot);
+        services(&mut registry, &snapshot.services);
+        tables(&mut registry, &fill);
+    }
+    tasks(&mut registry, &node.runtime().list());
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = encode(&mut text, &registry);
+    Ok(text)
+}
+
+fn outcomes(registry: &mut Registry, snapshot: &Snapshot) {
+    let (packets, bytes) = counters(&snapshot.verdicts, |line| Outcome {
+        place: line.place,
+        outcome: line.name,
+    });
+    registry.register("packets", "Packets that went on, by program", packets);
+    registry.register("packet_bytes", "Bytes that went on, by program", bytes);
+    let (packets, bytes) = counters(&snapshot.drops, |line| Drop {
+        place: line.place,
+        reason: line.name,
+    });
+    registry.register("dropped_packets", "Packets dropped, by program", packets);
+    registry.register("dropped_bytes", "Bytes dropped, by program", bytes);
+}
+
+fn counters<L>(
+    lines: &[CounterLine],
+    label: impl Fn(&CounterLine) -> L,
+) -> (Family<L, Counter>, Family<L, Counter>)
+where
+    L: Clone + Eq + std::hash::Hash,
+{
+    let (packets, bytes) = (Family::default(), Family::default());
+    for line in lines {
+        let packets: &Family<L, Counter> = &packets;
+        let bytes: &Family<L, Counter> = &bytes;
+        packets.get_or_create(&label(line)).inc_by(line.packets);
+        bytes.get_or_create(&label(line)).inc_by(line.bytes);
+    }
+    (packets, bytes)
+}
+
+fn services(registry: &mut Registry, services: &[ServiceCounters]) {
+    let flows = Family::<Backend, Counter>::default();
+    let packets = Family::<Backend, Counter>::default();
+    let bytes = Family::<Backend, Counter>::default();
+    let backends = Family::<Front, Gauge>::default();
+    for service in services {
+        let front = front(service);
+        for backend in &service.backends {
+            let label = Backend {
+                service: service.name.clone(),
+                front: front.clone(),
+                backend: backend.address.to_string(),
+            };
+            flows.get_or_create(&label).inc_by(backend.flows);
+            packets.get_or_create(&label).inc_by(backend.packets);
+            bytes.get_or_create(&label).inc_by(backend.bytes);
+        }
+        let draining = service.backends.iter().filter(|b| b.draining).count();
+        for (state, number) in [
+            ("active", service.backends.len() - draining),
+            ("draining", draining),
+        ] {
+            let label = Front {
+                service: service.name.clone(),
+                front: front.clone(),
+                state,
+            };
+            let number = i64::try_from(number).unwrap_or(i64::MAX);
+            backends.get_or_create(&label).set(number);
+        }
+    }
+    registry.register("backend_flows", "Flows this node sent to a task", flows);
+    registry.register(
+        "backend_packets",
+        "Packets this node sent to a task",
+        packets,
+    );
+    registry.register("backend_bytes", "Bytes this node sent to a task", bytes);
+    registry.register("backends", "Tasks behind a port or an address", backends);
+}
+
+/// `80/tcp`, or the virtual address.
+fn front(service: &ServiceCounters) -> String {
+    match (service.address, service.published) {
+        (Some(address), _) => address.to_string(),
+        (None, published) => format!(
+            "{}/{}",
+            published.unwrap_or_default(),
+            protocol(service.protocol.unwrap_or_default())
+        ),
+    }
+}
+
+/// The name of an IP protocol that services use, else its number.
+pub(crate) fn protocol(number: u8) -> String {
+    match number {
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        132 => "sctp".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn tables(registry: &mut Registry, fill: &[Fill]) {
+    let entries = Family::<Table, Gauge>::default();
+    let capacity = Family::<Table, Gauge>::default();
+    for table in fill {
+        let label = Table { table: table.table };
+        entries.get_or_create(&label).set(table.entries.into());
+        capacity.get_or_create(&label).set(table.capacity.into());
+    }
+    registry.register("table_entries", "Entries of a flow table", entries);
+    registry.register("table_capacity", "Room in a flow table", capacity);
+}
+
+fn tasks(registry: &mut Registry, containers: &[ContainerInfo]) {
+    let tasks = Family::<Tasks, Gauge>::default();
+    for state in ["created", "running", "exited"] {
+        tasks.get_or_create(&Tasks { state }).set(0);
+    }
+    for container in containers {
+        let state = container.state.as_str();
+        tasks.get_or_create(&Tasks { state }).inc();
+    }
+    registry.register("containers", "Containers of the node", tasks);
+}

@@ -1,0 +1,97 @@
+//! `flow ls`
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Result;
+use mesh_api::{Client, mesh::Flow};
+
+use crate::format::{ListFlags, Listing, Row};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only flows of this service
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// Only flows of this client
+    #[arg(long, value_name = "ADDRESS")]
+    client: Option<IpAddr>,
+    #[command(flatten)]
+    list: ListFlags,
+}
+
+const LISTING: Listing = Listing {
+    table: "{{.Service}}\t{{.Protocol}}\t{{.Client}}\t{{.Front}}\t{{.Backend}}\t{{.Through}}\t{{.Idle}}\t{{.State}}",
+    headings: &[
+        ("Service", "SERVICE"),
+        ("Protocol", "PROTOCOL"),
+        ("Client", "CLIENT"),
+        ("Front", "ASKED"),
+        ("Backend", "TASK"),
+        ("Through", "THROUGH"),
+        ("Idle", "IDLE"),
+        ("State", "STATE"),
+    ],
+    quiet: "{{.Client}}",
+};
+
+pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
+    let filters = args.list.filters()?;
+    filters.validate(&["service", "client"])?;
+    let mut flows = client.flows().await?;
+    flows.retain(|flow| {
+        let address = client_of(flow);
+        args.service
+            .as_ref()
+            .is_none_or(|name| *name == flow.service)
+            && args.client.is_none_or(|client| address == Some(client))
+            && filters.matches("service", |name| name == flow.service)
+            && filters.matches("client", |client| client.parse().ok() == address)
+    });
+    LISTING.print(&args.list, flows.iter().map(row).collect())
+}
+
+fn client_of(flow: &Flow) -> Option<IpAddr> {
+    flow.client
+        .parse::<SocketAddr>()
+        .ok()
+        .map(|client| client.ip())
+}
+
+fn row(flow: &Flow) -> Row {
+    Row::new()
+        .with("Service", flow.service.as_str())
+        .with("Protocol", flow.protocol.as_str())
+        .with("Client", flow.client.as_str())
+        .with("Front", flow.front.as_str())
+        .with("Backend", flow.backend.as_str())
+        .with("Through", flow.through.as_str())
+        .with("Idle", format!("{}s", flow.idle_seconds))
+        .with("State", if flow.closed { "closed" } else { "open" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table() {
+        let flow = Flow {
+            service: "web".into(),
+            protocol: "tcp".into(),
+            client: "192.0.2.9:40000".into(),
+            front: "192.0.2.1:80".into(),
+            backend: "10.0.0.5:8080".into(),
+            through: "192.0.2.1".into(),
+            idle_seconds: 3,
+            closed: false,
+        };
+        assert_eq!(
+            LISTING
+                .render(&ListFlags::default(), vec![row(&flow)])
+                .expect("renders"),
+            "SERVICE   PROTOCOL   CLIENT            ASKED          TASK            THROUGH     IDLE      STATE\n\
+             web       tcp        192.0.2.9:40000   192.0.2.1:80   10.0.0.5:8080   192.0.2.1   3s        open\n"
+        );
+        assert_eq!(client_of(&flow), "192.0.2.9".parse().ok());
+    }
+}
