@@ -13,11 +13,8 @@ use crate::{
     Config, Desired, Error, Fill, Flow, Link, Report, Snapshot, XdpMode,
     attach::{self, Attachment, Attachments},
     compile::{self, Contents, Front},
-<<<<<<< HEAD
-    hooks::{self, Hooks},
-=======
     flows::FlowTables,
->>>>>>> 94850eb (What the packet path does can be seen: flow ls, drop ls, /metrics)
+    hooks::{self, Hooks},
     host, netlink, object,
     rows::Rows,
     snapshot,
@@ -155,7 +152,6 @@ impl Datapath {
         snapshot::read(&self.fronts, &self.tables)
     }
 
-<<<<<<< HEAD
     /// The sockets of tasks that talk to virtual addresses, as of now.
     ///
     /// # Errors
@@ -172,7 +168,8 @@ impl Datapath {
             action: "keep hold of the table of sockets".into(),
             source,
         })
-=======
+    }
+
     /// Reads the open flows of this node's tasks.
     ///
     /// # Errors
@@ -187,7 +184,6 @@ impl Datapath {
     /// When a map cannot be read.
     pub fn fill(&self) -> Result<Vec<Fill>, Error> {
         self.flows.fill()
->>>>>>> 94850eb (What the packet path does can be seen: flow ls, drop ls, /metrics)
     }
 
     /// Removes every pin, attachment and device of the data plane at `config`, in the current network namespace.

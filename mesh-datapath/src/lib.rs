@@ -11,11 +11,8 @@ mod compile;
 mod config;
 mod datapath;
 mod error;
-<<<<<<< HEAD
-mod hooks;
-=======
 mod flows;
->>>>>>> 94850eb (What the packet path does can be seen: flow ls, drop ls, /metrics)
+mod hooks;
 mod host;
 mod maglev;
 mod model;
@@ -33,14 +30,9 @@ mod twins;
 pub use config::{Config, DEFAULT_VXLAN_PORT, XdpMode};
 pub use datapath::{Datapath, TUNNEL_DEVICE};
 pub use error::Error;
-<<<<<<< HEAD
 pub use model::{
     Backend, Desired, Endpoint, Link, Location, Mac, PublishedPort, Service, Subnet, mac_of,
 };
-pub use report::{BackendCounters, CounterLine, Report, ServiceCounters, Snapshot};
-pub use sockets::{OpenSocket, Sockets, namespace_cookie};
-=======
-pub use model::{Backend, Desired, Endpoint, Link, Location, Mac, PublishedPort, Service, mac_of};
 pub use report::{BackendCounters, CounterLine, Fill, Flow, Report, ServiceCounters, Snapshot};
->>>>>>> 94850eb (What the packet path does can be seen: flow ls, drop ls, /metrics)
+pub use sockets::{OpenSocket, Sockets, namespace_cookie};
 pub use trial::{EMPTY_TC, EMPTY_XDP, Trial};

@@ -146,6 +146,7 @@ fn desired(world: &Rig, tasks: &[Task], own: usize) -> Result<Desired> {
                         vni,
                         address: address.into(),
                         mac,
+                        prefix: None,
                     }
                 } else {
                     Link::Gateway {

@@ -36,6 +36,7 @@ const NEEDS: &[Need] = &[
     ),
     need("git", "git", "lists the files that verify reads"),
     need("ip", "iproute2", "network namespaces of the rig"),
+    need("sysctl", "procps", "settings of the rig's namespaces"),
     need("nft", "nftables", "the agents masquerade with it"),
     need("busybox", "busybox-static", "shell of the test image"),
     need(

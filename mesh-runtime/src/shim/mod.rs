@@ -12,6 +12,7 @@ mod executor;
 mod init;
 mod launch;
 mod log;
+mod root;
 mod serve;
 
 use std::ffi::OsString;
@@ -88,6 +89,8 @@ impl Shim {
     fn create(state: &Path, run: &Path) -> Result<(Self, Pid), Failure> {
         let text = |action: &str, error: io::Error| refused(format!("{action}: {error}"));
         detach().map_err(|e| text("cannot detach from the agent", e))?;
+        root::settle()
+            .map_err(|e| text("cannot make the root folder the namespace's", e.into()))?;
         let raw = fs::read(state.join(wire::SHIM_CONFIG)).map_err(|e| text("read", e))?;
         let config: ShimConfig =
             serde_json::from_slice(&raw).map_err(|e| refused(format!("parse shim.json: {e}")))?;
