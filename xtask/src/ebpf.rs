@@ -1,6 +1,10 @@
 //! Building the eBPF programs: another target, another compiler, another workspace.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 
@@ -15,7 +19,7 @@ pub(crate) fn object() -> PathBuf {
 }
 
 /// Cargo on mesh-ebpf, with the compiler that can build core.
-pub(crate) fn cargo(subcommand: &str) -> Result<std::process::Command> {
+pub(crate) fn cargo(subcommand: &str) -> Result<Command> {
     let compiler = setup::detect_compiler()
         .context("no compiler for the eBPF programs: run `cargo xtask setup`")?;
     sh::say(&format!(
@@ -50,6 +54,7 @@ pub(crate) fn build() -> Result<()> {
         .join(TARGET)
         .join("release/mesh-ebpf");
     let object = object();
+    let built = without_debug(&built)?;
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     // Unchanged bytes keep their time stamp, and user space is not built again.
     if fs::read(&object).ok().as_ref() != Some(&bytes) {
@@ -58,4 +63,23 @@ pub(crate) fn build() -> Result<()> {
     }
     sh::say(&format!("{} ({} bytes)", object.display(), bytes.len()));
     Ok(())
+}
+
+/// Nine tenths of the object are what BTF was made from, which nobody reads any more: removed where LLVM's tools are.
+fn without_debug(built: &Path) -> Result<PathBuf> {
+    let stripped = built.with_extension("stripped");
+    let Some(compiler) = setup::detect_compiler() else {
+        return Ok(built.to_owned());
+    };
+    let tool = format!("/usr/lib/llvm-{}/bin/llvm-strip", compiler.llvm);
+    if !Path::new(&tool).exists() {
+        return Ok(built.to_owned());
+    }
+    let mut strip = Command::new(&tool);
+    strip
+        .args(["--strip-debug", "-o"])
+        .arg(&stripped)
+        .arg(built);
+    sh::run(&mut strip)?;
+    Ok(stripped)
 }
