@@ -3,14 +3,16 @@
 
 use mesh_common::Addr;
 
-/// Row lengths, primes, and up to how many backends each serves: at least 16 slots per backend, so that shares
-/// differ by a few per cent. Few steps, as a change of length moves nearly all slots.
-const LENGTHS: [(usize, u32); 5] = [
+/// Row lengths, primes, and up to how many backends each serves: a hundred slots per backend, so that shares differ
+/// by one per cent; with more backends than the last but one serves, by more. Few steps, as a change of length moves
+/// nearly all slots.
+const LENGTHS: [(usize, u32); 6] = [
     (1, 1),
-    (15, 251),
-    (120, 2039),
-    (2000, 32_749),
-    (usize::MAX, 65_521),
+    (10, 1009),
+    (100, 10_007),
+    (300, 30_011),
+    (650, 65_521),
+    (usize::MAX, 262_139),
 ];
 
 /// Length of the row for this many backends; zero without any.

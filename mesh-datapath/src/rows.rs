@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn regions_never_overlap_and_a_full_map_says_so() {
-        let mut rows = Rows::new(600);
+        let mut rows = Rows::new(2100);
         let mut pools = [Pool::default(); 3];
         set(&mut rows, &mut pools[0], &[1, 2], 0);
         set(&mut rows, &mut pools[1], &[1, 3], 0);
@@ -271,6 +271,6 @@ mod tests {
         rows.forget(&pools[0]);
         set(&mut rows, &mut pools[2], &[4, 5], 0);
         assert_eq!(pools[2].current, 0);
-        assert_eq!(pools[1].current, 251);
+        assert_eq!(pools[1].current, 1009);
     }
 }
