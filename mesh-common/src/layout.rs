@@ -29,6 +29,23 @@ pub const V6_LOOPBACK: u32 = 4;
 /// Length of the program arrays.
 pub const V6_PROGRAMS: u32 = 5;
 
+/// First index in `TC_MORE` of the programs for IPv4; the others are added to it.
+pub const MORE_V4: u32 = 0;
+/// First index in `TC_MORE` of the programs for IPv6.
+pub const MORE_V6: u32 = 5;
+/// ICMP errors that come in by an uplink, in no tunnel.
+pub const MORE_UPLINK_ERROR: u32 = 0;
+/// ICMP errors that tasks send on their overlay links.
+pub const MORE_OVERLAY_ERROR: u32 = 1;
+/// ICMP errors that tasks send on their gateway links.
+pub const MORE_GATEWAY_ERROR: u32 = 2;
+/// Answers to packets that are too big for a tunnel.
+pub const MORE_TOO_BIG: u32 = 3;
+/// ICMP errors that come out of tunnels. IPv4 only: for IPv6 the program does not fit the stack.
+pub const MORE_TUNNEL_ERROR: u32 = 4;
+/// Programs in `TC_MORE`.
+pub const MORE_PROGRAMS: u32 = 10;
+
 /// [`FlowKey::scope`] below 1 << 24 is a VNI. This one: packets that a task sends on its gateway link.
 pub const SCOPE_TASK: u32 = 1 << 24;
 /// Replies that come back to this node, the ingress node, for a client inside it.

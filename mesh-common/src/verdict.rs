@@ -48,10 +48,12 @@ pub enum DropReason {
     NotPublished = 17,
     /// A client's port is taken at its task by another flow, and so are the substitutes.
     PortsTaken = 18,
+    /// Larger than the tunnel takes, and not to be answered: it may be fragmented, or is an error itself.
+    TooBig = 19,
 }
 
 /// Number of verdicts and drop reasons together.
-pub const COUNTS: u32 = 19;
+pub const COUNTS: u32 = 20;
 
 /// The program that gave a verdict.
 #[repr(u32)]
@@ -126,7 +128,7 @@ impl Verdict {
 
 impl DropReason {
     /// All of them, in order of their number.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Malformed,
         Self::NotIp,
         Self::NotUnicast,
@@ -140,6 +142,7 @@ impl DropReason {
         Self::UnknownLink,
         Self::NotPublished,
         Self::PortsTaken,
+        Self::TooBig,
     ];
 
     /// Stable name.
@@ -158,6 +161,7 @@ impl DropReason {
             Self::UnknownLink => "unknown-link",
             Self::NotPublished => "not-published",
             Self::PortsTaken => "ports-taken",
+            Self::TooBig => "too-big",
         }
     }
 }

@@ -1,31 +1,45 @@
-//! The programs for IPv6, which those on the interfaces go on in: entries of two pinned arrays.
+//! The programs that those on the interfaces go on in, for IPv6 and for what is rare: entries of pinned arrays.
+
+use std::collections::BTreeMap;
 
 use aya::{
     Ebpf,
     maps::{MapData, ProgramArray},
     programs::{Program, ProgramError},
 };
-use mesh_common::{V6_GATEWAY, V6_LOOPBACK, V6_OVERLAY, V6_TUNNEL, V6_UPLINK};
+use mesh_common::{
+    MORE_GATEWAY_ERROR, MORE_OVERLAY_ERROR, MORE_TOO_BIG, MORE_TUNNEL_ERROR, MORE_UPLINK_ERROR,
+    MORE_V4, MORE_V6, V6_GATEWAY, V6_LOOPBACK, V6_OVERLAY, V6_TUNNEL, V6_UPLINK,
+};
 
 use crate::{Error, attach, tables};
 
 const XDP: &str = "XDP_V6";
 const TC: &str = "TC_V6";
+const MORE: &str = "TC_MORE";
 
 /// Array, index in it, program.
-const TWINS: [(&str, u32, &str); 6] = [
+const TWINS: [(&str, u32, &str); 15] = [
     (XDP, V6_UPLINK, "uplink_xdp_v6"),
     (TC, V6_UPLINK, "uplink_tc_v6"),
     (TC, V6_TUNNEL, "tunnel_tc_v6"),
     (TC, V6_OVERLAY, "overlay_tc_v6"),
     (TC, V6_GATEWAY, "gateway_tc_v6"),
     (TC, V6_LOOPBACK, "loopback_tc_v6"),
+    (MORE, MORE_V4 + MORE_UPLINK_ERROR, "uplink_error"),
+    (MORE, MORE_V6 + MORE_UPLINK_ERROR, "uplink_error_v6"),
+    (MORE, MORE_V4 + MORE_TUNNEL_ERROR, "tunnel_error"),
+    (MORE, MORE_V4 + MORE_OVERLAY_ERROR, "overlay_error"),
+    (MORE, MORE_V6 + MORE_OVERLAY_ERROR, "overlay_error_v6"),
+    (MORE, MORE_V4 + MORE_GATEWAY_ERROR, "gateway_error"),
+    (MORE, MORE_V6 + MORE_GATEWAY_ERROR, "gateway_error_v6"),
+    (MORE, MORE_V4 + MORE_TOO_BIG, "too_big"),
+    (MORE, MORE_V6 + MORE_TOO_BIG, "too_big_v6"),
 ];
 
 /// The arrays, and whether they hold this process's programs.
 pub(crate) struct Twins {
-    xdp: ProgramArray<MapData>,
-    tc: ProgramArray<MapData>,
+    arrays: BTreeMap<&'static str, ProgramArray<MapData>>,
     current: bool,
 }
 
@@ -35,9 +49,12 @@ impl Twins {
         for (_, _, program) in TWINS {
             attach::load(ebpf, program)?;
         }
+        let mut arrays = BTreeMap::new();
+        for name in [XDP, TC, MORE] {
+            arrays.insert(name, array(ebpf, name)?);
+        }
         Ok(Self {
-            xdp: array(ebpf, XDP)?,
-            tc: array(ebpf, TC)?,
+            arrays,
             current: false,
         })
     }
@@ -62,11 +79,10 @@ impl Twins {
                 _ => Err(ProgramError::UnexpectedProgramType),
             };
             let fd = fd.map_err(refused)?;
-            let entries = if array == XDP {
-                &mut self.xdp
-            } else {
-                &mut self.tc
-            };
+            let entries = self.arrays.get_mut(array).ok_or(Error::Missing {
+                kind: "map",
+                name: array,
+            })?;
             entries
                 .set(index, fd, 0)
                 .map_err(|e| tables::map_error(array, e))?;

@@ -17,6 +17,7 @@ use mesh_common::{
 
 use crate::{
     mem::{self, Packet},
+    messages::Messages,
     packet::{self, Tuple},
     tunnel,
 };
@@ -31,7 +32,7 @@ const V6_FRAGMENT_MASK_BE: u16 = 0xfff9_u16.to_be();
 const V6_FRAGMENT_OFFSET_BE: u16 = 0xfff8_u16.to_be();
 
 /// An Internet protocol.
-pub trait Family: Copy + Sized {
+pub trait Family: Messages {
     /// An address as it stands in a packet.
     type Address: Copy;
     /// EtherType, as it stands in the packet.
@@ -125,18 +126,9 @@ impl Family for V4 {
         let protocol = mem::u8_at(packet, ip + 9)?;
         let src = mem::u32_at(packet, ip + 12)?;
         let dst = mem::u32_at(packet, ip + 16)?;
-        let mut tuple = Tuple {
-            src,
-            dst,
-            sport: 0,
-            dport: 0,
-            protocol,
-            l4: u16::from(version & 0xf) * 4,
-            ports: false,
-            syn: false,
-            ends: false,
-            tail: fragment & FRAGMENT_OFFSET_BE != 0,
-        };
+        let mut tuple = Tuple::without_ports(src, dst, protocol);
+        tuple.l4 = u16::from(version & 0xf) * 4;
+        tuple.tail = fragment & FRAGMENT_OFFSET_BE != 0;
         if fragment & FRAGMENT_MASK_BE == 0 && version == IPV4_NO_OPTIONS {
             tuple.transport(packet, ip)?;
         }
@@ -261,18 +253,7 @@ impl Family for V6 {
         if src.is_v4() || dst.is_v4() {
             return None;
         }
-        let mut tuple = Tuple {
-            src,
-            dst,
-            sport: 0,
-            dport: 0,
-            protocol,
-            l4: IPV6_LEN as u16,
-            ports: false,
-            syn: false,
-            ends: false,
-            tail: false,
-        };
+        let mut tuple = Tuple::without_ports(src, dst, protocol);
         if matches!(
             protocol,
             V6_HOP_BY_HOP | V6_ROUTING | V6_FRAGMENT | V6_DESTINATION

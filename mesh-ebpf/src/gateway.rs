@@ -10,6 +10,7 @@ use mesh_common::{
 use crate::{
     answer, discovery,
     family::{Family, V4, V6},
+    icmp,
     ingress::{self, Client},
     maps, mem, nat, overlay,
     packet::{self, Tuple},
@@ -71,6 +72,7 @@ fn sent<F: Family>(
         return Err(DropReason::Spoofed);
     }
     if !tuple.ports {
+        icmp::divert(ctx, 0, tuple, icmp::GATEWAY);
         return Ok(Verdict::Pass);
     }
     if let Some(nat) = mem::get_flow(&maps::FLOWS, &tuple.key(SCOPE_TASK)) {

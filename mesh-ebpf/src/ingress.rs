@@ -12,7 +12,7 @@ use crate::{
     maps::Scratch,
     mem, nat,
     packet::Tuple,
-    services,
+    services, too_big,
     tunnel::{self, Inner},
 };
 
@@ -65,6 +65,7 @@ pub fn balance<F: Family>(
             scratch,
         );
     }
+    too_big::check(ctx, settings, original)?;
     if !matches!(client, Client::Outside(_)) {
         scratch.reply = seen.reply().key(SCOPE_RETURN);
         nat::remember(&scratch.reply, &scratch.undo, seen.begins())?;

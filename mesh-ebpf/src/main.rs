@@ -27,16 +27,19 @@ mod discovery;
 mod family;
 mod gateway;
 mod hops;
+mod icmp;
 mod ingress;
 mod loopback;
 mod maps;
 mod mem;
+mod messages;
 mod nat;
 mod overlay;
 mod packet;
 mod services;
 mod sockaddr;
 mod sockets;
+mod too_big;
 mod tunnel;
 mod uplink_tc;
 mod uplink_xdp;
@@ -48,7 +51,10 @@ use aya_ebpf::{
 };
 use mesh_common::{DropReason, Link, Place, Verdict, node_mac, wire};
 
-use crate::mem::Packet as _;
+use crate::{
+    family::{V4, V6},
+    mem::Packet as _,
+};
 
 /// On every uplink that can run XDP.
 #[xdp]
@@ -132,6 +138,78 @@ pub fn loopback_tc(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn loopback_tc_v6(ctx: TcContext) -> i32 {
     tc(Place::Loopback, loopback::run_v6(&ctx), ctx.len())
+}
+
+/// Where `uplink_tc` goes on with ICMP errors.
+#[classifier]
+pub fn uplink_error(ctx: TcContext) -> i32 {
+    tc(Place::UplinkTc, icmp::uplink::<V4>(&ctx), ctx.len())
+}
+
+/// Where `uplink_tc_v6` does.
+#[classifier]
+pub fn uplink_error_v6(ctx: TcContext) -> i32 {
+    tc(Place::UplinkTc, icmp::uplink::<V6>(&ctx), ctx.len())
+}
+
+/// Where `uplink_tc` goes on with ICMP errors in tunnels.
+#[classifier]
+pub fn tunnel_error(ctx: TcContext) -> i32 {
+    tc(Place::UplinkTc, icmp::tunnel::<V4>(&ctx), ctx.len())
+}
+
+/// Where `overlay_tc` goes on with ICMP errors.
+#[classifier]
+pub fn overlay_error(ctx: TcContext) -> i32 {
+    tc(
+        Place::Overlay,
+        on_link(&ctx, icmp::overlay::<V4>),
+        ctx.len(),
+    )
+}
+
+/// Where `overlay_tc_v6` does.
+#[classifier]
+pub fn overlay_error_v6(ctx: TcContext) -> i32 {
+    tc(
+        Place::Overlay,
+        on_link(&ctx, icmp::overlay::<V6>),
+        ctx.len(),
+    )
+}
+
+/// Where `gateway_tc` goes on with ICMP errors.
+#[classifier]
+pub fn gateway_error(ctx: TcContext) -> i32 {
+    tc(
+        Place::Gateway,
+        on_link(&ctx, icmp::gateway::<V4>),
+        ctx.len(),
+    )
+}
+
+/// Where `gateway_tc_v6` does.
+#[classifier]
+pub fn gateway_error_v6(ctx: TcContext) -> i32 {
+    tc(
+        Place::Gateway,
+        on_link(&ctx, icmp::gateway::<V6>),
+        ctx.len(),
+    )
+}
+
+/// Where all tc programs go on with packets that are too big for a tunnel.
+#[classifier]
+pub fn too_big(ctx: TcContext) -> i32 {
+    let length = ctx.len();
+    tc(too_big::place(&ctx), too_big::run::<V4>(&ctx), length)
+}
+
+/// Where those for IPv6 do.
+#[classifier]
+pub fn too_big_v6(ctx: TcContext) -> i32 {
+    let length = ctx.len();
+    tc(too_big::place(&ctx), too_big::run::<V6>(&ctx), length)
 }
 
 /// Does nothing: what the others are measured against.

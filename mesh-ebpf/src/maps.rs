@@ -8,8 +8,8 @@ use aya_ebpf::{
 };
 use mesh_common::{
     Addr, AddrKey, Backend, COUNTS, Conn, Connected, Counter, Datagram, DatagramKey, Endpoint,
-    FlowKey, Link, Nat, PORT_WORDS, Place, Pool, PortKey, Published, ScopedAddr, Settings,
-    V6_PROGRAMS, VerdictCount,
+    FlowKey, Link, MORE_PROGRAMS, Nat, PORT_WORDS, Place, Pool, PortKey, Published, ScopedAddr,
+    Settings, V6_PROGRAMS, VerdictCount,
 };
 
 /// The node's settings, one entry.
@@ -84,6 +84,10 @@ pub static XDP_V6: ProgramArray = ProgramArray::pinned(V6_PROGRAMS, 0);
 /// The tc programs for IPv6, by the `V6_` constants.
 #[map]
 pub static TC_V6: ProgramArray = ProgramArray::pinned(V6_PROGRAMS, 0);
+
+/// The tc programs for what is rare, by the `MORE_` constants.
+#[map]
+pub static TC_MORE: ProgramArray = ProgramArray::pinned(MORE_PROGRAMS, 0);
 
 /// What is too large for the stack.
 #[map]

@@ -380,6 +380,55 @@ pub fn shrink<F: Family>(ctx: &TcContext) -> Result<(), DropReason> {
     Ok(())
 }
 
+/// Largest packet, from its IP header on, that an interface takes; zero if there is no such interface.
+#[inline(always)]
+pub fn mtu(ctx: &TcContext, ifindex: u32) -> u32 {
+    let mut mtu = 0;
+    // SAFETY: the number outlives the call.
+    unsafe { kernel::bpf_check_mtu(ctx.as_ptr(), ifindex, &raw mut mtu, 0, 0) };
+    mtu
+}
+
+/// Payload of each part, if the device is to cut the packet up; else zero.
+#[inline(always)]
+pub fn part(ctx: &TcContext) -> u32 {
+    // SAFETY: the kernel hands over a valid context.
+    unsafe { (*ctx.skb.skb).gso_size }
+}
+
+/// Cuts off all but the first bytes behind the Ethernet header, and gives these.
+#[inline(always)]
+pub fn cut<const N: usize>(ctx: &TcContext) -> Result<[u8; N], DropReason> {
+    // SAFETY: takes plain numbers; packet addresses are derived afterwards.
+    if unsafe { kernel::bpf_skb_change_tail(ctx.skb.skb, (ETH_LEN + N) as u32, 0) } != 0 {
+        return Err(DropReason::Kernel);
+    }
+    ctx.fetch::<N>(ETH_LEN).ok_or(DropReason::Kernel)
+}
+
+/// Sum of bytes, not folded; a multiple of four of them.
+#[inline(always)]
+pub fn sum<const N: usize>(bytes: &[u8; N]) -> Result<u64, DropReason> {
+    // SAFETY: the helper reads as many bytes as it is told.
+    let sum = unsafe {
+        kernel::bpf_csum_diff(
+            core::ptr::null_mut(),
+            0,
+            (&raw const *bytes).cast_mut().cast(),
+            N as u32,
+            0,
+        )
+    };
+    u64::try_from(sum).map_err(|_| DropReason::Kernel)
+}
+
+/// Makes room for `length` bytes behind the Ethernet header.
+#[inline(always)]
+pub fn insert(ctx: &TcContext, length: usize) -> Result<(), DropReason> {
+    ctx.adjust_room(length as i32, BPF_ADJ_ROOM_MAC, 0)
+        .map_err(|_| DropReason::Kernel)
+}
+
 /// Goes on in another program, and does not come back: unless there is none, as before user space has put it there.
 #[inline(always)]
 pub fn continue_in(programs: &'static ProgramArray, ctx: &impl EbpfContext, index: u32) {

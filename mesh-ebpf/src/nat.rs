@@ -12,6 +12,7 @@ use crate::{
     maps::{self, Scratch},
     mem,
     packet::Tuple,
+    too_big,
     tunnel::{self, Inner},
 };
 
@@ -63,8 +64,9 @@ fn address<F: Family>(
     F::rewrite(ctx, at, check, flags, old, new)
 }
 
+/// Rewrites a port, and the checksum at `check`.
 #[inline(always)]
-fn port(
+pub fn port(
     ctx: &TcContext,
     at: usize,
     check: usize,
@@ -221,8 +223,22 @@ pub fn reply<F: Family>(
     tuple: &Tuple<F>,
     nat: &Nat,
 ) -> Result<Verdict, DropReason> {
+    if nat.kind == NAT_PEER {
+        too_big::check(ctx, settings, tuple)?;
+    }
     let new = target(tuple, nat);
     rewrite(ctx, tuple, &new)?;
+    send_back::<F>(ctx, settings, nat, new.hash())
+}
+
+/// Sends a reply that has been rewritten on its way.
+#[inline(always)]
+pub fn send_back<F: Family>(
+    ctx: &TcContext,
+    settings: &Settings,
+    nat: &Nat,
+    hash: u32,
+) -> Result<Verdict, DropReason> {
     match nat.kind {
         NAT_PEER => {
             let peer = nat.peer.low_be();
@@ -231,7 +247,7 @@ pub fn reply<F: Family>(
                 dmac: node_mac(peer),
                 smac: node_mac(settings.vtep.low_be()),
             };
-            tunnel::send::<F>(ctx, settings, peer, &inner, new.hash())?;
+            tunnel::send::<F>(ctx, settings, peer, &inner, hash)?;
         }
         NAT_LINK => {
             tunnel::deliver(ctx, nat.ifindex, nat.mac, mac_of(GATEWAY_BE))?;

@@ -10,9 +10,9 @@ use mesh_common::{
 use crate::{
     answer, discovery,
     family::{Family, V4, V6},
-    maps, mem, nat,
+    icmp, maps, mem, nat,
     packet::{self, Tuple},
-    services,
+    services, too_big,
     tunnel::{self, Inner},
 };
 
@@ -64,6 +64,7 @@ fn sent<F: Family>(
     if is_multicast(ctx) {
         return Err(DropReason::NotUnicast);
     }
+    icmp::divert(ctx, 0, tuple, icmp::OVERLAY);
     let settings = services::settings().ok_or(DropReason::NoEndpoint)?;
     let low = F::low_be(&link.prefix, &tuple.dst).ok_or(DropReason::NoEndpoint)?;
     let destination = AddrKey {
@@ -78,6 +79,9 @@ fn sent<F: Family>(
         nat::forget(&tuple.reply().key(link.vni));
     }
     let endpoint = mem::get(&maps::ENDPOINTS, &destination).ok_or(DropReason::NoEndpoint)?;
+    if endpoint.ifindex == 0 {
+        too_big::check(ctx, settings, tuple)?;
+    }
     go(ctx, settings, link, tuple, endpoint)
 }
 
@@ -181,6 +185,9 @@ fn to_vip<F: Family>(
     if F::same(&new.src, &new.dst) {
         // A task drops packets from its own address: it meets itself as the virtual address.
         new.src = tuple.dst;
+    }
+    if !choice.is_local() {
+        too_big::check(ctx, settings, tuple)?;
     }
     scratch.reply = new.reply().key(link.vni);
     nat::undo(

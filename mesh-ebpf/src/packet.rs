@@ -37,6 +37,23 @@ pub struct Tuple<F: Family> {
 }
 
 impl<F: Family> Tuple<F> {
+    /// A packet of which only this is known.
+    #[inline(always)]
+    pub fn without_ports(src: F::Address, dst: F::Address, protocol: u8) -> Self {
+        Self {
+            src,
+            dst,
+            sport: 0,
+            dport: 0,
+            protocol,
+            l4: F::HEADER_LEN as u16,
+            ports: false,
+            syn: false,
+            ends: false,
+            tail: false,
+        }
+    }
+
     /// The key of this packet's flow.
     #[inline(always)]
     pub fn key(&self, scope: u32) -> FlowKey {

@@ -9,6 +9,7 @@ use mesh_common::{
 
 use crate::{
     family::{Family, V4, V6},
+    icmp,
     ingress::{self, Client},
     maps, mem,
     mem::Packet as _,
@@ -63,6 +64,7 @@ fn request<F: Family>(
     tuple: &Tuple<F>,
 ) -> Result<Verdict, DropReason> {
     let Some(service) = services::published(tuple) else {
+        icmp::divert(ctx, 0, tuple, icmp::UPLINK);
         return Ok(Verdict::Pass);
     };
     if F::is_martian(&tuple.src) || !services::is_own::<F>(&tuple.dst) {
@@ -104,6 +106,7 @@ fn unpack<F: Family>(
         }
         return Ok(Verdict::Pass);
     };
+    icmp::divert(ctx, OVERHEAD, &inner, icmp::TUNNEL);
     if vni != settings.ingress_vni {
         let address = Addr::v4_be(F::last_be(&inner.dst));
         let endpoint = services::endpoint(vni, address).ok_or(DropReason::NoEndpoint)?;

@@ -141,6 +141,11 @@ impl Frame {
         })
     }
 
+    /// As a program makes it: without an identification, and free to be fragmented.
+    pub(crate) fn unnumbered(self) -> Self {
+        self.ip(|ip| (ip.identification, ip.dont_fragment) = (0, false))
+    }
+
     pub(crate) fn payload(mut self, bytes: &[u8]) -> Self {
         self.payload = bytes.to_vec();
         self

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;
+mod errors;
 mod frames;
 mod fuzz;
 mod gateway_tc;
