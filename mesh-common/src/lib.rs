@@ -11,7 +11,7 @@ mod verdict;
 pub mod wire;
 
 pub use addr::{Addr, Prefix, mac_of, node_mac};
-pub use hash::{flow_hash, fold_v6};
+pub use hash::{flow_hash, fold_v6, slot_of};
 pub use layout::{
     AddrKey, Backend, Conn, Connected, Counter, DATAGRAMS_BACK, DATAGRAMS_OUT, Datagram,
     DatagramKey, Endpoint, FlowKey, LINK_GATEWAY, LINK_OVERLAY, Link, MORE_GATEWAY_ERROR,

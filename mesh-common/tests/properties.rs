@@ -6,7 +6,7 @@ use etherparse::{
     Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header, Ipv4HeaderSlice, NetSlice, PacketBuilder,
     SlicedPacket, TcpHeader, TransportSlice, UdpHeader,
 };
-use mesh_common::{Addr, checksum, flow_hash, mac_of, node_mac, port_bit, wire};
+use mesh_common::{Addr, checksum, flow_hash, mac_of, node_mac, port_bit, slot_of, wire};
 use proptest::prelude::*;
 
 type Octets = [u8; 4];
@@ -87,9 +87,11 @@ proptest! {
     ) {
         let length = u16::try_from(inner.len()).expect("short");
         let sport = wire::outer_port_be(hash);
-        let header = wire::tunnel_header(word(from), word(to), sport, port.to_be(), vni, length);
+        let words = wire::tunnel_header(word(from), word(to), sport, port.to_be(), vni, length);
+        let header = words.map(u32::to_ne_bytes);
+        let header = header.as_flattened();
         prop_assert_eq!(wire::OVERHEAD, header.len() + wire::ETH_LEN);
-        let packet = [&header[..], &inner].concat();
+        let packet = [header, &inner].concat();
         let sliced = SlicedPacket::from_ip(&packet).expect("a packet");
         let Some(NetSlice::Ipv4(ip)) = &sliced.net else { panic!("not IPv4") };
         let ip = ip.header().to_header();
@@ -172,7 +174,7 @@ proptest! {
             let client = client.wrapping_add(i / 256).to_be();
             let port = 32_768 + (i % 256) as u16;
             let hash = flow_hash(client, server, port.to_be(), 80_u16.to_be(), wire::TCP);
-            shares[(hash % slots) as usize] += 1;
+            shares[slot_of(hash, slots) as usize] += 1;
         }
         let mean = 8192.0 / f64::from(slots);
         for share in shares {

@@ -507,7 +507,7 @@ fn tunnel(vni: u32, inner: &[u8]) -> Vec<u8> {
     );
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
     frame.extend(wire::ETHERTYPE_IPV4_BE.to_ne_bytes());
-    frame.extend(header);
+    frame.extend(header.map(u32::to_ne_bytes).as_flattened());
     frame.extend(inner);
     frame
 }

@@ -106,7 +106,7 @@ fn answer<F: Family>(
         packet,
         &answer.reply(),
     )?;
-    nat::send_back::<F>(ctx, settings, nat, answer.hash())
+    nat::send_back::<F>(ctx, settings, nat, answer.spread())
 }
 
 /// What a task sends on its gateway link about a packet that came by a published port.
@@ -176,7 +176,13 @@ pub fn overlay<F: Family>(
         dmac: endpoint.mac,
         smac: link.mac,
     };
-    tunnel::send::<F>(ctx, settings, endpoint.peer.low_be(), &inner, outer.hash())
+    tunnel::send::<F>(
+        ctx,
+        settings,
+        endpoint.peer.low_be(),
+        &inner,
+        outer.spread(),
+    )
 }
 
 /// At the node of the task it is for. If the task had sent to a virtual address, the error is about that.
@@ -246,7 +252,7 @@ pub fn uplink<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
         smac: node_mac(settings.vtep.low_be()),
     };
     let peer = choice.endpoint.peer.low_be();
-    tunnel::send::<F>(ctx, settings, peer, &inner, asked.hash())
+    tunnel::send::<F>(ctx, settings, peer, &inner, asked.spread())
 }
 
 /// Out of a tunnel, which `uplink_tc` has looked at.

@@ -81,7 +81,7 @@ pub fn balance<F: Family>(
         settings,
         choice.endpoint.peer.low_be(),
         &inner,
-        seen.hash(),
+        seen.spread(),
     )
 }
 

@@ -130,7 +130,7 @@ pub struct Hop {
     /// Clock ticks: when the kernel last sent a packet there itself, and so verified the neighbour.
     pub verified: u32,
     /// The neighbour's MAC, then the interface's own, as in a frame.
-    pub macs: [u8; 12],
+    pub macs: [u32; 3],
 }
 
 /// Packets by program and outcome.

@@ -13,10 +13,10 @@ use aya_ebpf::{
 };
 use mesh_common::{
     Addr, DropReason, FlowKey, VerdictCount,
-    wire::{ETH_LEN, OVERHEAD},
+    wire::{ETH_LEN, IPV4_LEN, OVERHEAD},
 };
 
-use crate::{family::Family, maps};
+use crate::{family::Family, maps, packet};
 
 /// A packet whose headers can be read and written in place, whatever the hook.
 pub trait Packet {
@@ -124,25 +124,55 @@ pub fn u8_at(packet: &impl Packet, offset: usize) -> Option<u8> {
     bytes::<1>(packet, offset).map(|[b]| b)
 }
 
+/// A word of the packet. The compiler would put an unaligned read together from single bytes.
+#[inline(always)]
+fn word<T: Copy, const N: usize>(packet: &impl Packet, offset: usize) -> Option<T> {
+    const { assert!(size_of::<T>() == N) };
+    // SAFETY: `at` has checked the bounds. eBPF has no alignment: where the processor has one, the verifier does not
+    // load the program.
+    at::<N>(packet, offset).map(|p| unsafe { p.cast::<T>().read() })
+}
+
 /// Two bytes of the packet, as they stand there.
 #[inline(always)]
 pub fn u16_at(packet: &impl Packet, offset: usize) -> Option<u16> {
-    // SAFETY: `at` has checked the bounds; the read is unaligned.
-    at::<2>(packet, offset).map(|p| unsafe { p.cast::<u16>().read_unaligned() })
+    word::<u16, 2>(packet, offset)
 }
 
 /// Four bytes of the packet, as they stand there.
 #[inline(always)]
 pub fn u32_at(packet: &impl Packet, offset: usize) -> Option<u32> {
-    // SAFETY: `at` has checked the bounds; the read is unaligned.
-    at::<4>(packet, offset).map(|p| unsafe { p.cast::<u32>().read_unaligned() })
+    word::<u32, 4>(packet, offset)
 }
 
 /// An IPv6 address of the packet.
 #[inline(always)]
 pub fn addr_at(packet: &impl Packet, offset: usize) -> Option<Addr> {
-    // SAFETY: `at` has checked the bounds; the read is unaligned.
-    at::<16>(packet, offset).map(|p| unsafe { p.cast::<Addr>().read_unaligned() })
+    word::<Addr, 16>(packet, offset)
+}
+
+/// What tells most packets that are nobody's here, if they are IPv4: as it stands in the packet.
+pub struct Glance {
+    pub ethertype: u16,
+    pub version: u8,
+    pub protocol: u8,
+    pub dport: u16,
+}
+
+/// Reads it with one test of bounds. `None`: shorter than that.
+#[inline(always)]
+pub fn glance(packet: &impl Packet) -> Option<Glance> {
+    const LENGTH: usize = ETH_LEN + IPV4_LEN + 4;
+    let start = at::<LENGTH>(packet, 0)?.cast::<u8>();
+    // SAFETY: `at` has checked the bounds; as for the alignment, see `word`.
+    Some(unsafe {
+        Glance {
+            ethertype: start.add(12).cast::<u16>().read(),
+            version: start.add(ETH_LEN).read(),
+            protocol: start.add(ETH_LEN + 9).read(),
+            dport: start.add(ETH_LEN + IPV4_LEN + 2).cast::<u16>().read(),
+        }
+    })
 }
 
 /// What a checksum changes by when `old` becomes `new`.
@@ -172,6 +202,29 @@ pub fn write<const N: usize>(
     let pointer = at::<N>(packet, offset).ok_or(DropReason::Malformed)?;
     // SAFETY: `at` has checked the bounds, and nothing else refers to the packet.
     unsafe { *pointer = value };
+    Ok(())
+}
+
+/// As [`write`], two bytes.
+#[inline(always)]
+pub fn write_u16(packet: &impl Packet, offset: usize, value: u16) -> Result<(), DropReason> {
+    let pointer = at::<2>(packet, offset).ok_or(DropReason::Malformed)?;
+    // SAFETY: as `write`; as for the alignment, see `word`.
+    unsafe { pointer.cast::<u16>().write(value) };
+    Ok(())
+}
+
+/// As [`write`], by words.
+#[inline(always)]
+pub fn write_words<const N: usize, const BYTES: usize>(
+    packet: &impl Packet,
+    offset: usize,
+    value: [u32; N],
+) -> Result<(), DropReason> {
+    const { assert!(4 * N == BYTES) };
+    let pointer = at::<BYTES>(packet, offset).ok_or(DropReason::Malformed)?;
+    // SAFETY: as `write`; as for the alignment, see `word`.
+    unsafe { pointer.cast::<[u32; N]>().write(value) };
     Ok(())
 }
 
@@ -280,7 +333,7 @@ pub struct NextHop {
     /// Largest packet, without its Ethernet header.
     pub mtu: u32,
     /// The neighbour's MAC, then the interface's own, as in a frame.
-    pub macs: [u8; 12],
+    pub macs: [u32; 3],
 }
 
 /// Asks the kernel's routes and neighbours. `None`: no route, this node itself, or the neighbour is unknown yet.
@@ -306,12 +359,11 @@ pub fn next_hop<F: Family>(
     if answer != 0 {
         return None;
     }
-    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (query.dmac, query.smac);
     Some(NextHop {
         ifindex: query.ifindex,
         // SAFETY: the kernel has filled in this member of the union; any number is valid.
         mtu: u32::from(unsafe { query.__bindgen_anon_1.mtu_result }),
-        macs: [a, b, c, d, e, f, g, h, i, j, k, l],
+        macs: packet::macs(query.dmac, query.smac),
     })
 }
 

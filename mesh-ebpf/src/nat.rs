@@ -228,7 +228,7 @@ pub fn reply<F: Family>(
     }
     let new = target(tuple, nat);
     rewrite(ctx, tuple, &new)?;
-    send_back::<F>(ctx, settings, nat, new.hash())
+    send_back::<F>(ctx, settings, nat, new.spread())
 }
 
 /// Sends a reply that has been rewritten on its way.

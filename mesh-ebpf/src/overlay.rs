@@ -129,7 +129,13 @@ fn go<F: Family>(
         dmac: endpoint.mac,
         smac: link.mac,
     };
-    tunnel::send::<F>(ctx, settings, endpoint.peer.low_be(), &inner, tuple.hash())
+    tunnel::send::<F>(
+        ctx,
+        settings,
+        endpoint.peer.low_be(),
+        &inner,
+        tuple.spread(),
+    )
 }
 
 /// At the node of the task it is for. If that task began the flow by a virtual address, the reply comes from there.

@@ -92,6 +92,14 @@ impl<F: Family> Tuple<F> {
         )
     }
 
+    /// What spreads tunnels: cheaper than [`Tuple::hash`], which must also be even.
+    #[inline(always)]
+    pub fn spread(&self) -> u32 {
+        let ports = (u32::from(self.sport) << 16) | u32::from(self.dport);
+        let addresses = F::fold(&self.src) ^ F::fold(&self.dst).rotate_left(16);
+        (addresses ^ ports).wrapping_mul(0x9e37_79b1)
+    }
+
     /// Whether this packet may begin a flow.
     #[inline(always)]
     pub fn begins(&self) -> bool {
@@ -148,4 +156,11 @@ pub fn is_udp_to<F: Family>(packet: &impl Packet, tuple: &Tuple<F>, port_be: u16
     }
     let port = packet.fetch::<2>(ETH_LEN + tuple.l4 as usize + 2)?;
     Some(u16::from_ne_bytes(port) == port_be)
+}
+
+/// Destination and source MAC as a frame begins with them.
+#[inline(always)]
+pub fn macs(dmac: [u8; 6], smac: [u8; 6]) -> [u32; 3] {
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (dmac, smac);
+    [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes)
 }

@@ -1,7 +1,8 @@
 //! Which backend a flow goes to. The same answer from XDP, tc and every node, as the rows are the same everywhere.
 
 use mesh_common::{
-    Addr, AddrKey, Conn, Endpoint, FlowKey, Pool, PortKey, Published, Settings, port_bit, wire,
+    Addr, AddrKey, Conn, Endpoint, FlowKey, Pool, PortKey, Published, Settings, port_bit, slot_of,
+    wire,
 };
 
 use crate::{
@@ -66,14 +67,26 @@ pub fn is_tunnel(settings: &Settings, tuple: &Tuple<V4>) -> bool {
         && tuple.dst == settings.vtep.low_be()
 }
 
+/// Whether a port, as it stands in the packet, is published.
+#[inline(always)]
+pub fn is_published(protocol: u8, port_be: u16) -> bool {
+    let (word, bit) = port_bit(protocol, u16::from_be(port_be));
+    maps::PORTS.get(word).is_some_and(|bits| bits & bit != 0)
+}
+
 /// The service behind a published port, if the destination port of this packet is one.
 #[inline(always)]
 pub fn published<F: Family>(tuple: &Tuple<F>) -> Option<&'static Published> {
-    if !tuple.ports {
+    if !tuple.ports || !is_published(tuple.protocol, tuple.dport) {
         return None;
     }
-    let (word, bit) = port_bit(tuple.protocol, u16::from_be(tuple.dport));
-    if maps::PORTS.get(word)? & bit == 0 {
+    service(tuple)
+}
+
+/// As [`published`], where most ports are.
+#[inline(always)]
+pub fn service<F: Family>(tuple: &Tuple<F>) -> Option<&'static Published> {
+    if !tuple.ports {
         return None;
     }
     let key = PortKey {
@@ -94,7 +107,7 @@ fn slot(first: u32, length: u32, hash: u32) -> u32 {
         return NONE;
     }
     maps::ROWS
-        .get(first.wrapping_add(hash % length))
+        .get(first.wrapping_add(slot_of(hash, length)))
         .map_or(NONE, |index| *index)
 }
 

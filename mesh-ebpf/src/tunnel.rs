@@ -38,7 +38,7 @@ pub fn send<F: Family>(
     );
     mem::grow(ctx)?;
     store(ctx, ETH_LEN, &header)?;
-    let at = ETH_LEN + header.len();
+    let at = ETH_LEN + size_of_val(&header);
     store(ctx, at, &inner.dmac)?;
     store(ctx, at + 6, &inner.smac)?;
     store(ctx, at + 12, &F::ETHERTYPE_BE)?;

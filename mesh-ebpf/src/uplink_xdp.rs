@@ -3,7 +3,7 @@
 
 use aya_ebpf::programs::XdpContext;
 use mesh_common::{
-    DropReason, SCOPE_PUBLISHED, Settings, V6_UPLINK, Verdict, mac_of, node_mac,
+    DropReason, Published, SCOPE_PUBLISHED, Settings, V6_UPLINK, Verdict, mac_of, node_mac,
     wire::{self, ETH_LEN, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, IPV4_LEN, OVERHEAD},
 };
 
@@ -19,19 +19,39 @@ use crate::{
 /// The program.
 #[inline(always)]
 pub fn run(ctx: &XdpContext) -> Result<Verdict, DropReason> {
+    let Some(settings) = services::settings() else {
+        return Ok(Verdict::Pass);
+    };
+    if is_foreign(ctx, settings) {
+        return Ok(Verdict::Pass);
+    }
     let Some(tuple) = V4::parse(ctx, 0) else {
         if packet::ethertype(ctx, 0) == Some(ETHERTYPE_IPV6_BE) {
             mem::continue_in(&maps::XDP_V6, ctx, V6_UPLINK);
         }
         return Ok(Verdict::Pass);
     };
-    let Some(settings) = services::settings() else {
-        return Ok(Verdict::Pass);
-    };
     if services::is_tunnel(settings, &tuple) {
         return back::<V4>(ctx, settings, &tuple);
     }
-    request::<V4>(ctx, settings, &tuple)
+    match services::service(&tuple) {
+        Some(service) => request::<V4>(ctx, settings, service, &tuple),
+        None => Ok(Verdict::Pass),
+    }
+}
+
+/// Whether a packet is TCP or UDP over IPv4 for a port that nobody has published: most of what comes in, told with
+/// one test of bounds.
+#[inline(always)]
+fn is_foreign(ctx: &XdpContext, settings: &Settings) -> bool {
+    let Some(glance) = mem::glance(ctx) else {
+        return false;
+    };
+    glance.ethertype == ETHERTYPE_IPV4_BE
+        && glance.version == wire::IPV4_NO_OPTIONS
+        && (glance.protocol == wire::TCP || glance.protocol == wire::UDP)
+        && glance.dport != settings.vxlan_port_be
+        && !services::is_published(glance.protocol, glance.dport)
 }
 
 /// The program's part for IPv6, in a tunnel or not. The tunnels themselves are IPv4.
@@ -46,19 +66,20 @@ pub fn run_v6(ctx: &XdpContext) -> Result<Verdict, DropReason> {
     let Some(tuple) = V6::parse(ctx, 0) else {
         return Ok(Verdict::Pass);
     };
-    request::<V6>(ctx, settings, &tuple)
+    match services::published(&tuple) {
+        Some(service) => request::<V6>(ctx, settings, service, &tuple),
+        None => Ok(Verdict::Pass),
+    }
 }
 
-/// A packet that may be a client's.
+/// A packet for a published port, which may be a client's.
 #[inline(always)]
 fn request<F: Family>(
     ctx: &XdpContext,
     settings: &Settings,
+    service: &Published,
     tuple: &Tuple<F>,
 ) -> Result<Verdict, DropReason> {
-    let Some(service) = services::published(tuple) else {
-        return Ok(Verdict::Pass);
-    };
     if F::is_martian(&tuple.src)
         || !services::is_own::<F>(&tuple.dst)
         || !F::is_on(&settings.prefix)
@@ -87,15 +108,15 @@ fn request<F: Family>(
     let header = wire::tunnel_header(
         vtep,
         peer,
-        wire::outer_port_be(tuple.hash()),
+        wire::outer_port_be(tuple.spread()),
         settings.vxlan_port_be,
         settings.ingress_vni,
         length,
     );
     address::<V4>(ctx, hop)?;
-    mem::write(ctx, ETH_LEN, header)?;
-    mem::write(ctx, OVERHEAD, choice.endpoint.mac)?;
-    mem::write(ctx, OVERHEAD + 6, node_mac(vtep))?;
+    mem::write_words::<9, 36>(ctx, ETH_LEN, header)?;
+    let inner = packet::macs(choice.endpoint.mac, node_mac(vtep));
+    mem::write_words::<3, 12>(ctx, OVERHEAD, inner)?;
     Ok(Verdict::Forwarded)
 }
 
@@ -106,19 +127,23 @@ fn back<F: Family>(
     settings: &Settings,
     outer: &Tuple<V4>,
 ) -> Result<Verdict, DropReason> {
-    let Some([flags, _, _, _, v0, v1, v2, _]) =
-        mem::bytes::<8>(ctx, ETH_LEN + IPV4_LEN + wire::UDP_LEN)
+    let vxlan = ETH_LEN + IPV4_LEN + wire::UDP_LEN;
+    let (Some(flags), Some(vni)) = (mem::u32_at(ctx, vxlan), mem::u32_at(ctx, vxlan + 4)) else {
+        return Ok(Verdict::Handover);
+    };
+    if flags.to_ne_bytes()[0] != wire::VXLAN_FLAGS || u32::from_be(vni) >> 8 != settings.ingress_vni
+    {
+        return Ok(Verdict::Handover);
+    }
+    let (Some(kind), Some(named)) = (mem::u16_at(ctx, OVERHEAD), mem::u32_at(ctx, OVERHEAD + 2))
     else {
         return Ok(Verdict::Handover);
     };
-    let vni = u32::from_be_bytes([0, v0, v1, v2]);
-    if flags != wire::VXLAN_FLAGS || vni != settings.ingress_vni {
-        return Ok(Verdict::Handover);
-    }
-    let Some(mac) = mem::bytes::<6>(ctx, OVERHEAD) else {
-        return Ok(Verdict::Handover);
-    };
-    if !same_mac(mac, node_mac(settings.vtep.low_be())) || !services::is_peer(outer.src) {
+    let [k0, k1, ..] = node_mac(0);
+    if kind != u16::from_ne_bytes([k0, k1])
+        || named != settings.vtep.low_be()
+        || !services::is_peer(outer.src)
+    {
         return Ok(Verdict::Handover);
     }
     let Some(inner) = F::parse(ctx, OVERHEAD) else {
@@ -143,8 +168,8 @@ fn back<F: Family>(
 
 #[inline(always)]
 fn address<F: Family>(ctx: &XdpContext, hop: &Hop) -> Result<(), DropReason> {
-    mem::write(ctx, 0, hop.macs)?;
-    mem::write(ctx, 12, F::ETHERTYPE_BE.to_ne_bytes())
+    mem::write_words::<3, 12>(ctx, 0, hop.macs)?;
+    mem::write_u16(ctx, 12, F::ETHERTYPE_BE)
 }
 
 /// Whether the transport checksum is more than the pseudo header's sum that a sender on this machine left for
@@ -167,11 +192,6 @@ fn checksum_is_final<F: Family>(ctx: &XdpContext, eth: usize, tuple: &Tuple<F>) 
         return false;
     };
     check != F::pseudo(tuple, length)
-}
-
-#[inline(always)]
-fn same_mac(a: [u8; 6], b: [u8; 6]) -> bool {
-    a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] && a[5] == b[5]
 }
 
 const _: () = assert!(mac_of(0)[1] != node_mac(0)[1]);
