@@ -359,19 +359,28 @@ fn sizes(place: Place) -> Vec<Row> {
     }
 }
 
+pub(crate) fn uplink_rows() -> Vec<Row> {
+    let rows = [from_outside(), from_the_peer(), sizes(Place::UplinkTc)];
+    rows.into_iter().flatten().collect()
+}
+
+pub(crate) fn gateway_rows() -> Vec<Row> {
+    let rows = [on_the_gateway(), sizes(Place::Gateway)];
+    rows.into_iter().flatten().collect()
+}
+
+pub(crate) fn overlay_rows() -> Vec<Row> {
+    let rows = [on_the_overlay(), sizes(Place::Overlay)];
+    rows.into_iter().flatten().collect()
+}
+
 #[test]
 fn errors_by_the_uplink() {
-    let rows = [from_outside(), from_the_peer(), sizes(Place::UplinkTc)];
-    check_all(
-        Place::UplinkTc,
-        &rows.into_iter().flatten().collect::<Vec<_>>(),
-    );
+    check_all(Place::UplinkTc, &uplink_rows());
 }
 
 #[test]
 fn errors_of_tasks() {
-    let rows = on_the_gateway().into_iter().chain(sizes(Place::Gateway));
-    check_all(Place::Gateway, &rows.collect::<Vec<_>>());
-    let rows = on_the_overlay().into_iter().chain(sizes(Place::Overlay));
-    check_all(Place::Overlay, &rows.collect::<Vec<_>>());
+    check_all(Place::Gateway, &gateway_rows());
+    check_all(Place::Overlay, &overlay_rows());
 }

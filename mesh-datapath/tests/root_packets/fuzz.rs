@@ -8,7 +8,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
 
 use crate::{
     compare::same_bytes,
-    gateway_tc, loopback_tc, overlay_tc, overlay_vips,
+    errors, gateway_tc, loopback_tc, overlay_tc, overlay_vips,
     row::{Row, program},
     uplink_tc, uplink_tunnels, uplink_xdp,
     world::*,
@@ -196,7 +196,9 @@ fn fuzz_uplink_tc() {
     let rows = uplink_tc::rows().into_iter();
     fuzz(
         Place::UplinkTc,
-        rows.chain(uplink_tunnels::rows()).collect(),
+        rows.chain(uplink_tunnels::rows())
+            .chain(errors::uplink_rows())
+            .collect(),
     );
 }
 
@@ -208,12 +210,18 @@ fn fuzz_tunnel_tc() {
 #[test]
 fn fuzz_overlay_tc() {
     let rows = overlay_tc::rows().into_iter();
-    fuzz(Place::Overlay, rows.chain(overlay_vips::rows()).collect());
+    fuzz(
+        Place::Overlay,
+        rows.chain(overlay_vips::rows())
+            .chain(errors::overlay_rows())
+            .collect(),
+    );
 }
 
 #[test]
 fn fuzz_gateway_tc() {
-    fuzz(Place::Gateway, gateway_tc::rows());
+    let rows = gateway_tc::rows().into_iter();
+    fuzz(Place::Gateway, rows.chain(errors::gateway_rows()).collect());
 }
 
 #[test]
