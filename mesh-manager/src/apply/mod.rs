@@ -9,6 +9,7 @@ mod node;
 mod port;
 mod service;
 mod subnet;
+mod subnet_v6;
 mod task;
 mod validate;
 

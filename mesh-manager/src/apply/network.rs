@@ -1,6 +1,6 @@
 //! Networks: VNI and subnet are given here, once.
 
-use super::{Context, subnet, validate};
+use super::{Context, subnet, subnet_v6, validate};
 use crate::{
     ErrorKind, ManagerError, Outcome, Response,
     state::{Network, State},
@@ -43,21 +43,21 @@ pub(super) fn create(
             "rpc error: code = AlreadyExists desc = ingress network (ingress) is already present",
         ));
     }
-    let mut warnings = Vec::new();
-    if request.enable_ipv6 == Some(true) {
-        warnings.push("IPv6 on overlay networks is not supported yet and was left off".to_owned());
-    }
     let id = insert(state, cx, request, false)?;
-    Ok(Response::Created { id, warnings })
+    Ok(Response::Created {
+        id,
+        warnings: Vec::new(),
+    })
 }
 
-/// The cluster's first network.
+/// The cluster's first network. It has IPv6: any published port may be asked for over it.
 pub(super) fn create_ingress(state: &mut State, cx: &mut Context) -> Result<(), ManagerError> {
     let request = engine::NetworkCreateRequest {
         name: INGRESS_NAME.to_owned(),
         driver: Some("overlay".to_owned()),
         scope: Some("swarm".to_owned()),
         ingress: Some(true),
+        enable_ipv6: Some(true),
         ..Default::default()
     };
     insert(state, cx, &request, true).map(drop)
@@ -72,6 +72,7 @@ fn insert(
     let cluster = state.cluster().ok_or_else(ManagerError::no_leader)?;
     let (subnet, gateway) = subnet::choose(state, cluster, request.ipam.as_ref())?;
     let vni = free_vni(state)?;
+    let subnet_v6 = subnet_v6::choose(state, cluster, request, vni, gateway)?;
     state.next_vni = vni + 1;
     let id = cx.new_id();
     state.put_network(Network {
@@ -81,6 +82,7 @@ fn insert(
         vni,
         subnet,
         gateway,
+        subnet_v6,
         ingress,
         cursor: 0,
     });

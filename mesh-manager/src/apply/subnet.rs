@@ -1,5 +1,6 @@
-//! Choosing subnets: from the user or from the cluster's pools, never overlapping.
+//! Choosing IPv4 subnets: from the user or from the cluster's pools, never overlapping. IPv6 is in `subnet_v6`.
 
+use super::subnet_v6;
 use crate::{
     ErrorKind, ManagerError,
     state::{Cluster, State},
@@ -27,13 +28,14 @@ pub(super) fn choose(
     let mut wanted = configs
         .iter()
         .filter_map(|c| Some((c.subnet.as_deref()?, c.gateway.as_deref())));
-    let Some((text, gateway)) = wanted.find(|(subnet, _)| !subnet.is_empty()) else {
+    let ours = |text: &str| !text.is_empty() && !subnet_v6::is_v6(text);
+    let Some((text, gateway)) = wanted.find(|(subnet, _)| ours(subnet)) else {
         let subnet = from_pools(state, cluster)?;
         return Ok((subnet, first_host(subnet)));
     };
     let subnet: Ipv4Network = text.parse().map_err(|_| {
         ManagerError::invalid(format!(
-            "invalid subnet {text}: expected IPv4 address/length, as 10.1.0.0/24"
+            "invalid subnet {text}: expected address/length, as 10.1.0.0/24 or fd00:1::/64"
         ))
     })?;
     if subnet.ip() != subnet.network() {

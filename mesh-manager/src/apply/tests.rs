@@ -314,7 +314,7 @@ fn networks_get_vnis_and_subnets() {
             "x",
             "fd00::/64",
             ErrorKind::InvalidArgument,
-            "expected IPv4 address/length",
+            "the network has no IPv6; create it with --ipv6",
         ),
         (
             "x",

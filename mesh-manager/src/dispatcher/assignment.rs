@@ -199,6 +199,9 @@ fn network_message(network: &Network) -> proto::Network {
         gateway: network.gateway.to_string(),
         internal: network.spec.internal.unwrap_or(false),
         ingress: network.ingress,
+        subnet_v6: network
+            .subnet_v6
+            .map_or_else(String::new, |subnet| subnet.to_string()),
     }
 }
 

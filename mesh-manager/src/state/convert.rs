@@ -246,6 +246,16 @@ impl Network {
             "com.docker.network.driver.overlay.vxlanid_list".to_owned(),
             self.vni.to_string(),
         );
+        let mut configs = vec![engine::IpamConfig {
+            subnet: Some(self.subnet.to_string()),
+            gateway: Some(self.gateway.to_string()),
+            ..Default::default()
+        }];
+        configs.extend(self.subnet_v6.map(|subnet| engine::IpamConfig {
+            subnet: Some(subnet.to_string()),
+            gateway: self.v6(self.gateway).map(|gateway| gateway.to_string()),
+            ..Default::default()
+        }));
         engine::Network {
             name: Some(self.spec.name.clone()),
             id: Some(self.id.clone()),
@@ -253,15 +263,10 @@ impl Network {
             scope: Some("swarm".to_owned()),
             driver: Some("overlay".to_owned()),
             enable_ipv4: Some(true),
-            enable_ipv6: Some(false),
+            enable_ipv6: Some(self.subnet_v6.is_some()),
             ipam: Some(engine::Ipam {
                 driver: Some("default".to_owned()),
-                config: Some(vec![engine::IpamConfig {
-                    subnet: Some(self.subnet.to_string()),
-                    ip_range: None,
-                    gateway: Some(self.gateway.to_string()),
-                    auxiliary_addresses: None,
-                }]),
+                config: Some(configs),
                 options: None,
             }),
             internal: Some(self.spec.internal.unwrap_or(false)),

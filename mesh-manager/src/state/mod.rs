@@ -11,6 +11,7 @@ mod task_state;
 
 pub use convert::{nanos_to_date, service_status};
 pub use event::{Event, EventAction, ObjectKind};
+pub(crate) use objects::v6;
 pub use objects::{
     Address, Cluster, Meta, Network, Node, NodeState, Port, Protocol, PublishMode, Service, Task,
     TaskStatus, UpdateStatus,

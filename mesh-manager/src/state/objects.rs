@@ -3,11 +3,14 @@
 
 use super::TaskState;
 use crate::command::NodeReport;
-use ipnetwork::Ipv4Network;
+use ipnetwork::{Ipv4Network, Ipv6Network};
 use mesh_api::engine;
 use mesh_pki::Role;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 /// What every object carries.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -324,6 +327,9 @@ pub struct Network {
     pub subnet: Ipv4Network,
     /// The gateway's address; never given to a task.
     pub gateway: Ipv4Addr,
+    /// IPv6 addresses of the network, where it has them: see [`Network::v6`].
+    #[serde(default)]
+    pub subnet_v6: Option<Ipv6Network>,
     /// Published ports travel on this one.
     pub ingress: bool,
     /// Where the search for a free address goes on: offset from the subnet's first address.
@@ -335,4 +341,16 @@ impl Network {
     pub fn name(&self) -> &str {
         &self.spec.name
     }
+
+    /// The IPv6 address of whatever has `address` on this network: the subnet's first one, with `address` in its last
+    /// 32 bits. So one allocation serves both.
+    pub fn v6(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        self.subnet_v6.map(|subnet| v6(subnet, address))
+    }
+}
+
+/// The address of an IPv6 subnet with `address` in its last 32 bits.
+pub(crate) fn v6(subnet: Ipv6Network, address: Ipv4Addr) -> Ipv6Addr {
+    let first = u128::from(subnet.network());
+    Ipv6Addr::from(first | u128::from(u32::from(address)))
 }
