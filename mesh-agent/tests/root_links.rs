@@ -1,13 +1,13 @@
 //! Links for real, in namespaces of this test's own: what a task sees and what the node sees.
 
 use std::{
-    net::{Ipv4Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     path::PathBuf,
     process::Command,
 };
 
 use mesh_agent::links::{
-    egress::{self, Egress},
+    egress::{self, Egress, HostPort},
     host::Host,
     netns,
     plan::{LinkKind, TaskLink, host_name, host_prefix, mac_of},
@@ -59,6 +59,10 @@ fn links(task: &str) -> Vec<TaskLink> {
         task_name: format!("eth{index}"),
         address,
         prefix,
+        v6: Some((
+            Ipv6Addr::from((0xfd00 << 112) | u128::from(u32::from(address))),
+            if prefix == 32 { 128 } else { 64 },
+        )),
         mac: mac_of(address),
         kind,
     };
@@ -90,6 +94,28 @@ async fn connect(host: &Host, path: &std::path::Path, links: &[TaskLink]) {
     }
 }
 
+/// A datagram from a task to its node, and back.
+async fn talk(path: &std::path::Path, task: IpAddr, node: IpAddr) {
+    let deadline = Some(std::time::Duration::from_secs(5));
+    let server = UdpSocket::bind((node, 0)).expect("a socket of the node");
+    let port = server.local_addr().expect("its address").port();
+    server.set_read_timeout(deadline).expect("a deadline");
+    let client = netns::within_async(path, move || {
+        let client = UdpSocket::bind((task, 0))?;
+        client.set_read_timeout(deadline)?;
+        client.send_to(b"ping", (node, port))?;
+        Ok(client)
+    })
+    .await
+    .expect("send from the task");
+    let mut buffer = [0; 16];
+    let (length, from) = server.recv_from(&mut buffer).expect("the datagram");
+    assert_eq!((&buffer[..length], from.ip()), (&b"ping"[..], task));
+    server.send_to(b"pong", from).expect("answer");
+    let length = client.recv(&mut buffer).expect("the answer");
+    assert_eq!(&buffer[..length], b"pong");
+}
+
 #[test]
 fn a_task_has_its_links_and_reaches_the_node() {
     let world = World::new();
@@ -105,9 +131,11 @@ fn a_task_has_its_links_and_reaches_the_node() {
         let gateway = &view.interfaces[&links[1].host_name];
         assert!(gateway.up && gateway.mtu == 1450);
         assert_eq!(
-            view.host_routes.get(&links[1].address),
+            view.host_routes.get(&links[1].address.into()),
             Some(&gateway.index)
         );
+        let (six, _) = links[1].v6.expect("an address");
+        assert_eq!(view.host_routes.get(&six.into()), Some(&gateway.index));
         assert!(
             view.interfaces
                 .keys()
@@ -125,6 +153,8 @@ fn a_task_has_its_links_and_reaches_the_node() {
                 ip(&["-br", "link"])?,
                 ip(&["-br", "-4", "address"])?,
                 ip(&["route"])?,
+                ip(&["-br", "-6", "address"])?,
+                ip(&["-6", "route"])?,
                 std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")?,
             ))
         })
@@ -141,43 +171,31 @@ fn a_task_has_its_links_and_reaches_the_node() {
             "{}",
             inside.2
         );
-        assert_eq!(inside.3.trim(), "0");
+        let six = &inside.3;
+        assert!(
+            six.contains("fd00::a00:1003/64") && six.contains("fd00::ac1f:2/128"),
+            "{six}"
+        );
+        assert!(
+            inside.4.contains("default via fe80::1 dev eth1"),
+            "{}",
+            inside.4
+        );
+        assert_eq!(inside.5.trim(), "0");
 
         // Through the gateway link, without any packet path: task to node and back.
-        let server = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a socket of the node");
-        let port = server.local_addr().expect("its address").port();
-        server
-            .set_read_timeout(Some(std::time::Duration::from_secs(5)))
-            .expect("a deadline");
-        let reply = netns::within_async(&path, move || {
-            let client = UdpSocket::bind((Ipv4Addr::new(172, 31, 0, 2), 0))?;
-            client.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
-            client.send_to(b"ping", (Ipv4Addr::new(172, 31, 0, 1), port))?;
-            Ok(client)
-        });
-        // The node needs an address of its own for the task to send to.
-        let added = Command::new("ip")
-            .args(["address", "add", "172.31.0.1/32", "dev", "lo"])
-            .status()
-            .expect("ip");
-        assert!(added.success());
-        assert!(
-            Command::new("ip")
-                .args(["link", "set", "lo", "up"])
-                .status()
-                .expect("ip")
-                .success()
-        );
-        let client = reply.await.expect("send from the task");
-        let mut buffer = [0; 16];
-        let (length, from) = server.recv_from(&mut buffer).expect("the datagram");
-        assert_eq!(
-            (&buffer[..length], from.ip().to_string().as_str()),
-            (&b"ping"[..], "172.31.0.2")
-        );
-        server.send_to(b"pong", from).expect("answer");
-        let length = client.recv(&mut buffer).expect("the answer");
-        assert_eq!(&buffer[..length], b"pong");
+        let up = Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status();
+        assert!(up.expect("ip").success());
+        for (task, node) in [("172.31.0.2", "172.31.0.1"), ("fd00::ac1f:2", "fd01::1")] {
+            // The node needs an address of its own for the task to send to.
+            let added = Command::new("ip")
+                .args(["address", "add", node, "dev", "lo"])
+                .status();
+            assert!(added.expect("ip").success());
+            talk(&path, task.parse().expect(task), node.parse().expect(node)).await;
+        }
 
         host.delete(gateway.index).await.expect("delete");
         host.delete(gateway.index).await.expect("delete again");
@@ -192,8 +210,17 @@ fn the_egress_table_comes_and_goes() {
     let world = World::new();
     as_node(&world, || async {
         let wanted = Egress {
-            sources: vec!["172.31.0.0/16".parse().expect("a subnet")],
-            host_ports: Vec::new(),
+            sources: ["172.31.0.0/16", "fd00::/64"]
+                .map(|subnet| subnet.parse().expect("a subnet"))
+                .into(),
+            host_ports: ["172.31.0.2", "fd00::ac1f:2"]
+                .map(|address| HostPort {
+                    protocol: 6,
+                    published: 8080,
+                    address: address.parse().expect("an address"),
+                    target: 80,
+                })
+                .into(),
         };
         let script = egress::script("test", &host_prefix("test"), &wanted);
         egress::apply(&script).await.expect("apply");

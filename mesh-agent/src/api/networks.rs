@@ -1,6 +1,9 @@
 //! `/networks`: the overlay networks of the cluster.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use axum::{
     Json,
@@ -11,9 +14,10 @@ use axum::{
 use mesh_api::{
     Filters,
     engine::{
-        Network, NetworkContainer, NetworkCreateRequest, NetworkCreateResponse,
+        IpamConfig, Network, NetworkContainer, NetworkCreateRequest, NetworkCreateResponse,
         NetworkPruneResponse, PeerInfo,
     },
+    proto,
 };
 use mesh_manager::{Command, Response, state::State as ClusterState};
 
@@ -22,6 +26,7 @@ use super::{
     args::{Query, json},
     services::unexpected,
 };
+use crate::desired;
 
 const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
 
@@ -62,18 +67,38 @@ fn local(api: &Api) -> Vec<Network> {
             driver: Some("overlay".to_owned()),
             internal: Some(network.internal),
             ingress: Some(network.ingress),
+            enable_ipv4: Some(true),
+            enable_ipv6: Some(!network.subnet_v6.is_empty()),
             ipam: Some(mesh_api::engine::Ipam {
                 driver: Some("default".to_owned()),
-                config: Some(vec![mesh_api::engine::IpamConfig {
-                    subnet: Some(network.subnet.clone()),
-                    gateway: Some(network.gateway.clone()),
-                    ..Default::default()
-                }]),
+                config: Some(ipam(network)),
                 options: None,
             }),
             ..Default::default()
         })
         .collect()
+}
+
+fn ipam(network: &proto::Network) -> Vec<IpamConfig> {
+    let six = v6(network, &network.gateway).map(|(gateway, _)| gateway.to_string());
+    let config = |subnet: &String, gateway| IpamConfig {
+        subnet: Some(subnet.clone()),
+        gateway: Some(gateway),
+        ..Default::default()
+    };
+    [config(&network.subnet, network.gateway.clone())]
+        .into_iter()
+        .chain(six.map(|gateway| config(&network.subnet_v6, gateway)))
+        .collect()
+}
+
+/// The IPv6 address that goes with an IPv4 one on a network, and its prefix length, where the network has IPv6.
+pub(super) fn v6(network: &proto::Network, address: &str) -> Option<(Ipv6Addr, u8)> {
+    let (first, length) = desired::subnet_v6(network)?;
+    match desired::address(address)? {
+        IpAddr::V4(four) => Some((desired::v6(first, four), length)),
+        IpAddr::V6(_) => None,
+    }
 }
 
 fn matches(filters: &Filters, network: &Network) -> bool {
@@ -135,6 +160,8 @@ fn peers(view: &ClusterState, network: &str) -> Vec<PeerInfo> {
 /// This node's containers on the network, by container id.
 fn containers(api: &Api, network: &str, prefix: u8) -> HashMap<String, NetworkContainer> {
     let tasks = api.node.tasks();
+    let assignment = api.node.assignment();
+    let known = assignment.networks.get(network);
     tasks
         .iter()
         .filter(|local| local.status.state == "running")
@@ -149,7 +176,13 @@ fn containers(api: &Api, network: &str, prefix: u8) -> HashMap<String, NetworkCo
                 endpoint_id: Some(local.container_id.clone()),
                 mac_address: super::containers::mac(&held.address),
                 ipv4_address: Some(format!("{}/{prefix}", held.address)),
-                ipv6_address: Some(String::new()),
+                ipv6_address: Some(
+                    known
+                        .and_then(|known| v6(known, &held.address))
+                        .map_or_else(String::new, |(address, length)| {
+                            format!("{address}/{length}")
+                        }),
+                ),
             };
             Some((local.container_id.clone(), container))
         })

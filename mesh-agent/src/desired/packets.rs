@@ -9,7 +9,7 @@ use mesh_api::proto::{self, EndpointMode, EndpointState, Network, Protocol, Publ
 pub use mesh_datapath::mac_of;
 use mesh_datapath::{Backend, Desired, Endpoint, Link, Location, PublishedPort};
 
-use super::{address, on_network};
+use super::{address, on_network, subnet_v6};
 use crate::assignment::Assignment;
 
 /// What the packet path has to know of this node itself.
@@ -45,7 +45,7 @@ pub fn datapath(assignment: &Assignment, node: &NodeFacts, links: &[LinkFacts]) 
         own_addresses: node.own_addresses.clone(),
         vtep: Some(node.vtep),
         ingress_vni: ingress.map_or(0, |network| network.vni),
-        ingress_prefix: None,
+        ingress_prefix: ingress.and_then(subnet_v6).map(|(first, _)| first),
         peers: assignment
             .peers
             .values()
@@ -75,12 +75,15 @@ pub fn datapath(assignment: &Assignment, node: &NodeFacts, links: &[LinkFacts]) 
 fn link(assignment: &Assignment, found: &LinkFacts) -> Option<Link> {
     let (address, mac) = (found.address, mac_of(found.address));
     Some(match &found.network {
-        Some(network) => Link::Overlay {
-            vni: assignment.networks.get(network)?.vni,
-            prefix: None,
-            address,
-            mac,
-        },
+        Some(network) => {
+            let network = assignment.networks.get(network)?;
+            Link::Overlay {
+                vni: network.vni,
+                prefix: subnet_v6(network).map(|(first, _)| first),
+                address,
+                mac,
+            }
+        }
         None => Link::Gateway { address, mac },
     })
 }

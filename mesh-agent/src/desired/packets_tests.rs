@@ -29,6 +29,7 @@ fn world() -> Assignment {
             vni,
             subnet: subnet.into(),
             ingress,
+            subnet_v6: if ingress { "" } else { "fd00:1::/64" }.into(),
             ..Default::default()
         };
         world.networks.insert(id.into(), network);
@@ -114,7 +115,7 @@ fn everything_of_a_small_world() {
         desired.links[&7],
         Link::Overlay {
             vni: 4097,
-            prefix: None,
+            prefix: Some("fd00:1::".parse().expect("an address")),
             address: ip("10.0.16.11"),
             mac: [0x02, 0x42, 10, 0, 16, 11],
         }

@@ -1,19 +1,31 @@
 //! The names of the mesh, from the assignment.
 
+use std::net::IpAddr;
+
 use mesh_api::proto::{EndpointMode, EndpointState};
 use mesh_dns::Zone;
 
-use super::{address, on_network, subnet};
+use super::{address, on_network, subnet, subnet_v6, v6};
 use crate::assignment::Assignment;
 
 /// All names of all networks of this node:
 /// `service` and its aliases mean the VIP, or every task with `dnsrr`; `tasks.service` means every
-/// task; a task's own name means that task.
+/// task; a task's own name means that task. On a network with IPv6, every name has both kinds of address.
 pub fn zone(assignment: &Assignment) -> Zone {
     let mut zone = Zone::default();
     for network in assignment.networks.values().filter(|n| !n.ingress) {
-        zone.add_network(&network.id, &network.name, subnet(&network.subnet));
+        let six = subnet_v6(network).map(|(first, length)| (IpAddr::V6(first), length));
+        let subnets = subnet(&network.subnet).into_iter().chain(six);
+        zone.add_network(&network.id, &network.name, subnets);
     }
+    let both = |network: &str, address: IpAddr| -> Vec<IpAddr> {
+        let prefix = assignment.networks.get(network).and_then(subnet_v6);
+        let six = match (prefix, address) {
+            (Some((first, _)), IpAddr::V4(four)) => Some(IpAddr::V6(v6(first, four))),
+            _ => None,
+        };
+        [address].into_iter().chain(six).collect()
+    };
     let is_overlay = |id: &str| assignment.networks.get(id).is_some_and(|n| !n.ingress);
 
     for service in assignment.services.values() {
@@ -21,10 +33,12 @@ pub fn zone(assignment: &Assignment) -> Zone {
             let Some(vip_address) = address(&vip.address) else {
                 continue;
             };
-            for name in std::iter::once(&service.name).chain(&vip.aliases) {
-                zone.add_name(&vip.network_id, name, vip_address);
+            for vip_address in both(&vip.network_id, vip_address) {
+                for name in std::iter::once(&service.name).chain(&vip.aliases) {
+                    zone.add_name(&vip.network_id, name, vip_address);
+                }
+                zone.add_reverse(&vip.network_id, vip_address, &service.name);
             }
-            zone.add_reverse(&vip.network_id, vip_address, &service.name);
         }
     }
 
@@ -40,17 +54,19 @@ pub fn zone(assignment: &Assignment) -> Zone {
             if !is_overlay(network) {
                 continue;
             }
-            zone.add_name(network, &endpoint.name, task_address);
-            zone.add_reverse(network, task_address, &endpoint.name);
-            // A draining task still answers to its own name, and is no longer found by others.
-            if endpoint.state() == EndpointState::Draining {
-                continue;
-            }
-            if let Some(service) = service {
-                zone.add_name(network, &format!("tasks.{}", service.name), task_address);
-                if round_robin {
-                    for name in std::iter::once(&service.name).chain(&attachment.aliases) {
-                        zone.add_name(network, name, task_address);
+            for task_address in both(network, task_address) {
+                zone.add_name(network, &endpoint.name, task_address);
+                zone.add_reverse(network, task_address, &endpoint.name);
+                // A draining task still answers to its own name, and is no longer found by others.
+                if endpoint.state() == EndpointState::Draining {
+                    continue;
+                }
+                if let Some(service) = service {
+                    zone.add_name(network, &format!("tasks.{}", service.name), task_address);
+                    if round_robin {
+                        for name in std::iter::once(&service.name).chain(&attachment.aliases) {
+                            zone.add_name(network, name, task_address);
+                        }
                     }
                 }
             }
@@ -115,6 +131,28 @@ mod tests {
             world.endpoints.insert(endpoint.id.clone(), endpoint);
         }
         world
+    }
+
+    #[test]
+    fn names_have_both_addresses_on_a_network_with_ipv6() {
+        let mut world = world(EndpointMode::Vip);
+        let network = world.networks.get_mut("n1").expect("the network");
+        network.subnet_v6 = "fd00:1::/64".into();
+        let zone = zone(&world);
+        for (name, four, six) in [
+            ("www", "10.0.16.2", "fd00:1::a00:1002"),
+            ("tasks.web", "10.0.16.11", "fd00:1::a00:100b"),
+            ("web.2.t2", "10.0.16.12", "fd00:1::a00:100c"),
+        ] {
+            let expected = [four, six].map(|text| text.parse().expect("an address"));
+            let found = zone.resolve(&["n1".to_owned()], name);
+            assert_eq!(found, Answer::Known(expected.into()), "{name}");
+        }
+        let vip = "fd00:1::a00:1002".parse().expect("an address");
+        assert_eq!(
+            zone.reverse(&["n1".to_owned()], vip),
+            Answer::Known("web.n1-name".to_owned())
+        );
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Masquerading of what tasks send to the outside, and no way in but published ports: one nftables
-//! table per agent, replaced whole.
+//! table per agent and family, replaced whole.
 
-use std::{net::Ipv4Addr, process::Stdio};
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::Stdio,
+};
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 use tokio::io::AsyncWriteExt;
 
 use super::LinkError;
@@ -15,8 +18,8 @@ pub struct HostPort {
     pub protocol: u8,
     /// Port on the node, host byte order.
     pub published: u16,
-    /// The task's address on its gateway link.
-    pub address: Ipv4Addr,
+    /// The task's address on its gateway link, of either family.
+    pub address: IpAddr,
     /// Port in the task, host byte order.
     pub target: u16,
 }
@@ -25,7 +28,7 @@ pub struct HostPort {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Egress {
     /// Subnets of addresses that gateway links carry.
-    pub sources: Vec<Ipv4Network>,
+    pub sources: Vec<IpNetwork>,
     /// Ports of the node itself.
     pub host_ports: Vec<HostPort>,
 }
@@ -35,18 +38,45 @@ pub fn table(instance: &str) -> String {
     format!("mesh-{instance}")
 }
 
-/// The rule set, as a script that replaces the table in one transaction.
+/// Families of tables: as nft says it, and whether addresses of it are IPv6.
+const FAMILIES: [(&str, bool); 2] = [("ip", false), ("ip6", true)];
+
+/// The rule set, as a script that replaces the tables in one transaction.
 pub fn script(instance: &str, link_prefix: &str, egress: &Egress) -> String {
+    FAMILIES
+        .map(|(family, six)| {
+            let own = Egress {
+                sources: egress
+                    .sources
+                    .iter()
+                    .filter(|s| s.is_ipv6() == six)
+                    .copied()
+                    .collect(),
+                host_ports: egress
+                    .host_ports
+                    .iter()
+                    .filter(|port| port.address.is_ipv6() == six)
+                    .copied()
+                    .collect(),
+            };
+            table_of(family, instance, link_prefix, &own)
+        })
+        .concat()
+}
+
+fn table_of(family: &str, instance: &str, link_prefix: &str, egress: &Egress) -> String {
     use std::fmt::Write;
     let name = table(instance);
-    let mut text = format!("table ip {name} {{}}\ndelete table ip {name}\ntable ip {name} {{\n");
+    let mut text = format!(
+        "table {family} {name} {{}}\ndelete table {family} {name}\ntable {family} {name} {{\n"
+    );
     text.push_str(
         "  chain postrouting {\n    type nat hook postrouting priority srcnat; policy accept;\n",
     );
     for source in &egress.sources {
         let _ = writeln!(
             text,
-            "    ip saddr {source} oifname != {{ \"lo\", \"{link_prefix}*\" }} masquerade"
+            "    {family} saddr {source} oifname != {{ \"lo\", \"{link_prefix}*\" }} masquerade"
         );
     }
     text.push_str("  }\n");
@@ -71,8 +101,9 @@ pub fn script(instance: &str, link_prefix: &str, egress: &Egress) -> String {
                 };
                 let _ = writeln!(
                     text,
-                    "    fib daddr type local {protocol} dport {} dnat to {}:{}",
-                    port.published, port.address, port.target
+                    "    fib daddr type local {protocol} dport {} dnat to {}",
+                    port.published,
+                    SocketAddr::new(port.address, port.target)
                 );
             }
             text.push_str("  }\n");
@@ -113,21 +144,27 @@ pub async fn apply(script: &str) -> Result<(), LinkError> {
     }
 }
 
-/// Whether the table is there.
+/// Whether the tables are there.
 pub async fn exists(instance: &str) -> bool {
-    tokio::process::Command::new("nft")
-        .args(["list", "table", "ip", &table(instance)])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .await
-        .is_ok_and(|status| status.success())
+    for (family, _) in FAMILIES {
+        let list = tokio::process::Command::new("nft")
+            .args(["list", "table", family, &table(instance)])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        if !list.await.is_ok_and(|status| status.success()) {
+            return false;
+        }
+    }
+    true
 }
 
-/// The script that takes the table away.
+/// The script that takes the tables away.
 pub fn removal(instance: &str) -> String {
     let name = table(instance);
-    format!("table ip {name} {{}}\ndelete table ip {name}\n")
+    FAMILIES
+        .map(|(family, _)| format!("table {family} {name} {{}}\ndelete table {family} {name}\n"))
+        .concat()
 }
 
 #[cfg(test)]
@@ -140,23 +177,29 @@ mod tests {
             sources: vec![
                 "10.0.0.0/20".parse().unwrap(),
                 "172.31.0.0/16".parse().unwrap(),
+                "fd00:1::/64".parse().unwrap(),
             ],
-            host_ports: vec![HostPort {
-                protocol: 6,
-                published: 8080,
-                address: Ipv4Addr::new(172, 31, 0, 2),
-                target: 80,
-            }],
+            host_ports: ["172.31.0.2", "fd00:1::ac1f:2"]
+                .map(|address| HostPort {
+                    protocol: 6,
+                    published: 8080,
+                    address: address.parse().unwrap(),
+                    target: 80,
+                })
+                .into(),
         };
         let text = script("n1", "mvabcd", &egress);
         assert!(text.starts_with("table ip mesh-n1 {}\ndelete table ip mesh-n1\n"));
         assert!(
             text.contains("ip saddr 10.0.0.0/20 oifname != { \"lo\", \"mvabcd*\" } masquerade")
         );
-        assert_eq!(
-            text.matches("tcp dport 8080 dnat to 172.31.0.2:80").count(),
-            2
-        );
+        for to in ["172.31.0.2:80", "[fd00:1::ac1f:2]:80"] {
+            let rule = format!("tcp dport 8080 dnat to {to}\n");
+            assert_eq!(text.matches(&rule).count(), 2);
+        }
+        let six = text.split_once("table ip6 mesh-n1 {\n").unwrap().1;
+        assert!(six.contains("    ip6 saddr fd00:1::/64 oifname"));
+        assert!(!six.contains("10.0.0.0"));
         assert_eq!(text.matches('{').count(), text.matches('}').count());
         assert!(!script("n1", "mv", &Egress::default()).contains("prerouting"));
     }

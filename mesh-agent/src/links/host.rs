@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd,
     path::Path,
 };
@@ -12,7 +12,7 @@ use netlink_packet_route::{
     address::AddressAttribute,
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo},
     neighbour::NeighbourState,
-    route::{RouteAddress, RouteAttribute, RouteScope},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope},
 };
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -48,8 +48,8 @@ pub struct HostView {
     pub interfaces: BTreeMap<String, Interface>,
     /// Interfaces with a default route.
     pub default_routes: BTreeSet<u32>,
-    /// Host routes (/32) by address, to interface index.
-    pub host_routes: BTreeMap<Ipv4Addr, u32>,
+    /// Host routes (/32, /128) by address, to interface index.
+    pub host_routes: BTreeMap<IpAddr, u32>,
 }
 
 impl HostView {
@@ -142,7 +142,20 @@ impl Host {
                     .push((address, message.header.prefix_len));
             }
         }
-        let request = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        self.observe_routes(&mut view, RouteMessageBuilder::<Ipv4Addr>::new().build())
+            .await?;
+        if sysctl::has_ipv6() {
+            self.observe_routes(&mut view, RouteMessageBuilder::<Ipv6Addr>::new().build())
+                .await?;
+        }
+        Ok(view)
+    }
+
+    async fn observe_routes(
+        &self,
+        view: &mut HostView,
+        request: RouteMessage,
+    ) -> Result<(), LinkError> {
         let mut routes = self.handle.route().get(request).execute();
         while let Some(route) = routes
             .try_next()
@@ -155,7 +168,12 @@ impl Host {
             for attribute in &route.attributes {
                 match attribute {
                     RouteAttribute::Oif(index) => out = Some(*index),
-                    RouteAttribute::Destination(RouteAddress::Inet(address)) => to = Some(*address),
+                    RouteAttribute::Destination(RouteAddress::Inet(address)) => {
+                        to = Some(IpAddr::V4(*address));
+                    }
+                    RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
+                        to = Some(IpAddr::V6(*address));
+                    }
                     RouteAttribute::Table(id) => table = *id,
                     _ => {}
                 }
@@ -167,13 +185,14 @@ impl Host {
                 (0, _, Some(index)) => {
                     view.default_routes.insert(index);
                 }
-                (32, Some(address), Some(index)) => {
+                (32, Some(address @ IpAddr::V4(_)), Some(index))
+                | (128, Some(address @ IpAddr::V6(_)), Some(index)) => {
                     view.host_routes.insert(address, index);
                 }
                 _ => {}
             }
         }
-        Ok(view)
+        Ok(())
     }
 
     /// Creates a veth pair with one end in the task's namespace already.
@@ -214,11 +233,14 @@ impl Host {
     /// # Errors
     /// When the kernel refuses.
     pub async fn configure_host_end(&self, link: &TaskLink, index: u32) -> Result<(), LinkError> {
-        // No IPv6 of the node's own on a link that belongs to a task.
-        sysctl::set_if_there(
-            &format!("net/ipv6/conf/{}/disable_ipv6", link.host_name),
-            "1",
-        );
+        let v6 = |name: &str, value: &str| {
+            sysctl::set_if_there(&format!("net/ipv6/conf/{}/{name}", link.host_name), value);
+        };
+        // No IPv6 of the node's own on a link that belongs to a task; what the task sends to the outside goes on.
+        v6("addr_gen_mode", "1");
+        v6("accept_ra", "0");
+        let routed = link.kind == LinkKind::Gateway && link.v6.is_some();
+        v6("disable_ipv6", if routed { "0" } else { "1" });
         sysctl::set_if_there(&format!("net/ipv4/conf/{}/rp_filter", link.host_name), "0");
         let what = || format!("set up link {}", link.host_name);
         let up = LinkUnspec::new_with_index(index).up().build();
@@ -250,8 +272,41 @@ impl Host {
                 .execute()
                 .await
                 .map_err(LinkError::netlink(format!("route to {}", link.address)))?;
+            if let Some((address, _)) = link.v6.filter(|_| sysctl::has_ipv6()) {
+                self.route_v6(link, index, address).await?;
+            }
         }
         Ok(())
+    }
+
+    /// The route and the neighbour to a task's IPv6 address on its gateway link.
+    async fn route_v6(
+        &self,
+        link: &TaskLink,
+        index: u32,
+        address: Ipv6Addr,
+    ) -> Result<(), LinkError> {
+        let what = || format!("route to {address}");
+        self.handle
+            .neighbours()
+            .add(index, IpAddr::V6(address))
+            .link_layer_address(&link.mac)
+            .state(NeighbourState::Permanent)
+            .replace()
+            .execute()
+            .await
+            .map_err(LinkError::netlink(what()))?;
+        let route = RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(address, 128)
+            .output_interface(index)
+            .build();
+        self.handle
+            .route()
+            .add(route)
+            .replace()
+            .execute()
+            .await
+            .map_err(LinkError::netlink(what()))
     }
 
     /// Deletes an interface; one that is gone is no error.

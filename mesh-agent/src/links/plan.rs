@@ -1,16 +1,21 @@
 //! Which links a task shall have: names, addresses and MACs. Pure.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use mesh_api::proto;
 use sha2::{Digest, Sha256};
+
+use crate::desired::{subnet_v6, v6};
 
 /// Bytes that VXLAN over IPv4 adds to a packet.
 pub const VXLAN_OVERHEAD: u32 = 50;
 
 /// The other end of every gateway link: the task's default route.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
+/// The same for IPv6.
+pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// One link of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +28,8 @@ pub struct TaskLink {
     pub address: Ipv4Addr,
     /// Prefix length of the address inside the task.
     pub prefix: u8,
+    /// The task's IPv6 address on it and its prefix length, where the network has IPv6.
+    pub v6: Option<(Ipv6Addr, u8)>,
     /// The task's MAC.
     pub mac: [u8; 6],
     /// What it leads to.
@@ -80,13 +87,15 @@ fn hash(parts: &[&str]) -> String {
 }
 
 /// The links of `task`: its networks in order of attachment, then the gateway link, whose address
-/// is the ingress address or, without one, `local`. `None` while a network is unknown: links are
+/// is the ingress address or, without one, `local`; in IPv6 it is in the subnet that begins at `ingress_v6` either
+/// way. `None` while a network is unknown: links are
 /// numbered, so that a task waits for all of them.
 pub fn task_links<'a>(
     instance: &str,
     task: &proto::Task,
     network: impl Fn(&str) -> Option<&'a proto::Network>,
     local: Option<Ipv4Addr>,
+    ingress_v6: Option<Ipv6Addr>,
 ) -> Option<Vec<TaskLink>> {
     let mut links = Vec::new();
     let mut gateway = local;
@@ -111,6 +120,7 @@ pub fn task_links<'a>(
             task_name: format!("eth{index}"),
             address,
             prefix,
+            v6: subnet_v6(net).map(|(first, length)| (v6(first, address), length)),
             mac: mac_of(address),
             kind: LinkKind::Overlay {
                 network: net.id.clone(),
@@ -124,6 +134,7 @@ pub fn task_links<'a>(
             task_name: format!("eth{index}"),
             address,
             prefix: 32,
+            v6: ingress_v6.map(|first| (v6(first, address), 128)),
             mac: mac_of(address),
             kind: LinkKind::Gateway,
         });
@@ -197,7 +208,7 @@ mod tests {
             (&[("i", "10.0.32.2/20")], &[("eth0", "10.0.32.2", 20, "i")]),
         ];
         for (attachments, expected) in table {
-            let links = task_links("x", &task(attachments), find, local).expect("all known");
+            let links = task_links("x", &task(attachments), find, local, None).expect("all known");
             let got: Vec<_> = links
                 .iter()
                 .map(|l| {
@@ -220,7 +231,28 @@ mod tests {
             assert_eq!(got, expected, "{attachments:?}");
         }
         let unknown = task(&[("a", "10.0.16.7"), ("unknown", "10.9.9.9")]);
-        assert_eq!(task_links("x", &unknown, find, local), None);
+        assert_eq!(task_links("x", &unknown, find, local, None), None);
+    }
+
+    #[test]
+    fn links_have_ipv6_where_their_network_has() {
+        let six = |text: &str| text.parse::<Ipv6Addr>().expect("an address");
+        let mut dual = network("d", "10.0.16.0/20");
+        dual.subnet_v6 = "fd00:1::/64".into();
+        let all = [dual, network("a", "10.0.32.0/20")];
+        let find = |id: &str| all.iter().find(|n| n.id == id);
+        let task = task(&[("d", "10.0.16.7"), ("a", "10.0.32.7")]);
+        let local = Some(Ipv4Addr::new(172, 31, 0, 2));
+        let links = task_links("x", &task, find, local, Some(six("fd00:2::")));
+        let found: Vec<_> = links.expect("all known").iter().map(|l| l.v6).collect();
+        assert_eq!(
+            found,
+            [
+                Some((six("fd00:1::a00:1007"), 64)),
+                None,
+                Some((six("fd00:2::ac1f:2"), 128))
+            ]
+        );
     }
 
     #[test]

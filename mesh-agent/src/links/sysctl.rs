@@ -1,6 +1,6 @@
 //! Kernel parameters under /proc/sys/net, of the namespace of the calling thread.
 
-use std::{fs, io};
+use std::{fs, io, path::Path};
 
 /// Writes `value` unless it is there already. `key` has slashes: `net/ipv4/ip_forward`.
 ///
@@ -22,4 +22,15 @@ pub fn set_if_there(key: &str, value: &str) {
     if let Err(error) = set(key, value) {
         tracing::debug!("{error}");
     }
+}
+
+/// The value of a parameter, where the kernel has it.
+pub fn get(key: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/sys/{key}")).ok()?;
+    Some(text.trim().to_owned())
+}
+
+/// Whether the kernel has IPv6 at all.
+pub fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
 }

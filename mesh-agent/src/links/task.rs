@@ -1,14 +1,20 @@
 //! Inside a task's namespace: loopback, addresses, default route, kernel parameters.
 
-use std::{io, net::Ipv4Addr, path::Path};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::Path,
+};
 
 use futures::TryStreamExt;
-use netlink_packet_route::{link::LinkAttribute, neighbour::NeighbourState};
+use netlink_packet_route::{
+    address::AddressHeaderFlags, link::LinkAttribute, neighbour::NeighbourState,
+};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use super::{
     LinkError, errno, netns,
-    plan::{GATEWAY, LinkKind, TaskLink, mac_of},
+    plan::{GATEWAY, GATEWAY_V6, LinkKind, TaskLink, mac_of},
     sysctl,
 };
 
@@ -22,11 +28,18 @@ pub async fn configure(path: &Path, links: Vec<TaskLink>) -> Result<(), LinkErro
         // Docker's own settings: any user may ping and listen on any port.
         sysctl::set_if_there("net/ipv4/ip_unprivileged_port_start", "0");
         sysctl::set_if_there("net/ipv4/ping_group_range", "0 2147483647");
+        // Addresses are given, not made up, asked for or probed.
+        sysctl::set_if_there("net/ipv6/conf/all/accept_dad", "0");
         for link in &links {
-            sysctl::set_if_there(
-                &format!("net/ipv6/conf/{}/disable_ipv6", link.task_name),
-                "1",
-            );
+            let off = if link.v6.is_some() { "0" } else { "1" };
+            for (name, value) in [
+                ("accept_dad", "0"),
+                ("accept_ra", "0"),
+                ("autoconf", "0"),
+                ("disable_ipv6", off),
+            ] {
+                sysctl::set_if_there(&format!("net/ipv6/conf/{}/{name}", link.task_name), value);
+            }
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -83,7 +96,42 @@ async fn one(handle: &Handle, link: &TaskLink) -> Result<(), rtnetlink::Error> {
             .execute()
             .await?;
     }
-    Ok(())
+    match link.v6.filter(|_| sysctl::has_ipv6()) {
+        Some(v6) => six(handle, link, index, v6).await,
+        None => Ok(()),
+    }
+}
+
+/// The IPv6 address of a link, and on the gateway link the default route.
+async fn six(
+    handle: &Handle,
+    link: &TaskLink,
+    index: u32,
+    (address, prefix): (Ipv6Addr, u8),
+) -> Result<(), rtnetlink::Error> {
+    let mut add = handle
+        .address()
+        .add(index, address.into(), prefix)
+        .replace();
+    add.message_mut().header.flags = AddressHeaderFlags::Nodad;
+    add.execute().await?;
+    if link.kind != LinkKind::Gateway {
+        return Ok(());
+    }
+    handle
+        .neighbours()
+        .add(index, GATEWAY_V6.into())
+        .link_layer_address(&mac_of(GATEWAY))
+        .state(NeighbourState::Permanent)
+        .replace()
+        .execute()
+        .await?;
+    let route = RouteMessageBuilder::<Ipv6Addr>::new()
+        .gateway(GATEWAY_V6)
+        .output_interface(index)
+        .pref_source(address)
+        .build();
+    handle.route().add(route).replace().execute().await
 }
 
 async fn up(handle: &Handle, name: &str) -> Result<(), rtnetlink::Error> {

@@ -17,6 +17,8 @@ pub fn watch(changed: Arc<Notify>) -> Result<tokio::task::JoinHandle<()>, LinkEr
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
         MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv6Route,
     ];
     let (connection, _handle, mut messages) =
         rtnetlink::new_multicast_connection(&groups).map_err(LinkError::io("watch interfaces"))?;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use mesh_api::proto;
@@ -16,11 +16,12 @@ use super::{
 use crate::{
     assignment::Assignment,
     config::Config,
-    desired::{LinkFacts, NodeFacts},
+    desired::{LinkFacts, NodeFacts, subnet_v6},
     links::{
         host::{HostView, Interface},
         netns,
         plan::{self, LinkKind, TaskLink, VXLAN_OVERHEAD},
+        sysctl,
     },
 };
 
@@ -70,7 +71,15 @@ pub(crate) fn links_of(
         &record.task,
         |id| assignment.networks.get(id),
         Some(record.local_address()),
+        ingress_v6(assignment),
     )
+}
+
+/// The first address of the ingress network's IPv6 subnet.
+pub(crate) fn ingress_v6(assignment: &Assignment) -> Option<Ipv6Addr> {
+    let mut networks = assignment.networks.values();
+    let (first, _) = subnet_v6(networks.find(|network| network.ingress)?)?;
+    Some(first)
 }
 
 /// Names that a task's host ends may have.
@@ -125,7 +134,11 @@ pub(crate) fn net_of(
         interfaces.get(&link.host_name).is_some_and(|interface| {
             let routed = match link.kind {
                 LinkKind::Gateway => {
-                    observed.host.host_routes.get(&link.address) == Some(&interface.index)
+                    let six = link.v6.filter(|_| sysctl::has_ipv6());
+                    [Some(link.address.into()), six.map(|(a, _)| a.into())]
+                        .into_iter()
+                        .flatten()
+                        .all(|a| observed.host.host_routes.get(&a) == Some(&interface.index))
                 }
                 LinkKind::Overlay { .. } => true,
             };

@@ -1,9 +1,9 @@
 //! Packet path, names and egress of the node as a whole.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use anyhow::{Context, Result};
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 use mesh_api::proto;
 
 use crate::{
@@ -11,8 +11,9 @@ use crate::{
     desired,
     links::{
         egress::{self, Egress, HostPort},
+        forwarding,
         host::HostView,
-        plan::host_prefix,
+        plan::{LinkKind, host_prefix},
     },
     reconcile::{Reconciler, cgroups, observe, open_datapath, record::Record, state::TaskState},
 };
@@ -48,6 +49,9 @@ impl Reconciler {
             Ok(datapath.apply(&applied)?)
         })
         .await?;
+        if let Err(error) = forwarding::route_v6(host, &node) {
+            tracing::warn!(%error, "tasks do not reach the outside over IPv6");
+        }
         let text = egress::script(
             &self.instance,
             &host_prefix(&self.instance),
@@ -79,35 +83,38 @@ impl Reconciler {
     }
 
     pub(in crate::reconcile) fn egress(&self, assignment: &Assignment) -> Egress {
-        let mut sources = vec![self.config.local_pool];
+        let mut sources = vec![IpNetwork::V4(self.config.local_pool)];
         sources.extend(
             assignment
                 .networks
                 .values()
                 .filter(|network| network.ingress)
-                .filter_map(|network| network.subnet.parse::<Ipv4Network>().ok()),
+                .flat_map(|network| [&network.subnet, &network.subnet_v6])
+                .filter_map(|subnet| subnet.parse::<IpNetwork>().ok()),
         );
         let mut host_ports: Vec<_> = self
             .known
             .values()
             .filter(|record| (TaskState::Starting..=TaskState::Running).contains(&record.state()))
             .flat_map(|record| {
-                let address = self.gateway_address(assignment, record);
+                let addresses = self.gateway_addresses(assignment, record);
                 let service = assignment.services.get(&record.task.service_id);
                 service
                     .into_iter()
                     .flat_map(|service| &service.ports)
                     .filter(|port| port.mode() == proto::PublishMode::Host)
-                    .filter_map(move |port| {
-                        Some(HostPort {
-                            protocol: match port.protocol() {
-                                proto::Protocol::Tcp => 6,
-                                proto::Protocol::Udp => 17,
-                                proto::Protocol::Sctp => 132,
-                            },
-                            published: u16::try_from(port.published).ok()?,
-                            address: address?,
-                            target: u16::try_from(port.target).ok()?,
+                    .flat_map(move |port| {
+                        addresses.clone().into_iter().filter_map(|address| {
+                            Some(HostPort {
+                                protocol: match port.protocol() {
+                                    proto::Protocol::Tcp => 6,
+                                    proto::Protocol::Udp => 17,
+                                    proto::Protocol::Sctp => 132,
+                                },
+                                published: u16::try_from(port.published).ok()?,
+                                address,
+                                target: u16::try_from(port.target).ok()?,
+                            })
                         })
                     })
             })
@@ -119,15 +126,18 @@ impl Reconciler {
         }
     }
 
-    pub(in crate::reconcile) fn gateway_address(
-        &self,
-        assignment: &Assignment,
-        record: &Record,
-    ) -> Option<std::net::Ipv4Addr> {
-        observe::links_of(&self.instance, assignment, record)?
+    /// The task's addresses on its gateway link, of both families.
+    fn gateway_addresses(&self, assignment: &Assignment, record: &Record) -> Vec<IpAddr> {
+        let links = observe::links_of(&self.instance, assignment, record);
+        links
             .iter()
-            .find(|link| link.kind == crate::links::plan::LinkKind::Gateway)
-            .map(|link| link.address)
+            .flatten()
+            .filter(|link| link.kind == LinkKind::Gateway)
+            .flat_map(|link| {
+                let six = link.v6.map(|(address, _)| IpAddr::V6(address));
+                [IpAddr::V4(link.address)].into_iter().chain(six)
+            })
+            .collect()
     }
 
     /// After the last task is gone: everything of this agent on the node.
