@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -94,8 +94,13 @@ fn parse(bytes: &[u8], local: SocketAddr) -> Result<HttpReply> {
 ///
 /// # Errors
 /// When the socket cannot be used at all.
-pub fn udp_echo(address: Ipv4Addr, port: u16, count: usize) -> Result<usize> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+pub fn udp_echo(address: impl Into<IpAddr>, port: u16, count: usize) -> Result<usize> {
+    let address = address.into();
+    let any: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
     socket.connect((address, port))?;
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     let mut back = 0;

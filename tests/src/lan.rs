@@ -1,6 +1,6 @@
 //! One Ethernet segment: a bridge in a namespace of its own, and a veth pair to each member.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 
@@ -15,6 +15,12 @@ pub const PREFIX: [u8; 3] = [192, 168, 77];
 /// The address on the LAN with this last byte.
 pub fn address(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(PREFIX[0], PREFIX[1], PREFIX[2], last)
+}
+
+/// The IPv6 address on the LAN that goes with an IPv4 one: the same last byte, in a /64 of its own.
+pub fn v6(address: Ipv4Addr) -> Ipv6Addr {
+    let [.., last] = address.octets();
+    Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, last.into())
 }
 
 /// What the veth pairs behave like.
@@ -63,7 +69,7 @@ impl Lan {
         &mut self.ns
     }
 
-    /// Plugs a namespace in as [`UPLINK`] with this address. `port` names the bridge's end.
+    /// Plugs a namespace in as [`UPLINK`] with this address and its IPv6 one. `port` names the bridge's end.
     ///
     /// # Errors
     /// When a link cannot be made.
@@ -88,6 +94,8 @@ impl Lan {
                 .sh(&["ethtool", "-K", port, "gro", "on", "tx", "off"])?;
         }
         member.sh(&["ip", "addr", "add", &format!("{address}/24"), "dev", UPLINK])?;
+        let six = format!("{}/64", v6(address));
+        member.sh(&["ip", "addr", "add", &six, "dev", UPLINK, "nodad"])?;
         member.sh(&["ip", "link", "set", UPLINK, "up"])?;
         Ok(())
     }

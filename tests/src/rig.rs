@@ -152,7 +152,10 @@ impl Rig {
         let lan = Lan::new(&format!("{name}-lan"))?;
         let client = NetNs::new(&format!("{name}-client"))?;
         lan.join(&client, "clientp", lan::address(CLIENT), builder.cable)?;
-        let outside = lan::address(CLIENT).to_string();
+        let outside = [
+            lan::address(CLIENT).to_string(),
+            lan::v6(lan::address(CLIENT)).to_string(),
+        ];
         let mut nodes = Vec::new();
         for number in 1..=builder.nodes {
             let short = format!("n{number}");
@@ -167,8 +170,10 @@ impl Rig {
             node.args.extend(builder.args.iter().cloned());
             lan.join(&node.ns, &node.port, node.address, builder.cable)?;
             // The client doubles as the way to the outside.
-            node.ns
-                .sh(&["ip", "route", "add", "default", "via", &outside])?;
+            for gateway in &outside {
+                node.ns
+                    .sh(&["ip", "route", "add", "default", "via", gateway])?;
+            }
             nodes.push(node);
         }
         Ok(Self {
