@@ -9,6 +9,7 @@ use mesh_image::{Credentials, ImageRecord, ImageStore, PullOptions, Reference, s
 use mesh_runtime::{Runtime, RuntimeError};
 use tokio::sync::Semaphore;
 
+use super::listening;
 use crate::container::{self, Names, Places};
 
 /// Tasks prepared or started at the same time; more only compete for the same CPUs and disk.
@@ -148,6 +149,15 @@ impl Tools {
     pub async fn start(&self, id: &str) -> Result<()> {
         let _turn = self.turns.acquire().await?;
         Ok(self.runtime.start(id).await?)
+    }
+
+    /// Waits until the command listens on the ports that its service publishes.
+    ///
+    /// # Errors
+    /// When there is no such container.
+    pub(crate) async fn listen(&self, id: &str, ports: &listening::Ports) -> Result<()> {
+        listening::wait(&self.runtime.inspect(id)?, ports).await;
+        Ok(())
     }
 
     /// Ends the command: stop signal, grace, kill.

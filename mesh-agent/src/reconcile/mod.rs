@@ -6,13 +6,14 @@
 mod apply;
 mod cgroups;
 pub mod jobs;
+mod listening;
 mod observe;
 pub mod plan;
 pub mod record;
 pub mod state;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -110,6 +111,8 @@ struct Reconciler {
     configured: BTreeMap<String, u64>,
     /// Whether tasks may have sockets that are connected to ended tasks.
     orphans: bool,
+    /// Tasks that answer on their published ports, as far as they are going to.
+    answering: HashSet<String>,
     /// Failed attempts to connect a task.
     failures: HashMap<String, u32>,
     servers: HashMap<String, mesh_dns::Server>,
@@ -157,6 +160,7 @@ pub fn start(parts: Parts) -> Result<Handle> {
         known,
         configured: BTreeMap::new(),
         orphans: true,
+        answering: HashSet::new(),
         failures: HashMap::new(),
         servers: HashMap::new(),
         upstreams,

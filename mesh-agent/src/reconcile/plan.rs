@@ -20,6 +20,8 @@ pub struct TaskFacts {
     pub net: Net,
     /// Its name server runs.
     pub names: bool,
+    /// It answers on its published ports, or has none, or has been waited for.
+    pub answers: bool,
     /// Its root file system is mounted.
     pub rootfs: bool,
 }
@@ -66,6 +68,8 @@ pub enum Job {
     Prepare,
     /// Start the command.
     Start,
+    /// Wait until the command listens.
+    Listen,
     /// Stop signal, grace, kill.
     Stop,
     /// Unmount the root file system of an ended task.
@@ -100,7 +104,11 @@ pub fn next(facts: &TaskFacts) -> Option<Step> {
         return facts.wanted.map(|_| Step::Accept);
     };
     if let Some(job) = facts.job {
-        let useless = job == Job::Prepare && wanted >= Wanted::Shutdown;
+        let useless = match job {
+            Job::Prepare => wanted >= Wanted::Shutdown,
+            Job::Listen => wanted >= Wanted::Shutdown || facts.container != Container::Running,
+            _ => false,
+        };
         return useless.then_some(Step::Abort);
     }
     if state.is_over() {
@@ -129,7 +137,10 @@ pub fn next(facts: &TaskFacts) -> Option<Step> {
             Some(Step::Move(TaskState::Starting, None))
         }
         (TaskState::Starting, Container::Created) => Some(Step::Begin(Job::Start)),
-        (TaskState::Starting, Container::Running) => Some(Step::Move(TaskState::Running, None)),
+        (TaskState::Starting, Container::Running) if facts.answers => {
+            Some(Step::Move(TaskState::Running, None))
+        }
+        (TaskState::Starting, Container::Running) => Some(Step::Begin(Job::Listen)),
         // Somebody unmounted it: the command cannot go on reading its files.
         (TaskState::Running, Container::Running) if !facts.rootfs => Some(Step::Begin(Job::Stop)),
         _ => None,

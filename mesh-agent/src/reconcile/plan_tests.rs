@@ -10,6 +10,7 @@ fn facts(wanted: Option<Wanted>, state: Option<TaskState>, container: Container)
         job: None,
         net: Net::Complete,
         names: true,
+        answers: true,
         rootfs: true,
     }
 }
@@ -101,6 +102,20 @@ fn work_under_way_is_left_alone_unless_it_is_useless() {
 }
 
 #[test]
+fn a_task_counts_as_running_once_it_listens() {
+    let run = Some(Wanted::Running);
+    let mut facts = facts(run, Some(TaskState::Starting), Container::Running);
+    facts.answers = false;
+    assert_eq!(next(&facts), Some(Step::Begin(Job::Listen)));
+    facts.job = Some(Job::Listen);
+    assert_eq!(next(&facts), None);
+    facts.container = exited(1);
+    assert_eq!(next(&facts), Some(Step::Abort), "it ended first");
+    (facts.container, facts.wanted) = (Container::Running, Some(Wanted::Remove));
+    assert_eq!(next(&facts), Some(Step::Abort), "nobody wants it any more");
+}
+
+#[test]
 fn what_is_missing_is_mended() {
     let mut facts = facts(
         Some(Wanted::Running),
@@ -134,6 +149,7 @@ fn carry_out(facts: &mut TaskFacts, step: Step) {
         Step::Abort => facts.job = None,
         Step::Begin(Job::Prepare) => (facts.container, facts.rootfs) = (Container::Created, true),
         Step::Begin(Job::Start) => facts.container = Container::Running,
+        Step::Begin(Job::Listen) => facts.answers = true,
         Step::Begin(Job::Stop) => facts.container = exited(143),
         Step::Begin(Job::Release) => facts.rootfs = false,
         Step::Begin(Job::Forget) => {
@@ -155,6 +171,7 @@ fn whole_lives_settle() {
                     job: None,
                     net: Net::Absent,
                     names: false,
+                    answers: false,
                     rootfs: false,
                 };
                 for _ in 0..stop_after {

@@ -89,6 +89,7 @@ impl Reconciler {
                         )
                     }),
                     names: self.servers.contains_key(id),
+                    answers: self.answering.contains(id),
                     rootfs: observed
                         .containers
                         .get(id)

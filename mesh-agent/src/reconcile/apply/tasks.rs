@@ -12,6 +12,7 @@ use crate::{
     reconcile::{
         Done, Reconciler,
         jobs::Order,
+        listening,
         observe::{self, Observed},
         plan::Job,
         record::{Record, free_address},
@@ -90,12 +91,14 @@ impl Reconciler {
                 .map(|link| IpAddr::V4(link.address))
                 .collect(),
         };
+        let ports = listening::ports(assignment, &record.task);
         let (tools, done, id) = (self.tools.clone(), self.done.clone(), id.to_owned());
         let key = id.clone();
         let handle = tokio::spawn(async move {
             let result = match job {
                 Job::Prepare => tools.prepare(order).await,
                 Job::Start => tools.start(&id).await,
+                Job::Listen => tools.listen(&id, &ports).await,
                 Job::Stop => tools.stop(&order.task).await,
                 Job::Release => tools.release(&id).await,
                 Job::Forget => tools.forget(&id).await,
@@ -116,8 +119,13 @@ impl Reconciler {
         let noted = match (job, result) {
             (Job::Forget, Ok(())) => {
                 self.known.remove(&id);
+                self.answering.remove(&id);
                 self.statuses.forget(&id);
                 self.records.remove(&id).context("remove a task record")
+            }
+            (Job::Listen, Ok(())) => {
+                self.answering.insert(id.clone());
+                Ok(())
             }
             (_, Ok(())) => Ok(()),
             (Job::Prepare, Err(error)) => self.move_to(
