@@ -124,6 +124,12 @@ fn after_loss(rig: &Rig) -> Result<()> {
         }
         Ok(())
     })?;
+    let counted = ["vip", "ls", "--format", "{{.Service}} {{.Active}}"];
+    let vips = rig.first().ok(&counted)?;
+    ensure!(
+        vips.trim() == "web 6",
+        "tasks of the lost node still count: {vips}"
+    );
     rig.client.enter(|| {
         for number in 0..60 {
             let node = &rig.nodes[number % rig.nodes.len()];

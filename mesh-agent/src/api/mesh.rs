@@ -5,7 +5,7 @@ use axum::{
     extract::{Path, State},
 };
 use mesh_api::mesh::{BackendState, Vip, VipBackend};
-use mesh_manager::state::{Address, PublishMode, Service, State as ClusterState};
+use mesh_manager::state::{Address, NodeState, PublishMode, Service, State as ClusterState};
 
 use super::{Answer, Api, errors::ApiError};
 
@@ -65,6 +65,10 @@ fn describe(view: &ClusterState, service: &Service, vip: &Address) -> Vip {
     let mut backends: Vec<VipBackend> = view
         .tasks_of_service(&service.id)
         .filter(|task| task.is_endpoint())
+        .filter(|task| {
+            let node = task.node_id.as_deref().and_then(|id| view.node(id));
+            node.is_some_and(|node| node.state != NodeState::Down)
+        })
         .filter_map(|task| {
             let held = task
                 .attachments
