@@ -76,14 +76,22 @@ fn reference_matches(tag: &str, wanted: &str) -> bool {
 }
 
 fn glob(pattern: &str, text: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == text,
-        Some((start, rest)) => text.strip_prefix(start).is_some_and(|text| {
-            (0..=text.len())
-                .filter(|cut| text.is_char_boundary(*cut))
-                .any(|cut| glob(rest, &text[cut..]))
-        }),
-    }
+    let Some((start, rest)) = pattern.split_once('*') else {
+        return pattern == text;
+    };
+    let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
+    let inside = text
+        .strip_prefix(start)
+        .and_then(|text| text.strip_suffix(end));
+    // The leftmost place of a part leaves the most room for the next.
+    inside.is_some_and(|inside| {
+        middle
+            .split('*')
+            .try_fold(inside, |left, part| {
+                left.find(part).map(|at| &left[at + part.len()..])
+            })
+            .is_some()
+    })
 }
 
 fn created(image: &ImageRecord) -> Option<chrono::DateTime<chrono::Utc>> {
@@ -328,6 +336,11 @@ mod tests {
     fn references() {
         for (tag, wanted, expected) in [
             ("whoami:1", "whoami", true),
+            ("whoami:1", "w*o*mi", true),
+            ("whoami:1", "*ami*", true),
+            ("whoami:1", "who*hoami", false),
+            (&"a".repeat(200), &"*a".repeat(60), true),
+            (&"a".repeat(200), &format!("{}b", "*a".repeat(60)), false),
             ("whoami:1", "whoami:1", true),
             ("whoami:1", "whoami:2", false),
             ("host:5000/a/b:1", "host:5000/a/b", true),
