@@ -14,6 +14,9 @@ use mesh_runtime::{Runtime, RuntimeConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+/// Logged only when asked for by name: every query of every task is a line at "info".
+const QUIET: &str = "hickory_server=warn";
+
 /// Threads of the async runtime: the agent waits, it does not compute.
 const WORKERS: usize = 2;
 
@@ -37,7 +40,9 @@ fn main() -> ExitCode {
 
 fn start(config: Config) -> Result<()> {
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(&config.log_level).context("--log-level")?)
+        .with_env_filter(
+            EnvFilter::try_new(format!("{QUIET},{}", config.log_level)).context("--log-level")?,
+        )
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
