@@ -237,6 +237,10 @@ fn two_nodes_make_a_cluster() {
     let world = World::new();
     let (one, two) = (world.boot("a"), world.boot("b"));
 
+    // What an init leaves that was cut off before its membership was written.
+    let manager = one.node.config().manager_dir();
+    std::fs::create_dir_all(&manager).expect("a directory");
+    std::fs::write(manager.join("raft.redb"), b"cut off").expect("a file");
     let node = one.node.clone();
     one.on(async move { node.swarm_init(SwarmInitRequest::default(), None).await })
         .expect("init");

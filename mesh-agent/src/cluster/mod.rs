@@ -91,6 +91,8 @@ pub(crate) async fn init(
         managers: vec![own_manager(listen).to_string()],
         leaving: false,
     };
+    // What an init left that was cut off before the membership was written is nobody's.
+    disk::wipe(config)?;
     let manager = match Manager::init(manager_config(config, &kept), options).await {
         Ok(manager) => manager,
         Err(error) => {
