@@ -58,6 +58,23 @@ fn should_restart(service: &Service, group: &Group<'_>, task: &Task, now: i64) -
     is_wanted && restarts < attempts
 }
 
+fn delay(service: &Service) -> i64 {
+    policy(service)
+        .and_then(|p| p.delay)
+        .unwrap_or(DEFAULT_DELAY)
+        .max(0)
+}
+
+/// When a replica may get another task of the current spec, should one have ended already; `None`: never.
+pub(super) fn retry_at(service: &Service, group: &Group<'_>, now: i64) -> Option<i64> {
+    let tried = |t: &&&Task| t.spec_version == service.spec_version && t.status.state.is_terminal();
+    let Some(last) = group.history.iter().rfind(tried) else {
+        return Some(now);
+    };
+    should_restart(service, group, last, now)
+        .then(|| last.meta.updated_at.saturating_add(delay(service)))
+}
+
 /// Looks after one replica.
 pub(super) fn plan(
     state: &State,
@@ -87,14 +104,7 @@ pub(super) fn plan(
     let has_more = group.live.iter().any(|t| !is_lost(t));
     if let (Some((task, has_ended)), false) = (lost, has_more) {
         if should_restart(service, group, task, now) {
-            let delay = if has_ended {
-                policy(service)
-                    .and_then(|p| p.delay)
-                    .unwrap_or(DEFAULT_DELAY)
-                    .max(0)
-            } else {
-                0
-            };
+            let delay = if has_ended { delay(service) } else { 0 };
             plan.push(replacement(
                 service,
                 &group.key,

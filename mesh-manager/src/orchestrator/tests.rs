@@ -372,6 +372,45 @@ fn updates_go_a_few_at_a_time() {
 }
 
 #[test]
+fn a_start_first_update_that_fails_waits_before_it_tries_again() {
+    let mut world = World::new(&["n1"]);
+    let mut spec = replicated("web", 1);
+    spec.update_config = Some(engine::ServiceSpecUpdateConfig {
+        failure_action: Some(engine::ServiceSpecUpdateConfigFailureActionEnum::CONTINUE),
+        order: Some(engine::ServiceSpecUpdateConfigOrderEnum::START_FIRST),
+        ..Default::default()
+    });
+    let id = world.service(spec).unwrap();
+    world.work();
+    let old = only(&world, &id).id;
+    world
+        .edit(&id, |s| {
+            s.task_template.as_mut().unwrap().force_update = Some(1)
+        })
+        .unwrap();
+    let begin = world.now;
+    let mut made = 0;
+    while world.now < begin + 60 * SECOND {
+        world.settle();
+        let new = world
+            .wanted(&id)
+            .iter()
+            .find(|t| t.id != old)
+            .map(|t| t.id.clone());
+        if let Some(new) = new {
+            made += 1;
+            world.report(&new, TaskState::Failed);
+        }
+        world.now += SECOND;
+    }
+    assert!((10..=12).contains(&made), "one each 5 s: {made}");
+    assert!(
+        world.wanted(&id).iter().any(|t| t.id == old),
+        "the old one runs on"
+    );
+}
+
+#[test]
 fn a_failing_update_pauses_or_rolls_back() {
     use engine::ServiceSpecUpdateConfigFailureActionEnum as Action;
     for (action, expected) in [

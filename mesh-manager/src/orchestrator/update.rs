@@ -136,6 +136,14 @@ pub(super) fn plan(
     };
     for group in dirty.into_iter().take(room) {
         if settings.start_first {
+            match restart::retry_at(service, group, inputs.now) {
+                Some(at) if inputs.now < at => {
+                    plan.wake(at);
+                    continue;
+                }
+                Some(_) => {}
+                None => continue,
+            }
             let Change::CreateTask {
                 service_id,
                 slot,
