@@ -37,8 +37,8 @@ pub(super) fn bootstrap(state: &mut State, cx: &mut Context, first: &Bootstrap) 
         subnet_size: first.subnet_size,
         data_path_port: first.data_path_port,
     });
-    network::create_ingress(state, cx)?;
     node::add(state, cx, &first.node)?;
+    network::create_ingress(state, cx)?;
     Ok(Response::Created {
         id: first.cluster_id.clone(),
         warnings: Vec::new(),

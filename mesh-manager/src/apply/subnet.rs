@@ -61,6 +61,15 @@ pub(super) fn choose(
             ),
         ));
     }
+    if let Some((address, name)) = node_inside(state, subnet) {
+        return Err(ManagerError::new(
+            ErrorKind::PermissionDenied,
+            format!(
+                "invalid pool request: Pool overlaps with other one on this address space: \
+                 {subnet} holds {address}, the address of node {name}"
+            ),
+        ));
+    }
     let gateway = match gateway {
         None | Some("") => first_host(subnet),
         Some(text) => text
@@ -80,6 +89,22 @@ fn first_host(subnet: Ipv4Network) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(subnet.network()) + 1)
 }
 
+/// A node whose address tasks on `subnet` would take for one of their own: (address, host name).
+fn node_inside(state: &State, subnet: Ipv4Network) -> Option<(Ipv4Addr, String)> {
+    state.nodes().find_map(|node| {
+        let manager = node.manager_addr.as_deref().unwrap_or_default();
+        [
+            node.description.address.as_str(),
+            node.description.data_path_address.as_str(),
+            manager.rsplit_once(':').map_or("", |(host, _)| host),
+        ]
+        .iter()
+        .filter_map(|text| text.parse::<Ipv4Addr>().ok())
+        .find(|address| subnet.contains(*address))
+        .map(|address| (address, node.description.hostname.clone()))
+    })
+}
+
 /// The first free subnet of the pools.
 fn from_pools(state: &State, cluster: &Cluster) -> Result<Ipv4Network, ManagerError> {
     let size = cluster.subnet_size.clamp(SHORTEST_PREFIX, LONGEST_PREFIX);
@@ -97,6 +122,7 @@ fn from_pools(state: &State, cluster: &Cluster) -> Result<Ipv4Network, ManagerEr
                 .and_then(|s| Ipv4Network::new(Ipv4Addr::from(s), size).ok());
             let Some(candidate) = candidate else { break };
             match state.networks().find(|n| overlaps(n.subnet, candidate)) {
+                None if node_inside(state, candidate).is_some() => start += step,
                 None => return Ok(candidate),
                 // Go on past it, aligned.
                 Some(other) => {

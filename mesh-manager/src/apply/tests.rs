@@ -323,11 +323,92 @@ fn networks_get_vnis_and_subnets() {
             "length has to be between",
         ),
         ("-x", "", ErrorKind::InvalidArgument, "invalid network name"),
+        (
+            "x",
+            "10.9.9.0/24",
+            ErrorKind::PermissionDenied,
+            "10.9.9.0/24 holds 10.9.9.9, the address of node m",
+        ),
     ];
     for (name, subnet, kind, text) in cases {
         let error = world.network(name, subnet).unwrap_err();
         assert_eq!(error.kind, kind, "{error}");
         assert!(error.message.contains(text), "{error}");
+    }
+}
+
+#[test]
+fn pools_leave_out_what_holds_a_nodes_address() {
+    let mut world = World::new(&[]);
+    for (number, taken) in [
+        "10.0.128.0/17",
+        "10.0.64.0/18",
+        "10.0.32.0/19",
+        "10.0.16.0/20",
+    ]
+    .iter()
+    .chain(&["10.1.0.0/16", "10.2.0.0/15", "10.4.0.0/14", "10.8.0.0/16"])
+    .enumerate()
+    {
+        world.network(&format!("t{number}"), taken).unwrap();
+    }
+    // The manager is at 10.9.9.9.
+    let id = world.network("next", "").unwrap();
+    let subnet = world.state.network(&id).unwrap().subnet;
+    assert_eq!(subnet.to_string(), "10.9.16.0/20");
+}
+
+#[test]
+fn mounts_that_no_node_could_make_are_refused() {
+    use engine::MountTypeEnum as Type;
+    let mut world = World::new(&["n1"]);
+    for (typ, source, target, text) in [
+        (
+            Type::BIND,
+            "a",
+            "/a",
+            "invalid bind mount source, must be an absolute path: a",
+        ),
+        (
+            Type::BIND,
+            "/a",
+            "a",
+            "invalid mount target, must be an absolute path: a",
+        ),
+        (Type::BIND, "/a\0", "/a", "cannot hold a NUL"),
+        (
+            Type::VOLUME,
+            "/a",
+            "/a",
+            "invalid volume mount source, must not be an absolute path: /a",
+        ),
+        (
+            Type::TMPFS,
+            "a",
+            "/a",
+            "invalid tmpfs source, source must be empty",
+        ),
+        (
+            Type::BIND,
+            "/a",
+            "/twice",
+            "ContainerSpec: duplicate mount point: /twice",
+        ),
+    ] {
+        let mount = |source: &str, target: &str| engine::Mount {
+            typ: Some(typ),
+            source: Some(source.to_owned()),
+            target: Some(target.to_owned()),
+            ..Default::default()
+        };
+        let spec = edited(|s| {
+            let template = s.task_template.as_mut().unwrap();
+            template.container_spec.as_mut().unwrap().mounts =
+                Some(vec![mount(source, target), mount("/b", "/twice")]);
+        });
+        let error = world.service(spec).unwrap_err();
+        assert!(error.message.contains(text), "{error}");
+        assert_eq!(error.kind, ErrorKind::InvalidArgument);
     }
 }
 

@@ -121,6 +121,7 @@ fn task(template: &engine::TaskSpec) -> Result<(), ManagerError> {
             "secrets and configs are not supported yet; use bind mounts or environment variables",
         ));
     }
+    mounts(container.mounts.as_deref().unwrap_or_default())?;
     if container.stop_grace_period.is_some_and(|g| g < 0) {
         return Err(ManagerError::invalid(
             "ContainerSpec: stop-grace-period cannot be negative",
@@ -161,6 +162,39 @@ fn task(template: &engine::TaskSpec) -> Result<(), ManagerError> {
         .and_then(|p| p.constraints.as_deref());
     for constraint in constraints.unwrap_or_default() {
         Constraint::parse(constraint).map_err(|e| ManagerError::invalid(e.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Mounts that no node could make.
+fn mounts(mounts: &[engine::Mount]) -> Result<(), ManagerError> {
+    use engine::MountTypeEnum as Type;
+    let mut targets = std::collections::BTreeSet::new();
+    for mount in mounts {
+        let source = mount.source.as_deref().unwrap_or_default();
+        let target = mount.target.as_deref().unwrap_or_default();
+        let wrong = match mount.typ.unwrap_or(Type::VOLUME) {
+            _ if source.contains('\0') || target.contains('\0') => {
+                format!("invalid mount: {source:?} at {target:?}: a path cannot hold a NUL")
+            }
+            _ if !target.starts_with('/') => {
+                format!("invalid mount target, must be an absolute path: {target}")
+            }
+            _ if !targets.insert(target) => {
+                format!("ContainerSpec: duplicate mount point: {target}")
+            }
+            Type::BIND if !source.starts_with('/') => {
+                format!("invalid bind mount source, must be an absolute path: {source}")
+            }
+            Type::VOLUME if source.starts_with('/') => {
+                format!("invalid volume mount source, must not be an absolute path: {source}")
+            }
+            Type::TMPFS if !source.is_empty() => {
+                "invalid tmpfs source, source must be empty".to_owned()
+            }
+            _ => continue,
+        };
+        return Err(ManagerError::invalid(wrong));
     }
     Ok(())
 }
