@@ -23,6 +23,8 @@ use tonic::{Status, Streaming};
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
 /// Messages that may wait for a slow node.
 const BACKLOG: usize = 16;
+/// Batches of reports that may wait for consensus; a node that sends more is not read on until then.
+const REPORTS: usize = 64;
 /// Reports that come within this time share a proposal.
 const REPORT_GATHER: Duration = Duration::from_millis(5);
 
@@ -125,7 +127,7 @@ fn report(hello: NodeDescription, remote: Option<IpAddr>) -> NodeReport {
 
 /// Runs both directions until one ends.
 async fn run(core: Arc<Core>, session: Arc<Session>, incoming: Streaming<NodeMessage>) {
-    let (reports, queue) = mpsc::unbounded_channel();
+    let (reports, queue) = mpsc::channel(REPORTS);
     tokio::select! {
         () = session.cancel.cancelled() => {}
         () = receive(&core, &session, incoming, reports) => {}
@@ -143,7 +145,7 @@ async fn receive(
     core: &Core,
     session: &Session,
     mut incoming: Streaming<NodeMessage>,
-    reports: mpsc::UnboundedSender<Vec<(String, TaskStatus)>>,
+    reports: mpsc::Sender<Vec<(String, TaskStatus)>>,
 ) {
     loop {
         let message = match incoming.message().await {
@@ -159,7 +161,7 @@ async fn receive(
             Some(In::Applied(applied)) => session.note_applied(applied.revision),
             Some(In::Statuses(statuses)) => {
                 let own = own_statuses(core, &session.node_id, statuses.statuses);
-                if !own.is_empty() && reports.send(own).is_err() {
+                if !own.is_empty() && reports.send(own).await.is_err() {
                     return;
                 }
             }
@@ -206,10 +208,7 @@ fn own_statuses(
 }
 
 /// Proposes reports in order, many at a time.
-async fn propose_reports(
-    core: &Core,
-    mut queue: mpsc::UnboundedReceiver<Vec<(String, TaskStatus)>>,
-) {
+async fn propose_reports(core: &Core, mut queue: mpsc::Receiver<Vec<(String, TaskStatus)>>) {
     while let Some(mut batch) = queue.recv().await {
         tokio::time::sleep(REPORT_GATHER).await;
         while let Ok(more) = queue.try_recv() {
