@@ -23,7 +23,7 @@ use crate::spec::{
 };
 
 /// Time to reach a registry; past it the next address or mirror is tried.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time without a single byte after which a transfer counts as broken.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const ACCEPTED: &[&str] = &[OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
