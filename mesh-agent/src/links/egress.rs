@@ -85,7 +85,7 @@ fn table_of(family: &str, instance: &str, link_prefix: &str, egress: &Egress) ->
     let _ = writeln!(
         text,
         "  chain forward {{\n    type filter hook forward priority filter; policy accept;\n    \
-         oifname \"{link_prefix}*\" ct state new ct status != dnat drop\n  }}"
+         oifname \"{link_prefix}*\" ct state new ct status ! dnat drop\n  }}"
     );
     if !egress.host_ports.is_empty() {
         for (chain, rank) in [("prerouting", "dstnat"), ("output", "-100")] {
