@@ -123,7 +123,7 @@ proptest! {
         prop_assert!(most.unwrap_or(&0) - least.unwrap_or(&0) <= 1, "{:?}", shares);
     }
 
-    /// One of N leaves: its share must move, and of the others' slots less than five quarters of a share do.
+    /// One of N leaves: its share must move, and of the others' slots less than two shares do (most often about one).
     #[test]
     fn one_that_leaves_disturbs_few(
         low in prop::collection::btree_set(any::<u32>(), 3..60), who: prop::sample::Index,
@@ -136,7 +136,7 @@ proptest! {
         let after = row(&backends);
         prop_assume!(before.len() == after.len());
         let moved = moved(&before, &after, gone);
-        prop_assert!(moved * count * 4 <= before.len() * 5, "{moved} of {} slots", before.len());
+        prop_assert!(moved * count <= before.len() * 2, "{moved} of {} slots", before.len());
     }
 }
 
