@@ -11,7 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use common::{Lan, Node, PATIENCE, Task, ask, call, introduce, service};
+use common::{
+    Lan, Node, PATIENCE, Task, introduce, service,
+    talk::{ask, call},
+};
 use mesh_datapath::{Datapath, OpenSocket, Subnet, XdpMode, namespace_cookie};
 
 const VNI: u32 = 4097;

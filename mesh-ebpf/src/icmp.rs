@@ -4,9 +4,9 @@
 
 use aya_ebpf::programs::TcContext;
 use mesh_common::{
-    Addr, AddrKey, DropReason, Endpoint, Link, MORE_GATEWAY_ERROR, MORE_OVERLAY_ERROR,
-    MORE_TUNNEL_ERROR, MORE_UPLINK_ERROR, Nat, Published, SCOPE_PORT, SCOPE_PUBLISHED,
-    SCOPE_RETURN, SCOPE_TASK, Settings, Verdict, mac_of, node_mac,
+    Addr, DropReason, Endpoint, Link, MORE_GATEWAY_ERROR, MORE_OVERLAY_ERROR, MORE_TUNNEL_ERROR,
+    MORE_UPLINK_ERROR, Nat, Published, SCOPE_PORT, SCOPE_PUBLISHED, SCOPE_RETURN, SCOPE_TASK,
+    Settings, Verdict, mac_of, node_mac,
     wire::{self, ETH_LEN, GATEWAY_BE, IPV4_LEN, OVERHEAD, UDP_LEN},
 };
 
@@ -68,13 +68,12 @@ fn rewrite<F: Family>(
     new: &Tuple<F>,
 ) -> Result<(), DropReason> {
     let check = ETH_LEN + F::HEADER_LEN + 2;
-    let at = ETH_LEN + F::SOURCE;
-    F::readdress(ctx, at, check, &outer.src, src)?;
-    F::readdress(ctx, at + F::ADDRESS_LEN, check, &outer.dst, dst)?;
+    let (source, destination) = (F::SOURCE, F::SOURCE + F::ADDRESS_LEN);
+    F::readdress(ctx, ETH_LEN, source, check, &outer.src, src)?;
+    F::readdress(ctx, ETH_LEN, destination, check, &outer.dst, dst)?;
     let ip = quote::<F>(0);
-    let at = ip + F::SOURCE;
-    F::readdress_quoted(ctx, ip, at, check, &old.src, &new.src)?;
-    F::readdress_quoted(ctx, ip, at + F::ADDRESS_LEN, check, &old.dst, &new.dst)?;
+    F::readdress(ctx, ip, source, check, &old.src, &new.src)?;
+    F::readdress(ctx, ip, destination, check, &old.dst, &new.dst)?;
     let ports = ip + F::HEADER_LEN;
     nat::port(ctx, ports, check, 0, old.sport, new.sport)?;
     nat::port(ctx, ports + 2, check, 0, old.dport, new.dport)
@@ -97,16 +96,22 @@ fn answer<F: Family>(
     packet: &Tuple<F>,
     nat: &Nat,
 ) -> Result<Verdict, DropReason> {
-    let answer = nat::target(&packet.reply(), nat);
-    rewrite(
-        ctx,
-        outer,
-        &answer.src,
-        &answer.dst,
-        packet,
-        &answer.reply(),
-    )?;
+    let answer = translate(ctx, outer, packet, nat)?;
     nat::send_back::<F>(ctx, settings, nat, answer.spread())
+}
+
+/// Rewrites an error about `packet` as `nat` rewrites the answer to it, and gives that answer.
+#[inline(always)]
+fn translate<F: Family>(
+    ctx: &TcContext,
+    outer: &Tuple<F>,
+    packet: &Tuple<F>,
+    nat: &Nat,
+) -> Result<Tuple<F>, DropReason> {
+    let answer = nat::target(&packet.reply(), nat);
+    let original = answer.reply();
+    rewrite(ctx, outer, &answer.src, &answer.dst, packet, &original)?;
+    Ok(answer)
 }
 
 /// What a task sends on its gateway link about a packet that came by a published port.
@@ -140,49 +145,20 @@ pub fn overlay<F: Family>(
 ) -> Result<Verdict, DropReason> {
     mem::pull(ctx, F::HEADERS);
     let outer = F::parse(ctx, 0).ok_or(DropReason::Malformed)?;
-    if !overlay::is_from::<F>(ctx, link, &outer) {
-        return Err(DropReason::Spoofed);
-    }
-    if overlay::is_multicast(ctx) {
-        return Err(DropReason::NotUnicast);
-    }
+    let key = overlay::admit(ctx, link, &outer)?;
     let settings = services::settings().ok_or(DropReason::NoEndpoint)?;
-    let low = F::low_be(&link.prefix, &outer.dst).ok_or(DropReason::NoEndpoint)?;
-    let key = AddrKey {
-        vni: link.vni,
-        address: Addr::v4_be(low),
-    };
     if mem::get(&maps::VIPS, &key).is_some() {
         // Only a task that has reached itself sees a virtual address as a client.
         let packet = about::<F>(ctx, 0).ok_or(DropReason::Protocol)?;
         let nat = known(&packet, link.vni).ok_or(DropReason::Protocol)?;
-        let answer = nat::target(&packet.reply(), nat);
-        rewrite(
-            ctx,
-            &outer,
-            &answer.src,
-            &answer.dst,
-            &packet,
-            &answer.reply(),
-        )?;
-        return tunnel::deliver(ctx, ifindex, link.mac, mac_of(low));
+        translate(ctx, &outer, &packet, nat)?;
+        return tunnel::deliver(ctx, ifindex, link.mac, mac_of(key.address.low_be()));
     }
     let endpoint = mem::get(&maps::ENDPOINTS, &key).ok_or(DropReason::NoEndpoint)?;
     if endpoint.ifindex != 0 {
         return arrive(ctx, link.vni, &outer, endpoint, link.mac);
     }
-    let inner = Inner {
-        vni: link.vni,
-        dmac: endpoint.mac,
-        smac: link.mac,
-    };
-    tunnel::send::<F>(
-        ctx,
-        settings,
-        endpoint.peer.low_be(),
-        &inner,
-        outer.spread(),
-    )
+    overlay::send(ctx, settings, link, &outer, endpoint)
 }
 
 /// At the node of the task it is for. If the task had sent to a virtual address, the error is about that.

@@ -343,27 +343,15 @@ pub fn next_hop<F: Family>(
     src: &F::Address,
     dst: &F::Address,
 ) -> Option<NextHop> {
-    // SAFETY: all zero is a valid value of this plain C structure, unions included.
-    let mut query: bpf_fib_lookup = unsafe { core::mem::zeroed() };
-    F::ask(&mut query, src, dst);
-    query.ifindex = ctx.ifindex();
-    // SAFETY: `query` outlives the call and its size is given.
-    let answer = unsafe {
-        kernel::bpf_fib_lookup(
-            ctx.context(),
-            &raw mut query,
-            size_of::<bpf_fib_lookup>() as i32,
-            0,
-        )
-    };
+    let (answer, found) = look_up::<F>(ctx, src, dst);
     if answer != 0 {
         return None;
     }
     Some(NextHop {
-        ifindex: query.ifindex,
+        ifindex: found.ifindex,
         // SAFETY: the kernel has filled in this member of the union; any number is valid.
-        mtu: u32::from(unsafe { query.__bindgen_anon_1.mtu_result }),
-        macs: packet::macs(query.dmac, query.smac),
+        mtu: u32::from(unsafe { found.__bindgen_anon_1.mtu_result }),
+        macs: packet::macs(found.dmac, found.smac),
     })
 }
 
@@ -372,24 +360,27 @@ pub fn next_hop<F: Family>(
 pub fn route<F: Family>(packet: &impl Packet, src: &F::Address, dst: &F::Address) -> Option<u32> {
     /// `BPF_FIB_LKUP_RET_NO_NEIGH`.
     const NO_NEIGHBOUR: i64 = 7;
+    match look_up::<F>(packet, src, dst) {
+        (0 | NO_NEIGHBOUR, found) => Some(found.ifindex),
+        _ => None,
+    }
+}
+
+/// Asks the kernel's routes, as for a packet that came in where this one did.
+#[inline(always)]
+fn look_up<F: Family>(
+    packet: &impl Packet,
+    src: &F::Address,
+    dst: &F::Address,
+) -> (i64, bpf_fib_lookup) {
+    const LENGTH: i32 = size_of::<bpf_fib_lookup>() as i32;
     // SAFETY: all zero is a valid value of this plain C structure, unions included.
     let mut query: bpf_fib_lookup = unsafe { core::mem::zeroed() };
     F::ask(&mut query, src, dst);
     query.ifindex = packet.ifindex();
     // SAFETY: `query` outlives the call and its size is given.
-    let answer = unsafe {
-        kernel::bpf_fib_lookup(
-            packet.context(),
-            &raw mut query,
-            size_of::<bpf_fib_lookup>() as i32,
-            0,
-        )
-    };
-    if answer == 0 || answer == NO_NEIGHBOUR {
-        Some(query.ifindex)
-    } else {
-        None
-    }
+    let answer = unsafe { kernel::bpf_fib_lookup(packet.context(), &raw mut query, LENGTH, 0) };
+    (answer, query)
 }
 
 /// Adds (negative) or removes (positive) bytes in front of an XDP packet.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use mesh_common::{
-    DropReason, MORE_V4, MORE_V6, checksum,
+    Addr, DropReason, MORE_V4, MORE_V6, checksum,
     wire::{
         self, DONT_FRAGMENT_BE, ETH_LEN, FRAGMENT_OFFSET_BE, IPV4_LEN, IPV4_NO_OPTIONS, IPV6_LEN,
         OUTER_TTL,
@@ -42,18 +42,9 @@ pub trait Messages: Copy + Sized {
     fn quoted(packet: &impl Packet, ip: usize) -> Option<Tuple<Self>>
     where
         Self: Family;
-    /// Overwrites an address of a message's own IP header. `check` is where the message's checksum is.
+    /// Overwrites an address of the IP header at `ip`, a message's own or the one that it quotes, `at` bytes into that
+    /// header. `check` is where the message's checksum is.
     fn readdress(
-        ctx: &TcContext,
-        at: usize,
-        check: usize,
-        old: &<Self as Family>::Address,
-        new: &<Self as Family>::Address,
-    ) -> Result<(), DropReason>
-    where
-        Self: Family;
-    /// Overwrites an address of the IP header that an error quotes at `ip`.
-    fn readdress_quoted(
         ctx: &TcContext,
         ip: usize,
         at: usize,
@@ -92,20 +83,9 @@ impl Messages for V4 {
         Some(Tuple::without_ports(src, dst, protocol))
     }
 
+    /// What a quoted address adds to the message's sum, the quoted header's checksum takes away.
     #[inline(always)]
     fn readdress(
-        ctx: &TcContext,
-        at: usize,
-        _check: usize,
-        old: &u32,
-        new: &u32,
-    ) -> Result<(), DropReason> {
-        Self::readdress_quoted(ctx, ETH_LEN, at, 0, old, new)
-    }
-
-    /// What the address adds to the message's sum, the header's checksum takes away.
-    #[inline(always)]
-    fn readdress_quoted(
         ctx: &TcContext,
         ip: usize,
         at: usize,
@@ -115,7 +95,7 @@ impl Messages for V4 {
     ) -> Result<(), DropReason> {
         ctx.l3_csum_replace(ip + 10, u64::from(*old), u64::from(*new), 4)
             .map_err(|_| DropReason::Kernel)?;
-        tunnel::store(ctx, at, new)
+        tunnel::store(ctx, ip + at, new)
     }
 
     #[inline(always)]
@@ -190,28 +170,20 @@ impl Messages for V6 {
     #[inline(always)]
     fn readdress(
         ctx: &TcContext,
+        ip: usize,
         at: usize,
         check: usize,
-        old: &mesh_common::Addr,
-        new: &mesh_common::Addr,
+        old: &Addr,
+        new: &Addr,
     ) -> Result<(), DropReason> {
-        Self::rewrite(ctx, at, check, 0, old, new)
-    }
-
-    #[inline(always)]
-    fn readdress_quoted(
-        ctx: &TcContext,
-        _ip: usize,
-        at: usize,
-        check: usize,
-        old: &mesh_common::Addr,
-        new: &mesh_common::Addr,
-    ) -> Result<(), DropReason> {
+        if ip == ETH_LEN {
+            return Self::rewrite(ctx, ip + at, check, 0, old, new);
+        }
         let difference = mem::difference(old, new)?;
         // Part of the message, not of its pseudo header.
         ctx.l4_csum_replace(check, 0, difference, 0)
             .map_err(|_| DropReason::Kernel)?;
-        tunnel::store(ctx, at, new)
+        tunnel::store(ctx, ip + at, new)
     }
 
     #[inline(always)]

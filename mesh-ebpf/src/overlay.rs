@@ -58,19 +58,9 @@ fn sent<F: Family>(
     link: &Link,
     tuple: &Tuple<F>,
 ) -> Result<Verdict, DropReason> {
-    if !is_from::<F>(ctx, link, tuple) {
-        return Err(DropReason::Spoofed);
-    }
-    if is_multicast(ctx) {
-        return Err(DropReason::NotUnicast);
-    }
+    let destination = admit(ctx, link, tuple)?;
     icmp::divert(ctx, 0, tuple, icmp::OVERLAY);
     let settings = services::settings().ok_or(DropReason::NoEndpoint)?;
-    let low = F::low_be(&link.prefix, &tuple.dst).ok_or(DropReason::NoEndpoint)?;
-    let destination = AddrKey {
-        vni: link.vni,
-        address: Addr::v4_be(low),
-    };
     if let Some(pool) = mem::get(&maps::VIPS, &destination) {
         return to_vip(ctx, settings, ifindex, link, pool, tuple);
     }
@@ -83,6 +73,26 @@ fn sent<F: Family>(
         too_big::check(ctx, settings, tuple)?;
     }
     go(ctx, settings, link, tuple, endpoint)
+}
+
+/// Where a packet is to go on the link's network, if its sender is who it says and it is for one alone.
+#[inline(always)]
+pub fn admit<F: Family>(
+    ctx: &TcContext,
+    link: &Link,
+    tuple: &Tuple<F>,
+) -> Result<AddrKey, DropReason> {
+    if !is_from::<F>(ctx, link, tuple) {
+        return Err(DropReason::Spoofed);
+    }
+    if is_multicast(ctx) {
+        return Err(DropReason::NotUnicast);
+    }
+    let low = F::low_be(&link.prefix, &tuple.dst).ok_or(DropReason::NoEndpoint)?;
+    Ok(AddrKey {
+        vni: link.vni,
+        address: Addr::v4_be(low),
+    })
 }
 
 /// Whether the packet has the task's own address and MAC.
@@ -124,18 +134,25 @@ fn go<F: Family>(
     if endpoint.ifindex != 0 {
         return arrive(ctx, link.vni, tuple, endpoint, link.mac);
     }
+    send(ctx, settings, link, tuple, endpoint)
+}
+
+/// To a task on another node.
+#[inline(always)]
+pub fn send<F: Family>(
+    ctx: &TcContext,
+    settings: &Settings,
+    link: &Link,
+    tuple: &Tuple<F>,
+    endpoint: &Endpoint,
+) -> Result<Verdict, DropReason> {
     let inner = Inner {
         vni: link.vni,
         dmac: endpoint.mac,
         smac: link.mac,
     };
-    tunnel::send::<F>(
-        ctx,
-        settings,
-        endpoint.peer.low_be(),
-        &inner,
-        tuple.spread(),
-    )
+    let peer = endpoint.peer.low_be();
+    tunnel::send::<F>(ctx, settings, peer, &inner, tuple.spread())
 }
 
 /// At the node of the task it is for. If that task began the flow by a virtual address, the reply comes from there.

@@ -1,0 +1,150 @@
+//! Two nodes on a LAN with a client, a task on each, and a third on another network. What tests of real traffic ask
+//! of it in either Internet protocol.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+};
+
+use mesh_datapath::XdpMode;
+
+use super::{
+    Lan, Node, Ns, PATIENCE, Task, introduce, service,
+    talk::{Seen, ask, call},
+};
+
+const VNI: u32 = 4097;
+const OTHER: u32 = 4098;
+pub(crate) const N1: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
+pub(crate) const N2: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
+pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 100);
+/// Virtual address of the service on port 80.
+pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 16, 200);
+/// Virtual address of the service on port 81.
+pub(crate) const VIP_FAR: Ipv4Addr = Ipv4Addr::new(10, 0, 16, 201);
+/// Port of every server.
+pub(crate) const TARGET: u16 = 8080;
+
+/// `web` (port 80, `near` and `far`), `far` (port 81, the task on the second node).
+pub(crate) struct Pair {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) near: Task,
+    pub(crate) far: Task,
+    /// On another network, with the address of `near`.
+    pub(crate) stranger: Task,
+    pub(crate) client: Ns,
+    _lan: Lan,
+}
+
+/// A call: what it is, who makes it, of which address and port.
+pub(crate) type Case<'a> = (&'a str, &'a Ns, IpAddr, u16);
+
+impl Pair {
+    /// Everything in place; nothing listens yet.
+    pub(crate) fn new(xdp: XdpMode) -> Self {
+        let lan = Lan::new();
+        let mut nodes = vec![
+            Node::new(&lan, "n1", N1, xdp),
+            Node::new(&lan, "n2", N2, xdp),
+        ];
+        let client = Ns::new("client");
+        lan.join(&client, "p-client", CLIENT, false);
+        let a = |net: u8, host: u8| Ipv4Addr::new(10, 0, net, host);
+        let near = Task::new(&mut nodes[0], "near", VNI, a(16, 11), a(0, 11));
+        let far = Task::new(&mut nodes[1], "far", VNI, a(16, 12), a(0, 12));
+        let stranger = Task::new(&mut nodes[1], "stranger", OTHER, a(16, 11), a(0, 13));
+        introduce(&mut nodes);
+        for node in &mut nodes {
+            let services = &mut node.desired.services;
+            let web = service(80, TARGET, (VNI, VIP), &[&near, &far]);
+            services.insert("web".into(), web);
+            services.insert("far".into(), service(81, TARGET, (VNI, VIP_FAR), &[&far]));
+            node.apply();
+        }
+        Self {
+            nodes,
+            near,
+            far,
+            stranger,
+            client,
+            _lan: lan,
+        }
+    }
+
+    /// With servers in all tasks.
+    pub(crate) fn serving(xdp: XdpMode) -> Self {
+        let pair = Self::new(xdp);
+        for task in [&pair.near, &pair.far, &pair.stranger] {
+            task.serve(TARGET);
+        }
+        pair
+    }
+
+    /// What both nodes have counted, for a failed test to show.
+    pub(crate) fn counters(&self) -> String {
+        let [n1, n2] = [&self.nodes[0], &self.nodes[1]].map(Node::counters);
+        format!("n1: {n1}; n2: {n2}")
+    }
+
+    pub(crate) fn fail(&self, what: &str, why: &str) -> ! {
+        panic!("{what}: {why}; {}", self.counters())
+    }
+
+    /// Makes a call `times` times without a failure; both tasks have to have answered.
+    pub(crate) fn both_answer(&self, (what, ns, to, port): Case<'_>, times: usize) -> Vec<Seen> {
+        let seen = ns.run(|| {
+            (0..times)
+                .map(|_| call(to, port, b"hello"))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        let seen = seen.unwrap_or_else(|why| self.fail(what, &why));
+        let names: BTreeSet<_> = seen.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names, BTreeSet::from(["far", "near"]), "{what}");
+        seen
+    }
+
+    /// Millions of bytes there and back.
+    pub(crate) fn large(&self, cases: &[Case<'_>]) {
+        let payload: Vec<u8> = (0..4_000_000_u32).map(|i| ((i * 31) >> 3) as u8).collect();
+        for (what, ns, to, port) in cases {
+            if let Err(why) = ns.run(|| call(*to, *port, &payload)) {
+                self.fail(what, &why);
+            }
+        }
+    }
+
+    /// Datagrams of a flow all go to one task.
+    pub(crate) fn datagrams(&self, cases: &[Case<'_>]) {
+        for (what, ns, to, port) in cases {
+            let any: IpAddr = match to {
+                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            let result = ns.run(|| {
+                for round in 0..20_u8 {
+                    let socket = UdpSocket::bind((any, 0)).map_err(|e| e.to_string())?;
+                    let first = ask(&socket, *to, *port, &[round; 700])?;
+                    let second = ask(&socket, *to, *port, &[round; 1300])?;
+                    if first.name != second.name {
+                        return Err(format!("one flow, two tasks: {first:?} {second:?}"));
+                    }
+                }
+                Ok(())
+            });
+            if let Err(why) = result {
+                self.fail(what, &why);
+            }
+        }
+    }
+
+    /// `far` reaches `near`; the stranger, on another network, does not reach `far`.
+    pub(crate) fn isolation(&self, near: IpAddr, far: IpAddr) {
+        let answer = self.far.ns.run(|| call(near, TARGET, b"x"));
+        assert_eq!(answer.map(|s| s.name).as_deref(), Ok("near"));
+        let refused = self.stranger.ns.run(|| {
+            let address = SocketAddr::new(far, TARGET);
+            TcpStream::connect_timeout(&address, PATIENCE / 5).is_err()
+        });
+        assert!(refused, "a task reached one of another network");
+    }
+}
