@@ -94,6 +94,8 @@ pub(crate) struct Sample {
     /// Processor time of the whole machine for each [`Kind::unit`], microseconds.
     pub(crate) cpu: f64,
     pub(crate) failed: u64,
+    /// The part of the processors' time that a hypervisor took meanwhile.
+    pub(crate) stolen: f64,
 }
 
 impl Sample {
@@ -120,6 +122,7 @@ impl Sample {
             p99: number("p99_us")?,
             cpu: number("cpu_us")? / units,
             failed: value["failed"].as_u64().context("no count of failures")?,
+            stolen: 0.0,
         })
     }
 }
@@ -195,6 +198,7 @@ mod tests {
                 p99: 0.0,
                 cpu: 0.0,
                 failed: 0,
+                stolen: 0.0,
             })
         };
         let spread = ratio(

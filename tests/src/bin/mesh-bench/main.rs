@@ -7,6 +7,7 @@ mod kernel;
 mod memory;
 mod ours;
 mod packet;
+mod stolen;
 mod table;
 
 use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode};
@@ -179,15 +180,15 @@ fn sides(cli: &Cli, paths: &[Path]) -> Result<(Measured, memory::Memory)> {
                     .or_insert_with(|| sides.map(|side| (side.name(), Vec::new())).to_vec());
                 // Every side comes first as often as the others.
                 for turn in 0..sides.len() {
-                    interrupt::check()?;
                     let at = (turn + round) % sides.len();
                     let name = sides[at].name();
                     let what = format!("{}, {}, {name}", path.name(), kind.name());
                     eprintln!("round {}: {what}", round + 1);
-                    let sample = sides[at]
-                        .load(path, load)
-                        .and_then(|line| Sample::read(kind, &line))
-                        .with_context(|| what)?;
+                    let sample = stolen::least(|| {
+                        interrupt::check()?;
+                        Sample::read(kind, &sides[at].load(path, load)?)
+                    });
+                    let sample = sample.with_context(|| what)?;
                     rows[at].1.push(sample);
                 }
             }

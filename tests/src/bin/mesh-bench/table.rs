@@ -20,7 +20,7 @@ pub(crate) fn print(measured: &Measured) {
             last = Some(*path);
         }
         println!(
-            "  {:<17} {:>9} {:>9} {:>9}  {:<17} {:<17} {:>7} {:<17} {:<17} {:>8} {:>9}  failed",
+            "  {:<17} {:>9} {:>9} {:>9}  {:<17} {:<17} {:>7} {:<17} {:<17} {:>8} {:>9} {:>6}  failed",
             kind.name(),
             "min",
             "median",
@@ -32,6 +32,7 @@ pub(crate) fn print(measured: &Measured) {
             "x kernel",
             "p99 us",
             format!("cpu us/{}", kind.unit()),
+            "stolen",
         );
         for (name, samples) in sides {
             let times = *kind != Kind::Stream;
@@ -46,7 +47,7 @@ pub(crate) fn print(measured: &Measured) {
                 shown(times.then(|| format!("{:.1}", spread(samples, figure).median)))
             };
             println!(
-                "    {name:<15} {:>9.1} {:>9.1} {:>9.1}  {:<17} {:<17} {:>7} {:<17} {:<17} {:>8} {:>9.1}  {}",
+                "    {name:<15} {:>9.1} {:>9.1} {:>9.1}  {:<17} {:<17} {:>7} {:<17} {:<17} {:>8} {:>9.1} {:>5.1}%  {}",
                 rate.min,
                 rate.median,
                 rate.max,
@@ -57,12 +58,14 @@ pub(crate) fn print(measured: &Measured) {
                 columns[3],
                 micros(|s| s.p99),
                 spread(samples, |s| s.cpu).median,
+                spread(samples, |s| s.stolen).max * 100.0,
                 failed(samples)
             );
         }
     }
     println!(
-        "\nratios: median (lowest-highest) of the rounds; each round measures all sides in turn"
+        "\nratios: median (lowest-highest) of the rounds; each round measures all sides in turn\n\
+         stolen: most of the processors' time that a hypervisor took during one measurement; above 1 % it is repeated"
     );
 }
 
@@ -124,6 +127,7 @@ pub(crate) fn json(measured: &Measured) -> Value {
                 "cpu_us": spread(samples, |s| s.cpu).json(),
                 "of_host": ratios(HOST),
                 "of_kernel": ratios(KERNEL),
+                "stolen": spread(samples, |s| s.stolen).json(),
                 "rounds": samples.len(),
                 "failed": failed(samples),
             }));
