@@ -14,7 +14,8 @@ pub const fn flow_hash(
 ) -> u32 {
     // Three multiplications of 64 bits, each followed by its upper half: what programs take longest to do on a packet.
     let addresses = ((src_low_be as u64) << 32) | dst_low_be as u64;
-    let rest = ((sport_be as u64) << 24) | ((dport_be as u64) << 8) | protocol as u64;
+    // Ports low: a product spreads a bit only upwards.
+    let rest = ((protocol as u64) << 32) | ((dport_be as u64) << 16) | sport_be as u64;
     let mut h = addresses.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     h = (h ^ (h >> 32) ^ rest).wrapping_mul(0xff51_afd7_ed55_8ccd);
     h = (h ^ (h >> 32)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);

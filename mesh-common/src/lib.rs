@@ -23,4 +23,4 @@ pub use layout::{
 pub use verdict::{COUNTS, DropReason, Place, Verdict};
 
 /// Version of the map layouts and of what the programs expect in them; part of the pin path.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
