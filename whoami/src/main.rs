@@ -4,6 +4,7 @@
 //! whoami [serve] [PORT]              answer HTTP and UDP on PORT (80), TCP echo on PORT+1
 //! whoami fetch URL                   GET a URL and print the body; also when called as `curl`
 //! whoami load rr|conn|stream ..  generate load and print figures as JSON (see `load`)
+//! whoami peer tcp|connected|udp ..   say what a socket says of its peer (see `peer`)
 //! whoami exit [CODE] [SECONDS]       end with CODE (0) after SECONDS (0)
 //! ```
 //!
@@ -15,6 +16,7 @@ mod drain;
 mod fetch;
 mod http;
 mod load;
+mod peer;
 mod resolve;
 mod serve;
 mod signals;
@@ -45,11 +47,12 @@ fn main() -> ExitCode {
         "serve" => serve::run(rest),
         "fetch" => fetch::run(rest),
         "load" => load::run(rest),
+        "peer" => peer::run(rest),
         "exit" => match exit(rest) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),
         },
-        other => Err(format!("unknown verb {other:?}: serve, fetch, load or exit").into()),
+        other => Err(format!("unknown verb {other:?}: serve, fetch, load, peer or exit").into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
