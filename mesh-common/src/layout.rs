@@ -55,6 +55,11 @@ pub const SCOPE_PUBLISHED: u32 = 3 << 24;
 /// Packets of clients whose port is taken at their task by another flow; only [`Nat::sport_be`] counts.
 pub const SCOPE_PORT: u32 = 4 << 24;
 
+/// [`Backend::there`]: open flows go on, new ones go elsewhere.
+pub const BACKEND_DRAINING: u32 = 1;
+/// [`Backend::there`]: takes new flows.
+pub const BACKEND_ACTIVE: u32 = 2;
+
 /// [`DatagramKey::way`]: from the socket to a virtual address.
 pub const DATAGRAMS_OUT: u8 = 1;
 /// [`DatagramKey::way`]: from a task to the socket.
@@ -155,8 +160,9 @@ layouts! {
         changed_s: u64,
         /// Names the set in `BACKENDS`.
         id: u32,
-        /// Zero.
-        pad: u32,
+        /// A client's flows go to one backend, the previous row's for so many seconds after a change; zero: each for
+        /// itself.
+        affinity_s: u32,
     }
 
     /// Value of `PUBLISHED`.
@@ -231,7 +237,7 @@ layouts! {
         endpoint: Endpoint,
         /// [`Pool::id`].
         pool: u32,
-        /// Zero once the task is gone, while a row still refers to the entry.
+        /// One of the `BACKEND_` constants; zero once the task is gone, while a row still refers to the entry.
         there: u32,
     }
 

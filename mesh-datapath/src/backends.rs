@@ -62,12 +62,14 @@ impl Backends {
             .map_or(Addr::NONE, |backend| backend.address)
     }
 
-    /// Writes a task behind a pool, to a free entry with counters at zero if it is new.
+    /// Writes a task behind a pool, to a free entry with counters at zero if it is new. `there` is one of the
+    /// `BACKEND_` constants.
     pub(crate) fn put(
         &mut self,
         pool: u32,
         address: Addr,
         endpoint: Endpoint,
+        there: u32,
         report: &mut Report,
     ) -> Result<(), Error> {
         let at = match self.index(pool, address) {
@@ -92,7 +94,7 @@ impl Backends {
             address,
             endpoint,
             pool,
-            there: 1,
+            there,
         };
         if self.used.get(&at) != Some(&backend) {
             self.write(at, backend)?;

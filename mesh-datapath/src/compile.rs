@@ -10,7 +10,7 @@ use mesh_common::{
     Settings, port_bit,
 };
 
-use crate::model::{self, Backend, Desired, Location, Subnet};
+use crate::model::{self, Backend, Desired, Location, Service, Subnet};
 
 /// What the maps must hold.
 #[derive(Debug, Default)]
@@ -34,6 +34,8 @@ pub(crate) struct Front {
     pub(crate) name: String,
     /// Port in the task, network byte order; zero for a virtual address.
     pub(crate) target_be: u16,
+    /// As in [`Pool`](mesh_common::Pool).
+    pub(crate) affinity_s: u32,
     /// Take new flows; sorted.
     pub(crate) active: Vec<Addr>,
     /// Take no new flow.
@@ -107,8 +109,9 @@ pub(crate) fn contents(
                 protocol: port.protocol,
                 pad: 0,
             };
-            let reachable = reachable(desired, desired.ingress_vni, &service.ingress);
-            let front = front(id, &service.name, port.target.to_be(), &reachable);
+            let mut reachable = reachable(desired, desired.ingress_vni, &service.ingress);
+            reachable.retain(|b| !service.local_only || is_local(desired, b.address));
+            let front = front(id, service, port.target.to_be(), &reachable);
             let (word, bit) = port_bit(port.protocol, port.published);
             *out.ports.entry(word).or_default() |= bit;
             out.published.insert(key, front);
@@ -119,8 +122,7 @@ pub(crate) fn contents(
                 address: addr(*address),
             };
             let reachable = reachable(desired, *vni, backends);
-            out.vips
-                .insert(key, front(id, &service.name, 0, &reachable));
+            out.vips.insert(key, front(id, service, 0, &reachable));
         }
     }
     out
@@ -182,7 +184,13 @@ fn reachable(desired: &Desired, vni: u32, backends: &[Backend]) -> Vec<Backend> 
     backends.iter().filter(there).cloned().collect()
 }
 
-fn front(id: &str, name: &str, target_be: u16, backends: &[Backend]) -> Front {
+/// Whether the task with an ingress address is on this node.
+fn is_local(desired: &Desired, ingress: IpAddr) -> bool {
+    let endpoint = desired.endpoints.get(&(desired.ingress_vni, ingress));
+    endpoint.is_some_and(|endpoint| matches!(endpoint.location, Location::Local(_)))
+}
+
+fn front(id: &str, service: &Service, target_be: u16, backends: &[Backend]) -> Front {
     let of = |draining: bool| -> BTreeSet<Addr> {
         backends
             .iter()
@@ -192,8 +200,9 @@ fn front(id: &str, name: &str, target_be: u16, backends: &[Backend]) -> Front {
     };
     Front {
         service: id.to_owned(),
-        name: name.to_owned(),
+        name: service.name.clone(),
         target_be,
+        affinity_s: service.affinity_s,
         active: of(false).into_iter().collect(),
         draining: of(true),
     }
@@ -202,7 +211,7 @@ fn front(id: &str, name: &str, target_be: u16, backends: &[Backend]) -> Front {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{PublishedPort, Service};
+    use crate::model::PublishedPort;
 
     #[test]
     fn draining_and_unreachable_backends_are_not_active() {
@@ -258,6 +267,52 @@ mod tests {
             contents.settings.vxlan_port_be.to_ne_bytes(),
             4789_u16.to_be_bytes()
         );
+    }
+
+    #[test]
+    fn a_local_service_has_only_this_nodes_tasks_on_its_ports() {
+        let [here, there] = ["10.0.0.3", "10.0.0.4"].map(|a| a.parse::<IpAddr>().unwrap());
+        let vip = (9, "10.0.16.2".parse().unwrap());
+        let backends: Vec<Backend> = [here, there]
+            .map(|address| Backend {
+                address,
+                draining: false,
+            })
+            .into();
+        let mut desired = Desired {
+            ingress_vni: 7,
+            ..Desired::default()
+        };
+        for vni in [7, 9] {
+            for (address, location) in [
+                (here, Location::Local(5)),
+                (there, Location::Remote("192.0.2.2".parse().unwrap())),
+            ] {
+                let mac = [0; 6];
+                let endpoint = model::Endpoint { mac, location };
+                desired.endpoints.insert((vni, address), endpoint);
+            }
+        }
+        let port = PublishedPort {
+            protocol: 6,
+            published: 80,
+            target: 80,
+        };
+        let service = Service {
+            local_only: true,
+            affinity_s: 60,
+            ports: [port].into(),
+            ingress: backends.clone(),
+            vips: [(vip, backends)].into(),
+            ..Service::default()
+        };
+        desired.services.insert("id".into(), service);
+        let contents = contents(&desired, 3, false, 4789);
+        let published = contents.published.values().next().unwrap();
+        assert_eq!(published.active, [addr(here)]);
+        assert_eq!(published.affinity_s, 60);
+        let vip = contents.vips.values().next().unwrap();
+        assert_eq!(vip.active, [addr(here), addr(there)]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::{Ebpf, EbpfLoader, maps::Map};
-use mesh_common::{Addr, AddrKey, Pool, Published};
+use mesh_common::{Addr, AddrKey, BACKEND_ACTIVE, BACKEND_DRAINING, Pool, Published};
 
 use crate::{
     Config, Desired, Error, Fill, Flow, Link, Report, Snapshot, XdpMode,
@@ -247,10 +247,13 @@ impl Datapath {
         front: &Front,
         report: &mut Report,
     ) -> Result<(), Error> {
-        for address in front.active.iter().chain(&front.draining).copied() {
+        let active = front.active.iter().map(|a| (*a, BACKEND_ACTIVE));
+        let draining = front.draining.iter().map(|a| (*a, BACKEND_DRAINING));
+        for (address, there) in active.chain(draining) {
             // A front has only backends that have an endpoint.
             if let Some(endpoint) = contents.endpoints.get(&AddrKey { vni, address }) {
-                self.tables.backends.put(pool, address, *endpoint, report)?;
+                let backends = &mut self.tables.backends;
+                backends.put(pool, address, *endpoint, there, report)?;
             }
         }
         Ok(())
@@ -258,6 +261,10 @@ impl Datapath {
 
     /// The pool for a front, its row written.
     fn pool(&mut self, old: Pool, front: &Front, now_s: u64) -> Result<Pool, Error> {
+        let old = Pool {
+            affinity_s: front.affinity_s,
+            ..old
+        };
         let Some((pool, write)) = self.rows.update(&old, &front.active, now_s)? else {
             return Ok(old);
         };

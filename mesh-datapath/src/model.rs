@@ -92,6 +92,11 @@ pub enum Location {
 pub struct Service {
     /// Name, for people.
     pub name: String,
+    /// What one client asks goes to one task; so many seconds after a change of the backends too, while that task
+    /// lives. Zero: every flow for itself.
+    pub affinity_s: u32,
+    /// Published ports are answered by this node's own tasks only.
+    pub local_only: bool,
     /// Virtual addresses with the backends behind each: (VNI, address) to task addresses on that network.
     pub vips: BTreeMap<(u32, IpAddr), Vec<Backend>>,
     /// Published ports (ingress mode).

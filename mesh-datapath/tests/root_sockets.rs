@@ -21,6 +21,9 @@ const VNI: u32 = 4097;
 const OTHER: u32 = 4098;
 const PORT: u16 = 8080;
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 16, 200);
+/// Of `sticky`, published on port 82: both tasks, each client at its own.
+const STICKY: Ipv4Addr = Ipv4Addr::new(10, 0, 16, 201);
+const N1: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 /// IP protocol number.
 const UDP: u8 = 17;
 
@@ -108,6 +111,9 @@ impl World {
         for node in &mut nodes {
             let services = &mut node.desired.services;
             services.insert("web".into(), service(80, PORT, (VNI, VIP), &[&near, &far]));
+            let mut sticky = service(82, PORT, (VNI, STICKY), &[&near, &far]);
+            sticky.affinity_s = 3600;
+            services.insert("sticky".into(), sticky);
             services.insert("own".into(), service(81, PORT, (OTHER, VIP), &[&stranger]));
             node.apply();
         }
@@ -168,6 +174,37 @@ impl World {
             .run(|| call(VIP, PORT, b"x"))
             .expect("an answer");
         assert_eq!(seen.name, "stranger", "equal addresses of two networks");
+    }
+
+    /// A client stays with its task, at the socket and on a published port, while the task takes new flows.
+    fn affinity(&mut self) {
+        for (to, port) in [(STICKY, PORT), (N1, 82)] {
+            let names = |world: &Self| -> BTreeSet<String> {
+                let ask = || call(to, port, b"x").expect("an answer").name;
+                world.near.ns.run(|| (0..12).map(|_| ask()).collect())
+            };
+            let first = names(self);
+            assert_eq!(first.len(), 1, "{to}: {first:?}");
+            let is_near = first.contains("near");
+            for (near_leaves, stays) in [(!is_near, true), (is_near, false)] {
+                let task = if near_leaves { &self.near } else { &self.far };
+                let leaving = [task.overlay, task.gateway].map(IpAddr::V4);
+                self.drain_sticky(&leaving);
+                assert_eq!(names(self) == first, stays, "{to}: after {first:?}");
+                self.drain_sticky(&[]);
+                assert_eq!(names(self), first, "{to}: back to the one before");
+            }
+        }
+    }
+
+    fn drain_sticky(&mut self, leaving: &[IpAddr]) {
+        let node = &mut self.nodes[0];
+        let sticky = node.desired.services.get_mut("sticky").expect("sticky");
+        let vips = sticky.vips.values_mut().flatten();
+        for backend in vips.chain(&mut sticky.ingress) {
+            backend.draining = leaving.contains(&backend.address);
+        }
+        node.apply();
     }
 
     fn peers(&self) {
@@ -364,6 +401,7 @@ fn virtual_addresses_at_the_socket() {
     world.streams();
     world.peers();
     world.datagrams();
+    world.affinity();
     world.listed();
     world.restart();
     world.leaving();

@@ -100,6 +100,12 @@ impl<F: Family> Tuple<F> {
         (addresses ^ ports).wrapping_mul(0x9e37_79b1)
     }
 
+    /// Hash of the client's address alone.
+    #[inline(always)]
+    pub fn client_hash(&self) -> u32 {
+        flow_hash(F::fold(&self.src), 0, 0, 0, 0)
+    }
+
     /// Whether this packet may begin a flow.
     #[inline(always)]
     pub fn begins(&self) -> bool {

@@ -1,8 +1,8 @@
 //! Which backend a flow goes to. The same answer from XDP, tc and every node, as the rows are the same everywhere.
 
 use mesh_common::{
-    Addr, AddrKey, Conn, Endpoint, FlowKey, Pool, PortKey, Published, Settings, port_bit, slot_of,
-    wire,
+    Addr, AddrKey, BACKEND_ACTIVE, Conn, Endpoint, FlowKey, Pool, PortKey, Published, Settings,
+    port_bit, slot_of, wire,
 };
 
 use crate::{
@@ -18,9 +18,16 @@ pub struct Choice {
     pub backend: Addr,
     pub endpoint: &'static Endpoint,
     index: u32,
+    there: u32,
 }
 
 impl Choice {
+    /// Whether the task takes new flows.
+    #[inline(always)]
+    fn is_active(&self) -> bool {
+        self.there == BACKEND_ACTIVE
+    }
+
     /// Whether the task is on this node.
     #[inline(always)]
     pub fn is_local(&self) -> bool {
@@ -121,13 +128,27 @@ fn backend(pool: &Pool, index: u32) -> Option<Choice> {
     Some(Choice {
         backend: backend.address,
         endpoint: &backend.endpoint,
+        there: backend.there,
         index,
     })
 }
 
-/// The backend that a pool's current row has for `hash`.
+/// Whether clients still go where the row before the last change sends them.
+#[inline(always)]
+fn is_held(pool: &Pool) -> bool {
+    pool.affinity_s != 0
+        && u64::from(mem::now_s()) < pool.changed_s.saturating_add(u64::from(pool.affinity_s))
+}
+
+/// The backend that a pool's row has for `hash`: the current one, or for clients that keep theirs the previous.
 #[inline(always)]
 pub fn draw(pool: &Pool, hash: u32) -> Option<Choice> {
+    if is_held(pool)
+        && let Some(choice) = backend(pool, slot(pool.previous, pool.previous_len, hash))
+        && choice.is_active()
+    {
+        return Some(choice);
+    }
     backend(pool, slot(pool.current, pool.current_len, hash))
 }
 
@@ -158,13 +179,18 @@ pub fn choose<F: Family>(
     {
         return Some(choice);
     }
-    let hash = tuple.hash();
+    let hash = if pool.affinity_s == 0 {
+        tuple.hash()
+    } else {
+        tuple.client_hash()
+    };
     let current = slot(pool.current, pool.current_len, hash);
     let previous = slot(pool.previous, pool.previous_len, hash);
     let disagree = previous != NONE && previous != current;
     if disagree
-        && !tuple.begins()
+        && (!tuple.begins() || is_held(pool))
         && let Some(choice) = backend(pool, previous)
+        && (!tuple.begins() || choice.is_active())
     {
         remember(key, &choice);
         return Some(choice);

@@ -8,7 +8,7 @@
 use aya_ebpf::{macros::cgroup_sock_addr, maps::lpm_trie::Key, programs::SockAddrContext};
 use mesh_common::{
     Addr, AddrKey, Connected, DATAGRAMS_BACK, DATAGRAMS_OUT, Datagram, DatagramKey, Pool,
-    ScopedAddr, wire::TCP, wire::UDP,
+    ScopedAddr, flow_hash, wire::TCP, wire::UDP,
 };
 
 use crate::{
@@ -95,10 +95,16 @@ fn target<F: Family>(ctx: &SockAddrContext) -> Option<Target> {
     Some(Target { vni, address, pool })
 }
 
-/// A backend that takes new flows, each as likely as the others.
+/// A backend that takes new flows, each as likely as the others; with affinity, the one of the calling task.
 #[inline(always)]
-fn choose(pool: &Pool) -> Option<Choice> {
-    services::draw(pool, sockaddr::random())
+fn choose(ctx: &SockAddrContext, pool: &Pool) -> Option<Choice> {
+    let hash = if pool.affinity_s == 0 {
+        sockaddr::random()
+    } else {
+        let [low, high] = sockaddr::namespace(ctx);
+        flow_hash(low, high, 0, 0, 0)
+    };
+    services::draw(pool, hash)
 }
 
 #[inline(always)]
@@ -124,7 +130,7 @@ fn connect_to_vip<F: Family>(ctx: &SockAddrContext, protocol: u32) -> bool {
     else {
         return false;
     };
-    let Some(choice) = choose(pool) else {
+    let Some(choice) = choose(ctx, pool) else {
         return false;
     };
     let backend = choice.backend;
@@ -197,7 +203,7 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
     let backend = match mem::get_flow(&maps::DATAGRAMS, &key) {
         Some(kept) if services::endpoint(target.vni, kept.address).is_some() => kept.address,
         _ => {
-            let Some(choice) = choose(pool) else {
+            let Some(choice) = choose(ctx, pool) else {
                 return PROCEED;
             };
             let kept = Datagram {

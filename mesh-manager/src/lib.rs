@@ -28,6 +28,7 @@ mod raft;
 mod scheduler;
 mod server;
 pub mod state;
+mod traffic;
 
 pub use command::{
     AddNode, Bootstrap, Change, Command, NodeReport, Operation, Outcome, Proposal, Response,

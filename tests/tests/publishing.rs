@@ -1,9 +1,12 @@
-//! Ports of one node, and names without a virtual address.
+//! Ports of one node, names without a virtual address, and how labels spread the traffic of a service.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
 use mesh_tests::{Node, Rig, eventually, http_get, image, rig::UP_LIMIT, scenario};
+
+/// Requests on new connections, where each might be answered by another replica.
+const REQUESTS: usize = 30;
 
 fn create(rig: &Rig, name: &str, args: &[&str]) -> Result<()> {
     let start = ["service", "create", "-q", "--name", name];
@@ -88,6 +91,57 @@ fn dnsrr_has_the_tasks_and_no_virtual_address() {
         ])?;
         let why = refused.refused()?;
         ensure!(why.contains("can't be used with dnsrr mode"), "{why}");
+        Ok(())
+    });
+}
+
+#[test]
+fn labels_keep_clients_with_a_replica_and_requests_on_a_node() {
+    scenario("spread", 2, |rig| {
+        for (label, port) in [
+            ("mesh.affinity=client-ip:60", "81:80"),
+            ("mesh.policy=local", "82:80"),
+        ] {
+            let name = label.split(['.', '=']).nth(1).unwrap_or_default();
+            create(
+                rig,
+                name,
+                &["--replicas", "4", "--label", label, "--publish", port],
+            )?;
+            rig.wait_running(name, 4)?;
+        }
+        let replicas = |port, only: Option<usize>| -> Result<BTreeSet<String>> {
+            let node = |n: usize| &rig.nodes[only.unwrap_or(n % 2)];
+            (0..REQUESTS).map(|n| ask(rig, node(n), port)).collect()
+        };
+        let sticky = replicas(81, None)?;
+        ensure!(
+            sticky.len() == 1,
+            "one client, several replicas: {sticky:?}"
+        );
+        rig.first().ok(&["service", "scale", "affinity=6"])?;
+        rig.wait_running("affinity", 6)?;
+        ensure!(
+            replicas(81, None)? == sticky,
+            "more replicas moved the client"
+        );
+        let [first, second] = [replicas(82, Some(0))?, replicas(82, Some(1))?];
+        ensure!(
+            first.len() == 2 && second.len() == 2,
+            "{first:?} {second:?}"
+        );
+        ensure!(first.is_disjoint(&second), "{first:?} {second:?}");
+        let refused = rig.first().ctl(&[
+            "service",
+            "create",
+            "--name",
+            "cookie",
+            "--label",
+            "mesh.affinity=cookie",
+            image::WHOAMI,
+        ])?;
+        let why = refused.refused()?;
+        ensure!(why.contains("client-ip:SECONDS"), "{why}");
         Ok(())
     });
 }

@@ -206,6 +206,8 @@ fn service(
         .collect();
     mesh_datapath::Service {
         name: service.name.clone(),
+        affinity_s: service.affinity_seconds,
+        local_only: service.local_only,
         vips,
         ingress: match ingress {
             Some(network) if !ports.is_empty() => backends(&network.id),

@@ -108,7 +108,7 @@ mod tests {
             name: "web".into(),
             endpoint_mode: mode.into(),
             vips,
-            ports: Vec::new(),
+            ..Service::default()
         };
         world.services.insert("s".into(), service);
         for (slot, state) in [(1, EndpointState::Active), (2, EndpointState::Draining)] {

@@ -360,6 +360,7 @@ pub(crate) fn service_of(
             })
             .into(),
         ingress: backends(ingress),
+        ..Service::default()
     }
 }
 

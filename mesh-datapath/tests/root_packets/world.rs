@@ -255,7 +255,7 @@ impl World {
             self.vips.get(&vip, 0).expect("a virtual address")
         };
         let is = |backend: contract::Backend| {
-            (backend.pool, backend.address, backend.there) == (pool.id, address, 1)
+            (backend.pool, backend.address) == (pool.id, address) && backend.there != 0
         };
         (0..)
             .zip(self.backends.iter())
@@ -369,6 +369,7 @@ fn published((port, before, since): &Row, vip: Ipv4Addr, moved: bool) -> Service
             })
             .into(),
         ingress: backends(gate_of),
+        ..Service::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Checks of specs that need nothing but the spec. The texts are Swarm's.
 
-use crate::{ErrorKind, ManagerError, scheduler::Constraint};
+use crate::{ErrorKind, ManagerError, scheduler::Constraint, traffic::Traffic};
 use mesh_api::engine;
 
 /// Longest name of a service: a DNS label.
@@ -48,6 +48,7 @@ pub(super) fn network_name(name: &str) -> Result<(), ManagerError> {
 /// Checks a service's spec.
 pub(super) fn service(spec: &engine::ServiceSpec) -> Result<(), ManagerError> {
     service_name(spec.name.as_deref().unwrap_or_default())?;
+    Traffic::of(spec.labels.as_ref()).map_err(ManagerError::invalid)?;
     let Some(template) = &spec.task_template else {
         return Err(ManagerError::invalid("TaskSpec: missing runtime"));
     };

@@ -7,6 +7,7 @@
 use crate::state::{
     Address, Network, Node, NodeState, Port, Protocol, PublishMode, Service, State, Task, TaskState,
 };
+use crate::traffic::Traffic;
 use mesh_api::proto::{self, object::Object as Body};
 use std::{
     collections::{BTreeSet, HashMap},
@@ -229,6 +230,8 @@ fn service_message(service: &Service) -> proto::Service {
     } else {
         proto::EndpointMode::Vip
     };
+    // Specs were validated when they came in.
+    let traffic = Traffic::of(service.spec.labels.as_ref()).unwrap_or_default();
     proto::Service {
         id: service.id.clone(),
         name: service.name().to_owned(),
@@ -243,6 +246,8 @@ fn service_message(service: &Service) -> proto::Service {
             })
             .collect(),
         ports: service.ports.iter().map(port_message).collect(),
+        affinity_seconds: traffic.affinity_seconds,
+        local_only: traffic.local_only,
     }
 }
 
