@@ -68,15 +68,25 @@ pub const DATAGRAMS_BACK: u8 = 2;
 /// Words of 64 bits in the bitmap of published ports: 1,024 for TCP, then as many for UDP.
 pub const PORT_WORDS: u32 = 2 * 1024;
 
-/// Word and bit of a port in the bitmap. `port` in host byte order; protocols other than TCP share UDP's half.
+/// Published ports there can be: entries of `PUBLISHED`.
+pub const PORTS: u32 = PORT_WORDS * 64;
+
+/// Index of a port in `PUBLISHED`. `port` in host byte order; protocols other than TCP share UDP's half.
 #[inline(always)]
-pub const fn port_bit(protocol: u8, port: u16) -> (u32, u64) {
+pub const fn port_index(protocol: u8, port: u16) -> u32 {
     let half = if protocol == crate::wire::TCP {
         0
     } else {
-        1024
+        PORTS / 2
     };
-    (half + (port as u32 >> 6), 1 << (port & 63))
+    half + port as u32
+}
+
+/// Word and bit of a port in the bitmap: see [`port_index`].
+#[inline(always)]
+pub const fn port_bit(protocol: u8, port: u16) -> (u32, u64) {
+    let index = port_index(protocol, port);
+    (index >> 6, 1 << (index & 63))
 }
 
 macro_rules! layouts {
@@ -136,7 +146,7 @@ layouts! {
         pad: u8,
     }
 
-    /// Key of `PUBLISHED`.
+    /// A port that may be published.
     struct PortKey(4) {
         /// Published port.
         port_be: u16,
@@ -158,14 +168,14 @@ layouts! {
         previous_len: u32,
         /// When the current row was written: seconds of the boot-time clock.
         changed_s: u64,
-        /// Names the set in `BACKENDS`.
+        /// Names the set in `BACKENDS`; never zero.
         id: u32,
         /// A client's flows go to one backend, the previous row's for so many seconds after a change; zero: each for
         /// itself.
         affinity_s: u32,
     }
 
-    /// Value of `PUBLISHED`.
+    /// Entry of `PUBLISHED`; all zero where nothing is published.
     struct Published(40) {
         /// The service's tasks on the ingress network.
         pool: Pool,

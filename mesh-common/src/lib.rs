@@ -17,9 +17,9 @@ pub use layout::{
     DATAGRAMS_OUT, Datagram, DatagramKey, Endpoint, FlowKey, LINK_GATEWAY, LINK_OVERLAY, Link,
     MORE_GATEWAY_ERROR, MORE_OVERLAY_ERROR, MORE_PROGRAMS, MORE_TOO_BIG, MORE_TUNNEL_ERROR,
     MORE_UPLINK_ERROR, MORE_V4, MORE_V6, NAT_LINK, NAT_LOOPBACK, NAT_PEER, NAT_UPLINK, Nat,
-    PORT_WORDS, Pool, PortKey, Published, SCOPE_PORT, SCOPE_PUBLISHED, SCOPE_RETURN, SCOPE_TASK,
-    ScopedAddr, Settings, V6_GATEWAY, V6_LOOPBACK, V6_OVERLAY, V6_PROGRAMS, V6_TUNNEL, V6_UPLINK,
-    VerdictCount, port_bit,
+    PORT_WORDS, PORTS, Pool, PortKey, Published, SCOPE_PORT, SCOPE_PUBLISHED, SCOPE_RETURN,
+    SCOPE_TASK, ScopedAddr, Settings, V6_GATEWAY, V6_LOOPBACK, V6_OVERLAY, V6_PROGRAMS, V6_TUNNEL,
+    V6_UPLINK, VerdictCount, port_bit, port_index,
 };
 pub use verdict::{COUNTS, DropReason, Place, Verdict};
 

@@ -276,8 +276,9 @@ impl Datapath {
 
     /// First what refers to others, then what nothing refers to any more.
     fn prune(&mut self, contents: &Contents, report: &mut Report) -> Result<(), Error> {
-        self.tables.put_ports(&contents.ports, true, report)?;
-        self.tables.namespaces.prune(&contents.namespaces, report)?;
+        self.tables
+            .namespaces
+            .prune(|key| contents.namespaces.contains_key(key), report)?;
         let gone: Vec<Pool> = {
             let published = self.tables.published.copy().iter();
             let vips = self.tables.vips.copy().iter();
@@ -294,6 +295,8 @@ impl Datapath {
         tables
             .published
             .prune(|key| contents.published.contains_key(key), report)?;
+        // After the entries, as only those of ports in the bitmap are read at the start.
+        tables.put_ports(&contents.ports, true, report)?;
         tables
             .vips
             .prune(|key| contents.vips.contains_key(key), report)?;
@@ -387,7 +390,7 @@ fn backends(contents: &Contents, tables: &Tables) -> BTreeSet<(u32, Addr)> {
         .collect()
 }
 
-/// Hands out numbers for pools that no pool has.
+/// Hands out numbers for pools that no pool has. Zero is none.
 struct Ids {
     used: BTreeSet<u32>,
     last: u32,
@@ -399,7 +402,7 @@ impl Ids {
         let used = published
             .chain(tables.vips.copy().values().map(|p| p.id))
             .collect();
-        Self { used, last: 0 }
+        Self { used, last: 1 }
     }
 
     fn new_pool(&mut self) -> Pool {

@@ -22,9 +22,9 @@ mod report;
 mod rows;
 mod snapshot;
 mod sockets;
+mod table;
 mod tables;
 mod trial;
-mod trie;
 mod twins;
 
 pub use config::{Config, DEFAULT_VXLAN_PORT, XdpMode};

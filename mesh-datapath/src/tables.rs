@@ -1,4 +1,4 @@
-//! The maps as user space sees them: each with a copy of what it holds, so that only differences are written.
+//! The maps as user space sees them.
 
 use std::collections::BTreeMap;
 
@@ -7,72 +7,15 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
 };
 use mesh_common::{
-    Addr, AddrKey, Datagram, DatagramKey, Endpoint, Link, Pool, PortKey, Published, ScopedAddr,
-    Settings, VerdictCount,
+    Addr, AddrKey, Datagram, DatagramKey, Endpoint, Link, PORT_WORDS, Pool, PortKey, ScopedAddr,
+    Settings, VerdictCount, wire,
 };
 
-use crate::{Error, Report, backends::Backends, trie::Trie};
-
-/// A hash map that only user space writes.
-pub(crate) struct Table<K, V> {
-    name: &'static str,
-    map: HashMap<MapData, K, V>,
-    copy: BTreeMap<K, V>,
-}
-
-impl<K: Pod + Ord, V: Pod + PartialEq> Table<K, V> {
-    fn open(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
-        let map = HashMap::try_from(take(ebpf, name)?).map_err(|e| map_error(name, e))?;
-        let copy = map
-            .iter()
-            .collect::<Result<_, _>>()
-            .map_err(|e| map_error(name, e))?;
-        Ok(Self { name, map, copy })
-    }
-
-    /// What the map holds.
-    pub(crate) fn copy(&self) -> &BTreeMap<K, V> {
-        &self.copy
-    }
-
-    /// Writes what is new or different.
-    pub(crate) fn put(
-        &mut self,
-        wanted: &BTreeMap<K, V>,
-        report: &mut Report,
-    ) -> Result<(), Error> {
-        for (key, value) in wanted {
-            if self.copy.get(key) != Some(value) {
-                self.map
-                    .insert(key, value, 0)
-                    .map_err(|e| map_error(self.name, e))?;
-                self.copy.insert(*key, *value);
-                report.written += 1;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes what is not wanted.
-    pub(crate) fn prune(
-        &mut self,
-        wanted: impl Fn(&K) -> bool,
-        report: &mut Report,
-    ) -> Result<(), Error> {
-        let gone: Vec<K> = self
-            .copy
-            .keys()
-            .filter(|key| !wanted(key))
-            .copied()
-            .collect();
-        for key in gone {
-            absent_is_fine(self.map.remove(&key)).map_err(|e| map_error(self.name, e))?;
-            self.copy.remove(&key);
-            report.removed += 1;
-        }
-        Ok(())
-    }
-}
+use crate::{
+    Error, Report,
+    backends::Backends,
+    table::{Hash, Ports, Trie},
+};
 
 /// All maps but the two flow tables, which are the programs' own (see `flows`).
 pub(crate) struct Tables {
@@ -82,12 +25,12 @@ pub(crate) struct Tables {
     rows: Array<MapData, u32>,
     pub(crate) backends: Backends,
     verdicts: PerCpuArray<MapData, VerdictCount>,
-    pub(crate) own: Table<Addr, u32>,
-    pub(crate) peers: Table<Addr, u32>,
-    pub(crate) endpoints: Table<AddrKey, Endpoint>,
-    pub(crate) links: Table<u32, Link>,
-    pub(crate) published: Table<PortKey, Published>,
-    pub(crate) vips: Table<AddrKey, Pool>,
+    pub(crate) own: Hash<Addr, u32>,
+    pub(crate) peers: Hash<Addr, u32>,
+    pub(crate) endpoints: Hash<AddrKey, Endpoint>,
+    pub(crate) links: Hash<u32, Link>,
+    pub(crate) published: Ports,
+    pub(crate) vips: Hash<AddrKey, Pool>,
     pub(crate) namespaces: Trie<ScopedAddr, u32>,
     datagrams: HashMap<MapData, DatagramKey, Datagram>,
 }
@@ -102,6 +45,10 @@ impl Tables {
                 ports_copy.insert(word as u32, bits);
             }
         }
+        let used = ports_copy
+            .iter()
+            .flat_map(|(word, bits)| ports_of(*word, *bits));
+        let published = Ports::open_at(ebpf, "PUBLISHED", used)?;
         Ok(Self {
             settings: array(ebpf, "SETTINGS")?,
             ports,
@@ -110,12 +57,12 @@ impl Tables {
             backends: Backends::open(ebpf)?,
             verdicts: PerCpuArray::try_from(take(ebpf, "VERDICTS")?)
                 .map_err(|e| map_error("VERDICTS", e))?,
-            own: Table::open(ebpf, "OWN")?,
-            peers: Table::open(ebpf, "PEERS")?,
-            endpoints: Table::open(ebpf, "ENDPOINTS")?,
-            links: Table::open(ebpf, "LINKS")?,
-            published: Table::open(ebpf, "PUBLISHED")?,
-            vips: Table::open(ebpf, "VIPS")?,
+            own: Hash::open(ebpf, "OWN")?,
+            peers: Hash::open(ebpf, "PEERS")?,
+            endpoints: Hash::open(ebpf, "ENDPOINTS")?,
+            links: Hash::open(ebpf, "LINKS")?,
+            published,
+            vips: Hash::open(ebpf, "VIPS")?,
             namespaces: Trie::open(ebpf, "NAMESPACES")?,
             datagrams: HashMap::try_from(take(ebpf, "DATAGRAMS")?)
                 .map_err(|e| map_error("DATAGRAMS", e))?,
@@ -212,6 +159,21 @@ impl Tables {
     }
 }
 
+/// The ports of a word of the bitmap.
+fn ports_of(word: u32, bits: u64) -> impl Iterator<Item = PortKey> {
+    let (protocol, first) = if word < PORT_WORDS / 2 {
+        (wire::TCP, word << 6)
+    } else {
+        (wire::UDP, (word - PORT_WORDS / 2) << 6)
+    };
+    let set = (0..64).filter(move |bit| bits >> bit & 1 == 1);
+    set.map(move |bit| PortKey {
+        port_be: ((first + bit) as u16).to_be(),
+        protocol,
+        pad: 0,
+    })
+}
+
 pub(crate) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
     ebpf.take_map(name)
         .ok_or(Error::Missing { kind: "map", name })
@@ -231,14 +193,22 @@ pub(crate) fn map_error(map: &'static str, source: MapError) -> Error {
     }
 }
 
-pub(crate) fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
-    match result {
-        Err(MapError::SyscallError(error))
-            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
-        {
-            Ok(())
+#[cfg(test)]
+mod tests {
+    use mesh_common::port_bit;
+
+    use super::*;
+
+    #[test]
+    fn a_word_of_the_bitmap_names_its_ports() {
+        for (protocol, port) in [(wire::TCP, 0), (wire::TCP, 65_535), (wire::UDP, 53)] {
+            let (word, bit) = port_bit(protocol, port);
+            let key = PortKey {
+                port_be: port.to_be(),
+                protocol,
+                pad: 0,
+            };
+            assert_eq!(ports_of(word, bit).collect::<Vec<_>>(), [key]);
         }
-        Err(MapError::KeyNotFound) => Ok(()),
-        other => other,
     }
 }

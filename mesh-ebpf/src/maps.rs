@@ -8,8 +8,8 @@ use aya_ebpf::{
 };
 use mesh_common::{
     Addr, AddrKey, Backend, COUNTS, Conn, Connected, Counter, Datagram, DatagramKey, Endpoint,
-    FlowKey, Link, MORE_PROGRAMS, Nat, PORT_WORDS, Place, Pool, PortKey, Published, ScopedAddr,
-    Settings, V6_PROGRAMS, VerdictCount,
+    FlowKey, Link, MORE_PROGRAMS, Nat, PORT_WORDS, PORTS as ALL_PORTS, Place, Pool, Published,
+    ScopedAddr, Settings, V6_PROGRAMS, VerdictCount,
 };
 
 /// The node's settings, one entry.
@@ -28,9 +28,9 @@ pub static OWN: HashMap<Addr, u32> = HashMap::pinned(256, 0);
 #[map]
 pub static PEERS: HashMap<Addr, u32> = HashMap::pinned(4096, 0);
 
-/// Published ports.
+/// Published ports, by `port_index`: 5 MiB, in return for a lookup without a hash.
 #[map]
-pub static PUBLISHED: HashMap<PortKey, Published> = HashMap::pinned(8192, 0);
+pub static PUBLISHED: Array<Published> = Array::pinned(ALL_PORTS, 0);
 
 /// Virtual addresses.
 #[map]

@@ -1,8 +1,8 @@
 //! Which backend a flow goes to. The same answer from XDP, tc and every node, as the rows are the same everywhere.
 
 use mesh_common::{
-    Addr, AddrKey, BACKEND_ACTIVE, Conn, Endpoint, FlowKey, Pool, PortKey, Published, Settings,
-    port_bit, slot_of, wire,
+    Addr, AddrKey, BACKEND_ACTIVE, Conn, Endpoint, FlowKey, Pool, Published, Settings, port_bit,
+    port_index, slot_of, wire,
 };
 
 use crate::{
@@ -96,12 +96,9 @@ pub fn service<F: Family>(tuple: &Tuple<F>) -> Option<&'static Published> {
     if !tuple.ports {
         return None;
     }
-    let key = PortKey {
-        port_be: tuple.dport,
-        protocol: tuple.protocol,
-        pad: 0,
-    };
-    mem::get(&maps::PUBLISHED, &key)
+    let port = u16::from_be(tuple.dport);
+    let published = maps::PUBLISHED.get(port_index(tuple.protocol, port))?;
+    (published.pool.id != 0).then_some(published)
 }
 
 /// No index: past the end of `BACKENDS`. (An `Option` would be compared in a way that the verifier does not follow.)

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use mesh_common::{
-    self as contract, Addr, AddrKey, Conn, FlowKey, Nat, Pool, PortKey, Published, SCOPE_PUBLISHED,
+    self as contract, Addr, AddrKey, Conn, FlowKey, Nat, Pool, Published, SCOPE_PUBLISHED,
+    port_index,
 };
 use mesh_datapath::{
     Backend, Config, Datapath, Desired, Endpoint, Link, Location, PublishedPort, Service, Snapshot,
@@ -96,7 +97,7 @@ pub(crate) struct World {
     flows: HashMap<MapData, FlowKey, Nat>,
     conns: HashMap<MapData, FlowKey, Conn>,
     backends: Array<MapData, contract::Backend>,
-    published: HashMap<MapData, PortKey, Published>,
+    published: Array<MapData, Published>,
     vips: HashMap<MapData, AddrKey, Pool>,
 }
 
@@ -155,7 +156,7 @@ impl World {
             flows: HashMap::try_from(map("FLOWS")).expect("a hash map"),
             conns: HashMap::try_from(map("CONNS")).expect("a hash map"),
             backends: Array::try_from(map("BACKENDS")).expect("an array"),
-            published: HashMap::try_from(map("PUBLISHED")).expect("a hash map"),
+            published: Array::try_from(map("PUBLISHED")).expect("an array"),
             vips: HashMap::try_from(map("VIPS")).expect("a hash map"),
             ns,
             datapath: Some(datapath),
@@ -241,11 +242,7 @@ impl World {
     /// Index of a backend of the service that a flow is to.
     fn index(&self, key: &FlowKey, address: Addr) -> u32 {
         let pool = if key.scope == SCOPE_PUBLISHED {
-            let port = PortKey {
-                port_be: key.dport_be,
-                protocol: key.protocol,
-                pad: 0,
-            };
+            let port = port_index(key.protocol, u16::from_be(key.dport_be));
             self.published.get(&port, 0).expect("a port").pool
         } else {
             let vip = AddrKey {
