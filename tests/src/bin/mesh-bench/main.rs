@@ -184,12 +184,12 @@ fn sides(cli: &Cli, paths: &[Path]) -> Result<(Measured, memory::Memory)> {
                     let name = sides[at].name();
                     let what = format!("{}, {}, {name}", path.name(), kind.name());
                     eprintln!("round {}: {what}", round + 1);
-                    let sample = stolen::least(|| {
+                    let measured = stolen::least(|| {
                         interrupt::check()?;
                         Sample::read(kind, &sides[at].load(path, load)?)
                     });
-                    let sample = sample.with_context(|| what)?;
-                    rows[at].1.push(sample);
+                    let (sample, stolen) = measured.with_context(|| what)?;
+                    rows[at].1.push(Sample { stolen, ..sample });
                 }
             }
         }
