@@ -41,7 +41,7 @@ pub const MORE_OVERLAY_ERROR: u32 = 1;
 pub const MORE_GATEWAY_ERROR: u32 = 2;
 /// Answers to packets that are too big for a tunnel.
 pub const MORE_TOO_BIG: u32 = 3;
-/// ICMP errors that come out of tunnels. IPv4 only: for IPv6 the program does not fit the stack.
+/// ICMP errors that come out of tunnels.
 pub const MORE_TUNNEL_ERROR: u32 = 4;
 /// Programs in `TC_MORE`.
 pub const MORE_PROGRAMS: u32 = 10;

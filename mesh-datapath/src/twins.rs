@@ -19,7 +19,7 @@ const TC: &str = "TC_V6";
 const MORE: &str = "TC_MORE";
 
 /// Array, index in it, program.
-const TWINS: [(&str, u32, &str); 15] = [
+const TWINS: [(&str, u32, &str); 16] = [
     (XDP, V6_UPLINK, "uplink_xdp_v6"),
     (TC, V6_UPLINK, "uplink_tc_v6"),
     (TC, V6_TUNNEL, "tunnel_tc_v6"),
@@ -29,6 +29,7 @@ const TWINS: [(&str, u32, &str); 15] = [
     (MORE, MORE_V4 + MORE_UPLINK_ERROR, "uplink_error"),
     (MORE, MORE_V6 + MORE_UPLINK_ERROR, "uplink_error_v6"),
     (MORE, MORE_V4 + MORE_TUNNEL_ERROR, "tunnel_error"),
+    (MORE, MORE_V6 + MORE_TUNNEL_ERROR, "tunnel_error_v6"),
     (MORE, MORE_V4 + MORE_OVERLAY_ERROR, "overlay_error"),
     (MORE, MORE_V6 + MORE_OVERLAY_ERROR, "overlay_error_v6"),
     (MORE, MORE_V4 + MORE_GATEWAY_ERROR, "gateway_error"),

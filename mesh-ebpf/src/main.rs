@@ -158,6 +158,12 @@ pub fn tunnel_error(ctx: TcContext) -> i32 {
     tc(Place::UplinkTc, icmp::tunnel::<V4>(&ctx), ctx.len())
 }
 
+/// Where `uplink_tc_v6` does.
+#[classifier]
+pub fn tunnel_error_v6(ctx: TcContext) -> i32 {
+    tc(Place::UplinkTc, icmp::tunnel::<V6>(&ctx), ctx.len())
+}
+
 /// Where `overlay_tc` goes on with ICMP errors.
 #[classifier]
 pub fn overlay_error(ctx: TcContext) -> i32 {
