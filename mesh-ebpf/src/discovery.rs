@@ -68,7 +68,9 @@ pub fn answer(
     let length = V6::transport_length(ctx, ETH_LEN, tuple).ok_or(DropReason::Malformed)?;
     let hop_limit = mem::u8_at(ctx, ETH_LEN + 7).ok_or(DropReason::Malformed)?;
     let target = mem::addr_at(ctx, TARGET).ok_or(DropReason::Malformed)?;
-    let option = length == WITH_OPTION && mem::bytes::<2>(ctx, OPTION) == Some([SOURCE_ADDRESS, 1]);
+    let option = length == WITH_OPTION
+        && mem::bytes::<8>(ctx, OPTION)
+            .is_some_and(|[kind, eights, ..]| kind == SOURCE_ADDRESS && eights == 1);
     if hop_limit != HOP_LIMIT || !(option || length == BARE) {
         return Err(DropReason::Malformed);
     }

@@ -9,6 +9,7 @@ use crate::{
     common::INGRESS,
     frames::*,
     row::{Row, check_all, row},
+    six::six,
     traffic::*,
     world::*,
 };
@@ -34,17 +35,12 @@ fn exceeded() -> Icmpv4Type {
 
 /// An error about a packet, of which it quotes the IP header and eight bytes: the ports, and of TCP the number.
 fn about(kind: Icmpv4Type, from: Ipv4Addr, to: Ipv4Addr, packet: &Frame) -> Frame {
-    icmp(from, to, kind).payload(&packet.bytes()[14..42])
+    quoting(kind, from, to, packet, packet)
 }
 
 /// The quoted datagram keeps the checksum it had, as it is not all there.
 fn quoting(kind: Icmpv4Type, from: Ipv4Addr, to: Ipv4Addr, sent: &Frame, seen: &Frame) -> Frame {
-    let mut quote = sent.bytes()[14..42].to_vec();
-    let seen = seen.bytes();
-    if quote[9] == wire::UDP {
-        quote[26..28].copy_from_slice(&seen[40..42]);
-    }
-    icmp(from, to, kind).payload(&quote)
+    icmp(from, to, kind).quote(sent, seen)
 }
 
 /// From outside, about replies of tasks.
@@ -226,7 +222,7 @@ fn on_the_gateway() -> Vec<Row> {
         .returns_in_tunnel(through_peer(asked(PEER))),
         row("about a flow that nobody knows", error(&datagram)),
         row(
-            "with another's address",
+            "an error with another's address",
             sent(about(unreachable(), SIDE_GATE, CLIENT, &datagram)),
         )
         .drops(DropReason::Spoofed),
@@ -279,24 +275,38 @@ fn on_the_overlay() -> Vec<Row> {
     rows.map(|row| row.by(OVER)).into()
 }
 
-/// The answer to a packet that does not fit: IP header and twenty bytes of it.
-fn too_big(packet: &Frame) -> Frame {
-    let bytes = packet.bytes();
-    let (from, to) = (&bytes[26..30], &bytes[30..34]);
-    let address = |b: &[u8]| Ipv4Addr::new(b[0], b[1], b[2], b[3]);
-    let mac = |at: usize| bytes[at..at + 6].try_into().expect("six bytes");
-    icmp(address(to), address(from), needs_fragments(MTU))
-        .payload(&bytes[14..54])
-        .macs(mac(6), mac(0))
-        .unnumbered()
+/// Length of what is in front of a datagram's payload: the sizes of the two protocols differ by that.
+fn headers(six: bool) -> usize {
+    wire::UDP_LEN + if six { wire::IPV6_LEN } else { wire::IPV4_LEN }
 }
 
-/// Packets that fit no tunnel.
-fn sizes(place: Place) -> Vec<Row> {
-    let fits = |frame: Frame| frame.payload(&[5; 1450 - 28]);
-    let large = |frame: Frame| frame.payload(&[5; 1450 - 27]);
+/// The answer to a packet that does not fit: IP header and twenty bytes of it.
+fn too_big(packet: &Frame, six: bool) -> Frame {
+    let bytes = if six {
+        packet.six().expect("IPv6")
+    } else {
+        packet.clone()
+    }
+    .bytes();
+    let quote = &bytes[wire::ETH_LEN..][..headers(six) - wire::UDP_LEN + 20];
+    icmp(
+        packet.ip.destination.into(),
+        packet.ip.source.into(),
+        needs_fragments(MTU),
+    )
+    .payload(quote)
+    .macs(packet.smac, packet.dmac)
+    .unnumbered()
+}
+
+/// Packets that fit no tunnel. IPv6 fragments none on the way.
+fn sizes(place: Place, six: bool) -> Vec<Row> {
+    let most = usize::from(MTU) - headers(six);
+    let fits = |frame: Frame| frame.payload(&vec![5; most]);
+    let large = |frame: Frame| frame.payload(&vec![5; most + 1]);
     let whole = |frame: Frame| frame.ip(|ip| ip.dont_fragment = true);
     let cuttable = |frame: Frame| frame.ip(|ip| ip.dont_fragment = false);
+    let too_big = |packet: &Frame| too_big(packet, six);
     match place {
         Place::UplinkTc => vec![
             row("as large as the tunnel takes", fits(datagram(80)))
@@ -316,7 +326,8 @@ fn sizes(place: Place) -> Vec<Row> {
             )
             .drops(DropReason::TooBig)
             .binds(published(wire::UDP, 80), FAR_GATE)
-            .counts("udp/80", FAR_GATE, true),
+            .counts("udp/80", FAR_GATE, true)
+            .only_v4(),
         ],
         Place::Overlay => {
             let sent = |to| udp((NEAR, 5001), (to, 80)).macs(task(to), task(NEAR));
@@ -338,7 +349,8 @@ fn sizes(place: Place) -> Vec<Row> {
                     "to a task there, larger, and may be fragmented",
                     cuttable(large(sent(FAR))),
                 )
-                .drops(DropReason::TooBig),
+                .drops(DropReason::TooBig)
+                .only_v4(),
             ];
             rows.map(|row| row.by(OVER)).into()
         }
@@ -359,28 +371,34 @@ fn sizes(place: Place) -> Vec<Row> {
     }
 }
 
-pub(crate) fn uplink_rows() -> Vec<Row> {
-    let rows = [from_outside(), from_the_peer(), sizes(Place::UplinkTc)];
-    rows.into_iter().flatten().collect()
+/// The rows of a place.
+pub(crate) fn rows(place: Place) -> Vec<Row> {
+    about_flows(place)
+        .into_iter()
+        .chain(sizes(place, false))
+        .collect()
 }
 
-pub(crate) fn gateway_rows() -> Vec<Row> {
-    let rows = [on_the_gateway(), sizes(Place::Gateway)];
-    rows.into_iter().flatten().collect()
+/// The same in IPv6.
+pub(crate) fn rows_v6(place: Place) -> Vec<Row> {
+    six([about_flows(place), sizes(place, true)].concat())
 }
 
-pub(crate) fn overlay_rows() -> Vec<Row> {
-    let rows = [on_the_overlay(), sizes(Place::Overlay)];
-    rows.into_iter().flatten().collect()
+fn about_flows(place: Place) -> Vec<Row> {
+    match place {
+        Place::UplinkTc => [from_outside(), from_the_peer()].concat(),
+        Place::Overlay => on_the_overlay(),
+        _ => on_the_gateway(),
+    }
 }
 
 #[test]
 fn errors_by_the_uplink() {
-    check_all(Place::UplinkTc, &uplink_rows());
+    check_all(Place::UplinkTc, &rows(Place::UplinkTc));
 }
 
 #[test]
 fn errors_of_tasks() {
-    check_all(Place::Gateway, &gateway_rows());
-    check_all(Place::Overlay, &overlay_rows());
+    check_all(Place::Gateway, &rows(Place::Gateway));
+    check_all(Place::Overlay, &rows(Place::Overlay));
 }

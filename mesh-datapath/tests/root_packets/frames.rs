@@ -1,12 +1,12 @@
 //! Frames made with etherparse, so that what the programs compute is held against somebody else's arithmetic.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::{
-    ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv4Header, Icmpv4Type, IpFragOffset,
-    IpNumber, Ipv4Header, TcpHeader, UdpHeader, VlanId,
+    ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv4Type, IpFragOffset, IpNumber,
+    Ipv4Header, TcpHeader,
 };
-use mesh_common::{checksum, mac_of, node_mac, wire};
+use mesh_common::{mac_of, node_mac, wire};
 
 use crate::world::{CLIENT_MAC, NODE_MAC, PEER, PEER_MAC};
 
@@ -26,8 +26,9 @@ pub(crate) fn node(address: Ipv4Addr) -> Mac {
     node_mac(u32::from_ne_bytes(address.octets()))
 }
 
+/// What goes behind the IP header.
 #[derive(Debug, Clone)]
-enum Above {
+pub(crate) enum Above {
     Tcp(Box<TcpHeader>),
     Udp { from: u16, to: u16 },
     Icmp(Icmpv4Type),
@@ -36,23 +37,79 @@ enum Above {
 
 /// What the transport checksum is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sum {
+pub(crate) enum Sum {
     Right,
     Zero,
     /// The pseudo header's, as a sender on this machine leaves it for its device to complete.
     Partial,
 }
 
-/// An IPv4 frame that is still being described.
+/// What goes behind that.
+#[derive(Debug, Clone)]
+pub(crate) enum Payload {
+    Bytes(Vec<u8>),
+    /// This packet in VXLAN, on this network.
+    Tunnel(u32, Box<Packet>),
+    /// IP header and eight bytes of a packet. Of a datagram the checksum is the second one's.
+    Quote(Box<[Frame; 2]>),
+}
+
+/// What a packet has in IPv6 only.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OnlyV6 {
+    /// Extension headers in front of a fragment's: type and bytes from the third on.
+    pub(crate) extensions: Vec<(IpNumber, Vec<u8>)>,
+    /// Ends that IPv4 does not have.
+    pub(crate) source: Option<Ipv6Addr>,
+    pub(crate) destination: Option<Ipv6Addr>,
+}
+
+/// A frame that is still being described: IPv4, or the same in IPv6.
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
-    dmac: Mac,
-    smac: Mac,
-    tags: Vec<u16>,
-    ip: Ipv4Header,
-    above: Above,
-    sum: Sum,
-    payload: Vec<u8>,
+    pub(crate) dmac: Mac,
+    pub(crate) smac: Mac,
+    pub(crate) tags: Vec<u16>,
+    pub(crate) ip: Ipv4Header,
+    /// There if it is IPv6.
+    pub(crate) v6: Option<OnlyV6>,
+    pub(crate) above: Above,
+    pub(crate) sum: Sum,
+    pub(crate) payload: Payload,
+}
+
+/// What is given to a program, or comes out.
+#[derive(Debug, Clone)]
+pub(crate) enum Packet {
+    Frame(Frame),
+    Bytes(Vec<u8>),
+}
+
+impl Packet {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Frame(frame) => frame.bytes(),
+            Self::Bytes(bytes) => bytes.clone(),
+        }
+    }
+}
+
+impl From<Frame> for Packet {
+    fn from(frame: Frame) -> Self {
+        Self::Frame(frame)
+    }
+}
+
+impl From<Vec<u8>> for Packet {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl From<&[u8]> for Packet {
+    fn from(bytes: &[u8]) -> Self {
+        Self::Bytes(bytes.to_vec())
+    }
 }
 
 fn frame(from: Ipv4Addr, to: Ipv4Addr, protocol: IpNumber, above: Above) -> Frame {
@@ -64,9 +121,10 @@ fn frame(from: Ipv4Addr, to: Ipv4Addr, protocol: IpNumber, above: Above) -> Fram
         smac: CLIENT_MAC,
         tags: Vec::new(),
         ip,
+        v6: None,
         above,
         sum: Sum::Right,
-        payload: WORDS.to_vec(),
+        payload: Payload::Bytes(WORDS.to_vec()),
     }
 }
 
@@ -147,7 +205,13 @@ impl Frame {
     }
 
     pub(crate) fn payload(mut self, bytes: &[u8]) -> Self {
-        self.payload = bytes.to_vec();
+        self.payload = Payload::Bytes(bytes.to_vec());
+        self
+    }
+
+    /// An error's: the beginning of a packet, whose checksum is that of `seen` if it is a datagram.
+    pub(crate) fn quote(mut self, sent: &Self, seen: &Self) -> Self {
+        self.payload = Payload::Quote(Box::new([sent.clone(), seen.clone()]));
         self
     }
 
@@ -168,85 +232,16 @@ impl Frame {
         self.sum = Sum::Partial;
         self
     }
-
-    /// The frame, checksums included.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
-        let mut out = [self.dmac, self.smac].concat();
-        for tag in &self.tags {
-            let id = VlanId::try_new(*tag).expect("12 bits");
-            out.extend(EtherType::VLAN_TAGGED_FRAME.0.to_be_bytes());
-            out.extend(id.value().to_be_bytes());
-        }
-        out.extend(EtherType::IPV4.0.to_be_bytes());
-        let above = if self.ip.fragment_offset.value() == 0 {
-            self.above()
-        } else {
-            Vec::new()
-        };
-        let mut ip = self.ip.clone();
-        ip.set_payload_len(above.len() + self.payload.len())
-            .expect("a short packet");
-        ip.write(&mut out).expect("a vector takes all");
-        out.extend(above);
-        out.extend(&self.payload);
-        out
-    }
-
-    /// The transport header.
-    fn above(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        let ip = &self.ip;
-        let partial = |length: usize| {
-            let [src, dst] = [ip.source, ip.destination].map(u32::from_ne_bytes);
-            let length = u16::try_from(length + self.payload.len()).expect("a short packet");
-            u16::from_be(checksum::pseudo_v4(src, dst, ip.protocol.0, length))
-        };
-        let result = match &self.above {
-            Above::Tcp(header) => {
-                let mut header = header.clone();
-                header.checksum = match self.sum {
-                    Sum::Right => header.calc_checksum_ipv4(ip, &self.payload).expect("short"),
-                    Sum::Zero => 0,
-                    Sum::Partial => partial(header.header_len()),
-                };
-                header.write(&mut out)
-            }
-            Above::Udp { from, to } => {
-                let mut header = UdpHeader::with_ipv4_checksum(*from, *to, ip, &self.payload)
-                    .expect("a short packet");
-                match self.sum {
-                    Sum::Right => {}
-                    Sum::Zero => header.checksum = 0,
-                    Sum::Partial => header.checksum = partial(UdpHeader::LEN),
-                }
-                header.write(&mut out)
-            }
-            Above::Icmp(kind) => {
-                Icmpv4Header::with_checksum(kind.clone(), &self.payload).write(&mut out)
-            }
-            Above::Nothing => Ok(()),
-        };
-        result.expect("a vector takes all");
-        out
-    }
-}
-
-impl From<Frame> for Vec<u8> {
-    fn from(frame: Frame) -> Self {
-        frame.bytes()
-    }
 }
 
 /// `inner` in VXLAN, from one node to another.
-pub(crate) fn vxlan(from: Ipv4Addr, to: Ipv4Addr, vni: u32, inner: impl Into<Vec<u8>>) -> Frame {
-    let mut payload = vec![8, 0, 0, 0];
-    payload.extend((vni << 8).to_be_bytes());
-    payload.extend(inner.into());
+pub(crate) fn vxlan(from: Ipv4Addr, to: Ipv4Addr, vni: u32, inner: impl Into<Packet>) -> Frame {
     let smac = if from == PEER { PEER_MAC } else { CLIENT_MAC };
-    udp((from, 50_000), (to, 4789))
-        .payload(&payload)
+    let mut frame = udp((from, 50_000), (to, 4789))
         .macs(NODE_MAC, smac)
-        .unsummed()
+        .unsummed();
+    frame.payload = Payload::Tunnel(vni, Box::new(inner.into()));
+    frame
 }
 
 /// An ARP packet in a frame of the same sender. A request goes to everybody.

@@ -10,7 +10,7 @@ use crate::{
     compare::same_bytes,
     errors, gateway_tc, loopback_tc, overlay_tc, overlay_vips,
     row::{Row, program},
-    uplink_tc, uplink_tunnels, uplink_xdp,
+    uplink_tc, uplink_tunnels, uplink_xdp, v6,
     world::*,
 };
 
@@ -45,8 +45,8 @@ impl Source {
     fn next(&mut self) -> (Vec<u8>, u32) {
         let Self { random, rows } = self;
         let row = rows.choose(random).expect("rows");
-        let other = &rows.choose(random).expect("rows").packet;
-        let mut packet = row.packet.clone();
+        let other = &rows.choose(random).expect("rows").packet.bytes();
+        let mut packet = row.packet.bytes();
         if random.random_ratio(1, 16) {
             packet.truncate(ETHERNET);
             let length = random.random_range(0..256);
@@ -136,6 +136,7 @@ fn fuzz(place: Place, mut rows: Vec<Row>) {
         number("MESH_FUZZ_SEED", SEED),
     );
     // Mutations cut as well; whole packets get further.
+    rows.extend(v6::rows(place));
     rows.retain(|row| !row.name.ends_with("bytes of it"));
     let mut world = World::new(Side::Node);
     let mut source = Source {
@@ -197,7 +198,7 @@ fn fuzz_uplink_tc() {
     fuzz(
         Place::UplinkTc,
         rows.chain(uplink_tunnels::rows())
-            .chain(errors::uplink_rows())
+            .chain(errors::rows(Place::UplinkTc))
             .collect(),
     );
 }
@@ -213,7 +214,7 @@ fn fuzz_overlay_tc() {
     fuzz(
         Place::Overlay,
         rows.chain(overlay_vips::rows())
-            .chain(errors::overlay_rows())
+            .chain(errors::rows(Place::Overlay))
             .collect(),
     );
 }
@@ -221,7 +222,10 @@ fn fuzz_overlay_tc() {
 #[test]
 fn fuzz_gateway_tc() {
     let rows = gateway_tc::rows().into_iter();
-    fuzz(Place::Gateway, rows.chain(errors::gateway_rows()).collect());
+    fuzz(
+        Place::Gateway,
+        rows.chain(errors::rows(Place::Gateway)).collect(),
+    );
 }
 
 #[test]

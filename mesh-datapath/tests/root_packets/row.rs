@@ -7,6 +7,7 @@ use mesh_common::{DropReason, FlowKey, Nat, Place, Verdict};
 use crate::{
     common::INGRESS,
     compare::{Counted, equal, moved_counters, moved_outcomes, same_bytes, tunnel},
+    frames::Packet,
     world::{Memory, PEER_MAC, Side, UP, VNI, World, addr},
 };
 
@@ -15,32 +16,35 @@ const XDP: [u32; 3] = [2, 4, 1];
 const TC: [u32; 3] = [u32::MAX, 7, 2];
 
 /// What comes out.
+#[derive(Clone)]
 enum Out {
     /// The very bytes that went in.
     Same,
     /// Dropped: nobody sees it.
     Nothing,
     /// This frame, from the byte given on.
-    Frame(Vec<u8>, usize),
+    Frame(Packet, usize),
     /// This frame in a tunnel between two nodes, on this network.
-    Tunnel(Vec<u8>, u32),
+    Tunnel(Packet, u32),
 }
 
 /// A row. It begins as a packet that comes in by the uplink and passes.
+#[derive(Clone)]
 pub(crate) struct Row {
     pub(crate) name: String,
-    pub(crate) packet: Vec<u8>,
+    pub(crate) packet: Packet,
     pub(crate) interface: u32,
     before: Memory,
     outcome: &'static str,
     action: usize,
     out: Out,
     after: Memory,
-    counted: Vec<Counted>,
+    counted: Vec<(String, Ipv4Addr, bool)>,
+    only_v4: bool,
 }
 
 /// A packet that passes.
-pub(crate) fn row(name: impl Into<String>, packet: impl Into<Vec<u8>>) -> Row {
+pub(crate) fn row(name: impl Into<String>, packet: impl Into<Packet>) -> Row {
     Row {
         name: name.into(),
         packet: packet.into(),
@@ -51,6 +55,7 @@ pub(crate) fn row(name: impl Into<String>, packet: impl Into<Vec<u8>>) -> Row {
         out: Out::Same,
         after: Memory::default(),
         counted: Vec::new(),
+        only_v4: false,
     }
 }
 
@@ -105,36 +110,36 @@ impl Row {
     }
 
     /// To a task on another node, on the ingress network.
-    pub(crate) fn forwards(self, inner: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn forwards(self, inner: impl Into<Packet>) -> Self {
         self.goes(Verdict::Forwarded, Out::Tunnel(inner.into(), INGRESS))
     }
 
     /// To a task on another node, on an overlay network.
-    pub(crate) fn tunnels(self, inner: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn tunnels(self, inner: impl Into<Packet>) -> Self {
         self.goes(Verdict::Forwarded, Out::Tunnel(inner.into(), VNI))
     }
 
     /// To a task on this node.
-    pub(crate) fn delivers(self, frame: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn delivers(self, frame: impl Into<Packet>) -> Self {
         self.goes(Verdict::Delivered, Out::Frame(frame.into(), 0))
     }
 
-    pub(crate) fn answers(self, frame: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn answers(self, frame: impl Into<Packet>) -> Self {
         self.goes(Verdict::Answered, Out::Frame(frame.into(), 0))
     }
 
     /// Back to the client, with these MACs.
-    pub(crate) fn returns(self, frame: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn returns(self, frame: impl Into<Packet>) -> Self {
         self.goes(Verdict::Returned, Out::Frame(frame.into(), 0))
     }
 
     /// Back to the client, the kernel filling in the MACs.
-    pub(crate) fn returns_by_route(self, frame: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn returns_by_route(self, frame: impl Into<Packet>) -> Self {
         self.goes(Verdict::Returned, Out::Frame(frame.into(), 12))
     }
 
     /// Back to the client through the node that was asked.
-    pub(crate) fn returns_in_tunnel(self, inner: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn returns_in_tunnel(self, inner: impl Into<Packet>) -> Self {
         self.goes(Verdict::Returned, Out::Tunnel(inner.into(), INGRESS))
     }
 
@@ -157,43 +162,73 @@ impl Row {
 
     /// Counts the packet to a backend, by front: `tcp/80`, `udp/80` or a virtual address.
     pub(crate) fn counts(mut self, front: impl ToString, backend: Ipv4Addr, begins: bool) -> Self {
-        self.counted.push(Counted {
-            front: front.to_string(),
-            backend: backend.to_string(),
-            flows: u64::from(begins),
-            packets: 1,
-            bytes: self.packet.len() as u64,
-        });
+        self.counted.push((front.to_string(), backend, begins));
         self
+    }
+
+    /// IPv6 does this in another way.
+    pub(crate) fn only_v4(mut self) -> Self {
+        self.only_v4 = true;
+        self
+    }
+
+    /// The row in IPv6, if there are such packets.
+    pub(crate) fn six(&self) -> Option<Self> {
+        if self.only_v4 {
+            return None;
+        }
+        let out = match &self.out {
+            Out::Frame(frame, from) => Out::Frame(frame.six()?, *from),
+            Out::Tunnel(inner, vni) => Out::Tunnel(inner.six()?, *vni),
+            out => out.clone(),
+        };
+        Some(Self {
+            name: self.name.clone(),
+            packet: self.packet.six()?,
+            before: self.before.six()?,
+            out,
+            after: self.after.six()?,
+            counted: self.counted.clone(),
+            ..*self
+        })
     }
 
     /// Tries the packet. What is wrong, if anything is.
     pub(crate) fn check(&self, place: Place, world: &mut World) -> Result<(), String> {
         world.set_memory(&self.before);
         let before = world.snapshot();
-        let trial = world.run(program(place), &self.packet, self.interface)?;
+        let packet = self.packet.bytes();
+        let trial = world.run(program(place), &packet, self.interface)?;
         let after = world.snapshot();
         let xdp = place == Place::UplinkXdp;
         let action = if xdp { XDP } else { TC }[self.action];
         let outcomes = moved_outcomes(&before, &after);
         equal("outcome", &outcomes, &vec![(place.name(), self.outcome)])?;
         equal("action", &trial.action, &action)?;
-        self.out(&trial.packet, xdp)?;
+        self.out(&packet, &trial.packet, xdp)?;
         equal("memory", &world.memory(), &self.after)?;
-        equal("counters", &moved_counters(&before, &after), &self.counted)
+        let counted = self.counted.iter().map(|(front, backend, begins)| Counted {
+            front: front.clone(),
+            backend: backend.to_string(),
+            flows: u64::from(*begins),
+            packets: 1,
+            bytes: packet.len() as u64,
+        });
+        let counted: Vec<_> = counted.collect();
+        equal("counters", &moved_counters(&before, &after), &counted)
     }
 
-    fn out(&self, got: &[u8], xdp: bool) -> Result<(), String> {
+    fn out(&self, sent: &[u8], got: &[u8], xdp: bool) -> Result<(), String> {
         match &self.out {
             Out::Nothing => Ok(()),
-            Out::Same => same_bytes(got, &self.packet),
-            Out::Frame(frame, from) => same_bytes(&got[*from..], &frame[*from..]),
+            Out::Same => same_bytes(got, sent),
+            Out::Frame(frame, from) => same_bytes(&got[*from..], &frame.bytes()[*from..]),
             Out::Tunnel(inner, vni) => {
                 // XDP fills in the MACs itself, for the others the kernel does.
                 if xdp && (got[..6] != PEER_MAC || got[12..14] != [8, 0]) {
                     return Err(format!("not sent to the peer: {:02x?}", &got[..14]));
                 }
-                tunnel(got, inner, *vni)
+                tunnel(got, &inner.bytes(), *vni)
             }
         }
     }

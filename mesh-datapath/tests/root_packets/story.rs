@@ -53,7 +53,19 @@ impl Step {
     }
 }
 
+/// Tells a story in both protocols.
 fn tell(steps: Vec<Step>) {
+    let six = steps.iter().map(|step| Step {
+        packet: step.packet.as_ref().map(|frame| frame.six().expect("IPv6")),
+        out: step.out.as_ref().map(|frame| frame.six().expect("IPv6")),
+        ..*step
+    });
+    let six = six.collect();
+    tell_once(steps);
+    tell_once(six);
+}
+
+fn tell_once(steps: Vec<Step>) {
     let mut worlds = [World::new(Side::Node), World::new(Side::Peer)];
     let mut last = Vec::new();
     for step in steps {
@@ -165,7 +177,7 @@ fn story_of_datagrams() {
 fn story_of_a_process() {
     let (home, seen) = ((std::net::Ipv4Addr::LOCALHOST, 33_000), (NODE, 33_000));
     let call = syn(home, (home.0, 80)).macs([0; 6], [0; 6]);
-    tell(vec![
+    tell_once(vec![
         step(
             "call of localhost",
             Side::Node,

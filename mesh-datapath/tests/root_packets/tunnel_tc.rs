@@ -161,7 +161,8 @@ fn tunnel_tc() {
     world.ns.sh("ip addr add 192.0.2.9/24 dev up0");
     let wire = Wire::new(&world);
     let mut wrong = Vec::new();
-    for visit in visits() {
+    let six = visits().into_iter().filter_map(Visit::six);
+    for visit in visits().into_iter().chain(six) {
         if let Err(why) = visit.check(&world, &wire) {
             wrong.push(format!("{}: {why}", visit.name));
         }
@@ -170,6 +171,19 @@ fn tunnel_tc() {
 }
 
 impl Visit {
+    /// The visit in IPv6, if there are such packets.
+    fn six(self) -> Option<Self> {
+        let back = match &self.back {
+            Some(frame) => Some(frame.six()?),
+            None => None,
+        };
+        Some(Self {
+            packet: self.packet.six()?,
+            back,
+            ..self
+        })
+    }
+
     fn check(&self, world: &World, wire: &Wire) -> Result<(), String> {
         let before = world.snapshot();
         wire.send(&self.packet.bytes());

@@ -70,7 +70,8 @@ fn from_the_peer() -> Vec<Row> {
         .delivers(near(syn(substitute, SERVER)))
         .knows(outside(wire::TCP, 81))
         .remembers(instead)
-        .remembers(note),
+        .remembers(note)
+        .only_v4(),
         row("more with the substitute", asked(open()))
             .delivers(near(tcp(substitute, SERVER)))
             .knows(outside(wire::TCP, 81))
@@ -94,7 +95,8 @@ fn from_the_peer() -> Vec<Row> {
         .delivers(near(syn(substitute, SERVER)))
         .knows(silent(3600, outside(wire::TCP, 81)))
         .remembers(instead)
-        .remembers(note),
+        .remembers(note)
+        .only_v4(),
         row(
             "the port is taken, but that flow of datagrams has been silent",
             asked(datagram()),

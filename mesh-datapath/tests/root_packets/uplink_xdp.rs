@@ -20,7 +20,7 @@ fn back(frame: Frame) -> Frame {
     frame.macs(node(NODE), node(PEER))
 }
 
-fn from_peer(inner: impl Into<Vec<u8>>) -> Frame {
+fn from_peer(inner: impl Into<Packet>) -> Frame {
     vxlan(PEER, NODE, INGRESS, inner)
 }
 
@@ -171,7 +171,8 @@ fn to_the_peer() -> Vec<Row> {
             "as large as the tunnel takes",
             open(80).payload(&[1; 1410]),
             false,
-        ),
+        )
+        .only_v4(),
         row("larger than the tunnel takes", open(80).payload(&[1; 1411])).hands_over(),
         row("padded to Ethernet's shortest frame", padded)
             .forwards(inner)

@@ -1,6 +1,9 @@
 //! The nodes that packets are tried on: two, which mirror one another, with one set of services.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use mesh_common::{
@@ -13,7 +16,7 @@ use mesh_datapath::{
 };
 
 use crate::{
-    common::{INGRESS, Ns, chain},
+    common::{INGRESS, INGRESS_V6, LAN_V6, Ns, OVERLAY_V6, chain, six},
     frames::Mac,
 };
 
@@ -107,8 +110,9 @@ impl World {
             Side::Node => "node",
             Side::Peer => "peer",
         });
-        // The programs are attached as well: nothing else may move their counters.
-        ns.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
+        // The programs are attached as well: nothing else may move their counters. So only the uplink has IPv6, which
+        // it tells nobody.
+        ns.sh("sysctl -qw net.ipv6.conf.default.disable_ipv6=1");
         for (host, index) in [
             ("up", UP),
             ("ov", OVER),
@@ -129,14 +133,20 @@ impl World {
         };
         let mac = |of: Ipv4Addr| format!("02:00:00:00:00:{:02x}", of.octets()[3]);
         ns.sh(&format!("ip link set up0 address {}", mac(own)));
+        ns.sh("ip link set up0 addrgenmode none");
+        ns.sh("sysctl -qw net.ipv6.conf.up0.disable_ipv6=0");
+        let own_v6 = six(LAN_V6, own);
         ns.sh(&format!("ip addr add {own}/24 dev up0"));
+        ns.sh(&format!("ip addr add {own_v6}/64 dev up0 nodad"));
         for neighbour in [other, CLIENT] {
             let lladdr = mac(neighbour);
-            ns.sh(&format!(
-                "ip neigh add {neighbour} lladdr {lladdr} dev up0 nud permanent"
-            ));
+            for address in [neighbour.into(), IpAddr::V6(six(LAN_V6, neighbour))] {
+                ns.sh(&format!(
+                    "ip neigh add {address} lladdr {lladdr} dev up0 nud permanent"
+                ));
+            }
         }
-        ns.sh("sysctl -qw net.ipv4.ip_forward=1");
+        ns.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         let mut config = Config::new(format!("/sys/fs/bpf/{}", ns.0));
         config.xdp = XdpMode::Off;
         config.flow_entries = 4096;
@@ -247,7 +257,7 @@ impl World {
         } else {
             let vip = AddrKey {
                 vni: key.scope,
-                address: key.dst,
+                address: Addr::v4_be(key.dst.low_be()),
             };
             self.vips.get(&vip, 0).expect("a virtual address")
         };
@@ -289,9 +299,10 @@ fn desired(side: Side, moved: bool) -> Desired {
     };
     let mut desired = Desired {
         uplinks: [UP].into(),
-        own_addresses: [own.into()].into(),
+        own_addresses: [own.into(), six(LAN_V6, own).into()].into(),
         vtep: Some(own.into()),
         ingress_vni: INGRESS,
+        ingress_prefix: Some(INGRESS_V6),
         peers: [other.into()].into(),
         ..Desired::default()
     };
@@ -320,7 +331,7 @@ fn desired(side: Side, moved: bool) -> Desired {
                 let link = if vni == VNI {
                     Link::Overlay {
                         vni,
-                        prefix: None,
+                        prefix: Some(OVERLAY_V6),
                         address,
                         mac,
                     }
