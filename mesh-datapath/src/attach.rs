@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -17,7 +17,10 @@ use aya::{
     },
 };
 
-use crate::{Error, Report};
+use crate::{
+    Error, Report,
+    pins::{entries, remove_file},
+};
 
 /// On uplinks, XDP.
 pub(crate) const UPLINK_XDP: &str = "uplink_xdp";
@@ -98,7 +101,7 @@ impl Attachments {
         self.current
             .retain(|attachment| wanted.contains(attachment));
         let names: BTreeSet<String> = wanted.iter().map(file_name).collect();
-        for entry in pins(&self.dir)? {
+        for entry in entries(&self.dir)? {
             let name = entry.file_name().map(|n| n.to_string_lossy().into_owned());
             if !name.is_some_and(|name| names.contains(&name)) {
                 remove_file(&entry)?;
@@ -197,33 +200,4 @@ pub(crate) fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
         program: name,
         source: Box::new(source),
     })
-}
-
-/// The files in a folder of pins; none if there is no folder.
-pub(crate) fn pins(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    let error = |source| Error::Path {
-        action: "list folder",
-        path: dir.to_owned(),
-        source,
-    };
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(error(e)),
-    };
-    entries
-        .map(|entry| entry.map(|e| e.path()).map_err(error))
-        .collect()
-}
-
-/// Removes a file. One that is not there is no error.
-pub(crate) fn remove_file(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Path {
-            action: "remove",
-            path: path.to_owned(),
-            source,
-        }),
-        _ => Ok(()),
-    }
 }

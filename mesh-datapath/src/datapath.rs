@@ -2,8 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
-    path::Path,
+    fs,
 };
 
 use aya::{Ebpf, EbpfLoader, maps::Map};
@@ -15,12 +14,13 @@ use crate::{
     compile::{self, Contents, Front},
     flows::FlowTables,
     hooks::{self, Hooks},
-    host, netlink, object,
+    host, netlink, object, pins,
     rows::Rows,
     snapshot,
     sockets::Sockets,
     tables::Tables,
     twins::Twins,
+    upgrade::{self, Superseded},
 };
 
 /// The device that owns the tunnels' UDP port.
@@ -42,6 +42,7 @@ pub struct Datapath {
     hooks: Hooks,
     rows: Rows,
     fronts: snapshot::Fronts,
+    superseded: Superseded,
 }
 
 impl std::fmt::Debug for Datapath {
@@ -70,13 +71,14 @@ impl Datapath {
             path: maps.clone(),
             source,
         })?;
-        let mut ebpf = EbpfLoader::new()
+        let sizes = sizes(config);
+        let superseded = upgrade::adopt(config, object, &sizes.map(|(name, _)| name))?;
+        let mut loader = EbpfLoader::new();
+        for (name, entries) in sizes {
+            loader.map_max_entries(name, entries);
+        }
+        let mut ebpf = loader
             .default_map_pin_directory(&maps)
-            .map_max_entries("CONNS", config.flow_entries)
-            .map_max_entries("FLOWS", config.flow_entries)
-            .map_max_entries("ROWS", config.row_slots)
-            .map_max_entries("BACKENDS", config.backend_slots)
-            .map_max_entries("COUNTERS", config.backend_slots)
             // Its kind of definition does not say that it is pinned.
             .map_pin_path("SOCKETS", maps.join("SOCKETS"))
             .load(object)
@@ -112,6 +114,7 @@ impl Datapath {
             hooks: Hooks::open(dir.join("hooks"), config.cgroup.clone())?,
             rows,
             fronts: snapshot::Fronts::default(),
+            superseded,
         })
     }
 
@@ -140,6 +143,7 @@ impl Datapath {
             .sync(&mut self.ebpf, &wanted, xdp_optional, &mut report)?;
         self.hooks.sync(&mut self.ebpf, &mut report)?;
         self.prune(&contents, &mut report)?;
+        self.superseded.remove()?;
         self.fronts.set(&contents, &self.tables);
         Ok(report)
     }
@@ -192,7 +196,7 @@ impl Datapath {
     /// # Errors
     /// When a pin or the device cannot be removed; the rest is removed all the same.
     pub fn remove(config: &Config) -> Result<(), Error> {
-        let pins = remove_tree(&config.pin_dir);
+        let pins = pins::remove_tree(&config.pin_dir);
         let device = netlink::remove_link(TUNNEL_DEVICE);
         pins.and(device)
     }
@@ -390,6 +394,17 @@ fn backends(contents: &Contents, tables: &Tables) -> BTreeSet<(u32, Addr)> {
         .collect()
 }
 
+/// The maps that user space sizes, and their entries.
+fn sizes(config: &Config) -> [(&'static str, u32); 5] {
+    [
+        ("CONNS", config.flow_entries),
+        ("FLOWS", config.flow_entries),
+        ("ROWS", config.row_slots),
+        ("BACKENDS", config.backend_slots),
+        ("COUNTERS", config.backend_slots),
+    ]
+}
+
 /// Hands out numbers for pools that no pool has. Zero is none.
 struct Ids {
     used: BTreeSet<u32>,
@@ -413,26 +428,5 @@ impl Ids {
             id: self.last,
             ..Pool::default()
         }
-    }
-}
-
-/// Removes a folder of pins and all below it; goes on after an error and reports the first.
-fn remove_tree(dir: &Path) -> Result<(), Error> {
-    let mut first = Ok(());
-    for path in attach::pins(dir)? {
-        let removed = if path.is_dir() {
-            remove_tree(&path)
-        } else {
-            attach::remove_file(&path)
-        };
-        first = first.and(removed);
-    }
-    match fs::remove_dir(dir) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => first.and(Err(Error::Path {
-            action: "remove folder",
-            path: dir.to_owned(),
-            source,
-        })),
-        _ => first,
     }
 }

@@ -14,7 +14,7 @@ use aya::{
     programs::{CgroupAttachMode, CgroupSockAddr, links::FdLink},
 };
 
-use crate::{Error, Report, attach};
+use crate::{Error, Report, pins::remove_file};
 
 /// All of them.
 pub(crate) const PROGRAMS: [&str; 8] = [
@@ -101,7 +101,7 @@ impl Hooks {
     fn detach(&self) -> Result<(), Error> {
         PROGRAMS
             .iter()
-            .try_for_each(|name| attach::remove_file(&self.dir.join(name)))
+            .try_for_each(|name| remove_file(&self.dir.join(name)))
     }
 }
 
@@ -117,7 +117,7 @@ fn attach(
     // A bpffs has no dots in its names.
     let next = dir.join(format!("{name}-next"));
     // Left by a process that died right here.
-    attach::remove_file(&next)?;
+    remove_file(&next)?;
     drop(link.pin(&next)?);
     fs::rename(&next, dir.join(name))?;
     Ok(())

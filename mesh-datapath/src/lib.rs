@@ -18,6 +18,7 @@ mod maglev;
 mod model;
 mod netlink;
 mod object;
+mod pins;
 mod report;
 mod rows;
 mod snapshot;
@@ -26,6 +27,7 @@ mod table;
 mod tables;
 mod trial;
 mod twins;
+mod upgrade;
 
 pub use config::{Config, DEFAULT_VXLAN_PORT, XdpMode};
 pub use datapath::{Datapath, TUNNEL_DEVICE};

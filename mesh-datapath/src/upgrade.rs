@@ -1,0 +1,95 @@
+//! Taking over from a build whose maps had another layout. Each [`mesh_common::ABI_VERSION`] has a folder of pins.
+//!
+//! A map that is still defined as it was moves over with what it holds, and so do the links, whose programs
+//! [`crate::Datapath::apply`] then swaps one by one: until then packets go through the old programs. All other maps
+//! are made anew and filled from the desired state; the old programs keep theirs.
+//!
+//! What cannot be filled that way are the flows (`CONNS`, `FLOWS`, `SOCKETS`, `DATAGRAMS`), the rows that open flows
+//! began under (`PUBLISHED`, `VIPS`, `ROWS`, `BACKENDS`) and counters: who changes the layout of one of these converts
+//! its contents here. Who changes only what the contents mean gives the map another name.
+
+use std::{fs, io, path::PathBuf};
+
+use aya::{EbpfError, maps::MapInfo};
+use aya_obj::Object;
+
+use crate::{
+    Config, Error,
+    pins::{entries, remove_tree},
+};
+
+/// Folders below a version's that hold links.
+const LINKS: [&str; 2] = ["links", "hooks"];
+
+/// The folders of other versions, from which nothing is taken over any more.
+#[derive(Debug, Default)]
+pub(crate) struct Superseded(Vec<PathBuf>);
+
+/// Moves what can be taken over to this version's folder. `sized` are the maps that user space sizes.
+pub(crate) fn adopt(config: &Config, object: &[u8], sized: &[&str]) -> Result<Superseded, Error> {
+    let own = config.versioned_pin_dir();
+    let mut others = entries(&config.pin_dir)?;
+    others.retain(|dir| *dir != own && dir.is_dir());
+    if others.is_empty() {
+        return Ok(Superseded::default());
+    }
+    let object = Object::parse(object).map_err(|source| Error::Load {
+        pin_dir: own.clone(),
+        source: Box::new(EbpfError::from(source)),
+    })?;
+    for other in &others {
+        for pin in entries(&other.join("maps"))? {
+            let name = pin.file_name().unwrap_or_default().to_string_lossy();
+            let definition = object.maps.get(&*name);
+            let same = definition.is_some_and(|new| {
+                MapInfo::from_pin(&pin).is_ok_and(|old| {
+                    old.map_type().is_ok_and(|old| old as u32 == new.map_type())
+                        && old.key_size() == new.key_size()
+                        && old.value_size() == new.value_size()
+                        && (sized.contains(&&*name) || old.max_entries() == new.max_entries())
+                })
+            });
+            if same {
+                take_over(&pin, own.join("maps").join(&*name))?;
+            } else {
+                tracing::info!(map = %name, from = %other.display(), "defined anew, not taken over");
+            }
+        }
+        for folder in LINKS {
+            for pin in entries(&other.join(folder))? {
+                let name = pin.file_name().unwrap_or_default();
+                take_over(&pin, own.join(folder).join(name))?;
+            }
+        }
+    }
+    Ok(Superseded(others))
+}
+
+impl Superseded {
+    /// Removes the folders with what was not taken over. Once the programs are swapped.
+    pub(crate) fn remove(&mut self) -> Result<(), Error> {
+        while let Some(dir) = self.0.last() {
+            remove_tree(dir)?;
+            self.0.pop();
+        }
+        Ok(())
+    }
+}
+
+/// Moves a pin, unless this version has one of that name already.
+fn take_over(from: &PathBuf, to: PathBuf) -> Result<(), Error> {
+    if to.exists() {
+        return Ok(());
+    }
+    let folder = to.parent().map_or(Ok(()), fs::create_dir_all);
+    folder
+        .and_then(|()| fs::rename(from, &to))
+        .or_else(|source| match source.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(Error::Path {
+                action: "take over a pin as",
+                path: to,
+                source,
+            }),
+        })
+}

@@ -1,0 +1,116 @@
+//! A build with another map ABI takes over: flows go on, and nothing of the old build stays.
+
+mod common;
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+};
+
+use aya::maps::{MapData, MapInfo};
+use common::{
+    PATIENCE,
+    pair::{N1, Pair, TARGET, VIP},
+    service,
+    talk::ask,
+};
+use mesh_datapath::XdpMode;
+
+/// Flows of each kind.
+const FLOWS: usize = 24;
+
+/// Client flows to both tasks by way of the first node.
+struct Flows {
+    to: SocketAddr,
+    streams: Vec<TcpStream>,
+    sockets: Vec<(UdpSocket, String)>,
+}
+
+impl Flows {
+    fn open(address: Ipv4Addr, port: u16) -> Self {
+        let to = SocketAddr::from((address, port));
+        let streams = (0..FLOWS).map(|_| {
+            let mut stream = TcpStream::connect_timeout(&to, PATIENCE).expect("connect");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+            let mut byte = [0];
+            while byte != *b"\n" {
+                stream.read_exact(&mut byte).expect("a greeting");
+            }
+            stream
+        });
+        let sockets = (0..FLOWS).map(|_| {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+            let seen = ask(&socket, to.ip(), to.port(), b"first").expect("an answer");
+            (socket, seen.name)
+        });
+        Self {
+            to,
+            streams: streams.collect(),
+            sockets: sockets.collect(),
+        }
+    }
+
+    /// Every flow still reaches the task that it began with: another one would reset it, or have another name.
+    fn go_on(&mut self) {
+        for stream in &mut self.streams {
+            stream.write_all(b"again").expect("sent");
+            let mut back = [0; 5];
+            stream.read_exact(&mut back).expect("the flow goes on");
+            assert_eq!(&back, b"again");
+        }
+        for (socket, name) in &self.sockets {
+            let seen = ask(socket, self.to.ip(), self.to.port(), b"again").expect("an answer");
+            assert_eq!(seen.name, *name);
+        }
+    }
+}
+
+#[test]
+fn flows_survive_a_build_with_another_abi() {
+    let mut pair = Pair::serving(XdpMode::Native);
+    // Begun with one task only: half of the flows then are in rows' slots that the other task takes.
+    for node in &mut pair.nodes {
+        let web = service(80, TARGET, (4097, VIP), &[&pair.near]);
+        node.desired.services.insert("web".into(), web);
+        node.apply();
+    }
+    let mut outside = pair.client.run(|| Flows::open(N1, 80));
+    let mut inside = pair.near.ns.run(|| Flows::open(VIP, TARGET));
+    for node in &mut pair.nodes {
+        let web = service(80, TARGET, (4097, VIP), &[&pair.near, &pair.far]);
+        node.desired.services.insert("web".into(), web);
+        node.apply();
+    }
+    let node = &mut pair.nodes[0];
+    let own = node.config.versioned_pin_dir();
+    let old = node.config.pin_dir.join("v0");
+    drop(node.datapath.take());
+    fs::rename(&own, &old).expect("rename the folder of pins");
+    // As if the old build had had these maps otherwise.
+    let maps = old.join("maps");
+    let shape = |name: &str| {
+        let info = MapInfo::from_pin(maps.join(name)).expect("a map");
+        (info.key_size(), info.value_size(), info.max_entries())
+    };
+    let (settings, own_addresses) = (shape("SETTINGS"), shape("OWN"));
+    fs::remove_file(maps.join("OWN")).expect("unpin");
+    let other = MapData::from_pin(maps.join("SETTINGS")).expect("a map");
+    other.pin(maps.join("OWN")).expect("pin");
+    other.pin(maps.join("GONE")).expect("pin");
+
+    let report = node.apply();
+    assert_eq!(report.attached, 0, "programs were not swapped in place");
+    assert!(!old.exists(), "{} is still there", old.display());
+    let maps = own.join("maps");
+    let shape = |name: &str| {
+        let info = MapInfo::from_pin(maps.join(name)).expect("a map");
+        (info.key_size(), info.value_size(), info.max_entries())
+    };
+    assert_eq!(shape("OWN"), own_addresses);
+    assert_eq!(shape("SETTINGS"), settings);
+    assert!(!maps.join("GONE").exists());
+    pair.client.run(|| outside.go_on());
+    pair.near.ns.run(|| inside.go_on());
+    pair.both_answer(("a new flow", &pair.client, N1.into(), 80), 40);
+}
