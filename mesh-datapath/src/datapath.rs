@@ -94,14 +94,7 @@ impl Datapath {
         let tables = Tables::open(&mut ebpf)?;
         let flows = FlowTables::open(&mut ebpf, config.flow_entries)?;
         let mut rows = Rows::new(tables.row_capacity());
-        let pools: Vec<Pool> = tables
-            .published
-            .copy()
-            .values()
-            .map(|p| p.pool)
-            .chain(tables.vips.copy().values().copied())
-            .collect();
-        for pool in &pools {
+        for pool in tables.pools() {
             rows.adopt(pool, |start, length| tables.read_row(start, length))?;
         }
         Ok(Self {
@@ -209,6 +202,8 @@ impl Datapath {
         tables.peers.put(&contents.peers, report)?;
         tables.endpoints.put(&contents.endpoints, report)?;
         tables.links.put(&contents.links, report)?;
+        // What an apply that failed took is free.
+        self.rows.keep(tables.pools());
         let mut ids = Ids::of(&self.tables);
         let now_s = host::boot_seconds();
         let mut published = BTreeMap::new();
@@ -283,18 +278,6 @@ impl Datapath {
         self.tables
             .namespaces
             .prune(|key| contents.namespaces.contains_key(key), report)?;
-        let gone: Vec<Pool> = {
-            let published = self.tables.published.copy().iter();
-            let vips = self.tables.vips.copy().iter();
-            published
-                .filter(|(key, _)| !contents.published.contains_key(key))
-                .map(|(_, value)| value.pool)
-                .chain(
-                    vips.filter(|(key, _)| !contents.vips.contains_key(key))
-                        .map(|(_, pool)| *pool),
-                )
-                .collect()
-        };
         let tables = &mut self.tables;
         tables
             .published
@@ -304,9 +287,7 @@ impl Datapath {
         tables
             .vips
             .prune(|key| contents.vips.contains_key(key), report)?;
-        for pool in &gone {
-            self.rows.forget(pool);
-        }
+        self.rows.keep(tables.pools());
         let wanted = backends(contents, tables);
         let rows = &self.rows;
         tables.backends.prune(
@@ -413,10 +394,7 @@ struct Ids {
 
 impl Ids {
     fn of(tables: &Tables) -> Self {
-        let published = tables.published.copy().values().map(|p| p.pool.id);
-        let used = published
-            .chain(tables.vips.copy().values().map(|p| p.id))
-            .collect();
+        let used = tables.pools().map(|pool| pool.id).collect();
         Self { used, last: 1 }
     }
 

@@ -1,7 +1,7 @@
 //! Where Maglev rows are in the `ROWS` map: a first-fit allocator of regions, which a pool's current and previous
 //! row may share. Pure; the writes that it asks for are done by `tables.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_common::{Addr, Pool};
 
@@ -15,7 +15,6 @@ pub(crate) const SETTLE_S: u64 = 3600;
 #[derive(Debug)]
 struct Region {
     length: u32,
-    users: u32,
     /// [`Pool::id`] of the pool it belongs to.
     pool: u32,
     /// The backends in it, sorted.
@@ -56,11 +55,7 @@ impl Rows {
             (pool.current, pool.current_len),
             (pool.previous, pool.previous_len),
         ] {
-            if length == 0 {
-                continue;
-            }
-            if let Some(region) = self.regions.get_mut(&start) {
-                region.users += 1;
+            if length == 0 || self.regions.contains_key(&start) {
                 continue;
             }
             let slots = read(start, length)?;
@@ -72,7 +67,6 @@ impl Rows {
                 start,
                 Region {
                     length,
-                    users: 1,
                     pool: pool.id,
                     backends,
                     current,
@@ -83,7 +77,8 @@ impl Rows {
     }
 
     /// The pool that `backends` (sorted, unique) make out of `old`, and the slots to write first.
-    /// `None`: `old` is it.
+    /// `None`: `old` is it. The regions of `old` stay taken until [`Rows::keep`]: packets go by them until the maps
+    /// have the new pool.
     pub(crate) fn update(
         &mut self,
         old: &Pool,
@@ -108,19 +103,20 @@ impl Rows {
             changed_s: now_s,
             ..*old
         };
-        if old.previous_len != 0 && now_s.saturating_sub(old.changed_s) < SETTLE_S {
-            self.release(old.current, old.current_len);
-        } else {
-            self.release(old.previous, old.previous_len);
+        if old.previous_len == 0 || now_s.saturating_sub(old.changed_s) >= SETTLE_S {
             (pool.previous, pool.previous_len) = (old.current, old.current_len);
         }
         Ok(Some((pool, write)))
     }
 
-    /// Gives back the regions of a pool that is gone.
-    pub(crate) fn forget(&mut self, pool: &Pool) {
-        self.release(pool.current, pool.current_len);
-        self.release(pool.previous, pool.previous_len);
+    /// Gives back the regions that none of `pools`, which are all that the maps have, refers to.
+    pub(crate) fn keep<'a>(&mut self, pools: impl Iterator<Item = &'a Pool>) {
+        let used: BTreeSet<u32> = pools
+            .flat_map(|p| [(p.current, p.current_len), (p.previous, p.previous_len)])
+            .filter(|(_, length)| *length != 0)
+            .map(|(start, _)| start)
+            .collect();
+        self.regions.retain(|start, _| used.contains(start));
     }
 
     /// Whether a row of a pool has a backend in it.
@@ -139,11 +135,10 @@ impl Rows {
             return Ok((0, 0, None));
         }
         if pool.previous_len != 0
-            && let Some(region) = self.regions.get_mut(&pool.previous)
+            && let Some(region) = self.regions.get(&pool.previous)
             && region.current
             && region.backends == backends
         {
-            region.users += 1;
             return Ok((pool.previous, region.length, None));
         }
         let row = maglev::row(backends);
@@ -153,7 +148,6 @@ impl Rows {
             start,
             Region {
                 length,
-                users: 1,
                 pool: pool.id,
                 backends: backends.to_vec(),
                 current: true,
@@ -177,19 +171,6 @@ impl Rows {
                 needed: length,
                 capacity: self.capacity,
             })
-        }
-    }
-
-    fn release(&mut self, start: u32, length: u32) {
-        if length == 0 {
-            return;
-        }
-        let Some(region) = self.regions.get_mut(&start) else {
-            return;
-        };
-        region.users -= 1;
-        if region.users == 0 {
-            self.regions.remove(&start);
         }
     }
 }
@@ -223,10 +204,11 @@ mod tests {
             (pool.current, pool.current_len),
             (pool.previous, pool.previous_len)
         );
+        rows.keep([&pool].into_iter());
         assert!(rows.refer_to(pool.id, &list(&[2])[0]));
         assert!(!rows.refer_to(pool.id, &list(&[3])[0]));
         assert!(!rows.refer_to(pool.id + 1, &list(&[2])[0]));
-        rows.forget(&pool);
+        rows.keep([].iter());
         assert!(rows.regions.is_empty());
     }
 
@@ -243,6 +225,7 @@ mod tests {
         let third = (pool.current, pool.current_len);
         set(&mut rows, &mut pool, &[2, 3], 30 + SETTLE_S);
         assert_eq!((pool.previous, pool.previous_len), third);
+        rows.keep([&pool].into_iter());
         assert_eq!(rows.regions.len(), 2);
     }
 
@@ -268,9 +251,36 @@ mod tests {
             rows.update(&pools[2], &list(&[4, 5]), 0),
             Err(Error::RowsFull { .. })
         ));
-        rows.forget(&pools[0]);
+        rows.keep(pools[1..].iter());
         set(&mut rows, &mut pools[2], &[4, 5], 0);
         assert_eq!(pools[2].current, 0);
         assert_eq!(pools[1].current, 1009);
+    }
+
+    #[test]
+    fn no_row_is_overwritten_while_the_maps_may_refer_to_it() {
+        let mut rows = Rows::new(10_000);
+        let mut pools = [
+            Pool::default(),
+            Pool {
+                id: 1,
+                ..Pool::default()
+            },
+        ];
+        for backends in [&[1, 2][..], &[1, 2, 3]] {
+            for pool in &mut pools {
+                set(&mut rows, pool, backends, 0);
+            }
+        }
+        rows.keep(pools.iter());
+        let in_maps = pools;
+        for pool in &mut pools {
+            let write = set(&mut rows, pool, &[3, 4], 1).expect("a new row");
+            let written = write.start..write.start + write.row.len() as u32;
+            for old in &in_maps {
+                assert!(!written.contains(&old.current), "{written:?}: {old:?}");
+                assert!(!written.contains(&old.previous), "{written:?}: {old:?}");
+            }
+        }
     }
 }

@@ -110,6 +110,12 @@ impl Tables {
         Ok(())
     }
 
+    /// The pools of all fronts.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = &Pool> {
+        let published = self.published.copy().values().map(|p| &p.pool);
+        published.chain(self.vips.copy().values())
+    }
+
     /// Slots that the map has.
     pub(crate) fn row_capacity(&self) -> u32 {
         self.rows.len()
