@@ -65,7 +65,8 @@ impl Api {
                 Ok(manager)
             }
             NodeState::Active(_) | NodeState::Pending(Some(_)) => Err(ApiError::worker()),
-            NodeState::Inactive | NodeState::Pending(None) => Err(ApiError::no_swarm()),
+            NodeState::Pending(None) => Err(ApiError::manager_not_ready()),
+            NodeState::Inactive => Err(ApiError::no_swarm()),
             NodeState::Error(reason) => Err(ApiError::swarm_error(&reason)),
         }
     }

@@ -216,14 +216,23 @@ pub(crate) async fn leave(node: &Node, force: bool) -> Result<(), NodeError> {
     Ok(())
 }
 
+/// Whether there is a membership on disk to go on with, readable or not.
+pub(crate) fn was_member(config: &Config) -> bool {
+    !matches!(Kept::load(config), Ok(None))
+}
+
 /// See [`Node::resume`].
 pub(crate) async fn resume(node: &Node) -> Result<(), NodeError> {
     let mut membership = node.inner.membership.lock().await;
     let config = node.config();
     let result = go_on(node).await;
     match result {
-        Ok(started) => {
-            *membership = started;
+        Ok(Some(started)) => {
+            *membership = Some(started);
+            Ok(())
+        }
+        Ok(None) => {
+            node.inner.state.send_replace(NodeState::Inactive);
             Ok(())
         }
         Err(error) => {

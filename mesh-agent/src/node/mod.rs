@@ -54,7 +54,7 @@ impl std::fmt::Debug for Node {
 }
 
 impl Node {
-    /// Puts a node together; it is in no cluster until [`Node::resume`].
+    /// Puts a node together; a membership found on disk is pending until [`Node::resume`].
     pub fn new(
         config: Config,
         instance: String,
@@ -62,6 +62,11 @@ impl Node {
         runtime: Runtime,
         images: ImageStore,
     ) -> Self {
+        let state = if cluster::was_member(&config) {
+            NodeState::Pending(None)
+        } else {
+            NodeState::Inactive
+        };
         Self {
             inner: Arc::new(Inner {
                 config,
@@ -70,7 +75,7 @@ impl Node {
                 runtime,
                 images,
                 datapath: SharedDatapath::default(),
-                state: watch::channel(NodeState::Inactive).0,
+                state: watch::channel(state).0,
                 tasks: watch::channel(Arc::default()).0,
                 assignment: RwLock::default(),
                 manager: RwLock::default(),

@@ -34,7 +34,8 @@ pub enum NodeState {
     /// In no cluster.
     #[default]
     Inactive,
-    /// Joining, or a member that has not reached a manager since it started.
+    /// A member that has not reached a manager since it started; nothing is known of the cluster until the
+    /// membership has been taken up again.
     Pending(Option<ClusterInfo>),
     /// A member.
     Active(ClusterInfo),

@@ -131,6 +131,8 @@ pub(super) fn replace_spec(
             completed_at: None,
             message: message.to_owned(),
         });
+    } else if let Some(before) = service.update.take() {
+        service.update = after_change(before, cx.time);
     }
     if service.spec != old.spec {
         service.previous_spec = Some(Box::new(old.spec));
@@ -140,6 +142,22 @@ pub(super) fn replace_spec(
     state.next_port = next_port;
     state.put_service(service);
     Ok(())
+}
+
+/// The state of a rolling update after a change that outdates no task, say of the number of replicas: what goes on
+/// goes on, what was paused is tried again, what ended is over.
+fn after_change(before: UpdateStatus, time: i64) -> Option<UpdateStatus> {
+    use engine::ServiceUpdateStatusStateEnum as Update;
+    match before.state {
+        Update::UPDATING | Update::ROLLBACK_STARTED => Some(before),
+        Update::PAUSED | Update::ROLLBACK_PAUSED => Some(UpdateStatus {
+            state: Update::UPDATING,
+            started_at: time,
+            completed_at: None,
+            message: "update in progress".to_owned(),
+        }),
+        _ => None,
+    }
 }
 
 /// Whether tasks made from the old spec have to be replaced. Placement does not count: the

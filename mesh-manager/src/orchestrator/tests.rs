@@ -455,5 +455,22 @@ fn a_failing_update_pauses_or_rolls_back() {
             }
         );
         assert_eq!(world.wanted(&id).len(), 2, "nothing is lost");
+        let state = |world: &World| {
+            let service = world.state.service(&id).unwrap();
+            service.update.as_ref().map(|u| u.state)
+        };
+        world.now += SECOND;
+        world.scale(&id, 3);
+        match expected {
+            Update::PAUSED => {
+                assert_eq!(state(&world), Some(Update::UPDATING), "it is tried again");
+                for _ in 0..4 {
+                    world.work();
+                    world.now += 10 * SECOND;
+                }
+                assert_eq!(state(&world), Some(Update::COMPLETED));
+            }
+            _ => assert_eq!(state(&world), None, "the rollback is over"),
+        }
     }
 }

@@ -175,8 +175,11 @@ fn has_failed(service: &Service, groups: &[&Group<'_>], settings: Settings) -> b
     if settings.action == Action::Continue || groups.is_empty() {
         return false;
     }
+    let since = service.update.as_ref().map_or(0, |u| u.started_at);
     let failed_early = |task: &&&Task| {
         task.spec_version == service.spec_version
+            // What failed before a paused update was tried again does not count.
+            && task.meta.updated_at >= since
             && matches!(
                 task.status.state,
                 TaskState::Failed | TaskState::Rejected | TaskState::Complete
