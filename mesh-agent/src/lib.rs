@@ -4,7 +4,7 @@
 //! `session` the stream to a manager · `assignment` what it wants of this node · `desired` that, in the
 //! words of the kernel and of DNS · `container` a task's spec as a container · `reconcile` observe, plan,
 //! apply · `links` rtnetlink and namespaces · `dns` name resolution inside tasks · `logs` of this node's
-//! tasks, for managers · `metrics` for Prometheus · `api` the Engine API on the unix socket.
+//! tasks and `loads` of backends, for managers · `metrics` for Prometheus · `api` the Engine API on the unix socket.
 
 pub mod api;
 pub mod assignment;
@@ -14,6 +14,7 @@ pub mod container;
 pub mod desired;
 pub mod dns;
 pub mod links;
+mod loads;
 pub mod logs;
 mod metrics;
 pub mod node;

@@ -29,6 +29,9 @@ pub struct Vip {
     /// The tasks behind the address.
     #[serde(default)]
     pub backends: Vec<VipBackend>,
+    /// Host names of nodes that did not say what goes to the tasks: the loads lack their part.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub silent_nodes: Vec<String>,
 }
 
 /// A task behind a virtual address.
@@ -49,6 +52,24 @@ pub struct VipBackend {
     pub address: String,
     /// Whether it takes new flows.
     pub state: BackendState,
+    /// What goes to it, as far as it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<BackendLoad>,
+}
+
+/// What goes to a task behind a virtual address, all nodes together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct BackendLoad {
+    /// Flows that are open now.
+    pub open_flows: u64,
+    /// Flows begun since the task came.
+    pub flows: u64,
+    /// Their packets from clients. Those of sockets that were connected to the task in the place of a virtual address
+    /// are not counted.
+    pub packets: u64,
+    /// The bytes of these packets, with Ethernet headers.
+    pub bytes: u64,
 }
 
 /// Whether a backend takes new flows.

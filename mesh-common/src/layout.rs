@@ -60,6 +60,11 @@ pub const BACKEND_DRAINING: u32 = 1;
 /// [`Backend::there`]: takes new flows.
 pub const BACKEND_ACTIVE: u32 = 2;
 
+/// A UDP flow is over when the client has been silent for so long; Linux's own conntrack says 120 s for streams.
+const UDP_IDLE_S: u32 = 120;
+/// As for UDP, for a connection whose end nobody saw.
+const TCP_IDLE_S: u32 = 86_400;
+
 /// [`DatagramKey::way`]: from the socket to a virtual address.
 pub const DATAGRAMS_OUT: u8 = 1;
 /// [`DatagramKey::way`]: from a task to the socket.
@@ -277,7 +282,7 @@ layouts! {
         mac: [u8; 6],
         /// One of the `NAT_` constants.
         kind: u8,
-        /// One after a FIN or RST from the other side: a new flow may take the entry over.
+        /// One after a FIN from the other side or an RST: a new flow may take the entry over.
         closed: u8,
         /// When the other side last sent a packet: seconds of the boot-time clock, modulo 2^32.
         seen_s: u32,
@@ -347,5 +352,18 @@ layouts! {
         packets: u64,
         /// Bytes, with Ethernet headers.
         bytes: u64,
+    }
+}
+
+impl Nat {
+    /// Whether the flow has ended: a new one may take the entry over. `now_s` as in [`Nat::seen_s`].
+    #[inline(always)]
+    pub const fn is_over(&self, protocol: u8, now_s: u32) -> bool {
+        let limit = if protocol == crate::wire::TCP {
+            TCP_IDLE_S
+        } else {
+            UDP_IDLE_S
+        };
+        self.closed != 0 || now_s.wrapping_sub(self.seen_s) > limit
     }
 }

@@ -9,7 +9,7 @@ use aya::{Ebpf, EbpfLoader, maps::Map};
 use mesh_common::{Addr, AddrKey, BACKEND_ACTIVE, BACKEND_DRAINING, Pool, Published};
 
 use crate::{
-    Config, Desired, Error, Fill, Flow, Link, Report, Snapshot, XdpMode,
+    BackendLoad, Config, Desired, Error, Fill, Flow, Link, Report, Snapshot, XdpMode,
     attach::{self, Attachment, Attachments},
     compile::{self, Contents, Front},
     flows::FlowTables,
@@ -147,6 +147,14 @@ impl Datapath {
     /// When a map cannot be read.
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
         snapshot::read(&self.fronts, &self.tables)
+    }
+
+    /// Reads the load of a service's backends, by the service's id; nothing if it is unknown.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn loads(&self, service: &str) -> Result<Vec<BackendLoad>, Error> {
+        snapshot::loads(service, &self.fronts, &self.tables, &self.flows)
     }
 
     /// The sockets of tasks that talk to virtual addresses, as of now.

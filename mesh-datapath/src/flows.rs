@@ -9,7 +9,7 @@ use aya::{
     Ebpf, Pod,
     maps::{HashMap, MapData, MapError},
 };
-use mesh_common::{Conn, FlowKey, NAT_PEER, Nat, SCOPE_TASK};
+use mesh_common::{Addr, Conn, FlowKey, NAT_PEER, Nat, SCOPE_TASK};
 
 use crate::{Error, Fill, Flow, compile, host, snapshot::Fronts, tables};
 
@@ -33,23 +33,41 @@ impl FlowTables {
     /// The flows of this node's tasks. A table that changes while it is read may give an entry twice or not at all.
     pub(crate) fn read(&self, fronts: &Fronts) -> Result<Vec<Flow>, Error> {
         let now_s = host::boot_seconds() as u32;
+        let entries = self.entries()?.into_iter();
+        let mut flows: Vec<Flow> = entries
+            .map(|(key, nat)| flow(&key, &nat, now_s, fronts))
+            .collect();
+        flows.sort_by(|a, b| (&a.service, a.client).cmp(&(&b.service, b.client)));
+        Ok(flows)
+    }
+
+    /// How many open flows this node's tasks have by network and address of the task that answers. A network of
+    /// `None` is the ingress network.
+    pub(crate) fn count_open(&self) -> Result<Memory<(Option<u32>, Addr), u64>, Error> {
+        let now_s = host::boot_seconds() as u32;
+        let mut open = Memory::new();
+        for (key, nat) in self.entries()? {
+            if !nat.is_over(key.protocol, now_s) {
+                *open.entry((network(&key), low(key.src))).or_default() += 1;
+            }
+        }
+        Ok(open)
+    }
+
+    /// What there is about replies of tasks.
+    fn entries(&self) -> Result<Memory<FlowKey, Nat>, Error> {
         // A key that is deleted while the table is walked makes the kernel begin again: each counts once, and a
         // table that is written all the time must not be walked for ever.
         let mut entries = Memory::new();
         for entry in self.flows.iter().take(2 * self.capacity as usize) {
             match entry {
-                Ok((key, nat)) => entries.insert(key, nat),
+                Ok((key, nat)) if key.scope <= SCOPE_TASK => entries.insert(key, nat),
+                Ok(_) => continue,
                 Err(MapError::KeyNotFound) => continue,
                 Err(error) => return Err(tables::map_error("FLOWS", error)),
             };
         }
-        let mut flows: Vec<Flow> = entries
-            .into_iter()
-            .filter(|(key, _)| key.scope <= SCOPE_TASK)
-            .map(|(key, nat)| flow(&key, &nat, now_s, fronts))
-            .collect();
-        flows.sort_by(|a, b| (&a.service, a.client).cmp(&(&b.service, b.client)));
-        Ok(flows)
+        Ok(entries)
     }
 
     /// How full both tables are.
@@ -85,12 +103,22 @@ fn open<V: Pod>(
     HashMap::try_from(tables::take(ebpf, name)?).map_err(|e| tables::map_error(name, e))
 }
 
+/// The network of a task's reply; `None` if it leaves by the gateway link.
+fn network(key: &FlowKey) -> Option<u32> {
+    (key.scope != SCOPE_TASK).then_some(key.scope)
+}
+
+/// What the tables know a task or virtual address by: see [`mesh_common::Prefix`].
+fn low(address: Addr) -> Addr {
+    Addr::v4_be(address.low_be())
+}
+
 /// An entry's key is the task's reply, its value what the client sees instead.
 fn flow(key: &FlowKey, nat: &Nat, now_s: u32, fronts: &Fronts) -> Flow {
     let address = |ip: IpAddr, port_be: u16| SocketAddr::new(ip, u16::from_be(port_be));
-    let vni = (key.scope != SCOPE_TASK).then_some(key.scope);
+    let vni = network(key);
     let front = match vni {
-        Some(vni) => fronts.vip(vni, nat.src),
+        Some(vni) => fronts.vip(vni, low(nat.src)),
         None => fronts.port(nat.sport_be, key.protocol),
     };
     Flow {

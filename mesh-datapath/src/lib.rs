@@ -35,6 +35,8 @@ pub use error::Error;
 pub use model::{
     Backend, Desired, Endpoint, Link, Location, Mac, PublishedPort, Service, Subnet, mac_of,
 };
-pub use report::{BackendCounters, CounterLine, Fill, Flow, Report, ServiceCounters, Snapshot};
+pub use report::{
+    BackendCounters, BackendLoad, CounterLine, Fill, Flow, Report, ServiceCounters, Snapshot,
+};
 pub use sockets::{OpenSocket, Sockets, namespace_cookie};
 pub use trial::{EMPTY_TC, EMPTY_XDP, Trial};

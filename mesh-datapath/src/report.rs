@@ -75,6 +75,24 @@ pub struct BackendCounters {
     pub bytes: u64,
 }
 
+/// What one node knows of the load of a backend: all of its service's ports, or its addresses, on one network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct BackendLoad {
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// The task's address on that network.
+    pub address: IpAddr,
+    /// Open flows in the table: those of published ports if the task is on this node, and those that tasks of this
+    /// node have by a virtual address without [`Sockets`](crate::Sockets).
+    pub open: u64,
+    /// Flows that this node has sent to the task.
+    pub flows: u64,
+    /// Packets of them; none where the socket went to the task by itself.
+    pub packets: u64,
+    /// Their bytes, with Ethernet headers.
+    pub bytes: u64,
+}
+
 /// A named counter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CounterLine {

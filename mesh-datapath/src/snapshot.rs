@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_common::{Addr, AddrKey, DropReason, Place, PortKey, Verdict};
 
 use crate::{
-    BackendCounters, CounterLine, Error, ServiceCounters, Snapshot,
+    BackendCounters, BackendLoad, CounterLine, Error, ServiceCounters, Snapshot,
     compile::{self, Contents, Front},
+    flows::FlowTables,
     tables::Tables,
 };
 
@@ -64,6 +65,24 @@ impl Fronts {
         self.find(Key::Vip(AddrKey { vni, address }))
     }
 
+    /// The backends of all of a service's ports and addresses: network, number of the pool, address.
+    fn backends(&self, service: &str) -> impl Iterator<Item = (u32, u32, Addr)> {
+        let own = self.fronts.iter();
+        let own = own.filter(move |(_, (_, front))| front.service == service);
+        own.flat_map(|(key, (pool, front))| {
+            let vni = self.vni(key);
+            let all = front.active.iter().chain(&front.draining);
+            all.map(move |address| (vni, *pool, *address))
+        })
+    }
+
+    fn vni(&self, key: &Key) -> u32 {
+        match key {
+            Key::Port(_) => self.ingress_vni,
+            Key::Vip(vip) => vip.vni,
+        }
+    }
+
     fn find(&self, key: Key) -> Option<&Front> {
         self.fronts.get(&key).map(|(_, front)| front)
     }
@@ -73,10 +92,7 @@ impl Fronts {
 pub(crate) fn read(fronts: &Fronts, tables: &Tables) -> Result<Snapshot, Error> {
     let mut snapshot = Snapshot::default();
     for (key, (pool, front)) in &fronts.fronts {
-        let vni = match key {
-            Key::Port(_) => fronts.ingress_vni,
-            Key::Vip(vip) => vip.vni,
-        };
+        let vni = fronts.vni(key);
         let mut all: BTreeSet<Addr> = front.draining.clone();
         all.extend(&front.active);
         let mut backends = Vec::with_capacity(all.len());
@@ -104,6 +120,39 @@ pub(crate) fn read(fronts: &Fronts, tables: &Tables) -> Result<Snapshot, Error> 
         }
     }
     Ok(snapshot)
+}
+
+/// Reads what this node knows of the load of a service's backends.
+pub(crate) fn loads(
+    service: &str,
+    fronts: &Fronts,
+    tables: &Tables,
+    flows: &FlowTables,
+) -> Result<Vec<BackendLoad>, Error> {
+    let mut loads = BTreeMap::<(u32, Addr), BackendLoad>::new();
+    for (vni, pool, address) in fronts.backends(service) {
+        let counter = tables.backends.counter(pool, address)?;
+        let load = loads.entry((vni, address)).or_insert_with(|| BackendLoad {
+            vni,
+            address: compile::ip(address),
+            open: 0,
+            flows: 0,
+            packets: 0,
+            bytes: 0,
+        });
+        load.flows += counter.flows;
+        load.packets += counter.packets;
+        load.bytes += counter.bytes;
+    }
+    if !loads.is_empty() {
+        for ((vni, address), open) in flows.count_open()? {
+            let vni = vni.unwrap_or(fronts.ingress_vni);
+            if let Some(load) = loads.get_mut(&(vni, address)) {
+                load.open += open;
+            }
+        }
+    }
+    Ok(loads.into_values().collect())
 }
 
 fn line(key: &Key, front: &Front, backends: Vec<BackendCounters>) -> ServiceCounters {

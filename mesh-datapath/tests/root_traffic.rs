@@ -5,6 +5,7 @@ mod common;
 use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, TcpStream},
+    time::Instant,
 };
 
 use common::{
@@ -128,6 +129,7 @@ fn one_port_two_nodes(pair: &Pair) {
 
 /// Connections live through a restart; the new process attaches nothing anew.
 fn restart(pair: &mut Pair) {
+    let before = open_flows(pair, "far");
     let mut open = pair
         .client
         .run(|| TcpStream::connect((N1, 81)).expect("connect"));
@@ -141,6 +143,7 @@ fn restart(pair: &mut Pair) {
         assert_eq!(&buffer[..length], b"still there?", "{what}");
     };
     talk("before");
+    assert_eq!(open_flows(pair, "far"), before + 1);
     for node in &mut pair.nodes {
         drop(node.datapath.take());
     }
@@ -149,7 +152,23 @@ fn restart(pair: &mut Pair) {
         assert_eq!(node.apply(), mesh_datapath::Report::default());
     }
     talk("adopted");
+    drop(open);
+    let limit = Instant::now() + PATIENCE;
+    while open_flows(pair, "far") != before {
+        assert!(Instant::now() < limit, "the connection has been closed");
+        std::thread::yield_now();
+    }
     pair.both_answer(("after the restart", &pair.client, N1.into(), 80), 20);
+}
+
+/// Flows that are open to the tasks of a service, both nodes together.
+fn open_flows(pair: &Pair, service: &str) -> u64 {
+    let nodes = pair.nodes.iter();
+    let loads = nodes.flat_map(|node| {
+        let datapath = node.datapath.as_ref().expect("open");
+        datapath.loads(service).expect("loads")
+    });
+    loads.map(|load| load.open).sum()
 }
 
 fn nothing_changes(pair: &mut Pair) {

@@ -75,10 +75,14 @@ fn sent<F: Family>(
         icmp::divert(ctx, 0, tuple, icmp::GATEWAY);
         return Ok(Verdict::Pass);
     }
-    if let Some(nat) = mem::get_flow(&maps::FLOWS, &tuple.key(SCOPE_TASK)) {
+    let key = tuple.key(SCOPE_TASK);
+    if let Some(nat) = mem::get_flow(&maps::FLOWS, &key) {
         // A "client" that had itself answered on a node's tunnel port.
         if tuple.protocol == UDP && nat.dport_be == settings.vxlan_port_be {
             return Err(DropReason::Spoofed);
+        }
+        if tuple.resets {
+            mem::touch(&key, nat.seen_s, 1);
         }
         return nat::reply(ctx, settings, tuple, nat);
     }

@@ -16,10 +16,6 @@ use crate::{
     tunnel::{self, Inner},
 };
 
-/// A UDP flow is over when the client has been silent for so long; Linux's own conntrack says 120 s for streams.
-const UDP_IDLE_S: u32 = 120;
-/// As for UDP, for a connection whose end nobody saw.
-const TCP_IDLE_S: u32 = 86_400;
 /// Substitutes tried for a client's port that is taken.
 const ATTEMPTS: u32 = 8;
 /// Lowest substitute.
@@ -116,19 +112,6 @@ fn same(a: &Nat, b: &Nat) -> bool {
         && a.ifindex == b.ifindex
 }
 
-/// Whether a new flow may take an entry over.
-#[inline(always)]
-fn is_over(nat: &Nat, protocol: u8, now_s: u32) -> bool {
-    let idle = now_s.wrapping_sub(nat.seen_s);
-    nat.closed != 0
-        || idle
-            > if protocol == TCP {
-                TCP_IDLE_S
-            } else {
-                UDP_IDLE_S
-            }
-}
-
 /// Remembers `nat` for packets with `key`. A packet that begins a flow replaces what is there.
 #[inline(always)]
 pub fn remember(key: &FlowKey, nat: &Nat, begins: bool) -> Result<(), DropReason> {
@@ -160,7 +143,7 @@ pub fn claim<F: Family>(key: &FlowKey, nat: &Nat, tuple: &Tuple<F>) -> Result<bo
             mem::touch(key, nat.seen_s, closed);
             return Ok(true);
         }
-        if !tuple.begins() || !is_over(known, key.protocol, nat.seen_s) {
+        if !tuple.begins() || !known.is_over(key.protocol, nat.seen_s) {
             return Ok(false);
         }
     }

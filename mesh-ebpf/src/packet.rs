@@ -32,6 +32,8 @@ pub struct Tuple<F: Family> {
     pub syn: bool,
     /// Last packet of a TCP connection in this direction.
     pub ends: bool,
+    /// Last packet of a TCP connection in both directions.
+    pub resets: bool,
     /// A fragment other than the first.
     pub tail: bool,
 }
@@ -50,6 +52,7 @@ impl<F: Family> Tuple<F> {
             ports: false,
             syn: false,
             ends: false,
+            resets: false,
             tail: false,
         }
     }
@@ -142,6 +145,7 @@ impl<F: Family> Tuple<F> {
     pub fn take_flags(&mut self, flags: u8) {
         self.syn = flags & (SYN | ACK) == SYN;
         self.ends = flags & (FIN | RST) != 0;
+        self.resets = flags & RST != 0;
     }
 }
 

@@ -1,11 +1,12 @@
 //! The manager as its own node sees it.
 
 use crate::{
-    AddNode, Bootstrap, Command, Config, ErrorKind, InitOptions, LogSelector, LogStream,
+    AddNode, Bootstrap, Command, Config, ErrorKind, InitOptions, Loads, LogSelector, LogStream,
     ManagerError, Operation, Response,
     core::Core,
     credentials::Credentials,
     dispatcher::Sessions,
+    loads::{self, LoadQueries},
     logs::{self, LogBroker},
     orchestrator::{Driver, Liveness},
     proposer::Proposer,
@@ -164,6 +165,7 @@ impl ManagerHandle {
             consensus: raft.clone(),
             sessions: Sessions::default(),
             logs: LogBroker::default(),
+            loads: LoadQueries::default(),
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
             liveness: Mutex::new(Liveness::new(Instant::now())),
@@ -251,6 +253,14 @@ impl ManagerHandle {
     /// Logs of tasks.
     pub fn logs(&self, selector: LogSelector) -> Result<LogStream, ManagerError> {
         logs::subscribe(&self.core, selector)
+    }
+
+    /// What goes to the backends of a service, by its id, asked of the nodes now.
+    ///
+    /// # Errors
+    /// When this manager does not lead.
+    pub async fn loads(&self, service_id: &str) -> Result<Loads, ManagerError> {
+        loads::ask(&self.core, service_id).await
     }
 
     /// Stops serving and closes the log.

@@ -21,6 +21,7 @@ mod error;
 #[cfg(test)]
 mod fixture;
 mod handle;
+mod loads;
 mod logs;
 mod orchestrator;
 mod proposer;
@@ -36,5 +37,6 @@ pub use command::{
 pub use config::{Config, InitOptions, Timings};
 pub use error::{ErrorKind, ManagerError};
 pub use handle::{Manager, ManagerHandle, View};
+pub use loads::{Load, Loads};
 pub use logs::{LogLine, LogSelector, LogStream, LogTarget};
 pub use scheduler::{Constraint, ConstraintError};

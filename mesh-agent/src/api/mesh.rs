@@ -1,11 +1,16 @@
-//! `/mesh/`: virtual addresses and the tasks behind them.
+//! `/mesh/`: virtual addresses, the tasks behind them, and what goes to these.
+
+use std::{collections::BTreeMap, net::IpAddr};
 
 use axum::{
     Json,
     extract::{Path, State},
 };
-use mesh_api::mesh::{BackendState, Vip, VipBackend};
-use mesh_manager::state::{Address, NodeState, PublishMode, Service, State as ClusterState};
+use mesh_api::mesh::{BackendLoad, BackendState, Vip, VipBackend};
+use mesh_manager::{
+    Loads, ManagerHandle,
+    state::{Address, NodeState, PublishMode, Service, State as ClusterState},
+};
 
 use super::{Answer, Api, errors::ApiError};
 
@@ -24,8 +29,27 @@ pub(super) async fn inspect(
     Path(reference): Path<String>,
 ) -> Answer<Json<Vec<Vip>>> {
     let manager = api.manager()?;
+    let mut vips = find(&manager, &reference)?;
+    let mut loads: BTreeMap<String, Loads> = BTreeMap::new();
+    for vip in &vips {
+        if !loads.contains_key(&vip.service_id) {
+            let asked = manager.loads(&vip.service_id).await?;
+            loads.insert(vip.service_id.clone(), asked);
+        }
+    }
     let view = manager.view();
-    let vips = match view.find_service(&reference) {
+    for vip in &mut vips {
+        if let Some(loads) = loads.get(&vip.service_id) {
+            tell(vip, loads, &view);
+        }
+    }
+    Ok(Json(vips))
+}
+
+/// The virtual addresses that a service has, or those that are `reference`.
+fn find(manager: &ManagerHandle, reference: &str) -> Answer<Vec<Vip>> {
+    let view = manager.view();
+    let vips = match view.find_service(reference) {
         Ok(service) => of_service(&view, service),
         Err(error) => {
             let vips: Vec<Vip> = view
@@ -40,9 +64,28 @@ pub(super) async fn inspect(
         }
     };
     if vips.is_empty() {
-        return Err(ApiError::no_such_vip(&reference));
+        return Err(ApiError::no_such_vip(reference));
     }
-    Ok(Json(vips))
+    Ok(vips)
+}
+
+/// Adds what goes to the backends.
+fn tell(vip: &mut Vip, loads: &Loads, view: &ClusterState) {
+    for backend in &mut vip.backends {
+        let address = backend.address.parse::<IpAddr>().ok();
+        let load = address.and_then(|address| loads.backends.get(&(vip.vni, address)));
+        let load = load.copied().unwrap_or_default();
+        backend.load = Some(BackendLoad {
+            open_flows: load.open,
+            flows: load.flows,
+            packets: load.packets,
+            bytes: load.bytes,
+        });
+    }
+    let silent = loads.silent.iter().filter_map(|id| view.node(id));
+    vip.silent_nodes = silent
+        .map(|node| node.description.hostname.clone())
+        .collect();
 }
 
 fn of_service(view: &ClusterState, service: &Service) -> Vec<Vip> {
@@ -89,10 +132,12 @@ fn describe(view: &ClusterState, service: &Service, vip: &Address) -> Vip {
                     .unwrap_or_default(),
                 node_id,
                 address: held.address.to_string(),
-                state: match task.drained_at {
-                    Some(_) => BackendState::Draining,
-                    None => BackendState::Active,
+                state: if task.is_wanted() {
+                    BackendState::Active
+                } else {
+                    BackendState::Draining
                 },
+                load: None,
             })
         })
         .collect();
@@ -108,5 +153,6 @@ fn describe(view: &ClusterState, service: &Service, vip: &Address) -> Vip {
         address: vip.address.to_string(),
         ports,
         backends,
+        silent_nodes: Vec::new(),
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     assignment::Assignment,
     config::Config,
     container::Names,
-    logs,
+    loads, logs,
     node::{ClusterInfo, Node, NodeState, Role},
     reconcile::{self, Parts, jobs},
     session::{self, Connection, Session, Statuses},
@@ -74,6 +74,8 @@ impl Membership {
             .context("start reconciling")?;
         let (_, no_logs) = tokio::sync::mpsc::channel(1);
         let subscriptions = std::mem::replace(&mut session.logs, no_logs);
+        let (_, no_queries) = tokio::sync::mpsc::channel(1);
+        let queries = std::mem::replace(&mut session.load_queries, no_queries);
         let helpers = vec![
             logs::serve(
                 node.runtime().clone(),
@@ -81,6 +83,7 @@ impl Membership {
                 subscriptions,
                 session.channel.clone(),
             ),
+            loads::serve(node.clone(), queries, session.load_reports.clone()),
             tokio::spawn(follow(node.clone(), kept.clone(), info, &session)),
             tokio::spawn(renew(
                 config.clone(),

@@ -30,6 +30,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// Log subscriptions that may wait for the node to look at them.
 const LOG_QUEUE: usize = 64;
 
+/// Questions about the load of backends, and answers, that may wait.
+const LOAD_QUEUE: usize = 16;
+
 /// What a session needs to begin.
 #[derive(Debug)]
 pub struct Config {
@@ -67,6 +70,10 @@ pub struct Session {
     pub managers: watch::Receiver<Vec<String>>,
     /// Logs that managers want to read.
     pub logs: mpsc::Receiver<proto::LogSubscription>,
+    /// Questions about the load of backends.
+    pub load_queries: mpsc::Receiver<proto::LoadQuery>,
+    /// Where they are answered.
+    pub load_reports: mpsc::Sender<proto::LoadReport>,
     /// The channel to the manager, while there is one; for publishing logs.
     pub channel: watch::Receiver<Option<Channel>>,
     cancel: CancellationToken,
@@ -92,6 +99,8 @@ impl Session {
             watch::channel(Connection::Lost("not connected yet".to_owned()));
         let (managers_out, managers) = watch::channel(config.managers.clone());
         let (logs_out, logs) = mpsc::channel(LOG_QUEUE);
+        let (load_queries_out, load_queries) = mpsc::channel(LOAD_QUEUE);
+        let (load_reports, load_reports_in) = mpsc::channel(LOAD_QUEUE);
         let (channel_out, channel) = watch::channel(None);
         let (applied, applied_in) = watch::channel(0);
         let statuses = Arc::new(Statuses::default());
@@ -102,6 +111,8 @@ impl Session {
             connection: connection_out,
             managers: managers_out,
             logs: logs_out,
+            load_queries: load_queries_out,
+            load_reports: load_reports_in,
             channel: channel_out,
             applied: applied_in,
             statuses: Arc::clone(&statuses),
@@ -117,6 +128,8 @@ impl Session {
             connection,
             managers,
             logs,
+            load_queries,
+            load_reports,
             channel,
             cancel,
             task,
@@ -130,6 +143,8 @@ struct Worker {
     connection: watch::Sender<Connection>,
     managers: watch::Sender<Vec<String>>,
     logs: mpsc::Sender<proto::LogSubscription>,
+    load_queries: mpsc::Sender<proto::LoadQuery>,
+    load_reports: mpsc::Receiver<proto::LoadReport>,
     channel: watch::Sender<Option<Channel>>,
     applied: watch::Receiver<u64>,
     statuses: Arc<Statuses>,

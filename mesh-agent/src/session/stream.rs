@@ -85,6 +85,9 @@ impl Worker {
                         send(&sender, FromNode::Applied(proto::Applied { revision })).await?;
                     }
                 }
+                Some(report) = self.load_reports.recv() => {
+                    send(&sender, FromNode::Load(report)).await?;
+                }
                 // A new certificate or description is told by a new session.
                 Ok(()) = self.config.identity.changed() => return Ok(()),
                 Ok(()) = self.config.description.changed() => return Ok(()),
@@ -111,6 +114,12 @@ impl Worker {
             FromManager::Logs(subscription) => {
                 if self.logs.try_send(subscription).is_err() {
                     warn!("too many log subscriptions are waiting; one was dropped");
+                }
+            }
+            FromManager::Load(query) => {
+                // Who asks does not wait for long, and asks again.
+                if self.load_queries.try_send(query).is_err() {
+                    warn!("too many questions about load are waiting; one was dropped");
                 }
             }
             FromManager::Welcome(welcome) => {

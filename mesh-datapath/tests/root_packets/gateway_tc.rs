@@ -208,6 +208,19 @@ fn answers() -> Vec<Row> {
         .knows(ours(Way::Uplink(UP)))
         .returns_by_route(sent(to_client((NODE, 86), tcp)).flags(|tcp| tcp.syn = true)),
         row(
+            "an answer that resets",
+            answer(WHO).flags(|tcp| tcp.rst = true),
+        )
+        .knows(ours(Way::Uplink(UP)))
+        .remembers(closed(ours(Way::Uplink(UP))))
+        .returns_by_route(sent(to_client((NODE, 86), tcp)).flags(|tcp| tcp.rst = true)),
+        row(
+            "an answer that finishes: the client may go on",
+            answer(WHO).flags(|tcp| tcp.fin = true),
+        )
+        .knows(ours(Way::Uplink(UP)))
+        .returns_by_route(sent(to_client((NODE, 86), tcp)).flags(|tcp| tcp.fin = true)),
+        row(
             "an answer with a partial checksum",
             answer(WHO).payload(&[9; 1400]),
         )

@@ -119,6 +119,11 @@ impl Sessions {
         self.lock().get(node_id).cloned()
     }
 
+    /// Every open session.
+    pub(crate) fn all(&self) -> Vec<Arc<Session>> {
+        self.lock().values().cloned().collect()
+    }
+
     /// Ends every session: this manager no longer leads.
     pub(crate) fn close_all(&self) {
         for (_, session) in self.lock().drain() {

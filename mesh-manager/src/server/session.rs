@@ -165,6 +165,7 @@ async fn receive(
                     return;
                 }
             }
+            Some(In::Load(report)) => core.loads.answer(&session.node_id, report),
             Some(In::Heartbeat(_) | In::Hello(_)) | None => {}
         }
     }

@@ -1,9 +1,17 @@
 //! `vip inspect`
 
-use anyhow::Result;
-use mesh_api::Client;
+use std::fmt::Write as _;
 
-use crate::format::inspect;
+use anyhow::Result;
+use mesh_api::{
+    Client,
+    mesh::{BackendState, Vip, VipBackend},
+};
+
+use crate::{
+    format::{ListFlags, Listing, Row, inspect},
+    view::ports,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -13,12 +21,103 @@ pub(crate) struct Args {
     /// Format: 'json' or a Go template
     #[arg(short, long)]
     format: Option<String>,
+    /// Show what matters for people
+    #[arg(long, conflicts_with = "format")]
+    pretty: bool,
 }
+
+const BACKENDS: Listing = Listing {
+    table: "{{.Task}}\t{{.Node}}\t{{.Address}}\t{{.State}}\t{{.Open}}\t{{.Flows}}\t{{.Packets}}\t{{.Bytes}}",
+    headings: &[
+        ("Task", "TASK"),
+        ("Node", "NODE"),
+        ("Address", "ADDRESS"),
+        ("State", "STATE"),
+        ("Open", "OPEN FLOWS"),
+        ("Flows", "FLOWS"),
+        ("Packets", "PACKETS"),
+        ("Bytes", "BYTES"),
+    ],
+    quiet: "{{.Task}}",
+};
 
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let mut vips = Vec::new();
     for reference in &args.references {
         vips.extend(client.vip(reference).await?);
     }
+    if args.pretty {
+        for vip in &vips {
+            println!("{}", pretty(vip)?);
+        }
+        return Ok(());
+    }
     inspect::print(&vips, args.format.as_deref())
+}
+
+fn pretty(vip: &Vip) -> Result<String> {
+    let mut out = String::new();
+    writeln!(out, "Service:\t{}", vip.service_name)?;
+    writeln!(out, "Network:\t{}", vip.network_name)?;
+    writeln!(out, "Address:\t{}", vip.address)?;
+    if !vip.ports.is_empty() {
+        writeln!(out, "Ports:\t\t{}", ports::published(&vip.ports))?;
+    }
+    if !vip.silent_nodes.is_empty() {
+        writeln!(out, "No answer from:\t{}", vip.silent_nodes.join(", "))?;
+    }
+    let rows = vip.backends.iter().map(row).collect();
+    out += &BACKENDS.render(&ListFlags::default(), rows)?;
+    Ok(out)
+}
+
+fn row(backend: &VipBackend) -> Row {
+    let state = match backend.state {
+        BackendState::Active => "active",
+        BackendState::Draining => "draining",
+    };
+    let load = backend.load.unwrap_or_default();
+    Row::new()
+        .with("Task", backend.task_name.as_str())
+        .with("Node", backend.node_name.as_str())
+        .with("Address", backend.address.as_str())
+        .with("State", state)
+        .with("Open", load.open_flows)
+        .with("Flows", load.flows)
+        .with("Packets", load.packets)
+        .with("Bytes", load.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn for_people() {
+        let backend = |name: &str, state: &str, open: u64| {
+            serde_json::json!({
+                "TaskID": "t", "TaskName": name, "NodeID": "m", "NodeName": "n1", "Address": "10.0.0.6", "State": state,
+                "Load": {"OpenFlows": open, "Flows": 20, "Packets": 100, "Bytes": 9000}
+            })
+        };
+        let vip: Vip = serde_json::from_value(serde_json::json!({
+            "ServiceID": "s", "ServiceName": "web", "NetworkID": "n", "NetworkName": "ingress",
+            "Vni": 4096, "Address": "10.0.0.5",
+            "Ports": [{"Protocol": "tcp", "TargetPort": 80, "PublishedPort": 8080, "PublishMode": "ingress"}],
+            "Backends": [backend("web.1", "active", 7), backend("web.2", "draining", 2)],
+            "SilentNodes": ["n3"]
+        }))
+        .expect("vip");
+        assert_eq!(
+            pretty(&vip).expect("renders"),
+            "Service:\tweb\n\
+             Network:\tingress\n\
+             Address:\t10.0.0.5\n\
+             Ports:\t\t*:8080->80/tcp\n\
+             No answer from:\tn3\n\
+             TASK      NODE      ADDRESS    STATE      OPEN FLOWS   FLOWS     PACKETS   BYTES\n\
+             web.1     n1        10.0.0.6   active     7            20        100       9000\n\
+             web.2     n1        10.0.0.6   draining   2            20        100       9000\n"
+        );
+    }
 }

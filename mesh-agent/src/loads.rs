@@ -1,0 +1,87 @@
+//! How much goes from this node, or to its tasks, to the backends of a service: for a manager that asks.
+
+use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc};
+
+use mesh_api::proto::{BackendLoad, LoadQuery, LoadReport};
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use crate::{
+    links::netns,
+    node::{Node, NodeError},
+};
+
+/// Answers questions until the session ends.
+pub(crate) fn serve(
+    node: Node,
+    mut queries: mpsc::Receiver<LoadQuery>,
+    reports: mpsc::Sender<LoadReport>,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        while let Some(query) = queries.recv().await {
+            match read(&node, query.service_id).await {
+                Ok(backends) => {
+                    let report = LoadReport {
+                        query_id: query.id,
+                        backends,
+                    };
+                    if reports.send(report).await.is_err() {
+                        return;
+                    }
+                }
+                // No answer is an answer: the manager says that this node's part is missing.
+                Err(error) => tracing::warn!(%error, "the load of backends is not known"),
+            }
+        }
+    })
+}
+
+async fn read(node: &Node, service_id: String) -> Result<Vec<BackendLoad>, NodeError> {
+    let reader = node.clone();
+    let read = move || {
+        reader.read_datapath(|datapath| Ok((datapath.loads(&service_id)?, datapath.sockets()?)))
+    };
+    let read = tokio::task::spawn_blocking(read).await;
+    let Some((loads, sockets)) = read.map_err(anyhow::Error::from)?? else {
+        return Ok(Vec::new());
+    };
+    let mut loads: BTreeMap<(u32, IpAddr), BackendLoad> = loads
+        .into_iter()
+        .map(|load| {
+            let told = BackendLoad {
+                vni: load.vni,
+                address: load.address.to_string(),
+                open: load.open,
+                flows: load.flows,
+                packets: load.packets,
+                bytes: load.bytes,
+            };
+            ((load.vni, load.address), told)
+        })
+        .collect();
+    if loads.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sockets = Arc::new(sockets);
+    for task in node.tasks().iter() {
+        let path = node.config().netns_path(&task.task.id);
+        if !netns::exists(&path) {
+            continue;
+        }
+        let sockets = Arc::clone(&sockets);
+        let list = move || sockets.list().map_err(io::Error::other);
+        let open = match netns::within_async(&path, list).await {
+            Ok(open) => open,
+            // The task may have ended meanwhile.
+            Err(error) => {
+                tracing::debug!(task = task.task.id, %error, "sockets are not known");
+                continue;
+            }
+        };
+        for socket in open {
+            if let Some(load) = loads.get_mut(&(socket.vni, socket.backend)) {
+                load.open += 1;
+            }
+        }
+    }
+    Ok(loads.into_values().collect())
+}
