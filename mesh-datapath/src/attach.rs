@@ -3,7 +3,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    error::{self, Error as _},
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -87,10 +88,10 @@ impl Attachments {
             }
             match self.attach(ebpf, *attachment) {
                 Ok(anew) => report.attached += usize::from(anew),
-                Err(Error::Attach {
-                    ifindex, source, ..
-                }) if xdp_optional && attachment.program == UPLINK_XDP => {
-                    tracing::info!(ifindex, %source, "no native XDP, the tc program does its work");
+                Err(error @ (Error::Attach { .. } | Error::OtherXdp { .. }))
+                    if xdp_optional && attachment.program == UPLINK_XDP =>
+                {
+                    tracing::info!(%error, source = error.source(), "no XDP, the tc program does its work");
                     self.given_up.insert(*attachment);
                     continue;
                 }
@@ -137,12 +138,27 @@ impl Attachments {
         }
         create(program, ifindex, &path)
             .map(|()| true)
-            .map_err(|source| Error::Attach {
-                program: name,
-                ifindex,
-                source,
+            .map_err(|source| {
+                let interface = nix::net::if_::if_indextoname(ifindex).map_or_else(
+                    |_| ifindex.to_string(),
+                    |n| n.to_string_lossy().into_owned(),
+                );
+                if name == UPLINK_XDP && is_busy(&*source) {
+                    return Error::OtherXdp { interface };
+                }
+                Error::Attach {
+                    program: name,
+                    interface,
+                    source,
+                }
             })
     }
+}
+
+/// Whether the kernel said EBUSY, somewhere in a chain of errors.
+fn is_busy(error: &(dyn error::Error + 'static)) -> bool {
+    let busy = |e: &io::Error| e.raw_os_error() == Some(libc::EBUSY);
+    error.downcast_ref::<io::Error>().is_some_and(busy) || error.source().is_some_and(is_busy)
 }
 
 fn adopt(program: &mut Program, path: &Path) -> Result<(), Cause> {

@@ -27,15 +27,24 @@ pub enum Error {
         source: Box<aya::programs::ProgramError>,
     },
     /// A program could not be attached.
-    #[error("cannot attach {program} to interface {ifindex}")]
+    #[error("cannot attach {program} to interface {interface}")]
     Attach {
         /// Program name.
         program: &'static str,
-        /// Interface index.
-        ifindex: u32,
+        /// Interface name, or its index if it has none any more.
+        interface: String,
         /// The kernel's reason.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// XDP takes one program an interface, and another one is there.
+    #[error(
+        "interface {interface} has another XDP program (`ip link show {interface}`); detach it, or leave the interface \
+         to tc with `--xdp off`"
+    )]
+    OtherXdp {
+        /// Interface name, or its index if it has none any more.
+        interface: String,
     },
     /// A map could not be read or written.
     #[error("cannot access eBPF map {map}")]

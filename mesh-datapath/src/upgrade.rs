@@ -8,7 +8,10 @@
 //! began under (`PUBLISHED`, `VIPS`, `ROWS`, `BACKENDS`) and counters: who changes the layout of one of these converts
 //! its contents here. Who changes only what the contents mean gives the map another name.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use aya::{EbpfError, maps::MapInfo};
 use aya_obj::Object;
@@ -29,7 +32,7 @@ pub(crate) struct Superseded(Vec<PathBuf>);
 pub(crate) fn adopt(config: &Config, object: &[u8], sized: &[&str]) -> Result<Superseded, Error> {
     let own = config.versioned_pin_dir();
     let mut others = entries(&config.pin_dir)?;
-    others.retain(|dir| *dir != own && dir.is_dir());
+    others.retain(|dir| *dir != own && is_version(dir));
     if others.is_empty() {
         return Ok(Superseded::default());
     }
@@ -76,8 +79,15 @@ impl Superseded {
     }
 }
 
+/// Whether a folder is named as [`Config::versioned_pin_dir`] names it.
+fn is_version(dir: &Path) -> bool {
+    let name = dir.file_name().and_then(|name| name.to_str());
+    let number = name.and_then(|name| name.strip_prefix('v'));
+    number.is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
 /// Moves a pin, unless this version has one of that name already.
-fn take_over(from: &PathBuf, to: PathBuf) -> Result<(), Error> {
+fn take_over(from: &Path, to: PathBuf) -> Result<(), Error> {
     if to.exists() {
         return Ok(());
     }

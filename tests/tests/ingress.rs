@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use anyhow::{Result, ensure};
-use mesh_tests::{Rig, client, http_get, image, scenario};
+use mesh_tests::{Rig, client, eventually, http_get, image, rig::UP_LIMIT, scenario};
 
 /// Requests on new connections, to the nodes in turn.
 const REQUESTS: usize = 200;
@@ -115,6 +115,51 @@ fn a_thousand_datagrams_come_back() {
                 .enter(|| client::udp_echo(node.address, 80, 1000))?;
             ensure!(back == 1000, "by {}: {back} of 1000 came back", node.name);
         }
+        Ok(())
+    });
+}
+
+/// A node gets a second LAN, with an address there, while it runs: ports answer on it, and to its clients.
+#[test]
+fn ports_answer_on_an_uplink_that_comes_later() {
+    scenario("later", 2, |rig| {
+        publish(rig, &["--replicas", "4"])?;
+        let node = &rig.nodes[0].ns;
+        let [ours, theirs] = [1, 2].map(|last| Ipv4Addr::new(198, 51, 100, last));
+        let (name, other) = (node.name().to_owned(), rig.client.name().to_owned());
+        node.sh(&[
+            "ip", "link", "add", "later0", "type", "veth", "peer", "name", "later1", "netns",
+            &other,
+        ])?;
+        for (ns, interface, address) in [(node, "later0", ours), (&rig.client, "later1", theirs)] {
+            ns.sh(&[
+                "ip",
+                "addr",
+                "add",
+                &format!("{address}/24"),
+                "dev",
+                interface,
+            ])?;
+            ns.sh(&["ip", "link", "set", interface, "up"])?;
+        }
+        rig.client.enter(|| {
+            eventually("an answer on the new uplink", UP_LIMIT, || {
+                http_get(ours, 80, "/").map(drop)
+            })?;
+            let mut replicas = BTreeSet::new();
+            for _ in 0..REQUESTS {
+                let reply = http_get(ours, 80, "/")?;
+                let seen = reply.field("Client").unwrap_or_default();
+                ensure!(seen == reply.local.to_string(), "{name} showed {seen}");
+                ensure!(reply.local.ip() == theirs, "asked from {}", reply.local);
+                replicas.insert(image::replica(&reply.text())?);
+            }
+            ensure!(replicas.len() == 4, "only {replicas:?} answered");
+            Ok(())
+        })?;
+        // And it goes again: the rest stays as it was.
+        node.sh(&["ip", "link", "del", "later0"])?;
+        ensure!(ask_all(rig)?.len() == 4);
         Ok(())
     });
 }

@@ -134,18 +134,30 @@ impl Lan {
     /// Plugs `member` in, with `address`/24. The port behaves like a wire: checksums are complete on it, and it
     /// takes what XDP sends.
     pub(crate) fn join(&self, member: &Ns, port: &str, address: Ipv4Addr, wire: bool) {
+        self.join_by(member, "eth0", port, address, wire);
+    }
+
+    /// As [`Lan::join`], by another interface of the member.
+    pub(crate) fn join_by(
+        &self,
+        member: &Ns,
+        interface: &str,
+        port: &str,
+        address: Ipv4Addr,
+        wire: bool,
+    ) {
         self.0.sh(&format!(
-            "ip link add {port} type veth peer name eth0 netns {}",
+            "ip link add {port} type veth peer name {interface} netns {}",
             member.0
         ));
         self.0.sh(&format!("ip link set {port} master br0 up"));
         if wire {
             self.0.sh(&format!("ethtool -K {port} gro on tx off"));
         }
-        member.sh(&format!("ip addr add {address}/24 dev eth0"));
+        member.sh(&format!("ip addr add {address}/24 dev {interface}"));
         let address = six(LAN_V6, address);
-        member.sh(&format!("ip addr add {address}/64 dev eth0 nodad"));
-        member.sh("ip link set eth0 up");
+        member.sh(&format!("ip addr add {address}/64 dev {interface} nodad"));
+        member.sh(&format!("ip link set {interface} up"));
     }
 }
 
