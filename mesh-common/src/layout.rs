@@ -32,7 +32,7 @@ pub const V6_PROGRAMS: u32 = 5;
 /// First index in `TC_MORE` of the programs for IPv4; the others are added to it.
 pub const MORE_V4: u32 = 0;
 /// First index in `TC_MORE` of the programs for IPv6.
-pub const MORE_V6: u32 = 5;
+pub const MORE_V6: u32 = 6;
 /// ICMP errors that come in by an uplink, in no tunnel.
 pub const MORE_UPLINK_ERROR: u32 = 0;
 /// ICMP errors that tasks send on their overlay links.
@@ -43,8 +43,10 @@ pub const MORE_GATEWAY_ERROR: u32 = 2;
 pub const MORE_TOO_BIG: u32 = 3;
 /// ICMP errors that come out of tunnels.
 pub const MORE_TUNNEL_ERROR: u32 = 4;
+/// Answers to packets that nobody is there for.
+pub const MORE_REFUSED: u32 = 5;
 /// Programs in `TC_MORE`.
-pub const MORE_PROGRAMS: u32 = 10;
+pub const MORE_PROGRAMS: u32 = 12;
 
 /// [`FlowKey::scope`] below 1 << 24 is a VNI. This one: packets that a task sends on its gateway link.
 pub const SCOPE_TASK: u32 = 1 << 24;

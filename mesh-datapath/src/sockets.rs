@@ -36,6 +36,8 @@ const ID: usize = 48;
 const MESSAGE: usize = 4 + ID + 20;
 /// States of an open TCP connection, as bits: established, SYN sent, and from the first FIN to the last.
 const TCP_OPEN: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+/// States in which the other side has sent its last byte: CLOSE_WAIT, LAST_ACK, CLOSING.
+const TCP_ENDED: [u8; 3] = [8, 9, 11];
 /// States of a UDP socket, connected or not, as bits.
 const UDP_OPEN: u32 = 1 << 1 | 1 << 7;
 
@@ -72,6 +74,8 @@ pub struct OpenSocket {
     pub port: u16,
     /// It is connected to the task; a UDP socket that is not chooses another one by itself.
     pub connected: bool,
+    /// The task has sent its last byte over this TCP connection; the socket's owner may still have to read it.
+    pub ended: bool,
     family: u8,
     id: [u8; ID],
 }
@@ -172,6 +176,7 @@ impl Sockets {
                 backend: compile::ip(value.address),
                 port: u16::from_be(key.port_be),
                 connected: socket.port_be != 0,
+                ended: false,
                 family: socket.family,
                 id: socket.id,
             })
@@ -190,6 +195,7 @@ fn request(family: u8, protocol: u8, states: u32, id: &[u8; ID]) -> Vec<u8> {
 /// `inet_diag_msg`, as far as it matters.
 struct Described {
     family: u8,
+    state: u8,
     id: [u8; ID],
     /// What it is connected to; zero if it is not.
     peer: Addr,
@@ -208,6 +214,7 @@ impl Described {
         };
         Some(Self {
             family,
+            state: *message.get(1)?,
             id,
             peer,
             port_be: u16::from_ne_bytes([id[2], id[3]]),
@@ -233,6 +240,7 @@ fn stream(message: &[u8]) -> Option<OpenSocket> {
         backend: compile::ip(kept.backend),
         port: u16::from_be(kept.port_be),
         connected: true,
+        ended: TCP_ENDED.contains(&socket.state),
         family: socket.family,
         id: socket.id,
     })

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
 };
 
@@ -20,6 +20,8 @@ use mesh_datapath::{Datapath, OpenSocket, Subnet, XdpMode, namespace_cookie};
 const VNI: u32 = 4097;
 const OTHER: u32 = 4098;
 const PORT: u16 = 8080;
+/// Where a task closes connections at once.
+const ENDING: u16 = 8090;
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 16, 200);
 /// Of `sticky`, published on port 82: both tasks, each client at its own.
 const STICKY: Ipv4Addr = Ipv4Addr::new(10, 0, 16, 201);
@@ -320,7 +322,33 @@ impl World {
         drop((stream, datagrams, direct));
     }
 
-    /// A task that leaves takes no new connection; connected UDP sockets of one that has left are closed.
+    /// A connection to `far` by the virtual address, which `far` has closed.
+    fn ended(&self) -> TcpStream {
+        let listener = self.far.ns.run(|| TcpListener::bind(("0.0.0.0", ENDING)));
+        let listener = listener.expect("a port");
+        // The other task has nobody on the port.
+        let stream = (0..100)
+            .find_map(|_| self.near.ns.run(|| TcpStream::connect((VIP, ENDING))).ok())
+            .expect("connected");
+        let (accepted, _) = listener.accept().expect("a client");
+        drop(accepted);
+        let near = &self.near.ns;
+        let datapath = self.nodes[0].datapath.as_ref().expect("open");
+        let sockets = datapath.sockets().expect("the table");
+        let limit = std::time::Instant::now() + PATIENCE;
+        while !near
+            .run(|| sockets.list())
+            .expect("sockets")
+            .iter()
+            .any(|s| s.ended)
+        {
+            assert!(std::time::Instant::now() < limit, "the end has come");
+            std::thread::yield_now();
+        }
+        stream
+    }
+
+    /// A task that leaves takes no new connection; connected sockets of one that has left are closed.
     fn leaving(&mut self) {
         let near = &self.near.ns;
         let connected = || {
@@ -330,6 +358,13 @@ impl World {
             socket
         };
         let held: Vec<UdpSocket> = (0..20).map(|_| connected()).collect();
+        let mut streams: Vec<TcpStream> = (0..20)
+            .map(|_| {
+                near.run(|| TcpStream::connect((VIP, PORT)))
+                    .expect("connected")
+            })
+            .collect();
+        let mut ended = self.ended();
         let far = IpAddr::V4(self.far.overlay);
         let backends = |node: &mut Node, draining: bool, gone: bool| {
             let web = node.desired.services.get_mut("web").expect("web");
@@ -362,16 +397,30 @@ impl World {
         );
         assert!(
             open.iter()
-                .all(|s| s.vip == IpAddr::V4(VIP) && s.vni == VNI && s.port == PORT)
+                .all(|s| s.vip == IpAddr::V4(VIP) && s.vni == VNI)
         );
+        let over: Vec<u16> = open.iter().filter(|s| s.ended).map(|s| s.port).collect();
+        assert_eq!(over, [ENDING]);
+        let cut: Vec<_> = open
+            .iter()
+            .filter(|s| s.protocol != UDP && s.backend == far && !s.ended)
+            .collect();
+        assert!((1..streams.len()).contains(&cut.len()), "{}", cut.len());
 
         backends(&mut self.nodes[0], false, true);
         self.nodes[0].desired.endpoints.remove(&(VNI, far));
         assert_eq!(self.nodes[0].apply().departed, 1);
         let datapath = self.nodes[0].datapath.as_ref().expect("open");
         let sockets = datapath.sockets().expect("the table");
-        near.run(|| orphans.iter().try_for_each(|s| sockets.close(s)))
+        let all = || orphans.iter().chain(&cut);
+        near.run(|| all().try_for_each(|s| sockets.close(s)))
             .expect("closed");
+        let broken = streams.iter_mut().filter(|stream| {
+            let error = stream.take_error().expect("the socket's error");
+            error.is_some_and(|e| e.kind() == ErrorKind::ConnectionAborted)
+        });
+        assert_eq!(broken.count(), cut.len());
+        assert_eq!(ended.read(&mut [0; 9]).expect("the end"), 0);
         let aborted = held.iter().filter(|socket| {
             let error = socket.take_error().expect("the socket's error");
             error.is_some_and(|e| e.kind() == ErrorKind::ConnectionAborted)

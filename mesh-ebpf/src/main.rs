@@ -15,7 +15,7 @@
 //! ```
 //!
 //! `ingress` balances published ports for all tc programs, `services` chooses backends, `hops` knows neighbours for
-//! XDP, `nat` rewrites, `tunnel` encapsulates, `answer` and `discovery` reply in place. `family` is what differs
+//! XDP, `nat` rewrites, `tunnel` encapsulates, `answer`, `discovery` and `refused` reply in place. `family` is what differs
 //! between IPv4 and IPv6; a program that meets IPv6 goes on in its twin, which has a stack of its own. `maps` has
 //! all maps, `mem` all unsafe code but that of socket calls, which is in `sockaddr`. Every packet ends in a
 //! [`Verdict`] or a [`DropReason`], which only `xdp` and `tc` below count and translate.
@@ -36,6 +36,7 @@ mod messages;
 mod nat;
 mod overlay;
 mod packet;
+mod refused;
 mod services;
 mod sockaddr;
 mod sockets;
@@ -216,6 +217,18 @@ pub fn too_big(ctx: TcContext) -> i32 {
 pub fn too_big_v6(ctx: TcContext) -> i32 {
     let length = ctx.len();
     tc(too_big::place(&ctx), too_big::run::<V6>(&ctx), length)
+}
+
+/// Where `overlay_tc` goes on with packets that nobody is there for.
+#[classifier]
+pub fn refused(ctx: TcContext) -> i32 {
+    tc(Place::Overlay, refused::run::<V4>(&ctx), ctx.len())
+}
+
+/// Where `overlay_tc_v6` does.
+#[classifier]
+pub fn refused_v6(ctx: TcContext) -> i32 {
+    tc(Place::Overlay, refused::run::<V6>(&ctx), ctx.len())
 }
 
 /// Does nothing: what the others are measured against.

@@ -439,13 +439,20 @@ pub fn part(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).gso_size }
 }
 
+/// Cuts off all but the first `length` bytes.
+#[inline(always)]
+pub fn trim(ctx: &TcContext, length: usize) -> Result<(), DropReason> {
+    // SAFETY: takes plain numbers; packet addresses are derived afterwards.
+    if unsafe { kernel::bpf_skb_change_tail(ctx.skb.skb, length as u32, 0) } != 0 {
+        return Err(DropReason::Kernel);
+    }
+    Ok(())
+}
+
 /// Cuts off all but the first bytes behind the Ethernet header, and gives these.
 #[inline(always)]
 pub fn cut<const N: usize>(ctx: &TcContext) -> Result<[u8; N], DropReason> {
-    // SAFETY: takes plain numbers; packet addresses are derived afterwards.
-    if unsafe { kernel::bpf_skb_change_tail(ctx.skb.skb, (ETH_LEN + N) as u32, 0) } != 0 {
-        return Err(DropReason::Kernel);
-    }
+    trim(ctx, ETH_LEN + N)?;
     ctx.fetch::<N>(ETH_LEN).ok_or(DropReason::Kernel)
 }
 

@@ -21,10 +21,16 @@ use crate::{
 const QUOTED: usize = 20;
 /// ICMP header.
 const ICMP_LEN: usize = 8;
+/// UDP header.
+const UDP_LEN: usize = 8;
 /// "Destination unreachable", "time exceeded", "parameter problem".
 const V4_ERRORS: [u8; 3] = [3, 11, 12];
 /// "Destination unreachable, fragmentation needed".
 const V4_TOO_BIG: [u8; 2] = [3, 4];
+/// "Destination unreachable, port unreachable".
+const V4_NO_PORT: [u8; 2] = [3, 3];
+/// The same.
+const V6_NO_PORT: [u8; 2] = [1, 4];
 /// "Packet too big"; this and those below 128 are errors.
 const V6_TOO_BIG: [u8; 2] = [2, 0];
 /// First bytes of our own IPv4 packets: no options, no class of service.
@@ -58,6 +64,19 @@ pub trait Messages: Copy + Sized {
     fn may_answer(ctx: &TcContext) -> bool;
     /// Makes the packet the answer that says it is too big, behind its Ethernet header.
     fn too_big(ctx: &TcContext, tuple: &Tuple<Self>, mtu: u32) -> Result<(), DropReason>
+    where
+        Self: Family;
+    /// Makes a UDP packet the answer that says that nobody has its port, behind its Ethernet header.
+    fn no_port(ctx: &TcContext, tuple: &Tuple<Self>) -> Result<(), DropReason>
+    where
+        Self: Family;
+    /// Writes the IP header of an answer to a packet over its own. `length` is that of what follows.
+    fn answer(
+        ctx: &TcContext,
+        tuple: &Tuple<Self>,
+        protocol: u8,
+        length: usize,
+    ) -> Result<(), DropReason>
     where
         Self: Family;
 }
@@ -109,43 +128,51 @@ impl Messages for V4 {
 
     #[inline(always)]
     fn too_big(ctx: &TcContext, tuple: &Tuple<Self>, mtu: u32) -> Result<(), DropReason> {
-        const QUOTE: usize = IPV4_LEN + QUOTED;
-        const TOTAL: [u8; 2] = ((IPV4_LEN + ICMP_LEN + QUOTE) as u16).to_be_bytes();
-        let quote = mem::cut::<QUOTE>(ctx)?;
         let [.., high, low] = mtu.to_be_bytes();
         let message = [V4_TOO_BIG[0], V4_TOO_BIG[1], 0, 0, 0, 0, high, low];
-        let sum = mem::sum(&quote)? + mem::sum(&message)?;
-        let check = (!checksum::fold(sum)).to_ne_bytes();
-        let (src, dst) = (tuple.dst.to_ne_bytes(), tuple.src.to_ne_bytes());
+        v4_error::<{ IPV4_LEN + QUOTED }>(ctx, tuple, &message)
+    }
+
+    #[inline(always)]
+    fn no_port(ctx: &TcContext, tuple: &Tuple<Self>) -> Result<(), DropReason> {
+        let message = [V4_NO_PORT[0], V4_NO_PORT[1], 0, 0, 0, 0, 0, 0];
+        v4_error::<{ IPV4_LEN + UDP_LEN }>(ctx, tuple, &message)
+    }
+
+    #[inline(always)]
+    fn answer(
+        ctx: &TcContext,
+        tuple: &Tuple<Self>,
+        protocol: u8,
+        length: usize,
+    ) -> Result<(), DropReason> {
+        let [t0, t1] = ((IPV4_LEN + length) as u16).to_be_bytes();
+        let [s0, s1, s2, s3] = tuple.dst.to_ne_bytes();
+        let [d0, d1, d2, d3] = tuple.src.to_ne_bytes();
+        let [v, c] = V4_FIRST;
         let mut header = [
-            V4_FIRST[0],
-            V4_FIRST[1],
-            TOTAL[0],
-            TOTAL[1],
-            0,
-            0,
-            0,
-            0,
-            OUTER_TTL,
-            wire::ICMP,
-            0,
-            0,
-            src[0],
-            src[1],
-            src[2],
-            src[3],
-            dst[0],
-            dst[1],
-            dst[2],
-            dst[3],
+            v, c, t0, t1, 0, 0, 0, 0, OUTER_TTL, protocol, 0, 0, s0, s1, s2, s3, d0, d1, d2, d3,
         ];
         let own = (!checksum::fold(mem::sum(&header)?)).to_ne_bytes();
         (header[10], header[11]) = (own[0], own[1]);
-        mem::insert(ctx, IPV4_LEN + ICMP_LEN)?;
-        tunnel::store(ctx, ETH_LEN, &header)?;
-        tunnel::store(ctx, ETH_LEN + IPV4_LEN, &message)?;
-        tunnel::store(ctx, ETH_LEN + IPV4_LEN + 2, &check)
+        tunnel::store(ctx, ETH_LEN, &header)
     }
+}
+
+/// Makes the packet an ICMP message that quotes its first `N` bytes.
+#[inline(always)]
+fn v4_error<const N: usize>(
+    ctx: &TcContext,
+    tuple: &Tuple<V4>,
+    message: &[u8; ICMP_LEN],
+) -> Result<(), DropReason> {
+    let quote = mem::cut::<N>(ctx)?;
+    let sum = mem::sum(&quote)? + mem::sum(message)?;
+    let check = (!checksum::fold(sum)).to_ne_bytes();
+    mem::insert(ctx, IPV4_LEN + ICMP_LEN)?;
+    V4::answer(ctx, tuple, wire::ICMP, ICMP_LEN + N)?;
+    tunnel::store(ctx, ETH_LEN + IPV4_LEN, message)?;
+    tunnel::store(ctx, ETH_LEN + IPV4_LEN + 2, &check)
 }
 
 impl Messages for V6 {
@@ -195,21 +222,46 @@ impl Messages for V6 {
 
     #[inline(always)]
     fn too_big(ctx: &TcContext, tuple: &Tuple<Self>, mtu: u32) -> Result<(), DropReason> {
-        const QUOTE: usize = IPV6_LEN + QUOTED;
-        const LENGTH: u16 = (ICMP_LEN + QUOTE) as u16;
-        let quote = mem::cut::<QUOTE>(ctx)?;
         let [m0, m1, m2, m3] = mtu.to_be_bytes();
         let message = [V6_TOO_BIG[0], V6_TOO_BIG[1], 0, 0, m0, m1, m2, m3];
-        let pseudo = checksum::pseudo_v6(&tuple.dst, &tuple.src, wire::ICMPV6, LENGTH);
-        let sum = mem::sum(&quote)? + mem::sum(&message)? + u64::from(pseudo);
-        let check = (!checksum::fold(sum)).to_ne_bytes();
-        let [l0, l1] = LENGTH.to_be_bytes();
-        let header = [0x60, 0, 0, 0, l0, l1, wire::ICMPV6, OUTER_TTL];
-        mem::insert(ctx, IPV6_LEN + ICMP_LEN)?;
+        v6_error::<{ IPV6_LEN + QUOTED }>(ctx, tuple, &message)
+    }
+
+    #[inline(always)]
+    fn no_port(ctx: &TcContext, tuple: &Tuple<Self>) -> Result<(), DropReason> {
+        let message = [V6_NO_PORT[0], V6_NO_PORT[1], 0, 0, 0, 0, 0, 0];
+        v6_error::<{ IPV6_LEN + UDP_LEN }>(ctx, tuple, &message)
+    }
+
+    #[inline(always)]
+    fn answer(
+        ctx: &TcContext,
+        tuple: &Tuple<Self>,
+        protocol: u8,
+        length: usize,
+    ) -> Result<(), DropReason> {
+        let [l0, l1] = (length as u16).to_be_bytes();
+        let header = [0x60, 0, 0, 0, l0, l1, protocol, OUTER_TTL];
         tunnel::store(ctx, ETH_LEN, &header)?;
         tunnel::store(ctx, ETH_LEN + 8, &tuple.dst)?;
-        tunnel::store(ctx, ETH_LEN + 24, &tuple.src)?;
-        tunnel::store(ctx, ETH_LEN + IPV6_LEN, &message)?;
-        tunnel::store(ctx, ETH_LEN + IPV6_LEN + 2, &check)
+        tunnel::store(ctx, ETH_LEN + 24, &tuple.src)
     }
+}
+
+/// Makes the packet an ICMPv6 message that quotes its first `N` bytes.
+#[inline(always)]
+fn v6_error<const N: usize>(
+    ctx: &TcContext,
+    tuple: &Tuple<V6>,
+    message: &[u8; ICMP_LEN],
+) -> Result<(), DropReason> {
+    let length = ICMP_LEN + N;
+    let quote = mem::cut::<N>(ctx)?;
+    let pseudo = checksum::pseudo_v6(&tuple.dst, &tuple.src, wire::ICMPV6, length as u16);
+    let sum = mem::sum(&quote)? + mem::sum(message)? + u64::from(pseudo);
+    let check = (!checksum::fold(sum)).to_ne_bytes();
+    mem::insert(ctx, IPV6_LEN + ICMP_LEN)?;
+    V6::answer(ctx, tuple, wire::ICMPV6, length)?;
+    tunnel::store(ctx, ETH_LEN + IPV6_LEN, message)?;
+    tunnel::store(ctx, ETH_LEN + IPV6_LEN + 2, &check)
 }

@@ -12,7 +12,7 @@ use crate::{
     family::{Family, V4, V6},
     icmp, maps, mem, nat,
     packet::{self, Tuple},
-    services, too_big,
+    refused, services, too_big,
     tunnel::{self, Inner},
 };
 
@@ -68,7 +68,10 @@ fn sent<F: Family>(
         // The same ports may have led to this task by a virtual address before.
         nat::forget(&tuple.reply().key(link.vni));
     }
-    let endpoint = mem::get(&maps::ENDPOINTS, &destination).ok_or(DropReason::NoEndpoint)?;
+    let Some(endpoint) = mem::get(&maps::ENDPOINTS, &destination) else {
+        refused::answer::<F>(ctx);
+        return Err(DropReason::NoEndpoint);
+    };
     if endpoint.ifindex == 0 {
         too_big::check(ctx, settings, tuple)?;
     }
@@ -199,7 +202,13 @@ fn to_vip<F: Family>(
         nat::rewrite(ctx, tuple, &nat::target(tuple, nat))?;
         return tunnel::deliver(ctx, ifindex, link.mac, mac_of(F::last_be(&tuple.dst)));
     }
-    let choice = services::choose(pool, &scratch.flow, tuple, true).ok_or(DropReason::NoBackend)?;
+    let Some(choice) = services::choose(pool, &scratch.flow, tuple, true) else {
+        // A first segment is sent again: by then there may be a task.
+        if !tuple.syn {
+            refused::answer::<F>(ctx);
+        }
+        return Err(DropReason::NoBackend);
+    };
     services::count(&choice, ctx, tuple.begins());
     let mut new = Tuple {
         dst: F::join(&link.prefix, choice.backend.low_be()),

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::{
     ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv4Type, IpFragOffset, IpNumber,
-    Ipv4Header, TcpHeader,
+    Ipv4Header, TcpHeader, icmpv4::DestUnreachableHeader,
 };
 use mesh_common::{mac_of, node_mac, wire};
 
@@ -213,6 +213,35 @@ impl Frame {
     pub(crate) fn quote(mut self, sent: &Self, seen: &Self) -> Self {
         self.payload = Payload::Quote(Box::new([sent.clone(), seen.clone()]));
         self
+    }
+
+    /// What the sender hears if nobody is there.
+    pub(crate) fn refused(&self) -> Self {
+        let (from, to) = (self.ip.destination.into(), self.ip.source.into());
+        let answer = match (&self.above, &self.payload) {
+            (Above::Tcp(had), Payload::Bytes(data)) => {
+                tcp((from, had.destination_port), (to, had.source_port))
+                    .flags(|tcp| {
+                        tcp.rst = true;
+                        tcp.window_size = 0;
+                        tcp.ack = !had.ack;
+                        (tcp.sequence_number, tcp.acknowledgment_number) = if had.ack {
+                            (had.acknowledgment_number, 0)
+                        } else {
+                            let marks = u32::from(had.syn) + u32::from(had.fin);
+                            (0, had.sequence_number + data.len() as u32 + marks)
+                        };
+                    })
+                    .payload(&[])
+            }
+            _ => icmp(
+                from,
+                to,
+                Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port),
+            )
+            .quote(self, self),
+        };
+        answer.macs(self.smac, self.dmac).unnumbered()
     }
 
     /// With a VLAN tag in front of those it has.

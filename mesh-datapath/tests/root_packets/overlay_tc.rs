@@ -20,6 +20,9 @@ pub(crate) fn sent(frame: Frame, to: Ipv4) -> Frame {
 
 type Ipv4 = std::net::Ipv4Addr;
 
+/// On the network, and nobody's.
+const GONE: Ipv4 = Ipv4::new(10, 0, 16, 99);
+
 pub(crate) fn open(to: Ipv4) -> Frame {
     sent(tcp(ME, (to, 80)), to)
 }
@@ -140,6 +143,8 @@ fn tasks() -> Vec<Row> {
     let tunnels = |name: &str, frame: Frame| row(name, frame.clone()).tunnels(frame);
     let delivers = |name: &str, frame: Frame| row(name, frame.clone()).delivers(frame);
     let drops = |name: &str, frame: Frame, reason| row(name, frame).drops(reason);
+    let refused = |name: &str, frame: Frame| row(name, frame.clone()).answers(frame.refused());
+    let last = |to| open(to).flags(|tcp| (tcp.ack, tcp.fin) = (false, true));
     let to_side = |frame| sent(frame, SIDE);
     let mut version = open(FAR).bytes();
     version[14] = 0x44;
@@ -264,18 +269,30 @@ fn tasks() -> Vec<Row> {
             datagram([224, 0, 0, 1].into()),
             DropReason::NoEndpoint,
         ),
-        drops("to nobody", begin(NOBODY), DropReason::NoEndpoint),
-        drops("to this node", begin(NODE), DropReason::NoEndpoint),
+        refused("to nobody", begin(GONE)),
+        refused("to nobody, in the middle", open(GONE)),
+        refused("to nobody, data and no more", last(GONE)),
+        refused("to nobody, a datagram", datagram(GONE)),
+        refused("to nobody, an empty datagram", datagram(GONE).payload(&[])),
+        refused("to nobody, a large segment", open(GONE).payload(&[7; 1400])),
         drops(
-            "to a task of another network",
-            begin(FAR_GATE),
+            "to nobody, a reset",
+            open(GONE).flags(|tcp| tcp.rst = true),
             DropReason::NoEndpoint,
         ),
         drops(
+            "to nobody, a fragment",
+            datagram(GONE).fragment(0, true),
+            DropReason::NoEndpoint,
+        ),
+        drops("to nobody, a ping", echo(GONE), DropReason::NoEndpoint),
+        refused("to this node", begin(NODE)).only_v4(),
+        refused("to a task of another network", begin(FAR_GATE)).only_v4(),
+        refused(
             "tunnel to a node",
             sent(vxlan(NEAR, PEER, VNI, open(FAR)), PEER),
-            DropReason::NoEndpoint,
-        ),
+        )
+        .only_v4(),
         drops("a VLAN's frame", open(FAR).tag(5), DropReason::NotIp),
         drops(
             "a link that no table has",

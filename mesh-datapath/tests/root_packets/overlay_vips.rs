@@ -153,11 +153,10 @@ pub(crate) fn rows() -> Vec<Row> {
             begin(EMPTY_VIP),
             DropReason::NoBackend,
         ),
-        drops(
-            "virtual: nobody behind it, a datagram",
-            datagram(EMPTY_VIP),
-            DropReason::NoBackend,
-        ),
+        row("virtual: nobody behind it any more", open(EMPTY_VIP))
+            .answers(open(EMPTY_VIP).refused()),
+        row("virtual: nobody behind it, a datagram", datagram(EMPTY_VIP))
+            .answers(datagram(EMPTY_VIP).refused()),
         drops(
             "virtual: a protocol without ports",
             sent(other(NEAR, FAR_VIP, IpNumber::GRE), FAR_VIP),

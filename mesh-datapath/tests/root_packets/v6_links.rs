@@ -200,6 +200,9 @@ pub(crate) fn on_overlay() -> Vec<Row> {
         .drops(DropReason::Protocol),
         row("from the link-local address", open(FAR).from_v6(LINK_LOCAL))
             .drops(DropReason::Spoofed),
+        row("to this node", overlay_tc::begin(NODE)).drops(DropReason::NoEndpoint),
+        row("to a task of another network", overlay_tc::begin(FAR_GATE))
+            .drops(DropReason::NoEndpoint),
         row("to a link-local address", open(FAR).to_v6(LINK_LOCAL)).drops(DropReason::NoEndpoint),
         row(
             "with another's address behind extension headers",

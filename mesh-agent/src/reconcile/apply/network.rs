@@ -68,7 +68,7 @@ impl Reconciler {
             if let Err(error) = self.close_orphans(&wanted).await {
                 tracing::warn!(
                     error = format!("{error:#}"),
-                    "UDP sockets may stay connected to ended tasks"
+                    "sockets may stay connected to ended tasks"
                 );
             }
         }

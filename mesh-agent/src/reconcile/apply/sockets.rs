@@ -1,5 +1,5 @@
-//! Connected UDP sockets of tasks whose backend is gone. Nobody would tell them: TCP hears a reset, a datagram is
-//! merely lost. They are closed, and their owners look for another backend.
+//! Connected sockets of tasks whose backend is gone. Nobody may be left to tell them: a datagram is merely lost, and a
+//! task whose node is gone has sent no reset. They are closed, and their owners look for another backend.
 
 use std::sync::Arc;
 
@@ -8,11 +8,8 @@ use mesh_datapath::{Desired, Sockets};
 
 use crate::{links::netns, reconcile::Reconciler};
 
-/// IP protocol number.
-const UDP: u8 = 17;
-
 impl Reconciler {
-    /// Closes the UDP sockets of this node's tasks that a virtual address led to a task which is there no more.
+    /// Closes the sockets of this node's tasks that a virtual address led to a task which is there no more.
     pub(super) async fn close_orphans(&self, wanted: &Arc<Desired>) -> Result<()> {
         let shared = self.datapath.clone();
         let sockets = tokio::task::spawn_blocking(move || -> Result<Sockets> {
@@ -31,7 +28,7 @@ impl Reconciler {
             .await
             .with_context(|| format!("close sockets of task {id}"))?;
             if closed > 0 {
-                tracing::debug!(task = id, closed, "UDP sockets of ended backends");
+                tracing::debug!(task = id, closed, "closed sockets of ended backends");
             }
         }
         Ok(())
@@ -42,7 +39,8 @@ fn close(sockets: &Sockets, wanted: &Desired) -> Result<usize, mesh_datapath::Er
     let mut closed = 0;
     for socket in sockets.list()? {
         let there = wanted.endpoints.contains_key(&(socket.vni, socket.backend));
-        if socket.protocol == UDP && socket.connected && !there {
+        // One whose backend has said its last word may still have to be read: an error would spoil that.
+        if socket.connected && !socket.ended && !there {
             sockets.close(&socket)?;
             closed += 1;
         }
