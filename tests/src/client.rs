@@ -1,7 +1,7 @@
 //! Small network clients: plain HTTP and UDP. They use whatever namespace the calling thread is in.
 
 use std::{
-    io::{Read, Write},
+    io::{self, BufRead as _, BufReader, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
@@ -88,6 +88,92 @@ fn parse(bytes: &[u8], local: SocketAddr) -> Result<HttpReply> {
         body,
         local,
     })
+}
+
+/// A connection that is kept for further requests, as browsers and proxies do: one that the server has closed between
+/// two requests is made anew, as HTTP wants it (RFC 9112, section 9.3.1).
+#[derive(Debug)]
+pub struct KeptConnection {
+    address: SocketAddr,
+    stream: Option<BufReader<TcpStream>>,
+}
+
+impl KeptConnection {
+    /// To a server; connects with the first request.
+    pub fn new(address: impl Into<IpAddr>, port: u16) -> Self {
+        Self {
+            address: SocketAddr::new(address.into(), port),
+            stream: None,
+        }
+    }
+
+    /// One request; gives the status.
+    ///
+    /// # Errors
+    /// When a new connection does not answer it, or the kept one breaks within the answer or is silent.
+    pub fn get(&mut self, path: &str) -> Result<u16> {
+        if let Some(mut stream) = self.stream.take()
+            && let Some((status, keep)) = ask(&mut stream, self.address, path)?
+        {
+            self.stream = keep.then_some(stream);
+            return Ok(status);
+        }
+        let stream = TcpStream::connect_timeout(&self.address, REQUEST_LIMIT)
+            .with_context(|| format!("cannot connect to {}", self.address))?;
+        stream.set_read_timeout(Some(REQUEST_LIMIT))?;
+        stream.set_nodelay(true)?;
+        let mut stream = BufReader::new(stream);
+        let (status, keep) = ask(&mut stream, self.address, path)?
+            .with_context(|| format!("{} closed a new connection", self.address))?;
+        self.stream = keep.then_some(stream);
+        Ok(status)
+    }
+}
+
+/// A request and the answer's status, and whether the connection stays open. `None`: it was closed before.
+fn ask(
+    stream: &mut BufReader<TcpStream>,
+    address: SocketAddr,
+    path: &str,
+) -> Result<Option<(u16, bool)>> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    let mut line = String::new();
+    let begun = stream
+        .get_mut()
+        .write_all(request.as_bytes())
+        .and_then(|()| stream.read_line(&mut line));
+    match begun {
+        Ok(0) => return Ok(None),
+        Err(error) if is_closed(&error) && line.is_empty() => return Ok(None),
+        begun => {
+            begun.with_context(|| format!("{address} does not answer on a kept connection"))?
+        }
+    };
+    let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let status = status.with_context(|| format!("no status in {line:?}"))?;
+    let (mut length, mut keep) = (0, true);
+    loop {
+        line.clear();
+        stream.read_line(&mut line)?;
+        let header = line.trim_end().to_ascii_lowercase();
+        if header.is_empty() {
+            break;
+        }
+        if let Some(value) = header.strip_prefix("content-length:") {
+            length = value.trim().parse()?;
+        }
+        keep &= header != "connection: close";
+    }
+    let mut body = vec![0; length];
+    stream
+        .read_exact(&mut body)
+        .with_context(|| format!("{address} did not answer in full"))?;
+    Ok(Some((status, keep)))
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    matches!(error.kind(), BrokenPipe | ConnectionReset)
 }
 
 /// Sends `count` datagrams that must each come back; gives how many did.

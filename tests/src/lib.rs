@@ -19,7 +19,7 @@ pub mod tasks;
 pub mod wait;
 pub mod xdp;
 
-pub use client::{HttpReply, http_get};
+pub use client::{HttpReply, KeptConnection, http_get};
 pub use ctl::Answer;
 pub use lan::Lan;
 pub use netns::NetNs;
