@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// TCP header without options.
-const TCP_LEN: usize = 20;
+pub const TCP_LEN: usize = 20;
 /// Extension headers walked; a packet with more has no ports that we know.
 const EXTENSIONS: usize = 4;
 /// "More fragments" and the offset in an IPv6 fragment header.

@@ -81,7 +81,7 @@ fn sent<F: Family>(
         if tuple.protocol == UDP && nat.dport_be == settings.vxlan_port_be {
             return Err(DropReason::Spoofed);
         }
-        if tuple.resets {
+        if tuple.resets() {
             mem::touch(&key, nat.seen_s, 1);
         }
         return nat::reply(ctx, settings, tuple, nat);

@@ -10,7 +10,7 @@ use mesh_common::{
 use crate::{
     family::Family,
     maps::Scratch,
-    mem, nat,
+    mem, mss, nat,
     packet::Tuple,
     services, too_big,
     tunnel::{self, Inner},
@@ -99,6 +99,7 @@ pub fn from_peer<F: Family>(
         return Err(DropReason::NotPublished);
     };
     mem::shrink::<F>(ctx)?;
+    mss::clamp(ctx, settings, tuple)?;
     let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
     nat::undo(
         &mut scratch.undo,

@@ -15,10 +15,10 @@
 //! ```
 //!
 //! `ingress` balances published ports for all tc programs, `services` chooses backends, `hops` knows neighbours for
-//! XDP, `nat` rewrites, `tunnel` encapsulates, `answer`, `discovery` and `refused` reply in place. `family` is what differs
-//! between IPv4 and IPv6; a program that meets IPv6 goes on in its twin, which has a stack of its own. `maps` has
-//! all maps, `mem` all unsafe code but that of socket calls, which is in `sockaddr`. Every packet ends in a
-//! [`Verdict`] or a [`DropReason`], which only `xdp` and `tc` below count and translate.
+//! XDP, `nat` rewrites, `tunnel` encapsulates, `mss` lowers what TCP announces, `answer`, `discovery` and `refused`
+//! reply in place. `family` is what differs between IPv4 and IPv6; a program that meets IPv6 goes on in its twin, which
+//! has a stack of its own. `maps` has all maps, `mem` all unsafe code but that of socket calls, which is in `sockaddr`.
+//! Every packet ends in a [`Verdict`] or a [`DropReason`], which only `xdp` and `tc` below count and translate.
 #![no_std]
 #![no_main]
 
@@ -33,6 +33,7 @@ mod loopback;
 mod maps;
 mod mem;
 mod messages;
+mod mss;
 mod nat;
 mod overlay;
 mod packet;

@@ -425,10 +425,10 @@ pub fn shrink<F: Family>(ctx: &TcContext) -> Result<(), DropReason> {
 
 /// Largest packet, from its IP header on, that an interface takes; zero if there is no such interface.
 #[inline(always)]
-pub fn mtu(ctx: &TcContext, ifindex: u32) -> u32 {
+pub fn mtu(packet: &impl Packet, ifindex: u32) -> u32 {
     let mut mtu = 0;
     // SAFETY: the number outlives the call.
-    unsafe { kernel::bpf_check_mtu(ctx.as_ptr(), ifindex, &raw mut mtu, 0, 0) };
+    unsafe { kernel::bpf_check_mtu(packet.context(), ifindex, &raw mut mtu, 0, 0) };
     mtu
 }
 

@@ -139,7 +139,7 @@ pub fn forget(key: &FlowKey) {
 pub fn claim<F: Family>(key: &FlowKey, nat: &Nat, tuple: &Tuple<F>) -> Result<bool, DropReason> {
     if let Some(known) = mem::get_flow(&maps::FLOWS, key) {
         if same(known, nat) {
-            let closed = u8::from(tuple.ends || (known.closed != 0 && !tuple.syn));
+            let closed = u8::from(tuple.ends() || (known.closed != 0 && !tuple.is_first()));
             mem::touch(key, nat.seen_s, closed);
             return Ok(true);
         }

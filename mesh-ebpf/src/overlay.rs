@@ -204,7 +204,7 @@ fn to_vip<F: Family>(
     }
     let Some(choice) = services::choose(pool, &scratch.flow, tuple, true) else {
         // A first segment is sent again: by then there may be a task.
-        if !tuple.syn {
+        if !tuple.is_first() {
             refused::answer::<F>(ctx);
         }
         return Err(DropReason::NoBackend);

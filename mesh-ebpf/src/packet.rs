@@ -28,12 +28,8 @@ pub struct Tuple<F: Family> {
     pub l4: u16,
     /// Ports are known: TCP or UDP, not fragmented, without IP options.
     pub ports: bool,
-    /// First packet of a TCP connection.
-    pub syn: bool,
-    /// Last packet of a TCP connection in this direction.
-    pub ends: bool,
-    /// Last packet of a TCP connection in both directions.
-    pub resets: bool,
+    /// TCP flags; zero if it is none, or if they are not known.
+    pub flags: u8,
     /// A fragment other than the first.
     pub tail: bool,
 }
@@ -50,9 +46,7 @@ impl<F: Family> Tuple<F> {
             protocol,
             l4: F::HEADER_LEN as u16,
             ports: false,
-            syn: false,
-            ends: false,
-            resets: false,
+            flags: 0,
             tail: false,
         }
     }
@@ -109,10 +103,34 @@ impl<F: Family> Tuple<F> {
         flow_hash(F::fold(&self.src), 0, 0, 0, 0)
     }
 
+    /// First packet of a TCP connection.
+    #[inline(always)]
+    pub fn is_first(&self) -> bool {
+        self.flags & (SYN | ACK) == SYN
+    }
+
+    /// First packet of a TCP connection, or the first of the other side.
+    #[inline(always)]
+    pub fn opens(&self) -> bool {
+        self.flags & SYN != 0
+    }
+
+    /// Last packet of a TCP connection in this direction.
+    #[inline(always)]
+    pub fn ends(&self) -> bool {
+        self.flags & (FIN | RST) != 0
+    }
+
+    /// Last packet of a TCP connection in both directions.
+    #[inline(always)]
+    pub fn resets(&self) -> bool {
+        self.flags & RST != 0
+    }
+
     /// Whether this packet may begin a flow.
     #[inline(always)]
     pub fn begins(&self) -> bool {
-        self.syn || self.protocol != TCP
+        self.is_first() || self.protocol != TCP
     }
 
     /// Reads ports and flags of an unfragmented packet without options or extensions, whose IP header is at `ip`.
@@ -143,9 +161,7 @@ impl<F: Family> Tuple<F> {
     /// Takes the flags of a TCP header.
     #[inline(always)]
     pub fn take_flags(&mut self, flags: u8) {
-        self.syn = flags & (SYN | ACK) == SYN;
-        self.ends = flags & (FIN | RST) != 0;
-        self.resets = flags & RST != 0;
+        self.flags = flags;
     }
 }
 

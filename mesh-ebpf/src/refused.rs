@@ -8,15 +8,13 @@ use mesh_common::{
 };
 
 use crate::{
-    family::Family,
+    family::{Family, TCP_LEN},
     maps,
     mem::{self, Packet as _},
     packet::Tuple,
     tunnel::store,
 };
 
-/// TCP header without options.
-const TCP_LEN: usize = 20;
 /// Its length in words of 32 bits, as it stands in the header.
 const OFFSET: u8 = 5 << 4;
 /// TCP flags.
@@ -39,7 +37,7 @@ pub fn run<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
     mem::pull(ctx, F::HEADERS);
     let tuple = F::parse(ctx, 0).ok_or(NOBODY)?;
     // A reset is not answered, nor what is for many, nor what does not show whose it is.
-    let answerable = tuple.ports && tuple.l4 as usize == F::HEADER_LEN && !tuple.resets;
+    let answerable = tuple.ports && tuple.l4 as usize == F::HEADER_LEN && !tuple.resets();
     if !answerable || F::is_martian(&tuple.dst) {
         return Err(NOBODY);
     }

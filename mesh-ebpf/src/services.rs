@@ -169,7 +169,7 @@ pub fn choose<F: Family>(
         None
     };
     // A SYN begins anew, even if an earlier connection had the same ports.
-    if !tuple.syn
+    if !tuple.is_first()
         && let Some(conn) = known
         && let Some(choice) = backend(pool, conn.index)
         && choice.backend.same(&conn.address)

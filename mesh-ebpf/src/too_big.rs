@@ -6,13 +6,15 @@ use mesh_common::{
     wire::{ETH_LEN, OVERHEAD, TCP},
 };
 
-use crate::{family::Family, maps, mem, mem::Packet as _, packet::Tuple, services, tunnel::store};
+use crate::{
+    family::Family, maps, mem, mem::Packet as _, mss, packet::Tuple, services, tunnel::store,
+};
 
 /// The loopback interface's index: 1 in every namespace.
 const LOOPBACK: u32 = 1;
 
 /// Whether a packet fits into a tunnel; if not, goes on in the program that answers it. To be asked before the packet
-/// is changed, as the answer quotes it.
+/// is changed, as the answer quotes it. What opens a connection is made to announce what fits.
 #[inline(always)]
 pub fn check<F: Family>(
     ctx: &TcContext,
@@ -21,7 +23,7 @@ pub fn check<F: Family>(
 ) -> Result<(), DropReason> {
     let mtu = mem::mtu(ctx, settings.uplink);
     if mtu == 0 || length(ctx, tuple) + OVERHEAD as u32 <= mtu {
-        return Ok(());
+        return mss::clamp(ctx, settings, tuple);
     }
     mem::continue_in(&maps::TC_MORE, ctx, F::MORE + mesh_common::MORE_TOO_BIG);
     Err(DropReason::TooBig)

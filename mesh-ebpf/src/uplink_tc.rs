@@ -13,7 +13,7 @@ use crate::{
     ingress::{self, Client},
     maps, mem,
     mem::Packet as _,
-    nat, overlay,
+    mss, nat, overlay,
     packet::{self, Tuple},
     services,
 };
@@ -114,6 +114,7 @@ fn unpack<F: Family>(
             return Err(DropReason::NoEndpoint);
         }
         mem::shrink::<F>(ctx)?;
+        mss::clamp(ctx, settings, &inner)?;
         return overlay::arrive(ctx, vni, &inner, endpoint, smac);
     }
     let [_, kind, a, b, c, d] = dmac;
@@ -123,6 +124,7 @@ fn unpack<F: Family>(
             return Ok(Verdict::Pass);
         };
         mem::shrink::<F>(ctx)?;
+        mss::clamp(ctx, settings, &inner)?;
         return nat::reply(ctx, settings, &inner, nat);
     }
     if kind != mac_of(0)[1] {
@@ -166,6 +168,7 @@ fn stripped<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
     if vni != settings.ingress_vni || !services::is_own::<F>(&inner.src) {
         return Err(DropReason::NoEndpoint);
     }
+    mss::clamp(ctx, settings, &inner)?;
     let uplink = mem::route::<F>(ctx, &inner.src, &inner.dst).unwrap_or(settings.uplink);
     mem::adopt(ctx);
     mem::to_neighbour(uplink);

@@ -12,6 +12,7 @@ use crate::{
     hops,
     maps::{self, Hop},
     mem::{self, Packet as _},
+    mss,
     packet::{self, Tuple},
     services,
 };
@@ -103,6 +104,9 @@ fn request<F: Family>(
     let Some(hop) = hops::find::<V4>(ctx, &vtep, &peer, outer) else {
         return Ok(Verdict::Handover);
     };
+    if !mss::clamp_first(ctx, settings, 0, tuple) {
+        return Ok(Verdict::Handover);
+    }
     services::count(&choice, ctx, tuple.begins());
     mem::adjust_head(ctx, -(OVERHEAD as i32))?;
     let header = wire::tunnel_header(
@@ -161,6 +165,9 @@ fn back<F: Family>(
     let Some(hop) = hops::find::<F>(ctx, &inner.src, &inner.dst, length) else {
         return Ok(Verdict::Handover);
     };
+    if !mss::clamp_first(ctx, settings, OVERHEAD, &inner) {
+        return Ok(Verdict::Handover);
+    }
     mem::adjust_head(ctx, OVERHEAD as i32)?;
     address::<F>(ctx, hop)?;
     Ok(Verdict::Returned)

@@ -33,7 +33,7 @@ pub(crate) struct Pair {
     /// On another network, with the address of `near`.
     pub(crate) stranger: Task,
     pub(crate) client: Ns,
-    _lan: Lan,
+    lan: Lan,
 }
 
 /// A call: what it is, who makes it, of which address and port.
@@ -67,7 +67,7 @@ impl Pair {
             far,
             stranger,
             client,
-            _lan: lan,
+            lan,
         }
     }
 
@@ -78,6 +78,15 @@ impl Pair {
             task.serve(TARGET);
         }
         pair
+    }
+
+    /// Changes the size of packets on a node's wire.
+    pub(crate) fn resize(&self, node: usize, mtu: u32) {
+        let name = ["n1", "n2"][node];
+        self.nodes[node]
+            .ns
+            .sh(&format!("ip link set eth0 mtu {mtu}"));
+        self.lan.0.sh(&format!("ip link set p-{name} mtu {mtu}"));
     }
 
     /// What both nodes have counted, for a failed test to show.

@@ -17,7 +17,7 @@ use crate::{
 /// A router between the client and the node.
 const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// What an uplink of 1,500 bytes leaves for a packet in a tunnel.
-const MTU: u16 = 1450;
+pub(crate) const MTU: u16 = 1450;
 
 fn unreachable() -> Icmpv4Type {
     Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port)

@@ -10,7 +10,7 @@ use crate::{
     compare::same_bytes,
     errors, gateway_tc, loopback_tc, overlay_tc, overlay_vips,
     row::{Row, program},
-    uplink_tc, uplink_tunnels, uplink_xdp, v6,
+    sizes, uplink_tc, uplink_tunnels, uplink_xdp, v6,
     world::*,
 };
 
@@ -137,6 +137,9 @@ fn fuzz(place: Place, mut rows: Vec<Row>) {
     );
     // Mutations cut as well; whole packets get further.
     rows.extend(v6::rows(place));
+    if !matches!(place, Place::Tunnel | Place::Loopback) {
+        rows.extend(sizes::all(place).concat());
+    }
     rows.retain(|row| !row.name.ends_with("bytes of it"));
     let mut world = World::new(Side::Node);
     let mut source = Source {

@@ -16,6 +16,7 @@ mod render;
 mod reuse;
 mod row;
 mod six;
+mod sizes;
 mod story;
 mod traffic;
 mod tunnel_tc;

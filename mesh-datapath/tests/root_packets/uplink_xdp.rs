@@ -113,11 +113,6 @@ fn to_the_peer() -> Vec<Row> {
     inner.extend([0; 6]);
     vec![
         goes("the first segment", begin(80), true),
-        goes(
-            "the first with options",
-            begin(80).flags(|tcp| tcp.set_options_raw(&[2, 4, 5, 180]).expect("MSS")),
-            true,
-        ),
         goes("a segment in the middle", open(80), false),
         goes(
             "the last segment",
