@@ -10,7 +10,7 @@ use procfs::{CurrentSI, KernelStats};
 const BEARABLE: f64 = 0.01;
 
 /// How often one measurement is taken at most.
-const TRIES: usize = 10;
+const TRIES: usize = 3;
 
 /// Measures until no more than [`BEARABLE`] was stolen meanwhile. Gives the try that lost least, and the part lost.
 pub(crate) fn least<T>(mut measure: impl FnMut() -> Result<T>) -> Result<(T, f64)> {
