@@ -1,6 +1,6 @@
 //! Which entry of `BACKENDS` stands for which task behind which pool, and what it has counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::{
     Ebpf,
@@ -62,6 +62,11 @@ impl Backends {
             .map_or(Addr::NONE, |backend| backend.address)
     }
 
+    /// The pools that have entries.
+    pub(crate) fn pools(&self) -> BTreeSet<u32> {
+        self.used.values().map(|backend| backend.pool).collect()
+    }
+
     /// Writes a task behind a pool, to a free entry with counters at zero if it is new. `there` is one of the
     /// `BACKEND_` constants.
     pub(crate) fn put(
@@ -105,9 +110,10 @@ impl Backends {
         Ok(())
     }
 
-    /// Takes out the tasks that are not wanted. Their entries become free when no row refers to them any more.
+    /// Takes out the tasks of some pools that are not wanted. Their entries become free when no row refers to them any more.
     pub(crate) fn prune(
         &mut self,
+        pools: &BTreeSet<u32>,
         wanted: impl Fn(u32, &Addr) -> bool,
         in_rows: impl Fn(u32, &Addr) -> bool,
         report: &mut Report,
@@ -115,6 +121,7 @@ impl Backends {
         let gone: Vec<(u32, Backend)> = self
             .used
             .iter()
+            .filter(|(_, backend)| pools.contains(&backend.pool))
             .filter(|(_, backend)| !wanted(backend.pool, &backend.address))
             .map(|(at, backend)| (*at, *backend))
             .collect();

@@ -1,8 +1,12 @@
 //! From [`Desired`] to what the maps must hold. Pure. Maglev rows are added by `rows.rs`.
+//!
+//! Of thousands of services a change concerns few: the others' fronts are those of the compilation before, the very
+//! same objects, and so known to need nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr},
+    sync::Arc,
 };
 
 use mesh_common::{
@@ -21,10 +25,35 @@ pub(crate) struct Contents {
     pub(crate) endpoints: BTreeMap<AddrKey, Endpoint>,
     pub(crate) links: BTreeMap<u32, Link>,
     pub(crate) ports: BTreeMap<u32, u64>,
-    pub(crate) published: BTreeMap<PortKey, Front>,
-    pub(crate) vips: BTreeMap<AddrKey, Front>,
+    pub(crate) published: BTreeMap<PortKey, Arc<Front>>,
+    pub(crate) vips: BTreeMap<AddrKey, Arc<Front>>,
     /// VNI by length of the prefix in bits and namespace with subnet.
     pub(crate) namespaces: BTreeMap<(u32, ScopedAddr), u32>,
+}
+
+/// A compilation that has been applied.
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    pub(crate) desired: Desired,
+    pub(crate) contents: Contents,
+}
+
+impl Applied {
+    /// Whether a port's front is the one that has been applied.
+    pub(crate) fn has_port(&self, key: &PortKey, front: Option<&Arc<Front>>) -> bool {
+        same(self.contents.published.get(key), front)
+    }
+
+    /// Whether a virtual address's front is the one that has been applied.
+    pub(crate) fn has_vip(&self, key: &AddrKey, front: Option<&Arc<Front>>) -> bool {
+        same(self.contents.vips.get(key), front)
+    }
+}
+
+fn same(before: Option<&Arc<Front>>, now: Option<&Arc<Front>>) -> bool {
+    before
+        .zip(now)
+        .is_some_and(|(before, now)| Arc::ptr_eq(before, now))
 }
 
 /// What stands in front of a set of backends: a published port or a virtual address.
@@ -60,9 +89,10 @@ fn prefix(first: Option<Ipv6Addr>) -> Prefix {
 }
 
 /// Compiles. `uplink` is the interface that carries tunnels, `redirect` as in [`Settings`], `vxlan_port` in
-/// host byte order.
+/// host byte order. Fronts that are as they were are taken over from `applied`.
 pub(crate) fn contents(
     desired: &Desired,
+    applied: &Applied,
     uplink: u32,
     redirect: bool,
     vxlan_port: u16,
@@ -102,16 +132,23 @@ pub(crate) fn contents(
             out.namespaces.insert(scoped(*cookie, subnet), subnet.vni);
         }
     }
+    let moved = moved(&applied.desired, desired);
     for (id, service) in &desired.services {
+        let kept = applied.desired.ingress_vni == desired.ingress_vni
+            && applied.desired.services.get(id) == Some(service)
+            && !concerns(&moved, desired.ingress_vni, service);
+        let kept = |front: Option<&Arc<Front>>| front.filter(|f| kept && f.service == *id).cloned();
         for port in &service.ports {
             let key = PortKey {
                 port_be: port.published.to_be(),
                 protocol: port.protocol,
                 pad: 0,
             };
-            let mut reachable = reachable(desired, desired.ingress_vni, &service.ingress);
-            reachable.retain(|b| !service.local_only || is_local(desired, b.address));
-            let front = front(id, service, port.target.to_be(), &reachable);
+            let front = kept(applied.contents.published.get(&key)).unwrap_or_else(|| {
+                let mut reachable = reachable(desired, desired.ingress_vni, &service.ingress);
+                reachable.retain(|b| !service.local_only || is_local(desired, b.address));
+                front(id, service, port.target.to_be(), &reachable)
+            });
             let (word, bit) = port_bit(port.protocol, port.published);
             *out.ports.entry(word).or_default() |= bit;
             out.published.insert(key, front);
@@ -121,11 +158,32 @@ pub(crate) fn contents(
                 vni: *vni,
                 address: addr(*address),
             };
-            let reachable = reachable(desired, *vni, backends);
-            out.vips.insert(key, front(id, service, 0, &reachable));
+            let front = kept(applied.contents.vips.get(&key)).unwrap_or_else(|| {
+                let reachable = reachable(desired, *vni, backends);
+                front(id, service, 0, &reachable)
+            });
+            out.vips.insert(key, front);
         }
     }
     out
+}
+
+/// The task addresses that came, went or are elsewhere.
+fn moved(before: &Desired, now: &Desired) -> BTreeSet<(u32, IpAddr)> {
+    let (before, now) = (&before.endpoints, &now.endpoints);
+    let gone = before.iter().filter(|(key, at)| now.get(key) != Some(at));
+    let come = now.iter().filter(|(key, at)| before.get(key) != Some(at));
+    gone.chain(come).map(|(key, _)| *key).collect()
+}
+
+/// Whether a service has one of these addresses.
+fn concerns(moved: &BTreeSet<(u32, IpAddr)>, ingress_vni: u32, service: &Service) -> bool {
+    let any =
+        |vni: u32, backends: &[Backend]| backends.iter().any(|b| moved.contains(&(vni, b.address)));
+    let vips = &service.vips;
+    !moved.is_empty()
+        && (any(ingress_vni, &service.ingress)
+            || vips.iter().any(|((vni, _), backends)| any(*vni, backends)))
 }
 
 /// A subnet as a namespace sees it: the length of the prefix, cookie included, and what it is a prefix of.
@@ -190,7 +248,7 @@ fn is_local(desired: &Desired, ingress: IpAddr) -> bool {
     endpoint.is_some_and(|endpoint| matches!(endpoint.location, Location::Local(_)))
 }
 
-fn front(id: &str, service: &Service, target_be: u16, backends: &[Backend]) -> Front {
+fn front(id: &str, service: &Service, target_be: u16, backends: &[Backend]) -> Arc<Front> {
     let of = |draining: bool| -> BTreeSet<Addr> {
         backends
             .iter()
@@ -198,14 +256,14 @@ fn front(id: &str, service: &Service, target_be: u16, backends: &[Backend]) -> F
             .map(|b| addr(b.address))
             .collect()
     };
-    Front {
+    Arc::new(Front {
         service: id.to_owned(),
         name: service.name.clone(),
         target_be,
         affinity_s: service.affinity_s,
         active: of(false).into_iter().collect(),
         draining: of(true),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -255,7 +313,7 @@ mod tests {
         };
         service.ingress.push(gone);
         desired.services.insert("id".into(), service);
-        let contents = contents(&desired, 3, false, 4789);
+        let contents = contents(&desired, &Applied::default(), 3, false, 4789);
         let front = contents.published.values().next().unwrap();
         assert_eq!(
             front.active,
@@ -307,12 +365,77 @@ mod tests {
             ..Service::default()
         };
         desired.services.insert("id".into(), service);
-        let contents = contents(&desired, 3, false, 4789);
+        let contents = contents(&desired, &Applied::default(), 3, false, 4789);
         let published = contents.published.values().next().unwrap();
         assert_eq!(published.active, [addr(here)]);
         assert_eq!(published.affinity_s, 60);
         let vip = contents.vips.values().next().unwrap();
         assert_eq!(vip.active, [addr(here), addr(there)]);
+    }
+
+    #[test]
+    fn what_has_not_changed_is_the_same_object() {
+        let address = |last| IpAddr::from([10, 0, 0, last]);
+        let service = |last| Service {
+            ports: [PublishedPort {
+                protocol: 6,
+                published: u16::from(last),
+                target: 80,
+            }]
+            .into(),
+            ingress: vec![Backend {
+                address: address(last),
+                draining: false,
+            }],
+            vips: [((9, address(100 + last)), Vec::new())].into(),
+            ..Service::default()
+        };
+        let mut desired = Desired {
+            ingress_vni: 7,
+            ..Desired::default()
+        };
+        for (id, last) in [("a", 1), ("b", 2), ("c", 3)] {
+            desired.services.insert(id.into(), service(last));
+            let at = model::Endpoint {
+                mac: [0; 6],
+                location: Location::Local(5),
+            };
+            desired.endpoints.insert((7, address(last)), at);
+        }
+        let first = contents(&desired, &Applied::default(), 3, false, 4789);
+        let applied = Applied {
+            desired: desired.clone(),
+            contents: first,
+        };
+        let changed = |desired: &Desired| {
+            let now = contents(desired, &applied, 3, false, 4789);
+            let fresh = contents(desired, &Applied::default(), 3, false, 4789);
+            assert_eq!(now.published, fresh.published);
+            assert_eq!(now.vips, fresh.vips);
+            let ports = now.published.iter();
+            let ports = ports.filter(|(key, front)| !applied.has_port(key, Some(front)));
+            let vips = now.vips.iter();
+            let vips = vips.filter(|(key, front)| !applied.has_vip(key, Some(front)));
+            let ports = ports.map(|(key, _)| u16::from_be(key.port_be)).collect();
+            (ports, vips.count())
+        };
+        let none: Vec<u16> = Vec::new();
+        assert_eq!(changed(&desired), (none, 0));
+        let mut drained = desired.clone();
+        if let Some(service) = drained.services.get_mut("b") {
+            service.ingress[0].draining = true;
+        }
+        assert_eq!(changed(&drained), (vec![2], 1));
+        let mut gone = desired.clone();
+        gone.endpoints.remove(&(7, address(3)));
+        assert_eq!(changed(&gone), (vec![3], 1));
+        let mut renumbered = desired.clone();
+        renumbered.ingress_vni = 8;
+        assert_eq!(changed(&renumbered), (vec![1, 2, 3], 3));
+        let mut taken_over = desired;
+        let service = taken_over.services.remove("c").expect("it");
+        taken_over.services.insert("d".into(), service);
+        assert_eq!(changed(&taken_over), (vec![3], 1));
     }
 
     #[test]

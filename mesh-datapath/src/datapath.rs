@@ -11,7 +11,7 @@ use mesh_common::{Addr, AddrKey, BACKEND_ACTIVE, BACKEND_DRAINING, Pool, Publish
 use crate::{
     BackendLoad, Config, Desired, Error, Fill, Flow, Link, Report, Snapshot, XdpMode,
     attach::{self, Attachment, Attachments},
-    compile::{self, Contents, Front},
+    compile::{self, Applied, Contents, Front},
     flows::FlowTables,
     hooks::{self, Hooks},
     host, netlink, object, pins,
@@ -42,6 +42,8 @@ pub struct Datapath {
     hooks: Hooks,
     rows: Rows,
     fronts: snapshot::Fronts,
+    /// What the last apply has brought about: nothing after one that failed, and before the first.
+    applied: Option<Applied>,
     superseded: Superseded,
 }
 
@@ -107,11 +109,13 @@ impl Datapath {
             hooks: Hooks::open(dir.join("hooks"), config.cgroup.clone())?,
             rows,
             fronts: snapshot::Fronts::default(),
+            applied: None,
             superseded,
         })
     }
 
-    /// Brings the kernel to `desired`. Idempotent: a second call with the same state reports nothing.
+    /// Brings the kernel to `desired`. Idempotent: a second call with the same state reports nothing. Looks only at
+    /// services that differ from those of the call before, if that one succeeded.
     ///
     /// # Errors
     /// The first failure; what was done before it stays done, and the next call goes on from there.
@@ -120,7 +124,11 @@ impl Datapath {
         let uplink = host::uplink_of(desired);
         let kinds = uplink_kinds(desired)?;
         let on_veth = kinds.values().any(|kind| kind.as_deref() == Some("veth"));
-        let contents = compile::contents(desired, uplink, on_veth, self.config.vxlan_port);
+        let port = self.config.vxlan_port;
+        let applied = self.applied.take();
+        let nothing = Applied::default();
+        let before = applied.as_ref().unwrap_or(&nothing);
+        let contents = compile::contents(desired, before, uplink, on_veth, port);
         let tunnel = if desired.vtep.is_some() {
             netlink::add_vxlan(TUNNEL_DEVICE, self.config.vxlan_port)?;
             host::admit_loopback_replies()?;
@@ -128,16 +136,20 @@ impl Datapath {
         } else {
             None
         };
-        self.put(&contents, &mut report)?;
+        self.put(&contents, before, &mut report)?;
         self.twins.sync(&self.ebpf)?;
         let wanted = self.wanted_attachments(desired, &kinds, tunnel);
         let xdp_optional = self.config.xdp == XdpMode::Auto;
         self.attachments
             .sync(&mut self.ebpf, &wanted, xdp_optional, &mut report)?;
         self.hooks.sync(&mut self.ebpf, &mut report)?;
-        self.prune(&contents, &mut report)?;
+        self.prune(&contents, applied.as_ref(), &mut report)?;
         self.superseded.remove()?;
         self.fronts.set(&contents, &self.tables);
+        self.applied = Some(Applied {
+            desired: desired.clone(),
+            contents,
+        });
         Ok(report)
     }
 
@@ -203,7 +215,12 @@ impl Datapath {
     }
 
     /// First what others refer to: endpoints, backends and rows, then what refers to them.
-    fn put(&mut self, contents: &Contents, report: &mut Report) -> Result<(), Error> {
+    fn put(
+        &mut self,
+        contents: &Contents,
+        before: &Applied,
+        report: &mut Report,
+    ) -> Result<(), Error> {
         let tables = &mut self.tables;
         tables.put_settings(contents.settings, report)?;
         tables.own.put(&contents.own, report)?;
@@ -215,7 +232,8 @@ impl Datapath {
         let mut ids = Ids::of(&self.tables);
         let now_s = host::boot_seconds();
         let mut published = BTreeMap::new();
-        for (key, front) in &contents.published {
+        let ports = contents.published.iter();
+        for (key, front) in ports.filter(|(key, front)| !before.has_port(key, Some(front))) {
             let old = self.tables.published.copy().get(key).map(|p| p.pool);
             let old = old.unwrap_or_else(|| ids.new_pool());
             self.put_backends(
@@ -233,7 +251,8 @@ impl Datapath {
             published.insert(*key, value);
         }
         let mut vips = BTreeMap::new();
-        for (key, front) in &contents.vips {
+        let addresses = contents.vips.iter();
+        for (key, front) in addresses.filter(|(key, front)| !before.has_vip(key, Some(front))) {
             let old = self.tables.vips.copy().get(key).copied();
             let old = old.unwrap_or_else(|| ids.new_pool());
             self.put_backends(contents, old.id, key.vni, front, report)?;
@@ -282,7 +301,16 @@ impl Datapath {
     }
 
     /// First what refers to others, then what nothing refers to any more.
-    fn prune(&mut self, contents: &Contents, report: &mut Report) -> Result<(), Error> {
+    fn prune(
+        &mut self,
+        contents: &Contents,
+        before: Option<&Applied>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let pools = match before {
+            Some(before) => changed_pools(contents, before, &self.tables),
+            None => self.tables.backends.pools(),
+        };
         self.tables
             .namespaces
             .prune(|key| contents.namespaces.contains_key(key), report)?;
@@ -296,9 +324,10 @@ impl Datapath {
             .vips
             .prune(|key| contents.vips.contains_key(key), report)?;
         self.rows.keep(tables.pools());
-        let wanted = backends(contents, tables);
+        let wanted = backends(contents, tables, &pools);
         let rows = &self.rows;
         tables.backends.prune(
+            &pools,
             |pool, address| wanted.contains(&(pool, *address)),
             |pool, address| rows.refer_to(pool, address),
             report,
@@ -362,8 +391,21 @@ fn uplink_kinds(desired: &Desired) -> Result<BTreeMap<u32, Option<String>>, Erro
         .collect()
 }
 
-/// All backends by pool, draining ones too.
-fn backends(contents: &Contents, tables: &Tables) -> BTreeSet<(u32, Addr)> {
+/// The pools whose fronts are not what they were.
+fn changed_pools(contents: &Contents, before: &Applied, tables: &Tables) -> BTreeSet<u32> {
+    let ports = tables.published.copy().iter();
+    let ports = ports
+        .filter(|(key, _)| !before.has_port(key, contents.published.get(key)))
+        .map(|(_, published)| published.pool.id);
+    let addresses = tables.vips.copy().iter();
+    let addresses = addresses
+        .filter(|(key, _)| !before.has_vip(key, contents.vips.get(key)))
+        .map(|(_, pool)| pool.id);
+    ports.chain(addresses).collect()
+}
+
+/// The backends of some pools, draining ones too.
+fn backends(contents: &Contents, tables: &Tables, pools: &BTreeSet<u32>) -> BTreeSet<(u32, Addr)> {
     let published = tables.published.copy();
     let vips = tables.vips.copy();
     let ports = contents
@@ -376,6 +418,7 @@ fn backends(contents: &Contents, tables: &Tables) -> BTreeSet<(u32, Addr)> {
         .filter_map(|(key, front)| Some((vips.get(key)?.id, front)));
     ports
         .chain(addresses)
+        .filter(|(pool, _)| pools.contains(pool))
         .flat_map(|(pool, front)| {
             let all = front.active.iter().chain(&front.draining);
             all.map(move |address| (pool, *address))

@@ -1,6 +1,9 @@
 //! Counters, with the names of what they count.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use mesh_common::{Addr, AddrKey, DropReason, Place, PortKey, Verdict};
 
@@ -22,7 +25,7 @@ enum Key {
 #[derive(Debug, Default)]
 pub(crate) struct Fronts {
     /// With the number of its pool.
-    fronts: BTreeMap<Key, (u32, Front)>,
+    fronts: BTreeMap<Key, (u32, Arc<Front>)>,
     /// Addresses of tasks on this node, with their network.
     local: BTreeSet<AddrKey>,
     ingress_vni: u32,
@@ -84,7 +87,7 @@ impl Fronts {
     }
 
     fn find(&self, key: Key) -> Option<&Front> {
-        self.fronts.get(&key).map(|(_, front)| front)
+        self.fronts.get(&key).map(|(_, front)| &**front)
     }
 }
 
