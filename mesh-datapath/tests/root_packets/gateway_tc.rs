@@ -201,6 +201,9 @@ fn answers() -> Vec<Row> {
         row("an answer to a client that asked here", answer(WHO))
             .knows(ours(Way::Uplink(UP)))
             .returns_by_route(sent(to_client((NODE, 86), tcp))),
+        row("an answer after ten hours of silence", answer(WHO))
+            .knows(silent(36_000, ours(Way::Uplink(UP))))
+            .returns_by_route(sent(to_client((NODE, 86), tcp))),
         row(
             "the answer to a first segment",
             answer(WHO).flags(|tcp| tcp.syn = true),

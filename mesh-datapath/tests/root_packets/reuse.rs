@@ -1,4 +1,4 @@
-//! A client that uses a port again, while the backends of a service have changed.
+//! Clients' connections while the backends of a service change: ports used again, entries lost.
 
 use std::net::Ipv4Addr;
 
@@ -6,8 +6,8 @@ use mesh_common::wire::OVERHEAD;
 use mesh_datapath::{Backend, Location};
 
 use crate::{
-    frames::{Mac, syn, tcp},
-    world::{CLIENT, FAR_GATE, NODE, PEER, Side, UP, World},
+    frames::{Mac, syn, task, tcp},
+    world::{CLIENT, FAR_GATE, Memory, NODE, PEER, Side, UP, World},
 };
 
 /// More tasks of the service on port 80, on the other node.
@@ -67,5 +67,28 @@ fn a_connection_stays_where_its_syn_went() {
             let second = backend(&mut world, port, false);
             assert_eq!(first, second, "port {port} with {backends:?}");
         }
+    }
+}
+
+/// The table of connections forgets whom it likes: those from before a change are found by the row before it.
+#[test]
+fn an_open_connection_does_not_miss_its_entry() {
+    let mut world = World::new(Side::Node);
+    for port in PORTS {
+        assert_eq!(backend(&mut world, port, true), task(FAR_GATE));
+    }
+    let all: Vec<Ipv4Addr> = MORE.iter().copied().chain([FAR_GATE]).collect();
+    for backends in [&all[..], &all[1..], &all[..]] {
+        scale(&mut world, backends);
+        let mut kept = 0;
+        for _ in 0..2 {
+            for port in PORTS {
+                let now = backend(&mut world, port, false);
+                assert_eq!(now, task(FAR_GATE), "port {port} with {backends:?}");
+            }
+            kept = world.memory().conns.len();
+            world.set_memory(&Memory::default());
+        }
+        assert!(kept > 0, "there were entries to lose");
     }
 }

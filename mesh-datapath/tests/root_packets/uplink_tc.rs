@@ -104,6 +104,14 @@ fn clients() -> Vec<Row> {
             .delivers(near(tcp(WHO, SERVER)))
             .knows(closed(outside(wire::TCP, 81)))
             .counts("tcp/81", SIDE_GATE, false),
+        row("one in the middle, after ten hours of silence", open(81))
+            .delivers(near(tcp(WHO, SERVER)))
+            .knows(silent(36_000, outside(wire::TCP, 81)))
+            .counts("tcp/81", SIDE_GATE, false),
+        row("one in the middle, after a week of silence", open(81))
+            .delivers(near(tcp(WHO, SERVER)))
+            .knows(silent(604_800, outside(wire::TCP, 81)))
+            .counts("tcp/81", SIDE_GATE, false),
         row("the ports again, for a new connection", begin(81))
             .delivers(near(syn(WHO, SERVER)))
             .knows(closed(outside(wire::TCP, 81)))
