@@ -6,11 +6,10 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tempfile::TempDir;
-
 use crate::digest::{Digest, Verifier};
 use crate::error::{ImageError, Result};
 use crate::spec::MAX_DOCUMENT;
+use crate::store::Scratch;
 use crate::unpack::{MAX_LAYER_BYTES, decompress};
 
 /// Members an archive may have. An image has two per layer and a handful besides.
@@ -36,7 +35,7 @@ pub(super) struct Member {
     pub(super) size: u64,
     /// Computed while it was put aside.
     pub(super) digest: Digest,
-    _dir: Arc<TempDir>,
+    _dir: Arc<Scratch>,
 }
 
 impl Member {
@@ -48,7 +47,7 @@ impl Member {
 
 impl Spool {
     /// Reads the whole archive into `dir`.
-    pub(super) fn fill(archive: impl Read, dir: TempDir) -> Result<Self> {
+    pub(super) fn fill(archive: impl Read, dir: Scratch) -> Result<Self> {
         let bad = |e: io::Error| ImageError::archive(readable(&e));
         let dir = Arc::new(dir);
         let mut archive = tar::Archive::new(decompress(archive).map_err(bad)?);

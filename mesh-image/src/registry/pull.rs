@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{OnceCell, mpsc};
 
@@ -17,7 +16,7 @@ use crate::progress::{ProgressEvent, ProgressFn};
 use crate::record::ImageRecord;
 use crate::reference::Reference;
 use crate::spec::{self, ConfigDoc, Descriptor, MAX_LAYERS, ManifestDoc};
-use crate::store::ImageStore;
+use crate::store::{ImageStore, Scratch};
 use crate::unpack::MAX_LAYER_BYTES;
 
 /// Layers of one image downloaded at a time, as Docker's default.
@@ -34,7 +33,7 @@ const MAX_DEPTH: usize = 3;
 /// A downloaded and verified blob, deleted when dropped.
 pub(crate) struct Blob {
     path: PathBuf,
-    _dir: TempDir,
+    _dir: Scratch,
 }
 
 type SharedBlob = Arc<OnceCell<Blob>>;

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use tempfile::TempDir;
-
 use super::layers::{self, lock};
+use super::scratch::Scratch;
 use super::state::{Named, State};
 use super::{ImageStore, files};
 use crate::digest::Digest;
@@ -74,7 +73,7 @@ impl ImageStore {
             Ok(())
         })?;
         let (chains, trash) = self.collect(&lock(&self.inner.state))?;
-        empty(trash);
+        drop(trash);
         removed.deleted.extend(chains);
         Ok(removed)
     }
@@ -107,14 +106,14 @@ impl ImageStore {
             pruned.bytes = before.saturating_sub(self.layer_bytes(&state));
             self.collect(&state)?
         };
-        empty(trash);
+        drop(trash);
         pruned.removed.deleted.extend(chains);
         Ok(pruned)
     }
 
-    /// Takes layers and blobs nothing refers to out of the store; deleting the returned
+    /// Takes layers and blobs nothing refers to out of the store; dropping the returned
     /// directories frees the space. Only after the state that no longer needs them is durable.
-    pub(super) fn collect(&self, state: &State) -> Result<(Vec<Digest>, Vec<TempDir>)> {
+    pub(super) fn collect(&self, state: &State) -> Result<(Vec<Digest>, Vec<Scratch>)> {
         let files = &self.inner.files;
         let needed = state.needed_layers();
         let keys: BTreeSet<&str> = needed.iter().map(files::layer_key).collect();
@@ -163,15 +162,5 @@ fn delete_image(state: &mut State, id: &Digest, removed: &mut Removed) {
             .untagged
             .extend(entry.digests.iter().map(ToString::to_string));
         removed.deleted.push(id.clone());
-    }
-}
-
-/// Deletes what was taken out of the store. A failure costs space until the next start.
-pub(super) fn empty(trash: impl IntoIterator<Item = TempDir>) {
-    for dir in trash {
-        let path = dir.path().to_path_buf();
-        if let Err(error) = dir.close() {
-            tracing::warn!(path = %path.display(), %error, "cannot delete, will try at next start");
-        }
     }
 }

@@ -16,11 +16,12 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
-use tempfile::TempDir;
 
 use crate::digest::Digest;
 use crate::error::{ImageError, Result};
 use crate::spec::MAX_DOCUMENT;
+
+use super::scratch::{Scratch, remove_tree};
 
 /// Hexadecimal digits of a chain id that name a layer's directory. Short, because overlayfs takes
 /// its layers in one page of mount options; the full id is in `layer.json` and is compared.
@@ -87,9 +88,9 @@ impl Files {
     }
 
     /// A new directory in temporary space, removed when dropped.
-    pub(super) fn temp_dir(&self) -> Result<TempDir> {
+    pub(super) fn temp_dir(&self) -> Result<Scratch> {
         let tmp = self.root.join("tmp");
-        TempDir::new_in(&tmp).map_err(|e| ImageError::io("create a directory in", tmp, e))
+        Scratch::new_in(&tmp).map_err(|e| ImageError::io("create a directory in", tmp, e))
     }
 
     /// Writes a blob under its digest, if it is not there.
@@ -131,7 +132,7 @@ impl Files {
 
     /// Moves a path into temporary space at once and returns where it went; deleting it can
     /// then take its time.
-    pub(super) fn discard(&self, path: &Path) -> Result<Option<TempDir>> {
+    pub(super) fn discard(&self, path: &Path) -> Result<Option<Scratch>> {
         let dir = self.temp_dir()?;
         match fs::rename(path, dir.path().join("x")) {
             Ok(()) => Ok(Some(dir)),
@@ -178,19 +179,6 @@ pub(super) fn make_dir(path: &Path) -> Result<()> {
         .mode(0o700)
         .create(path)
         .map_err(|e| ImageError::io("create", path, e))
-}
-
-/// Removes a file or a whole directory; symbolic links are removed, not followed.
-pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
-    let result = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(e) => Err(e),
-    };
-    match result {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
 }
 
 /// Makes a rename in `path`'s directory durable.

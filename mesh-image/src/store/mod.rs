@@ -4,6 +4,7 @@ mod collect;
 mod files;
 mod layers;
 mod rootfs;
+mod scratch;
 mod state;
 
 use std::collections::BTreeSet;
@@ -11,12 +12,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use tempfile::TempDir;
-
-use self::collect::empty;
 pub use self::collect::{Pruned, Removed};
 use self::files::Files;
 use self::layers::{KeyedLocks, Pins, lock};
+pub(crate) use self::scratch::{Scratch, remove_tree_at};
 use self::state::{Container, Entry, State};
 use crate::digest::Digest;
 use crate::error::{ImageError, Result};
@@ -84,7 +83,7 @@ impl ImageStore {
             }),
         };
         let (deleted, trash) = store.collect(&lock(&store.inner.state))?;
-        empty(trash);
+        drop(trash);
         if !deleted.is_empty() {
             tracing::info!(
                 layers = deleted.len(),
@@ -178,7 +177,7 @@ impl ImageStore {
             lock(&self.inner.state).containers.remove(container_id);
             trash
         };
-        empty(trash);
+        drop(trash);
         Ok(())
     }
 
@@ -200,7 +199,7 @@ impl ImageStore {
         &self.inner.downloads
     }
 
-    pub(crate) fn temp_dir(&self) -> Result<TempDir> {
+    pub(crate) fn temp_dir(&self) -> Result<Scratch> {
         self.inner.files.temp_dir()
     }
 
@@ -230,7 +229,7 @@ impl ImageStore {
                 return Ok(());
             }
             // Without its description it is not a layer but in the way.
-            empty(self.inner.files.discard(&self.inner.files.layer(id))?);
+            drop(self.inner.files.discard(&self.inner.files.layer(id))?);
             self.inner
                 .files
                 .import_layer(open()?, diff_id, chain)

@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use tempfile::TempDir;
 
-use super::collect;
 use super::files::{self, Files, layer_key};
+use super::scratch::Scratch;
 use super::state::Container;
 use crate::error::{ImageError, Result};
 
@@ -45,7 +44,7 @@ impl Files {
                 Ok(container) => found.push((id, container)),
                 Err(error) => {
                     tracing::warn!(container = id, %error, "unfinished root file system removed");
-                    collect::empty(self.remove_container(&id)?);
+                    drop(self.remove_container(&id)?);
                 }
             }
         }
@@ -106,7 +105,7 @@ impl Files {
 
     /// Unmounts a container's directory and takes it out of the store; dropping the result deletes
     /// it. Missing is fine.
-    pub(super) fn remove_container(&self, id: &str) -> Result<Option<TempDir>> {
+    pub(super) fn remove_container(&self, id: &str) -> Result<Option<Scratch>> {
         let dir = self.container(id);
         let target = dir.join("rootfs");
         loop {

@@ -16,6 +16,10 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 const AUFS: &[u8] = b".wh..wh.";
 const XATTR: &str = "SCHILY.xattr.";
 
+/// Longest name of an entry, and of each part of it, in bytes: what the kernel takes. No container could use longer ones.
+const MAX_PATH: usize = 4096;
+const MAX_NAME: usize = 255;
+
 /// Makes `entry` in `tree`; returns the bytes of content written, at most `budget`.
 pub(super) fn apply<R: Read>(
     tree: &mut Tree,
@@ -88,11 +92,21 @@ pub(super) fn apply<R: Read>(
 
 /// The entry's name as a relative path without `.` and `..`.
 fn inside(name: &[u8]) -> Result<PathBuf> {
+    if name.len() > MAX_PATH {
+        return Err(refuse(
+            name,
+            format!("its name is longer than {MAX_PATH} bytes"),
+        ));
+    }
     let mut path = PathBuf::new();
     for part in name.split(|&b| b == b'/') {
         match part {
             b"" | b"." => {}
             b".." => return Err(refuse(name, "its name contains \"..\"")),
+            part if part.len() > MAX_NAME => {
+                let reason = format!("a part of its name is longer than {MAX_NAME} bytes");
+                return Err(refuse(name, reason));
+            }
             part if part.contains(&0) => return Err(refuse(name, "its name contains a NUL byte")),
             part => path.push(OsString::from_vec(part.to_vec())),
         }
@@ -205,7 +219,8 @@ mod tests {
         assert_eq!(inside(b"./a//b/").unwrap(), Path::new("a/b"));
         assert_eq!(inside(b"/etc/passwd").unwrap(), Path::new("etc/passwd"));
         assert_eq!(inside(b"./").unwrap(), Path::new(""));
-        for bad in [&b"../x"[..], b"a/../../x", b"a/..", b"a\0b"] {
+        let (long, deep) = ([b'a'; 256], b"a/".repeat(2049));
+        for bad in [&b"../x"[..], b"a/../../x", b"a/..", b"a\0b", &long, &deep] {
             assert!(inside(bad).is_err());
         }
     }

@@ -22,6 +22,7 @@ use pathrs::flags::OpenFlags;
 use super::content::{copy_sparse, set_xattr};
 use super::too_large;
 use crate::error::{ImageError, Result};
+use crate::store::remove_tree_at;
 
 /// Mode of a directory that a layer only implies and no layer below has.
 const IMPLIED_DIR_MODE: u32 = 0o755;
@@ -328,10 +329,8 @@ impl Tree {
         let name = path.file_name().unwrap_or_default();
         match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) => Ok(()),
-            Err(Errno::EISDIR | Errno::EPERM) => self
-                .root
-                .remove_all(Path::new("/").join(path))
-                .map_err(|e| ImageError::io("remove", self.path.join(path), io::Error::other(e))),
+            Err(Errno::EISDIR | Errno::EPERM) => remove_tree_at(dir, name)
+                .map_err(|e| ImageError::io("remove", self.path.join(path), e)),
             Err(e) => Err(self.fail("remove", path, e)),
         }
     }
