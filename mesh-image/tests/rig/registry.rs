@@ -1,7 +1,6 @@
 //! A registry of Debian's `docker-registry` on a loopback port, and images pushed to it.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -32,17 +31,13 @@ impl Registry {
     /// Starts one, with TLS by a CA of its own and with basic auth, as asked.
     pub(crate) fn start(tls: bool, auth: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
         let at = |name: &str| dir.path().join(name).display().to_string();
         let mut config = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n",
+            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n",
             at("data")
         );
-        config += &format!("http:\n  addr: 127.0.0.1:{port}\n");
+        // It takes a free port and says in its log which one.
+        config += "http:\n  addr: 127.0.0.1:0\n";
         if tls {
             make_certificates(dir.path());
             config += &format!(
@@ -68,18 +63,24 @@ impl Registry {
         let mut registry = Self {
             child,
             dir,
-            port,
+            port: 0,
             tls,
             auth,
         };
-        registry.wait();
+        registry.port = registry.wait();
         registry
     }
 
-    fn wait(&mut self) {
+    /// Waits until it listens, and returns the port.
+    fn wait(&mut self) -> u16 {
         let deadline = Instant::now() + START_LIMIT;
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+        loop {
             let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            if let Some((_, port)) = log.split_once("listening on 127.0.0.1:")
+                && let Some((port, _)) = port.split_once(|c: char| !c.is_ascii_digit())
+            {
+                return port.parse().expect("a port");
+            }
             assert!(
                 self.child.try_wait().unwrap().is_none(),
                 "docker-registry ended: {log}"
