@@ -24,11 +24,20 @@ const DEFAULT_MONITOR: Duration = Duration::from_secs(5);
 /// With more tasks than this, only the overall line is shown.
 const MAX_BARS: usize = 20;
 
-/// Waits until the service has converged.
+/// Waits until the service has converged. A rollback meanwhile is a failure.
 pub(crate) async fn wait(client: &Client, id: &str, quiet: bool) -> Result<()> {
+    wait_for(client, id, quiet, false).await
+}
+
+/// Waits until the service that is being rolled back has converged.
+pub(crate) async fn wait_for_rollback(client: &Client, id: &str, quiet: bool) -> Result<()> {
+    wait_for(client, id, quiet, true).await
+}
+
+async fn wait_for(client: &Client, id: &str, quiet: bool, rollback: bool) -> Result<()> {
     let mut screen = Screen::new(quiet);
     tokio::select! {
-        result = watch(client, id, &mut screen) => {
+        result = watch(client, id, &mut screen, rollback) => {
             screen.finish();
             result
         }
@@ -42,7 +51,7 @@ pub(crate) async fn wait(client: &Client, id: &str, quiet: bool) -> Result<()> {
     }
 }
 
-async fn watch(client: &Client, id: &str, screen: &mut Screen) -> Result<()> {
+async fn watch(client: &Client, id: &str, screen: &mut Screen, rollback: bool) -> Result<()> {
     let mut converged_at: Option<Instant> = None;
     let mut rollback_told = false;
     loop {
@@ -57,7 +66,9 @@ async fn watch(client: &Client, id: &str, screen: &mut Screen) -> Result<()> {
                     screen.line("rollback", &message);
                     rollback_told = true;
                 }
-                Some(Update::ROLLBACK_COMPLETED) if rollback_told && converged_at.is_none() => {
+                Some(Update::ROLLBACK_COMPLETED)
+                    if rollback_told && !rollback && converged_at.is_none() =>
+                {
                     bail!("service rolled back: {message}")
                 }
                 _ => {}

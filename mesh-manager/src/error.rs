@@ -83,7 +83,9 @@ impl ManagerError {
     pub fn ambiguous(noun: &str, prefix: &str) -> Self {
         Self::new(
             ErrorKind::InvalidArgument,
-            format!("{noun} {prefix} is ambiguous: more than one id begins with it"),
+            format!(
+                "{noun} {prefix} is ambiguous: more than one has this name or an id that begins with it"
+            ),
         )
     }
 

@@ -1,6 +1,6 @@
 //! Ports of one node, names without a virtual address, and how labels spread the traffic of a service.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use anyhow::{Result, ensure};
 use mesh_tests::{Node, Rig, eventually, http_get, image, rig::UP_LIMIT, scenario};
@@ -37,6 +37,12 @@ fn a_host_port_answers_where_a_replica_runs() {
             ask(rig, &rig.nodes[1], 8081)
         })?;
         ensure!(ask(rig, &rig.nodes[0], 8081).is_err(), "n1 has no replica");
+        let own = || http_get(Ipv4Addr::LOCALHOST, 8081, "/");
+        ensure!(rig.nodes[1].ns.enter(own)?.status == 200);
+        ensure!(
+            rig.nodes[0].ns.enter(own).is_err(),
+            "n1 has no replica for its own callers"
+        );
         rig.first().ok(&["service", "scale", "-d", "direct=2"])?;
         eventually("a reason why the second does not run", UP_LIMIT, || {
             let list = rig.first().ok(&["service", "ps", "--no-trunc", "direct"])?;
@@ -47,6 +53,26 @@ fn a_host_port_answers_where_a_replica_runs() {
             Ok(())
         })?;
         rig.wait_running("direct", 1).map(drop)
+    });
+}
+
+#[test]
+fn a_service_on_the_host_network_listens_on_its_nodes() {
+    scenario("hostn", 2, |rig| {
+        let create = ["service", "create", "-q", "--network", "host"];
+        let place = ["--constraint", "node.hostname==n2"];
+        let command = [image::WHOAMI, "whoami", "8082"];
+        rig.first().ok(&[&create[..], &place, &command].concat())?;
+        let name = rig
+            .first()
+            .ok(&["service", "ls", "--format", "{{.Name}}"])?;
+        ensure!(name.contains('_'), "a name was made up: {name}");
+        rig.wait_running(name.trim(), 1)?;
+        eventually("the node's port to answer", UP_LIMIT, || {
+            ask(rig, &rig.nodes[1], 8082)
+        })?;
+        ensure!(ask(rig, &rig.nodes[0], 8082).is_err(), "n1 runs none");
+        Ok(())
     });
 }
 

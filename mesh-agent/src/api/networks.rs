@@ -30,6 +30,20 @@ use crate::desired;
 
 const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
 
+/// Name of the network that is the node's own; the id as well, as no node can tell another's.
+const HOST: &str = "host";
+
+/// The node's own network, for clients that look up what a service is to be attached to.
+fn host() -> Network {
+    Network {
+        name: Some(HOST.to_owned()),
+        id: Some(HOST.to_owned()),
+        scope: Some("local".to_owned()),
+        driver: Some(HOST.to_owned()),
+        ..Default::default()
+    }
+}
+
 pub(super) async fn list(
     State(api): State<Api>,
     QueryOf(query): QueryOf<Query>,
@@ -130,6 +144,9 @@ pub(super) async fn inspect(
     Path(id): Path<String>,
 ) -> Answer<Json<Network>> {
     let manager = api.manager()?;
+    if id == HOST {
+        return Ok(Json(host()));
+    }
     let view = manager.view();
     let network = view.find_network(&id)?;
     let mut shown = network.to_engine();

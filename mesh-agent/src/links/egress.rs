@@ -79,7 +79,23 @@ fn table_of(family: &str, instance: &str, link_prefix: &str, egress: &Egress) ->
             "    {family} saddr {source} oifname != {{ \"lo\", \"{link_prefix}*\" }} masquerade"
         );
     }
+    if family == "ip" && !egress.host_ports.is_empty() {
+        // A caller on the node's 127.0.0.1 that was led to a task: the task could not answer that address.
+        let _ = writeln!(
+            text,
+            "    ip saddr 127.0.0.0/8 oifname \"{link_prefix}*\" masquerade"
+        );
+    }
     text.push_str("  }\n");
+    if family == "ip" {
+        // The links route the node's 127.0.0.0/8 for such callers' replies. These have another destination until
+        // they are translated back; what has that one here is a task's try to reach the node's own services.
+        let _ = writeln!(
+            text,
+            "  chain local {{\n    type filter hook prerouting priority raw; policy accept;\n    \
+             iifname \"{link_prefix}*\" ip daddr 127.0.0.0/8 drop\n  }}"
+        );
+    }
     // As on Docker's gateway bridge: nobody reaches a task over its gateway link but by a published
     // port. The packet path delivers those itself; ports of this node alone come by DNAT.
     let _ = writeln!(
@@ -197,10 +213,13 @@ mod tests {
             let rule = format!("tcp dport 8080 dnat to {to}\n");
             assert_eq!(text.matches(&rule).count(), 2);
         }
+        assert!(text.contains("ip saddr 127.0.0.0/8 oifname \"mvabcd*\" masquerade"));
+        assert!(text.contains("iifname \"mvabcd*\" ip daddr 127.0.0.0/8 drop"));
         let six = text.split_once("table ip6 mesh-n1 {\n").unwrap().1;
+        assert!(!six.contains("127.0.0.0"));
         assert!(six.contains("    ip6 saddr fd00:1::/64 oifname"));
         assert!(!six.contains("10.0.0.0"));
         assert_eq!(text.matches('{').count(), text.matches('}').count());
-        assert!(!script("n1", "mv", &Egress::default()).contains("prerouting"));
+        assert!(!script("n1", "mv", &Egress::default()).contains("dnat to"));
     }
 }

@@ -241,7 +241,14 @@ impl Host {
         v6("accept_ra", "0");
         let routed = link.kind == LinkKind::Gateway && link.v6.is_some();
         v6("disable_ipv6", if routed { "0" } else { "1" });
-        sysctl::set_if_there(&format!("net/ipv4/conf/{}/rp_filter", link.host_name), "0");
+        let v4 = |name: &str, value: &str| {
+            sysctl::set_if_there(&format!("net/ipv4/conf/{}/{name}", link.host_name), value);
+        };
+        v4("rp_filter", "0");
+        if link.kind == LinkKind::Gateway {
+            // For the node's own callers of `mode=host` ports on 127.0.0.1; see `egress`.
+            v4("route_localnet", "1");
+        }
         let what = || format!("set up link {}", link.host_name);
         let up = LinkUnspec::new_with_index(index).up().build();
         self.handle

@@ -40,6 +40,16 @@ impl Client {
             .await
     }
 
+    /// Removes a node from the cluster; one that is not down only with `force`.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn node_remove(&self, reference: &str, force: bool) -> Result<(), ClientError> {
+        let query = [("force", force.to_string())];
+        self.delete(&format!("/nodes/{}", encode(reference)), &query)
+            .await
+    }
+
     /// Networks.
     ///
     /// # Errors

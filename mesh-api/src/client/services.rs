@@ -72,6 +72,24 @@ impl Client {
             .await
     }
 
+    /// Puts a service's previous spec back. `version` and `spec` are those that were read.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn service_rollback(
+        &self,
+        id: &str,
+        version: u64,
+        spec: &ServiceSpec,
+    ) -> Result<ServiceUpdateResponse, ClientError> {
+        let query = [
+            ("version", version.to_string()),
+            ("rollback", "previous".to_owned()),
+        ];
+        let path = format!("/services/{}/update", encode(id));
+        self.post_with(&path, &query, spec, &[]).await
+    }
+
     /// Removes a service and its tasks.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Networks: VNI and subnet are given here, once.
 
-use super::{Context, subnet, subnet_v6, validate};
+use super::{Context, service::HOST_NETWORK, subnet, subnet_v6, validate};
 use crate::{
     ErrorKind, ManagerError, Outcome, Response,
     state::{Network, State},
@@ -20,6 +20,11 @@ pub(super) fn create(
     request: &engine::NetworkCreateRequest,
 ) -> Outcome {
     validate::network_name(&request.name)?;
+    if request.name == HOST_NETWORK {
+        return Err(ManagerError::invalid(format!(
+            "operation is not permitted on predefined {HOST_NETWORK} network"
+        )));
+    }
     if state.indexes().network_by_name(&request.name).is_some() {
         return Err(ManagerError::new(
             ErrorKind::AlreadyExists,

@@ -7,6 +7,9 @@ use crate::{
 };
 use mesh_api::engine;
 
+/// Name, and id, of the network that is each node's own.
+pub(super) const HOST_NETWORK: &str = "host";
+
 /// Networks of a spec, resolved: id and aliases.
 type Networks = Vec<(String, Vec<String>)>;
 
@@ -197,6 +200,12 @@ fn resolve_networks(state: &State, spec: &engine::ServiceSpec) -> Result<Network
     let of_service = spec.networks.as_deref().unwrap_or_default();
     let wanted = of_template.filter(|n| !n.is_empty()).unwrap_or(of_service);
     let mut networks = Networks::with_capacity(wanted.len());
+    if wanted
+        .iter()
+        .any(|n| n.target.as_deref() == Some(HOST_NETWORK))
+    {
+        return on_host_network(spec, wanted.len());
+    }
     for attachment in wanted {
         let target = attachment.target.as_deref().unwrap_or_default();
         let network = state.find_network(target)?;
@@ -216,6 +225,22 @@ fn resolve_networks(state: &State, spec: &engine::ServiceSpec) -> Result<Network
         ));
     }
     Ok(networks)
+}
+
+/// The networks of a service on its nodes' own: none of the cluster's.
+fn on_host_network(spec: &engine::ServiceSpec, wanted: usize) -> Result<Networks, ManagerError> {
+    if wanted > 1 {
+        return Err(ManagerError::invalid(
+            "a service on the host network cannot be on other networks as well",
+        ));
+    }
+    let ports = spec.endpoint_spec.as_ref().and_then(|e| e.ports.as_ref());
+    if ports.is_some_and(|ports| !ports.is_empty()) {
+        return Err(ManagerError::invalid(
+            "a service on the host network cannot publish ports: it listens on those of its nodes",
+        ));
+    }
+    Ok(Networks::new())
 }
 
 /// The service's VIPs: those it has stay, new ones are given out.

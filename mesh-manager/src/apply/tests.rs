@@ -413,6 +413,28 @@ fn mounts_that_no_node_could_make_are_refused() {
 }
 
 #[test]
+fn the_host_network_is_none_of_the_clusters() {
+    let mut world = World::new(&["n1"]);
+    world.network("front", "10.1.0.0/24").unwrap();
+    let id = world.service(on(replicated("web", 1), &["host"])).unwrap();
+    world.work();
+    assert!(world.state.service(&id).unwrap().vips.is_empty());
+    assert!(world.wanted(&id)[0].attachments.is_empty());
+    for bad in [
+        on(replicated("both", 1), &["host", "front"]),
+        on(published("port", 80, false), &["host"]),
+        on(published("port", 80, true), &["host"]),
+    ] {
+        let error = world.service(bad).unwrap_err();
+        assert!(
+            error.message.contains("on the host network cannot"),
+            "{error}"
+        );
+    }
+    assert!(world.network("host", "10.2.0.0/24").is_err());
+}
+
+#[test]
 fn a_network_in_use_stays() {
     let mut world = World::new(&["n1"]);
     world.network("front", "").unwrap();

@@ -2,6 +2,7 @@
 
 mod defaults;
 pub(super) mod logs;
+mod names;
 
 use axum::{
     Json,
@@ -90,7 +91,11 @@ pub(super) async fn create(
     body: Body,
 ) -> Answer<(StatusCode, Json<ServiceCreateResponse>)> {
     let manager = api.manager()?;
-    let spec: ServiceSpec = json(body).await?;
+    let mut spec: ServiceSpec = json(body).await?;
+    if spec.name.as_deref().unwrap_or_default().is_empty() {
+        let view = manager.view();
+        spec.name = Some(names::make_up(|name| view.find_service(name).is_ok()));
+    }
     let command = Command::CreateService {
         spec: Box::new(spec),
         registry_auth: registry_auth(&headers).unwrap_or_default(),

@@ -4,6 +4,7 @@ mod inspect;
 mod ls;
 mod pretty;
 mod ps;
+mod update;
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
@@ -18,6 +19,22 @@ pub(crate) enum Command {
     Ls(ls::Args),
     /// List the tasks of nodes
     Ps(ps::Args),
+    /// Remove nodes from the cluster
+    #[command(visible_alias = "remove")]
+    Rm(Rm),
+    /// Change a node
+    Update(update::Args),
+}
+
+/// Flags of `node rm`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Rm {
+    /// Nodes: host names, ids or unique prefixes
+    #[arg(required = true, value_name = "NODE")]
+    nodes: Vec<String>,
+    /// Remove nodes that are not down as well
+    #[arg(short, long)]
+    force: bool,
 }
 
 pub(crate) async fn run(client: &Client, command: Command) -> Result<()> {
@@ -25,6 +42,13 @@ pub(crate) async fn run(client: &Client, command: Command) -> Result<()> {
         Command::Inspect(args) => inspect::run(client, args).await,
         Command::Ls(args) => ls::run(client, args).await,
         Command::Ps(args) => ps::run(client, args).await,
+        Command::Rm(args) => {
+            super::for_each(args.nodes, async |name| {
+                Ok(client.node_remove(&name, args.force).await?)
+            })
+            .await
+        }
+        Command::Update(args) => update::run(client, args).await,
     }
 }
 

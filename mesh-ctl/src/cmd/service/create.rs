@@ -13,7 +13,7 @@ use mesh_api::{
     },
 };
 
-use super::{WaitFlags, spec_flags::SpecFlags};
+use super::{WaitFlags, rollout_flags::RolloutFlags, spec_flags::SpecFlags};
 use crate::{
     flags::{environment, image, labels, mount, network, non_empty, port},
     progress,
@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// Command and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
-    /// Name of the service
+    /// Name of the service; one is made up if none is given
     #[arg(long, default_value = "", hide_default_value = true)]
     name: String,
     /// Number of tasks
@@ -87,6 +87,8 @@ pub(crate) struct Args {
     cap_drop: Vec<String>,
     #[command(flatten)]
     spec: SpecFlags,
+    #[command(flatten)]
+    rollout: RolloutFlags,
     /// Send the registry's credentials to the nodes
     #[arg(long)]
     with_registry_auth: bool,
@@ -210,6 +212,7 @@ fn spec(args: Args, image: String) -> Result<ServiceSpec> {
         ..Default::default()
     };
     args.spec.apply(&mut spec);
+    args.rollout.apply(&mut spec);
     Ok(spec)
 }
 

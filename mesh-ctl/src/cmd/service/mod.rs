@@ -6,6 +6,8 @@ mod logs;
 mod ls;
 mod pretty;
 mod ps;
+mod rollback;
+mod rollout_flags;
 mod scale;
 mod spec_flags;
 mod update;
@@ -30,6 +32,8 @@ pub(crate) enum Command {
     /// Remove services
     #[command(visible_alias = "remove")]
     Rm(Rm),
+    /// Put a service's previous spec back
+    Rollback(rollback::Args),
     /// Set the number of tasks of services
     Scale(scale::Args),
     /// Change a service
@@ -69,6 +73,7 @@ pub(crate) async fn run(client: &Client, command: Command) -> Result<()> {
             })
             .await
         }
+        Command::Rollback(args) => rollback::run(client, args).await,
         Command::Scale(args) => scale::run(client, args).await,
         Command::Update(args) => update::run(client, *args).await,
     }

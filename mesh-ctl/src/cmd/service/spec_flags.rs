@@ -147,7 +147,8 @@ impl SpecFlags {
     }
 }
 
-fn set<T: Clone>(field: &mut Option<T>, flag: &Option<T>) {
+/// Sets a field to what was given, if anything was.
+pub(super) fn set<T: Clone>(field: &mut Option<T>, flag: &Option<T>) {
     if flag.is_some() {
         field.clone_from(flag);
     }

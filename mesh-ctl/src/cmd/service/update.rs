@@ -9,7 +9,10 @@ use mesh_api::{
     },
 };
 
-use super::{WaitFlags, create::set_image, scale::identity, spec_flags::SpecFlags};
+use super::{
+    WaitFlags, create::set_image, rollout_flags::RolloutFlags, scale::identity,
+    spec_flags::SpecFlags,
+};
 use crate::{
     flags::{environment, image, labels, network, port},
     progress,
@@ -63,6 +66,8 @@ pub(crate) struct Args {
     constraint_rm: Vec<String>,
     #[command(flatten)]
     spec: SpecFlags,
+    #[command(flatten)]
+    rollout: RolloutFlags,
     /// Send the registry's credentials to the nodes
     #[arg(long)]
     with_registry_auth: bool,
@@ -119,6 +124,7 @@ async fn change(client: &Client, spec: &mut ServiceSpec, args: &Args) -> Result<
         mode.replicated.get_or_insert_default().replicas = Some(replicas.into());
     }
     args.spec.apply(spec);
+    args.rollout.apply(spec);
     let map = spec.labels.get_or_insert_default();
     map.retain(|name, _| !args.label_rm.contains(name));
     map.extend(labels(&args.label_add));

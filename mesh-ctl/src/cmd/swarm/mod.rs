@@ -4,6 +4,7 @@ mod init;
 mod join;
 mod join_token;
 mod leave;
+mod update;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -19,6 +20,8 @@ pub(crate) enum Command {
     JoinToken(join_token::Args),
     /// Leave the cluster
     Leave(leave::Args),
+    /// Change the cluster's settings
+    Update(update::Args),
 }
 
 pub(crate) async fn run(client: &Client, command: Command) -> Result<()> {
@@ -27,6 +30,7 @@ pub(crate) async fn run(client: &Client, command: Command) -> Result<()> {
         Command::Join(args) => join::run(client, args).await,
         Command::JoinToken(args) => join_token::run(client, args).await,
         Command::Leave(args) => leave::run(client, args).await,
+        Command::Update(args) => update::run(client, args).await,
     }
 }
 

@@ -1,0 +1,72 @@
+//! `swarm update`
+
+use anyhow::{Context, Result};
+use mesh_api::{Client, engine::SwarmSpec};
+
+use crate::flags::quantity;
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct Args {
+    /// Ended tasks kept per slot
+    #[arg(long)]
+    task_history_limit: Option<i64>,
+    /// How long node certificates live
+    #[arg(long, value_parser = quantity::duration, value_name = "DURATION")]
+    cert_expiry: Option<i64>,
+    /// How often nodes report that they are there
+    #[arg(long, value_parser = quantity::duration, value_name = "DURATION")]
+    dispatcher_heartbeat: Option<i64>,
+}
+
+pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
+    let swarm = client.swarm().await?;
+    let version = swarm
+        .version
+        .and_then(|version| version.index)
+        .context("the agent gave a cluster without a version")?;
+    let mut spec = swarm.spec.unwrap_or_default();
+    change(&mut spec, &args);
+    client.swarm_update(version, &spec, false, false).await?;
+    println!("Swarm updated.");
+    Ok(())
+}
+
+fn change(spec: &mut SwarmSpec, args: &Args) {
+    if args.task_history_limit.is_some() {
+        let orchestration = spec.orchestration.get_or_insert_default();
+        orchestration.task_history_retention_limit = args.task_history_limit;
+    }
+    if args.cert_expiry.is_some() {
+        spec.ca_config.get_or_insert_default().node_cert_expiry = args.cert_expiry;
+    }
+    if args.dispatcher_heartbeat.is_some() {
+        spec.dispatcher.get_or_insert_default().heartbeat_period = args.dispatcher_heartbeat;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Wrapper {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn only_what_is_given_changes() {
+        let read = |line: &[&str]| Wrapper::try_parse_from([&["update"], line].concat());
+        let given = read(&["--cert-expiry", "2h"]).expect("arguments");
+        let mut spec = SwarmSpec::default();
+        change(&mut spec, &given.args);
+        assert_eq!(
+            serde_json::to_value(&spec).expect("json"),
+            serde_json::json!({"CAConfig": {"NodeCertExpiry": 7_200_000_000_000_i64}})
+        );
+        assert!(read(&[]).is_err(), "nothing to change");
+    }
+}
