@@ -189,9 +189,9 @@ fn a_task_has_its_links_and_reaches_the_node() {
             .status();
         assert!(up.expect("ip").success());
         for (task, node) in [("172.31.0.2", "172.31.0.1"), ("fd00::ac1f:2", "fd01::1")] {
-            // The node needs an address of its own for the task to send to.
+            // The node needs an address of its own for the task to send to, and at once.
             let added = Command::new("ip")
-                .args(["address", "add", node, "dev", "lo"])
+                .args(["address", "add", node, "dev", "lo", "nodad"])
                 .status();
             assert!(added.expect("ip").success());
             talk(&path, task.parse().expect(task), node.parse().expect(node)).await;
