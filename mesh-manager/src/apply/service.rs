@@ -147,13 +147,13 @@ pub(super) fn replace_spec(
     Ok(())
 }
 
-/// The state of a rolling update after a change that outdates no task, say of the number of replicas: what goes on
-/// goes on, what was paused is tried again, what ended is over.
+/// The state of a rolling update after a change that outdates no task, say of the number of replicas: an update goes
+/// on, a rollback goes on as an update to what was asked for last, what was paused is tried again, what ended is over.
 fn after_change(before: UpdateStatus, time: i64) -> Option<UpdateStatus> {
     use engine::ServiceUpdateStatusStateEnum as Update;
     match before.state {
-        Update::UPDATING | Update::ROLLBACK_STARTED => Some(before),
-        Update::PAUSED | Update::ROLLBACK_PAUSED => Some(UpdateStatus {
+        Update::UPDATING => Some(before),
+        Update::ROLLBACK_STARTED | Update::PAUSED | Update::ROLLBACK_PAUSED => Some(UpdateStatus {
             state: Update::UPDATING,
             started_at: time,
             completed_at: None,
