@@ -290,6 +290,17 @@ layouts! {
         seen_s: u32,
     }
 
+    /// Value of `FRAGMENTS`: what the first fragment of a packet said. The key is a `FlowKey` with the halves of the
+    /// packet's identification in place of ports.
+    struct Fragment(8) {
+        /// Source port.
+        sport_be: u16,
+        /// Destination port.
+        dport_be: u16,
+        /// When it came: seconds of the boot-time clock, modulo 2^32.
+        seen_s: u32,
+    }
+
     /// Key of `NAMESPACES`, behind a prefix length in bits: an address as seen from a network namespace.
     struct ScopedAddr(24) {
         /// The namespace's cookie, its two halves as they lie in memory; matched as a whole.

@@ -14,8 +14,8 @@ pub use addr::{Addr, Prefix, mac_of, node_mac};
 pub use hash::{flow_hash, fold_v6, slot_of};
 pub use layout::{
     AddrKey, BACKEND_ACTIVE, BACKEND_DRAINING, Backend, Conn, Connected, Counter, DATAGRAMS_BACK,
-    DATAGRAMS_OUT, Datagram, DatagramKey, Endpoint, FlowKey, LINK_GATEWAY, LINK_OVERLAY, Link,
-    MORE_GATEWAY_ERROR, MORE_OVERLAY_ERROR, MORE_PROGRAMS, MORE_REFUSED, MORE_TOO_BIG,
+    DATAGRAMS_OUT, Datagram, DatagramKey, Endpoint, FlowKey, Fragment, LINK_GATEWAY, LINK_OVERLAY,
+    Link, MORE_GATEWAY_ERROR, MORE_OVERLAY_ERROR, MORE_PROGRAMS, MORE_REFUSED, MORE_TOO_BIG,
     MORE_TUNNEL_ERROR, MORE_UPLINK_ERROR, MORE_V4, MORE_V6, NAT_LINK, NAT_LOOPBACK, NAT_PEER,
     NAT_UPLINK, Nat, PORT_WORDS, PORTS, Pool, PortKey, Published, SCOPE_PORT, SCOPE_PUBLISHED,
     SCOPE_RETURN, SCOPE_TASK, ScopedAddr, Settings, V6_GATEWAY, V6_LOOPBACK, V6_OVERLAY,

@@ -36,7 +36,7 @@ pub enum DropReason {
     NoEndpoint = 11,
     /// The service has no backend.
     NoBackend = 12,
-    /// A later fragment of a packet to a virtual address.
+    /// A later fragment whose first has not come before it.
     Fragment = 13,
     /// A protocol that virtual addresses do not carry.
     Protocol = 14,
@@ -48,7 +48,7 @@ pub enum DropReason {
     NotPublished = 17,
     /// A client's port is taken at its task by another flow, and so are the substitutes.
     PortsTaken = 18,
-    /// Larger than the tunnel takes, and not to be answered: it may be fragmented, or is an error itself.
+    /// Larger than the tunnel takes, and not to be answered: a later fragment, or an error itself.
     TooBig = 19,
 }
 

@@ -66,7 +66,7 @@ pub fn echo<F: Family>(
     if F::ETHERTYPE_BE == ETHERTYPE_IPV4_BE && tuple.l4 as usize != F::HEADER_LEN {
         return Err(DropReason::Protocol);
     }
-    if !tuple.tail && ctx.load::<u8>(icmp).map_err(|_| DropReason::Malformed)? != F::ECHO {
+    if !tuple.is_tail() && ctx.load::<u8>(icmp).map_err(|_| DropReason::Malformed)? != F::ECHO {
         return Err(DropReason::Protocol);
     }
     let to = mem::bytes::<6>(ctx, 0).ok_or(DropReason::Malformed)?;
@@ -76,7 +76,7 @@ pub fn echo<F: Family>(
     store(ctx, 6, &to)?;
     store(ctx, ETH_LEN + F::SOURCE, &tuple.dst)?;
     store(ctx, ETH_LEN + F::SOURCE + F::ADDRESS_LEN, &tuple.src)?;
-    if !tuple.tail {
+    if !tuple.is_tail() {
         let (old, new) = (
             u16::from_ne_bytes([F::ECHO, 0]),
             u16::from_ne_bytes([F::ECHO_REPLY, 0]),

@@ -41,6 +41,8 @@ pub trait Family: Messages {
     const SOURCE: usize;
     /// Length of an address.
     const ADDRESS_LEN: usize;
+    /// The offset in [`Tuple::fragment`].
+    const FRAGMENT_OFFSET_BE: u16;
     /// Protocol number of ICMP.
     const ICMP: u8;
     /// ICMP type of an echo request.
@@ -80,9 +82,12 @@ pub trait Family: Messages {
     fn pseudo(tuple: &Tuple<Self>, length: u16) -> u16;
     /// Length of transport header and payload, as the IP header at `ip` says.
     fn transport_length(packet: &impl Packet, ip: usize, tuple: &Tuple<Self>) -> Option<u16>;
+    /// What the fragments of a packet have in common, as it stands in them. `None`: its transport header is not
+    /// looked at even if it is whole.
+    fn identification(ctx: &TcContext, eth: usize, tuple: &Tuple<Self>) -> Option<[u16; 2]>;
     /// Asks about a route from `src` to `dst`.
     fn ask(query: &mut bpf_fib_lookup, src: &Self::Address, dst: &Self::Address);
-    /// Overwrites the address at `at`, and updates the transport checksum at `check`.
+    /// Overwrites the address at `at`, and updates the transport checksum at `check`; zero: the packet has none.
     fn rewrite(
         ctx: &TcContext,
         at: usize,
@@ -106,6 +111,7 @@ impl Family for V4 {
     const ETHERTYPE_BE: u16 = ETHERTYPE_IPV4_BE;
     const SOURCE: usize = 12;
     const ADDRESS_LEN: usize = 4;
+    const FRAGMENT_OFFSET_BE: u16 = FRAGMENT_OFFSET_BE;
     const ICMP: u8 = wire::ICMP;
     const ECHO: u8 = 8;
     const ECHO_REPLY: u8 = 0;
@@ -128,8 +134,8 @@ impl Family for V4 {
         let dst = mem::u32_at(packet, ip + 16)?;
         let mut tuple = Tuple::without_ports(src, dst, protocol);
         tuple.l4 = u16::from(version & 0xf) * 4;
-        tuple.tail = fragment & FRAGMENT_OFFSET_BE != 0;
-        if fragment & FRAGMENT_MASK_BE == 0 && version == IPV4_NO_OPTIONS {
+        tuple.fragment = fragment & FRAGMENT_MASK_BE;
+        if tuple.fragment == 0 && version == IPV4_NO_OPTIONS {
             tuple.transport(packet, ip)?;
         }
         Some(tuple)
@@ -197,6 +203,14 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn identification(ctx: &TcContext, eth: usize, tuple: &Tuple<Self>) -> Option<[u16; 2]> {
+        if tuple.l4 as usize != IPV4_LEN {
+            return None;
+        }
+        Some([0, mem::u16_at(ctx, eth + ETH_LEN + 4)?])
+    }
+
+    #[inline(always)]
     fn ask(query: &mut bpf_fib_lookup, src: &u32, dst: &u32) {
         query.family = 2;
         query.__bindgen_anon_3.ipv4_src = *src;
@@ -213,13 +227,15 @@ impl Family for V4 {
         new: &u32,
     ) -> Result<(), DropReason> {
         let (old, new) = (*old, *new);
-        ctx.l4_csum_replace(
-            check,
-            u64::from(old),
-            u64::from(new),
-            flags | u64::from(BPF_F_PSEUDO_HDR) | 4,
-        )
-        .map_err(|_| DropReason::Kernel)?;
+        if check != 0 {
+            ctx.l4_csum_replace(
+                check,
+                u64::from(old),
+                u64::from(new),
+                flags | u64::from(BPF_F_PSEUDO_HDR) | 4,
+            )
+            .map_err(|_| DropReason::Kernel)?;
+        }
         ctx.l3_csum_replace(ETH_LEN + 10, u64::from(old), u64::from(new), 4)
             .map_err(|_| DropReason::Kernel)?;
         tunnel::store(ctx, at, &new)
@@ -231,6 +247,7 @@ impl Family for V6 {
     const ETHERTYPE_BE: u16 = ETHERTYPE_IPV6_BE;
     const SOURCE: usize = 8;
     const ADDRESS_LEN: usize = 16;
+    const FRAGMENT_OFFSET_BE: u16 = V6_FRAGMENT_OFFSET_BE;
     const ICMP: u8 = wire::ICMPV6;
     const ECHO: u8 = 128;
     const ECHO_REPLY: u8 = 129;
@@ -330,6 +347,13 @@ impl Family for V6 {
         Some(payload.wrapping_sub(tuple.l4 - IPV6_LEN as u16))
     }
 
+    /// The fragment header is the last that was walked.
+    #[inline(always)]
+    fn identification(ctx: &TcContext, eth: usize, tuple: &Tuple<Self>) -> Option<[u16; 2]> {
+        let [a, b, c, d] = ctx.fetch::<4>(eth + ETH_LEN + tuple.l4 as usize - 4)?;
+        Some([u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])])
+    }
+
     #[inline(always)]
     fn ask(query: &mut bpf_fib_lookup, src: &Addr, dst: &Addr) {
         query.family = 10;
@@ -346,9 +370,11 @@ impl Family for V6 {
         old: &Addr,
         new: &Addr,
     ) -> Result<(), DropReason> {
-        let difference = mem::difference(old, new)?;
-        ctx.l4_csum_replace(check, 0, difference, flags | u64::from(BPF_F_PSEUDO_HDR))
-            .map_err(|_| DropReason::Kernel)?;
+        if check != 0 {
+            let difference = mem::difference(old, new)?;
+            ctx.l4_csum_replace(check, 0, difference, flags | u64::from(BPF_F_PSEUDO_HDR))
+                .map_err(|_| DropReason::Kernel)?;
+        }
         // No IP header checksum makes up for the change: where the device has summed the packet, the kernel has to
         // take the new bytes into its sum, as it has just done with the new transport checksum.
         ctx.store(at, new, u64::from(BPF_F_RECOMPUTE_CSUM))
@@ -360,9 +386,8 @@ impl Family for V6 {
 #[inline(always)]
 fn extensions(tuple: &mut Tuple<V6>, packet: &impl Packet, ip: usize) -> Option<()> {
     let mut l4 = IPV6_LEN;
-    let mut whole = true;
     let mut walked = 0;
-    while walked < EXTENSIONS && whole {
+    while walked < EXTENSIONS && tuple.fragment == 0 {
         match tuple.protocol {
             V6_HOP_BY_HOP | V6_ROUTING | V6_DESTINATION => {
                 let [next, eights] = packet.fetch::<2>(ip + l4)?;
@@ -374,19 +399,26 @@ fn extensions(tuple: &mut Tuple<V6>, packet: &impl Packet, ip: usize) -> Option<
                 tuple.protocol = next;
                 l4 += 8;
                 let fragment = u16::from_ne_bytes([high, low]);
-                tuple.tail = fragment & V6_FRAGMENT_OFFSET_BE != 0;
-                whole = fragment & V6_FRAGMENT_MASK_BE == 0;
+                tuple.fragment = fragment & V6_FRAGMENT_MASK_BE;
             }
             _ => break,
         }
         walked += 1;
     }
+    let found = (l4 as u64) << 32 | u64::from(tuple.fragment) << 8 | u64::from(tuple.protocol);
+    let found = mem::blur(found)?;
+    tuple.protocol = found as u8;
+    tuple.fragment = (found >> 8) as u16;
+    let l4 = (found >> 32) as usize;
     tuple.l4 = l4 as u16;
-    if whole && tuple.protocol == wire::TCP {
+    if tuple.fragment != 0 {
+        return Some(());
+    }
+    if tuple.protocol == wire::TCP {
         let header = packet.fetch::<14>(ip + l4)?;
         tuple.take_ports([header[0], header[1], header[2], header[3]]);
         tuple.take_flags(header[13]);
-    } else if whole && tuple.protocol == wire::UDP {
+    } else if tuple.protocol == wire::UDP {
         let ports = packet.fetch::<4>(ip + l4)?;
         tuple.take_ports(ports);
     }

@@ -10,7 +10,7 @@ use mesh_common::{
 use crate::{
     answer, discovery,
     family::{Family, V4, V6},
-    icmp,
+    fragments, icmp,
     ingress::{self, Client},
     maps, mem, nat, overlay,
     packet::{self, Tuple},
@@ -36,7 +36,7 @@ pub fn run(ctx: &TcContext, ifindex: u32, link: &Link) -> Result<Verdict, DropRe
     // The gateway's MAC is no interface's; without this the stack takes the packet for somebody else's.
     mem::adopt(ctx);
     let tuple = V4::parse(ctx, 0).ok_or(DropReason::Malformed)?;
-    sent::<V4>(ctx, ifindex, link, &tuple)
+    sent::<V4>(ctx, ifindex, link, tuple)
 }
 
 /// The program's part for IPv6. Whatever is not from the task's own address ends here.
@@ -51,7 +51,7 @@ pub fn run_v6(ctx: &TcContext, ifindex: u32, link: &Link) -> Result<Verdict, Dro
         return Err(DropReason::NotUnicast);
     }
     mem::adopt(ctx);
-    sent::<V6>(ctx, ifindex, link, &tuple)
+    sent::<V6>(ctx, ifindex, link, tuple)
 }
 
 #[inline(always)]
@@ -59,18 +59,20 @@ fn sent<F: Family>(
     ctx: &TcContext,
     ifindex: u32,
     link: &Link,
-    tuple: &Tuple<F>,
+    mut tuple: Tuple<F>,
 ) -> Result<Verdict, DropReason> {
-    if !overlay::is_from::<F>(ctx, link, tuple) {
+    if !overlay::is_from::<F>(ctx, link, &tuple) {
         return Err(DropReason::Spoofed);
     }
     let Some(settings) = services::settings() else {
         return Ok(Verdict::Pass);
     };
     // Masquerading would make it a packet of this node, which the other nodes believe.
-    if packet::is_udp_to(ctx, tuple, settings.vxlan_port_be).ok_or(DropReason::Malformed)? {
+    if packet::is_udp_to(ctx, &tuple, settings.vxlan_port_be).ok_or(DropReason::Malformed)? {
         return Err(DropReason::Spoofed);
     }
+    fragments::follow(ctx, 0, &mut tuple, SCOPE_TASK);
+    let tuple = &tuple;
     if !tuple.ports {
         icmp::divert(ctx, 0, tuple, icmp::GATEWAY);
         return Ok(Verdict::Pass);

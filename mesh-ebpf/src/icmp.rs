@@ -28,7 +28,7 @@ const QUOTED: usize = 8;
 #[inline(always)]
 pub fn divert<F: Family>(ctx: &TcContext, eth: usize, tuple: &Tuple<F>, place: u32) {
     if tuple.protocol == F::ICMP
-        && !tuple.tail
+        && !tuple.is_tail()
         && tuple.l4 as usize == F::HEADER_LEN
         && mem::u8_at(ctx, eth + ETH_LEN + F::HEADER_LEN).is_some_and(F::is_error)
     {

@@ -96,7 +96,11 @@ pub fn from_peer<F: Family>(
     endpoint: &Endpoint,
 ) -> Result<Verdict, DropReason> {
     let Some(service) = services::published(tuple) else {
-        return Err(DropReason::NotPublished);
+        return Err(if tuple.is_tail() {
+            DropReason::Fragment
+        } else {
+            DropReason::NotPublished
+        });
     };
     mem::shrink::<F>(ctx)?;
     mss::clamp(ctx, settings, tuple)?;

@@ -3,10 +3,11 @@
 //! the address that stands for it on the ingress network.
 
 use aya_ebpf::programs::TcContext;
-use mesh_common::{DropReason, V6_LOOPBACK, Verdict, wire::ETHERTYPE_IPV6_BE};
+use mesh_common::{DropReason, SCOPE_PUBLISHED, V6_LOOPBACK, Verdict, wire::ETHERTYPE_IPV6_BE};
 
 use crate::{
     family::{Family, V4, V6},
+    fragments,
     ingress::{self, Client},
     maps, mem,
     packet::{self, Tuple},
@@ -33,9 +34,10 @@ pub fn run_v6(ctx: &TcContext) -> Result<Verdict, DropReason> {
 
 #[inline(always)]
 fn sent<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
-    let Some(original) = F::parse(ctx, 0) else {
+    let Some(mut original) = F::parse(ctx, 0) else {
         return Ok(Verdict::Pass);
     };
+    fragments::follow(ctx, 0, &mut original, SCOPE_PUBLISHED);
     let Some(service) = services::published(&original) else {
         return Ok(Verdict::Pass);
     };

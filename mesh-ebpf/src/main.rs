@@ -25,6 +25,7 @@
 mod answer;
 mod discovery;
 mod family;
+mod fragments;
 mod gateway;
 mod hops;
 mod icmp;

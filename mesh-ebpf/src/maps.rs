@@ -1,5 +1,5 @@
-//! All maps. Pinned by name; user space writes them, except `CONNS`, `FLOWS`, `SOCKETS` and `DATAGRAMS`, which
-//! only programs write, and the counters.
+//! All maps. Pinned by name; user space writes them, except `CONNS`, `FLOWS`, `FRAGMENTS`, `SOCKETS` and
+//! `DATAGRAMS`, which only programs write, and the counters.
 
 use aya_ebpf::{
     btf_maps::SkStorage,
@@ -8,8 +8,8 @@ use aya_ebpf::{
 };
 use mesh_common::{
     Addr, AddrKey, Backend, COUNTS, Conn, Connected, Counter, Datagram, DatagramKey, Endpoint,
-    FlowKey, Link, MORE_PROGRAMS, Nat, PORT_WORDS, PORTS as ALL_PORTS, Place, Pool, Published,
-    ScopedAddr, Settings, V6_PROGRAMS, VerdictCount,
+    FlowKey, Fragment, Link, MORE_PROGRAMS, Nat, PORT_WORDS, PORTS as ALL_PORTS, Place, Pool,
+    Published, ScopedAddr, Settings, V6_PROGRAMS, VerdictCount,
 };
 
 /// The node's settings, one entry.
@@ -60,6 +60,10 @@ pub static CONNS: LruHashMap<FlowKey, Conn> = LruHashMap::pinned(65_536, 0);
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, Nat> = LruHashMap::pinned(65_536, 0);
 
+/// Ports of packets that come in fragments, by what the fragments have in common.
+#[map]
+pub static FRAGMENTS: LruHashMap<FlowKey, Fragment> = LruHashMap::pinned(16_384, 0);
+
 /// The overlay networks that a task's network namespace reaches: VNI by namespace and subnet.
 #[map]
 pub static NAMESPACES: LpmTrie<ScopedAddr, u32> = LpmTrie::pinned(16_384, 0);
@@ -106,6 +110,8 @@ pub struct Scratch {
     pub reply: FlowKey,
     /// Where `substitute` is kept.
     pub memory: FlowKey,
+    /// See `mem::blur`.
+    pub blurred: u64,
 }
 
 /// Next hops that the kernel has told of, by a hash of the destination: each CPU keeps its own.

@@ -292,6 +292,18 @@ pub fn scratch() -> Option<&'static mut maps::Scratch> {
     own(&maps::SCRATCH, 0)
 }
 
+/// The same number, of which the verifier knows nothing any more. It follows every way through a loop to the end of the
+/// program, unless they have become one.
+#[inline(always)]
+pub fn blur(number: u64) -> Option<u64> {
+    let place = &raw mut scratch()?.blurred;
+    // SAFETY: a valid, aligned place, which only this CPU uses.
+    unsafe {
+        place.write_volatile(number);
+        Some(place.read_volatile())
+    }
+}
+
 /// This CPU's value.
 #[inline(always)]
 pub fn own<T>(map: &'static PerCpuArray<T>, index: u32) -> Option<&'static mut T> {

@@ -3,10 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use mesh_common::{
     Addr, DropReason, MORE_V4, MORE_V6, checksum,
-    wire::{
-        self, DONT_FRAGMENT_BE, ETH_LEN, FRAGMENT_OFFSET_BE, IPV4_LEN, IPV4_NO_OPTIONS, IPV6_LEN,
-        OUTER_TTL,
-    },
+    wire::{self, ETH_LEN, FRAGMENT_OFFSET_BE, IPV4_LEN, IPV4_NO_OPTIONS, IPV6_LEN, OUTER_TTL},
 };
 
 use crate::{
@@ -119,11 +116,10 @@ impl Messages for V4 {
 
     #[inline(always)]
     fn may_answer(ctx: &TcContext) -> bool {
-        let fragment = mem::u16_at(ctx, ETH_LEN + 6).unwrap_or(0);
         let kind = mem::u8_at(ctx, ETH_LEN + IPV4_LEN).unwrap_or(V4_ERRORS[0]);
         let icmp = mem::u8_at(ctx, ETH_LEN + 9) == Some(wire::ICMP);
         let plain = mem::u8_at(ctx, ETH_LEN) == Some(IPV4_NO_OPTIONS);
-        plain && fragment & DONT_FRAGMENT_BE != 0 && !(icmp && Self::is_error(kind))
+        plain && !(icmp && Self::is_error(kind))
     }
 
     #[inline(always)]

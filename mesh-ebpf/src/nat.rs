@@ -24,7 +24,8 @@ const FIRST_PORT: u32 = 1024;
 /// The loopback interface's index: 1 in every namespace.
 const LOOPBACK: u32 = 1;
 
-/// Rewrites the packet from `old` to the addresses and ports of `new`, checksums included.
+/// Rewrites the packet from `old` to the addresses and ports of `new`, checksums included. Later fragments have neither
+/// ports nor a transport checksum.
 #[inline(always)]
 pub fn rewrite<F: Family>(
     ctx: &TcContext,
@@ -33,7 +34,9 @@ pub fn rewrite<F: Family>(
 ) -> Result<(), DropReason> {
     let src = ETH_LEN + F::SOURCE;
     let l4 = ETH_LEN + old.l4 as usize;
-    let (check, mangled) = if old.protocol == TCP {
+    let (check, mangled) = if old.is_tail() {
+        (0, 0)
+    } else if old.protocol == TCP {
         (l4 + 16, 0)
     } else {
         (l4 + 6, u64::from(BPF_F_MARK_MANGLED_0))
@@ -41,6 +44,9 @@ pub fn rewrite<F: Family>(
     address::<F>(ctx, src, check, mangled, &old.src, &new.src)?;
     let dst = src + F::ADDRESS_LEN;
     address::<F>(ctx, dst, check, mangled, &old.dst, &new.dst)?;
+    if old.is_tail() {
+        return Ok(());
+    }
     port(ctx, l4, check, mangled, old.sport, new.sport)?;
     port(ctx, l4 + 2, check, mangled, old.dport, new.dport)
 }

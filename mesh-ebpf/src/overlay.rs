@@ -10,7 +10,7 @@ use mesh_common::{
 use crate::{
     answer, discovery,
     family::{Family, V4, V6},
-    icmp, maps, mem, nat,
+    fragments, icmp, maps, mem, nat,
     packet::{self, Tuple},
     refused, services, too_big,
     tunnel::{self, Inner},
@@ -33,7 +33,7 @@ pub fn run(ctx: &TcContext, ifindex: u32, link: &Link) -> Result<Verdict, DropRe
         _ => return Err(DropReason::NotIp),
     }
     let tuple = V4::parse(ctx, 0).ok_or(DropReason::Malformed)?;
-    sent::<V4>(ctx, ifindex, link, &tuple)
+    sent::<V4>(ctx, ifindex, link, tuple)
 }
 
 /// The program's part for IPv6.
@@ -48,7 +48,7 @@ pub fn run_v6(ctx: &TcContext, ifindex: u32, link: &Link) -> Result<Verdict, Dro
         // A host reports its groups from other addresses than the task's.
         return Err(DropReason::NotUnicast);
     }
-    sent::<V6>(ctx, ifindex, link, &tuple)
+    sent::<V6>(ctx, ifindex, link, tuple)
 }
 
 #[inline(always)]
@@ -56,10 +56,12 @@ fn sent<F: Family>(
     ctx: &TcContext,
     ifindex: u32,
     link: &Link,
-    tuple: &Tuple<F>,
+    mut tuple: Tuple<F>,
 ) -> Result<Verdict, DropReason> {
-    let destination = admit(ctx, link, tuple)?;
-    icmp::divert(ctx, 0, tuple, icmp::OVERLAY);
+    let destination = admit(ctx, link, &tuple)?;
+    icmp::divert(ctx, 0, &tuple, icmp::OVERLAY);
+    fragments::follow(ctx, 0, &mut tuple, link.vni);
+    let tuple = &tuple;
     let settings = services::settings().ok_or(DropReason::NoEndpoint)?;
     if let Some(pool) = mem::get(&maps::VIPS, &destination) {
         return to_vip(ctx, settings, ifindex, link, pool, tuple);
@@ -189,7 +191,7 @@ fn to_vip<F: Family>(
         return answer::echo(ctx, ifindex, tuple);
     }
     if !tuple.ports {
-        return Err(if tuple.tail {
+        return Err(if tuple.is_tail() {
             DropReason::Fragment
         } else {
             DropReason::Protocol

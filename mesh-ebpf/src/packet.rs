@@ -26,12 +26,12 @@ pub struct Tuple<F: Family> {
     pub protocol: u8,
     /// Where the transport header begins, from the beginning of the IP header.
     pub l4: u16,
-    /// Ports are known: TCP or UDP, not fragmented, without IP options.
+    /// Ports are known: TCP or UDP without IP options; of fragments those that `fragments` knows.
     pub ports: bool,
     /// TCP flags; zero if it is none, or if they are not known.
     pub flags: u8,
-    /// A fragment other than the first.
-    pub tail: bool,
+    /// "More fragments" and the offset, as they stand in the packet; zero if it is whole.
+    pub fragment: u16,
 }
 
 impl<F: Family> Tuple<F> {
@@ -47,7 +47,7 @@ impl<F: Family> Tuple<F> {
             l4: F::HEADER_LEN as u16,
             ports: false,
             flags: 0,
-            tail: false,
+            fragment: 0,
         }
     }
 
@@ -101,6 +101,12 @@ impl<F: Family> Tuple<F> {
     #[inline(always)]
     pub fn client_hash(&self) -> u32 {
         flow_hash(F::fold(&self.src), 0, 0, 0, 0)
+    }
+
+    /// Whether this is a fragment other than the first.
+    #[inline(always)]
+    pub fn is_tail(&self) -> bool {
+        self.fragment & F::FRAGMENT_OFFSET_BE != 0
     }
 
     /// First packet of a TCP connection.
@@ -158,6 +164,23 @@ impl<F: Family> Tuple<F> {
         self.ports = true;
     }
 
+    /// Keeps the verifier from following all the ways that have led to what the packet is: see [`mem::blur`].
+    #[inline(always)]
+    pub fn blur(&mut self) {
+        let known = u64::from(self.l4) << 33
+            | u64::from(self.ports) << 32
+            | u64::from(self.fragment) << 16
+            | u64::from(self.flags) << 8
+            | u64::from(self.protocol);
+        if let Some(known) = mem::blur(known) {
+            self.l4 = (known >> 33) as u16;
+            self.ports = known >> 32 & 1 != 0;
+            self.fragment = (known >> 16) as u16;
+            self.flags = (known >> 8) as u8;
+            self.protocol = known as u8;
+        }
+    }
+
     /// Takes the flags of a TCP header.
     #[inline(always)]
     pub fn take_flags(&mut self, flags: u8) {
@@ -174,7 +197,7 @@ pub fn ethertype(packet: &impl Packet, eth: usize) -> Option<u16> {
 /// Whether a UDP packet is for the port `port_be`, wherever its header is. `None`: it does not say, being cut short.
 #[inline(always)]
 pub fn is_udp_to<F: Family>(packet: &impl Packet, tuple: &Tuple<F>, port_be: u16) -> Option<bool> {
-    if tuple.protocol != UDP || tuple.tail {
+    if tuple.protocol != UDP || tuple.is_tail() {
         return Some(false);
     }
     if tuple.ports {

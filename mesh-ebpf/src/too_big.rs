@@ -52,7 +52,7 @@ pub fn run<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
     mem::pull(ctx, F::HEADERS);
     let settings = services::settings().ok_or(DropReason::TooBig)?;
     let tuple = F::parse(ctx, 0).ok_or(DropReason::TooBig)?;
-    if tuple.tail || !F::may_answer(ctx) {
+    if tuple.is_tail() || !F::may_answer(ctx) {
         return Err(DropReason::TooBig);
     }
     let mtu = mem::mtu(ctx, settings.uplink).saturating_sub(OVERHEAD as u32);

@@ -3,13 +3,14 @@
 
 use aya_ebpf::programs::TcContext;
 use mesh_common::{
-    Addr, DropReason, SCOPE_RETURN, Settings, V6_TUNNEL, V6_UPLINK, Verdict, mac_of, node_mac,
+    Addr, DropReason, SCOPE_PUBLISHED, SCOPE_RETURN, Settings, V6_TUNNEL, V6_UPLINK, Verdict,
+    mac_of, node_mac,
     wire::{self, ETH_LEN, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, IPV4_LEN, OVERHEAD, UDP_LEN},
 };
 
 use crate::{
     family::{Family, V4, V6},
-    icmp,
+    fragments, icmp,
     ingress::{self, Client},
     maps, mem,
     mem::Packet as _,
@@ -37,7 +38,7 @@ pub fn run(ctx: &TcContext) -> Result<Verdict, DropReason> {
     if services::is_tunnel(settings, &tuple) {
         return unpack::<V4>(ctx, settings, &tuple);
     }
-    request::<V4>(ctx, settings, &tuple)
+    request::<V4>(ctx, settings, tuple)
 }
 
 /// The program's part for IPv6, in a tunnel or not. The tunnels themselves are IPv4.
@@ -53,7 +54,7 @@ pub fn run_v6(ctx: &TcContext) -> Result<Verdict, DropReason> {
     let Some(tuple) = V6::parse(ctx, 0) else {
         return Ok(Verdict::Pass);
     };
-    request::<V6>(ctx, settings, &tuple)
+    request::<V6>(ctx, settings, tuple)
 }
 
 /// A packet that may be a client's.
@@ -61,8 +62,10 @@ pub fn run_v6(ctx: &TcContext) -> Result<Verdict, DropReason> {
 fn request<F: Family>(
     ctx: &TcContext,
     settings: &Settings,
-    tuple: &Tuple<F>,
+    mut tuple: Tuple<F>,
 ) -> Result<Verdict, DropReason> {
+    fragments::follow(ctx, 0, &mut tuple, SCOPE_PUBLISHED);
+    let tuple = &tuple;
     let Some(service) = services::published(tuple) else {
         icmp::divert(ctx, 0, tuple, icmp::UPLINK);
         return Ok(Verdict::Pass);
@@ -98,7 +101,7 @@ fn unpack<F: Family>(
     let vni = u32::from_be_bytes([0, v0, v1, v2]);
     let dmac = mem::bytes::<6>(ctx, OVERHEAD).ok_or(DropReason::Malformed)?;
     let smac = mem::bytes::<6>(ctx, OVERHEAD + 6).ok_or(DropReason::Malformed)?;
-    let Some(inner) = F::parse(ctx, OVERHEAD) else {
+    let Some(mut inner) = F::parse(ctx, OVERHEAD) else {
         if F::ETHERTYPE_BE == ETHERTYPE_IPV4_BE
             && packet::ethertype(ctx, OVERHEAD) == Some(ETHERTYPE_IPV6_BE)
         {
@@ -107,6 +110,7 @@ fn unpack<F: Family>(
         return Ok(Verdict::Pass);
     };
     icmp::divert(ctx, OVERHEAD, &inner, icmp::TUNNEL);
+    fragments::follow(ctx, OVERHEAD, &mut inner, vni);
     if vni != settings.ingress_vni {
         let address = Addr::v4_be(F::last_be(&inner.dst));
         let endpoint = services::endpoint(vni, address).ok_or(DropReason::NoEndpoint)?;

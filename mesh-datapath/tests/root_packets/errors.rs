@@ -3,10 +3,11 @@
 use std::net::Ipv4Addr;
 
 use etherparse::{IcmpEchoHeader, Icmpv4Type, icmpv4};
-use mesh_common::{DropReason, Place, SCOPE_PORT, SCOPE_RETURN, SCOPE_TASK, wire};
+use mesh_common::{DropReason, Place, SCOPE_PORT, SCOPE_PUBLISHED, SCOPE_RETURN, SCOPE_TASK, wire};
 
 use crate::{
     common::INGRESS,
+    fragments::noted,
     frames::*,
     row::{Row, check_all, row},
     six::six,
@@ -299,11 +300,12 @@ fn too_big(packet: &Frame, six: bool) -> Frame {
     .unnumbered()
 }
 
-/// Packets that fit no tunnel. IPv6 fragments none on the way.
+/// Packets that fit no tunnel.
 fn sizes(place: Place, six: bool) -> Vec<Row> {
     let most = usize::from(MTU) - headers(six);
     let fits = |frame: Frame| frame.payload(&vec![5; most]);
     let large = |frame: Frame| frame.payload(&vec![5; most + 1]);
+    let last = datagram(80).fragment(90, true).payload(&vec![5; 1450]);
     let whole = |frame: Frame| frame.ip(|ip| ip.dont_fragment = true);
     let cuttable = |frame: Frame| frame.ip(|ip| ip.dont_fragment = false);
     let too_big = |packet: &Frame| too_big(packet, six);
@@ -324,10 +326,14 @@ fn sizes(place: Place, six: bool) -> Vec<Row> {
                 "larger, and may be fragmented",
                 cuttable(large(datagram(80))),
             )
-            .drops(DropReason::TooBig)
+            .answers(too_big(&cuttable(large(datagram(80)))))
             .binds(published(wire::UDP, 80), FAR_GATE)
-            .counts("udp/80", FAR_GATE, true)
-            .only_v4(),
+            .counts("udp/80", FAR_GATE, true),
+            row("larger, and a later fragment", last.clone())
+                .drops(DropReason::TooBig)
+                .binds(published(wire::UDP, 80), FAR_GATE)
+                .counts("udp/80", FAR_GATE, true)
+                .has_noted(noted(SCOPE_PUBLISHED, WHO, (NODE, 80))),
         ],
         Place::Overlay => {
             let sent = |to| udp((NEAR, 5001), (to, 80)).macs(task(to), task(NEAR));
@@ -349,8 +355,7 @@ fn sizes(place: Place, six: bool) -> Vec<Row> {
                     "to a task there, larger, and may be fragmented",
                     cuttable(large(sent(FAR))),
                 )
-                .drops(DropReason::TooBig)
-                .only_v4(),
+                .answers(too_big(&cuttable(large(sent(FAR))))),
             ];
             rows.map(|row| row.by(OVER)).into()
         }

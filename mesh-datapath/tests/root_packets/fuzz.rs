@@ -8,7 +8,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
 
 use crate::{
     compare::same_bytes,
-    errors, gateway_tc, loopback_tc, overlay_tc, overlay_vips,
+    errors, fragments, gateway_tc, loopback_tc, overlay_tc, overlay_vips,
     row::{Row, program},
     sizes, uplink_tc, uplink_tunnels, uplink_xdp, v6,
     world::*,
@@ -137,6 +137,7 @@ fn fuzz(place: Place, mut rows: Vec<Row>) {
     );
     // Mutations cut as well; whole packets get further.
     rows.extend(v6::rows(place));
+    rows.extend(fragments::all(place).concat());
     if !matches!(place, Place::Tunnel | Place::Loopback) {
         rows.extend(sizes::all(place).concat());
     }

@@ -6,6 +6,7 @@ use etherparse::{ArpOperation, IcmpEchoHeader, Icmpv4Type, IpNumber};
 use mesh_common::{DropReason, FlowKey, Nat, Place, SCOPE_RETURN, SCOPE_TASK, wire};
 
 use crate::{
+    fragments::noted,
     frames::*,
     row::{Row, check_all, row},
     traffic::*,
@@ -95,7 +96,8 @@ fn the_way_out() -> Vec<Row> {
         row(
             "out: the first fragment",
             out(udp(CALLER, web).fragment(0, true)),
-        ),
+        )
+        .notes(noted(SCOPE_TASK, CALLER, web)),
         row(
             "out: the last fragment",
             out(udp(CALLER, web).fragment(90, false)),
@@ -272,11 +274,6 @@ fn answers() -> Vec<Row> {
         )
         .knows(ours(Way::Uplink(UP))),
         row("an answer by another protocol", sent(udp(HERE, WHO))).knows(ours(Way::Uplink(UP))),
-        row(
-            "the first fragment of an answer, which goes out",
-            sent(udp(HERE, WHO)).fragment(0, true),
-        )
-        .knows(flow(wire::UDP, (NODE, 86), Way::Uplink(UP))),
     ]
 }
 

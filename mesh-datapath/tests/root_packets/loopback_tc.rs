@@ -6,6 +6,7 @@ use etherparse::{IcmpEchoHeader, Icmpv4Type};
 use mesh_common::{FlowKey, Nat, Place, SCOPE_PUBLISHED, SCOPE_RETURN, SCOPE_TASK, wire};
 
 use crate::{
+    fragments::noted,
     frames::*,
     row::{Row, check_all, row},
     traffic::*,
@@ -117,11 +118,21 @@ pub(crate) fn rows() -> Vec<Row> {
         row(
             "the first fragment",
             sent(udp((HOME, PORT), (HOME, 81))).fragment(0, true),
-        ),
+        )
+        .delivers(near(udp(SEEN, SERVER).fragment(0, true)))
+        .remembers(here(wire::UDP, HOME))
+        .binds(bound(81), SIDE_GATE)
+        .counts("udp/81", SIDE_GATE, true)
+        .notes(noted(SCOPE_PUBLISHED, (HOME, PORT), (HOME, 81))),
         row(
             "the last fragment",
             sent(udp((HOME, PORT), (HOME, 81))).fragment(9, false),
-        ),
+        )
+        .delivers(near(udp(SEEN, SERVER).fragment(9, false)))
+        .knows(here(wire::UDP, HOME))
+        .bound(bound(81), SIDE_GATE)
+        .counts("udp/81", SIDE_GATE, true)
+        .has_noted(noted(SCOPE_PUBLISHED, (HOME, PORT), (HOME, 81))),
     ];
     let segment = begin(HOME, 81).bytes();
     let cut = (34..48).map(|length| row(format!("TCP, {length} bytes of it"), &segment[..length]));

@@ -5,6 +5,7 @@
 mod common;
 mod compare;
 mod errors;
+mod fragments;
 mod frames;
 mod fuzz;
 mod gateway_tc;

@@ -4,6 +4,7 @@ use etherparse::{ArpOperation, IcmpEchoHeader, Icmpv4Type, IpNumber, icmpv4};
 use mesh_common::{DropReason, FlowKey, Nat, Place, wire};
 
 use crate::{
+    fragments::noted,
     frames::*,
     row::{Row, check_all, row},
     traffic::*,
@@ -175,7 +176,8 @@ fn tasks() -> Vec<Row> {
         tunnels(
             "to a task there: the first fragment",
             datagram(FAR).fragment(0, true),
-        ),
+        )
+        .notes(noted(VNI, ME, (FAR, 80))),
         tunnels(
             "to a task there: the last fragment",
             datagram(FAR).fragment(90, false),
@@ -284,7 +286,8 @@ fn tasks() -> Vec<Row> {
             "to nobody, a fragment",
             datagram(GONE).fragment(0, true),
             DropReason::NoEndpoint,
-        ),
+        )
+        .notes(noted(VNI, ME, (GONE, 80))),
         drops("to nobody, a ping", echo(GONE), DropReason::NoEndpoint),
         refused("to this node", begin(NODE)).only_v4(),
         refused("to a task of another network", begin(FAR_GATE)).only_v4(),

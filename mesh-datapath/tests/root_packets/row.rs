@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use mesh_common::{DropReason, FlowKey, Nat, Place, Verdict};
+use mesh_common::{DropReason, FlowKey, Fragment, Nat, Place, Verdict};
 
 use crate::{
     common::INGRESS,
@@ -91,6 +91,27 @@ impl Row {
     pub(crate) fn knows_backend(mut self, key: FlowKey, backend: Ipv4Addr) -> Self {
         self.before.conns.insert(key, addr(backend));
         self
+    }
+
+    /// Remembers the first fragment of a packet.
+    pub(crate) fn notes(mut self, (key, fragment): (FlowKey, Fragment)) -> Self {
+        self.after.fragments.insert(key, fragment);
+        self
+    }
+
+    /// The first fragment of a packet has been here.
+    pub(crate) fn has_noted(self, note: (FlowKey, Fragment)) -> Self {
+        self.has_noted_before(note, 0)
+    }
+
+    /// So many seconds ago.
+    pub(crate) fn has_noted_before(mut self, note: (FlowKey, Fragment), seconds: u32) -> Self {
+        let (key, fragment) = note;
+        let seen_s = seconds;
+        self.before
+            .fragments
+            .insert(key, Fragment { seen_s, ..fragment });
+        self.notes(note)
     }
 
     /// Left to the tc program of the same interface.

@@ -117,8 +117,12 @@ impl Memory {
             Some((map_key(key)?, nat))
         });
         let conns = self.conns.iter();
+        let fragments = self.fragments.iter();
         Some(Self {
             flows: flows.collect::<Option<BTreeMap<_, _>>>()?,
+            fragments: fragments
+                .map(|(key, fragment)| Some((map_key(key)?, *fragment)))
+                .collect::<Option<BTreeMap<_, _>>>()?,
             conns: conns
                 .map(|(key, backend)| Some((map_key(key)?, *backend)))
                 .collect::<Option<BTreeMap<_, _>>>()?,

@@ -5,6 +5,7 @@ use mesh_common::{DropReason, Nat, Place, SCOPE_PORT, SCOPE_RETURN, SCOPE_TASK, 
 
 use crate::{
     common::INGRESS,
+    fragments::noted,
     frames::*,
     row::{Row, check_all, row},
     traffic::*,
@@ -116,11 +117,6 @@ fn from_the_peer() -> Vec<Row> {
             DropReason::NotPublished,
         ),
         drops(
-            "asked there, in fragments",
-            asked(datagram().fragment(0, true)),
-            DropReason::NotPublished,
-        ),
-        drops(
             "asked there, with IP options",
             asked(begin().options(1)),
             DropReason::NotPublished,
@@ -212,7 +208,8 @@ fn overlays() -> Vec<Row> {
         delivers(
             "overlay: the first fragment",
             udp(from, to).fragment(0, true),
-        ),
+        )
+        .notes(noted(VNI, from, to)),
         delivers(
             "overlay: the last fragment",
             udp(from, to).fragment(40, false),

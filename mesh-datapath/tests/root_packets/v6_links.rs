@@ -331,8 +331,8 @@ pub(crate) fn on_loopback() -> Vec<Row> {
                 call(at, 443),
             ),
             row(
-                format!("{who}, the first fragment"),
-                datagram(at, 81).fragment(0, true),
+                format!("{who}, a later fragment"),
+                datagram(at, 81).fragment(9, true),
             ),
             row(
                 format!("{who}, too many extension headers"),

@@ -7,8 +7,8 @@ use std::{
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use mesh_common::{
-    self as contract, Addr, AddrKey, Conn, FlowKey, Nat, Pool, Published, SCOPE_PUBLISHED,
-    port_index,
+    self as contract, Addr, AddrKey, Conn, FlowKey, Fragment, Nat, Pool, Published,
+    SCOPE_PUBLISHED, port_index,
 };
 use mesh_datapath::{
     Backend, Config, Datapath, Desired, Endpoint, Link, Location, PublishedPort, Service, Snapshot,
@@ -86,11 +86,12 @@ pub(crate) enum Side {
     Peer,
 }
 
-/// What the programs remember: `FLOWS` without its clock, and `CONNS` without indices.
+/// What the programs remember: `FLOWS` and `FRAGMENTS` without their clocks, and `CONNS` without indices.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Memory {
     pub(crate) flows: BTreeMap<FlowKey, Nat>,
     pub(crate) conns: BTreeMap<FlowKey, Addr>,
+    pub(crate) fragments: BTreeMap<FlowKey, Fragment>,
 }
 
 pub(crate) struct World {
@@ -99,6 +100,7 @@ pub(crate) struct World {
     config: Config,
     flows: HashMap<MapData, FlowKey, Nat>,
     conns: HashMap<MapData, FlowKey, Conn>,
+    fragments: HashMap<MapData, FlowKey, Fragment>,
     backends: Array<MapData, contract::Backend>,
     published: Array<MapData, Published>,
     vips: HashMap<MapData, AddrKey, Pool>,
@@ -165,6 +167,7 @@ impl World {
         Self {
             flows: HashMap::try_from(map("FLOWS")).expect("a hash map"),
             conns: HashMap::try_from(map("CONNS")).expect("a hash map"),
+            fragments: HashMap::try_from(map("FRAGMENTS")).expect("a hash map"),
             backends: Array::try_from(map("BACKENDS")).expect("an array"),
             published: Array::try_from(map("PUBLISHED")).expect("an array"),
             vips: HashMap::try_from(map("VIPS")).expect("a hash map"),
@@ -218,9 +221,15 @@ impl World {
             assert_eq!(conn.index, self.index(&key, conn.address), "{conn:?}");
             (key, conn.address)
         });
+        let fragments = self.fragments.iter().map(|entry| {
+            let (key, fragment) = entry.expect("FRAGMENTS");
+            let seen_s = 0;
+            (key, Fragment { seen_s, ..fragment })
+        });
         Memory {
             flows: flows.collect(),
             conns: conns.collect(),
+            fragments: fragments.collect(),
         }
     }
 
@@ -232,6 +241,17 @@ impl World {
         }
         for key in held.conns.keys() {
             self.conns.remove(key).expect("CONNS");
+        }
+        for key in held.fragments.keys() {
+            self.fragments.remove(key).expect("FRAGMENTS");
+        }
+        for (key, fragment) in &memory.fragments {
+            let seen_s = now_s().wrapping_sub(fragment.seen_s);
+            let fragment = Fragment {
+                seen_s,
+                ..*fragment
+            };
+            self.fragments.insert(key, fragment, 0).expect("FRAGMENTS");
         }
         for (key, nat) in &memory.flows {
             let nat = Nat {
