@@ -75,10 +75,10 @@ pub const DATAGRAMS_BACK: u8 = 2;
 /// Words of 64 bits in the bitmap of published ports: 1,024 for TCP, then as many for UDP.
 pub const PORT_WORDS: u32 = 2 * 1024;
 
-/// Published ports there can be: entries of `PUBLISHED`.
+/// Ports there are: entries of `ENTRY_OF`.
 pub const PORTS: u32 = PORT_WORDS * 64;
 
-/// Index of a port in `PUBLISHED`. `port` in host byte order; protocols other than TCP share UDP's half.
+/// Index of a port in `ENTRY_OF`. `port` in host byte order; protocols other than TCP share UDP's half.
 #[inline(always)]
 pub const fn port_index(protocol: u8, port: u16) -> u32 {
     let half = if protocol == crate::wire::TCP {
@@ -175,14 +175,14 @@ layouts! {
         previous_len: u32,
         /// When the current row was written: seconds of the boot-time clock.
         changed_s: u64,
-        /// Names the set in `BACKENDS`; never zero.
+        /// Names the set in `BACKENDS`.
         id: u32,
         /// A client's flows go to one backend, the previous row's for so many seconds after a change; zero: each for
         /// itself.
         affinity_s: u32,
     }
 
-    /// Entry of `PUBLISHED`; all zero where nothing is published.
+    /// Entry of `PUBLISHED`.
     struct Published(40) {
         /// The service's tasks on the ingress network.
         pool: Pool,

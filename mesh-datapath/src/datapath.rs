@@ -318,7 +318,7 @@ impl Datapath {
         tables
             .published
             .prune(|key| contents.published.contains_key(key), report)?;
-        // After the entries, as only those of ports in the bitmap are read at the start.
+        // After what the ports have, as only those in the bitmap are read at the start.
         tables.put_ports(&contents.ports, true, report)?;
         tables
             .vips
@@ -437,7 +437,7 @@ fn sizes(config: &Config) -> [(&'static str, u32); 5] {
     ]
 }
 
-/// Hands out numbers for pools that no pool has. Zero is none.
+/// Hands out numbers for pools that no pool has.
 struct Ids {
     used: BTreeSet<u32>,
     last: u32,
@@ -446,7 +446,7 @@ struct Ids {
 impl Ids {
     fn of(tables: &Tables) -> Self {
         let used = tables.pools().map(|pool| pool.id).collect();
-        Self { used, last: 1 }
+        Self { used, last: 0 }
     }
 
     fn new_pool(&mut self) -> Pool {

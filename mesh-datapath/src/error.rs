@@ -71,6 +71,12 @@ pub enum Error {
         /// Slots there are.
         capacity: u32,
     },
+    /// Too many published ports.
+    #[error("no room for more than {capacity} published ports")]
+    PortsFull {
+        /// Ports there can be, one less while one changes.
+        capacity: u32,
+    },
     /// Too many tasks behind published ports and virtual addresses.
     #[error("no room for more than {capacity} backends: raise the number of backend slots")]
     BackendsFull {

@@ -19,6 +19,7 @@ mod model;
 mod netlink;
 mod object;
 mod pins;
+mod ports;
 mod report;
 mod rows;
 mod snapshot;

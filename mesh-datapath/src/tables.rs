@@ -14,7 +14,8 @@ use mesh_common::{
 use crate::{
     Error, Report,
     backends::Backends,
-    table::{Hash, Ports, Trie},
+    ports::Ports,
+    table::{Hash, Trie},
 };
 
 /// All maps but the two flow tables, which are the programs' own (see `flows`).
@@ -48,7 +49,7 @@ impl Tables {
         let used = ports_copy
             .iter()
             .flat_map(|(word, bits)| ports_of(*word, *bits));
-        let published = Ports::open_at(ebpf, "PUBLISHED", used)?;
+        let published = Ports::open(ebpf, used)?;
         Ok(Self {
             settings: array(ebpf, "SETTINGS")?,
             ports,

@@ -5,7 +5,7 @@
 //! are made anew and filled from the desired state; the old programs keep theirs.
 //!
 //! What cannot be filled that way are the flows (`CONNS`, `FLOWS`, `SOCKETS`, `DATAGRAMS`), the rows that open flows
-//! began under (`PUBLISHED`, `VIPS`, `ROWS`, `BACKENDS`) and counters: who changes the layout of one of these converts
+//! began under (`ENTRY_OF`, `PUBLISHED`, `VIPS`, `ROWS`, `BACKENDS`) and counters: who changes the layout of one of these converts
 //! its contents here. Who changes only what the contents mean gives the map another name.
 
 use std::{

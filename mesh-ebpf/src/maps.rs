@@ -28,9 +28,13 @@ pub static OWN: HashMap<Addr, u32> = HashMap::pinned(256, 0);
 #[map]
 pub static PEERS: HashMap<Addr, u32> = HashMap::pinned(4096, 0);
 
-/// Published ports, by `port_index`: 5 MiB, in return for a lookup without a hash.
+/// By `port_index`: one more than the port's entry in `PUBLISHED`, zero where nothing is published.
 #[map]
-pub static PUBLISHED: Array<Published> = Array::pinned(ALL_PORTS, 0);
+pub static ENTRY_OF: Array<u32> = Array::pinned(ALL_PORTS, 0);
+
+/// Published ports. An entry that a port has is not written to.
+#[map]
+pub static PUBLISHED: Array<Published> = Array::pinned(16_384, 0);
 
 /// Virtual addresses.
 #[map]

@@ -97,8 +97,9 @@ pub fn service<F: Family>(tuple: &Tuple<F>) -> Option<&'static Published> {
         return None;
     }
     let port = u16::from_be(tuple.dport);
-    let published = maps::PUBLISHED.get(port_index(tuple.protocol, port))?;
-    (published.pool.id != 0).then_some(published)
+    let entry = *maps::ENTRY_OF.get(port_index(tuple.protocol, port))?;
+    // None, zero, becomes an index past the end.
+    maps::PUBLISHED.get(entry.wrapping_sub(1))
 }
 
 /// No index: past the end of `BACKENDS`. (An `Option` would be compared in a way that the verifier does not follow.)

@@ -102,6 +102,7 @@ pub(crate) struct World {
     conns: HashMap<MapData, FlowKey, Conn>,
     fragments: HashMap<MapData, FlowKey, Fragment>,
     backends: Array<MapData, contract::Backend>,
+    entry_of: Array<MapData, u32>,
     published: Array<MapData, Published>,
     vips: HashMap<MapData, AddrKey, Pool>,
 }
@@ -169,6 +170,7 @@ impl World {
             conns: HashMap::try_from(map("CONNS")).expect("a hash map"),
             fragments: HashMap::try_from(map("FRAGMENTS")).expect("a hash map"),
             backends: Array::try_from(map("BACKENDS")).expect("an array"),
+            entry_of: Array::try_from(map("ENTRY_OF")).expect("an array"),
             published: Array::try_from(map("PUBLISHED")).expect("an array"),
             vips: HashMap::try_from(map("VIPS")).expect("a hash map"),
             ns,
@@ -273,7 +275,8 @@ impl World {
     fn index(&self, key: &FlowKey, address: Addr) -> u32 {
         let pool = if key.scope == SCOPE_PUBLISHED {
             let port = port_index(key.protocol, u16::from_be(key.dport_be));
-            self.published.get(&port, 0).expect("a port").pool
+            let entry = self.entry_of.get(&port, 0).expect("a port");
+            self.published.get(&(entry - 1), 0).expect("published").pool
         } else {
             let vip = AddrKey {
                 vni: key.scope,

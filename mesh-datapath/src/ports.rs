@@ -1,0 +1,114 @@
+//! Published ports as user space sees them: for each port there is, the entry of `PUBLISHED` that it has.
+//!
+//! An entry is never overwritten while a port has it, as a program that reads it meanwhile would see half of each. A
+//! changed service is written to a free entry, and the port is pointed there in one step. The entry it had becomes free
+//! last in line, so that no program still reads it when it is written again.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use aya::{
+    Ebpf,
+    maps::{Array, MapData},
+};
+use mesh_common::{PortKey, Published, port_index};
+
+use crate::{
+    Error, Report,
+    tables::{array, map_error},
+};
+
+const ENTRY_OF: &str = "ENTRY_OF";
+const PUBLISHED: &str = "PUBLISHED";
+
+/// The two maps, with a copy of what they hold.
+pub(crate) struct Ports {
+    /// By [`port_index`]: an index in `entries`, plus one; zero where nothing is published.
+    entry_of: Array<MapData, u32>,
+    entries: Array<MapData, Published>,
+    copy: BTreeMap<PortKey, Published>,
+    used: BTreeMap<PortKey, u32>,
+    free: VecDeque<u32>,
+}
+
+impl Ports {
+    /// Reads what `ports` have; no others may have anything.
+    pub(crate) fn open(
+        ebpf: &mut Ebpf,
+        ports: impl Iterator<Item = PortKey>,
+    ) -> Result<Self, Error> {
+        let entry_of: Array<MapData, u32> = array(ebpf, ENTRY_OF)?;
+        let entries: Array<MapData, Published> = array(ebpf, PUBLISHED)?;
+        let (mut copy, mut used) = (BTreeMap::new(), BTreeMap::new());
+        for port in ports {
+            let entry = entry_of.get(&index(&port), 0);
+            let Some(at) = entry.map_err(|e| map_error(ENTRY_OF, e))?.checked_sub(1) else {
+                continue;
+            };
+            let published = entries.get(&at, 0).map_err(|e| map_error(PUBLISHED, e))?;
+            copy.insert(port, published);
+            used.insert(port, at);
+        }
+        let taken: BTreeSet<u32> = used.values().copied().collect();
+        let free = (0..entries.len()).filter(|at| !taken.contains(at));
+        Ok(Self {
+            free: free.collect(),
+            entry_of,
+            entries,
+            copy,
+            used,
+        })
+    }
+
+    /// What the ports have.
+    pub(crate) fn copy(&self) -> &BTreeMap<PortKey, Published> {
+        &self.copy
+    }
+
+    /// Writes what is new or different.
+    pub(crate) fn put(
+        &mut self,
+        wanted: &BTreeMap<PortKey, Published>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        for (port, published) in wanted {
+            if self.copy.get(port) == Some(published) {
+                continue;
+            }
+            let capacity = self.entries.len();
+            let at = *self.free.front().ok_or(Error::PortsFull { capacity })?;
+            self.entries
+                .set(at, published, 0)
+                .map_err(|e| map_error(PUBLISHED, e))?;
+            self.entry_of
+                .set(index(port), at + 1, 0)
+                .map_err(|e| map_error(ENTRY_OF, e))?;
+            self.free.pop_front();
+            self.free.extend(self.used.insert(*port, at));
+            self.copy.insert(*port, *published);
+            report.written += 1;
+        }
+        Ok(())
+    }
+
+    /// Removes what is not wanted.
+    pub(crate) fn prune(
+        &mut self,
+        wanted: impl Fn(&PortKey) -> bool,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let gone: Vec<PortKey> = self.copy.keys().copied().filter(|p| !wanted(p)).collect();
+        for port in gone {
+            self.entry_of
+                .set(index(&port), 0, 0)
+                .map_err(|e| map_error(ENTRY_OF, e))?;
+            self.free.extend(self.used.remove(&port));
+            self.copy.remove(&port);
+            report.removed += 1;
+        }
+        Ok(())
+    }
+}
+
+fn index(port: &PortKey) -> u32 {
+    port_index(port.protocol, u16::from_be(port.port_be))
+}
