@@ -78,13 +78,13 @@ impl Frame {
     }
 
     /// In IPv6, from this address.
-    pub(crate) fn from_v6(mut self, source: Ipv6Addr) -> Self {
+    pub(crate) fn with_source_v6(mut self, source: Ipv6Addr) -> Self {
         self.v6.get_or_insert_default().source = Some(source);
         self
     }
 
     /// In IPv6, to this address.
-    pub(crate) fn to_v6(mut self, destination: Ipv6Addr) -> Self {
+    pub(crate) fn with_destination_v6(mut self, destination: Ipv6Addr) -> Self {
         self.v6.get_or_insert_default().destination = Some(destination);
         self
     }

@@ -198,12 +198,19 @@ pub(crate) fn on_overlay() -> Vec<Row> {
             too_many(open(FAR_VIP)),
         )
         .drops(DropReason::Protocol),
-        row("from the link-local address", open(FAR).from_v6(LINK_LOCAL))
-            .drops(DropReason::Spoofed),
+        row(
+            "from the link-local address",
+            open(FAR).with_source_v6(LINK_LOCAL),
+        )
+        .drops(DropReason::Spoofed),
         row("to this node", overlay_tc::begin(NODE)).drops(DropReason::NoEndpoint),
         row("to a task of another network", overlay_tc::begin(FAR_GATE))
             .drops(DropReason::NoEndpoint),
-        row("to a link-local address", open(FAR).to_v6(LINK_LOCAL)).drops(DropReason::NoEndpoint),
+        row(
+            "to a link-local address",
+            open(FAR).with_destination_v6(LINK_LOCAL),
+        )
+        .drops(DropReason::NoEndpoint),
         row(
             "with another's address behind extension headers",
             sent(syn((FAR, 1), (SIDE, 80)), SIDE).extension(IpNumber::IPV6_DESTINATION_OPTIONS, 1),
@@ -236,7 +243,7 @@ pub(crate) fn on_gateway() -> Vec<Row> {
         row("who has another task", solicitation(me, v6(SIDE_GATE))).drops(DropReason::NoEndpoint),
         row(
             "from the link-local address",
-            sent(tcp(caller, web)).from_v6(LINK_LOCAL),
+            sent(tcp(caller, web)).with_source_v6(LINK_LOCAL),
         )
         .drops(DropReason::Spoofed),
         row(
@@ -274,7 +281,12 @@ pub(crate) fn on_loopback() -> Vec<Row> {
     const PORT: u16 = 33_000;
     const HOME: Ipv6Addr = Ipv6Addr::LOCALHOST;
     let seen = crate::common::six(INGRESS_V6, NODE);
-    let ends = |frame: Frame, at: Ipv6Addr| frame.from_v6(at).to_v6(at).macs([0; 6], [0; 6]);
+    let ends = |frame: Frame, at: Ipv6Addr| {
+        frame
+            .with_source_v6(at)
+            .with_destination_v6(at)
+            .macs([0; 6], [0; 6])
+    };
     let call = |at, port| ends(syn((NODE, PORT), (NODE, port)), at);
     let datagram = |at, port| ends(udp((NODE, PORT), (NODE, port)), at);
     let addr = |address: Ipv6Addr| Addr::v6(address.octets());
@@ -302,18 +314,22 @@ pub(crate) fn on_loopback() -> Vec<Row> {
     for (who, at) in [("localhost", HOME), ("the node's own address", v6(NODE))] {
         rows.extend([
             row(format!("{who}, a task here"), call(at, 81))
-                .delivers(near(syn((NODE, PORT), SERVER)).from_v6(seen))
+                .delivers(near(syn((NODE, PORT), SERVER)).with_source_v6(seen))
                 .remembers(here(wire::TCP, at))
                 .counts("tcp/81", SIDE_GATE, true),
             row(format!("{who}, a task there"), call(at, 80))
-                .forwards(far(syn((NODE, PORT), (NODE, 80))).from_v6(seen).to_v6(seen))
+                .forwards(
+                    far(syn((NODE, PORT), (NODE, 80)))
+                        .with_source_v6(seen)
+                        .with_destination_v6(seen),
+                )
                 .remembers(there(wire::TCP, at))
                 .counts("tcp/80", FAR_GATE, true),
             row(
                 format!("a datagram to {who}, a task here"),
                 datagram(at, 81),
             )
-            .delivers(near(udp((NODE, PORT), SERVER)).from_v6(seen))
+            .delivers(near(udp((NODE, PORT), SERVER)).with_source_v6(seen))
             .remembers(here(wire::UDP, at))
             .binds(bound(81), SIDE_GATE)
             .counts("udp/81", SIDE_GATE, true),
@@ -321,7 +337,11 @@ pub(crate) fn on_loopback() -> Vec<Row> {
                 format!("a datagram to {who}, a task there"),
                 datagram(at, 80),
             )
-            .forwards(far(udp((NODE, PORT), (NODE, 80))).from_v6(seen).to_v6(seen))
+            .forwards(
+                far(udp((NODE, PORT), (NODE, 80)))
+                    .with_source_v6(seen)
+                    .with_destination_v6(seen),
+            )
             .remembers(there(wire::UDP, at))
             .binds(bound(80), FAR_GATE)
             .counts("udp/80", FAR_GATE, true),

@@ -39,16 +39,22 @@ fn foreign(port: u16) -> Vec<Row> {
     version[14] = 0x45;
     let question = neighbours::solicitation((CLIENT_MAC, v6(CLIENT)), v6(NODE));
     let mut rows = six(vec![
-        row("to a group", begin(port).to_v6(MARTIANS[2].1)),
+        row("to a group", begin(port).with_destination_v6(MARTIANS[2].1)),
         row(
             "to the node's link-local address",
-            begin(port).to_v6(MARTIANS[3].1),
+            begin(port).with_destination_v6(MARTIANS[3].1),
         ),
-        row("to localhost", begin(port).to_v6(Ipv6Addr::LOCALHOST)),
-        row("to IPv4 in IPv6's words", begin(port).to_v6(MARTIANS[4].1)),
+        row(
+            "to localhost",
+            begin(port).with_destination_v6(Ipv6Addr::LOCALHOST),
+        ),
+        row(
+            "to IPv4 in IPv6's words",
+            begin(port).with_destination_v6(MARTIANS[4].1),
+        ),
         row(
             "to a task, past the published port",
-            begin(port).to_v6(v6(SIDE_GATE)),
+            begin(port).with_destination_v6(v6(SIDE_GATE)),
         ),
         row(
             "published, with too many extension headers",
@@ -61,7 +67,7 @@ fn foreign(port: u16) -> Vec<Row> {
     ]);
     rows.push(row("who has the node, for the stack", question));
     rows.push(row("IPv4's version under IPv6's EtherType", version));
-    let martians = MARTIANS.map(|(name, source)| row(name, begin(port).from_v6(source)));
+    let martians = MARTIANS.map(|(name, source)| row(name, begin(port).with_source_v6(source)));
     rows.extend(six(martians.into()));
     for (name, frame) in extensions(&begin(443)) {
         rows.push(row(format!("not published, {name}"), frame));
@@ -86,7 +92,7 @@ pub(crate) fn xdp() -> Vec<Row> {
                 PEER,
                 NODE,
                 INGRESS,
-                reply(tcp((NODE, 80), WHO)).from_v6(INGRESS_V6),
+                reply(tcp((NODE, 80), WHO)).with_source_v6(INGRESS_V6),
             ),
         )
         .hands_over(),
