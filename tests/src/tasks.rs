@@ -5,6 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use anyhow::{Context, Result, bail};
 
 use crate::{
+    image,
     node::{Node, text},
     rig::{Rig, UP_LIMIT},
     wait::eventually,
@@ -26,6 +27,25 @@ pub struct Task {
 }
 
 impl Rig {
+    /// `web`, four tasks published on 80, and `shell`, one that only sleeps, both on a network `front`. Gives `shell`'s
+    /// task once all run.
+    ///
+    /// # Errors
+    /// When a service is refused or does not run in time.
+    pub fn web_and_shell(&self) -> Result<Task> {
+        let create = |more: &[&str], command: &[&str]| {
+            let create = ["service", "create", "-q", "--network", "front", "--name"];
+            let args = [&create[..], more, &[image::WHOAMI], command].concat();
+            self.first().ok(&args)
+        };
+        self.first()
+            .ok(&["network", "create", "--driver", "overlay", "front"])?;
+        create(&["web", "--replicas", "4", "--publish", "80:80"], &[])?;
+        create(&["shell"], &["sleep", "1000000"])?;
+        self.wait_running("web", 4)?;
+        self.task("shell")
+    }
+
     /// Every task of a service that the manager remembers, the newest of a slot first.
     ///
     /// # Errors

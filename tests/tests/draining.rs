@@ -8,29 +8,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{KeptConnection, Rig, Task, eventually, http_get, image, rig::UP_LIMIT, scenario};
+use mesh_tests::{KeptConnection, Rig, eventually, http_get, rig::UP_LIMIT, scenario};
 
 /// A request that takes so long is still under way when its task is told to leave.
 const UNDER_WAY: &str = "/sleep/6000";
 /// Requests under way from each side.
 const OPEN: u64 = 6;
-
-fn service(rig: &Rig, name: &str, more: &[&str], command: &[&str]) -> Result<()> {
-    let create = ["service", "create", "-q", "--name", name];
-    let network = ["--network", "front"];
-    let args = [&create[..], &network, more, &[image::WHOAMI], command].concat();
-    rig.first().ok(&args).map(drop)
-}
-
-/// `web` of four tasks and `shell`, which only sleeps, on the network `front`.
-fn services(rig: &Rig) -> Result<Task> {
-    rig.first()
-        .ok(&["network", "create", "--driver", "overlay", "front"])?;
-    service(rig, "web", &["--replicas", "4", "--publish", "80:80"], &[])?;
-    service(rig, "shell", &[], &["sleep", "1000000"])?;
-    rig.wait_running("web", 4)?;
-    rig.task("shell")
-}
 
 /// Open flows to `web`'s tasks by network and state.
 fn open_flows(rig: &Rig) -> Result<BTreeMap<(String, String), u64>> {
@@ -66,7 +49,7 @@ fn wait_open(rig: &Rig, wanted: u64, limit: Duration) -> Result<()> {
 #[test]
 fn open_flows_are_counted_until_they_end() {
     scenario("count", 2, |rig| {
-        let shell = services(rig)?;
+        let shell = rig.web_and_shell()?;
         let asked = rig.nodes[1].address;
         wait_open(rig, 0, UP_LIMIT)?;
         std::thread::scope(|scope| {
@@ -132,7 +115,7 @@ fn wait_replaced(rig: &Rig, before: &BTreeSet<String>) -> Result<()> {
 #[test]
 fn an_update_fails_no_request() {
     scenario("roll", 3, |rig| {
-        let shell = services(rig)?;
+        let shell = rig.web_and_shell()?;
         let before = rig.wait_running("web", 4)?.into_iter().map(|task| task.id);
         let before: BTreeSet<String> = before.collect();
         let stop = AtomicBool::new(false);

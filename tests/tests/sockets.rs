@@ -1,27 +1,10 @@
 //! Virtual addresses as applications in tasks see them, and tasks that leave while they are asked.
 
 use anyhow::{Result, ensure};
-use mesh_tests::{Rig, Task, eventually, http_get, image, rig::UP_LIMIT, scenario};
+use mesh_tests::{Rig, eventually, http_get, rig::UP_LIMIT, scenario};
 
 /// Length of the requests that are under way when their task is told to stop, milliseconds.
 const UNDER_WAY: &str = "/sleep/2500";
-
-fn service(rig: &Rig, name: &str, more: &[&str], command: &[&str]) -> Result<()> {
-    let create = ["service", "create", "-q", "--name", name];
-    let network = ["--network", "front"];
-    let args = [&create[..], &network, more, &[image::WHOAMI], command].concat();
-    rig.first().ok(&args).map(drop)
-}
-
-/// `web` of four tasks and `shell`, which only sleeps, on the network `front`.
-fn services(rig: &Rig) -> Result<Task> {
-    rig.first()
-        .ok(&["network", "create", "--driver", "overlay", "front"])?;
-    service(rig, "web", &["--replicas", "4", "--publish", "80:80"], &[])?;
-    service(rig, "shell", &[], &["sleep", "1000000"])?;
-    rig.wait_running("web", 4)?;
-    rig.task("shell")
-}
 
 /// `web`'s virtual address on `front`.
 fn vip(rig: &Rig) -> Result<String> {
@@ -36,7 +19,7 @@ fn vip(rig: &Rig) -> Result<String> {
 #[test]
 fn sockets_are_told_the_virtual_address() {
     scenario("peers", 2, |rig| {
-        let shell = services(rig)?;
+        let shell = rig.web_and_shell()?;
         let vip = vip(rig)?;
         for round in 0..2 {
             for (kind, lines) in [("tcp", 1), ("connected", 2), ("udp", 1)] {
@@ -61,7 +44,7 @@ fn sockets_are_told_the_virtual_address() {
 #[test]
 fn requests_under_way_are_answered_by_tasks_that_leave() {
     scenario("leave", 2, |rig| {
-        let shell = services(rig)?;
+        let shell = rig.web_and_shell()?;
         let asked = rig.nodes[1].address;
         std::thread::scope(|scope| {
             let rig = &*rig;
