@@ -94,25 +94,33 @@ async fn connect(host: &Host, path: &std::path::Path, links: &[TaskLink]) {
     }
 }
 
-/// A datagram from a task to its node, and back.
+/// A datagram from a task to its node, and back: again and again until one arrives, as the kernel is told of an address
+/// before it has the route to it.
 async fn talk(path: &std::path::Path, task: IpAddr, node: IpAddr) {
-    let deadline = Some(std::time::Duration::from_secs(5));
+    const TRIES: usize = 100;
+    let patience = Some(std::time::Duration::from_millis(100));
     let server = UdpSocket::bind((node, 0)).expect("a socket of the node");
     let port = server.local_addr().expect("its address").port();
-    server.set_read_timeout(deadline).expect("a deadline");
+    server.set_read_timeout(patience).expect("a deadline");
     let client = netns::within_async(path, move || {
         let client = UdpSocket::bind((task, 0))?;
-        client.set_read_timeout(deadline)?;
-        client.send_to(b"ping", (node, port))?;
+        client.set_read_timeout(patience)?;
         Ok(client)
     })
     .await
-    .expect("send from the task");
+    .expect("a socket of the task");
     let mut buffer = [0; 16];
-    let (length, from) = server.recv_from(&mut buffer).expect("the datagram");
+    let arrived = (0..TRIES).find_map(|_| {
+        client.send_to(b"ping", (node, port)).ok()?;
+        server.recv_from(&mut buffer).ok()
+    });
+    let (length, from) = arrived.expect("the datagram");
     assert_eq!((&buffer[..length], from.ip()), (&b"ping"[..], task));
-    server.send_to(b"pong", from).expect("answer");
-    let length = client.recv(&mut buffer).expect("the answer");
+    let answered = (0..TRIES).find_map(|_| {
+        server.send_to(b"pong", from).ok()?;
+        client.recv(&mut buffer).ok()
+    });
+    let length = answered.expect("the answer");
     assert_eq!(&buffer[..length], b"pong");
 }
 
