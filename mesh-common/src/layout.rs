@@ -66,6 +66,9 @@ pub const BACKEND_ACTIVE: u32 = 2;
 const UDP_IDLE_S: u32 = 120;
 /// As for UDP, for a connection whose end nobody saw.
 const TCP_IDLE_S: u32 = 86_400;
+/// For so long a side that closed first remembers a connection (`TCP_TIMEWAIT_LEN`), and refuses another between the
+/// same addresses and ports unless its numbers continue the old one's (RFC 9293, section 3.10.7.4; RFC 6191).
+const TIME_WAIT_S: u32 = 60;
 
 /// [`DatagramKey::way`]: from the socket to a virtual address.
 pub const DATAGRAMS_OUT: u8 = 1;
@@ -369,7 +372,7 @@ layouts! {
 }
 
 impl Nat {
-    /// Whether the flow has ended: a new one may take the entry over. `now_s` as in [`Nat::seen_s`].
+    /// Whether the flow has ended. `now_s` as in [`Nat::seen_s`].
     #[inline(always)]
     pub const fn is_over(&self, protocol: u8, now_s: u32) -> bool {
         let limit = if protocol == crate::wire::TCP {
@@ -378,5 +381,12 @@ impl Nat {
             UDP_IDLE_S
         };
         self.closed != 0 || now_s.wrapping_sub(self.seen_s) > limit
+    }
+
+    /// Whether the flow has ended and the task has forgotten it, so that another client's SYN may take its place.
+    /// `now_s` as in [`Nat::seen_s`].
+    #[inline(always)]
+    pub const fn is_forgotten(&self, protocol: u8, now_s: u32) -> bool {
+        self.is_over(protocol, now_s) && now_s.wrapping_sub(self.seen_s) > TIME_WAIT_S
     }
 }

@@ -91,7 +91,7 @@ fn virtual_addresses(pair: &Pair) {
 }
 
 /// A client may use one port for connections to two nodes at a time; both may lead to the same task. The port is
-/// one that the kernel gives to nobody by itpair.
+/// one that the kernel gives to nobody by itself.
 fn one_port_two_nodes(pair: &Pair) {
     let result = pair.client.run(|| {
         let mut first = connect_from(20_404, N1, 81);

@@ -144,7 +144,7 @@ fn enter<F: Family>(
         new.src = seen.dst;
     }
     scratch.reply = new.reply().key(SCOPE_TASK);
-    if !nat::claim(&scratch.reply, &scratch.undo, seen)? {
+    if !nat::claim(&scratch.reply, &scratch.undo, seen, false)? {
         new.sport = nat::substitute(seen, &new, scratch);
         if new.sport == 0 {
             return Err(DropReason::PortsTaken);

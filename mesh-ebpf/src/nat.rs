@@ -140,16 +140,24 @@ pub fn forget(key: &FlowKey) {
     }
 }
 
-/// Remembers `nat` for replies with `key`, unless an open flow has the key: then `false`.
+/// Remembers `nat` for replies with `key`, unless another flow has the key: then `false`. One that has ended counts
+/// until the task has forgotten it, or with `now` no longer.
 #[inline(always)]
-pub fn claim<F: Family>(key: &FlowKey, nat: &Nat, tuple: &Tuple<F>) -> Result<bool, DropReason> {
+pub fn claim<F: Family>(
+    key: &FlowKey,
+    nat: &Nat,
+    tuple: &Tuple<F>,
+    now: bool,
+) -> Result<bool, DropReason> {
     if let Some(known) = mem::get_flow(&maps::FLOWS, key) {
         if same(known, nat) {
             let closed = u8::from(tuple.ends() || (known.closed != 0 && !tuple.is_first()));
             mem::touch(key, nat.seen_s, closed);
             return Ok(true);
         }
-        if !tuple.begins() || !known.is_over(key.protocol, nat.seen_s) {
+        let free = known.is_forgotten(key.protocol, nat.seen_s)
+            || (now && known.is_over(key.protocol, nat.seen_s));
+        if !tuple.begins() || !free {
             return Ok(false);
         }
     }
@@ -168,7 +176,7 @@ pub fn substitute<F: Family>(original: &Tuple<F>, seen: &Tuple<F>, scratch: &mut
     if let Some(known) = mem::get_flow(&maps::FLOWS, &scratch.memory) {
         let port = known.sport_be;
         scratch.reply.dport_be = port;
-        if matches!(claim(&scratch.reply, &scratch.undo, seen), Ok(true)) {
+        if matches!(claim(&scratch.reply, &scratch.undo, seen, false), Ok(true)) {
             return port;
         }
     }
@@ -181,13 +189,19 @@ pub fn substitute<F: Family>(original: &Tuple<F>, seen: &Tuple<F>, scratch: &mut
         let port = FIRST_PORT + (hash.wrapping_add(attempt * 7919) % (65_536 - FIRST_PORT));
         let port = (port as u16).to_be();
         scratch.reply.dport_be = port;
-        if matches!(claim(&scratch.reply, &scratch.undo, seen), Ok(true)) {
+        if matches!(claim(&scratch.reply, &scratch.undo, seen, false), Ok(true)) {
             scratch.substitute = scratch.undo;
             scratch.substitute.sport_be = port;
             let kept = maps::FLOWS.insert(&scratch.memory, &scratch.substitute, 0);
             return if kept.is_ok() { port } else { 0 };
         }
         attempt += 1;
+    }
+    // Nearly all ports are taken by flows of the last minute. A SYN that the task takes for one of an old connection
+    // is sent again soon.
+    scratch.reply.dport_be = seen.sport;
+    if matches!(claim(&scratch.reply, &scratch.undo, seen, true), Ok(true)) {
+        return seen.sport;
     }
     0
 }

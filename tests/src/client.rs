@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// How long a request may take before it counts as failed.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(10);
@@ -36,6 +36,21 @@ impl HttpReply {
                 .eq_ignore_ascii_case(name)
                 .then(|| value.trim().to_owned())
         })
+    }
+
+    /// The client as the replica saw it.
+    ///
+    /// # Errors
+    /// When whoami did not say, or saw another address than ours. The port may be another where ours was taken by a
+    /// connection to the same replica through another node.
+    pub fn client(&self) -> Result<SocketAddr> {
+        let text = self.field("Client").context("no client in the answer")?;
+        let seen: SocketAddr = text
+            .parse()
+            .with_context(|| format!("cannot read {text:?}"))?;
+        let own = self.local.ip().to_canonical();
+        ensure!(seen.ip() == own, "came from {own}, the replica saw {seen}");
+        Ok(seen)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mesh_tests::{Rig, client, eventually, http_get, image, rig::UP_LIMIT, scenario};
 
 /// Requests on new connections, to the nodes in turn.
@@ -20,13 +20,8 @@ fn ask_all(rig: &Rig) -> Result<BTreeSet<String>> {
                 "request {number}: status {}",
                 reply.status
             );
-            let seen = reply.field("Client").unwrap_or_default();
-            ensure!(
-                seen == reply.local.to_string(),
-                "request {number} by {}: came from {}, the replica saw {seen}",
-                node.name,
-                reply.local
-            );
+            let seen = reply.client();
+            seen.with_context(|| format!("request {number} by {}", node.name))?;
             replicas.insert(image::replica(&reply.text())?);
         }
         Ok(replicas)
@@ -70,8 +65,38 @@ fn nodes_without_replicas_answer_too() {
         let replicas = ask_all(rig)?;
         ensure!(replicas.len() == 2, "only {replicas:?} answered");
         download(rig)?;
-        own_processes(rig)
+        own_processes(rig)?;
+        one_port_again(rig)
     });
+}
+
+/// A client whose connections all come from one port, to the nodes in turn. The replica has closed the earlier ones,
+/// and would refuse that port for a connection through another node: it sees another port, the same one each time.
+fn one_port_again(rig: &Rig) -> Result<()> {
+    const PORT: u16 = 20_400;
+    rig.first().ok(&["service", "scale", "web=1"])?;
+    rig.client.enter(|| {
+        let range = "/proc/sys/net/ipv4/ip_local_port_range";
+        std::fs::write(range, format!("{PORT} {PORT}"))?;
+        let mut before = Vec::new();
+        for _ in 0..3 {
+            let mut ports = Vec::new();
+            for node in &rig.nodes {
+                let reply = http_get(node.address, 80, "/")?;
+                ensure!(reply.local.port() == PORT, "asked from {}", reply.local);
+                ports.push(reply.client()?.port());
+            }
+            let unlike: BTreeSet<u16> = ports.iter().copied().collect();
+            ensure!(unlike.len() == ports.len(), "the replica saw {ports:?}");
+            ensure!(ports.contains(&PORT), "the replica saw {ports:?}");
+            ensure!(
+                before.is_empty() || ports == before,
+                "{before:?}, {ports:?}"
+            );
+            before = ports;
+        }
+        Ok(())
+    })
 }
 
 /// 100 MB through n1, which runs no replica; the bytes follow whoami's pattern.
@@ -149,9 +174,8 @@ fn ports_answer_on_an_uplink_that_comes_later() {
             let mut replicas = BTreeSet::new();
             for _ in 0..REQUESTS {
                 let reply = http_get(ours, 80, "/")?;
-                let seen = reply.field("Client").unwrap_or_default();
-                ensure!(seen == reply.local.to_string(), "{name} showed {seen}");
-                ensure!(reply.local.ip() == theirs, "asked from {}", reply.local);
+                let seen = reply.client().with_context(|| name.clone())?;
+                ensure!(seen.ip() == theirs, "asked from {seen}");
                 replicas.insert(image::replica(&reply.text())?);
             }
             ensure!(replicas.len() == 4, "only {replicas:?} answered");

@@ -22,6 +22,27 @@ fn overlay(frame: Frame) -> Frame {
     vxlan(PEER, NODE, VNI, frame.macs(task(NEAR), task(FAR)))
 }
 
+/// The client's port and all that are tried in its place are taken, but the flow with the client's own is over.
+fn every_port_taken(begin: Frame, hash: u32) -> Row {
+    let taken = (0..8).map(|attempt| {
+        let port =
+            1024 + u16::try_from(hash.wrapping_add(attempt * 7919) % 64_512).expect("a port");
+        let (_, nat) = outside(wire::TCP, 81);
+        (key(SCOPE_TASK, wire::TCP, SERVER, (CLIENT, port)), nat)
+    });
+    taken.fold(
+        row(
+            "every port is taken, one by a flow that is over",
+            asked(begin),
+        )
+        .delivers(near(syn(WHO, SERVER)))
+        .knows(closed(outside(wire::TCP, 81)))
+        .remembers(through(wire::TCP))
+        .only_v4(),
+        Row::knows,
+    )
+}
+
 /// Clients that asked the other node.
 fn from_the_peer() -> Vec<Row> {
     let begin = || syn(WHO, (PEER, 81));
@@ -78,10 +99,23 @@ fn from_the_peer() -> Vec<Row> {
             .knows(outside(wire::TCP, 81))
             .knows(instead)
             .knows(note),
-        row("the port is taken, but that flow is over", asked(begin()))
-            .delivers(near(syn(WHO, SERVER)))
-            .knows(closed(outside(wire::TCP, 81)))
-            .remembers(through(wire::TCP)),
+        row(
+            "the port is taken by a flow that is over, but the task may be in TIME-WAIT",
+            asked(begin()),
+        )
+        .delivers(near(syn(substitute, SERVER)))
+        .knows(closed(silent(59, outside(wire::TCP, 81))))
+        .remembers(instead)
+        .remembers(note)
+        .only_v4(),
+        row(
+            "the port is taken by a flow that was over a minute ago",
+            asked(begin()),
+        )
+        .delivers(near(syn(WHO, SERVER)))
+        .knows(closed(silent(62, outside(wire::TCP, 81))))
+        .remembers(through(wire::TCP)),
+        every_port_taken(begin(), hash),
         row(
             "the port is taken, but that flow has been silent for a day",
             asked(begin()),

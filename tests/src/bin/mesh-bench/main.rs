@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: our data plane beside host-to-host and the kernel's own way, measured in one run.
 
+mod awake;
 mod direct;
 mod figures;
 mod interrupt;
@@ -126,6 +127,7 @@ fn run(cli: &Cli) -> Result<()> {
         bail!("nothing to measure: --rounds and --seconds must be above zero");
     }
     interrupt::watch()?;
+    let _awake = awake::Awake::ask();
     let wanted = |one: Scenario| cli.scenarios.is_empty() || cli.scenarios.contains(&one);
     let mut paths = Vec::new();
     if wanted(Scenario::Ingress) {
