@@ -13,7 +13,7 @@ use crate::{
     attach::{self, Attachment, Attachments},
     compile::{self, Applied, Contents, Front},
     flows::FlowTables,
-    hooks::{self, Hooks},
+    hooks::Hooks,
     host, netlink, object, pins,
     rows::Rows,
     snapshot,
@@ -21,6 +21,7 @@ use crate::{
     tables::Tables,
     twins::Twins,
     upgrade::{self, Superseded},
+    verifier,
 };
 
 /// The device that owns the tunnels' UDP port.
@@ -88,8 +89,7 @@ impl Datapath {
                 pin_dir: maps,
                 source: Box::new(source),
             })?;
-        attach::load(&mut ebpf, attach::UPLINK_XDP)?;
-        for program in attach::TC_PROGRAMS.into_iter().chain(hooks::PROGRAMS) {
+        for program in verifier::programs() {
             attach::load(&mut ebpf, program)?;
         }
         let twins = Twins::open(&mut ebpf)?;

@@ -29,6 +29,7 @@ mod tables;
 mod trial;
 mod twins;
 mod upgrade;
+mod verifier;
 
 pub use config::{Config, DEFAULT_VXLAN_PORT, XdpMode};
 pub use datapath::{Datapath, TUNNEL_DEVICE};
@@ -41,3 +42,4 @@ pub use report::{
 };
 pub use sockets::{OpenSocket, Sockets, namespace_cookie};
 pub use trial::{EMPTY_TC, EMPTY_XDP, Trial};
+pub use verifier::{VERIFIER_LIMIT, VerifierCost};

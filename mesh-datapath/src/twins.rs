@@ -12,7 +12,7 @@ use mesh_common::{
     MORE_UPLINK_ERROR, MORE_V4, MORE_V6, V6_GATEWAY, V6_LOOPBACK, V6_OVERLAY, V6_TUNNEL, V6_UPLINK,
 };
 
-use crate::{Error, attach, tables};
+use crate::{Error, tables};
 
 const XDP: &str = "XDP_V6";
 const TC: &str = "TC_V6";
@@ -40,6 +40,11 @@ const TWINS: [(&str, u32, &str); 18] = [
     (MORE, MORE_V6 + MORE_REFUSED, "refused_v6"),
 ];
 
+/// All of them.
+pub(crate) fn programs() -> impl Iterator<Item = &'static str> {
+    TWINS.into_iter().map(|(_, _, program)| program)
+}
+
 /// The arrays, and whether they hold this process's programs.
 pub(crate) struct Twins {
     arrays: BTreeMap<&'static str, ProgramArray<MapData>>,
@@ -47,11 +52,8 @@ pub(crate) struct Twins {
 }
 
 impl Twins {
-    /// Loads the programs; until [`Twins::sync`] packets go on through an earlier process's.
+    /// Until [`Twins::sync`] packets go on through an earlier process's.
     pub(crate) fn open(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        for (_, _, program) in TWINS {
-            attach::load(ebpf, program)?;
-        }
         let mut arrays = BTreeMap::new();
         for name in [XDP, TC, MORE] {
             arrays.insert(name, array(ebpf, name)?);

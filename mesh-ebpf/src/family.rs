@@ -4,7 +4,7 @@ use aya_ebpf::{
     bindings::{
         BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, bpf_fib_lookup,
     },
-    programs::TcContext,
+    programs::{TcContext, XdpContext},
 };
 use mesh_common::{
     Addr, DropReason, Prefix, checksum, fold_v6,
@@ -16,18 +16,17 @@ use mesh_common::{
 };
 
 use crate::{
+    hops,
+    maps::{Ends, Scratch},
     mem::{self, Packet},
     messages::Messages,
+    nat,
     packet::{self, Tuple},
     tunnel,
 };
 
 /// TCP header without options.
 pub const TCP_LEN: usize = 20;
-/// Extension headers walked; a packet with more has no ports that we know.
-const EXTENSIONS: usize = 4;
-/// "More fragments" and the offset in an IPv6 fragment header.
-const V6_FRAGMENT_MASK_BE: u16 = 0xfff9_u16.to_be();
 /// The offset alone.
 const V6_FRAGMENT_OFFSET_BE: u16 = 0xfff8_u16.to_be();
 
@@ -82,11 +81,17 @@ pub trait Family: Messages {
     fn pseudo(tuple: &Tuple<Self>, length: u16) -> u16;
     /// Length of transport header and payload, as the IP header at `ip` says.
     fn transport_length(packet: &impl Packet, ip: usize, tuple: &Tuple<Self>) -> Option<u16>;
-    /// What the fragments of a packet have in common, as it stands in them. `None`: its transport header is not
-    /// looked at even if it is whole.
-    fn identification(ctx: &TcContext, eth: usize, tuple: &Tuple<Self>) -> Option<[u16; 2]>;
+    /// Where a fragment has what all of its packet's have in common: four bytes, from the beginning of the IP header
+    /// on, and which bits of them. `None`: its transport header is not looked at even if it is whole.
+    fn identification(tuple: &Tuple<Self>) -> Option<(usize, u32)>;
     /// Asks about a route from `src` to `dst`.
     fn ask(query: &mut bpf_fib_lookup, src: &Self::Address, dst: &Self::Address);
+    /// What a packet is rewritten from and to.
+    fn change(scratch: &mut Scratch) -> &mut [Ends<Self::Address>; 2];
+    /// See [`hops::next_hop_v4`]; for the family's own packets.
+    fn ask_next_hop(ctx: &XdpContext, slot: u32) -> u32;
+    /// See [`nat::rewrite_v4`]; for the family's own packets.
+    fn rewrite_ends(ctx: &TcContext, l4: u32, kind: u32) -> u32;
     /// Overwrites the address at `at`, and updates the transport checksum at `check`; zero: the packet has none.
     fn rewrite(
         ctx: &TcContext,
@@ -203,11 +208,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn identification(ctx: &TcContext, eth: usize, tuple: &Tuple<Self>) -> Option<[u16; 2]> {
+    fn identification(tuple: &Tuple<Self>) -> Option<(usize, u32)> {
         if tuple.l4 as usize != IPV4_LEN {
             return None;
         }
-        Some([0, mem::u16_at(ctx, eth + ETH_LEN + 4)?])
+        Some((2, 0x0000_ffff_u32.to_be()))
     }
 
     #[inline(always)]
@@ -215,6 +220,21 @@ impl Family for V4 {
         query.family = 2;
         query.__bindgen_anon_3.ipv4_src = *src;
         query.__bindgen_anon_4.ipv4_dst = *dst;
+    }
+
+    #[inline(always)]
+    fn change(scratch: &mut Scratch) -> &mut [Ends<u32>; 2] {
+        &mut scratch.v4
+    }
+
+    #[inline(always)]
+    fn ask_next_hop(ctx: &XdpContext, slot: u32) -> u32 {
+        hops::next_hop_v4(ctx.ctx, slot)
+    }
+
+    #[inline(always)]
+    fn rewrite_ends(ctx: &TcContext, l4: u32, kind: u32) -> u32 {
+        nat::rewrite_v4(ctx.skb.skb, l4, kind)
     }
 
     #[inline(always)]
@@ -275,7 +295,7 @@ impl Family for V6 {
             protocol,
             V6_HOP_BY_HOP | V6_ROUTING | V6_FRAGMENT | V6_DESTINATION
         ) {
-            extensions(&mut tuple, packet, ip)?;
+            tuple = packet.behind_extensions(ip, tuple)?;
         } else {
             tuple.transport(packet, ip)?;
         }
@@ -349,9 +369,8 @@ impl Family for V6 {
 
     /// The fragment header is the last that was walked.
     #[inline(always)]
-    fn identification(ctx: &TcContext, eth: usize, tuple: &Tuple<Self>) -> Option<[u16; 2]> {
-        let [a, b, c, d] = ctx.fetch::<4>(eth + ETH_LEN + tuple.l4 as usize - 4)?;
-        Some([u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])])
+    fn identification(tuple: &Tuple<Self>) -> Option<(usize, u32)> {
+        Some((tuple.l4 as usize - 4, u32::MAX))
     }
 
     #[inline(always)]
@@ -359,6 +378,21 @@ impl Family for V6 {
         query.family = 10;
         query.__bindgen_anon_3.ipv6_src = src.words_be;
         query.__bindgen_anon_4.ipv6_dst = dst.words_be;
+    }
+
+    #[inline(always)]
+    fn change(scratch: &mut Scratch) -> &mut [Ends<Addr>; 2] {
+        &mut scratch.v6
+    }
+
+    #[inline(always)]
+    fn ask_next_hop(ctx: &XdpContext, slot: u32) -> u32 {
+        hops::next_hop_v6(ctx.ctx, slot)
+    }
+
+    #[inline(always)]
+    fn rewrite_ends(ctx: &TcContext, l4: u32, kind: u32) -> u32 {
+        nat::rewrite_v6(ctx.skb.skb, l4, kind)
     }
 
     #[inline(always)]
@@ -380,47 +414,4 @@ impl Family for V6 {
         ctx.store(at, new, u64::from(BPF_F_RECOMPUTE_CSUM))
             .map_err(|_| DropReason::Kernel)
     }
-}
-
-/// Walks the extension headers of the packet whose IP header is at `ip`, and reads the transport header behind them.
-#[inline(always)]
-fn extensions(tuple: &mut Tuple<V6>, packet: &impl Packet, ip: usize) -> Option<()> {
-    let mut l4 = IPV6_LEN;
-    let mut walked = 0;
-    while walked < EXTENSIONS && tuple.fragment == 0 {
-        match tuple.protocol {
-            V6_HOP_BY_HOP | V6_ROUTING | V6_DESTINATION => {
-                let [next, eights] = packet.fetch::<2>(ip + l4)?;
-                tuple.protocol = next;
-                l4 += (eights as usize + 1) * 8;
-            }
-            V6_FRAGMENT => {
-                let [next, _, high, low] = packet.fetch::<4>(ip + l4)?;
-                tuple.protocol = next;
-                l4 += 8;
-                let fragment = u16::from_ne_bytes([high, low]);
-                tuple.fragment = fragment & V6_FRAGMENT_MASK_BE;
-            }
-            _ => break,
-        }
-        walked += 1;
-    }
-    let found = (l4 as u64) << 32 | u64::from(tuple.fragment) << 8 | u64::from(tuple.protocol);
-    let found = mem::blur(found)?;
-    tuple.protocol = found as u8;
-    tuple.fragment = (found >> 8) as u16;
-    let l4 = (found >> 32) as usize;
-    tuple.l4 = l4 as u16;
-    if tuple.fragment != 0 {
-        return Some(());
-    }
-    if tuple.protocol == wire::TCP {
-        let header = packet.fetch::<14>(ip + l4)?;
-        tuple.take_ports([header[0], header[1], header[2], header[3]]);
-        tuple.take_flags(header[13]);
-    } else if tuple.protocol == wire::UDP {
-        let ports = packet.fetch::<4>(ip + l4)?;
-        tuple.take_ports(ports);
-    }
-    Some(())
 }

@@ -1,9 +1,9 @@
 //! Fragments of TCP and UDP. The first has the ports; the others follow it, as far as it has come before them.
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use mesh_common::{
     FlowKey, Fragment, SCOPE_PUBLISHED,
-    wire::{ETH_LEN, ETHERTYPE_IPV6_BE, TCP, UDP},
+    wire::{ETH_LEN, TCP, UDP},
 };
 
 use crate::{
@@ -23,37 +23,47 @@ const NONE: u32 = 0;
 /// is, `scope` where it comes in: a VNI or one of the `SCOPE_` constants.
 #[inline(always)]
 pub fn follow<F: Family>(ctx: &TcContext, eth: usize, tuple: &mut Tuple<F>, scope: u32) {
-    find(ctx, eth, tuple, scope);
-    if F::ETHERTYPE_BE == ETHERTYPE_IPV6_BE {
-        // Too many ways lead here: with and without ports, extension headers, fragments.
-        tuple.blur();
-    }
-}
-
-#[inline(always)]
-fn find<F: Family>(ctx: &TcContext, eth: usize, tuple: &mut Tuple<F>, scope: u32) {
     if tuple.fragment == 0 || (tuple.protocol != TCP && tuple.protocol != UDP) {
         return;
     }
-    let (Some(scratch), Some([high, low])) = (mem::scratch(), F::identification(ctx, eth, tuple))
-    else {
+    let (Some(scratch), Some((at, mask))) = (mem::scratch(), F::identification(tuple)) else {
         return;
     };
     scratch.flow = tuple.key(scope);
-    scratch.flow.sport_be = high;
-    scratch.flow.dport_be = low;
-    let ports = if tuple.is_tail() {
-        recall(&scratch.flow)
+    let at = (eth + ETH_LEN + at) as u32;
+    let l4 = if tuple.is_tail() {
+        0
     } else {
-        learn(ctx, eth + ETH_LEN + tuple.l4 as usize, &scratch.flow)
+        (eth + ETH_LEN + tuple.l4 as usize) as u32
     };
+    let ports = fragment_ports(ctx.skb.skb, at, mask, l4);
     if ports != NONE {
         tuple.take_ports(ports.to_ne_bytes());
     }
 }
 
-/// The ports of the first fragment, whose transport header is at `l4`.
+/// The ports of a fragment whose identification is under `mask` at `at`, and whose transport header is at `l4`; zero: it
+/// has none. What its packet's key has but for that is in the scratch space. Verified once.
+#[unsafe(no_mangle)]
 #[inline(never)]
+pub extern "C" fn fragment_ports(skb: *mut __sk_buff, at: u32, mask: u32, l4: u32) -> u32 {
+    let ctx = TcContext::new(skb);
+    let (Some(scratch), Some(bytes)) = (mem::scratch(), ctx.fetch::<4>(at as usize)) else {
+        return NONE;
+    };
+    let key = &mut scratch.flow;
+    let [high0, high1, low0, low1] = (u32::from_ne_bytes(bytes) & mask).to_ne_bytes();
+    key.sport_be = u16::from_ne_bytes([high0, high1]);
+    key.dport_be = u16::from_ne_bytes([low0, low1]);
+    if l4 == 0 {
+        recall(key)
+    } else {
+        learn(&ctx, l4 as usize, key)
+    }
+}
+
+/// The ports of the first fragment, whose transport header is at `l4`.
+#[inline(always)]
 fn learn(ctx: &TcContext, l4: usize, key: &FlowKey) -> u32 {
     let Some([s0, s1, d0, d1]) = ctx.fetch::<4>(l4) else {
         return NONE;
@@ -74,7 +84,7 @@ fn learn(ctx: &TcContext, l4: usize, key: &FlowKey) -> u32 {
 }
 
 /// The ports of the first fragment that came before.
-#[inline(never)]
+#[inline(always)]
 fn recall(key: &FlowKey) -> u32 {
     let Some(first) = mem::get_flow(&maps::FRAGMENTS, key) else {
         return NONE;

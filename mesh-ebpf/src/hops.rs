@@ -1,10 +1,10 @@
 //! Where `uplink_xdp` sends frames: the kernel's answers about routes and neighbours, kept for a short time.
 //! A lookup costs as much as all else that the program does.
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 
 use crate::{
-    family::Family,
+    family::{Family, V4, V6},
     maps::{self, HOP_SLOTS, Hop},
     mem::{self, Packet as _},
 };
@@ -28,31 +28,52 @@ pub fn find<F: Family>(
 ) -> Option<&'static Hop> {
     let now = mem::ticks();
     let ifindex = ctx.ifindex();
-    let hop = mem::own(&maps::HOPS, slot(F::fold(dst)))?;
+    let slot = slot(F::fold(dst));
+    let hop = mem::own(&maps::HOPS, slot)?;
     let known = hop.ifindex == ifindex && hop.dst.same(&F::key(dst)) && hop.src.same(&F::key(src));
     if !known || (now.wrapping_sub(hop.until) as i32) >= 0 {
-        if known && now.wrapping_sub(hop.verified) > VERIFIED {
+        if !known {
+            hop.src = F::key(src);
+            hop.dst = F::key(dst);
+            hop.verified = now;
+        } else if now.wrapping_sub(hop.verified) > VERIFIED {
             hop.verified = now;
             return None;
         }
-        let verified = if known { hop.verified } else { now };
-        let found = mem::next_hop::<F>(ctx, src, dst)?;
-        if found.ifindex != ifindex {
+        hop.until = now.wrapping_add(FRESH);
+        hop.ifindex = F::ask_next_hop(ctx, slot);
+        if hop.ifindex != ifindex {
             return None;
         }
-        hop.src = F::key(src);
-        hop.dst = F::key(dst);
-        hop.ifindex = ifindex;
-        hop.mtu = found.mtu;
-        hop.until = now.wrapping_add(FRESH);
-        hop.verified = verified;
-        hop.macs = found.macs;
     }
     if u32::from(length) > hop.mtu {
         None
     } else {
         Some(hop)
     }
+}
+
+/// Asks for the next hop that an entry of `HOPS` is for, and fills it in. The interface, zero if there is none. Verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn next_hop_v4(xdp: *mut xdp_md, slot: u32) -> u32 {
+    ask::<V4>(&XdpContext::new(xdp), slot).unwrap_or(0)
+}
+
+/// The same for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn next_hop_v6(xdp: *mut xdp_md, slot: u32) -> u32 {
+    ask::<V6>(&XdpContext::new(xdp), slot).unwrap_or(0)
+}
+
+#[inline(always)]
+fn ask<F: Family>(ctx: &XdpContext, slot: u32) -> Option<u32> {
+    let hop = mem::own(&maps::HOPS, slot)?;
+    let found = mem::next_hop::<F>(ctx, &F::address(&hop.src), &F::address(&hop.dst))?;
+    hop.mtu = found.mtu;
+    hop.macs = found.macs;
+    Some(found.ifindex)
 }
 
 #[inline(always)]

@@ -146,7 +146,6 @@ pub fn overlay<F: Family>(
     mem::pull(ctx, F::HEADERS);
     let outer = F::parse(ctx, 0).ok_or(DropReason::Malformed)?;
     let key = overlay::admit(ctx, link, &outer)?;
-    let settings = services::settings().ok_or(DropReason::NoEndpoint)?;
     if mem::get(&maps::VIPS, &key).is_some() {
         // Only a task that has reached itself sees a virtual address as a client.
         let packet = about::<F>(ctx, 0).ok_or(DropReason::Protocol)?;
@@ -158,7 +157,7 @@ pub fn overlay<F: Family>(
     if endpoint.ifindex != 0 {
         return arrive(ctx, link.vni, &outer, endpoint, link.mac);
     }
-    overlay::send(ctx, settings, link, &outer, endpoint)
+    overlay::send(ctx, link, &outer, endpoint)
 }
 
 /// At the node of the task it is for. If the task had sent to a virtual address, the error is about that.
@@ -228,7 +227,7 @@ pub fn uplink<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
         smac: node_mac(settings.vtep.low_be()),
     };
     let peer = choice.endpoint.peer.low_be();
-    tunnel::send::<F>(ctx, settings, peer, &inner, asked.spread())
+    tunnel::send::<F>(ctx, peer, inner, asked.spread())
 }
 
 /// Out of a tunnel, which `uplink_tc` has looked at.

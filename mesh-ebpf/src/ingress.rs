@@ -9,7 +9,6 @@ use mesh_common::{
 
 use crate::{
     family::Family,
-    maps::Scratch,
     mem, mss, nat,
     packet::Tuple,
     services, too_big,
@@ -62,13 +61,12 @@ pub fn balance<F: Family>(
             seen,
             choice.backend.low_be(),
             choice.endpoint,
-            scratch,
         );
     }
     too_big::check(ctx, settings, original)?;
     if !matches!(client, Client::Outside(_)) {
         scratch.reply = seen.reply().key(SCOPE_RETURN);
-        nat::remember(&scratch.reply, &scratch.undo, seen.begins())?;
+        nat::remember(seen.begins())?;
     }
     nat::rewrite(ctx, original, seen)?;
     let inner = Inner {
@@ -76,13 +74,7 @@ pub fn balance<F: Family>(
         dmac: choice.endpoint.mac,
         smac: node_mac(settings.vtep.low_be()),
     };
-    tunnel::send::<F>(
-        ctx,
-        settings,
-        choice.endpoint.peer.low_be(),
-        &inner,
-        seen.spread(),
-    )
+    tunnel::send::<F>(ctx, choice.endpoint.peer.low_be(), inner, seen.spread())
 }
 
 /// A client's packet that another node has balanced to a task of this one; still inside its tunnel.
@@ -113,17 +105,11 @@ pub fn from_peer<F: Family>(
         Addr::v4_be(peer_be),
         [0; 6],
     );
-    enter(
-        ctx, settings, service, tuple, tuple, backend_be, endpoint, scratch,
-    )
+    enter(ctx, settings, service, tuple, tuple, backend_be, endpoint)
 }
 
 /// Into the task: `current` is the packet as it stands, `seen` with the client as the task is to see it.
 #[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "inlined; a structure for them would live on the stack"
-)]
 fn enter<F: Family>(
     ctx: &TcContext,
     settings: &Settings,
@@ -132,7 +118,6 @@ fn enter<F: Family>(
     seen: &Tuple<F>,
     backend_be: u32,
     endpoint: &Endpoint,
-    scratch: &mut Scratch,
 ) -> Result<Verdict, DropReason> {
     let mut new = Tuple {
         dst: F::join(&settings.prefix, backend_be),
@@ -143,13 +128,8 @@ fn enter<F: Family>(
         // A task that reaches itself would drop a packet from its own address.
         new.src = seen.dst;
     }
-    scratch.reply = new.reply().key(SCOPE_TASK);
-    if !nat::claim(&scratch.reply, &scratch.undo, seen, false)? {
-        new.sport = nat::substitute(seen, &new, scratch);
-        if new.sport == 0 {
-            return Err(DropReason::PortsTaken);
-        }
-    }
+    mem::scratch().ok_or(DropReason::Kernel)?.reply = new.reply().key(SCOPE_TASK);
+    new.sport = nat::claim(seen)?;
     nat::rewrite(ctx, current, &new)?;
     tunnel::deliver(ctx, endpoint.ifindex, endpoint.mac, mac_of(GATEWAY_BE))
 }

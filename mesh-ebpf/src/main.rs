@@ -16,14 +16,20 @@
 //!
 //! `ingress` balances published ports for all tc programs, `services` chooses backends, `hops` knows neighbours for
 //! XDP, `nat` rewrites, `tunnel` encapsulates, `mss` lowers what TCP announces, `answer`, `discovery` and `refused`
-//! reply in place. `family` is what differs between IPv4 and IPv6; a program that meets IPv6 goes on in its twin, which
+//! reply in place, `extensions` and `fragments` find ports where they are not in their usual place. `family` is what differs between IPv4 and IPv6; a program that meets IPv6 goes on in its twin, which
 //! has a stack of its own. `maps` has all maps, `mem` all unsafe code but that of socket calls, which is in `sockaddr`.
+//!
+//! The kernel's verifier follows every way through a program, and through what is inlined into it, from where it came.
+//! A function with an unmangled name it verifies once, for any arguments: what multiplies ways (options, extension
+//! headers, fragments, rewriting) is in such functions. What does not fit into their arguments is in `maps::Scratch`.
+//!
 //! Every packet ends in a [`Verdict`] or a [`DropReason`], which only `xdp` and `tc` below count and translate.
 #![no_std]
 #![no_main]
 
 mod answer;
 mod discovery;
+mod extensions;
 mod family;
 mod fragments;
 mod gateway;

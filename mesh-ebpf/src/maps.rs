@@ -12,6 +12,8 @@ use mesh_common::{
     Published, ScopedAddr, Settings, V6_PROGRAMS, VerdictCount,
 };
 
+use crate::tunnel::Inner;
+
 /// The node's settings, one entry.
 #[map]
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
@@ -101,21 +103,35 @@ pub static TC_MORE: ProgramArray = ProgramArray::pinned(MORE_PROGRAMS, 0);
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// What is too large for the stack.
+/// What is too large for the stack, or for the arguments of a function that is verified by itself.
 #[repr(C)]
 pub struct Scratch {
     /// The flow of the packet at hand.
     pub flow: FlowKey,
     /// How replies to it are treated.
     pub undo: Nat,
-    /// The substitute of a client's port.
-    pub substitute: Nat,
     /// Where `undo` is kept.
     pub reply: FlowKey,
+    /// What an IPv4 packet is rewritten from and to.
+    pub v4: [Ends<u32>; 2],
+    /// The Ethernet header in a tunnel.
+    pub inner: Inner,
+    /// What an IPv6 packet is rewritten from and to.
+    pub v6: [Ends<Addr>; 2],
+    /// The substitute of a client's port.
+    pub substitute: Nat,
     /// Where `substitute` is kept.
     pub memory: FlowKey,
-    /// See `mem::blur`.
-    pub blurred: u64,
+}
+
+/// Where a packet is from and to, as it stands there.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Ends<A> {
+    pub src: A,
+    pub dst: A,
+    pub sport: u16,
+    pub dport: u16,
 }
 
 /// Next hops that the kernel has told of, by a hash of the destination: each CPU keeps its own.

@@ -16,7 +16,12 @@ use mesh_common::{
     wire::{ETH_LEN, IPV4_LEN, OVERHEAD},
 };
 
-use crate::{family::Family, maps, packet};
+use crate::{
+    extensions,
+    family::{Family, V6},
+    maps,
+    packet::{self, Tuple},
+};
 
 /// A packet whose headers can be read and written in place, whatever the hook.
 pub trait Packet {
@@ -33,6 +38,9 @@ pub trait Packet {
     /// Bytes of the packet wherever they are: by a helper, which costs a call, but takes any offset. The verifier
     /// does not follow an address whose offset is not known beforehand.
     fn fetch<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+    /// What of the packet whose IP header is at `ip` is behind its extension headers, where the hook looks there.
+    /// `None`: cut short.
+    fn behind_extensions(&self, ip: usize, tuple: Tuple<V6>) -> Option<Tuple<V6>>;
 }
 
 impl Packet for XdpContext {
@@ -65,6 +73,12 @@ impl Packet for XdpContext {
         };
         if answer == 0 { Some(bytes) } else { None }
     }
+    #[inline(always)]
+    fn behind_extensions(&self, _ip: usize, mut tuple: Tuple<V6>) -> Option<Tuple<V6>> {
+        // Not where a header without extensions ends.
+        tuple.l4 = 0;
+        Some(tuple)
+    }
 }
 
 impl Packet for TcContext {
@@ -92,6 +106,10 @@ impl Packet for TcContext {
     #[inline(always)]
     fn fetch<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         TcContext::load(self, offset).ok()
+    }
+    #[inline(always)]
+    fn behind_extensions(&self, ip: usize, tuple: Tuple<V6>) -> Option<Tuple<V6>> {
+        extensions::walk(self, ip, tuple)
     }
 }
 
@@ -286,22 +304,11 @@ pub fn touch(key: &FlowKey, now_s: u32, closed: u8) {
     }
 }
 
-/// This CPU's scratch space.
+/// This CPU's scratch space. Not for the argument of a function that calls one which is verified by itself: that one
+/// uses it too.
 #[inline(always)]
 pub fn scratch() -> Option<&'static mut maps::Scratch> {
     own(&maps::SCRATCH, 0)
-}
-
-/// The same number, of which the verifier knows nothing any more. It follows every way through a loop to the end of the
-/// program, unless they have become one.
-#[inline(always)]
-pub fn blur(number: u64) -> Option<u64> {
-    let place = &raw mut scratch()?.blurred;
-    // SAFETY: a valid, aligned place, which only this CPU uses.
-    unsafe {
-        place.write_volatile(number);
-        Some(place.read_volatile())
-    }
 }
 
 /// This CPU's value.

@@ -1,7 +1,10 @@
 //! The largest segment that each end of a TCP connection announces (RFC 9293, section 3.7.1): lowered to what fits the
 //! tunnel that it crosses, at both of the tunnel's ends, so that no segment is too big for either.
 
-use aya_ebpf::programs::{TcContext, XdpContext};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    programs::{TcContext, XdpContext},
+};
 use mesh_common::{
     DropReason, Settings, checksum,
     wire::{ETH_LEN, OVERHEAD},
@@ -45,40 +48,68 @@ pub fn clamp<F: Family>(
     settings: &Settings,
     tuple: &Tuple<F>,
 ) -> Result<(), DropReason> {
-    if !tuple.opens() || lower(ctx, ETH_LEN + tuple.l4 as usize, most::<F>(ctx, settings)) {
+    if !tuple.opens() {
+        return Ok(());
+    }
+    let (tcp, most) = (
+        ETH_LEN as u32 + u32::from(tuple.l4),
+        most::<F>(ctx, settings),
+    );
+    if lower_mss(ctx.skb.skb, tcp, most.into()) != 0 {
         Ok(())
     } else {
         Err(DropReason::Kernel)
     }
 }
 
-/// Lowers the announcement in the TCP header at `tcp`, if there is one above `most`. Whether the kernel did it.
+/// Lowers the announcement in the TCP header at `tcp`, if there is one above `most`. One unless the kernel refused to.
+/// Verified once.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn lower(ctx: &TcContext, tcp: usize, most: u16) -> bool {
+pub extern "C" fn lower_mss(skb: *mut __sk_buff, tcp: u32, most: u32) -> u32 {
+    let ctx = TcContext::new(skb);
+    let (tcp, most) = (tcp as usize, most as u16);
     let Some([length]) = ctx.fetch::<1>(tcp + LENGTH) else {
-        return true;
+        return 1;
     };
     let end = tcp + (length >> 4) as usize * 4;
     let mut at = tcp + TCP_LEN;
     let mut walked = 0;
     while walked < OPTIONS && at + MSS_LEN as usize <= end {
-        let Some([kind, length, high, low]) = ctx.fetch::<4>(at) else {
-            return true;
-        };
-        match kind {
-            END => return true,
-            NO_OPERATION => at += 1,
-            MSS if length == MSS_LEN => {
-                let old = u16::from_be_bytes([high, low]);
-                return old <= most || replace(ctx, tcp, at + 2, old, most);
-            }
-            _ if length < 2 => return true,
-            _ => at += length as usize,
+        let option = tcp_option(skb, at as u32);
+        if option & FOUND != 0 {
+            let old = option as u16;
+            return (old <= most || replace(&ctx, tcp, at + 2, old, most)).into();
         }
+        if option == 0 {
+            return 1;
+        }
+        at += (option as u8) as usize;
         walked += 1;
     }
-    true
+    1
 }
+
+/// The length of the TCP option at `at`; zero: there are no more. If it is the announcement,
+/// `FOUND` and its value. Verified once, or each option would multiply the ways through [`lower_mss`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tcp_option(skb: *mut __sk_buff, at: u32) -> u32 {
+    let ctx = TcContext::new(skb);
+    let Some([kind, length, high, low]) = ctx.fetch::<4>(at as usize) else {
+        return 0;
+    };
+    match kind {
+        END => 0,
+        NO_OPERATION => 1,
+        MSS if length == MSS_LEN => FOUND | u32::from(u16::from_be_bytes([high, low])),
+        _ if length < 2 => 0,
+        _ => length.into(),
+    }
+}
+
+/// See [`tcp_option`].
+const FOUND: u32 = 1 << 16;
 
 /// Overwrites the announcement at `at`. Behind an odd number of bytes its own count in the sum the other way round.
 #[inline(always)]

@@ -1,6 +1,9 @@
 //! Rewriting addresses and ports, and remembering how to rewrite the replies.
 
-use aya_ebpf::{bindings::BPF_F_MARK_MANGLED_0, programs::TcContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0},
+    programs::TcContext,
+};
 use mesh_common::{
     Addr, DropReason, FlowKey, NAT_LINK, NAT_LOOPBACK, NAT_PEER, Nat, SCOPE_PORT, Settings,
     Verdict, mac_of, node_mac,
@@ -8,10 +11,9 @@ use mesh_common::{
 };
 
 use crate::{
-    family::Family,
-    maps::{self, Scratch},
-    mem,
-    packet::Tuple,
+    family::{Family, V4, V6},
+    maps, mem,
+    packet::{Flags, Tuple},
     too_big,
     tunnel::{self, Inner},
 };
@@ -32,19 +34,60 @@ pub fn rewrite<F: Family>(
     old: &Tuple<F>,
     new: &Tuple<F>,
 ) -> Result<(), DropReason> {
-    let src = ETH_LEN + F::SOURCE;
-    let l4 = ETH_LEN + old.l4 as usize;
-    let (check, mangled) = if old.is_tail() {
+    let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
+    *F::change(scratch) = [old.ends(), new.ends()];
+    let l4 = ETH_LEN as u32 + u32::from(old.l4);
+    let kind = if old.is_tail() {
+        TAIL
+    } else {
+        old.protocol.into()
+    };
+    if F::rewrite_ends(ctx, l4, kind) != 0 {
+        Ok(())
+    } else {
+        Err(DropReason::Kernel)
+    }
+}
+
+/// In place of a protocol: a fragment other than the first.
+const TAIL: u32 = 0x100;
+
+/// [`rewrite_to`] for IPv4, verified once. One if the kernel did it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn rewrite_v4(skb: *mut __sk_buff, l4: u32, kind: u32) -> u32 {
+    rewrite_to::<V4>(&TcContext::new(skb), l4 as usize, kind)
+        .is_ok()
+        .into()
+}
+
+/// The same for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn rewrite_v6(skb: *mut __sk_buff, l4: u32, kind: u32) -> u32 {
+    rewrite_to::<V6>(&TcContext::new(skb), l4 as usize, kind)
+        .is_ok()
+        .into()
+}
+
+/// Rewrites the packet, whose transport header is at `l4`, as `F::change` of the scratch space says. `kind` is its protocol or
+/// `TAIL`.
+#[inline(always)]
+fn rewrite_to<F: Family>(ctx: &TcContext, l4: usize, kind: u32) -> Result<(), DropReason> {
+    let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
+    let [old, new] = F::change(scratch);
+    let (check, mangled) = if kind == TAIL {
         (0, 0)
-    } else if old.protocol == TCP {
+    } else if kind == u32::from(TCP) {
         (l4 + 16, 0)
     } else {
         (l4 + 6, u64::from(BPF_F_MARK_MANGLED_0))
     };
+    let src = ETH_LEN + F::SOURCE;
     address::<F>(ctx, src, check, mangled, &old.src, &new.src)?;
     let dst = src + F::ADDRESS_LEN;
     address::<F>(ctx, dst, check, mangled, &old.dst, &new.dst)?;
-    if old.is_tail() {
+    if kind == TAIL {
         return Ok(());
     }
     port(ctx, l4, check, mangled, old.sport, new.sport)?;
@@ -118,17 +161,30 @@ fn same(a: &Nat, b: &Nat) -> bool {
         && a.ifindex == b.ifindex
 }
 
-/// Remembers `nat` for packets with `key`. A packet that begins a flow replaces what is there.
+/// Remembers `scratch.undo` for packets with the key `scratch.reply`. A packet that begins a flow replaces what is there.
 #[inline(always)]
-pub fn remember(key: &FlowKey, nat: &Nat, begins: bool) -> Result<(), DropReason> {
-    if let Some(known) = mem::get_flow(&maps::FLOWS, key)
-        && (!begins || same(known, nat))
-    {
-        return Ok(());
+pub fn remember(begins: bool) -> Result<(), DropReason> {
+    if remember_reply(begins.into()) != 0 {
+        Ok(())
+    } else {
+        Err(DropReason::Kernel)
     }
-    maps::FLOWS
-        .insert(key, nat, 0)
-        .map_err(|_| DropReason::Kernel)
+}
+
+/// [`remember`], verified once. One if there is an entry now.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn remember_reply(begins: u32) -> u32 {
+    let Some(scratch) = mem::scratch() else {
+        return 0;
+    };
+    let (key, nat) = (&scratch.reply, &scratch.undo);
+    if let Some(known) = mem::get_flow(&maps::FLOWS, key)
+        && (begins == 0 || same(known, nat))
+    {
+        return 1;
+    }
+    maps::FLOWS.insert(key, nat, 0).is_ok().into()
 }
 
 /// Forgets how to rewrite packets with `key`.
@@ -140,68 +196,95 @@ pub fn forget(key: &FlowKey) {
     }
 }
 
-/// Remembers `nat` for replies with `key`, unless another flow has the key: then `false`. One that has ended counts
-/// until the task has forgotten it, or with `now` no longer.
+/// Remembers `scratch.undo` for replies with the key `scratch.reply`, for a task that is to see the packet as `seen`. If
+/// another flow has the key, a substitute takes the client's port, for replies as for this packet: it is given.
+/// Network byte order.
 #[inline(always)]
-pub fn claim<F: Family>(
-    key: &FlowKey,
-    nat: &Nat,
-    tuple: &Tuple<F>,
-    now: bool,
-) -> Result<bool, DropReason> {
-    if let Some(known) = mem::get_flow(&maps::FLOWS, key) {
-        if same(known, nat) {
-            let closed = u8::from(tuple.ends() || (known.closed != 0 && !tuple.is_first()));
-            mem::touch(key, nat.seen_s, closed);
-            return Ok(true);
-        }
-        let free = known.is_forgotten(key.protocol, nat.seen_s)
-            || (now && known.is_over(key.protocol, nat.seen_s));
-        if !tuple.begins() || !free {
-            return Ok(false);
-        }
+pub fn claim<F: Family>(seen: &Tuple<F>) -> Result<u16, DropReason> {
+    let about = u32::from(seen.flags.0) << 8 | u32::from(seen.protocol);
+    match claim_reply(about, 0) {
+        CLAIMED => return Ok(seen.sport),
+        TAKEN => {}
+        _ => return Err(DropReason::Kernel),
     }
-    maps::FLOWS
-        .insert(key, nat, 0)
-        .map_err(|_| DropReason::Kernel)?;
-    Ok(true)
+    mem::scratch().ok_or(DropReason::Kernel)?.memory = seen.key(SCOPE_PORT);
+    match claim_substitute(about, seen.hash()) {
+        0 => Err(DropReason::PortsTaken),
+        port => Ok(port as u16),
+    }
 }
 
-/// A port for a client whose own is taken at its task by another flow: the same client, through another node.
-/// `seen` is the packet as it would have come to the task, `original` as it was sent, `scratch.reply` the key of its
-/// reply. Network byte order; zero if there is none. (A plain number: the compiler packs a `Result` in a way that the verifier does not follow.)
+/// Answers of [`claim_reply`].
+const TAKEN: u32 = 0;
+const CLAIMED: u32 = 1;
+const REFUSED: u32 = 2;
+
+/// Claims the key `scratch.reply`, unless another flow has it. One that has ended counts until the task has forgotten it,
+/// or with `now` no longer. `about` is a packet's protocol, and above it the TCP flags. Verified once.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn substitute<F: Family>(original: &Tuple<F>, seen: &Tuple<F>, scratch: &mut Scratch) -> u16 {
-    scratch.memory = original.key(SCOPE_PORT);
+pub extern "C" fn claim_reply(about: u32, now: u32) -> u32 {
+    let Some(scratch) = mem::scratch() else {
+        return REFUSED;
+    };
+    let (key, nat) = (&scratch.reply, &scratch.undo);
+    let (protocol, flags) = (about as u8, Flags((about >> 8) as u8));
+    if let Some(known) = mem::get_flow(&maps::FLOWS, key) {
+        if same(known, nat) {
+            let closed = u8::from(flags.end() || (known.closed != 0 && !flags.are_first()));
+            mem::touch(key, nat.seen_s, closed);
+            return CLAIMED;
+        }
+        let free = known.is_forgotten(protocol, nat.seen_s)
+            || (now != 0 && known.is_over(protocol, nat.seen_s));
+        if !flags.may_begin(protocol) || !free {
+            return TAKEN;
+        }
+    }
+    match maps::FLOWS.insert(key, nat, 0) {
+        Ok(()) => CLAIMED,
+        Err(_) => REFUSED,
+    }
+}
+
+/// A port for a client whose own is taken at its task by another flow: the same client, through another node. Of the
+/// packet `about` is what it is for [`claim_reply`], `hash` its hash, and `scratch.memory` the key of its substitute.
+/// Network byte order; zero if there is none. Verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn claim_substitute(about: u32, hash: u32) -> u32 {
+    let Some(scratch) = mem::scratch() else {
+        return 0;
+    };
     if let Some(known) = mem::get_flow(&maps::FLOWS, &scratch.memory) {
         let port = known.sport_be;
         scratch.reply.dport_be = port;
-        if matches!(claim(&scratch.reply, &scratch.undo, seen, false), Ok(true)) {
-            return port;
+        if claim_reply(about, 0) == CLAIMED {
+            return port.into();
         }
     }
-    if !seen.begins() {
+    if !Flags((about >> 8) as u8).may_begin(about as u8) {
         return 0;
     }
-    let hash = original.hash();
     let mut attempt = 0;
     while attempt < ATTEMPTS {
         let port = FIRST_PORT + (hash.wrapping_add(attempt * 7919) % (65_536 - FIRST_PORT));
         let port = (port as u16).to_be();
         scratch.reply.dport_be = port;
-        if matches!(claim(&scratch.reply, &scratch.undo, seen, false), Ok(true)) {
+        if claim_reply(about, 0) == CLAIMED {
             scratch.substitute = scratch.undo;
             scratch.substitute.sport_be = port;
             let kept = maps::FLOWS.insert(&scratch.memory, &scratch.substitute, 0);
-            return if kept.is_ok() { port } else { 0 };
+            return if kept.is_ok() { port.into() } else { 0 };
         }
         attempt += 1;
     }
     // Nearly all ports are taken by flows of the last minute. A SYN that the task takes for one of an old connection
     // is sent again soon.
-    scratch.reply.dport_be = seen.sport;
-    if matches!(claim(&scratch.reply, &scratch.undo, seen, true), Ok(true)) {
-        return seen.sport;
+    let port = scratch.memory.sport_be;
+    scratch.reply.dport_be = port;
+    if claim_reply(about, 1) == CLAIMED {
+        return port.into();
     }
     0
 }
@@ -250,7 +333,7 @@ pub fn send_back<F: Family>(
                 dmac: node_mac(peer),
                 smac: node_mac(settings.vtep.low_be()),
             };
-            tunnel::send::<F>(ctx, settings, peer, &inner, hash)?;
+            tunnel::send::<F>(ctx, peer, inner, hash)?;
         }
         NAT_LINK => {
             tunnel::deliver(ctx, nat.ifindex, nat.mac, mac_of(GATEWAY_BE))?;

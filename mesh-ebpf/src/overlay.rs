@@ -74,10 +74,11 @@ fn sent<F: Family>(
         refused::answer::<F>(ctx);
         return Err(DropReason::NoEndpoint);
     };
-    if endpoint.ifindex == 0 {
-        too_big::check(ctx, settings, tuple)?;
+    if endpoint.ifindex != 0 {
+        return arrive(ctx, link.vni, tuple, endpoint, link.mac);
     }
-    go(ctx, settings, link, tuple, endpoint)
+    too_big::check(ctx, settings, tuple)?;
+    send(ctx, link, tuple, endpoint)
 }
 
 /// Where a packet is to go on the link's network, if its sender is who it says and it is for one alone.
@@ -127,26 +128,10 @@ pub fn sent_by(ctx: &TcContext, mac: [u8; 6]) -> bool {
         && source[5] == mac[5]
 }
 
-/// To a task address, here or on another node.
-#[inline(always)]
-fn go<F: Family>(
-    ctx: &TcContext,
-    settings: &Settings,
-    link: &Link,
-    tuple: &Tuple<F>,
-    endpoint: &Endpoint,
-) -> Result<Verdict, DropReason> {
-    if endpoint.ifindex != 0 {
-        return arrive(ctx, link.vni, tuple, endpoint, link.mac);
-    }
-    send(ctx, settings, link, tuple, endpoint)
-}
-
 /// To a task on another node.
 #[inline(always)]
 pub fn send<F: Family>(
     ctx: &TcContext,
-    settings: &Settings,
     link: &Link,
     tuple: &Tuple<F>,
     endpoint: &Endpoint,
@@ -156,8 +141,7 @@ pub fn send<F: Family>(
         dmac: endpoint.mac,
         smac: link.mac,
     };
-    let peer = endpoint.peer.low_be();
-    tunnel::send::<F>(ctx, settings, peer, &inner, tuple.spread())
+    tunnel::send::<F>(ctx, endpoint.peer.low_be(), inner, tuple.spread())
 }
 
 /// At the node of the task it is for. If that task began the flow by a virtual address, the reply comes from there.
@@ -232,10 +216,10 @@ fn to_vip<F: Family>(
         Addr::NONE,
         link.mac,
     );
-    nat::remember(&scratch.reply, &scratch.undo, tuple.begins())?;
+    nat::remember(tuple.begins())?;
     nat::rewrite(ctx, tuple, &new)?;
     if choice.is_local() {
         return tunnel::deliver(ctx, choice.endpoint.ifindex, choice.endpoint.mac, link.mac);
     }
-    go(ctx, settings, link, &new, choice.endpoint)
+    send(ctx, link, &new, choice.endpoint)
 }

@@ -7,6 +7,7 @@ use mesh_common::{
 
 use crate::{
     family::Family,
+    maps::Ends,
     mem::{self, Packet},
 };
 
@@ -28,8 +29,7 @@ pub struct Tuple<F: Family> {
     pub l4: u16,
     /// Ports are known: TCP or UDP without IP options; of fragments those that `fragments` knows.
     pub ports: bool,
-    /// TCP flags; zero if it is none, or if they are not known.
-    pub flags: u8,
+    pub flags: Flags,
     /// "More fragments" and the offset, as they stand in the packet; zero if it is whole.
     pub fragment: u16,
 }
@@ -46,7 +46,7 @@ impl<F: Family> Tuple<F> {
             protocol,
             l4: F::HEADER_LEN as u16,
             ports: false,
-            flags: 0,
+            flags: Flags(0),
             fragment: 0,
         }
     }
@@ -62,6 +62,17 @@ impl<F: Family> Tuple<F> {
             dport_be: self.dport,
             protocol: self.protocol,
             pad: [0; 3],
+        }
+    }
+
+    /// Where this packet is from and to.
+    #[inline(always)]
+    pub fn ends(&self) -> Ends<F::Address> {
+        Ends {
+            src: self.src,
+            dst: self.dst,
+            sport: self.sport,
+            dport: self.dport,
         }
     }
 
@@ -112,31 +123,25 @@ impl<F: Family> Tuple<F> {
     /// First packet of a TCP connection.
     #[inline(always)]
     pub fn is_first(&self) -> bool {
-        self.flags & (SYN | ACK) == SYN
+        self.flags.are_first()
     }
 
     /// First packet of a TCP connection, or the first of the other side.
     #[inline(always)]
     pub fn opens(&self) -> bool {
-        self.flags & SYN != 0
-    }
-
-    /// Last packet of a TCP connection in this direction.
-    #[inline(always)]
-    pub fn ends(&self) -> bool {
-        self.flags & (FIN | RST) != 0
+        self.flags.0 & SYN != 0
     }
 
     /// Last packet of a TCP connection in both directions.
     #[inline(always)]
     pub fn resets(&self) -> bool {
-        self.flags & RST != 0
+        self.flags.0 & RST != 0
     }
 
     /// Whether this packet may begin a flow.
     #[inline(always)]
     pub fn begins(&self) -> bool {
-        self.is_first() || self.protocol != TCP
+        self.flags.may_begin(self.protocol)
     }
 
     /// Reads ports and flags of an unfragmented packet without options or extensions, whose IP header is at `ip`.
@@ -151,7 +156,7 @@ impl<F: Family> Tuple<F> {
         self.dport = mem::u16_at(packet, l4 + 2)?;
         self.ports = true;
         if self.protocol == TCP {
-            self.take_flags(mem::u8_at(packet, l4 + 13)?);
+            self.flags = Flags(mem::u8_at(packet, l4 + 13)?);
         }
         Some(())
     }
@@ -163,28 +168,29 @@ impl<F: Family> Tuple<F> {
         self.dport = u16::from_ne_bytes([d0, d1]);
         self.ports = true;
     }
+}
 
-    /// Keeps the verifier from following all the ways that have led to what the packet is: see [`mem::blur`].
+/// The flags of a TCP header; none if it is none, or if they are not known.
+#[derive(Clone, Copy)]
+pub struct Flags(pub u8);
+
+impl Flags {
+    /// Those of the first packet of a connection.
     #[inline(always)]
-    pub fn blur(&mut self) {
-        let known = u64::from(self.l4) << 33
-            | u64::from(self.ports) << 32
-            | u64::from(self.fragment) << 16
-            | u64::from(self.flags) << 8
-            | u64::from(self.protocol);
-        if let Some(known) = mem::blur(known) {
-            self.l4 = (known >> 33) as u16;
-            self.ports = known >> 32 & 1 != 0;
-            self.fragment = (known >> 16) as u16;
-            self.flags = (known >> 8) as u8;
-            self.protocol = known as u8;
-        }
+    pub fn are_first(self) -> bool {
+        self.0 & (SYN | ACK) == SYN
     }
 
-    /// Takes the flags of a TCP header.
+    /// Those of the last packet of a connection in this direction.
     #[inline(always)]
-    pub fn take_flags(&mut self, flags: u8) {
-        self.flags = flags;
+    pub fn end(self) -> bool {
+        self.0 & (FIN | RST) != 0
+    }
+
+    /// Whether a packet with them may begin a flow.
+    #[inline(always)]
+    pub fn may_begin(self, protocol: u8) -> bool {
+        self.are_first() || protocol != TCP
     }
 }
 

@@ -1,14 +1,16 @@
 //! Into and out of VXLAN, in tc.
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use mesh_common::{
-    DropReason, Settings, Verdict,
+    DropReason, Verdict,
     wire::{self, ETH_LEN},
 };
 
-use crate::{family::Family, mem};
+use crate::{family::Family, mem, services};
 
 /// The inner Ethernet header of a packet put into a tunnel.
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Inner {
     /// Network.
     pub vni: u32,
@@ -18,33 +20,60 @@ pub struct Inner {
     pub smac: [u8; 6],
 }
 
-/// Encapsulates a packet of family `F` and sends it to the node at `peer_be`.
+/// Encapsulates a packet of family `F` and sends it to the node at `peer_be`. `hash` spreads flows.
 #[inline(always)]
 pub fn send<F: Family>(
     ctx: &TcContext,
-    settings: &Settings,
     peer_be: u32,
-    inner: &Inner,
+    inner: Inner,
     hash: u32,
 ) -> Result<Verdict, DropReason> {
-    let length = ctx.len() as u16;
+    let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
+    scratch.inner = inner;
+    if encapsulate(ctx.skb.skb, peer_be, hash, F::ETHERTYPE_BE.into()) != 0 {
+        Ok(Verdict::Forwarded)
+    } else {
+        Err(DropReason::Kernel)
+    }
+}
+
+/// [`send`] with the inner Ethernet header in the scratch space, verified once. One if the kernel did it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn encapsulate(
+    skb: *mut __sk_buff,
+    peer_be: u32,
+    hash: u32,
+    ethertype_be: u32,
+) -> u32 {
+    let ctx = TcContext::new(skb);
+    wrap(&ctx, peer_be, hash, ethertype_be as u16)
+        .is_ok()
+        .into()
+}
+
+#[inline(always)]
+fn wrap(ctx: &TcContext, peer_be: u32, hash: u32, ethertype_be: u16) -> Result<(), DropReason> {
+    let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
+    let settings = services::settings().ok_or(DropReason::Kernel)?;
+    let inner = &scratch.inner;
     let header = wire::tunnel_header(
         settings.vtep.low_be(),
         peer_be,
         wire::outer_port_be(hash),
         settings.vxlan_port_be,
         inner.vni,
-        length,
+        ctx.len() as u16,
     );
     mem::grow(ctx)?;
     store(ctx, ETH_LEN, &header)?;
     let at = ETH_LEN + size_of_val(&header);
     store(ctx, at, &inner.dmac)?;
     store(ctx, at + 6, &inner.smac)?;
-    store(ctx, at + 12, &F::ETHERTYPE_BE)?;
+    store(ctx, at + 12, &ethertype_be)?;
     store(ctx, 12, &wire::ETHERTYPE_IPV4_BE)?;
     mem::to_neighbour(settings.uplink);
-    Ok(Verdict::Forwarded)
+    Ok(())
 }
 
 /// Overwrites bytes of the packet wherever they are.

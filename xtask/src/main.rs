@@ -63,6 +63,8 @@ enum Task {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// What each program costs the kernel's verifier, beside its bound
+    Verifier,
     /// Measure: ingress, overlay, vip, packet (`bench --help`)
     Bench {
         /// Handed to the bench program
@@ -104,6 +106,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             packets,
             seed,
         } => suite::fuzz(&program, packets, seed),
+        Task::Verifier => suite::verifier(),
         Task::Bench { args } => suite::bench(&args),
         Task::Verify => {
             setup::run()?;

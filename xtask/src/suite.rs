@@ -38,6 +38,16 @@ pub(crate) fn fuzz(program: &str, packets: u64, seed: Option<u64>) -> Result<()>
     sh::run(&mut tests).context("a packet was not treated as it should be")
 }
 
+/// What each program costs the kernel's verifier: the table of the test that bounds it.
+pub(crate) fn verifier() -> Result<()> {
+    setup::run()?;
+    ebpf::build()?;
+    let mut test = sh::cargo();
+    test.args(["test", "-p", "mesh-datapath", "--test", "root_verifier"])
+        .args(["--", "--nocapture"]);
+    sh::run(&mut test).context("a program costs more than it may")
+}
+
 fn prepare(release: bool) -> Result<()> {
     setup::run()?;
     build::all(release)

@@ -1,0 +1,81 @@
+//! What the programs cost the kernel's verifier stays in bounds: it is what opening a data plane takes long for, and a
+//! program above [`VERIFIER_LIMIT`] is refused.
+
+use mesh_datapath::{Config, Datapath, VERIFIER_LIMIT, VerifierCost};
+
+/// Program, and the most instructions that the verifier may process in it: some half more than it did on Linux 6.18.
+const BOUNDS: [(&str, u32); 32] = [
+    ("uplink_xdp", 20_000),
+    ("uplink_tc", 15_000),
+    ("tunnel_tc", 3_000),
+    ("overlay_tc", 12_000),
+    ("gateway_tc", 12_000),
+    ("loopback_tc", 20_000),
+    ("uplink_xdp_v6", 40_000),
+    ("uplink_tc_v6", 40_000),
+    ("tunnel_tc_v6", 6_000),
+    ("overlay_tc_v6", 30_000),
+    ("gateway_tc_v6", 40_000),
+    ("loopback_tc_v6", 30_000),
+    ("uplink_error", 4_000),
+    ("uplink_error_v6", 18_000),
+    ("tunnel_error", 4_000),
+    ("tunnel_error_v6", 18_000),
+    ("overlay_error", 3_000),
+    ("overlay_error_v6", 8_000),
+    ("gateway_error", 2_000),
+    ("gateway_error_v6", 13_000),
+    ("too_big", 5_000),
+    ("too_big_v6", 6_000),
+    ("refused", 2_000),
+    ("refused_v6", 6_000),
+    ("connect4", 2_000),
+    ("connect6", 2_000),
+    ("sendmsg4", 2_000),
+    ("sendmsg6", 2_000),
+    ("recvmsg4", 1_000),
+    ("recvmsg6", 1_000),
+    ("getpeername4", 1_000),
+    ("getpeername6", 1_000),
+];
+
+#[test]
+fn verifier_cost_is_bounded() {
+    let dir = format!("/sys/fs/bpf/mesh-test-verifier-{}", std::process::id());
+    let config = Config::new(&dir);
+    let costs = Datapath::open(&config).and_then(|datapath| datapath.verifier_costs());
+    let removed = Datapath::remove(&config);
+    let costs = costs.expect("opened");
+    removed.expect("removed");
+    print(&costs);
+    let names: Vec<&str> = costs.iter().map(|cost| cost.program).collect();
+    assert_eq!(names, BOUNDS.map(|(name, _)| name));
+    for (cost, (name, bound)) in costs.iter().zip(BOUNDS) {
+        let processed = cost.processed.expect("told since Linux 5.16");
+        assert!(processed <= bound, "{name}: {processed}, bound {bound}");
+    }
+}
+
+fn print(costs: &[VerifierCost]) {
+    println!(
+        "\n{:<16} {:>9} {:>7} {:>12} {:>12}",
+        "program", "processed", "bound", "instructions", "machine code"
+    );
+    let processed = |cost: &VerifierCost| cost.processed.unwrap_or(0);
+    for cost in costs {
+        let bound = BOUNDS.iter().find(|(name, _)| *name == cost.program);
+        println!(
+            "{:<16} {:>9} {:>7} {:>12} {:>12}",
+            cost.program,
+            processed(cost),
+            bound.map_or(0, |(_, bound)| *bound),
+            cost.instructions,
+            cost.machine_code
+        );
+    }
+    let sum: u32 = costs.iter().map(processed).sum();
+    println!(
+        "{:<16} {sum:>9}   (each: at most {VERIFIER_LIMIT})\n",
+        "all"
+    );
+}
