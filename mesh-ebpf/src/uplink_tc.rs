@@ -125,7 +125,13 @@ fn unpack<F: Family>(
     let named = u32::from_ne_bytes([a, b, c, d]);
     if kind == node_mac(0)[1] {
         let Some(nat) = mem::get_flow(&maps::FLOWS, &inner.key(SCOPE_RETURN)) else {
-            return Ok(Verdict::Pass);
+            // A packet to be cut up stays one of a tunnel's: only the kernel's device makes it another.
+            if mem::part(ctx) != 0 || !services::is_own::<F>(&inner.src) {
+                return Ok(Verdict::Pass);
+            }
+            mem::shrink::<F>(ctx)?;
+            mss::clamp(ctx, settings, &inner)?;
+            return Ok(leave(ctx, settings, &inner));
         };
         mem::shrink::<F>(ctx)?;
         mss::clamp(ctx, settings, &inner)?;
@@ -141,8 +147,15 @@ fn unpack<F: Family>(
     ingress::from_peer(ctx, settings, &inner, outer.src, named, endpoint)
 }
 
-/// The program on the tunnel device, where the kernel has stripped what `unpack` let pass: replies to clients
-/// outside, when XDP is not there or does not know the neighbour.
+/// A reply to a client outside, when XDP is not there or does not know the neighbour.
+#[inline(always)]
+fn leave<F: Family>(ctx: &TcContext, settings: &Settings, tuple: &Tuple<F>) -> Verdict {
+    let uplink = mem::route::<F>(ctx, &tuple.src, &tuple.dst).unwrap_or(settings.uplink);
+    mem::to_neighbour(uplink);
+    Verdict::Returned
+}
+
+/// The program on the tunnel device, where the kernel has stripped what `unpack` let pass.
 #[inline(always)]
 pub fn device(ctx: &TcContext) -> Result<Verdict, DropReason> {
     mem::pull(ctx, V4::HEADERS);
@@ -173,8 +186,6 @@ fn stripped<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
         return Err(DropReason::NoEndpoint);
     }
     mss::clamp(ctx, settings, &inner)?;
-    let uplink = mem::route::<F>(ctx, &inner.src, &inner.dst).unwrap_or(settings.uplink);
     mem::adopt(ctx);
-    mem::to_neighbour(uplink);
-    Ok(Verdict::Returned)
+    Ok(leave(ctx, settings, &inner))
 }

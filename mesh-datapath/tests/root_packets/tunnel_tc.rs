@@ -107,23 +107,29 @@ fn visits() -> Vec<Visit> {
         outcomes: vec![passes, at_tunnel(reason.name())],
         back: None,
     };
+    // What comes to another address of the node than its tunnel's is the stack's to take out, as are large segments.
+    let alias = Ipv4Addr::new(192, 0, 2, 9);
     let returned = |name, frame: Frame| Visit {
         name,
         packet: vxlan(
             PEER,
-            NODE,
+            alias,
             INGRESS,
             frame.clone().macs(node(NODE), node(PEER)),
         ),
         outcomes: vec![passes, at_tunnel(Verdict::Returned.name())],
         back: Some(frame.macs(CLIENT_MAC, NODE_MAC)),
     };
+    let at_once = Visit {
+        outcomes: vec![(Place::UplinkTc.name(), Verdict::Returned.name())],
+        packet: vxlan(PEER, NODE, INGRESS, reply(WHO)),
+        ..returned("a reply that the uplink sends on", tcp((NODE, 80), WHO))
+    };
     let stolen = tcp((NOBODY, 80), WHO).macs(node(NODE), node(PEER));
     let request = arp(ArpOperation::REQUEST, (task(FAR), FAR), ([0; 6], NEAR));
-    // Fragments of tunnel packets are the stack's to put together.
-    let alias = Ipv4Addr::new(192, 0, 2, 9);
     let echo = Icmpv4Type::EchoReply(IcmpEchoHeader { id: 5, seq: 6 });
     vec![
+        at_once,
         returned("a reply to a client outside", tcp((NODE, 80), WHO)),
         returned("a reply by datagram", udp((NODE, 80), WHO)),
         returned("a reply without ports", icmp(NODE, CLIENT, echo)),

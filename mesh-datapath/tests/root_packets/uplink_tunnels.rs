@@ -201,10 +201,7 @@ fn replies() -> Vec<Row> {
                 nat((loopback.0, 80), loopback, Way::Loopback),
             ))
             .returns(tcp((loopback.0, 80), loopback).macs([0; 6], [0; 6])),
-        row(
-            "a reply to a client outside, for the tunnel device",
-            reply(WHO),
-        ),
+        row("a reply to a client outside", reply(WHO)).returns_by_route(tcp((NODE, 80), WHO)),
     ]
 }
 
