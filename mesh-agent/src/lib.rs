@@ -4,7 +4,7 @@
 //! `session` the stream to a manager · `assignment` what it wants of this node · `desired` that, in the
 //! words of the kernel and of DNS · `container` a task's spec as a container · `reconcile` observe, plan,
 //! apply · `links` rtnetlink and namespaces · `dns` name resolution inside tasks · `logs` of this node's
-//! tasks and `loads` of backends, for managers · `metrics` for Prometheus · `api` the Engine API on the unix socket.
+//! tasks · `queries` of managers, about `loads` of backends and for `doctor` · `metrics` for Prometheus · `api` the Engine API on the unix socket.
 
 pub mod api;
 pub mod assignment;
@@ -13,10 +13,12 @@ pub mod config;
 pub mod container;
 pub mod desired;
 pub mod dns;
+mod doctor;
 pub mod links;
 mod loads;
 pub mod logs;
 mod metrics;
 pub mod node;
+mod queries;
 pub mod reconcile;
 pub mod session;

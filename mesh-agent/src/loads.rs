@@ -1,41 +1,16 @@
-//! How much goes from this node, or to its tasks, to the backends of a service: for a manager that asks.
+//! How much goes from this node, or to its tasks, to the backends of a service.
 
 use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc};
 
-use mesh_api::proto::{BackendLoad, LoadQuery, LoadReport};
-use tokio::{sync::mpsc, task::JoinHandle};
+use mesh_api::proto::BackendLoad;
 
 use crate::{
     links::netns,
     node::{Node, NodeError},
 };
 
-/// Answers questions until the session ends.
-pub(crate) fn serve(
-    node: Node,
-    mut queries: mpsc::Receiver<LoadQuery>,
-    reports: mpsc::Sender<LoadReport>,
-) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        while let Some(query) = queries.recv().await {
-            match read(&node, query.service_id).await {
-                Ok(backends) => {
-                    let report = LoadReport {
-                        query_id: query.id,
-                        backends,
-                    };
-                    if reports.send(report).await.is_err() {
-                        return;
-                    }
-                }
-                // No answer is an answer: the manager says that this node's part is missing.
-                Err(error) => tracing::warn!(%error, "the load of backends is not known"),
-            }
-        }
-    })
-}
-
-async fn read(node: &Node, service_id: String) -> Result<Vec<BackendLoad>, NodeError> {
+/// What this node knows.
+pub(crate) async fn read(node: &Node, service_id: String) -> Result<Vec<BackendLoad>, NodeError> {
     let reader = node.clone();
     let read = move || {
         reader.read_datapath(|datapath| Ok((datapath.loads(&service_id)?, datapath.sockets()?)))

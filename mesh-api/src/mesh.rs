@@ -119,6 +119,48 @@ pub struct Drop {
     pub bytes: u64,
 }
 
+/// What one check of the cluster found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Finding {
+    /// How bad it is.
+    pub level: Level,
+    /// Host name of the node that it is about; empty if it is about none.
+    pub node: String,
+    /// What kind of check: `node`, `clock`, `kernel`, `uplink`, `path`, `port`.
+    pub check: String,
+    /// What was checked: an interface, another node, a port.
+    pub subject: String,
+    /// What was found, for people.
+    pub found: String,
+    /// What to do about it; empty if nothing.
+    #[serde(default)]
+    pub remedy: String,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// Works, but not as well as it could, or could not be told.
+    Warning,
+    /// Does not work.
+    Fault,
+}
+
+impl Level {
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Fault => "fault",
+        }
+    }
+}
+
 /// One line of a service's or a task's log, as `/mesh/` and the client see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {

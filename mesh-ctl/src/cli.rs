@@ -21,6 +21,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Check every node, the tunnels between them and their published ports
+    Doctor(cmd::doctor::Args),
     /// Look at packets the node dropped
     #[command(subcommand)]
     Drop(cmd::drop::Command),
@@ -64,6 +66,7 @@ impl Cli {
     pub(crate) async fn run(self) -> Result<ExitCode> {
         let client = Client::from_host(&host(self.host))?;
         match self.command {
+            Command::Doctor(args) => return cmd::doctor::run(&client, args).await,
             Command::Drop(command) => cmd::drop::run(&client, command).await,
             Command::Exec(args) => return cmd::exec::run(&client, args).await,
             Command::Flow(command) => cmd::flow::run(&client, command).await,

@@ -2,7 +2,7 @@
 //! process is adopted: its program is swapped in one step, without a packet in between.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     error::{self, Error as _},
     fs, io,
     path::{Path, PathBuf},
@@ -29,6 +29,8 @@ pub(crate) const UPLINK_XDP: &str = "uplink_xdp";
 pub(crate) const UPLINK_TC: &str = "uplink_tc";
 /// On the tunnel device.
 pub(crate) const TUNNEL_TC: &str = "tunnel_tc";
+/// On the tunnel device, egress.
+pub(crate) const PROBE_TC: &str = "probe_tc";
 /// On host ends of overlay links.
 pub(crate) const OVERLAY_TC: &str = "overlay_tc";
 /// On host ends of gateway links.
@@ -36,8 +38,14 @@ pub(crate) const GATEWAY_TC: &str = "gateway_tc";
 /// On the loopback interface.
 pub(crate) const LOOPBACK_TC: &str = "loopback_tc";
 /// All tc programs that are attached.
-pub(crate) const TC_PROGRAMS: [&str; 5] =
-    [UPLINK_TC, TUNNEL_TC, OVERLAY_TC, GATEWAY_TC, LOOPBACK_TC];
+pub(crate) const TC_PROGRAMS: [&str; 6] = [
+    UPLINK_TC,
+    TUNNEL_TC,
+    PROBE_TC,
+    OVERLAY_TC,
+    GATEWAY_TC,
+    LOOPBACK_TC,
+];
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -54,8 +62,8 @@ pub(crate) struct Attachments {
     dir: PathBuf,
     /// Attached, or adopted, by this process: they run its programs.
     current: BTreeSet<Attachment>,
-    /// Could not be attached and need not be; not tried again.
-    given_up: BTreeSet<Attachment>,
+    /// Could not be attached and need not be, and why; not tried again.
+    given_up: BTreeMap<Attachment, String>,
 }
 
 impl Attachments {
@@ -68,7 +76,7 @@ impl Attachments {
         Ok(Self {
             dir,
             current: BTreeSet::new(),
-            given_up: BTreeSet::new(),
+            given_up: BTreeMap::new(),
         })
     }
 
@@ -83,7 +91,7 @@ impl Attachments {
     ) -> Result<(), Error> {
         for attachment in wanted {
             let there = self.current.contains(attachment) && self.path(*attachment).exists();
-            if there || self.given_up.contains(attachment) {
+            if there || self.given_up.contains_key(attachment) {
                 continue;
             }
             match self.attach(ebpf, *attachment) {
@@ -92,7 +100,11 @@ impl Attachments {
                     if xdp_optional && attachment.program == UPLINK_XDP =>
                 {
                     tracing::info!(%error, source = error.source(), "no XDP, the tc program does its work");
-                    self.given_up.insert(*attachment);
+                    let why = match error.source() {
+                        Some(source) => format!("{error}: {source}"),
+                        None => error.to_string(),
+                    };
+                    self.given_up.insert(*attachment, why);
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -110,6 +122,16 @@ impl Attachments {
             }
         }
         Ok(())
+    }
+
+    /// Whether the program is attached.
+    pub(crate) fn has(&self, attachment: Attachment) -> bool {
+        self.current.contains(&attachment)
+    }
+
+    /// Why the program could not be attached.
+    pub(crate) fn refusal(&self, attachment: Attachment) -> Option<&str> {
+        self.given_up.get(&attachment).map(String::as_str)
     }
 
     fn path(&self, attachment: Attachment) -> PathBuf {
@@ -136,7 +158,7 @@ impl Attachments {
                 }
             }
         }
-        create(program, ifindex, &path)
+        create(name, program, ifindex, &path)
             .map(|()| true)
             .map_err(|source| {
                 let interface = nix::net::if_::if_indextoname(ifindex).map_or_else(
@@ -177,17 +199,26 @@ fn adopt(program: &mut Program, path: &Path) -> Result<(), Cause> {
     Ok(())
 }
 
-fn create(program: &mut Program, ifindex: u32, path: &Path) -> Result<(), Cause> {
+fn create(
+    name: &'static str,
+    program: &mut Program,
+    ifindex: u32,
+    path: &Path,
+) -> Result<(), Cause> {
     let link: FdLink = match program {
         Program::Xdp(xdp) => {
             let id = xdp.attach_to_if_index(ifindex, XdpMode::Driver)?;
             xdp.take_link(id)?.try_into()?
         }
         Program::SchedClassifier(tc) => {
-            let name = nix::net::if_::if_indextoname(ifindex)?;
+            let interface = nix::net::if_::if_indextoname(ifindex)?;
             let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-            let id =
-                tc.attach_with_options(&name.to_string_lossy(), TcAttachType::Ingress, options)?;
+            let way = if name == PROBE_TC {
+                TcAttachType::Egress
+            } else {
+                TcAttachType::Ingress
+            };
+            let id = tc.attach_with_options(&interface.to_string_lossy(), way, options)?;
             tc.take_link(id)?.try_into()?
         }
         _ => return Err("neither an XDP nor a tc program".into()),

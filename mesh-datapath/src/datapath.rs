@@ -9,7 +9,8 @@ use aya::{Ebpf, EbpfLoader, maps::Map};
 use mesh_common::{Addr, AddrKey, BACKEND_ACTIVE, BACKEND_DRAINING, Pool, Published};
 
 use crate::{
-    BackendLoad, Config, Desired, Error, Fill, Flow, Link, Report, Snapshot, XdpMode,
+    BackendLoad, Config, Desired, Error, Fill, Flow, Link, Report, Snapshot, Uplink, UplinkMode,
+    XdpMode,
     attach::{self, Attachment, Attachments},
     compile::{self, Applied, Contents, Front},
     flows::FlowTables,
@@ -203,6 +204,37 @@ impl Datapath {
         self.flows.fill()
     }
 
+    /// Which programs the uplinks have, as of the last apply.
+    ///
+    /// # Errors
+    /// When the kernel does not say what kind a link is.
+    pub fn uplinks(&self) -> Result<Vec<Uplink>, Error> {
+        let Some(applied) = &self.applied else {
+            return Ok(Vec::new());
+        };
+        let kinds = uplink_kinds(&applied.desired)?;
+        let uplinks = kinds.into_iter().map(|(ifindex, kind)| {
+            let program = attach::UPLINK_XDP;
+            let attachment = Attachment { program, ifindex };
+            let mode = if self.attachments.has(attachment) {
+                UplinkMode::Xdp
+            } else if let Some(why) = self.attachments.refusal(attachment) {
+                UplinkMode::Refused(why.to_owned())
+            } else if self.config.xdp == XdpMode::Off {
+                UplinkMode::Off
+            } else {
+                UplinkMode::Virtual(kind.unwrap_or_default())
+            };
+            Uplink { ifindex, mode }
+        });
+        Ok(uplinks.collect())
+    }
+
+    /// Whether virtual addresses are settled at the tasks' sockets; if not, the packet programs translate them.
+    pub fn has_hooks(&self) -> bool {
+        self.hooks.are_attached()
+    }
+
     /// Removes every pin, attachment and device of the data plane at `config`, in the current network namespace.
     /// Nothing there is no error.
     ///
@@ -369,6 +401,7 @@ impl Datapath {
         }
         if let Some(tunnel) = tunnel {
             want(attach::TUNNEL_TC, tunnel);
+            want(attach::PROBE_TC, tunnel);
             want(attach::LOOPBACK_TC, LOOPBACK);
         }
         for (ifindex, link) in &desired.links {

@@ -56,6 +56,11 @@ impl Hooks {
         })
     }
 
+    /// Whether this process has attached them.
+    pub(crate) fn are_attached(&self) -> bool {
+        self.current.is_some()
+    }
+
     /// Attaches this process's programs, once, or again to a cgroup that was made anew. A kernel that refuses them
     /// leaves virtual addresses to the packet programs.
     pub(crate) fn sync(&mut self, ebpf: &mut Ebpf, report: &mut Report) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 //!
 //! [`Datapath::open`] loads the programs or adopts what an earlier process pinned;
 //! [`Datapath::apply`] brings the kernel to a [`Desired`] state and touches only what differs;
-//! [`Datapath::snapshot`] reads counters back, [`Datapath::flows`] the open flows. Nothing in here decides *what* the state should be.
+//! [`Datapath::snapshot`] reads counters back, [`Datapath::flows`] the open flows. [`probe`] tries the tunnels. Nothing in here decides *what* the state should be.
 
 mod attach;
 mod backends;
@@ -20,6 +20,7 @@ mod netlink;
 mod object;
 mod pins;
 mod ports;
+mod probe;
 mod report;
 mod rows;
 mod snapshot;
@@ -37,8 +38,10 @@ pub use error::Error;
 pub use model::{
     Backend, Desired, Endpoint, Link, Location, Mac, PublishedPort, Service, Subnet, mac_of,
 };
+pub use probe::{PathState, Probes, probe};
 pub use report::{
     BackendCounters, BackendLoad, CounterLine, Fill, Flow, Report, ServiceCounters, Snapshot,
+    Uplink, UplinkMode,
 };
 pub use sockets::{OpenSocket, Sockets, namespace_cookie};
 pub use trial::{EMPTY_TC, EMPTY_XDP, Trial};

@@ -20,6 +20,8 @@ const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_VXLAN_COLLECT_METADATA: u16 = 25;
 /// Tells a nested attribute's type from its flags.
 const TYPE_MASK: u16 = 0x3fff;
+/// Bytes of the largest packet that a tunnel can carry; the uplinks take fewer.
+const LARGEST: u32 = 65_535 - mesh_common::wire::OVERHEAD as u32;
 /// Netlink header.
 const HEADER: usize = 16;
 /// `ifinfomsg`.
@@ -36,6 +38,7 @@ pub(crate) fn add_vxlan(name: &str, port: u16) -> Result<(), Error> {
     attribute(&mut info, IFLA_INFO_DATA, &data);
     let mut body = Vec::new();
     attribute(&mut body, libc::IFLA_IFNAME, &zero_ended(name));
+    attribute(&mut body, libc::IFLA_MTU, &LARGEST.to_ne_bytes());
     attribute(&mut body, libc::IFLA_LINKINFO, &info);
     let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL | libc::NLM_F_ACK;
     match request(libc::RTM_NEWLINK, flags as u16, 0, &body) {

@@ -139,3 +139,25 @@ pub struct Fill {
     /// Entries there is room for.
     pub capacity: u32,
 }
+
+/// An uplink, and what runs on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// Interface index.
+    pub ifindex: u32,
+    /// Whether it has native XDP, and why not.
+    pub mode: UplinkMode,
+}
+
+/// What forwards published ports on an uplink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UplinkMode {
+    /// Native XDP.
+    Xdp,
+    /// tc, as configured.
+    Off,
+    /// tc, as the link is of this kind, which native XDP would slow down.
+    Virtual(String),
+    /// tc, as XDP was refused: why.
+    Refused(String),
+}

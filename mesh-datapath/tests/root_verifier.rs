@@ -4,10 +4,11 @@
 use mesh_datapath::{Config, Datapath, VERIFIER_LIMIT, VerifierCost};
 
 /// Program, and the most instructions that the verifier may process in it: some half more than it did on Linux 6.18.
-const BOUNDS: [(&str, u32); 32] = [
+const BOUNDS: [(&str, u32); 33] = [
     ("uplink_xdp", 20_000),
     ("uplink_tc", 15_000),
     ("tunnel_tc", 3_000),
+    ("probe_tc", 1_000),
     ("overlay_tc", 12_000),
     ("gateway_tc", 12_000),
     ("loopback_tc", 20_000),

@@ -113,6 +113,12 @@ pub fn tunnel_tc_v6(ctx: TcContext) -> i32 {
     tc(Place::Tunnel, uplink_tc::device_v6(&ctx), ctx.len())
 }
 
+/// On the tunnel device, egress: what the agent sends.
+#[classifier]
+pub fn probe_tc(ctx: TcContext) -> i32 {
+    tc(Place::Tunnel, tunnel::probe(&ctx), ctx.len())
+}
+
 /// On the host end of a task's overlay link, ingress: what the task sends.
 #[classifier]
 pub fn overlay_tc(ctx: TcContext) -> i32 {

@@ -4,7 +4,7 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{
         BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
-        BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_DONT_FRAGMENT, BPF_F_ZERO_CSUM_TX, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup,
         bpf_tunnel_key,
     },
     helpers::generated as kernel,
@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use mesh_common::{
     Addr, DropReason, FlowKey, VerdictCount,
-    wire::{ETH_LEN, IPV4_LEN, OVERHEAD},
+    wire::{ETH_LEN, IPV4_LEN, OUTER_TTL, OVERHEAD},
 };
 
 use crate::{
@@ -534,6 +534,31 @@ pub fn tunnel(ctx: &TcContext) -> Option<(u32, u32)> {
     // SAFETY: without BPF_F_TUNINFO_IPV6 the kernel has filled in the IPv4 member.
     let remote = unsafe { key.__bindgen_anon_1.remote_ipv4 };
     Some((key.tunnel_id, remote.to_be()))
+}
+
+/// Tells the tunnel device where to send the packet: VNI, the peer's address and this node's, as they stand in packets.
+#[inline(always)]
+pub fn set_tunnel(ctx: &TcContext, vni: u32, peer: u32, own: u32) -> Result<(), DropReason> {
+    // SAFETY: all zero is a valid value of this plain C structure, unions included.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    key.tunnel_id = vni;
+    key.tunnel_ttl = OUTER_TTL;
+    key.__bindgen_anon_1.remote_ipv4 = u32::from_be(peer);
+    key.__bindgen_anon_3.local_ipv4 = u32::from_be(own);
+    // SAFETY: `key` outlives the call and its size is given.
+    let answer = unsafe {
+        kernel::bpf_skb_set_tunnel_key(
+            ctx.skb.skb,
+            &raw mut key,
+            size_of::<bpf_tunnel_key>() as u32,
+            u64::from(BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT),
+        )
+    };
+    if answer == 0 {
+        Ok(())
+    } else {
+        Err(DropReason::Kernel)
+    }
 }
 
 /// Schedules delivery to the other end of a veth, in its namespace.

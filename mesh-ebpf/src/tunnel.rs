@@ -2,11 +2,16 @@
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use mesh_common::{
-    DropReason, Verdict,
+    DropReason, Settings, Verdict,
     wire::{self, ETH_LEN},
 };
 
-use crate::{family::Family, mem, services};
+use crate::{
+    family::{Family, V4},
+    mem,
+    packet::Tuple,
+    services,
+};
 
 /// The inner Ethernet header of a packet put into a tunnel.
 #[repr(C)]
@@ -95,4 +100,27 @@ pub fn deliver(
     mem::adopt(ctx);
     mem::to_peer(ifindex);
     Ok(Verdict::Delivered)
+}
+
+/// Whether a packet is a probe of one agent to another: to the tunnels' port inside a tunnel, where no task can send.
+#[inline(always)]
+pub fn is_probe<F: Family>(settings: &Settings, tuple: &Tuple<F>) -> bool {
+    F::ETHERTYPE_BE == wire::ETHERTYPE_IPV4_BE
+        && tuple.ports
+        && tuple.protocol == wire::UDP
+        && tuple.dport == settings.vxlan_port_be
+}
+
+/// What is sent on the tunnel device itself: probes, to the peer that they name. The device drops what it is told no
+/// tunnel for.
+#[inline(always)]
+pub fn probe(ctx: &TcContext) -> Result<Verdict, DropReason> {
+    if let (Some(settings), Some(tuple)) = (services::settings(), V4::parse(ctx, 0))
+        && is_probe(settings, &tuple)
+        && services::is_peer(tuple.dst)
+    {
+        let own = settings.vtep.low_be();
+        mem::set_tunnel(ctx, settings.ingress_vni, tuple.dst, own)?;
+    }
+    Ok(Verdict::Pass)
 }

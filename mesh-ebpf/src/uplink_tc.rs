@@ -16,7 +16,7 @@ use crate::{
     mem::Packet as _,
     mss, nat, overlay,
     packet::{self, Tuple},
-    services,
+    services, tunnel,
 };
 
 /// The program.
@@ -155,7 +155,8 @@ fn leave<F: Family>(ctx: &TcContext, settings: &Settings, tuple: &Tuple<F>) -> V
     Verdict::Returned
 }
 
-/// The program on the tunnel device, where the kernel has stripped what `unpack` let pass.
+/// The program on the tunnel device, where the kernel has stripped what `unpack` let pass. Probes are for the agent, which
+/// takes them from the device.
 #[inline(always)]
 pub fn device(ctx: &TcContext) -> Result<Verdict, DropReason> {
     mem::pull(ctx, V4::HEADERS);
@@ -182,6 +183,9 @@ fn stripped<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
         return Err(DropReason::UnknownPeer);
     }
     let inner = F::parse(ctx, 0).ok_or(DropReason::NotIp)?;
+    if vni == settings.ingress_vni && tunnel::is_probe(settings, &inner) {
+        return Ok(Verdict::Pass);
+    }
     if vni != settings.ingress_vni || !services::is_own::<F>(&inner.src) {
         return Err(DropReason::NoEndpoint);
     }

@@ -4,10 +4,10 @@ use crate::{
     Config, ManagerError, Operation, Outcome, Proposal, Response, client,
     credentials::Credentials,
     dispatcher::Sessions,
-    loads::LoadQueries,
     logs::LogBroker,
     orchestrator::Liveness,
     proposer::Proposer,
+    queries::Queries,
     raft::{Consensus, Leadership, Store},
 };
 use mesh_api::proto::{ForwardRequest, control_client::ControlClient};
@@ -31,7 +31,7 @@ pub(crate) struct Core {
     pub(crate) proposer: Proposer,
     pub(crate) sessions: Sessions,
     pub(crate) logs: LogBroker,
-    pub(crate) loads: LoadQueries,
+    pub(crate) queries: Queries,
     pub(crate) cancel: CancellationToken,
     pub(crate) tasks: TaskTracker,
     pub(crate) liveness: Mutex<Liveness>,

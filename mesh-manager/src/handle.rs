@@ -1,19 +1,21 @@
 //! The manager as its own node sees it.
 
 use crate::{
-    AddNode, Bootstrap, Command, Config, ErrorKind, InitOptions, Loads, LogSelector, LogStream,
-    ManagerError, Operation, Response,
+    AddNode, Answers, Bootstrap, Command, Config, ErrorKind, InitOptions, Loads, LogSelector,
+    LogStream, ManagerError, Operation, Response,
     core::Core,
     credentials::Credentials,
     dispatcher::Sessions,
-    loads::{self, LoadQueries},
+    loads,
     logs::{self, LogBroker},
     orchestrator::{Driver, Liveness},
     proposer::Proposer,
+    queries::{self, Queries},
     raft::{OpenRaft, Peer, Store},
     server,
     state::{Event, State},
 };
+use mesh_api::proto::query::Question;
 use mesh_pki::{JoinToken, NodeIdentity, Role, RootCa};
 use std::{
     fs,
@@ -165,7 +167,7 @@ impl ManagerHandle {
             consensus: raft.clone(),
             sessions: Sessions::default(),
             logs: LogBroker::default(),
-            loads: LoadQueries::default(),
+            queries: Queries::default(),
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
             liveness: Mutex::new(Liveness::new(Instant::now())),
@@ -261,6 +263,18 @@ impl ManagerHandle {
     /// When this manager does not lead.
     pub async fn loads(&self, service_id: &str) -> Result<Loads, ManagerError> {
         loads::ask(&self.core, service_id).await
+    }
+
+    /// Asks every node that is connected what `question` says for its id, and waits as long as `patience`.
+    ///
+    /// # Errors
+    /// When this manager does not lead.
+    pub async fn ask(
+        &self,
+        question: impl Fn(&str) -> Question,
+        patience: Duration,
+    ) -> Result<Answers, ManagerError> {
+        queries::ask(&self.core, question, patience).await
     }
 
     /// Stops serving and closes the log.

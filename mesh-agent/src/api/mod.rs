@@ -8,6 +8,7 @@
 mod args;
 mod containers;
 mod distribution;
+mod doctor;
 mod errors;
 mod events;
 mod exec;

@@ -7,8 +7,8 @@ use axum::{
 };
 
 use super::{
-    Api, containers, distribution, errors::ApiError, events, exec, images, mesh, networks, nodes,
-    packets, services, swarm, system, tasks,
+    Api, containers, distribution, doctor, errors::ApiError, events, exec, images, mesh, networks,
+    nodes, packets, services, swarm, system, tasks,
 };
 
 /// Longest body read into memory, in bytes: a spec with configs inlined stays far below, and a
@@ -34,6 +34,7 @@ fn beyond_docker() -> Router<Api> {
     Router::new()
         .route("/mesh/vips", get(mesh::list))
         .route("/mesh/vips/{reference}", get(mesh::inspect))
+        .route("/mesh/doctor", get(doctor::check))
         .route("/mesh/flows", get(packets::flows))
         .route("/mesh/drops", get(packets::drops))
         .route("/metrics", get(packets::metrics))

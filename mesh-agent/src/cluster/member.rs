@@ -17,8 +17,9 @@ use crate::{
     assignment::Assignment,
     config::Config,
     container::Names,
-    loads, logs,
+    logs,
     node::{ClusterInfo, Node, NodeState, Role},
+    queries,
     reconcile::{self, Parts, jobs},
     session::{self, Connection, Session, Statuses},
 };
@@ -75,7 +76,7 @@ impl Membership {
         let (_, no_logs) = tokio::sync::mpsc::channel(1);
         let subscriptions = std::mem::replace(&mut session.logs, no_logs);
         let (_, no_queries) = tokio::sync::mpsc::channel(1);
-        let queries = std::mem::replace(&mut session.load_queries, no_queries);
+        let queries = std::mem::replace(&mut session.queries, no_queries);
         let helpers = vec![
             logs::serve(
                 node.runtime().clone(),
@@ -83,7 +84,7 @@ impl Membership {
                 subscriptions,
                 session.channel.clone(),
             ),
-            loads::serve(node.clone(), queries, session.load_reports.clone()),
+            queries::serve(node.clone(), queries, session.reports.clone()),
             tokio::spawn(follow(node.clone(), kept.clone(), info, &session)),
             tokio::spawn(renew(
                 config.clone(),

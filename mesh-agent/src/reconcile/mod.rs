@@ -35,6 +35,7 @@ use crate::{
     session::Statuses,
 };
 use jobs::Tools;
+pub(crate) use observe::task_mtu;
 use plan::Job;
 use record::{Record, Records};
 

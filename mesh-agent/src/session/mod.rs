@@ -30,8 +30,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// Log subscriptions that may wait for the node to look at them.
 const LOG_QUEUE: usize = 64;
 
-/// Questions about the load of backends, and answers, that may wait.
-const LOAD_QUEUE: usize = 16;
+/// Questions of managers, and answers, that may wait.
+const QUERY_QUEUE: usize = 16;
 
 /// What a session needs to begin.
 #[derive(Debug)]
@@ -70,10 +70,10 @@ pub struct Session {
     pub managers: watch::Receiver<Vec<String>>,
     /// Logs that managers want to read.
     pub logs: mpsc::Receiver<proto::LogSubscription>,
-    /// Questions about the load of backends.
-    pub load_queries: mpsc::Receiver<proto::LoadQuery>,
+    /// Questions of managers.
+    pub queries: mpsc::Receiver<proto::Query>,
     /// Where they are answered.
-    pub load_reports: mpsc::Sender<proto::LoadReport>,
+    pub reports: mpsc::Sender<proto::Report>,
     /// The channel to the manager, while there is one; for publishing logs.
     pub channel: watch::Receiver<Option<Channel>>,
     cancel: CancellationToken,
@@ -99,8 +99,8 @@ impl Session {
             watch::channel(Connection::Lost("not connected yet".to_owned()));
         let (managers_out, managers) = watch::channel(config.managers.clone());
         let (logs_out, logs) = mpsc::channel(LOG_QUEUE);
-        let (load_queries_out, load_queries) = mpsc::channel(LOAD_QUEUE);
-        let (load_reports, load_reports_in) = mpsc::channel(LOAD_QUEUE);
+        let (queries_out, queries) = mpsc::channel(QUERY_QUEUE);
+        let (reports, reports_in) = mpsc::channel(QUERY_QUEUE);
         let (channel_out, channel) = watch::channel(None);
         let (applied, applied_in) = watch::channel(0);
         let statuses = Arc::new(Statuses::default());
@@ -111,8 +111,8 @@ impl Session {
             connection: connection_out,
             managers: managers_out,
             logs: logs_out,
-            load_queries: load_queries_out,
-            load_reports: load_reports_in,
+            queries: queries_out,
+            reports: reports_in,
             channel: channel_out,
             applied: applied_in,
             statuses: Arc::clone(&statuses),
@@ -128,8 +128,8 @@ impl Session {
             connection,
             managers,
             logs,
-            load_queries,
-            load_reports,
+            queries,
+            reports,
             channel,
             cancel,
             task,
@@ -143,8 +143,8 @@ struct Worker {
     connection: watch::Sender<Connection>,
     managers: watch::Sender<Vec<String>>,
     logs: mpsc::Sender<proto::LogSubscription>,
-    load_queries: mpsc::Sender<proto::LoadQuery>,
-    load_reports: mpsc::Receiver<proto::LoadReport>,
+    queries: mpsc::Sender<proto::Query>,
+    reports: mpsc::Receiver<proto::Report>,
     channel: watch::Sender<Option<Channel>>,
     applied: watch::Receiver<u64>,
     statuses: Arc<Statuses>,

@@ -85,8 +85,8 @@ impl Worker {
                         send(&sender, FromNode::Applied(proto::Applied { revision })).await?;
                     }
                 }
-                Some(report) = self.load_reports.recv() => {
-                    send(&sender, FromNode::Load(report)).await?;
+                Some(report) = self.reports.recv() => {
+                    send(&sender, FromNode::Report(report)).await?;
                 }
                 // A new certificate or description is told by a new session.
                 Ok(()) = self.config.identity.changed() => return Ok(()),
@@ -116,10 +116,10 @@ impl Worker {
                     warn!("too many log subscriptions are waiting; one was dropped");
                 }
             }
-            FromManager::Load(query) => {
+            FromManager::Query(query) => {
                 // Who asks does not wait for long, and asks again.
-                if self.load_queries.try_send(query).is_err() {
-                    warn!("too many questions about load are waiting; one was dropped");
+                if self.queries.try_send(query).is_err() {
+                    warn!("too many questions are waiting; one was dropped");
                 }
             }
             FromManager::Welcome(welcome) => {

@@ -4,7 +4,7 @@ use super::{Client, ClientError, Query, transport::encode};
 use crate::{
     Filters,
     engine::{Network, NetworkCreateRequest, NetworkCreateResponse, Node, NodeSpec},
-    mesh::{Drop, Flow, Vip},
+    mesh::{Drop, Finding, Flow, Vip},
 };
 
 impl Client {
@@ -102,6 +102,14 @@ impl Client {
     pub async fn vip(&self, reference: &str) -> Result<Vec<Vip>, ClientError> {
         self.get(&format!("/mesh/vips/{}", encode(reference)), &[])
             .await
+    }
+
+    /// Checks all nodes, the tunnels between them and their published ports; takes some seconds.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn doctor(&self) -> Result<Vec<Finding>, ClientError> {
+        self.get("/mesh/doctor", &[]).await
     }
 
     /// The open flows of the node's tasks.

@@ -161,6 +161,35 @@ fn visits() -> Vec<Visit> {
     ]
 }
 
+/// Probes of other nodes' agents, which are IPv4.
+fn probes() -> [Visit; 2] {
+    let port = mesh_datapath::DEFAULT_VXLAN_PORT;
+    let probe = |vni| {
+        let inner = udp((PEER, port), (NODE, port)).macs(node(NODE), node(PEER));
+        vxlan(PEER, NODE, vni, inner)
+    };
+    let outcomes = |first: &'static str, then| {
+        let mut all = vec![(Place::UplinkTc.name(), first)];
+        all.extend(then);
+        all
+    };
+    let pass = Verdict::Pass.name();
+    [
+        Visit {
+            name: "a probe, which the agent takes from the device",
+            packet: probe(INGRESS),
+            outcomes: outcomes(pass, Some((Place::Tunnel.name(), pass))),
+            back: None,
+        },
+        Visit {
+            name: "a probe on an overlay network",
+            packet: probe(VNI),
+            outcomes: outcomes(DropReason::NoEndpoint.name(), None),
+            back: None,
+        },
+    ]
+}
+
 #[test]
 fn tunnel_tc() {
     let world = World::new(Side::Node);
@@ -168,7 +197,7 @@ fn tunnel_tc() {
     let wire = Wire::new(&world);
     let mut wrong = Vec::new();
     let six = visits().into_iter().filter_map(Visit::six);
-    for visit in visits().into_iter().chain(six) {
+    for visit in visits().into_iter().chain(six).chain(probes()) {
         if let Err(why) = visit.check(&world, &wire) {
             wrong.push(format!("{}: {why}", visit.name));
         }

@@ -165,7 +165,7 @@ async fn receive(
                     return;
                 }
             }
-            Some(In::Load(report)) => core.loads.answer(&session.node_id, report),
+            Some(In::Report(report)) => core.queries.answer(&session.node_id, report),
             Some(In::Heartbeat(_) | In::Hello(_)) | None => {}
         }
     }

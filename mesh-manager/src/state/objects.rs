@@ -2,7 +2,7 @@
 //! allocated. Times are nanoseconds since the epoch.
 
 use super::TaskState;
-use crate::command::NodeReport;
+use crate::{command::NodeReport, traffic::Traffic};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use mesh_api::engine;
 use mesh_pki::Role;
@@ -200,6 +200,11 @@ impl Service {
     pub fn is_dnsrr(&self) -> bool {
         self.spec.endpoint_spec.as_ref().and_then(|e| e.mode)
             == Some(engine::EndpointSpecModeEnum::DNSRR)
+    }
+
+    /// Whether published ports are answered by the asked node's own tasks only.
+    pub fn is_local_only(&self) -> bool {
+        Traffic::of(self.spec.labels.as_ref()).is_ok_and(|traffic| traffic.local_only)
     }
 
     /// Whether one task runs per node.

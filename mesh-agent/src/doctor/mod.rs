@@ -1,0 +1,96 @@
+//! What is wrong with the cluster's nodes, the tunnels between them and their published ports.
+//!
+//! `check` is one node's part, for a manager that asks: `node` looks at the node itself, `paths` tries the tunnels,
+//! `ports` connects to what other nodes publish. `questions` says who is asked what, and `diagnosis` makes findings of
+//! all nodes' answers; both are pure.
+
+mod diagnosis;
+mod node;
+mod paths;
+mod ports;
+mod questions;
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use mesh_api::proto::{CheckAnswer, CheckQuestion, SeenFlow};
+
+use crate::node::Node;
+
+pub(crate) use diagnosis::diagnose;
+pub(crate) use questions::Plan;
+
+/// How long a node tries the tunnels and the ports. Nodes begin when the question reaches them, so this is also how long
+/// they answer each other.
+const PROBING: Duration = Duration::from_millis(2500);
+
+/// After that, how long until a node says which flows it has seen: the others may have begun later.
+const SETTLING: Duration = Duration::from_millis(300);
+
+/// How long the manager waits for the nodes' answers.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(6);
+
+/// This node's part.
+pub(crate) async fn check(node: &Node, question: CheckQuestion) -> CheckAnswer {
+    let clock_ahead = now() - question.asked_at;
+    let (mut findings, (paths, broken), ports) = tokio::join!(
+        node::look(node),
+        paths::probe(node, &question),
+        ports::ask(own_address(node), &question.ports),
+    );
+    findings.extend(broken);
+    tokio::time::sleep(SETTLING).await;
+    let (flows, fronts) = seen(node, &question.peers).await;
+    CheckAnswer {
+        clock_ahead,
+        findings,
+        paths,
+        ports,
+        flows,
+        fronts,
+    }
+}
+
+/// The node's tunnel end point: what the others know it by.
+fn own_address(node: &Node) -> Option<IpAddr> {
+    node.state().cluster().map(|info| info.data_path)
+}
+
+/// Nanoseconds since the epoch, by this node's clock.
+pub(crate) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as i64)
+}
+
+/// Flows of this node's tasks with clients at nodes' own addresses, and the published ports in the tables. None of
+/// them while the packet path is not open, which `node` says.
+async fn seen(node: &Node, peers: &[String]) -> (Vec<SeenFlow>, Vec<String>) {
+    let peers = peers.iter().filter_map(|peer| peer.parse().ok());
+    let clients: BTreeSet<IpAddr> = peers.chain(own_address(node)).collect();
+    let node = node.clone();
+    let read = move || {
+        let read = node.read_datapath(|path| Ok((path.flows()?, path.snapshot()?)));
+        read.ok().flatten()
+    };
+    let Ok(Some((flows, snapshot))) = tokio::task::spawn_blocking(read).await else {
+        return (Vec::new(), Vec::new());
+    };
+    let flows = flows.into_iter();
+    let flows = flows.filter(|flow| flow.vni.is_none() && clients.contains(&flow.client.ip()));
+    let fronts = snapshot.services.iter().filter_map(|service| {
+        let protocol = crate::metrics::protocol(service.protocol?);
+        Some(format!("{}/{protocol}", service.published?))
+    });
+    (
+        flows
+            .map(|flow| SeenFlow {
+                client: flow.client.to_string(),
+                front: flow.front.to_string(),
+            })
+            .collect(),
+        fronts.collect(),
+    )
+}

@@ -1,0 +1,176 @@
+//! What a node finds out about itself: its kernel, its packet path, its uplinks.
+
+use mesh_api::proto::{Finding, Level};
+use mesh_datapath::{Uplink, UplinkMode};
+
+use crate::{
+    links::{egress, sysctl},
+    node::Node,
+};
+
+/// The oldest kernel that has all that is needed (tcx).
+const OLDEST: (u32, u32) = (6, 6);
+
+/// Looks at everything.
+pub(super) async fn look(node: &Node) -> Vec<Finding> {
+    let mut findings = kernel();
+    let reader = node.clone();
+    let read =
+        move || reader.read_datapath(|datapath| Ok((datapath.uplinks()?, datapath.has_hooks())));
+    let read = match tokio::task::spawn_blocking(read).await {
+        Ok(read) => read.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match read {
+        Ok(Some((uplinks, hooks))) => {
+            findings.push(sockets(hooks));
+            if uplinks.is_empty() {
+                let found = "no interface faces the other nodes";
+                findings.push(fault("uplink", "", found, "give an interface an address"));
+            }
+            findings.extend(uplinks.iter().map(uplink));
+        }
+        Ok(None) => findings.push(fault(
+            "kernel",
+            "packet path",
+            "not open",
+            "see the log of the node's agent",
+        )),
+        Err(error) => findings.push(fault(
+            "kernel",
+            "packet path",
+            &error,
+            "see the log of the node's agent",
+        )),
+    }
+    if !egress::exists(node.instance()).await {
+        findings.push(fault(
+            "kernel",
+            "nftables",
+            "the agent's tables are gone: tasks do not reach the outside",
+            "see what flushes the rule set, then restart the agent",
+        ));
+    }
+    findings
+}
+
+fn kernel() -> Vec<Finding> {
+    let release = nix::sys::utsname::uname().map_or_else(
+        |_| String::new(),
+        |name| name.release().to_string_lossy().into_owned(),
+    );
+    let mut findings = Vec::new();
+    if version(&release).is_some_and(|version| version < OLDEST) {
+        let (major, minor) = OLDEST;
+        let remedy = format!("run Linux {major}.{minor} or newer");
+        findings.push(fault("kernel", &release, "too old", &remedy));
+    } else {
+        findings.push(ok("kernel", &release, "new enough"));
+    }
+    if sysctl::get("net/core/bpf_jit_enable").as_deref() == Some("0") {
+        findings.push(warning(
+            "kernel",
+            "BPF compiler",
+            "off: every packet costs several times as much",
+            "sysctl net.core.bpf_jit_enable=1",
+        ));
+    }
+    if sysctl::get("net/ipv4/ip_forward").as_deref() == Some("0") {
+        findings.push(warning(
+            "kernel",
+            "forwarding",
+            "off: tasks do not reach the outside",
+            "sysctl net.ipv4.ip_forward=1, and see what sets it to 0",
+        ));
+    }
+    findings
+}
+
+/// Major and minor number.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(['.', '-']);
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn sockets(hooks: bool) -> Finding {
+    if hooks {
+        return ok("kernel", "sockets", "virtual addresses are settled there");
+    }
+    warning(
+        "kernel",
+        "sockets",
+        "virtual addresses are translated packet by packet",
+        "see why the agent's log says that socket programs are not attached; cgroup v2 has to be mounted",
+    )
+}
+
+fn uplink(uplink: &Uplink) -> Finding {
+    let name = nix::net::if_::if_indextoname(uplink.ifindex).map_or_else(
+        |_| uplink.ifindex.to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    );
+    match &uplink.mode {
+        UplinkMode::Xdp => ok("uplink", &name, "native XDP"),
+        UplinkMode::Off => ok("uplink", &name, "tc, as --xdp off says"),
+        UplinkMode::Virtual(kind) => {
+            let found = format!("tc: native XDP would slow a {kind} link down");
+            ok("uplink", &name, &found)
+        }
+        UplinkMode::Refused(why) => warning(
+            "uplink",
+            &name,
+            &format!("tc: {why}"),
+            "a program of others can be taken off (`bpftool net`); a driver without XDP is as good as it gets: --xdp off",
+        ),
+    }
+}
+
+fn ok(check: &str, subject: &str, found: &str) -> Finding {
+    finding(Level::Ok, check, subject, found, "")
+}
+
+fn warning(check: &str, subject: &str, found: &str, remedy: &str) -> Finding {
+    finding(Level::Warning, check, subject, found, remedy)
+}
+
+fn fault(check: &str, subject: &str, found: &str, remedy: &str) -> Finding {
+    finding(Level::Fault, check, subject, found, remedy)
+}
+
+fn finding(level: Level, check: &str, subject: &str, found: &str, remedy: &str) -> Finding {
+    Finding {
+        level: level.into(),
+        check: check.to_owned(),
+        subject: subject.to_owned(),
+        found: found.to_owned(),
+        remedy: remedy.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_compared_by_number() {
+        assert_eq!(version("6.18.5-amd64"), Some((6, 18)));
+        assert!(version("6.1.0-13-amd64") < Some(OLDEST));
+        assert!(version("6.10-rc1") > Some(OLDEST));
+        assert_eq!(version("strange"), None);
+    }
+
+    #[test]
+    fn only_a_refused_uplink_is_worth_a_warning() {
+        let of = |mode| {
+            let finding = uplink(&Uplink { ifindex: 1, mode });
+            (finding.level(), finding.found)
+        };
+        assert_eq!(of(UplinkMode::Xdp).0, Level::Ok);
+        assert_eq!(of(UplinkMode::Virtual("veth".into())).0, Level::Ok);
+        let (level, found) = of(UplinkMode::Refused("interface eth0 has one".into()));
+        assert_eq!(
+            (level, &*found),
+            (Level::Warning, "tc: interface eth0 has one")
+        );
+    }
+}

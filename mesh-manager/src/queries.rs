@@ -1,0 +1,138 @@
+//! Questions to every node, asked at the moment when somebody wants to know. Nothing is kept, so nothing is old.
+
+use crate::{ErrorKind, ManagerError, core::Core, dispatcher::Session, state::NodeState};
+use futures::future::join_all;
+use mesh_api::proto::{Query, Report, manager_message::Message, query::Question, report::Answer};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+use tokio::sync::mpsc;
+
+/// What the nodes answered.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Answers {
+    /// By node id.
+    pub by_node: HashMap<String, Answer>,
+    /// Ids of the ready nodes that did not answer.
+    pub silent: BTreeSet<String>,
+}
+
+type Sender = mpsc::UnboundedSender<(String, Answer)>;
+
+/// Open queries by id.
+#[derive(Debug, Default)]
+pub(crate) struct Queries(Mutex<HashMap<String, Sender>>);
+
+impl Queries {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Sender>> {
+        // The map is whole between any two statements.
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Hands on a node's answer, if somebody still waits for it.
+    pub(crate) fn answer(&self, node_id: &str, report: Report) {
+        if let (Some(sender), Some(answer)) = (self.lock().get(&report.query_id), report.answer) {
+            // Who asked may have gone meanwhile.
+            let _ = sender.send((node_id.to_owned(), answer));
+        }
+    }
+
+    fn open(&self) -> (Open<'_>, mpsc::UnboundedReceiver<(String, Answer)>) {
+        let (sender, answers) = mpsc::unbounded_channel();
+        let id = mesh_pki::new_id();
+        self.lock().insert(id.clone(), sender);
+        (Open { queries: self, id }, answers)
+    }
+}
+
+/// A query that is over when this is dropped.
+struct Open<'a> {
+    queries: &'a Queries,
+    id: String,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.queries.lock().remove(&self.id);
+    }
+}
+
+/// Asks every node that has a session, each what `question` says for its id. Those that are too slow are named, not
+/// waited for.
+pub(crate) async fn ask(
+    core: &Core,
+    question: impl Fn(&str) -> Question,
+    patience: Duration,
+) -> Result<Answers, ManagerError> {
+    if !core.leadership().is_self {
+        return Err(ManagerError::new(
+            ErrorKind::Unavailable,
+            "the nodes are asked by the leading manager; ask it instead",
+        ));
+    }
+    let sessions = core.sessions.all();
+    let mut found = Answers::default();
+    // Who has not answered by then is silent.
+    let asked = gather(&core.queries, &sessions, question, &mut found);
+    let _ = tokio::time::timeout(patience, asked).await;
+    let state = core.store.read();
+    let ready = state.nodes().filter(|node| node.state == NodeState::Ready);
+    found.silent = ready
+        .map(|node| node.id.clone())
+        .filter(|id| !found.by_node.contains_key(id))
+        .collect();
+    Ok(found)
+}
+
+/// Sends the questions and takes the first answer of each node.
+async fn gather(
+    queries: &Queries,
+    sessions: &[Arc<Session>],
+    question: impl Fn(&str) -> Question,
+    found: &mut Answers,
+) {
+    let (open, mut answers) = queries.open();
+    let sent = sessions.iter().map(|session| {
+        session.send(Message::Query(Query {
+            id: open.id.clone(),
+            question: Some(question(&session.node_id)),
+        }))
+    });
+    let receive = async {
+        while found.by_node.len() < sessions.len() {
+            let Some((node_id, answer)) = answers.recv().await else {
+                return;
+            };
+            found.by_node.entry(node_id).or_insert(answer);
+        }
+    };
+    tokio::join!(join_all(sent), receive);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_api::proto::LoadAnswer;
+
+    #[test]
+    fn an_answer_to_nobody_is_dropped() {
+        let queries = Queries::default();
+        let (open, mut answers) = queries.open();
+        let report = |id: &str| Report {
+            query_id: id.into(),
+            answer: Some(Answer::Load(LoadAnswer::default())),
+        };
+        let id = open.id.clone();
+        queries.answer("n", report("other"));
+        queries.answer("n", report(&id));
+        drop(open);
+        queries.answer("n", report(&id));
+        assert_eq!(answers.try_recv().unwrap().0, "n");
+        assert!(
+            answers.try_recv().is_err(),
+            "one answer, and no more to come"
+        );
+    }
+}

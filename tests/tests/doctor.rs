@@ -1,0 +1,220 @@
+//! `mesh-ctl doctor` says what is wrong between the nodes, and nothing where all is well.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{
+    Node, Rig, eventually, image, lan::Cable, outside::Server, rig::test_name, scenario,
+    scenario_on,
+};
+use serde_json::Value;
+
+/// How long the mesh may take to see what was mended, an answer of `doctor` included.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What `doctor` says, a line for each finding: `fault n1 path to n2: found`; and its exit code.
+fn doctor(node: &Node, args: &[&str]) -> Result<(Vec<String>, i32)> {
+    let answer = node.ctl(&[&["doctor", "--format", "json"], args].concat())?;
+    let lines = answer.out.lines().map(|line| {
+        let finding: Value =
+            serde_json::from_str(line).with_context(|| format!("{line:?}: {}", answer.err))?;
+        let field = |name: &str| finding[name].as_str().unwrap_or("?").to_owned();
+        Ok(format!(
+            "{} {} {} {}: {}",
+            field("Result"),
+            field("Node"),
+            field("Check"),
+            field("Subject"),
+            field("Found")
+        ))
+    });
+    Ok((lines.collect::<Result<_>>()?, answer.code))
+}
+
+/// What is not as it should be.
+fn troubles(rig: &Rig) -> Result<(Vec<String>, i32)> {
+    let (lines, code) = doctor(rig.first(), &[])?;
+    let troubles = lines.into_iter().filter(|line| !line.starts_with("ok "));
+    Ok((troubles.collect(), code))
+}
+
+fn is_well(rig: &Rig) -> Result<()> {
+    eventually("all to be well", PATIENCE, || {
+        let (troubles, code) = troubles(rig)?;
+        ensure!(troubles.is_empty() && code == 0, "{code}: {troubles:#?}");
+        Ok(())
+    })
+}
+
+fn publish(rig: &Rig) -> Result<()> {
+    let create = ["service", "create", "-q", "--name"];
+    let web = ["web", "--replicas", "2", "--publish", "80:80"];
+    rig.first()
+        .ok(&[&create[..], &web, &[image::WHOAMI]].concat())?;
+    let more = [
+        "more",
+        "--publish",
+        "53:80/udp",
+        "--publish",
+        "mode=host,published=8080,target=80",
+    ];
+    rig.first()
+        .ok(&[&create[..], &more, &[image::WHOAMI]].concat())
+        .map(drop)
+}
+
+#[test]
+fn nothing_is_wrong_with_a_mesh_that_works() {
+    scenario("docw", 3, |rig| {
+        publish(rig)?;
+        is_well(rig)?;
+        let (lines, code) = doctor(rig.first(), &[])?;
+        ensure!(code == 0, "{lines:#?}");
+        let count = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
+        ensure!(count(" path to n") == 6, "{lines:#?}");
+        ensure!(
+            count(": packets of up to 1450 bytes, answered in ") == 6,
+            "{lines:#?}"
+        );
+        ensure!(
+            count(" port 80/tcp web: a task answers in ") == 3,
+            "{lines:#?}"
+        );
+        ensure!(
+            count(" port 53/udp more: in the node's tables") == 3,
+            "{lines:#?}"
+        );
+        ensure!(count(" port 8080/tcp more: answers in ") == 1, "{lines:#?}");
+        ensure!(count(" uplink lan0: native XDP") == 3, "{lines:#?}");
+        ensure!(count(" clock : ") == 3, "{lines:#?}");
+        let (shown, _) = doctor(
+            rig.first(),
+            &["--filter", "node=n2", "--filter", "check=path"],
+        )?;
+        ensure!(shown.len() == 2, "{shown:#?}");
+        let refused = rig.nodes[1].ctl(&["doctor"])?.refused()?;
+        ensure!(refused.contains("not a swarm manager"), "{refused}");
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_wrong_is_said_and_where() {
+    let builder = Rig::builder(&test_name("docf")).cable(Cable::Veth);
+    scenario_on(builder, |rig| {
+        publish(rig)?;
+        is_well(rig)?;
+        tunnels_dropped(rig)?;
+        narrow_link(rig)?;
+        swallowed_port(rig)?;
+        port_of_another(rig)?;
+        dead_node(rig)
+    });
+}
+
+/// A firewall on n2 that drops what comes by tunnel.
+fn tunnels_dropped(rig: &mut Rig) -> Result<()> {
+    let n2 = &rig.nodes[1].ns;
+    n2.sh(&[
+        "nft",
+        "table inet block { chain c { type filter hook input priority 0; udp dport 4789 drop; }; }",
+    ])?;
+    let (troubles, code) = troubles(rig)?;
+    n2.sh(&["nft", "delete table inet block"])?;
+    let expected = |line: &str| troubles.iter().any(|trouble| trouble.starts_with(line));
+    for from in ["n1", "n3"] {
+        let lost = format!("fault {from} path to n2: tunnel packets are lost");
+        ensure!(expected(&lost), "{troubles:#?}");
+        let answers = format!("warning n2 path to {from}: tunnel packets arrive, but");
+        ensure!(expected(&answers), "{troubles:#?}");
+    }
+    ensure!(code == 1, "exit code {code}");
+    let paths = troubles.iter().filter(|line| line.contains(" path "));
+    ensure!(paths.count() == 4, "{troubles:#?}");
+    is_well(rig)
+}
+
+/// A link to n2 that takes less than the others.
+fn narrow_link(rig: &mut Rig) -> Result<()> {
+    let port = rig.nodes[1].port.clone();
+    let lan = rig.lan.ns();
+    lan.sh(&["ip", "link", "set", &port, "mtu", "1400"])?;
+    let (troubles, code) = troubles(rig)?;
+    rig.lan
+        .ns()
+        .sh(&["ip", "link", "set", &port, "mtu", "1500"])?;
+    let trouble = |from: &str, to: &str, largest: u32| {
+        let found = format!("packets of more than {largest} bytes are lost");
+        format!("fault {from} path to {to}: {found}; tasks send up to 1450")
+    };
+    // A veth takes four bytes more, for a VLAN tag, than it lets out.
+    let expected = [
+        trouble("n1", "n2", 1350),
+        trouble("n2", "n1", 1354),
+        trouble("n2", "n3", 1354),
+        trouble("n3", "n2", 1350),
+    ];
+    ensure!(troubles == expected && code == 1, "{code}: {troubles:#?}");
+    is_well(rig)
+}
+
+/// Something between the nodes that drops what is for one published port of n2.
+fn swallowed_port(rig: &mut Rig) -> Result<()> {
+    let to = rig.nodes[1].address;
+    let rule = format!("ip daddr {to} tcp dport 80 drop");
+    rig.lan.ns().sh(&[
+        "nft",
+        &format!(
+            "table bridge block {{ chain c {{ type filter hook forward priority 0; {rule}; }}; }}"
+        ),
+    ])?;
+    let (troubles, code) = troubles(rig)?;
+    rig.lan.ns().sh(&["nft", "delete table bridge block"])?;
+    let expected = ["fault n2 port 80/tcp web: asked by n3: no answer within 1500 ms"];
+    ensure!(troubles == expected && code == 1, "{code}: {troubles:#?}");
+    is_well(rig)
+}
+
+/// A machine that has taken the address of n2 and answers its port itself.
+fn port_of_another(rig: &mut Rig) -> Result<()> {
+    let to = rig.nodes[1].address;
+    let lan = rig.lan.ns();
+    lan.sh(&["ip", "addr", "add", "192.168.77.250/24", "dev", "br0"])?;
+    let server = Server::start(lan, 8080)?;
+    let shown = lan.sh(&["ip", "-brief", "link", "show", "br0"])?;
+    let mac = shown.split_whitespace().nth(2).context("no MAC")?;
+    lan.sh(&[
+        "nft",
+        &format!(
+            "table bridge take {{ chain p {{ type filter hook prerouting priority -300; \
+             ip daddr {to} tcp dport 80 ether daddr set {mac} meta pkttype set host; }}; }}\n\
+             table ip take {{ chain p {{ type nat hook prerouting priority dstnat; \
+             ip daddr {to} tcp dport 80 redirect to :8080; }}; }}"
+        ),
+    ])?;
+    let (troubles, code) = troubles(rig)?;
+    let lan = rig.lan.ns();
+    lan.sh(&["nft", "delete table bridge take; delete table ip take"])?;
+    lan.sh(&["ip", "addr", "del", "192.168.77.250/24", "dev", "br0"])?;
+    drop(server);
+    let expected = ["fault n2 port 80/tcp web: asked by n3: something answers that is no task"];
+    ensure!(troubles == expected && code == 1, "{code}: {troubles:#?}");
+    is_well(rig)
+}
+
+/// A node whose agent is gone is named; what the others know is told all the same.
+fn dead_node(rig: &mut Rig) -> Result<()> {
+    rig.nodes[2].kill()?;
+    let (lines, code) = doctor(rig.first(), &[])?;
+    ensure!(code == 1, "{lines:#?}");
+    let has = |what: &str| lines.iter().any(|line| line.starts_with(what));
+    ensure!(has("fault n3 node agent: "), "{lines:#?}");
+    ensure!(
+        has("ok n1 path to n2: ") && has("ok n2 path to n1: "),
+        "{lines:#?}"
+    );
+    ensure!(!has("ok n3"), "{lines:#?}");
+    rig.nodes[2].start()?;
+    rig.wait_ready(3)?;
+    is_well(rig)
+}
