@@ -62,7 +62,7 @@ impl Core {
         let mut changes = self.consensus.leadership();
         let found = async {
             changes
-                .wait_for(|l| l.is_self || l.leader.is_some())
+                .wait_for(|l| l.leader.is_some() || l.failure.is_some())
                 .await
                 .ok()
                 .map(|l| l.clone())
@@ -70,6 +70,9 @@ impl Core {
         let Ok(Some(leadership)) = tokio::time::timeout(LEADER_WAIT, found).await else {
             return Err(ManagerError::no_leader());
         };
+        if let Some(failure) = leadership.failure {
+            return Err(failure);
+        }
         if leadership.is_self {
             return self.proposer.propose(proposal).await;
         }

@@ -117,6 +117,17 @@ impl ManagerError {
         )
     }
 
+    /// The log cannot be written, say because the disk is full.
+    pub fn cannot_write(reason: impl std::fmt::Display) -> Self {
+        Self::new(
+            ErrorKind::Unavailable,
+            format!(
+                "this manager cannot write the swarm's state: {reason}. Nothing can be changed until it can; what runs \
+                 goes on"
+            ),
+        )
+    }
+
     /// A failure of the manager itself; `context` says what it was doing.
     pub fn internal(context: &str, error: impl std::fmt::Display) -> Self {
         Self::new(ErrorKind::Unknown, format!("{context}: {error}"))

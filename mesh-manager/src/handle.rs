@@ -68,9 +68,8 @@ impl Manager {
                 manager_addr: Some(peer.addr.clone()),
             },
         };
-        let (handle, raft) = ManagerHandle::start(config, identity).await?;
+        let handle = ManagerHandle::start(config, identity, Some(&peer)).await?;
         let begin = async {
-            raft.initialize(&peer).await?;
             let bootstrap = Operation::Bootstrap(Box::new(bootstrap));
             handle.core.change(bootstrap).await?;
             // Last, so that a start that failed leaves no identity behind.
@@ -101,7 +100,7 @@ impl Manager {
                 )
             })?;
         let listener = server::bind(config.listen).await?;
-        let (handle, _) = ManagerHandle::start(config, identity).await?;
+        let handle = ManagerHandle::start(config, identity, None).await?;
         handle.run(listener);
         Ok(handle)
     }
@@ -138,7 +137,8 @@ impl ManagerHandle {
     async fn start(
         config: Config,
         identity: NodeIdentity,
-    ) -> Result<(Self, Arc<OpenRaft>), ManagerError> {
+        founder: Option<&Peer>,
+    ) -> Result<Self, ManagerError> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -152,6 +152,7 @@ impl ManagerHandle {
         let raft = OpenRaft::start(
             &config.data_dir,
             &identity.node_id,
+            founder,
             store.clone(),
             credentials.clone(),
             &config.timings,
@@ -164,7 +165,7 @@ impl ManagerHandle {
             credentials,
             store,
             proposer: Proposer::start(raft.clone()),
-            consensus: raft.clone(),
+            consensus: raft,
             sessions: Sessions::default(),
             logs: LogBroker::default(),
             queries: Queries::default(),
@@ -172,12 +173,9 @@ impl ManagerHandle {
             tasks: TaskTracker::new(),
             liveness: Mutex::new(Liveness::new(Instant::now())),
         };
-        Ok((
-            Self {
-                core: Arc::new(core),
-            },
-            raft,
-        ))
+        Ok(Self {
+            core: Arc::new(core),
+        })
     }
 
     /// Starts the services and the reconcilers.

@@ -8,7 +8,7 @@ use openraft::{
     StorageIOError,
     storage::{LogFlushed, RaftLogStorage},
 };
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt::Debug,
@@ -46,20 +46,28 @@ fn storage_error(
 }
 
 impl LogStore {
-    /// Opens or makes the file.
+    /// Makes the file.
+    pub(super) fn create(path: &Path) -> Result<Self, ManagerError> {
+        Self::start(path, Database::create(path))
+    }
+
+    /// Opens the file, which has to be there: without it, this manager's part in past decisions would be forgotten.
     pub(super) fn open(path: &Path) -> Result<Self, ManagerError> {
-        let open = || -> Result<Database, Failure> {
-            let db = Database::create(path)?;
+        Self::start(path, Database::open(path))
+    }
+
+    fn start(path: &Path, db: Result<Database, DatabaseError>) -> Result<Self, ManagerError> {
+        let start = || -> Result<Self, Failure> {
+            let db = db?;
             let txn = db.begin_write()?;
             txn.open_table(LOG)?;
             txn.open_table(META)?;
             txn.commit()?;
-            Ok(db)
+            Ok(Self { db: Arc::new(db) })
         };
-        let db = open().map_err(|e| {
+        start().map_err(|e| {
             ManagerError::internal(&format!("cannot open the raft log {}", path.display()), e)
-        })?;
-        Ok(Self { db: Arc::new(db) })
+        })
     }
 
     fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Failure> {

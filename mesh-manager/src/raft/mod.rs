@@ -4,12 +4,14 @@
 mod consensus;
 mod log_store;
 mod network;
+mod open_raft;
 mod state_machine;
 mod store;
 mod types;
 
-pub(crate) use consensus::{Consensus, Leadership, OpenRaft, Peer, PeerMessage};
+pub(crate) use consensus::{Consensus, Leadership, Peer, PeerMessage};
 pub(crate) use network::MAX_MESSAGE;
+pub(crate) use open_raft::OpenRaft;
 pub(crate) use store::Store;
 
 #[cfg(test)]

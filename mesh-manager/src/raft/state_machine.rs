@@ -3,6 +3,7 @@
 use super::{
     Store,
     log_store::LogStore,
+    store::Position,
     types::{
         Batch, Entry, LogId, Outcomes, Snapshot, SnapshotMeta, StorageError, StoredMembership,
         TypeConfig,
@@ -15,13 +16,11 @@ use openraft::{
 };
 use std::{io::Cursor, sync::Arc};
 
-/// The replicated state with what Raft remembers of it.
+/// The replicated state, and the file where its snapshots are.
 #[derive(Debug)]
 pub(super) struct StateMachine {
     store: Arc<Store>,
     log: LogStore,
-    last_applied: Option<LogId>,
-    membership: StoredMembership,
 }
 
 fn read_error(error: impl ToString) -> StorageError {
@@ -37,14 +36,13 @@ fn write_error(error: impl ToString) -> StorageError {
 }
 
 impl StateMachine {
-    /// Reads the stored snapshot into `store`; openraft then applies the log that follows.
+    /// Reads the stored snapshot into `store`, unless that has a state already; openraft then applies the log that
+    /// follows.
     pub(super) fn open(store: Arc<Store>, log: LogStore) -> Result<Self, ManagerError> {
-        let mut machine = Self {
-            store,
-            log,
-            last_applied: None,
-            membership: StoredMembership::default(),
-        };
+        let machine = Self { store, log };
+        if machine.store.position().last_applied.is_some() {
+            return Ok(machine);
+        }
         let damaged = |e: String| ManagerError::internal("cannot read the raft snapshot", e);
         let stored = machine
             .log
@@ -58,13 +56,15 @@ impl StateMachine {
         Ok(machine)
     }
 
-    fn replace(&mut self, meta: &SnapshotMeta, data: &[u8]) -> Result<(), serde_json::Error> {
+    fn replace(&self, meta: &SnapshotMeta, data: &[u8]) -> Result<(), serde_json::Error> {
         let mut state: State = serde_json::from_slice(data)?;
         state.rebuild_indexes();
         let index = state.index();
         *self.store.write() = state;
-        self.last_applied = meta.last_log_id;
-        self.membership = meta.last_membership.clone();
+        *self.store.position() = Position {
+            last_applied: meta.last_log_id,
+            membership: meta.last_membership.clone(),
+        };
         self.store.publish(index, Vec::new());
         Ok(())
     }
@@ -74,7 +74,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
-        Ok((self.last_applied, self.membership.clone()))
+        let position = self.store.position().clone();
+        Ok((position.last_applied, position.membership))
     }
 
     async fn apply<I>(&mut self, entries: I) -> Result<Vec<Outcomes>, StorageError>
@@ -85,8 +86,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let mut results = Vec::new();
         let (index, events) = {
             let mut state = self.store.write();
+            let mut position = self.store.position();
             for entry in entries {
-                self.last_applied = Some(entry.log_id);
+                position.last_applied = Some(entry.log_id);
                 results.push(match entry.payload {
                     EntryPayload::Normal(Batch(proposals)) => Outcomes(
                         proposals
@@ -95,7 +97,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                             .collect(),
                     ),
                     EntryPayload::Membership(membership) => {
-                        self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                        position.membership = StoredMembership::new(Some(entry.log_id), membership);
                         Outcomes::default()
                     }
                     EntryPayload::Blank => Outcomes::default(),
@@ -111,9 +113,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_snapshot_builder(&mut self) -> Builder {
         Builder {
             state: self.store.read().clone(),
+            position: self.store.position().clone(),
             log: self.log.clone(),
-            last_applied: self.last_applied,
-            membership: self.membership.clone(),
         }
     }
 
@@ -144,20 +145,20 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 #[derive(Debug)]
 pub(super) struct Builder {
     state: State,
+    position: Position,
     log: LogStore,
-    last_applied: Option<LogId>,
-    membership: StoredMembership,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
         let data = serde_json::to_vec(&self.state).map_err(write_error)?;
         let name = self
+            .position
             .last_applied
             .map(|l| format!("{}-{}", l.leader_id.term, l.index));
         let meta = SnapshotMeta {
-            last_log_id: self.last_applied,
-            last_membership: self.membership.clone(),
+            last_log_id: self.position.last_applied,
+            last_membership: self.position.membership.clone(),
             snapshot_id: name.unwrap_or_default(),
         };
         self.log

@@ -1,16 +1,26 @@
-//! The applied state, shared between the state machine that writes it and all who read it.
+//! The applied state, shared between the state machine that writes it and all who read it. It outlives a Raft that
+//! fails.
 
+use super::types::{LogId, StoredMembership};
 use crate::state::{Event, State};
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{broadcast, watch};
 
 /// Events kept for a slow receiver; one that lags further is told so and reads the state anew.
 const EVENT_BACKLOG: usize = 16 * 1024;
 
+/// Where in the log the state is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Position {
+    pub(super) last_applied: Option<LogId>,
+    pub(super) membership: StoredMembership,
+}
+
 /// The state with its feeds.
 #[derive(Debug)]
 pub(crate) struct Store {
     state: RwLock<State>,
+    position: Mutex<Position>,
     events: broadcast::Sender<Event>,
     index: watch::Sender<u64>,
 }
@@ -19,6 +29,7 @@ impl Store {
     pub(crate) fn new() -> Self {
         Self {
             state: RwLock::new(State::default()),
+            position: Mutex::default(),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             index: watch::Sender::new(0),
         }
@@ -32,6 +43,11 @@ impl Store {
 
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Written by the state machine alone, together with the state.
+    pub(super) fn position(&self) -> MutexGuard<'_, Position> {
+        self.position.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Tells of what was applied. Call it without the lock.

@@ -14,7 +14,7 @@ struct Builder;
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Builder {
     async fn build(&self) -> Result<(tempfile::TempDir, LogStore, StateMachine), StorageError> {
         let directory = tempfile::tempdir().unwrap();
-        let log = LogStore::open(&directory.path().join("raft.redb")).unwrap();
+        let log = LogStore::create(&directory.path().join("raft.redb")).unwrap();
         let machine = StateMachine::open(Arc::new(Store::new()), log.clone()).unwrap();
         Ok((directory, log, machine))
     }

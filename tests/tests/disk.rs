@@ -1,0 +1,136 @@
+//! A manager whose disk is full, or cannot be written: what runs goes on, nothing changes, and all is well again once
+//! it can.
+
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use mesh_tests::{Rig, ctl::Answer, eventually, http_get, image, rig, rig::UP_LIMIT, scenario_on};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+/// Room for two images, the log and what containers write.
+const SIZE: &str = "size=64m";
+/// Requests while nothing can be written.
+const REQUESTS: usize = 50;
+
+/// A small file system of its own at a directory.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(at: &Path) -> Result<Self> {
+        mount(
+            Some("tmpfs"),
+            at,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(SIZE),
+        )
+        .context("mount a small file system")?;
+        Ok(Self(at.to_owned()))
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    /// Takes all that is left.
+    fn fill(&self) -> Result<()> {
+        let mut file = File::create(self.filler())?;
+        for block in [vec![0; 1 << 16], vec![0]] {
+            loop {
+                match file.write_all(&block) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == ErrorKind::StorageFull => break,
+                    Err(error) => bail!(error),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// Asks the first node for a service without tasks.
+fn create(rig: &Rig, name: &str) -> Result<Answer> {
+    let words = ["service", "create", "-d", "-q", "--replicas", "0", "--name"];
+    rig.first()
+        .ctl(&[&words[..], &[name, image::WHOAMI]].concat())
+}
+
+/// Every node answers.
+fn ask_all(rig: &Rig) -> Result<()> {
+    for node in &rig.nodes {
+        for number in 0..REQUESTS {
+            let reply = rig.client.enter(|| http_get(node.address, 80, "/"));
+            let reply = reply.with_context(|| format!("{}, request {number}", node.name))?;
+            ensure!(reply.status == 200, "{}: {}", node.name, reply.status);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_manager_outlives_a_full_disk() {
+    let builder = Rig::builder(&rig::test_name("full")).nodes(2);
+    scenario_on(builder.without_swarm(), |rig| {
+        let first = &mut rig.nodes[0];
+        first.stop()?;
+        let disk = Disk::mount(&first.data_dir())?;
+        first.start()?;
+        let archive = image::whoami_archive(&rig.dir())?;
+        let first = rig.first();
+        first.ok(&["image", "load", "-i", &archive.to_string_lossy()])?;
+        rig.form_swarm()?;
+        let web = ["service", "create", "-q", "--name", "web", "--replicas"];
+        first.ok(&[&web[..], &["4", "--publish", "80:80", image::WHOAMI]].concat())?;
+        let tasks = rig.wait_running("web", 4)?;
+
+        disk.fill()?;
+        // The log's file has room for some more.
+        let mut number = 0;
+        let refusal = eventually("a change to be refused", UP_LIMIT, || {
+            number += 1;
+            let answer = create(rig, &format!("more{number}"))?;
+            ensure!(answer.code != 0, "{} was made", answer.out);
+            Ok(answer)
+        })?;
+        let names = ["service", "ls", "--format", "{{.Name}}"];
+        let before = first.ok(&names)?;
+        for refusal in [refusal, create(rig, "refused")?] {
+            ensure!(refusal.code == 1, "{refusal:?}");
+            let said = &refusal.err;
+            ensure!(said.contains("cannot write the swarm's state"), "{said}");
+            ensure!(said.contains("No space left on device"), "{said}");
+        }
+        ask_all(rig)?;
+        ensure!(first.ok(&names)? == before, "{before}");
+        ensure!(rig.running("web")? == tasks);
+
+        fs::remove_file(disk.filler())?;
+        let made = eventually("changes to be taken again", UP_LIMIT, || {
+            let answer = create(rig, "after")?;
+            ensure!(answer.code == 0, "{}", answer.err);
+            first.ok(&names)
+        })?;
+        ensure!(!made.contains("refused"), "{made}");
+        ensure!(made.lines().count() == before.lines().count() + 1, "{made}");
+        rig.wait_ready(2)?;
+        first.ok(&["service", "scale", "after=2"])?;
+        rig.wait_running("after", 2)?;
+        ask_all(rig)?;
+        ensure!(rig.running("web")? == tasks, "tasks were replaced");
+
+        // Nothing may be left below the mount when it goes.
+        let first = &mut rig.nodes[0];
+        first.ok(&["swarm", "leave", "--force"])?;
+        first.stop()
+    });
+}
