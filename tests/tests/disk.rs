@@ -5,16 +5,25 @@ use std::{
     fs::{self, File},
     io::{ErrorKind, Write},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use mesh_tests::{Rig, ctl::Answer, eventually, http_get, image, rig, rig::UP_LIMIT, scenario_on};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use mesh_tests::{
+    Rig, ctl::Answer, eventually, http_get, image, rig, rig::UP_LIMIT, scenario, scenario_on,
+};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::stat::Mode,
+    unistd::mkfifo,
+};
 
 /// Room for two images, the log and what containers write.
 const SIZE: &str = "size=64m";
 /// Requests while nothing can be written.
 const REQUESTS: usize = 50;
+/// Long enough for a node that is not heard of to be given up, whatever the machine does meanwhile.
+const SILENCE: Duration = Duration::from_secs(8);
 
 /// A small file system of its own at a directory.
 struct Disk(PathBuf);
@@ -132,5 +141,32 @@ fn a_manager_outlives_a_full_disk() {
         let first = &mut rig.nodes[0];
         first.ok(&["swarm", "leave", "--force"])?;
         first.stop()
+    });
+}
+
+#[test]
+fn a_node_whose_disk_stands_still_is_not_given_up() {
+    scenario("stall", 2, |rig| {
+        let second = &rig.nodes[1];
+        // The agent's next write of its assignment waits until somebody reads this.
+        let stall = second.data_dir().join("swarm/assignment.next");
+        mkfifo(&stall, Mode::S_IRWXU)?;
+        let web = ["service", "create", "-d", "-q", "--name", "web"];
+        let first = rig.first();
+        first.ok(&[&web[..], &["--mode", "global", image::WHOAMI]].concat())?;
+        rig.wait_running("web", 1)?;
+        let end = Instant::now() + SILENCE;
+        while Instant::now() < end {
+            rig.wait_ready(2)?;
+            let status = first.ok(&["node", "ls", "--format", "{{.Hostname}} {{.Status}}"])?;
+            ensure!(!status.contains("Down"), "{status}");
+        }
+        ensure!(
+            rig.running("web")?.len() == 1,
+            "the disk did not stand still"
+        );
+        fs::read(&stall)?;
+        fs::remove_file(&stall)?;
+        rig.wait_running("web", 2).map(drop)
     });
 }

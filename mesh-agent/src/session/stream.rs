@@ -11,6 +11,7 @@ use mesh_manager::client;
 use mesh_pki::tls;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::{Connection, Worker};
@@ -62,8 +63,8 @@ impl Worker {
         self.statuses.all_unsent();
         self.applied.mark_changed();
 
-        let mut heartbeat = tokio::time::interval(period);
-        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // On its own: a slow disk under an assignment must not look like a dead node.
+        let _beating = AbortOnDropHandle::new(tokio::spawn(beat(sender.clone(), period)));
         loop {
             tokio::select! {
                 message = messages.message() => match message {
@@ -72,9 +73,6 @@ impl Worker {
                     Ok(None) => bail!("the manager closed the session"),
                     Err(status) => bail!("the session broke: {}", status.message()),
                 },
-                _ = heartbeat.tick() => {
-                    send(&sender, FromNode::Heartbeat(proto::Heartbeat {})).await?;
-                }
                 statuses = self.statuses.take() => {
                     let message = FromNode::Statuses(proto::TaskStatuses { statuses });
                     send(&sender, message).await?;
@@ -125,6 +123,19 @@ impl Worker {
             FromManager::Welcome(welcome) => {
                 self.managers.send_replace(welcome.managers);
             }
+        }
+    }
+}
+
+/// Sends heartbeats until the session ends.
+async fn beat(sender: mpsc::Sender<NodeMessage>, period: Duration) {
+    let mut heartbeat = tokio::time::interval(period);
+    heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        heartbeat.tick().await;
+        let beat = FromNode::Heartbeat(proto::Heartbeat {});
+        if send(&sender, beat).await.is_err() {
+            return;
         }
     }
 }
