@@ -1,6 +1,9 @@
 //! One Ethernet segment: a bridge in a namespace of its own, and a veth pair to each member.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    path::Path,
+};
 
 use anyhow::Result;
 
@@ -61,6 +64,15 @@ impl Lan {
             "0",
         ])?;
         ns.sh(&["ip", "link", "set", "br0", "up"])?;
+        let filter = ["arptables", "iptables", "ip6tables"]
+            .map(|table| format!("/proc/sys/net/bridge/bridge-nf-call-{table}"));
+        ns.enter(|| {
+            // A switch has no netfilter. The files are there once some program has loaded br_netfilter.
+            for file in filter.iter().filter(|file| Path::new(file).exists()) {
+                std::fs::write(file, "0")?;
+            }
+            Ok(())
+        })?;
         Ok(Self { ns })
     }
 
