@@ -164,13 +164,30 @@ pub(crate) fn protocol(number: u8) -> String {
 fn tables(registry: &mut Registry, fill: &[Fill]) {
     let entries = Family::<Table, Gauge>::default();
     let capacity = Family::<Table, Gauge>::default();
+    let inserted = Family::<Table, Counter>::default();
+    let evicted = Family::<Table, Counter>::default();
+    let refused = Family::<Table, Counter>::default();
     for table in fill {
         let label = Table { table: table.table };
         entries.get_or_create(&label).set(table.entries.into());
         capacity.get_or_create(&label).set(table.capacity.into());
+        inserted.get_or_create(&label).inc_by(table.inserted);
+        evicted.get_or_create(&label).inc_by(table.evicted);
+        refused.get_or_create(&label).inc_by(table.refused);
     }
     registry.register("table_entries", "Entries of a flow table", entries);
     registry.register("table_capacity", "Room in a flow table", capacity);
+    registry.register("table_inserted", "Entries made in a flow table", inserted);
+    registry.register(
+        "table_evicted",
+        "Entries of a flow table that made room for others",
+        evicted,
+    );
+    registry.register(
+        "table_refused",
+        "Entries that the kernel refused to make",
+        refused,
+    );
 }
 
 fn tasks(registry: &mut Registry, containers: &[ContainerInfo]) {

@@ -75,6 +75,17 @@ pub const DATAGRAMS_OUT: u8 = 1;
 /// [`DatagramKey::way`]: from a task to the socket.
 pub const DATAGRAMS_BACK: u8 = 2;
 
+/// Index in `TABLES`: `CONNS`.
+pub const TABLE_CONNS: u32 = 0;
+/// Index in `TABLES`: `FLOWS`.
+pub const TABLE_FLOWS: u32 = 1;
+/// Index in `TABLES`: `FRAGMENTS`.
+pub const TABLE_FRAGMENTS: u32 = 2;
+/// Index in `TABLES`: `DATAGRAMS`.
+pub const TABLE_DATAGRAMS: u32 = 3;
+/// Tables that only programs write, the least recently used entry making room for a new one.
+pub const TABLES: u32 = 4;
+
 /// Words of 64 bits in the bitmap of published ports: 1,024 for TCP, then as many for UDP.
 pub const PORT_WORDS: u32 = 2 * 1024;
 
@@ -360,6 +371,17 @@ layouts! {
         packets: u64,
         /// Bytes from clients, with Ethernet headers.
         bytes: u64,
+    }
+
+    /// Value of `TABLES`, one per CPU, by the `TABLE_` constants. The kernel does not tell what it evicts: that is what was
+    /// inserted, and neither removed nor is still there.
+    struct TableCount(24) {
+        /// Entries with a new key.
+        inserted: u64,
+        /// Entries that a program has removed.
+        removed: u64,
+        /// Entries that the kernel refused to insert.
+        refused: u64,
     }
 
     /// Value of `VERDICTS`, one per CPU, by [`Place::counter`](crate::Place::counter).

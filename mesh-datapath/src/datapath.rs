@@ -13,7 +13,8 @@ use crate::{
     XdpMode,
     attach::{self, Attachment, Attachments},
     compile::{self, Applied, Contents, Front},
-    flows::FlowTables,
+    fill::Lrus,
+    flows::Flows,
     hooks::Hooks,
     host, netlink, object, pins,
     rows::Rows,
@@ -39,7 +40,7 @@ pub struct Datapath {
     pub(crate) ebpf: Ebpf,
     tables: Tables,
     twins: Twins,
-    flows: FlowTables,
+    lrus: Lrus,
     attachments: Attachments,
     hooks: Hooks,
     rows: Rows,
@@ -95,7 +96,7 @@ impl Datapath {
         }
         let twins = Twins::open(&mut ebpf)?;
         let tables = Tables::open(&mut ebpf)?;
-        let flows = FlowTables::open(&mut ebpf, config.flow_entries)?;
+        let lrus = Lrus::open(&mut ebpf)?;
         let mut rows = Rows::new(tables.row_capacity());
         for pool in tables.pools() {
             rows.adopt(pool, |start, length| tables.read_row(start, length))?;
@@ -105,7 +106,7 @@ impl Datapath {
             ebpf,
             tables,
             twins,
-            flows,
+            lrus,
             attachments: Attachments::open(dir.join("links"))?,
             hooks: Hooks::open(dir.join("hooks"), config.cgroup.clone())?,
             rows,
@@ -167,7 +168,12 @@ impl Datapath {
     /// # Errors
     /// When a map cannot be read.
     pub fn loads(&self, service: &str) -> Result<Vec<BackendLoad>, Error> {
-        snapshot::loads(service, &self.fronts, &self.tables, &self.flows)
+        snapshot::loads(
+            service,
+            &self.fronts,
+            &self.tables,
+            &Flows(&self.lrus.flows),
+        )
     }
 
     /// The sockets of tasks that talk to virtual addresses, as of now.
@@ -181,7 +187,7 @@ impl Datapath {
                 name: "SOCKETS",
             });
         };
-        let datagrams = self.tables.datagrams()?;
+        let datagrams = self.lrus.datagrams()?;
         Sockets::new(map, datagrams.into_iter()).map_err(|source| Error::Netlink {
             action: "keep hold of the table of sockets".into(),
             source,
@@ -193,15 +199,15 @@ impl Datapath {
     /// # Errors
     /// When a map cannot be read.
     pub fn flows(&self) -> Result<Vec<Flow>, Error> {
-        self.flows.read(&self.fronts)
+        Flows(&self.lrus.flows).read(&self.fronts)
     }
 
-    /// Reads how full the flow tables are: a system call per entry.
+    /// Reads how full the tables that programs write are, and what they evicted: a system call per entry.
     ///
     /// # Errors
     /// When a map cannot be read.
     pub fn fill(&self) -> Result<Vec<Fill>, Error> {
-        self.flows.fill()
+        self.lrus.fill()
     }
 
     /// Which programs the uplinks have, as of the last apply.

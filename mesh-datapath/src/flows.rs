@@ -1,35 +1,19 @@
-//! The flow tables, as user space reads them: which client talks to which task, and how full the tables are.
+//! The table of flows, as user space reads it: which client talks to which task.
 
 use std::{
     collections::HashMap as Memory,
     net::{IpAddr, SocketAddr},
 };
 
-use aya::{
-    Ebpf, Pod,
-    maps::{HashMap, MapData, MapError},
-};
-use mesh_common::{Addr, Conn, FlowKey, NAT_PEER, Nat, SCOPE_TASK};
+use aya::maps::MapError;
+use mesh_common::{Addr, FlowKey, NAT_PEER, Nat, SCOPE_TASK};
 
-use crate::{Error, Fill, Flow, compile, host, snapshot::Fronts, tables};
+use crate::{Error, Flow, compile, fill::Lru, host, snapshot::Fronts, tables};
 
-/// The two tables that only programs write.
-pub(crate) struct FlowTables {
-    conns: HashMap<MapData, FlowKey, Conn>,
-    flows: HashMap<MapData, FlowKey, Nat>,
-    /// Entries each of them has room for.
-    capacity: u32,
-}
+/// What there is about replies of tasks.
+pub(crate) struct Flows<'a>(pub(crate) &'a Lru<FlowKey, Nat>);
 
-impl FlowTables {
-    pub(crate) fn open(ebpf: &mut Ebpf, capacity: u32) -> Result<Self, Error> {
-        Ok(Self {
-            conns: open(ebpf, "CONNS")?,
-            flows: open(ebpf, "FLOWS")?,
-            capacity,
-        })
-    }
-
+impl Flows<'_> {
     /// The flows of this node's tasks. A table that changes while it is read may give an entry twice or not at all.
     pub(crate) fn read(&self, fronts: &Fronts) -> Result<Vec<Flow>, Error> {
         let now_s = host::boot_seconds() as u32;
@@ -54,12 +38,10 @@ impl FlowTables {
         Ok(open)
     }
 
-    /// What there is about replies of tasks.
+    /// Each once, even if the table changes while it is read.
     fn entries(&self) -> Result<Memory<FlowKey, Nat>, Error> {
-        // A key that is deleted while the table is walked makes the kernel begin again: each counts once, and a
-        // table that is written all the time must not be walked for ever.
         let mut entries = Memory::new();
-        for entry in self.flows.iter().take(2 * self.capacity as usize) {
+        for entry in self.0.map.iter().take(self.0.patience()) {
             match entry {
                 Ok((key, nat)) if key.scope <= SCOPE_TASK => entries.insert(key, nat),
                 Ok(_) => continue,
@@ -69,38 +51,6 @@ impl FlowTables {
         }
         Ok(entries)
     }
-
-    /// How full both tables are.
-    pub(crate) fn fill(&self) -> Result<Vec<Fill>, Error> {
-        Ok(vec![
-            self.fill_of("conns", &self.conns)?,
-            self.fill_of("flows", &self.flows)?,
-        ])
-    }
-
-    fn fill_of<V: Pod>(
-        &self,
-        table: &'static str,
-        map: &HashMap<MapData, FlowKey, V>,
-    ) -> Result<Fill, Error> {
-        let mut entries = 0;
-        for key in map.keys().take(self.capacity as usize) {
-            key.map_err(|e| tables::map_error(table, e))?;
-            entries += 1;
-        }
-        Ok(Fill {
-            table,
-            entries,
-            capacity: self.capacity,
-        })
-    }
-}
-
-fn open<V: Pod>(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-) -> Result<HashMap<MapData, FlowKey, V>, Error> {
-    HashMap::try_from(tables::take(ebpf, name)?).map_err(|e| tables::map_error(name, e))
 }
 
 /// The network of a task's reply; `None` if it leaves by the gateway link.

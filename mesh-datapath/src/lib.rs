@@ -11,6 +11,7 @@ mod compile;
 mod config;
 mod datapath;
 mod error;
+mod fill;
 mod flows;
 mod hooks;
 mod host;

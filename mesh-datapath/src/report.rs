@@ -129,7 +129,7 @@ pub struct Flow {
     pub closed: bool,
 }
 
-/// How full a table is.
+/// How full a table is, and what has happened to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fill {
     /// Stable name.
@@ -138,6 +138,13 @@ pub struct Fill {
     pub entries: u32,
     /// Entries there is room for.
     pub capacity: u32,
+    /// Entries that have been made.
+    pub inserted: u64,
+    /// Entries that made room for others. The flow of one goes on: its next packet from the client makes it anew.
+    pub evicted: u64,
+    /// Entries that the kernel refused to make. The packet of a client goes on without, by the row; one that a task
+    /// would have to answer is dropped, as its answer would not be known.
+    pub refused: u64,
 }
 
 /// An uplink, and what runs on it.

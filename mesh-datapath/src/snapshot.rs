@@ -10,7 +10,7 @@ use mesh_common::{Addr, AddrKey, DropReason, Place, PortKey, Verdict};
 use crate::{
     BackendCounters, BackendLoad, CounterLine, Error, ServiceCounters, Snapshot,
     compile::{self, Contents, Front},
-    flows::FlowTables,
+    flows::Flows,
     tables::Tables,
 };
 
@@ -130,7 +130,7 @@ pub(crate) fn loads(
     service: &str,
     fronts: &Fronts,
     tables: &Tables,
-    flows: &FlowTables,
+    flows: &Flows<'_>,
 ) -> Result<Vec<BackendLoad>, Error> {
     let mut loads = BTreeMap::<(u32, Addr), BackendLoad>::new();
     for (vni, pool, address) in fronts.backends(service) {

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, Map, MapData, MapError, PerCpuArray},
 };
 use mesh_common::{
-    Addr, AddrKey, Datagram, DatagramKey, Endpoint, Link, PORT_WORDS, Pool, PortKey, ScopedAddr,
-    Settings, VerdictCount, wire,
+    Addr, AddrKey, Endpoint, Link, PORT_WORDS, Pool, PortKey, ScopedAddr, Settings, VerdictCount,
+    wire,
 };
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     table::{Hash, Trie},
 };
 
-/// All maps but the two flow tables, which are the programs' own (see `flows`).
+/// All maps but those that only programs write (see `fill`).
 pub(crate) struct Tables {
     settings: Array<MapData, Settings>,
     ports: Array<MapData, u64>,
@@ -33,7 +33,6 @@ pub(crate) struct Tables {
     pub(crate) published: Ports,
     pub(crate) vips: Hash<AddrKey, Pool>,
     pub(crate) namespaces: Trie<ScopedAddr, u32>,
-    datagrams: HashMap<MapData, DatagramKey, Datagram>,
 }
 
 impl Tables {
@@ -65,8 +64,6 @@ impl Tables {
             published,
             vips: Hash::open(ebpf, "VIPS")?,
             namespaces: Trie::open(ebpf, "NAMESPACES")?,
-            datagrams: HashMap::try_from(take(ebpf, "DATAGRAMS")?)
-                .map_err(|e| map_error("DATAGRAMS", e))?,
         })
     }
 
@@ -141,14 +138,6 @@ impl Tables {
                 .map_err(|e| map_error("ROWS", e))?;
         }
         Ok(())
-    }
-
-    /// What UDP sockets talk to. Programs write meanwhile: an entry may be missed.
-    pub(crate) fn datagrams(&self) -> Result<Vec<(DatagramKey, Datagram)>, Error> {
-        self.datagrams
-            .iter()
-            .collect::<Result<_, _>>()
-            .map_err(|e| map_error("DATAGRAMS", e))
     }
 
     /// The counter of an outcome, all processors together.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use mesh_common::{
-    FlowKey, Fragment, SCOPE_PUBLISHED,
+    FlowKey, Fragment, SCOPE_PUBLISHED, TABLE_FRAGMENTS,
     wire::{ETH_LEN, TCP, UDP},
 };
 
@@ -78,8 +78,9 @@ fn learn(ctx: &TcContext, l4: usize, key: &FlowKey) -> u32 {
         dport_be,
         seen_s: mem::now_s(),
     };
-    // A full table costs the packet its rest.
-    let _ = maps::FRAGMENTS.insert(key, fragment, 0);
+    let new = mem::get_flow(&maps::FRAGMENTS, key).is_none();
+    // A refusal costs the packet its rest.
+    mem::keep(&maps::FRAGMENTS, TABLE_FRAGMENTS, key, &fragment, new);
     u32::from_ne_bytes([s0, s1, d0, d1])
 }
 

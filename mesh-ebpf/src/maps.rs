@@ -9,7 +9,7 @@ use aya_ebpf::{
 use mesh_common::{
     Addr, AddrKey, Backend, COUNTS, Conn, Connected, Counter, Datagram, DatagramKey, Endpoint,
     FlowKey, Fragment, Link, MORE_PROGRAMS, Nat, PORT_WORDS, PORTS as ALL_PORTS, Place, Pool,
-    Published, ScopedAddr, Settings, V6_PROGRAMS, VerdictCount,
+    Published, ScopedAddr, Settings, TABLES as ALL_TABLES, TableCount, V6_PROGRAMS, VerdictCount,
 };
 
 use crate::tunnel::Inner;
@@ -85,6 +85,10 @@ pub static DATAGRAMS: LruHashMap<DatagramKey, Datagram> = LruHashMap::pinned(65_
 /// Traffic of each entry of `BACKENDS`. Sized by user space.
 #[map]
 pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(32_768, 0);
+
+/// What happened to the tables that only programs write, by the `TABLE_` constants.
+#[map]
+pub static TABLES: PerCpuArray<TableCount> = PerCpuArray::pinned(ALL_TABLES, 0);
 
 /// The XDP programs for IPv6, by the `V6_` constants. Programs of their own, because neither family leaves the
 /// other enough of the 512 bytes of stack; pinned, because the kernel empties an array that user space has let go.

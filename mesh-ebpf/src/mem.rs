@@ -287,6 +287,41 @@ pub fn get_flow<K, V>(map: &'static LruHashMap<K, V>, key: &K) -> Option<&'stati
     unsafe { map.get(key) }
 }
 
+/// Writes an entry of a table that only programs write, one of the `TABLE_` constants, and counts it. `new`: the table
+/// has no entry with the key. Whether the kernel took it.
+#[inline(always)]
+pub fn keep<K, V>(
+    map: &'static LruHashMap<K, V>,
+    table: u32,
+    key: &K,
+    value: &V,
+    new: bool,
+) -> bool {
+    let kept = map.insert(key, value, 0).is_ok();
+    count_entry(table, new.into(), kept.into());
+    kept
+}
+
+/// Counts an entry that was to be kept. (A function of its own, or the compiler computes with pointers what `new` was.)
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn count_entry(table: u32, new: u32, kept: u32) -> u32 {
+    if let Some(count) = own(&maps::TABLES, table) {
+        count.inserted += u64::from(new & kept);
+        count.refused += u64::from(kept ^ 1);
+    }
+    0
+}
+
+/// Removes an entry of such a table. One that is gone already is as good.
+#[inline(always)]
+pub fn remove<K, V>(map: &'static LruHashMap<K, V>, table: u32, key: &K) {
+    let removed = map.remove(key).is_ok();
+    if let Some(count) = own(&maps::TABLES, table) {
+        count.removed += u64::from(removed);
+    }
+}
+
 /// Notes on a remembered flow that the other side has sent a packet, and whether the flow is over.
 #[inline(always)]
 pub fn touch(key: &FlowKey, now_s: u32, closed: u8) {

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use mesh_common::{
     Addr, DropReason, FlowKey, NAT_LINK, NAT_LOOPBACK, NAT_PEER, Nat, SCOPE_PORT, Settings,
-    Verdict, mac_of, node_mac,
+    TABLE_FLOWS, Verdict, mac_of, node_mac,
     wire::{ETH_LEN, GATEWAY_BE, TCP},
 };
 
@@ -179,20 +179,20 @@ pub extern "C" fn remember_reply(begins: u32) -> u32 {
         return 0;
     };
     let (key, nat) = (&scratch.reply, &scratch.undo);
-    if let Some(known) = mem::get_flow(&maps::FLOWS, key)
+    let known = mem::get_flow(&maps::FLOWS, key);
+    if let Some(known) = known
         && (begins == 0 || same(known, nat))
     {
         return 1;
     }
-    maps::FLOWS.insert(key, nat, 0).is_ok().into()
+    mem::keep(&maps::FLOWS, TABLE_FLOWS, key, nat, known.is_none()).into()
 }
 
 /// Forgets how to rewrite packets with `key`.
 #[inline(always)]
 pub fn forget(key: &FlowKey) {
     if mem::get_flow(&maps::FLOWS, key).is_some() {
-        // Gone already is as good.
-        let _ = maps::FLOWS.remove(key);
+        mem::remove(&maps::FLOWS, TABLE_FLOWS, key);
     }
 }
 
@@ -229,7 +229,8 @@ pub extern "C" fn claim_reply(about: u32, now: u32) -> u32 {
     };
     let (key, nat) = (&scratch.reply, &scratch.undo);
     let (protocol, flags) = (about as u8, Flags((about >> 8) as u8));
-    if let Some(known) = mem::get_flow(&maps::FLOWS, key) {
+    let known = mem::get_flow(&maps::FLOWS, key);
+    if let Some(known) = known {
         if same(known, nat) {
             let closed = u8::from(flags.end() || (known.closed != 0 && !flags.are_first()));
             mem::touch(key, nat.seen_s, closed);
@@ -241,9 +242,10 @@ pub extern "C" fn claim_reply(about: u32, now: u32) -> u32 {
             return TAKEN;
         }
     }
-    match maps::FLOWS.insert(key, nat, 0) {
-        Ok(()) => CLAIMED,
-        Err(_) => REFUSED,
+    if mem::keep(&maps::FLOWS, TABLE_FLOWS, key, nat, known.is_none()) {
+        CLAIMED
+    } else {
+        REFUSED
     }
 }
 
@@ -256,7 +258,8 @@ pub extern "C" fn claim_substitute(about: u32, hash: u32) -> u32 {
     let Some(scratch) = mem::scratch() else {
         return 0;
     };
-    if let Some(known) = mem::get_flow(&maps::FLOWS, &scratch.memory) {
+    let known = mem::get_flow(&maps::FLOWS, &scratch.memory);
+    if let Some(known) = known {
         let port = known.sport_be;
         scratch.reply.dport_be = port;
         if claim_reply(about, 0) == CLAIMED {
@@ -274,8 +277,9 @@ pub extern "C" fn claim_substitute(about: u32, hash: u32) -> u32 {
         if claim_reply(about, 0) == CLAIMED {
             scratch.substitute = scratch.undo;
             scratch.substitute.sport_be = port;
-            let kept = maps::FLOWS.insert(&scratch.memory, &scratch.substitute, 0);
-            return if kept.is_ok() { port.into() } else { 0 };
+            let (key, nat) = (&scratch.memory, &scratch.substitute);
+            let kept = mem::keep(&maps::FLOWS, TABLE_FLOWS, key, nat, known.is_none());
+            return if kept { port.into() } else { 0 };
         }
         attempt += 1;
     }

@@ -1,8 +1,8 @@
 //! Which backend a flow goes to. The same answer from XDP, tc and every node, as the rows are the same everywhere.
 
 use mesh_common::{
-    Addr, AddrKey, BACKEND_ACTIVE, Conn, Endpoint, FlowKey, Pool, Published, Settings, port_bit,
-    port_index, slot_of, wire,
+    Addr, AddrKey, BACKEND_ACTIVE, Conn, Endpoint, FlowKey, Pool, Published, Settings, TABLE_CONNS,
+    port_bit, port_index, slot_of, wire,
 };
 
 use crate::{
@@ -190,25 +190,25 @@ pub fn choose<F: Family>(
         && let Some(choice) = backend(pool, previous)
         && (!tuple.begins() || choice.is_active())
     {
-        remember(key, &choice);
+        remember(key, &choice, known.is_none());
         return Some(choice);
     }
     let choice = backend(pool, current)?;
     // What an earlier connection left would lead the packets after the SYN astray.
     if keep || disagree || known.is_some() {
-        remember(key, &choice);
+        remember(key, &choice, known.is_none());
     }
     Some(choice)
 }
 
 #[inline(always)]
-fn remember(key: &FlowKey, choice: &Choice) {
+fn remember(key: &FlowKey, choice: &Choice, new: bool) {
     let conn = Conn {
         address: choice.backend,
         index: choice.index,
     };
-    // A full table only costs this flow its memory; the row still answers.
-    let _ = maps::CONNS.insert(key, conn, 0);
+    // A refusal only costs this flow its memory; the row still answers.
+    mem::keep(&maps::CONNS, TABLE_CONNS, key, &conn, new);
 }
 
 /// Counts a client's packet to a backend.

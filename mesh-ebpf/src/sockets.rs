@@ -8,7 +8,7 @@
 use aya_ebpf::{macros::cgroup_sock_addr, maps::lpm_trie::Key, programs::SockAddrContext};
 use mesh_common::{
     Addr, AddrKey, Connected, DATAGRAMS_BACK, DATAGRAMS_OUT, Datagram, DatagramKey, Pool,
-    ScopedAddr, flow_hash, wire::TCP, wire::UDP,
+    ScopedAddr, TABLE_DATAGRAMS, flow_hash, wire::TCP, wire::UDP,
 };
 
 use crate::{
@@ -163,7 +163,7 @@ fn connect_to_vip<F: Family>(ctx: &SockAddrContext, protocol: u32) -> bool {
             vni,
             pool: pool.id,
         };
-        let _ = maps::DATAGRAMS.insert(&key, kept, 0);
+        note(&key, &kept);
     }
     F::set(ctx, &backend);
     services::count_flow(&choice);
@@ -186,8 +186,7 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
     let Some(pool) = target.pool else {
         // The answer comes from the address that was asked, even if it answered for a virtual one before.
         if mem::get_flow(&maps::DATAGRAMS, &key).is_some() {
-            // Gone already is as good.
-            let _ = maps::DATAGRAMS.remove(&key);
+            mem::remove(&maps::DATAGRAMS, TABLE_DATAGRAMS, &key);
         }
         return PROCEED;
     };
@@ -211,7 +210,7 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
                 vni: target.vni,
                 pool: pool.id,
             };
-            if maps::DATAGRAMS.insert(&key, kept, 0).is_err() {
+            if !note(&key, &kept) {
                 return PROCEED;
             }
             services::count_flow(&choice);
@@ -228,12 +227,19 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
             vni: target.vni,
             pool: pool.id,
         };
-        if maps::DATAGRAMS.insert(&key, kept, 0).is_err() {
+        if !note(&key, &kept) {
             return PROCEED;
         }
     }
     F::set(ctx, &backend);
     PROCEED
+}
+
+/// Keeps what a socket talks to. Whether the kernel took it.
+#[inline(always)]
+fn note(key: &DatagramKey, kept: &Datagram) -> bool {
+    let new = mem::get_flow(&maps::DATAGRAMS, key).is_none();
+    mem::keep(&maps::DATAGRAMS, TABLE_DATAGRAMS, key, kept, new)
 }
 
 #[inline(always)]

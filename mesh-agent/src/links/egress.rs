@@ -96,12 +96,16 @@ fn table_of(family: &str, instance: &str, link_prefix: &str, egress: &Egress) ->
              iifname \"{link_prefix}*\" ip daddr 127.0.0.0/8 drop\n  }}"
         );
     }
+    // A segment of no connection that is known here answers a client of a published port whose flow has been evicted
+    // from the table. Masqueraded, it would make the client reset the connection; it is sent again, and goes its way
+    // once the client's next packet has brought the entry back.
     // As on Docker's gateway bridge: nobody reaches a task over its gateway link but by a published
     // port. The packet path delivers those itself; ports of this node alone come by DNAT.
     let _ = writeln!(
         text,
         "  chain forward {{\n    type filter hook forward priority filter; policy accept;\n    \
-         oifname \"{link_prefix}*\" ct state new ct status ! dnat drop\n  }}"
+         oifname \"{link_prefix}*\" ct state new ct status ! dnat drop\n    \
+         iifname \"{link_prefix}*\" tcp flags & (syn | ack) != syn ct state new counter drop\n  }}"
     );
     if !egress.host_ports.is_empty() {
         for (chain, rank) in [("prerouting", "dstnat"), ("output", "-100")] {
@@ -215,6 +219,9 @@ mod tests {
         }
         assert!(text.contains("ip saddr 127.0.0.0/8 oifname \"mvabcd*\" masquerade"));
         assert!(text.contains("iifname \"mvabcd*\" ip daddr 127.0.0.0/8 drop"));
+        let stray =
+            "iifname \"mvabcd*\" tcp flags & (syn | ack) != syn ct state new counter drop\n";
+        assert_eq!(text.matches(stray).count(), 2);
         let six = text.split_once("table ip6 mesh-n1 {\n").unwrap().1;
         assert!(!six.contains("127.0.0.0"));
         assert!(six.contains("    ip6 saddr fd00:1::/64 oifname"));

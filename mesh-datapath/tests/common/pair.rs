@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
 };
 
-use mesh_datapath::XdpMode;
+use mesh_datapath::{Config, XdpMode};
 
 use super::{
     Lan, Node, Ns, PATIENCE, Task, introduce, service,
@@ -42,6 +42,11 @@ pub(crate) type Case<'a> = (&'a str, &'a Ns, IpAddr, u16);
 impl Pair {
     /// Everything in place; nothing listens yet.
     pub(crate) fn new(xdp: XdpMode) -> Self {
+        Self::with(xdp, |_| {})
+    }
+
+    /// The same with nodes of another configuration.
+    pub(crate) fn with(xdp: XdpMode, change: impl Fn(&mut Config)) -> Self {
         let lan = Lan::new();
         let mut nodes = vec![
             Node::new(&lan, "n1", N1, xdp),
@@ -55,6 +60,7 @@ impl Pair {
         let stranger = Task::new(&mut nodes[1], "stranger", OTHER, a(16, 11), a(0, 13));
         introduce(&mut nodes);
         for node in &mut nodes {
+            change(&mut node.config);
             let services = &mut node.desired.services;
             let web = service(80, TARGET, (VNI, VIP), &[&near, &far]);
             services.insert("web".into(), web);
@@ -74,10 +80,15 @@ impl Pair {
     /// With servers in all tasks.
     pub(crate) fn serving(xdp: XdpMode) -> Self {
         let pair = Self::new(xdp);
-        for task in [&pair.near, &pair.far, &pair.stranger] {
+        pair.serve();
+        pair
+    }
+
+    /// Starts servers in all tasks.
+    pub(crate) fn serve(&self) {
+        for task in [&self.near, &self.far, &self.stranger] {
             task.serve(TARGET);
         }
-        pair
     }
 
     /// Changes the size of packets on a node's wire.

@@ -7,6 +7,7 @@ mod compare;
 mod errors;
 mod fragments;
 mod frames;
+mod full;
 mod fuzz;
 mod gateway_tc;
 mod loopback_tc;

@@ -109,6 +109,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(side: Side) -> Self {
+        Self::with(side, |_| {})
+    }
+
+    /// With another configuration.
+    pub(crate) fn with(side: Side, change: impl FnOnce(&mut Config)) -> Self {
         let ns = Ns::new(match side {
             Side::Node => "node",
             Side::Peer => "peer",
@@ -154,6 +159,7 @@ impl World {
         config.xdp = XdpMode::Off;
         config.flow_entries = 4096;
         config.backend_slots = 256;
+        change(&mut config);
         let datapath = ns.run(|| {
             let mut datapath = Datapath::open(&config).unwrap_or_else(|e| panic!("{}", chain(&e)));
             datapath.apply(&desired(side, false)).expect("apply");

@@ -1,0 +1,121 @@
+//! How full the tables are that only programs write, and what they have evicted.
+//!
+//! The least recently used entry of a full table makes room for a new one, and the kernel neither counts nor tells it.
+//! Programs count what they insert and remove: what is not there any more has been evicted.
+
+use aya::{
+    Ebpf, Pod,
+    maps::{HashMap, Map, MapData, PerCpuArray},
+};
+use mesh_common::{
+    Conn, Datagram, DatagramKey, FlowKey, Fragment, Nat, TABLE_CONNS, TABLE_DATAGRAMS, TABLE_FLOWS,
+    TABLE_FRAGMENTS, TableCount,
+};
+
+use crate::{
+    Error, Fill,
+    tables::{map_error, take},
+};
+
+const COUNTS: &str = "TABLES";
+
+/// A table that only programs write.
+pub(crate) struct Lru<K, V> {
+    name: &'static str,
+    pub(crate) map: HashMap<MapData, K, V>,
+    capacity: u32,
+}
+
+/// All of them, and the counters of what happened to them.
+pub(crate) struct Lrus {
+    conns: Lru<FlowKey, Conn>,
+    pub(crate) flows: Lru<FlowKey, Nat>,
+    fragments: Lru<FlowKey, Fragment>,
+    datagrams: Lru<DatagramKey, Datagram>,
+    counts: PerCpuArray<MapData, TableCount>,
+}
+
+impl Lrus {
+    pub(crate) fn open(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            conns: Lru::open(ebpf, "CONNS")?,
+            flows: Lru::open(ebpf, "FLOWS")?,
+            fragments: Lru::open(ebpf, "FRAGMENTS")?,
+            datagrams: Lru::open(ebpf, "DATAGRAMS")?,
+            counts: PerCpuArray::try_from(take(ebpf, COUNTS)?).map_err(|e| map_error(COUNTS, e))?,
+        })
+    }
+
+    /// A system call per entry.
+    pub(crate) fn fill(&self) -> Result<Vec<Fill>, Error> {
+        Ok(vec![
+            self.conns.fill("conns", self.count(TABLE_CONNS)?)?,
+            self.flows.fill("flows", self.count(TABLE_FLOWS)?)?,
+            self.fragments
+                .fill("fragments", self.count(TABLE_FRAGMENTS)?)?,
+            self.datagrams
+                .fill("datagrams", self.count(TABLE_DATAGRAMS)?)?,
+        ])
+    }
+
+    /// What UDP sockets talk to. Programs write meanwhile: an entry may be missed.
+    pub(crate) fn datagrams(&self) -> Result<Vec<(DatagramKey, Datagram)>, Error> {
+        let datagrams = &self.datagrams;
+        datagrams
+            .map
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(|e| map_error(datagrams.name, e))
+    }
+
+    /// What happened to a table, all processors together.
+    fn count(&self, table: u32) -> Result<TableCount, Error> {
+        let values = self.counts.get(&table, 0);
+        let values = values.map_err(|e| map_error(COUNTS, e))?;
+        Ok(values
+            .iter()
+            .fold(TableCount::default(), |sum, c| TableCount {
+                inserted: sum.inserted + c.inserted,
+                removed: sum.removed + c.removed,
+                refused: sum.refused + c.refused,
+            }))
+    }
+}
+
+impl<K: Pod, V: Pod> Lru<K, V> {
+    fn open(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
+        let map = take(ebpf, name)?;
+        let capacity = match &map {
+            Map::LruHashMap(data) => data.info().map_err(|e| map_error(name, e))?.max_entries(),
+            _ => 0,
+        };
+        Ok(Self {
+            name,
+            map: HashMap::try_from(map).map_err(|e| map_error(name, e))?,
+            capacity,
+        })
+    }
+
+    /// Entries to read at most: a key that is deleted while the table is walked makes the kernel begin again, and a table
+    /// that is written all the time must not be walked for ever.
+    pub(crate) fn patience(&self) -> usize {
+        2 * self.capacity as usize
+    }
+
+    fn fill(&self, table: &'static str, count: TableCount) -> Result<Fill, Error> {
+        let mut entries = 0;
+        for key in self.map.keys().take(self.capacity as usize) {
+            key.map_err(|e| map_error(self.name, e))?;
+            entries += 1;
+        }
+        let gone = count.removed + u64::from(entries);
+        Ok(Fill {
+            table,
+            entries,
+            capacity: self.capacity,
+            inserted: count.inserted,
+            evicted: count.inserted.saturating_sub(gone),
+            refused: count.refused,
+        })
+    }
+}
