@@ -62,7 +62,7 @@ pub const BACKEND_DRAINING: u32 = 1;
 /// [`Backend::there`]: takes new flows.
 pub const BACKEND_ACTIVE: u32 = 2;
 
-/// A UDP flow is over when the client has been silent for so long; Linux's own conntrack says 120 s for streams.
+/// A UDP or SCTP flow is over when the client has been silent for so long; Linux's own conntrack says 120 s for streams.
 const UDP_IDLE_S: u32 = 120;
 /// As for UDP, for a connection whose end nobody saw.
 const TCP_IDLE_S: u32 = 86_400;
@@ -92,7 +92,7 @@ pub const PORT_WORDS: u32 = 2 * 1024;
 /// Ports there are: entries of `ENTRY_OF`.
 pub const PORTS: u32 = PORT_WORDS * 64;
 
-/// Index of a port in `ENTRY_OF`. `port` in host byte order; protocols other than TCP share UDP's half.
+/// Index of a TCP or UDP port in `ENTRY_OF`. `port` in host byte order. SCTP has a table of its own.
 #[inline(always)]
 pub const fn port_index(protocol: u8, port: u16) -> u32 {
     let half = if protocol == crate::wire::TCP {

@@ -5,6 +5,7 @@
 
 mod addr;
 pub mod checksum;
+pub mod crc;
 mod hash;
 mod layout;
 mod verdict;

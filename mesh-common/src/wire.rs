@@ -32,6 +32,8 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 /// IP protocol number.
 pub const ICMPV6: u8 = 58;
+/// IP protocol number.
+pub const SCTP: u8 = 132;
 
 /// Extension header of IPv6: hop-by-hop options.
 pub const V6_HOP_BY_HOP: u8 = 0;

@@ -11,7 +11,7 @@ use std::{
 
 use mesh_common::{
     Addr, AddrKey, Endpoint, LINK_GATEWAY, LINK_OVERLAY, Link, PortKey, Prefix, ScopedAddr,
-    Settings, port_bit,
+    Settings, port_bit, wire::SCTP,
 };
 
 use crate::model::{self, Backend, Desired, Location, Service, Subnet};
@@ -24,6 +24,7 @@ pub(crate) struct Contents {
     pub(crate) peers: BTreeMap<Addr, u32>,
     pub(crate) endpoints: BTreeMap<AddrKey, Endpoint>,
     pub(crate) links: BTreeMap<u32, Link>,
+    /// The bitmap of TCP's and UDP's ports.
     pub(crate) ports: BTreeMap<u32, u64>,
     pub(crate) published: BTreeMap<PortKey, Arc<Front>>,
     pub(crate) vips: BTreeMap<AddrKey, Arc<Front>>,
@@ -149,8 +150,10 @@ pub(crate) fn contents(
                 reachable.retain(|b| !service.local_only || is_local(desired, b.address));
                 front(id, service, port.target.to_be(), &reachable)
             });
-            let (word, bit) = port_bit(port.protocol, port.published);
-            *out.ports.entry(word).or_default() |= bit;
+            if port.protocol != SCTP {
+                let (word, bit) = port_bit(port.protocol, port.published);
+                *out.ports.entry(word).or_default() |= bit;
+            }
             out.published.insert(key, front);
         }
         for ((vni, address), backends) in &service.vips {

@@ -108,7 +108,7 @@ pub struct Service {
 /// A port published on every node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PublishedPort {
-    /// IP protocol number: 6 TCP, 17 UDP.
+    /// IP protocol number: 6 TCP, 17 UDP, 132 SCTP.
     pub protocol: u8,
     /// Port on the nodes, host byte order.
     pub published: u16,

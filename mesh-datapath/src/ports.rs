@@ -1,4 +1,5 @@
-//! Published ports as user space sees them: for each port there is, the entry of `PUBLISHED` that it has.
+//! Published ports as user space sees them: for each port there is, the entry of `PUBLISHED` that it has. Those of TCP and
+//! UDP are in an array, the few of SCTP in a table.
 //!
 //! An entry is never overwritten while a port has it, as a program that reads it meanwhile would see half of each. A
 //! changed service is written to a free entry, and the port is pointed there in one step. The entry it had becomes free
@@ -8,22 +9,25 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use aya::{
     Ebpf,
-    maps::{Array, MapData},
+    maps::{Array, HashMap, MapData},
 };
-use mesh_common::{PortKey, Published, port_index};
+use mesh_common::{PortKey, Published, port_index, wire::SCTP};
 
 use crate::{
     Error, Report,
-    tables::{array, map_error},
+    tables::{array, map_error, take},
 };
 
 const ENTRY_OF: &str = "ENTRY_OF";
+const SCTP_PORTS: &str = "SCTP_PORTS";
 const PUBLISHED: &str = "PUBLISHED";
 
-/// The two maps, with a copy of what they hold.
+/// The maps, with a copy of what they hold.
 pub(crate) struct Ports {
     /// By [`port_index`]: an index in `entries`, plus one; zero where nothing is published.
     entry_of: Array<MapData, u32>,
+    /// By port, network byte order: an index in `entries`.
+    sctp: HashMap<MapData, u16, u32>,
     entries: Array<MapData, Published>,
     copy: BTreeMap<PortKey, Published>,
     used: BTreeMap<PortKey, u32>,
@@ -31,28 +35,42 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    /// Reads what `ports` have; no others may have anything.
+    /// Reads what `ports` of TCP and UDP have, no others of which may have anything, and those of SCTP.
     pub(crate) fn open(
         ebpf: &mut Ebpf,
         ports: impl Iterator<Item = PortKey>,
     ) -> Result<Self, Error> {
         let entry_of: Array<MapData, u32> = array(ebpf, ENTRY_OF)?;
         let entries: Array<MapData, Published> = array(ebpf, PUBLISHED)?;
-        let (mut copy, mut used) = (BTreeMap::new(), BTreeMap::new());
+        let sctp: HashMap<MapData, u16, u32> =
+            HashMap::try_from(take(ebpf, SCTP_PORTS)?).map_err(|e| map_error(SCTP_PORTS, e))?;
+        let mut used = BTreeMap::new();
         for port in ports {
             let entry = entry_of.get(&index(&port), 0);
-            let Some(at) = entry.map_err(|e| map_error(ENTRY_OF, e))?.checked_sub(1) else {
-                continue;
+            if let Some(at) = entry.map_err(|e| map_error(ENTRY_OF, e))?.checked_sub(1) {
+                used.insert(port, at);
+            }
+        }
+        for entry in sctp.iter() {
+            let (port_be, at) = entry.map_err(|e| map_error(SCTP_PORTS, e))?;
+            let port = PortKey {
+                port_be,
+                protocol: SCTP,
+                pad: 0,
             };
-            let published = entries.get(&at, 0).map_err(|e| map_error(PUBLISHED, e))?;
-            copy.insert(port, published);
             used.insert(port, at);
+        }
+        let mut copy = BTreeMap::new();
+        for (port, at) in &used {
+            let published = entries.get(at, 0).map_err(|e| map_error(PUBLISHED, e))?;
+            copy.insert(*port, published);
         }
         let taken: BTreeSet<u32> = used.values().copied().collect();
         let free = (0..entries.len()).filter(|at| !taken.contains(at));
         Ok(Self {
             free: free.collect(),
             entry_of,
+            sctp,
             entries,
             copy,
             used,
@@ -79,9 +97,7 @@ impl Ports {
             self.entries
                 .set(at, published, 0)
                 .map_err(|e| map_error(PUBLISHED, e))?;
-            self.entry_of
-                .set(index(port), at + 1, 0)
-                .map_err(|e| map_error(ENTRY_OF, e))?;
+            self.point(port, Some(at))?;
             self.free.pop_front();
             self.free.extend(self.used.insert(*port, at));
             self.copy.insert(*port, *published);
@@ -98,14 +114,26 @@ impl Ports {
     ) -> Result<(), Error> {
         let gone: Vec<PortKey> = self.copy.keys().copied().filter(|p| !wanted(p)).collect();
         for port in gone {
-            self.entry_of
-                .set(index(&port), 0, 0)
-                .map_err(|e| map_error(ENTRY_OF, e))?;
+            self.point(&port, None)?;
             self.free.extend(self.used.remove(&port));
             self.copy.remove(&port);
             report.removed += 1;
         }
         Ok(())
+    }
+
+    /// Gives a port an entry, in one step, or none.
+    fn point(&mut self, port: &PortKey, at: Option<u32>) -> Result<(), Error> {
+        if port.protocol != SCTP {
+            let entry = at.map_or(0, |at| at + 1);
+            let set = self.entry_of.set(index(port), entry, 0);
+            return set.map_err(|e| map_error(ENTRY_OF, e));
+        }
+        match at {
+            Some(at) => self.sctp.insert(port.port_be, at, 0),
+            None => self.sctp.remove(&port.port_be),
+        }
+        .map_err(|e| map_error(SCTP_PORTS, e))
     }
 }
 

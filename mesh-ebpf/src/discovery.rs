@@ -65,7 +65,7 @@ pub fn answer(
     if !sent_by(ctx, link.mac) || !(tuple.src.same(&own) || is_link_local_v6(&tuple.src)) {
         return Err(DropReason::Spoofed);
     }
-    let length = V6::transport_length(ctx, ETH_LEN, tuple).ok_or(DropReason::Malformed)?;
+    let length = V6::transport_length(ctx, ETH_LEN, tuple.l4).ok_or(DropReason::Malformed)?;
     let hop_limit = mem::u8_at(ctx, ETH_LEN + 7).ok_or(DropReason::Malformed)?;
     let target = mem::addr_at(ctx, TARGET).ok_or(DropReason::Malformed)?;
     let option = length == WITH_OPTION

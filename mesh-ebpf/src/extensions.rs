@@ -3,7 +3,7 @@
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use mesh_common::wire::{
-    IPV6_LEN, TCP, UDP, V6_DESTINATION, V6_FRAGMENT, V6_HOP_BY_HOP, V6_ROUTING,
+    IPV6_LEN, SCTP, TCP, UDP, V6_DESTINATION, V6_FRAGMENT, V6_HOP_BY_HOP, V6_ROUTING,
 };
 
 use crate::{
@@ -37,7 +37,7 @@ pub fn walk(ctx: &TcContext, ip: usize, mut tuple: Tuple<V6>) -> Option<Tuple<V6
     if found == CUT {
         return None;
     }
-    if tuple.protocol == TCP || tuple.protocol == UDP {
+    if tuple.protocol == TCP || tuple.protocol == UDP || tuple.protocol == SCTP {
         tuple.take_ports((found as u32).to_ne_bytes());
         tuple.flags = Flags((found >> 32) as u8);
     }
@@ -88,7 +88,7 @@ pub extern "C" fn transport_header(skb: *mut __sk_buff, l4: u32, protocol: u32) 
         };
         let ports = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]);
         u64::from(header[13]) << 32 | u64::from(ports)
-    } else if protocol == u32::from(UDP) {
+    } else if protocol == u32::from(UDP) || protocol == u32::from(SCTP) {
         ctx.fetch::<4>(l4)
             .map_or(CUT, |ports| u32::from_ne_bytes(ports).into())
     } else {

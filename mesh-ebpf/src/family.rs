@@ -79,8 +79,8 @@ pub trait Family: Messages {
     fn last_be(address: &Self::Address) -> u32;
     /// Sum of the pseudo header, not complemented. `length` in host byte order.
     fn pseudo(tuple: &Tuple<Self>, length: u16) -> u16;
-    /// Length of transport header and payload, as the IP header at `ip` says.
-    fn transport_length(packet: &impl Packet, ip: usize, tuple: &Tuple<Self>) -> Option<u16>;
+    /// Length of transport header and payload, as the IP header at `ip` says. The transport header is `l4` behind it.
+    fn transport_length(packet: &impl Packet, ip: usize, l4: u16) -> Option<u16>;
     /// Where a fragment has what all of its packet's have in common: four bytes, from the beginning of the IP header
     /// on, and which bits of them. `None`: its transport header is not looked at even if it is whole.
     fn identification(tuple: &Tuple<Self>) -> Option<(usize, u32)>;
@@ -202,9 +202,9 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn transport_length(packet: &impl Packet, ip: usize, tuple: &Tuple<Self>) -> Option<u16> {
+    fn transport_length(packet: &impl Packet, ip: usize, l4: u16) -> Option<u16> {
         let total = u16::from_be(mem::u16_at(packet, ip + 2)?);
-        Some(total.wrapping_sub(tuple.l4))
+        Some(total.wrapping_sub(l4))
     }
 
     #[inline(always)]
@@ -362,9 +362,9 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn transport_length(packet: &impl Packet, ip: usize, tuple: &Tuple<Self>) -> Option<u16> {
+    fn transport_length(packet: &impl Packet, ip: usize, l4: u16) -> Option<u16> {
         let payload = u16::from_be(mem::u16_at(packet, ip + 4)?);
-        Some(payload.wrapping_sub(tuple.l4 - IPV6_LEN as u16))
+        Some(payload.wrapping_sub(l4.wrapping_sub(IPV6_LEN as u16)))
     }
 
     /// The fragment header is the last that was walked.

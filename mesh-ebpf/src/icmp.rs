@@ -48,7 +48,9 @@ fn about<F: Family>(ctx: &TcContext, eth: usize) -> Option<Tuple<F>> {
     let ip = quote::<F>(eth);
     mem::pull(ctx, ip + F::HEADER_LEN + QUOTED);
     let mut tuple = F::quoted(ctx, ip)?;
-    if tuple.protocol != wire::TCP && tuple.protocol != wire::UDP {
+    let has_ports =
+        tuple.protocol == wire::TCP || tuple.protocol == wire::UDP || tuple.protocol == wire::SCTP;
+    if !has_ports {
         return None;
     }
     tuple.sport = mem::u16_at(ctx, ip + F::HEADER_LEN)?;
@@ -79,12 +81,10 @@ fn rewrite<F: Family>(
     nat::port(ctx, ports + 2, check, 0, old.dport, new.dport)
 }
 
-/// How the answer to `packet` is rewritten. The key is too large for the stack.
+/// How the answer to `packet` is rewritten.
 #[inline(always)]
 fn known<F: Family>(packet: &Tuple<F>, scope: u32) -> Option<&'static Nat> {
-    let scratch = mem::scratch()?;
-    scratch.flow = packet.reply().key(scope);
-    mem::get_flow(&maps::FLOWS, &scratch.flow)
+    nat::find(&packet.reply(), scope)
 }
 
 /// Treats an error about `packet`, which `nat` has rewritten or would rewrite the answer to: as that answer.

@@ -34,6 +34,10 @@ pub static PEERS: HashMap<Addr, u32> = HashMap::pinned(4096, 0);
 #[map]
 pub static ENTRY_OF: Array<u32> = Array::pinned(ALL_PORTS, 0);
 
+/// Published ports of SCTP, as they stand in the packet: the entry in `PUBLISHED`.
+#[map]
+pub static SCTP_PORTS: HashMap<u16, u32> = HashMap::pinned(4096, 0);
+
 /// Published ports. An entry that a port has is not written to.
 #[map]
 pub static PUBLISHED: Array<Published> = Array::pinned(16_384, 0);

@@ -1,18 +1,19 @@
 //! Rewriting addresses and ports, and remembering how to rewrite the replies.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0},
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_RECOMPUTE_CSUM},
     programs::TcContext,
 };
 use mesh_common::{
     Addr, DropReason, FlowKey, NAT_LINK, NAT_LOOPBACK, NAT_PEER, Nat, SCOPE_PORT, Settings,
-    TABLE_FLOWS, Verdict, mac_of, node_mac,
-    wire::{ETH_LEN, GATEWAY_BE, TCP},
+    TABLE_FLOWS, Verdict, crc, mac_of, node_mac,
+    wire::{ETH_LEN, GATEWAY_BE, SCTP, TCP},
 };
 
 use crate::{
     family::{Family, V4, V6},
-    maps, mem,
+    maps::{self, Ends},
+    mem::{self, Packet as _},
     packet::{Flags, Tuple},
     too_big,
     tunnel::{self, Inner},
@@ -83,6 +84,9 @@ fn rewrite_to<F: Family>(ctx: &TcContext, l4: usize, kind: u32) -> Result<(), Dr
     } else {
         (l4 + 6, u64::from(BPF_F_MARK_MANGLED_0))
     };
+    let sctp = kind == u32::from(SCTP);
+    // SCTP's checksum covers no addresses.
+    let check = if sctp { 0 } else { check };
     let src = ETH_LEN + F::SOURCE;
     address::<F>(ctx, src, check, mangled, &old.src, &new.src)?;
     let dst = src + F::ADDRESS_LEN;
@@ -90,8 +94,45 @@ fn rewrite_to<F: Family>(ctx: &TcContext, l4: usize, kind: u32) -> Result<(), Dr
     if kind == TAIL {
         return Ok(());
     }
+    if sctp {
+        return sctp_ports::<F>(ctx, l4, old, new);
+    }
     port(ctx, l4, check, mangled, old.sport, new.sport)?;
     port(ctx, l4 + 2, check, mangled, old.dport, new.dport)
+}
+
+/// Rewrites the ports of the SCTP header at `l4`.
+#[inline(always)]
+fn sctp_ports<F: Family>(
+    ctx: &TcContext,
+    l4: usize,
+    old: &Ends<F::Address>,
+    new: &Ends<F::Address>,
+) -> Result<(), DropReason> {
+    let [old, new] = [old, new].map(|ends| u32::from(ends.dport) << 16 | u32::from(ends.sport));
+    if old == new {
+        return Ok(());
+    }
+    let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
+    let check = ctx.fetch::<4>(l4 + 8).ok_or(DropReason::Malformed)?;
+    let check = u32::from_ne_bytes(check);
+    let length = F::transport_length(ctx, ETH_LEN, (l4 - ETH_LEN) as u16);
+    let length = length.ok_or(DropReason::Malformed)?;
+    ctx.store(l4, &new, flags).map_err(|_| DropReason::Kernel)?;
+    // Zero: a sender on this machine has left it for its device to complete.
+    if check == 0 {
+        return Ok(());
+    }
+    let check = crc::update(check, old, new, length, &|a, b| crc_times(a, b));
+    ctx.store(l4 + 8, &check, flags)
+        .map_err(|_| DropReason::Kernel)
+}
+
+/// [`crc::times`], verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn crc_times(a: u32, b: u32) -> u32 {
+    crc::times(a, b)
 }
 
 #[inline(always)]
@@ -186,6 +227,14 @@ pub extern "C" fn remember_reply(begins: u32) -> u32 {
         return 1;
     }
     mem::keep(&maps::FLOWS, TABLE_FLOWS, key, nat, known.is_none()).into()
+}
+
+/// How to rewrite a packet that comes in at `scope`. The key is too large for the stack.
+#[inline(always)]
+pub fn find<F: Family>(packet: &Tuple<F>, scope: u32) -> Option<&'static Nat> {
+    let scratch = mem::scratch()?;
+    scratch.flow = packet.key(scope);
+    mem::get_flow(&maps::FLOWS, &scratch.flow)
 }
 
 /// Forgets how to rewrite packets with `key`.

@@ -154,7 +154,7 @@ pub fn arrive<F: Family>(
     smac: [u8; 6],
 ) -> Result<Verdict, DropReason> {
     if tuple.ports
-        && let Some(nat) = mem::get_flow(&maps::FLOWS, &tuple.key(vni))
+        && let Some(nat) = nat::find(tuple, vni)
     {
         nat::rewrite(ctx, tuple, &nat::target(tuple, nat))?;
     }

@@ -2,7 +2,7 @@
 
 use mesh_common::{
     FlowKey, flow_hash,
-    wire::{ETH_LEN, TCP, UDP},
+    wire::{ETH_LEN, SCTP, TCP, UDP},
 };
 
 use crate::{
@@ -27,7 +27,7 @@ pub struct Tuple<F: Family> {
     pub protocol: u8,
     /// Where the transport header begins, from the beginning of the IP header.
     pub l4: u16,
-    /// Ports are known: TCP or UDP without IP options; of fragments those that `fragments` knows.
+    /// Ports are known: TCP, UDP or SCTP without IP options; of fragments those that `fragments` knows.
     pub ports: bool,
     pub flags: Flags,
     /// "More fragments" and the offset, as they stand in the packet; zero if it is whole.
@@ -148,7 +148,7 @@ impl<F: Family> Tuple<F> {
     /// `None`: cut short.
     #[inline(always)]
     pub fn transport(&mut self, packet: &impl Packet, ip: usize) -> Option<()> {
-        if self.protocol != TCP && self.protocol != UDP {
+        if self.protocol != TCP && self.protocol != UDP && self.protocol != SCTP {
             return Some(());
         }
         let l4 = ip + F::HEADER_LEN;

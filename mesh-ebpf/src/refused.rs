@@ -64,7 +64,7 @@ fn reset<F: Family>(ctx: &TcContext, tuple: &Tuple<F>) -> Result<(), DropReason>
     let (seq, ack, flags) = if had & ACK != 0 {
         (ack, 0, RST)
     } else {
-        let length = F::transport_length(ctx, ETH_LEN, tuple).ok_or(DropReason::NoEndpoint)?;
+        let length = F::transport_length(ctx, ETH_LEN, tuple.l4).ok_or(DropReason::NoEndpoint)?;
         let data = u32::from(length).wrapping_sub(u32::from(offset >> 4) * 4);
         let marks = u32::from(had & SYN != 0) + u32::from(had & FIN != 0);
         let next = u32::from_be(seq).wrapping_add(data).wrapping_add(marks);

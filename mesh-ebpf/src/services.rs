@@ -77,6 +77,9 @@ pub fn is_tunnel(settings: &Settings, tuple: &Tuple<V4>) -> bool {
 /// Whether a port, as it stands in the packet, is published.
 #[inline(always)]
 pub fn is_published(protocol: u8, port_be: u16) -> bool {
+    if protocol == wire::SCTP {
+        return sctp_entry(port_be.into()) != NONE;
+    }
     let (word, bit) = port_bit(protocol, u16::from_be(port_be));
     maps::PORTS.get(word).is_some_and(|bits| bits & bit != 0)
 }
@@ -96,13 +99,23 @@ pub fn service<F: Family>(tuple: &Tuple<F>) -> Option<&'static Published> {
     if !tuple.ports {
         return None;
     }
+    if tuple.protocol == wire::SCTP {
+        return maps::PUBLISHED.get(sctp_entry(tuple.dport.into()));
+    }
     let port = u16::from_be(tuple.dport);
     let entry = *maps::ENTRY_OF.get(port_index(tuple.protocol, port))?;
     // None, zero, becomes an index past the end.
     maps::PUBLISHED.get(entry.wrapping_sub(1))
 }
 
-/// No index: past the end of `BACKENDS`. (An `Option` would be compared in a way that the verifier does not follow.)
+/// Entry of a published port of SCTP, as it stands in the packet; `NONE` if it is not one. Verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sctp_entry(port_be: u32) -> u32 {
+    mem::get(&maps::SCTP_PORTS, &(port_be as u16)).map_or(NONE, |entry| *entry)
+}
+
+/// No index: past the end of `BACKENDS` and `PUBLISHED`. (An `Option` would be compared in a way that the verifier does not follow.)
 const NONE: u32 = u32::MAX;
 
 /// Index of the backend that a row gives, or `NONE`.

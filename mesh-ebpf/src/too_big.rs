@@ -32,9 +32,14 @@ pub fn check<F: Family>(
 /// Length of the packet from its IP header on; of each part, if the device is to cut it up.
 #[inline(always)]
 fn length<F: Family>(ctx: &TcContext, tuple: &Tuple<F>) -> u32 {
+    /// `GSO_BY_FRAGS`: SCTP has cut it up already, and the device only divides it.
+    const DIVIDED: u32 = 0xffff;
     let part = mem::part(ctx);
     if part == 0 {
         return ctx.len() - ETH_LEN as u32;
+    }
+    if part == DIVIDED {
+        return 0;
     }
     let l4 = tuple.l4 as usize;
     let header = if tuple.protocol == TCP {

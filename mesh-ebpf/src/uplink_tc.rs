@@ -124,7 +124,7 @@ fn unpack<F: Family>(
     let [_, kind, a, b, c, d] = dmac;
     let named = u32::from_ne_bytes([a, b, c, d]);
     if kind == node_mac(0)[1] {
-        let Some(nat) = mem::get_flow(&maps::FLOWS, &inner.key(SCOPE_RETURN)) else {
+        let Some(nat) = nat::find(&inner, SCOPE_RETURN) else {
             // A packet to be cut up stays one of a tunnel's: only the kernel's device makes it another.
             if mem::part(ctx) != 0 || !services::is_own::<F>(&inner.src) {
                 return Ok(Verdict::Pass);

@@ -180,7 +180,7 @@ fn address<F: Family>(ctx: &XdpContext, hop: &Hop) -> Result<(), DropReason> {
 }
 
 /// Whether the transport checksum is more than the pseudo header's sum that a sender on this machine left for
-/// its device to complete. One final checksum in 65,536 looks the same, and behind extension headers nobody looks;
+/// its device to complete; SCTP's is zero then. One final checksum in 65,536 looks the same, and behind extension headers nobody looks;
 /// tc handles all.
 #[inline(always)]
 fn checksum_is_final<F: Family>(ctx: &XdpContext, eth: usize, tuple: &Tuple<F>) -> bool {
@@ -189,12 +189,16 @@ fn checksum_is_final<F: Family>(ctx: &XdpContext, eth: usize, tuple: &Tuple<F>) 
         return false;
     }
     let l4 = ip + F::HEADER_LEN;
+    if tuple.protocol == wire::SCTP {
+        return mem::u32_at(ctx, l4 + 8).is_some_and(|check| check != 0);
+    }
     let at = if tuple.protocol == wire::TCP {
         l4 + 16
     } else {
         l4 + 6
     };
-    let (Some(check), Some(length)) = (mem::u16_at(ctx, at), F::transport_length(ctx, ip, tuple))
+    let (Some(check), Some(length)) =
+        (mem::u16_at(ctx, at), F::transport_length(ctx, ip, tuple.l4))
     else {
         return false;
     };

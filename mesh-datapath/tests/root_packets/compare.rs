@@ -96,6 +96,7 @@ pub(crate) fn moved_counters(before: &Snapshot, after: &Snapshot) -> Vec<Counted
         let front = match (new.address, new.protocol, new.published) {
             (_, Some(6), Some(port)) => format!("tcp/{port}"),
             (_, Some(17), Some(port)) => format!("udp/{port}"),
+            (_, Some(132), Some(port)) => format!("sctp/{port}"),
             (Some(address), ..) => address.to_string(),
             other => panic!("an odd front: {other:?}"),
         };

@@ -31,6 +31,7 @@ pub(crate) fn node(address: Ipv4Addr) -> Mac {
 pub(crate) enum Above {
     Tcp(Box<TcpHeader>),
     Udp { from: u16, to: u16 },
+    Sctp { from: u16, to: u16 },
     Icmp(Icmpv4Type),
     Nothing,
 }
@@ -150,6 +151,15 @@ pub(crate) fn udp(from: End, to: End) -> Frame {
         to: to.1,
     };
     frame(from.0, to.0, IpNumber::UDP, above)
+}
+
+/// An SCTP packet.
+pub(crate) fn sctp(from: End, to: End) -> Frame {
+    let above = Above::Sctp {
+        from: from.1,
+        to: to.1,
+    };
+    frame(from.0, to.0, IpNumber::SCTP, above)
 }
 
 /// An ICMP message.

@@ -17,6 +17,7 @@ mod overlay_vips;
 mod render;
 mod reuse;
 mod row;
+mod sctp;
 mod six;
 mod sizes;
 mod story;

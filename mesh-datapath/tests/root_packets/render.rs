@@ -1,7 +1,7 @@
 //! Frames as bytes, checksums included.
 
 use etherparse::{EtherType, Icmpv4Header, Icmpv6Header, IpNumber, Ipv6Header, UdpHeader, VlanId};
-use mesh_common::{Addr, checksum, wire};
+use mesh_common::{Addr, checksum, crc, wire};
 
 use crate::{
     frames::{Above, Frame, OnlyV6, Payload, Sum},
@@ -144,6 +144,19 @@ impl Frame {
                     Sum::Partial => header.checksum = self.pseudo(UdpHeader::LEN + payload.len()),
                 }
                 header.write(&mut out)
+            }
+            Above::Sctp { from, to } => {
+                let tag = 0x1234_5678_u32.to_be_bytes();
+                let header = [&from.to_be_bytes()[..], &to.to_be_bytes(), &tag].concat();
+                let whole = [&header, &[0; 4][..], payload].concat();
+                let check = match self.sum {
+                    Sum::Right => crc::of(&whole),
+                    // A device that is to complete it finds nothing there.
+                    Sum::Zero | Sum::Partial => 0,
+                };
+                out.extend(header);
+                out.extend(check.to_le_bytes());
+                Ok(())
             }
             Above::Icmp(kind) if self.v6.is_some() => {
                 let kind = six::message(kind).expect("it has been converted");

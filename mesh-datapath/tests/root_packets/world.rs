@@ -8,7 +8,7 @@ use std::{
 use aya::maps::{Array, HashMap, Map, MapData};
 use mesh_common::{
     self as contract, Addr, AddrKey, Conn, FlowKey, Fragment, Nat, Pool, Published,
-    SCOPE_PUBLISHED, port_index,
+    SCOPE_PUBLISHED, port_index, wire,
 };
 use mesh_datapath::{
     Backend, Config, Datapath, Desired, Endpoint, Link, Location, PublishedPort, Service, Snapshot,
@@ -103,6 +103,7 @@ pub(crate) struct World {
     fragments: HashMap<MapData, FlowKey, Fragment>,
     backends: Array<MapData, contract::Backend>,
     entry_of: Array<MapData, u32>,
+    sctp_ports: HashMap<MapData, u16, u32>,
     published: Array<MapData, Published>,
     vips: HashMap<MapData, AddrKey, Pool>,
 }
@@ -177,6 +178,7 @@ impl World {
             fragments: HashMap::try_from(map("FRAGMENTS")).expect("a hash map"),
             backends: Array::try_from(map("BACKENDS")).expect("an array"),
             entry_of: Array::try_from(map("ENTRY_OF")).expect("an array"),
+            sctp_ports: HashMap::try_from(map("SCTP_PORTS")).expect("a hash map"),
             published: Array::try_from(map("PUBLISHED")).expect("an array"),
             vips: HashMap::try_from(map("VIPS")).expect("a hash map"),
             ns,
@@ -280,9 +282,13 @@ impl World {
     /// Index of a backend of the service that a flow is to.
     fn index(&self, key: &FlowKey, address: Addr) -> u32 {
         let pool = if key.scope == SCOPE_PUBLISHED {
-            let port = port_index(key.protocol, u16::from_be(key.dport_be));
-            let entry = self.entry_of.get(&port, 0).expect("a port");
-            self.published.get(&(entry - 1), 0).expect("published").pool
+            let entry = if key.protocol == wire::SCTP {
+                self.sctp_ports.get(&key.dport_be, 0).expect("a port")
+            } else {
+                let port = port_index(key.protocol, u16::from_be(key.dport_be));
+                self.entry_of.get(&port, 0).expect("a port") - 1
+            };
+            self.published.get(&entry, 0).expect("published").pool
         } else {
             let vip = AddrKey {
                 vni: key.scope,
@@ -393,8 +399,14 @@ fn published((port, before, since): &Row, vip: Ipv4Addr, moved: bool) -> Service
             .chain(leaving.map(|task| backend(task, true)))
             .collect()
     };
-    // Both protocols on one port, and each on one of its own.
-    let ports = [(6, *port), (17, *port), (6, port + 1000), (17, port + 2000)];
+    // All protocols on one port, and each but SCTP on one of its own.
+    let ports = [
+        (6, *port),
+        (17, *port),
+        (132, *port),
+        (6, port + 1000),
+        (17, port + 2000),
+    ];
     Service {
         name: format!("s{port}"),
         vips: BTreeMap::from([((VNI, vip.into()), backends(|task| task))]),
