@@ -4,7 +4,7 @@
 //! `session` the stream to a manager · `assignment` what it wants of this node · `desired` that, in the
 //! words of the kernel and of DNS · `container` a task's spec as a container · `reconcile` observe, plan,
 //! apply · `links` rtnetlink and namespaces · `dns` name resolution inside tasks · `logs` of this node's
-//! tasks · `queries` of managers, about `loads` of backends and for `doctor` · `metrics` for Prometheus · `api` the Engine API on the unix socket.
+//! tasks · `queries` of managers, about `loads` of backends for `doctor` and `trace` · `metrics` for Prometheus · `api` the Engine API on the unix socket.
 
 pub mod api;
 pub mod assignment;
@@ -22,3 +22,4 @@ pub mod node;
 mod queries;
 pub mod reconcile;
 pub mod session;
+mod trace;

@@ -161,6 +161,16 @@ pub(crate) fn protocol(number: u8) -> String {
     }
 }
 
+/// The number of an IP protocol that services use.
+pub(crate) fn protocol_number(name: &str) -> Option<u8> {
+    match name {
+        "tcp" => Some(6),
+        "udp" => Some(17),
+        "sctp" => Some(132),
+        _ => None,
+    }
+}
+
 fn tables(registry: &mut Registry, fill: &[Fill]) {
     let entries = Family::<Table, Gauge>::default();
     let capacity = Family::<Table, Gauge>::default();

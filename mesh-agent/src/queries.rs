@@ -3,10 +3,10 @@
 use mesh_api::proto::{LoadAnswer, Query, Report, query::Question, report::Answer};
 use tokio::{
     sync::mpsc,
-    task::{JoinHandle, JoinSet},
+    task::{AbortHandle, JoinHandle, JoinSet},
 };
 
-use crate::{doctor, loads, node::Node};
+use crate::{doctor, loads, node::Node, trace};
 
 /// Answers questions, each on its own, until the session ends.
 pub(crate) fn serve(
@@ -17,30 +17,56 @@ pub(crate) fn serve(
     tokio::spawn(async move {
         // Ends with this task.
         let mut open = JoinSet::new();
-        while let Some(query) = queries.recv().await {
+        // The trace that goes on, if it does not yet know of its end.
+        let mut traced: Option<(String, AbortHandle)> = None;
+        while let Some(Query { id, question }) = queries.recv().await {
             while open.try_join_next().is_some() {}
-            open.spawn(answer(node.clone(), query, reports.clone()));
+            let (node, reports) = (node.clone(), reports.clone());
+            match question {
+                Some(Question::Load(question)) => {
+                    open.spawn(load(node, question.service_id, id, reports));
+                }
+                Some(Question::Check(question)) => {
+                    open.spawn(async move {
+                        let answer = doctor::check(&node, question).await;
+                        send(&reports, id, Answer::Check(answer)).await;
+                    });
+                }
+                Some(Question::Trace(question)) => {
+                    end(&mut open, traced.take()).await;
+                    let handle = open.spawn(trace::run(node, question, id.clone(), reports));
+                    traced = Some((id, handle));
+                }
+                Some(Question::Stop(_)) => {
+                    let stopped = traced.take_if(|(running, _)| *running == id);
+                    end(&mut open, stopped).await;
+                }
+                None => {}
+            }
         }
     })
 }
 
-async fn answer(node: Node, query: Query, reports: mpsc::Sender<Report>) {
-    let answer = match query.question {
-        Some(Question::Load(question)) => {
-            match loads::read(&node, question.service_id).await {
-                Ok(backends) => Answer::Load(LoadAnswer { backends }),
-                // No answer is an answer: the manager says that this node's part is missing.
-                Err(error) => {
-                    tracing::warn!(%error, "the load of backends is not known");
-                    return;
-                }
-            }
-        }
-        Some(Question::Check(question)) => Answer::Check(doctor::check(&node, question).await),
-        None => return,
+/// Ends a trace and waits until it has.
+async fn end(open: &mut JoinSet<()>, traced: Option<(String, AbortHandle)>) {
+    let Some((_, handle)) = traced else {
+        return;
     };
+    handle.abort();
+    while !handle.is_finished() && open.join_next().await.is_some() {}
+}
+
+async fn load(node: Node, service_id: String, id: String, reports: mpsc::Sender<Report>) {
+    match loads::read(&node, service_id).await {
+        Ok(backends) => send(&reports, id, Answer::Load(LoadAnswer { backends })).await,
+        // No answer is an answer: the manager says that this node's part is missing.
+        Err(error) => tracing::warn!(%error, "the load of backends is not known"),
+    }
+}
+
+async fn send(reports: &mpsc::Sender<Report>, query_id: String, answer: Answer) {
     let report = Report {
-        query_id: query.id,
+        query_id,
         answer: Some(answer),
     };
     // The session may have ended meanwhile.

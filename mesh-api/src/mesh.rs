@@ -161,6 +161,58 @@ impl Level {
     }
 }
 
+/// A line of a trace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", tag = "Kind")]
+pub enum TraceLine {
+    /// Packets are followed from now on.
+    Begun {
+        /// Host names of nodes that do not tell of theirs.
+        #[serde(rename = "Silent")]
+        silent: Vec<String>,
+    },
+    /// What became of a packet.
+    Packet(Box<TracedPacket>),
+    /// Something that cannot be told.
+    Trouble {
+        /// For people.
+        #[serde(rename = "Message")]
+        message: String,
+    },
+}
+
+/// What one program of a node made of a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct TracedPacket {
+    /// Nanoseconds since the epoch, by the manager's clock.
+    pub time: i64,
+    /// Host name of the node.
+    pub node: String,
+    /// Stable name of the program.
+    pub program: String,
+    /// Interface that the packet came in by.
+    pub interface: String,
+    /// `tcp`, `udp`, or the protocol's number.
+    pub protocol: String,
+    /// Flags of TCP, as tcpdump writes them.
+    pub flags: String,
+    /// `address:port` as the packet was after the verdict, inside the tunnel.
+    pub source: String,
+    /// `address:port`, likewise.
+    pub destination: String,
+    /// Stable name of the verdict, or of the reason for which the packet was dropped.
+    pub verdict: String,
+    /// The packet was dropped.
+    pub dropped: bool,
+    /// Host name of the other node, if the packet is in a tunnel.
+    pub tunnel: String,
+    /// The task at one of its ends, `<service>.<slot>`.
+    pub task: String,
+    /// Bytes, with Ethernet and tunnel headers.
+    pub bytes: u32,
+}
+
 /// One line of a service's or a task's log, as `/mesh/` and the client see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {

@@ -45,8 +45,15 @@ pub const MORE_TOO_BIG: u32 = 3;
 pub const MORE_TUNNEL_ERROR: u32 = 4;
 /// Answers to packets that nobody is there for.
 pub const MORE_REFUSED: u32 = 5;
+/// What tells user space of a packet, of either family.
+pub const MORE_TRACE: u32 = 12;
 /// Programs in `TC_MORE`.
-pub const MORE_PROGRAMS: u32 = 12;
+pub const MORE_PROGRAMS: u32 = 13;
+/// The same as [`MORE_TRACE`] in the array of XDP programs, which has only [`V6_UPLINK`] beside it.
+pub const XDP_TRACE: u32 = 1;
+
+/// Ports in a [`TraceFilter`].
+pub const TRACE_PORTS: usize = 8;
 
 /// [`FlowKey::scope`] below 1 << 24 is a VNI. This one: packets that a task sends on its gateway link.
 pub const SCOPE_TASK: u32 = 1 << 24;
@@ -163,8 +170,62 @@ layouts! {
         /// One: XDP answers by `XDP_REDIRECT` to the interface, not by `XDP_TX`. On a veth only the former wakes
         /// up a peer that has GRO on but no XDP program.
         redirect: u8,
+        /// One: packets are traced.
+        trace: u8,
+    }
+
+    /// The one entry of `TRACE_FILTER`: which packets are traced. Either end may be the one that is meant.
+    struct TraceFilter(40) {
+        /// An end's address; none: any.
+        client: Addr,
+        /// An end's port is one of these, the zeros at the end aside; without any: all packets.
+        ports_be: [u16; TRACE_PORTS],
+        /// IP protocol number; zero: any.
+        protocol: u8,
         /// Zero.
-        pad: u8,
+        pad: [u8; 7],
+    }
+
+    /// Value of `TRACED`, one per CPU: from a program that has come to a verdict to the one that tells of it.
+    struct Traced(80) {
+        /// Packets that there was no room to tell of.
+        lost: u64,
+        /// What the program answers in its hook's own numbers.
+        action: u32,
+        /// Zero.
+        pad: [u8; 4],
+        /// What is known so far.
+        event: TraceEvent,
+    }
+
+    /// In `TRACE_EVENTS`: a packet and what became of it, as it stood after the verdict.
+    struct TraceEvent(64) {
+        /// Nanoseconds of the boot-time clock.
+        time_ns: u64,
+        /// Source address, inside the tunnel.
+        src: Addr,
+        /// Destination address, inside the tunnel.
+        dst: Addr,
+        /// Source port; zero if it has none.
+        sport_be: u16,
+        /// Destination port; zero if it has none.
+        dport_be: u16,
+        /// Interface that it came in by.
+        ifindex: u32,
+        /// The other node, if the packet is in a tunnel: its tunnel end point's IPv4 address.
+        peer_be: u32,
+        /// Bytes, with Ethernet and tunnel headers.
+        length: u32,
+        /// IP protocol number.
+        protocol: u8,
+        /// A [`Place`](crate::Place).
+        place: u8,
+        /// A [`Verdict`](crate::Verdict) or [`DropReason`](crate::DropReason).
+        outcome: u8,
+        /// Flags of TCP.
+        flags: u8,
+        /// Zero.
+        pad: [u8; 4],
     }
 
     /// A port that may be published.

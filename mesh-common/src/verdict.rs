@@ -166,6 +166,15 @@ impl DropReason {
     }
 }
 
+/// Stable name of an outcome: the number of a [`Verdict`] or a [`DropReason`].
+pub fn outcome_name(outcome: u32) -> Option<&'static str> {
+    let verdict = Verdict::ALL.iter().find(|v| **v as u32 == outcome);
+    let reason = || DropReason::ALL.iter().find(|r| **r as u32 == outcome);
+    verdict
+        .map(|v| v.name())
+        .or_else(|| reason().map(|r| r.name()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,5 +188,8 @@ mod tests {
         assert!(numbers.eq(0..COUNTS));
         assert!(Place::ALL.iter().map(|p| *p as u32).eq(0..6));
         assert_eq!(Place::Loopback.counter(COUNTS - 1), 6 * COUNTS - 1);
+        assert_eq!(outcome_name(0), Some("pass"));
+        assert_eq!(outcome_name(COUNTS - 1), Some("too-big"));
+        assert_eq!(outcome_name(COUNTS), None);
     }
 }

@@ -54,6 +54,8 @@ enum Command {
     /// Manage the cluster
     #[command(subcommand)]
     Swarm(cmd::swarm::Command),
+    /// Follow packets through all nodes
+    Trace(cmd::trace::Args),
     /// Show the versions of client and agent
     Version(cmd::version::Args),
     /// Look at virtual addresses
@@ -79,6 +81,7 @@ impl Cli {
             Command::Ps(args) => cmd::ps::run(&client, args).await,
             Command::Service(command) => cmd::service::run(&client, command).await,
             Command::Swarm(command) => cmd::swarm::run(&client, command).await,
+            Command::Trace(args) => return cmd::trace::run(&client, args).await,
             Command::Version(args) => cmd::version::run(&client, args).await,
             Command::Vip(command) => cmd::vip::run(&client, command).await,
         }?;

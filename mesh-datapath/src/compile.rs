@@ -106,7 +106,8 @@ pub(crate) fn contents(
             uplink,
             vxlan_port_be: vxlan_port.to_be(),
             redirect: u8::from(redirect),
-            pad: 0,
+            // Set where it is written: see `Tables::set_tracing`.
+            trace: 0,
         },
         own: desired
             .own_addresses

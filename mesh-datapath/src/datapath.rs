@@ -36,9 +36,9 @@ const LOOPBACK: u32 = 1;
 ///
 /// It acts on the network namespace of the thread that calls it.
 pub struct Datapath {
-    config: Config,
+    pub(crate) config: Config,
     pub(crate) ebpf: Ebpf,
-    tables: Tables,
+    pub(crate) tables: Tables,
     twins: Twins,
     lrus: Lrus,
     attachments: Attachments,

@@ -45,6 +45,17 @@ pub(crate) fn boot_seconds() -> u64 {
         .unwrap_or(0)
 }
 
+/// Nanoseconds of the boot-time clock, as the programs read it.
+pub fn boot_nanoseconds() -> u64 {
+    // SAFETY: all zero is a valid value of this plain C structure.
+    let mut now: libc::timespec = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure outlives the call.
+    let answer = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    // Only an unknown clock is refused.
+    debug_assert_eq!(answer, 0);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
 /// Lets the loopback interface take packets that carry own and loopback addresses but were not routed to it:
 /// the replies of tasks to this node's own processes.
 pub(crate) fn admit_loopback_replies() -> Result<(), Error> {

@@ -28,6 +28,7 @@ mod snapshot;
 mod sockets;
 mod table;
 mod tables;
+mod trace;
 mod trial;
 mod twins;
 mod upgrade;
@@ -36,6 +37,7 @@ mod verifier;
 pub use config::{Config, DEFAULT_VXLAN_PORT, XdpMode};
 pub use datapath::{Datapath, TUNNEL_DEVICE};
 pub use error::Error;
+pub use host::boot_nanoseconds;
 pub use model::{
     Backend, Desired, Endpoint, Link, Location, Mac, PublishedPort, Service, Subnet, mac_of,
 };
@@ -45,5 +47,6 @@ pub use report::{
     Uplink, UplinkMode,
 };
 pub use sockets::{OpenSocket, Sockets, namespace_cookie};
+pub use trace::{Trace, TraceFilter, TracedPacket};
 pub use trial::{EMPTY_TC, EMPTY_XDP, Trial};
 pub use verifier::{VERIFIER_LIMIT, VerifierCost};

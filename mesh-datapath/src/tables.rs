@@ -21,6 +21,8 @@ use crate::{
 /// All maps but those that only programs write (see `fill`).
 pub(crate) struct Tables {
     settings: Array<MapData, Settings>,
+    /// [`Settings::trace`], which is no part of a desired state.
+    tracing: bool,
     ports: Array<MapData, u64>,
     ports_copy: BTreeMap<u32, u64>,
     rows: Array<MapData, u32>,
@@ -51,6 +53,7 @@ impl Tables {
         let published = Ports::open(ebpf, used)?;
         Ok(Self {
             settings: array(ebpf, "SETTINGS")?,
+            tracing: false,
             ports,
             ports_copy,
             rows: array(ebpf, "ROWS")?,
@@ -73,11 +76,23 @@ impl Tables {
         report: &mut Report,
     ) -> Result<(), Error> {
         let error = |e| map_error("SETTINGS", e);
+        let wanted = Settings {
+            trace: self.tracing.into(),
+            ..wanted
+        };
         if self.settings.get(&0, 0).map_err(error)? != wanted {
             self.settings.set(0, wanted, 0).map_err(error)?;
             report.written += 1;
         }
         Ok(())
+    }
+
+    /// Tells the programs whether to tell of packets.
+    pub(crate) fn set_tracing(&mut self, tracing: bool) -> Result<(), Error> {
+        self.tracing = tracing;
+        let settings = self.settings.get(&0, 0);
+        let settings = settings.map_err(|e| map_error("SETTINGS", e))?;
+        self.put_settings(settings, &mut Report::default())
     }
 
     /// Sets the bits of `wanted`; with `clear`, also clears all others.

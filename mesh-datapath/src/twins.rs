@@ -8,8 +8,9 @@ use aya::{
     programs::{Program, ProgramError},
 };
 use mesh_common::{
-    MORE_GATEWAY_ERROR, MORE_OVERLAY_ERROR, MORE_REFUSED, MORE_TOO_BIG, MORE_TUNNEL_ERROR,
-    MORE_UPLINK_ERROR, MORE_V4, MORE_V6, V6_GATEWAY, V6_LOOPBACK, V6_OVERLAY, V6_TUNNEL, V6_UPLINK,
+    MORE_GATEWAY_ERROR, MORE_OVERLAY_ERROR, MORE_REFUSED, MORE_TOO_BIG, MORE_TRACE,
+    MORE_TUNNEL_ERROR, MORE_UPLINK_ERROR, MORE_V4, MORE_V6, V6_GATEWAY, V6_LOOPBACK, V6_OVERLAY,
+    V6_TUNNEL, V6_UPLINK, XDP_TRACE,
 };
 
 use crate::{Error, tables};
@@ -19,7 +20,7 @@ const TC: &str = "TC_V6";
 const MORE: &str = "TC_MORE";
 
 /// Array, index in it, program.
-const TWINS: [(&str, u32, &str); 18] = [
+const TWINS: [(&str, u32, &str); 20] = [
     (XDP, V6_UPLINK, "uplink_xdp_v6"),
     (TC, V6_UPLINK, "uplink_tc_v6"),
     (TC, V6_TUNNEL, "tunnel_tc_v6"),
@@ -38,6 +39,8 @@ const TWINS: [(&str, u32, &str); 18] = [
     (MORE, MORE_V6 + MORE_TOO_BIG, "too_big_v6"),
     (MORE, MORE_V4 + MORE_REFUSED, "refused"),
     (MORE, MORE_V6 + MORE_REFUSED, "refused_v6"),
+    (MORE, MORE_TRACE, "trace_tc"),
+    (XDP, XDP_TRACE, "trace_xdp"),
 ];
 
 /// All of them.

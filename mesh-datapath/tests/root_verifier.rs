@@ -4,7 +4,7 @@
 use mesh_datapath::{Config, Datapath, VERIFIER_LIMIT, VerifierCost};
 
 /// Program, and the most instructions that the verifier may process in it: some half more than it did on Linux 6.18.
-const BOUNDS: [(&str, u32); 33] = [
+const BOUNDS: [(&str, u32); 35] = [
     ("uplink_xdp", 26_000),
     ("uplink_tc", 22_000),
     ("tunnel_tc", 3_000),
@@ -30,6 +30,8 @@ const BOUNDS: [(&str, u32); 33] = [
     ("too_big_v6", 8_000),
     ("refused", 2_000),
     ("refused_v6", 6_000),
+    ("trace_tc", 4_000),
+    ("trace_xdp", 4_000),
     ("connect4", 2_000),
     ("connect6", 2_000),
     ("sendmsg4", 2_000),

@@ -23,7 +23,8 @@
 //! A function with an unmangled name it verifies once, for any arguments: what multiplies ways (options, extension
 //! headers, fragments, rewriting) is in such functions. What does not fit into their arguments is in `maps::Scratch`.
 //!
-//! Every packet ends in a [`Verdict`] or a [`DropReason`], which only `xdp` and `tc` below count and translate.
+//! Every packet ends in a [`Verdict`] or a [`DropReason`], which only `xdp` and `tc` below count and translate, and
+//! which `trace` tells of when it is asked.
 #![no_std]
 #![no_main]
 
@@ -49,6 +50,7 @@ mod services;
 mod sockaddr;
 mod sockets;
 mod too_big;
+mod trace;
 mod tunnel;
 mod uplink_tc;
 mod uplink_xdp;
@@ -71,6 +73,7 @@ pub fn uplink_xdp(ctx: XdpContext) -> u32 {
     let length = ctx.length();
     let redirect = services::settings().is_some_and(|settings| settings.redirect != 0);
     xdp(
+        &ctx,
         uplink_xdp::run(&ctx),
         length,
         redirect.then(|| ctx.ifindex()),
@@ -83,6 +86,7 @@ pub fn uplink_xdp_v6(ctx: XdpContext) -> u32 {
     let length = ctx.length();
     let redirect = services::settings().is_some_and(|settings| settings.redirect != 0);
     xdp(
+        &ctx,
         uplink_xdp::run_v6(&ctx),
         length,
         redirect.then(|| ctx.ifindex()),
@@ -92,97 +96,108 @@ pub fn uplink_xdp_v6(ctx: XdpContext) -> u32 {
 /// On every uplink, ingress.
 #[classifier]
 pub fn uplink_tc(ctx: TcContext) -> i32 {
-    tc(Place::UplinkTc, uplink_tc::run(&ctx), ctx.len())
+    tc(&ctx, Place::UplinkTc, uplink_tc::run(&ctx), ctx.len())
 }
 
 /// Where `uplink_tc` goes on with IPv6.
 #[classifier]
 pub fn uplink_tc_v6(ctx: TcContext) -> i32 {
-    tc(Place::UplinkTc, uplink_tc::run_v6(&ctx), ctx.len())
+    tc(&ctx, Place::UplinkTc, uplink_tc::run_v6(&ctx), ctx.len())
 }
 
 /// On the tunnel device, ingress.
 #[classifier]
 pub fn tunnel_tc(ctx: TcContext) -> i32 {
-    tc(Place::Tunnel, uplink_tc::device(&ctx), ctx.len())
+    tc(&ctx, Place::Tunnel, uplink_tc::device(&ctx), ctx.len())
 }
 
 /// Where `tunnel_tc` goes on with IPv6.
 #[classifier]
 pub fn tunnel_tc_v6(ctx: TcContext) -> i32 {
-    tc(Place::Tunnel, uplink_tc::device_v6(&ctx), ctx.len())
+    tc(&ctx, Place::Tunnel, uplink_tc::device_v6(&ctx), ctx.len())
 }
 
 /// On the tunnel device, egress: what the agent sends.
 #[classifier]
 pub fn probe_tc(ctx: TcContext) -> i32 {
-    tc(Place::Tunnel, tunnel::probe(&ctx), ctx.len())
+    tc(&ctx, Place::Tunnel, tunnel::probe(&ctx), ctx.len())
 }
 
 /// On the host end of a task's overlay link, ingress: what the task sends.
 #[classifier]
 pub fn overlay_tc(ctx: TcContext) -> i32 {
-    tc(Place::Overlay, on_link(&ctx, overlay::run), ctx.len())
+    tc(&ctx, Place::Overlay, on_link(&ctx, overlay::run), ctx.len())
 }
 
 /// Where `overlay_tc` goes on with IPv6.
 #[classifier]
 pub fn overlay_tc_v6(ctx: TcContext) -> i32 {
-    tc(Place::Overlay, on_link(&ctx, overlay::run_v6), ctx.len())
+    tc(
+        &ctx,
+        Place::Overlay,
+        on_link(&ctx, overlay::run_v6),
+        ctx.len(),
+    )
 }
 
 /// On the host end of a task's gateway link, ingress: what the task sends.
 #[classifier]
 pub fn gateway_tc(ctx: TcContext) -> i32 {
-    tc(Place::Gateway, on_link(&ctx, gateway::run), ctx.len())
+    tc(&ctx, Place::Gateway, on_link(&ctx, gateway::run), ctx.len())
 }
 
 /// Where `gateway_tc` goes on with IPv6.
 #[classifier]
 pub fn gateway_tc_v6(ctx: TcContext) -> i32 {
-    tc(Place::Gateway, on_link(&ctx, gateway::run_v6), ctx.len())
+    tc(
+        &ctx,
+        Place::Gateway,
+        on_link(&ctx, gateway::run_v6),
+        ctx.len(),
+    )
 }
 
 /// On the loopback interface, ingress.
 #[classifier]
 pub fn loopback_tc(ctx: TcContext) -> i32 {
-    tc(Place::Loopback, loopback::run(&ctx), ctx.len())
+    tc(&ctx, Place::Loopback, loopback::run(&ctx), ctx.len())
 }
 
 /// Where `loopback_tc` goes on with IPv6.
 #[classifier]
 pub fn loopback_tc_v6(ctx: TcContext) -> i32 {
-    tc(Place::Loopback, loopback::run_v6(&ctx), ctx.len())
+    tc(&ctx, Place::Loopback, loopback::run_v6(&ctx), ctx.len())
 }
 
 /// Where `uplink_tc` goes on with ICMP errors.
 #[classifier]
 pub fn uplink_error(ctx: TcContext) -> i32 {
-    tc(Place::UplinkTc, icmp::uplink::<V4>(&ctx), ctx.len())
+    tc(&ctx, Place::UplinkTc, icmp::uplink::<V4>(&ctx), ctx.len())
 }
 
 /// Where `uplink_tc_v6` does.
 #[classifier]
 pub fn uplink_error_v6(ctx: TcContext) -> i32 {
-    tc(Place::UplinkTc, icmp::uplink::<V6>(&ctx), ctx.len())
+    tc(&ctx, Place::UplinkTc, icmp::uplink::<V6>(&ctx), ctx.len())
 }
 
 /// Where `uplink_tc` goes on with ICMP errors in tunnels.
 #[classifier]
 pub fn tunnel_error(ctx: TcContext) -> i32 {
-    tc(Place::UplinkTc, icmp::tunnel::<V4>(&ctx), ctx.len())
+    tc(&ctx, Place::UplinkTc, icmp::tunnel::<V4>(&ctx), ctx.len())
 }
 
 /// Where `uplink_tc_v6` does.
 #[classifier]
 pub fn tunnel_error_v6(ctx: TcContext) -> i32 {
-    tc(Place::UplinkTc, icmp::tunnel::<V6>(&ctx), ctx.len())
+    tc(&ctx, Place::UplinkTc, icmp::tunnel::<V6>(&ctx), ctx.len())
 }
 
 /// Where `overlay_tc` goes on with ICMP errors.
 #[classifier]
 pub fn overlay_error(ctx: TcContext) -> i32 {
     tc(
+        &ctx,
         Place::Overlay,
         on_link(&ctx, icmp::overlay::<V4>),
         ctx.len(),
@@ -193,6 +208,7 @@ pub fn overlay_error(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn overlay_error_v6(ctx: TcContext) -> i32 {
     tc(
+        &ctx,
         Place::Overlay,
         on_link(&ctx, icmp::overlay::<V6>),
         ctx.len(),
@@ -203,6 +219,7 @@ pub fn overlay_error_v6(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn gateway_error(ctx: TcContext) -> i32 {
     tc(
+        &ctx,
         Place::Gateway,
         on_link(&ctx, icmp::gateway::<V4>),
         ctx.len(),
@@ -213,6 +230,7 @@ pub fn gateway_error(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn gateway_error_v6(ctx: TcContext) -> i32 {
     tc(
+        &ctx,
         Place::Gateway,
         on_link(&ctx, icmp::gateway::<V6>),
         ctx.len(),
@@ -223,26 +241,38 @@ pub fn gateway_error_v6(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn too_big(ctx: TcContext) -> i32 {
     let length = ctx.len();
-    tc(too_big::place(&ctx), too_big::run::<V4>(&ctx), length)
+    tc(&ctx, too_big::place(&ctx), too_big::run::<V4>(&ctx), length)
 }
 
 /// Where those for IPv6 do.
 #[classifier]
 pub fn too_big_v6(ctx: TcContext) -> i32 {
     let length = ctx.len();
-    tc(too_big::place(&ctx), too_big::run::<V6>(&ctx), length)
+    tc(&ctx, too_big::place(&ctx), too_big::run::<V6>(&ctx), length)
 }
 
 /// Where `overlay_tc` goes on with packets that nobody is there for.
 #[classifier]
 pub fn refused(ctx: TcContext) -> i32 {
-    tc(Place::Overlay, refused::run::<V4>(&ctx), ctx.len())
+    tc(&ctx, Place::Overlay, refused::run::<V4>(&ctx), ctx.len())
 }
 
 /// Where `overlay_tc_v6` does.
 #[classifier]
 pub fn refused_v6(ctx: TcContext) -> i32 {
-    tc(Place::Overlay, refused::run::<V6>(&ctx), ctx.len())
+    tc(&ctx, Place::Overlay, refused::run::<V6>(&ctx), ctx.len())
+}
+
+/// Where all tc programs go on with packets that are traced.
+#[classifier]
+pub fn trace_tc(ctx: TcContext) -> i32 {
+    trace::run(&ctx) as i32
+}
+
+/// Where the XDP programs do.
+#[xdp]
+pub fn trace_xdp(ctx: XdpContext) -> u32 {
+    trace::run(&ctx)
 }
 
 /// Does nothing: what the others are measured against.
@@ -267,7 +297,7 @@ pub fn again_xdp(ctx: XdpContext) -> u32 {
         Ok(Verdict::Returned) => -(wire::OVERHEAD as i32),
         _ => 0,
     };
-    let action = xdp(outcome, length, None);
+    let action = xdp(&ctx, outcome, length, None);
     if mem::adjust_head(&ctx, grown).is_err() {
         return xdp_action::XDP_ABORTED;
     }
@@ -301,7 +331,12 @@ fn on_link(
 
 /// Counts an outcome and says it in XDP's words. `redirect`: the interface to send by, where `XDP_TX` will not do.
 #[inline(always)]
-fn xdp(outcome: Result<Verdict, DropReason>, length: u32, redirect: Option<u32>) -> u32 {
+fn xdp(
+    ctx: &XdpContext,
+    outcome: Result<Verdict, DropReason>,
+    length: u32,
+    redirect: Option<u32>,
+) -> u32 {
     let (index, action) = match outcome {
         Ok(verdict @ (Verdict::Pass | Verdict::Handover)) => (verdict as u32, xdp_action::XDP_PASS),
         Ok(verdict) => {
@@ -315,18 +350,20 @@ fn xdp(outcome: Result<Verdict, DropReason>, length: u32, redirect: Option<u32>)
         Err(reason) => (reason as u32, xdp_action::XDP_DROP),
     };
     mem::count(&maps::VERDICTS, Place::UplinkXdp.counter(index), length);
+    trace::xdp(ctx, index, action);
     action
 }
 
 /// Counts an outcome and says it in tc's words.
 #[inline(always)]
-fn tc(place: Place, outcome: Result<Verdict, DropReason>, length: u32) -> i32 {
+fn tc(ctx: &TcContext, place: Place, outcome: Result<Verdict, DropReason>, length: u32) -> i32 {
     let (index, action) = match outcome {
         Ok(verdict @ (Verdict::Pass | Verdict::Handover)) => (verdict as u32, TC_ACT_UNSPEC),
         Ok(verdict) => (verdict as u32, TC_ACT_REDIRECT as i32),
         Err(reason) => (reason as u32, TC_ACT_SHOT as i32),
     };
     mem::count(&maps::VERDICTS, place.counter(index), length);
+    trace::tc(ctx, place, index, action);
     action
 }
 

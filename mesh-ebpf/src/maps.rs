@@ -4,12 +4,13 @@
 use aya_ebpf::{
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use mesh_common::{
     Addr, AddrKey, Backend, COUNTS, Conn, Connected, Counter, Datagram, DatagramKey, Endpoint,
     FlowKey, Fragment, Link, MORE_PROGRAMS, Nat, PORT_WORDS, PORTS as ALL_PORTS, Place, Pool,
-    Published, ScopedAddr, Settings, TABLES as ALL_TABLES, TableCount, V6_PROGRAMS, VerdictCount,
+    Published, ScopedAddr, Settings, TABLES as ALL_TABLES, TableCount, TraceFilter, Traced,
+    V6_PROGRAMS, VerdictCount,
 };
 
 use crate::tunnel::Inner;
@@ -171,3 +172,15 @@ pub struct Hop {
 #[map]
 pub static VERDICTS: PerCpuArray<VerdictCount> =
     PerCpuArray::pinned(Place::ALL.len() as u32 * COUNTS, 0);
+
+/// Which packets are traced, one entry.
+#[map]
+pub static TRACE_FILTER: Array<TraceFilter> = Array::pinned(1, 0);
+
+/// What a program leaves to the one that tells of the packet.
+#[map]
+pub static TRACED: PerCpuArray<Traced> = PerCpuArray::pinned(1, 0);
+
+/// Packets that were traced, as `TraceEvent`s: room for 4,096.
+#[map]
+pub static TRACE_EVENTS: RingBuf = RingBuf::pinned(4096 * 64, 0);

@@ -368,6 +368,13 @@ pub fn now_s() -> u32 {
     (unsafe { kernel::bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
 }
 
+/// Nanoseconds of the boot-time clock.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: takes nothing, returns a number.
+    unsafe { kernel::bpf_ktime_get_boot_ns() }
+}
+
 /// Adds a packet to this CPU's counter of an outcome.
 #[inline(always)]
 pub fn count(map: &'static PerCpuArray<VerdictCount>, index: u32, bytes: u32) {

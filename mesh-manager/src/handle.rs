@@ -1,8 +1,8 @@
 //! The manager as its own node sees it.
 
 use crate::{
-    AddNode, Answers, Bootstrap, Command, Config, ErrorKind, InitOptions, Loads, LogSelector,
-    LogStream, ManagerError, Operation, Response,
+    AddNode, Answers, Bootstrap, Command, Config, ErrorKind, Following, InitOptions, Loads,
+    LogSelector, LogStream, ManagerError, Operation, Response,
     core::Core,
     credentials::Credentials,
     dispatcher::Sessions,
@@ -273,6 +273,18 @@ impl ManagerHandle {
         patience: Duration,
     ) -> Result<Answers, ManagerError> {
         queries::ask(&self.core, question, patience).await
+    }
+
+    /// Asks every node that is connected a question that is answered again and again, until what this gives is dropped.
+    ///
+    /// # Errors
+    /// When this manager does not lead.
+    pub async fn follow(
+        &self,
+        question: Question,
+        patience: Duration,
+    ) -> Result<Following, ManagerError> {
+        queries::follow(&self.core, question, patience).await
     }
 
     /// Stops serving and closes the log.

@@ -40,5 +40,5 @@ pub use error::{ErrorKind, ManagerError};
 pub use handle::{Manager, ManagerHandle, View};
 pub use loads::{Load, Loads};
 pub use logs::{LogLine, LogSelector, LogStream, LogTarget};
-pub use queries::Answers;
+pub use queries::{Answers, Following};
 pub use scheduler::{Constraint, ConstraintError};

@@ -2,7 +2,9 @@
 
 use crate::{ErrorKind, ManagerError, core::Core, dispatcher::Session, state::NodeState};
 use futures::future::join_all;
-use mesh_api::proto::{Query, Report, manager_message::Message, query::Question, report::Answer};
+use mesh_api::proto::{
+    Query, Report, Stop, manager_message::Message, query::Question, report::Answer,
+};
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard},
@@ -59,6 +61,85 @@ impl Drop for Open<'_> {
     }
 }
 
+/// What the nodes go on answering, until this is dropped.
+pub struct Following {
+    /// Ids of the nodes that are asked.
+    pub nodes: BTreeSet<String>,
+    core: Arc<Core>,
+    id: String,
+    sessions: Vec<Arc<Session>>,
+    answers: mpsc::UnboundedReceiver<(String, Answer)>,
+}
+
+impl std::fmt::Debug for Following {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Following")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Following {
+    /// The next answer, and the id of the node whose it is.
+    pub async fn next(&mut self) -> Option<(String, Answer)> {
+        self.answers.recv().await
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.core.queries.lock().remove(&self.id);
+        let (id, sessions) = (self.id.clone(), std::mem::take(&mut self.sessions));
+        // A node that is not told ends by itself when its time is over.
+        self.core.tasks.spawn(async move {
+            send(&sessions, &id, |_| Question::Stop(Stop {})).await;
+        });
+    }
+}
+
+/// Asks every node that has a session a question that is answered more than once. Questions that wait for a slow node
+/// hold the others up for no longer than `patience`.
+pub(crate) async fn follow(
+    core: &Arc<Core>,
+    question: Question,
+    patience: Duration,
+) -> Result<Following, ManagerError> {
+    leads(core)?;
+    let sessions = core.sessions.all();
+    let (sender, answers) = mpsc::unbounded_channel();
+    let following = Following {
+        nodes: sessions.iter().map(|s| s.node_id.clone()).collect(),
+        core: core.clone(),
+        id: mesh_pki::new_id(),
+        sessions,
+        answers,
+    };
+    core.queries.lock().insert(following.id.clone(), sender);
+    let sent = send(&following.sessions, &following.id, |_| question.clone());
+    let _ = tokio::time::timeout(patience, sent).await;
+    Ok(following)
+}
+
+fn leads(core: &Core) -> Result<(), ManagerError> {
+    if core.leadership().is_self {
+        return Ok(());
+    }
+    Err(ManagerError::new(
+        ErrorKind::Unavailable,
+        "the nodes are asked by the leading manager; ask it instead",
+    ))
+}
+
+async fn send(sessions: &[Arc<Session>], id: &str, question: impl Fn(&str) -> Question) {
+    let sent = sessions.iter().map(|session| {
+        session.send(Message::Query(Query {
+            id: id.to_owned(),
+            question: Some(question(&session.node_id)),
+        }))
+    });
+    join_all(sent).await;
+}
+
 /// Asks every node that has a session, each what `question` says for its id. Those that are too slow are named, not
 /// waited for.
 pub(crate) async fn ask(
@@ -66,12 +147,7 @@ pub(crate) async fn ask(
     question: impl Fn(&str) -> Question,
     patience: Duration,
 ) -> Result<Answers, ManagerError> {
-    if !core.leadership().is_self {
-        return Err(ManagerError::new(
-            ErrorKind::Unavailable,
-            "the nodes are asked by the leading manager; ask it instead",
-        ));
-    }
+    leads(core)?;
     let sessions = core.sessions.all();
     let mut found = Answers::default();
     // Who has not answered by then is silent.
@@ -94,12 +170,6 @@ async fn gather(
     found: &mut Answers,
 ) {
     let (open, mut answers) = queries.open();
-    let sent = sessions.iter().map(|session| {
-        session.send(Message::Query(Query {
-            id: open.id.clone(),
-            question: Some(question(&session.node_id)),
-        }))
-    });
     let receive = async {
         while found.by_node.len() < sessions.len() {
             let Some((node_id, answer)) = answers.recv().await else {
@@ -108,7 +178,7 @@ async fn gather(
             found.by_node.entry(node_id).or_insert(answer);
         }
     };
-    tokio::join!(join_all(sent), receive);
+    tokio::join!(send(sessions, &open.id, question), receive);
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub(super) async fn check(State(api): State<Api>) -> Answer<Json<Vec<Finding>>> 
         .into_iter()
         .filter_map(|(id, answer)| match answer {
             report::Answer::Check(answer) => Some((id, answer)),
-            report::Answer::Load(_) => None,
+            _ => None,
         })
         .collect();
     Ok(Json(doctor::diagnose(&plan, &answers)))

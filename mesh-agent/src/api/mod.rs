@@ -24,6 +24,7 @@ mod stream;
 mod swarm;
 mod system;
 mod tasks;
+mod trace;
 
 use std::sync::Arc;
 

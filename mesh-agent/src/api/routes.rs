@@ -8,7 +8,7 @@ use axum::{
 
 use super::{
     Api, containers, distribution, doctor, errors::ApiError, events, exec, images, mesh, networks,
-    nodes, packets, services, swarm, system, tasks,
+    nodes, packets, services, swarm, system, tasks, trace,
 };
 
 /// Longest body read into memory, in bytes: a spec with configs inlined stays far below, and a
@@ -35,6 +35,7 @@ fn beyond_docker() -> Router<Api> {
         .route("/mesh/vips", get(mesh::list))
         .route("/mesh/vips/{reference}", get(mesh::inspect))
         .route("/mesh/doctor", get(doctor::check))
+        .route("/mesh/trace", get(trace::follow))
         .route("/mesh/flows", get(packets::flows))
         .route("/mesh/drops", get(packets::drops))
         .route("/metrics", get(packets::metrics))

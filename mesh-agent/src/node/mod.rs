@@ -159,6 +159,25 @@ impl Node {
             .map_err(NodeError::from)
     }
 
+    /// Turns a switch of the packet path that is no part of its desired state; `None` while it is not open.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub(crate) fn switch_datapath<T>(
+        &self,
+        turn: impl FnOnce(&mut Datapath) -> Result<T, mesh_datapath::Error>,
+    ) -> Result<Option<T>, NodeError> {
+        self.inner
+            .datapath
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()
+            .map(turn)
+            .transpose()
+            .context("turn a switch of the packet path")
+            .map_err(NodeError::from)
+    }
+
     /// Goes on with the membership found on disk, if there is one.
     ///
     /// # Errors

@@ -1,10 +1,13 @@
 //! Calls about nodes, networks, virtual addresses and the packet path.
 
-use super::{Client, ClientError, Query, transport::encode};
+use futures::Stream;
+use hyper::Method;
+
+use super::{Client, ClientError, Query, byte_stream, empty_body, json_lines, transport::encode};
 use crate::{
     Filters,
     engine::{Network, NetworkCreateRequest, NetworkCreateResponse, Node, NodeSpec},
-    mesh::{Drop, Finding, Flow, Vip},
+    mesh::{Drop, Finding, Flow, TraceLine, Vip},
 };
 
 impl Client {
@@ -110,6 +113,21 @@ impl Client {
     /// As [`get`](Self::get).
     pub async fn doctor(&self) -> Result<Vec<Finding>, ClientError> {
         self.get("/mesh/doctor", &[]).await
+    }
+
+    /// Follows packets through all nodes. The query says which: `client`, `service`, `port`, `protocol`, and `seconds`.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn trace(
+        &self,
+        query: &Query,
+    ) -> Result<impl Stream<Item = Result<TraceLine, ClientError>> + Send + use<>, ClientError>
+    {
+        let response = self
+            .request(Method::GET, "/mesh/trace", query, empty_body(), &[])
+            .await?;
+        Ok(json_lines(byte_stream(response)))
     }
 
     /// The open flows of the node's tasks.

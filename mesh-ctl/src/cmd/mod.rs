@@ -12,6 +12,7 @@ pub(crate) mod node;
 pub(crate) mod ps;
 pub(crate) mod service;
 pub(crate) mod swarm;
+pub(crate) mod trace;
 pub(crate) mod version;
 pub(crate) mod vip;
 

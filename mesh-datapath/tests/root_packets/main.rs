@@ -21,6 +21,7 @@ mod sctp;
 mod six;
 mod sizes;
 mod story;
+mod trace;
 mod traffic;
 mod tunnel_tc;
 mod uplink_tc;

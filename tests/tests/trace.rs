@@ -1,0 +1,114 @@
+//! `mesh-ctl trace` follows a request through every node it touches.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{Rig, http_get, image, scenario};
+use serde::Deserialize;
+
+/// What is looked at of a line.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Packet {
+    time: i64,
+    node: String,
+    verdict: String,
+    flags: String,
+    tunnel: String,
+    task: String,
+}
+
+/// What `trace` says of what `act` does.
+fn trace(rig: &Rig, args: &[&str], act: impl FnOnce() -> Result<()>) -> Result<Vec<Packet>> {
+    let mut child = rig
+        .first()
+        .ctl_command()?
+        .args(["trace", "--format", "json", "--timeout", "5"])
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut words = BufReader::new(child.stderr.take().context("no standard error")?);
+    let mut first = String::new();
+    words.read_line(&mut first)?;
+    let acted = if first.trim() == "tracing on all nodes" {
+        act()
+    } else {
+        Err(anyhow::anyhow!("began with {first:?}"))
+    };
+    // It ends by itself, whatever came of it.
+    let output = child.wait_with_output()?;
+    acted?;
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    lines
+        .lines()
+        .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
+        .collect()
+}
+
+#[test]
+fn a_request_is_seen_at_its_ingress_its_tunnel_and_its_task_and_back() {
+    scenario("trc", 3, |rig| {
+        let create = [
+            "service",
+            "create",
+            "-q",
+            "--name",
+            "web",
+            "--publish",
+            "8080:80",
+        ];
+        let on = ["--constraint", "node.hostname==n2", image::WHOAMI];
+        rig.first().ok(&[&create[..], &on].concat())?;
+        rig.wait_running("web", 1)?;
+        let n1 = rig.first().address;
+        let ask = || {
+            let reply = rig.client.enter(|| http_get(n1, 8080, "/"))?;
+            ensure!(reply.status == 200, "{}", reply.status);
+            Ok(())
+        };
+        // The next hops are known from here on.
+        ask()?;
+        let client = rig.client_address().to_string();
+        let packets = trace(rig, &["--client", &client, "--service", "web"], ask)?;
+        let stations = [
+            ("n1", "forwarded", "S", "n2", ""),
+            ("n2", "delivered", "S", "", "web.1"),
+            ("n2", "returned", "S.", "n1", ""),
+            ("n1", "returned", "S.", "", ""),
+        ];
+        let mut after = 0;
+        for (node, verdict, flags, tunnel, task) in stations {
+            let rest = packets[after..].iter();
+            let at = rest.clone().position(|packet| {
+                (packet.node.as_str(), packet.verdict.as_str()) == (node, verdict)
+                    && (packet.flags.as_str(), packet.tunnel.as_str()) == (flags, tunnel)
+                    && packet.task == task
+            });
+            let at = at.with_context(|| format!("{verdict} {flags} at {node}: {packets:#?}"))?;
+            after += at + 1;
+        }
+        ensure!(
+            packets.is_sorted_by_key(|packet| packet.time),
+            "{packets:#?}"
+        );
+        ensure!(
+            packets.iter().all(|packet| packet.node != "n3"),
+            "{packets:#?}"
+        );
+
+        let others = trace(rig, &["--client", "192.0.2.1"], ask)?;
+        ensure!(others.is_empty(), "{others:#?}");
+        let n1 = rig.first();
+        let everything = n1.ctl(&["trace"])?.refused()?;
+        ensure!(everything.contains("--client"), "{everything}");
+        n1.ctl(&["trace", "--service", "nobody"])?.refused()?;
+        let worker = rig.nodes[1].ctl(&["trace", "--port", "80"])?.refused()?;
+        ensure!(worker.contains("not a swarm manager"), "{worker}");
+        Ok(())
+    });
+}
