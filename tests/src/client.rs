@@ -8,6 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::image;
+
 /// How long a request may take before it counts as failed.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
@@ -28,14 +30,12 @@ impl HttpReply {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The value of a `Name: value` line in the body, as whoami writes them.
-    pub fn field(&self, name: &str) -> Option<String> {
-        self.text().lines().find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            key.trim()
-                .eq_ignore_ascii_case(name)
-                .then(|| value.trim().to_owned())
-        })
+    /// The replica that answered.
+    ///
+    /// # Errors
+    /// When whoami did not say.
+    pub fn replica(&self) -> Result<String> {
+        image::replica(&self.text())
     }
 
     /// The client as the replica saw it.
@@ -44,10 +44,7 @@ impl HttpReply {
     /// When whoami did not say, or saw another address than ours. The port may be another where ours was taken by a
     /// connection to the same replica through another node.
     pub fn client(&self) -> Result<SocketAddr> {
-        let text = self.field("Client").context("no client in the answer")?;
-        let seen: SocketAddr = text
-            .parse()
-            .with_context(|| format!("cannot read {text:?}"))?;
+        let seen = image::client(&self.text())?;
         let own = self.local.ip().to_canonical();
         ensure!(seen.ip() == own, "came from {own}, the replica saw {seen}");
         Ok(seen)
@@ -226,9 +223,10 @@ mod tests {
 
     #[test]
     fn answers_are_parsed() {
-        let reply = parse(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nTask: web.1\n", LOCAL).unwrap();
+        let reply = parse(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nHostname: web.1\n", LOCAL).unwrap();
         assert_eq!(reply.status, 200);
-        assert_eq!(reply.field("task").as_deref(), Some("web.1"));
+        assert_eq!(reply.text(), "Hostname: web.1\n");
+        assert_eq!(reply.replica().unwrap(), "web.1");
         assert!(parse(b"HTTP/1.1 200 OK\r\n", LOCAL).is_err());
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    net::IpAddr,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -45,16 +45,13 @@ pub fn replica(answer: &str) -> Result<String> {
     field(answer, "Hostname").map(str::to_owned)
 }
 
-/// The client's address as the replica saw it.
+/// The client as the replica saw it.
 ///
 /// # Errors
 /// When the text is not an answer of whoami.
-pub fn seen_client(answer: &str) -> Result<IpAddr> {
+pub fn client(answer: &str) -> Result<SocketAddr> {
     let seen = field(answer, "Client")?;
-    let address = seen.rsplit_once(':').map_or(seen, |(address, _)| address);
-    address
-        .trim_matches(['[', ']'])
-        .parse()
+    seen.parse()
         .with_context(|| format!("no address in {seen:?}"))
 }
 
@@ -203,7 +200,7 @@ mod tests {
     fn answers_of_whoami_are_read() {
         let answer = "Hostname: 1a2b\nAddress: 10.0.0.9:80\nClient: 192.168.77.200:4711\nPath: /\n";
         assert_eq!(replica(answer).unwrap(), "1a2b");
-        assert_eq!(seen_client(answer).unwrap().to_string(), "192.168.77.200");
+        assert_eq!(client(answer).unwrap().to_string(), "192.168.77.200:4711");
         assert!(replica("404").is_err());
     }
 

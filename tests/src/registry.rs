@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::Value;
 
 use crate::{image, rig::Rig, rig::UP_LIMIT, wait::eventually};
@@ -86,7 +87,7 @@ impl Registry {
     pub fn login(&self, host: &str, password: &str) -> Result<PathBuf> {
         let dir = self.dir.join(format!("login-{password}"));
         fs::create_dir_all(&dir)?;
-        let pair = base64(format!("{USER}:{password}").as_bytes());
+        let pair = STANDARD.encode(format!("{USER}:{password}"));
         let config = serde_json::json!({ "auths": { host: { "auth": pair } } });
         fs::write(dir.join("config.json"), config.to_string())?;
         Ok(dir)
@@ -147,35 +148,4 @@ fn fill(archive: &Path, data: &Path) -> Result<String> {
         put(repository.join(place), digest.as_bytes())?;
     }
     Ok(digest)
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let group = chunk
-            .iter()
-            .fold(0_usize, |sum, &b| sum << 8 | usize::from(b));
-        let group = group << (8 * (3 - chunk.len()));
-        for at in 0..4 {
-            text.push(match at <= chunk.len() {
-                true => char::from(DIGITS[group >> (18 - 6 * at) & 63]),
-                false => '=',
-            });
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::base64;
-
-    #[test]
-    fn base64_is_padded() {
-        assert_eq!(base64(b"user:secret"), "dXNlcjpzZWNyZXQ=");
-        assert_eq!(base64(b"ab"), "YWI=");
-        assert_eq!(base64(b"abc"), "YWJj");
-        assert_eq!(base64(b"a"), "YQ==");
-    }
 }

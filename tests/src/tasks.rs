@@ -33,17 +33,43 @@ impl Rig {
     /// # Errors
     /// When a service is refused or does not run in time.
     pub fn web_and_shell(&self) -> Result<Task> {
-        let create = |more: &[&str], command: &[&str]| {
-            let create = ["service", "create", "-q", "--network", "front", "--name"];
-            let args = [&create[..], more, &[image::WHOAMI], command].concat();
-            self.first().ok(&args)
-        };
-        self.first()
-            .ok(&["network", "create", "--driver", "overlay", "front"])?;
-        create(&["web", "--replicas", "4", "--publish", "80:80"], &[])?;
-        create(&["shell"], &["sleep", "1000000"])?;
+        self.network("front")?;
+        let web = ["--network", "front", "--replicas", "4"];
+        self.create("web", &[&web[..], &["--publish", "80:80"]].concat())?;
+        self.sleepers("shell", &["--network", "front"])?;
         self.wait_running("web", 4)?;
         self.task("shell")
+    }
+
+    /// Makes an overlay network.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn network(&self, name: &str) -> Result<()> {
+        let create = ["network", "create", "--driver", "overlay", name];
+        self.first().ok(&create).map(drop)
+    }
+
+    /// Makes a service of the test image, and waits for it unless `args` say otherwise.
+    ///
+    /// # Errors
+    /// When it is refused or does not run.
+    pub fn create(&self, name: &str, args: &[&str]) -> Result<()> {
+        self.service(name, args, &[])
+    }
+
+    /// Makes a service whose tasks only sleep, to run programs in.
+    ///
+    /// # Errors
+    /// When it is refused or does not run.
+    pub fn sleepers(&self, name: &str, args: &[&str]) -> Result<()> {
+        self.service(name, args, &["sleep", "1000000"])
+    }
+
+    fn service(&self, name: &str, args: &[&str], command: &[&str]) -> Result<()> {
+        let create = ["service", "create", "-q", "--name", name];
+        let all = [&create[..], args, &[image::WHOAMI], command].concat();
+        self.first().ok(&all).map(drop)
     }
 
     /// Every task of a service that the manager remembers, the newest of a slot first.

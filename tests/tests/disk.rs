@@ -98,8 +98,7 @@ fn a_manager_outlives_a_full_disk() {
         let first = rig.first();
         first.ok(&["image", "load", "-i", &archive.to_string_lossy()])?;
         rig.form_swarm()?;
-        let web = ["service", "create", "-q", "--name", "web", "--replicas"];
-        first.ok(&[&web[..], &["4", "--publish", "80:80", image::WHOAMI]].concat())?;
+        rig.create("web", &["--replicas", "4", "--publish", "80:80"])?;
         let tasks = rig.wait_running("web", 4)?;
 
         disk.fill()?;
@@ -151,9 +150,7 @@ fn a_node_whose_disk_stands_still_is_not_given_up() {
         // The agent's next write of its assignment waits until somebody reads this.
         let stall = second.data_dir().join("swarm/assignment.next");
         mkfifo(&stall, Mode::S_IRWXU)?;
-        let web = ["service", "create", "-d", "-q", "--name", "web"];
-        let first = rig.first();
-        first.ok(&[&web[..], &["--mode", "global", image::WHOAMI]].concat())?;
+        rig.create("web", &["-d", "--mode", "global"])?;
         rig.wait_running("web", 1)?;
         let end = Instant::now() + SILENCE;
         while Instant::now() < end {

@@ -22,25 +22,14 @@ fn ask_all(rig: &Rig) -> Result<BTreeSet<String>> {
             );
             let seen = reply.client();
             seen.with_context(|| format!("request {number} by {}", node.name))?;
-            replicas.insert(image::replica(&reply.text())?);
+            replicas.insert(reply.replica()?);
         }
         Ok(replicas)
     })
 }
 
 fn publish(rig: &Rig, args: &[&str]) -> Result<()> {
-    let mut all = vec![
-        "service",
-        "create",
-        "-q",
-        "--name",
-        "web",
-        "--publish",
-        "80:80",
-    ];
-    all.extend(args);
-    all.push(image::WHOAMI);
-    rig.first().ok(&all).map(drop)
+    rig.create("web", &[&["--publish", "80:80"], args].concat())
 }
 
 #[test]
@@ -176,7 +165,7 @@ fn ports_answer_on_an_uplink_that_comes_later() {
                 let reply = http_get(ours, 80, "/")?;
                 let seen = reply.client().with_context(|| name.clone())?;
                 ensure!(seen.ip() == theirs, "asked from {seen}");
-                replicas.insert(image::replica(&reply.text())?);
+                replicas.insert(reply.replica()?);
             }
             ensure!(replicas.len() == 4, "only {replicas:?} answered");
             Ok(())

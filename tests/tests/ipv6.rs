@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -18,36 +18,13 @@ fn at(node: &Node) -> Ipv6Addr {
     lan::v6(node.address)
 }
 
-/// The client that a replica saw.
-fn seen(answer: &str) -> Result<SocketAddr> {
-    let line = answer
-        .lines()
-        .find_map(|line| line.strip_prefix("Client: "));
-    Ok(line
-        .with_context(|| format!("no client in {answer:?}"))?
-        .parse()?)
-}
-
 #[test]
 fn published_ports_answer_over_ipv6() {
     scenario("six", 3, |rig| {
         // n1 runs no replica.
-        rig.first().ok(&[
-            "service",
-            "create",
-            "-q",
-            "--name",
-            "web",
-            "--replicas",
-            "4",
-            "--constraint",
-            "node.hostname!=n1",
-            "--publish",
-            "80:80",
-            "--publish",
-            "80:80/udp",
-            image::WHOAMI,
-        ])?;
+        let place = ["--replicas", "4", "--constraint", "node.hostname!=n1"];
+        let ports = ["--publish", "80:80", "--publish", "80:80/udp"];
+        rig.create("web", &[place, ports].concat())?;
         let tasks = rig.wait_running("web", 4)?;
         let replicas = rig.client.enter(|| {
             let mut replicas = BTreeSet::new();
@@ -56,7 +33,7 @@ fn published_ports_answer_over_ipv6() {
                 let reply = http_get(at(node), 80, "/")?;
                 let seen = reply.client();
                 seen.with_context(|| format!("request {number} by {}", node.name))?;
-                replicas.insert(image::replica(&reply.text())?);
+                replicas.insert(reply.replica()?);
             }
             Ok(replicas)
         })?;
@@ -94,18 +71,8 @@ fn lookup(rig: &Rig, task: &Task, name: &str) -> Result<BTreeSet<Ipv6Addr>> {
 /// `<name>` with one task on each node, which serves, on a network.
 fn serve(rig: &Rig, name: &str, network: &str) -> Result<Vec<Task>> {
     let count = rig.nodes.len();
-    rig.first().ok(&[
-        "service",
-        "create",
-        "-q",
-        "--name",
-        name,
-        "--network",
-        network,
-        "--replicas",
-        &count.to_string(),
-        image::WHOAMI,
-    ])?;
+    let args = ["--network", network, "--replicas", &count.to_string()];
+    rig.create(name, &args)?;
     let tasks = rig.wait_running(name, count)?;
     let nodes: BTreeSet<&str> = tasks.iter().map(|task| &*task.node).collect();
     ensure!(
@@ -148,7 +115,10 @@ fn a_network_with_ipv6() {
             let mut replicas = BTreeSet::new();
             eventually("both replicas to answer", rig::UP_LIMIT, || {
                 let answer = rig.exec(task, &["curl", "-sS", "--max-time", "10", &url])?;
-                ensure!(matches!(seen(&answer)?.ip(), IpAddr::V6(_)), "{answer}");
+                ensure!(
+                    matches!(image::client(&answer)?.ip(), IpAddr::V6(_)),
+                    "{answer}"
+                );
                 replicas.insert(image::replica(&answer)?);
                 ensure!(replicas.len() == 2, "only {replicas:?}");
                 Ok(())
@@ -173,12 +143,11 @@ fn a_network_with_ipv6() {
 fn tasks_reach_the_outside_over_ipv6() {
     scenario("out6", 2, |rig| {
         let _server = Server::start(&rig.client, 8080)?;
-        rig.first()
-            .ok(&["network", "create", "--driver", "overlay", "front"])?;
+        rig.network("front")?;
         let url = format!("http://[{}]:8080/", lan::v6(rig.client_address()));
         for task in serve(rig, "shell", "front")? {
             let answer = rig.exec(&task, &["curl", "-sS", "--max-time", "10", &url])?;
-            let (seen, node) = (seen(&answer)?.ip(), at(rig.node(&task.node)?));
+            let (seen, node) = (image::client(&answer)?.ip(), at(rig.node(&task.node)?));
             ensure!(seen == node, "seen as {seen}, the node is {node}");
         }
         Ok(())

@@ -6,18 +6,7 @@ use anyhow::{Result, bail, ensure};
 use mesh_tests::{Rig, eventually, http_get, image, netns::run, rig::UP_LIMIT, scenario};
 
 fn web(rig: &Rig, replicas: &str) -> Result<()> {
-    let create = [
-        "service",
-        "create",
-        "-q",
-        "--name",
-        "web",
-        "--publish",
-        "80:80",
-    ];
-    rig.first()
-        .ok(&[&create[..], &["--replicas", replicas, image::WHOAMI]].concat())
-        .map(drop)
+    rig.create("web", &["--publish", "80:80", "--replicas", replicas])
 }
 
 #[test]

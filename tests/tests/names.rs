@@ -11,38 +11,16 @@ use mesh_tests::{
 
 /// `shell` on every node and `web`, both on the network `front`.
 fn services(rig: &Rig, replicas: &str) -> Result<Vec<Task>> {
-    let first = rig.first();
-    first.ok(&["network", "create", "--driver", "overlay", "front"])?;
-    let web = [
-        "service",
-        "create",
-        "-q",
-        "--network",
-        "front",
-        "--name",
-        "web",
-    ];
-    first.ok(&[&web[..], &["--replicas", replicas, image::WHOAMI]].concat())?;
+    rig.network("front")?;
+    let web = ["--network", "front", "--replicas", replicas];
+    rig.create("web", &web)?;
     shells(rig, "front", "shell")
 }
 
 /// One task a node that sleeps.
 fn shells(rig: &Rig, network: &str, name: &str) -> Result<Vec<Task>> {
     let count = rig.nodes.len().to_string();
-    rig.first().ok(&[
-        "service",
-        "create",
-        "-q",
-        "--network",
-        network,
-        "--name",
-        name,
-        "--replicas",
-        &count,
-        image::WHOAMI,
-        "sleep",
-        "1000000",
-    ])?;
+    rig.sleepers(name, &["--network", network, "--replicas", &count])?;
     let tasks = rig.wait_running(name, rig.nodes.len())?;
     let nodes: BTreeSet<&str> = tasks.iter().map(|task| &*task.node).collect();
     ensure!(
@@ -147,7 +125,7 @@ fn tasks_reach_the_outside_under_their_nodes_address() {
         let url = format!("http://{}:8080/", rig.client_address());
         for task in services(rig, "1")? {
             let answer = rig.exec(&task, &["curl", "-sS", "--max-time", "10", &url])?;
-            let seen = image::seen_client(&answer)?;
+            let seen = image::client(&answer)?.ip();
             let node = rig.node(&task.node)?.address;
             ensure!(seen == node, "seen as {seen}, the node is {node}");
         }

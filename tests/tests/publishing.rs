@@ -8,17 +8,11 @@ use mesh_tests::{Node, Rig, eventually, http_get, image, rig::UP_LIMIT, scenario
 /// Requests on new connections, where each might be answered by another replica.
 const REQUESTS: usize = 30;
 
-fn create(rig: &Rig, name: &str, args: &[&str]) -> Result<()> {
-    let start = ["service", "create", "-q", "--name", name];
-    let all = [&start[..], args, &[image::WHOAMI]].concat();
-    rig.first().ok(&all).map(drop)
-}
-
 /// Asks a node's port from outside; gives the replica, which has to have seen the client itself.
 fn ask(rig: &Rig, node: &Node, port: u16) -> Result<String> {
     let reply = rig.client.enter(|| http_get(node.address, port, "/"))?;
     reply.client()?;
-    image::replica(&reply.text())
+    reply.replica()
 }
 
 #[test]
@@ -26,7 +20,7 @@ fn a_host_port_answers_where_a_replica_runs() {
     scenario("hostp", 2, |rig| {
         let port = "published=8081,target=80,mode=host";
         let place = ["--constraint", "node.hostname==n2", "--publish", port];
-        create(rig, "direct", &place)?;
+        rig.create("direct", &place)?;
         rig.wait_running("direct", 1)?;
         eventually("the port to answer", UP_LIMIT, || {
             ask(rig, &rig.nodes[1], 8081)
@@ -74,8 +68,7 @@ fn a_service_on_the_host_network_listens_on_its_nodes() {
 #[test]
 fn dnsrr_has_the_tasks_and_no_virtual_address() {
     scenario("dnsrr", 2, |rig| {
-        rig.first()
-            .ok(&["network", "create", "--driver", "overlay", "front"])?;
+        rig.network("front")?;
         let rr = [
             "--network",
             "front",
@@ -84,7 +77,7 @@ fn dnsrr_has_the_tasks_and_no_virtual_address() {
             "--replicas",
             "3",
         ];
-        create(rig, "rr", &rr)?;
+        rig.create("rr", &rr)?;
         let task = &rig.wait_running("rr", 3)?[0];
         let lookup = |name| -> Result<BTreeSet<String>> {
             let text = rig.exec(task, &["nslookup", "-type=a", name])?;
@@ -124,8 +117,7 @@ fn labels_keep_clients_with_a_replica_and_requests_on_a_node() {
             ("mesh.policy=local", "82:80"),
         ] {
             let name = label.split(['.', '=']).nth(1).unwrap_or_default();
-            create(
-                rig,
+            rig.create(
                 name,
                 &["--replicas", "4", "--label", label, "--publish", port],
             )?;

@@ -15,17 +15,7 @@ fn a_thousand_services_are_created_listed_and_removed() {
         let first = rig.first();
         let names: Vec<String> = (0..COUNT).map(|number| format!("svc{number}")).collect();
         for name in &names {
-            let create = [
-                "service",
-                "create",
-                "-d",
-                "-q",
-                "--replicas",
-                "0",
-                "--name",
-                name,
-            ];
-            first.ok(&[&create[..], &[image::WHOAMI]].concat())?;
+            rig.create(name, &["-d", "--replicas", "0"])?;
         }
         let list = first.ok(&["service", "ls", "--format", "{{.Name}}"])?;
         let listed: BTreeSet<&str> = list.lines().collect();
@@ -47,25 +37,16 @@ fn two_hundred_tasks_start_and_answer() {
     scenario("tasks", 2, |rig| {
         let first = rig.first();
         let replicas = COUNT.to_string();
-        first.ok(&[
-            "service",
-            "create",
-            "-d",
-            "-q",
-            "--name",
+        rig.create(
             "web",
-            "--publish",
-            "80:80",
-            "--replicas",
-            &replicas,
-            image::WHOAMI,
-        ])?;
+            &["-d", "--publish", "80:80", "--replicas", &replicas],
+        )?;
         rig.wait_running_for("web", COUNT, MANY_LIMIT)?;
         let mut replicas = BTreeSet::new();
         eventually("every task to answer", MANY_LIMIT, || {
             let answers = rig.client.enter(|| {
                 (0..COUNT)
-                    .map(|_| image::replica(&http_get(first.address, 80, "/")?.text()))
+                    .map(|_| http_get(first.address, 80, "/")?.replica())
                     .collect::<Result<Vec<_>>>()
             })?;
             replicas.extend(answers);

@@ -31,17 +31,7 @@ fn bad_input_is_refused_and_changes_nothing() {
             "10.90.0.0/24",
             "front",
         ])?;
-        let web = [
-            "service",
-            "create",
-            "-q",
-            "--name",
-            "web",
-            "--publish",
-            "80:80",
-            image::WHOAMI,
-        ];
-        first.ok(&web)?;
+        rig.create("web", &["--publish", "80:80"])?;
         let torn = rig.dir().join("torn.tar");
         fs::write(&torn, b"this is no archive")?;
         let torn = torn.to_string_lossy().into_owned();

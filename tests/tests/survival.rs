@@ -11,17 +11,7 @@ const REQUESTS: usize = 1000;
 const WITHOUT_AGENT: usize = 200;
 
 fn web(rig: &Rig) -> Result<()> {
-    let create = [
-        "service",
-        "create",
-        "-q",
-        "--name",
-        "web",
-        "--publish",
-        "80:80",
-    ];
-    rig.first()
-        .ok(&[&create[..], &["--replicas", "4", image::WHOAMI]].concat())?;
+    rig.create("web", &["--publish", "80:80", "--replicas", "4"])?;
     rig.wait_running("web", 4).map(drop)
 }
 
@@ -96,17 +86,7 @@ fn the_state_survives_the_death_of_the_managers_agent() {
         let before = alive(rig)?;
         for round in 0..3 {
             let name = format!("extra{round}");
-            let create = [
-                "service",
-                "create",
-                "-d",
-                "-q",
-                "--replicas",
-                "0",
-                "--name",
-                &name,
-            ];
-            rig.first().ok(&[&create[..], &[image::WHOAMI]].concat())?;
+            rig.create(&name, &["-d", "--replicas", "0"])?;
             // What was answered must be there, however soon the power goes.
             rig.nodes[0].kill()?;
             rig.nodes[0].start()?;

@@ -12,18 +12,7 @@ fn flows_drops_and_metrics_say_what_went_on() {
         .nodes(2)
         .agent_arg("--metrics-addr=0.0.0.0:9323");
     scenario_on(builder, |rig| {
-        let args = [
-            "service",
-            "create",
-            "-q",
-            "--name",
-            "web",
-            "--replicas",
-            "2",
-            "--publish",
-            "80:80",
-        ];
-        rig.first().ok(&[&args[..], &[image::WHOAMI]].concat())?;
+        rig.create("web", &["--replicas", "2", "--publish", "80:80"])?;
         rig.client.enter(|| {
             for node in &rig.nodes {
                 for _ in 0..REQUESTS {

@@ -10,6 +10,9 @@ use anyhow::{Context, Result};
 
 use crate::{setup, sh};
 
+#[path = "../../mesh-ebpf/sources.rs"]
+mod sources;
+
 /// The target that the programs are compiled for.
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -48,6 +51,7 @@ pub(crate) fn cargo(subcommand: &str) -> Result<Command> {
 
 /// Builds the object and puts it where mesh-datapath looks for it.
 pub(crate) fn build() -> Result<()> {
+    let mark = sources::mark(&sh::root()).context("cannot read the sources")?;
     sh::run(&mut cargo("build")?).context("the eBPF programs did not build")?;
     let built = sh::target()
         .join("ebpf")
@@ -61,6 +65,8 @@ pub(crate) fn build() -> Result<()> {
         fs::create_dir_all(object.parent().context("the target folder has no parent")?)?;
         fs::write(&object, &bytes).with_context(|| format!("cannot write {}", object.display()))?;
     }
+    let file = sources::mark_of(&object);
+    fs::write(&file, mark).with_context(|| format!("cannot write {}", file.display()))?;
     sh::say(&format!("{} ({} bytes)", object.display(), bytes.len()));
     Ok(())
 }

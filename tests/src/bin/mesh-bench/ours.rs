@@ -18,39 +18,12 @@ impl Ours {
             .cable(cable)
             .build()?;
         rig.load_image(&image::whoami_archive(&rig.dir())?)?;
-        let first = rig.first();
-        first.ok(&["network", "create", "--driver", "overlay", "front"])?;
-        let common = [
-            "service",
-            "create",
-            "-q",
-            "--network",
-            "front",
-            "--constraint",
-        ];
+        rig.network("front")?;
+        let at = |place| ["--network", "front", "--constraint", place];
         let (http, echo) = (format!("{HTTP}:{HTTP}"), format!("{ECHO}:{ECHO}"));
-        let mut web = common.to_vec();
-        web.extend([
-            "node.hostname==n2",
-            "--name",
-            "web",
-            "--publish",
-            &http,
-            "--publish",
-            &echo,
-            image::WHOAMI,
-        ]);
-        first.ok(&web)?;
-        let mut generator = common.to_vec();
-        generator.extend([
-            "node.hostname==n1",
-            "--name",
-            "gen",
-            image::WHOAMI,
-            "sleep",
-            "1000000",
-        ]);
-        first.ok(&generator)?;
+        let ports = ["--publish", &http, "--publish", &echo];
+        rig.create("web", &[at("node.hostname==n2"), ports].concat())?;
+        rig.sleepers("gen", &at("node.hostname==n1"))?;
         let task = rig.task("gen")?;
         Ok(Self {
             generator: task.container,

@@ -144,7 +144,7 @@ fn north_south(show: &mut Show, rig: &Rig) -> Result<()> {
             } else {
                 rig.client.sh(&curl)?
             };
-            let seen = image::seen_client(&text)?;
+            let seen = image::client(&text)?.ip();
             if seen.to_string() != own {
                 bail!("a replica saw {seen} as the client, which is {own}");
             }
