@@ -155,7 +155,9 @@ fn a_node_whose_disk_stands_still_is_not_given_up() {
         let end = Instant::now() + SILENCE;
         while Instant::now() < end {
             rig.wait_ready(2)?;
-            let status = first.ok(&["node", "ls", "--format", "{{.Hostname}} {{.Status}}"])?;
+            let status =
+                rig.first()
+                    .ok(&["node", "ls", "--format", "{{.Hostname}} {{.Status}}"])?;
             ensure!(!status.contains("Down"), "{status}");
         }
         ensure!(
