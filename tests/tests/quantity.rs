@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Result, ensure};
-use mesh_tests::{eventually, http_get, image, scenario};
+use mesh_tests::{eventually, http_get, scenario};
 
 /// How long two hundred tasks may take to start on two cores.
 const MANY_LIMIT: Duration = Duration::from_secs(300);

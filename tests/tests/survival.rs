@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, ensure};
-use mesh_tests::{Rig, eventually, http_get, image, rig::UP_LIMIT, scenario};
+use mesh_tests::{Rig, eventually, http_get, rig::UP_LIMIT, scenario};
 
 /// Requests that run while the agent is killed.
 const REQUESTS: usize = 1000;

@@ -1,7 +1,7 @@
 //! What the mesh tells of its packets: flows, drops, metrics.
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Rig, http_get, image, rig::test_name, scenario_on};
+use mesh_tests::{Rig, http_get, rig::test_name, scenario_on};
 
 /// Requests on new connections to each node.
 const REQUESTS: usize = 10;
