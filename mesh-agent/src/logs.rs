@@ -11,10 +11,9 @@ use mesh_api::proto::{LogBatch, LogLine, LogSubscription, dispatcher_client::Dis
 use mesh_runtime::{LogOptions, LogRecord, Output, Runtime};
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Channel;
 
 /// Lines sent in one message at most; a message stays well below a megabyte.
@@ -23,16 +22,31 @@ const BATCH: usize = 128;
 /// Messages that may wait for the network.
 const QUEUE: usize = 4;
 
-/// Answers subscriptions until the session ends.
+/// Answers subscriptions until the membership ends. In a new session the managers ask anew.
 pub fn serve(
     runtime: Runtime,
     node_id: String,
     mut subscriptions: mpsc::Receiver<LogSubscription>,
-    channel: watch::Receiver<Option<Channel>>,
+    mut channel: watch::Receiver<Option<Channel>>,
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let mut open: HashMap<String, (CancellationToken, DropGuard)> = HashMap::new();
-        while let Some(subscription) = subscriptions.recv().await {
+        // By subscription: one may be asked for more tasks as they come.
+        let mut open: HashMap<String, JoinSet<()>> = HashMap::new();
+        loop {
+            let subscription = tokio::select! {
+                biased;
+                changed = channel.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    open.clear();
+                    continue;
+                }
+                subscription = subscriptions.recv() => match subscription {
+                    Some(subscription) => subscription,
+                    None => return,
+                },
+            };
             if subscription.close {
                 open.remove(&subscription.id);
                 continue;
@@ -40,17 +54,16 @@ pub fn serve(
             let Some(channel) = channel.borrow().clone() else {
                 continue;
             };
-            let token = CancellationToken::new();
-            open.retain(|_, (token, _)| !token.is_cancelled());
-            let guard = token.clone().drop_guard();
-            open.insert(subscription.id.clone(), (token.clone(), guard));
+            open.retain(|_, work| {
+                while work.try_join_next().is_some() {}
+                !work.is_empty()
+            });
             let (runtime, node_id) = (runtime.clone(), node_id.clone());
-            tokio::spawn(async move {
-                let work = publish(runtime, node_id, subscription, channel);
-                if let Some(Err(error)) = token.run_until_cancelled(work).await {
+            let work = open.entry(subscription.id.clone()).or_default();
+            work.spawn(async move {
+                if let Err(error) = publish(runtime, node_id, subscription, channel).await {
                     tracing::debug!(error = format!("{error:#}"), "log subscription ended");
                 }
-                token.cancel();
             });
         }
     })

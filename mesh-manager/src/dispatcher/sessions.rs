@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// One node's session.
@@ -87,12 +87,16 @@ impl Session {
 
 /// Every open session by node id.
 #[derive(Debug, Default)]
-pub(crate) struct Sessions(Mutex<HashMap<String, Arc<Session>>>);
+pub(crate) struct Sessions {
+    open: Mutex<HashMap<String, Arc<Session>>>,
+    /// Rises with each new one.
+    opened: watch::Sender<u64>,
+}
 
 impl Sessions {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
         // The map is whole between any two statements.
-        self.0.lock().unwrap_or_else(|e| e.into_inner())
+        self.open.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Adds a session; an older one of the same node ends.
@@ -101,6 +105,12 @@ impl Sessions {
         if let Some(old) = old {
             old.cancel.cancel();
         }
+        self.opened.send_modify(|count| *count += 1);
+    }
+
+    /// Changes with each new session.
+    pub(crate) fn opened(&self) -> watch::Receiver<u64> {
+        self.opened.subscribe()
     }
 
     /// Removes this very session.

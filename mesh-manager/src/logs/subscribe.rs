@@ -4,18 +4,18 @@ use super::{LogSelector, LogStream, LogTarget};
 use crate::{
     ErrorKind, ManagerError,
     core::Core,
-    state::{State, Task, TaskState},
+    dispatcher::Session,
+    state::{Event, State, Task, TaskState},
 };
 use mesh_api::proto::{LogSubscription, manager_message::Message};
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Lines that wait for a slow reader before the nodes are held back.
 const BACKLOG: usize = 256;
+/// Longest wait for the last lines of tasks that have all ended.
+const LAST_LINES: Duration = Duration::from_secs(3);
 
 /// What a selector means in terms of tasks.
 #[derive(Debug, Clone)]
@@ -25,12 +25,30 @@ enum Scope {
 }
 
 impl Scope {
-    /// Tasks that may have lines: those that a node knows of.
+    /// Tasks that may have lines: those whose container has been made.
     fn tasks<'a>(&'a self, state: &'a State) -> Vec<&'a Task> {
-        let has_node = |t: &&Task| t.node_id.is_some() && t.status.state >= TaskState::Assigned;
+        let has_log = |t: &&Task| t.node_id.is_some() && t.status.state >= TaskState::Ready;
         match self {
-            Self::Service(id) => state.tasks_of_service(id).filter(has_node).collect(),
-            Self::Task(id) => state.task(id).into_iter().filter(has_node).collect(),
+            Self::Service(id) => state.tasks_of_service(id).filter(has_log).collect(),
+            Self::Task(id) => state.task(id).into_iter().filter(has_log).collect(),
+        }
+    }
+
+    fn concerns(&self, event: &Event) -> bool {
+        match self {
+            Self::Service(id) => event.id == *id || event.service_id.as_ref() == Some(id),
+            Self::Task(id) => event.id == *id,
+        }
+    }
+
+    /// Whether nothing will be written any more.
+    fn is_over(&self, state: &State) -> bool {
+        let has_ended = |task: &Task| task.status.state.is_terminal();
+        match self {
+            Self::Service(id) => {
+                state.service(id).is_none() && state.tasks_of_service(id).all(has_ended)
+            }
+            Self::Task(id) => state.task(id).is_none_or(has_ended),
         }
     }
 }
@@ -61,53 +79,53 @@ pub(crate) fn subscribe(
     Ok(Box::pin(ReceiverStream::new(reader)))
 }
 
-/// Asks for tasks not asked for yet.
-async fn ask(
-    core: &Core,
-    id: &str,
-    scope: &Scope,
-    selector: &LogSelector,
-    asked: &mut HashSet<String>,
-    nodes: &mut HashSet<String>,
-) {
-    let mut by_node: BTreeMap<String, Vec<String>> = BTreeMap::new();
+/// What tasks have to have in common to be asked for in one message.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Question {
+    node_id: String,
+    /// As in [`LogSubscription`].
+    since: i64,
+    tail: i64,
+}
+
+/// Asks for tasks that their node's session has not been asked for yet.
+async fn ask(core: &Core, id: &str, scope: &Scope, selector: &LogSelector) {
+    let tail = selector
+        .tail
+        .map_or(-1, |tail| i64::try_from(tail).unwrap_or(i64::MAX));
+    let mut wanted: BTreeMap<Question, (Arc<Session>, Vec<String>)> = BTreeMap::new();
     {
         let state = core.store.read();
         for task in scope.tasks(&state) {
-            let Some(node_id) = &task.node_id else {
+            let session = task.node_id.as_deref().and_then(|id| core.sessions.get(id));
+            let Some(session) = session else { continue };
+            let Some(last) = core.logs.ask(id, &session, &task.id, &task.service_id) else {
                 continue;
             };
-            if core.sessions.get(node_id).is_none() || !asked.insert(task.id.clone()) {
-                continue;
-            }
-            core.logs.expect(id, node_id, &task.id, &task.service_id);
-            by_node
-                .entry(node_id.clone())
-                .or_default()
-                .push(task.id.clone());
+            let (since, tail) = last.map_or((selector.since, tail), |last| (last + 1, -1));
+            let question = Question {
+                node_id: session.node_id.clone(),
+                since,
+                tail,
+            };
+            let (_, tasks) = wanted.entry(question).or_insert((session, Vec::new()));
+            tasks.push(task.id.clone());
         }
     }
-    for (node_id, task_ids) in by_node {
+    for (question, (session, task_ids)) in wanted {
         let subscription = LogSubscription {
             id: id.to_owned(),
             task_ids,
             follow: selector.follow,
-            tail: selector
-                .tail
-                .map_or(-1, |t| i64::try_from(t).unwrap_or(i64::MAX)),
-            since: selector.since,
+            tail: question.tail,
+            since: question.since,
             stdout: selector.stdout,
             stderr: selector.stderr,
             close: false,
         };
-        let sent = match core.sessions.get(&node_id) {
-            Some(session) => session.send(Message::Logs(subscription)).await,
-            None => false,
-        };
-        if sent {
-            nodes.insert(node_id);
-        } else {
-            core.logs.node_gone(&node_id);
+        core.logs.expect(id, &session);
+        if !session.send(Message::Logs(subscription)).await {
+            core.logs.session_gone(&session);
         }
     }
 }
@@ -120,44 +138,45 @@ async fn run(
     lines: mpsc::Sender<Result<super::LogLine, ManagerError>>,
 ) {
     let mut events = core.store.subscribe();
-    let mut asked = HashSet::new();
-    let mut nodes = HashSet::new();
-    ask(&core, &id, &scope, &selector, &mut asked, &mut nodes).await;
-    if !selector.follow {
-        core.logs.close_if_done(&id);
-        // The stream ends with the broker's sender, once all nodes are done; a reader that leaves
-        // early is noticed at the next line.
-        return;
-    }
+    let mut sessions = core.sessions.opened();
     loop {
-        tokio::select! {
-            () = core.cancel.cancelled() => break,
-            () = lines.closed() => break,
-            event = events.recv() => match event {
-                Ok(event) => {
-                    let concerns = match &scope {
-                        Scope::Service(service) => event.service_id.as_ref() == Some(service),
-                        Scope::Task(task) => event.id == *task,
-                    };
-                    if !concerns {
-                        continue;
-                    }
-                }
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => break,
-            },
+        ask(&core, &id, &scope, &selector).await;
+        if !selector.follow {
+            core.logs.close_if_done(&id);
+            // The stream ends with the broker's sender, once all nodes are done; a reader that leaves early is noticed
+            // at the next line.
+            return;
         }
-        ask(&core, &id, &scope, &selector, &mut asked, &mut nodes).await;
+        if scope.is_over(&core.store.read()) {
+            let _ = tokio::time::timeout(LAST_LINES, core.logs.finished(&id)).await;
+            break;
+        }
+        let news = async {
+            loop {
+                match events.recv().await {
+                    Ok(event) if !scope.concerns(&event) => {}
+                    Ok(_) | Err(RecvError::Lagged(_)) => return true,
+                    Err(RecvError::Closed) => return false,
+                }
+            }
+        };
+        let goes_on = tokio::select! {
+            () = core.cancel.cancelled() => false,
+            () = lines.closed() => false,
+            opened = sessions.changed() => opened.is_ok(),
+            goes_on = news => goes_on,
+        };
+        if !goes_on {
+            break;
+        }
     }
     core.logs.close(&id);
-    for node_id in nodes {
-        if let Some(session) = core.sessions.get(&node_id) {
-            let close = LogSubscription {
-                id: id.clone(),
-                close: true,
-                ..Default::default()
-            };
-            session.send(Message::Logs(close)).await;
-        }
+    for session in core.sessions.all() {
+        let close = LogSubscription {
+            id: id.clone(),
+            close: true,
+            ..Default::default()
+        };
+        session.send(Message::Logs(close)).await;
     }
 }

@@ -136,7 +136,7 @@ async fn run(core: Arc<Core>, session: Arc<Session>, incoming: Streaming<NodeMes
     }
     core.sessions.remove(&session);
     session.cancel.cancel();
-    core.logs.node_gone(&session.node_id);
+    core.logs.session_gone(&session);
     tracing::info!(node = session.node_id, "session closed");
 }
 

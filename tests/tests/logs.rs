@@ -1,0 +1,111 @@
+//! `service logs -f`: new tasks are followed, an agent's restart costs no line, and it ends with the service.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    path::Path,
+    process::{Child, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{Node, Rig, eventually, image, rig::UP_LIMIT, scenario};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// Writes a number, one more each time.
+const TICK: &str = "n=0; while sleep 0.1; do n=$((n+1)); echo tick $n; done";
+
+/// A `service logs -f` that runs.
+struct Follower(Child);
+
+impl Follower {
+    fn start(node: &Node, file: &Path) -> Result<Self> {
+        let mut command = node.ctl_command()?;
+        command.args(["service", "logs", "-f", "--no-trunc", "tick"]);
+        let output = File::create(file)?;
+        command.stdin(Stdio::null()).stdout(output);
+        Ok(Self(command.spawn()?))
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // It has ended, unless the test failed.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The numbers of each task, in the order they came.
+fn ticks(file: &Path) -> Result<BTreeMap<String, Vec<u64>>> {
+    let mut all: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    let text = fs::read_to_string(file)?;
+    // The last line may be on its way.
+    for line in text.split_inclusive('\n').filter(|l| l.ends_with('\n')) {
+        let (task, number) = line.split_once("| tick ").context(line.to_owned())?;
+        let (task, _) = task.split_once('@').context(line.to_owned())?;
+        let numbers = all.entry(task.to_owned()).or_default();
+        numbers.push(number.trim().parse()?);
+    }
+    Ok(all)
+}
+
+/// Waits until so many tasks have been heard, and each of `running` goes on. Gives what was heard.
+fn wait_ticks(file: &Path, tasks: usize, running: &[String]) -> Result<BTreeMap<String, Vec<u64>>> {
+    let before = ticks(file)?;
+    eventually("all tasks to be followed", UP_LIMIT, || {
+        let now = ticks(file)?;
+        ensure!(now.len() == tasks, "{:?}", now.keys());
+        for task in running {
+            let heard = |all: &BTreeMap<String, Vec<u64>>| all.get(task).map_or(0, Vec::len);
+            ensure!(heard(&now) > heard(&before) + 2, "{task} is silent");
+        }
+        Ok(now)
+    })
+}
+
+/// What the service's tasks are called, once so many run.
+fn containers(rig: &Rig, count: usize) -> Result<Vec<String>> {
+    let tasks = rig.wait_running("tick", count)?;
+    Ok(tasks.into_iter().map(|task| task.container).collect())
+}
+
+#[test]
+fn logs_are_followed_as_long_as_there_are_any() {
+    scenario("follow", 2, |rig| {
+        let create = ["service", "create", "-q", "--name", "tick", "--replicas"];
+        let rest = ["2", "--restart-delay", "0s", image::WHOAMI];
+        let command = ["sh", "-c", TICK];
+        rig.first().ok(&[&create[..], &rest, &command].concat())?;
+        let file = rig.dir().join("followed");
+        let mut follower = Follower::start(rig.first(), &file)?;
+        wait_ticks(&file, 2, &containers(rig, 2)?)?;
+
+        // More tasks, some of them on nodes that have been asked already.
+        rig.first().ok(&["service", "scale", "tick=6"])?;
+        wait_ticks(&file, 6, &containers(rig, 6)?)?;
+
+        let killed = rig.task("tick")?;
+        let pid = rig.task_pid(&killed)?;
+        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL)?;
+        wait_ticks(&file, 7, &[])?;
+
+        rig.nodes[1].kill()?;
+        rig.nodes[1].start()?;
+        rig.wait_ready(2)?;
+        let heard = wait_ticks(&file, 7, &containers(rig, 6)?)?;
+        for (task, numbers) in heard {
+            let whole: Vec<u64> = (1..).take(numbers.len()).collect();
+            ensure!(numbers == whole, "{task}: {numbers:?}");
+        }
+
+        rig.first().ok(&["service", "rm", "tick"])?;
+        let status = eventually("the follower to end", UP_LIMIT, || {
+            follower.0.try_wait()?.context("it runs on")
+        })?;
+        ensure!(status.success(), "{status}");
+        Ok(())
+    });
+}
