@@ -1,9 +1,10 @@
 //! `mesh-agent`: parses flags and runs the node; `mesh-agent shim` is a task's own process.
 
 use std::{
-    io::{IsTerminal, Read},
+    io::{ErrorKind, IsTerminal},
     path::Path,
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -22,6 +23,12 @@ const WORKERS: usize = 2;
 
 /// Threads for work that blocks; more only wait for the same disk and kernel locks.
 const BLOCKING: usize = 64;
+
+/// Pause before a membership that could not be taken up is tried again; it doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     // Before any thread: the shim makes containers, which only works single-threaded.
@@ -119,11 +126,7 @@ async fn run(config: Config) -> Result<()> {
     if let Some(listener) = metrics {
         tokio::spawn(api::serve_metrics(node.clone(), listener));
     }
-    if let Err(error) = node.resume().await {
-        // The API still answers: it says what is wrong, and `swarm leave --force` is a way out.
-        tracing::error!("{error}");
-    }
-    tracing::info!(instance = node.instance(), "mesh-agent is ready");
+    let resuming = tokio::spawn(resume(node.clone()));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
@@ -134,9 +137,22 @@ async fn run(config: Config) -> Result<()> {
         // Nothing is left to adopt, so nothing of ours shall stay in the cgroup trees.
         node.runtime().remove_parent_cgroups();
     }
+    resuming.abort();
     // Tasks, links and packet path stay: the next agent adopts them.
     tracing::info!("mesh-agent ends; tasks keep running");
     Ok(())
+}
+
+/// Takes up the membership found on disk, again and again: a disk may have been full. The API answers meanwhile: it says
+/// what is wrong, and `swarm leave --force` is a way out.
+async fn resume(node: Node) {
+    let mut pause = FIRST_PAUSE;
+    while let Err(error) = node.resume().await {
+        tracing::error!("{error}");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    tracing::info!(instance = node.instance(), "mesh-agent is ready");
 }
 
 /// Keeps a second agent out of the same directories.
@@ -154,22 +170,20 @@ fn lock(config: &Config) -> Result<nix::fcntl::Flock<std::fs::File>> {
 /// The instance name: as said, else as made up at the first start.
 fn instance(config: &Config) -> Result<String> {
     let path = config.data_dir.join("instance");
-    if let Some(given) = &config.instance {
-        write(&path, given)?;
-        return Ok(given.clone());
+    let kept = match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("read {}", path.display()));
+        }
+        read => read.unwrap_or_default(),
+    };
+    let name = match (&config.instance, kept.trim()) {
+        (Some(given), _) => given.clone(),
+        (None, "") => format!("{:08x}", rand::random::<u32>()),
+        (None, kept) => kept.to_owned(),
+    };
+    // On a full disk the agent can still start.
+    if name != kept.trim() {
+        std::fs::write(&path, &name).with_context(|| format!("write {}", path.display()))?;
     }
-    let mut text = String::new();
-    if let Ok(mut file) = std::fs::File::open(&path) {
-        file.read_to_string(&mut text)
-            .context("read the instance name")?;
-    }
-    if text.trim().is_empty() {
-        text = format!("{:08x}", rand::random::<u32>());
-        write(&path, &text)?;
-    }
-    Ok(text.trim().to_owned())
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).with_context(|| format!("write {}", path.display()))
+    Ok(name)
 }

@@ -4,7 +4,7 @@ use hyper_util::rt::TokioIo;
 use mesh_api::proto::{self, node_ca_client::NodeCaClient};
 use mesh_pki::{JoinToken, NodeIdentity, PkiError, tls};
 use rustls::pki_types::ServerName;
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -148,31 +148,40 @@ pub struct Joined {
 
 /// Joins a cluster: trusts the manager at `address` by the token's digest, has a fresh key signed,
 /// and returns the node's new identity. `availability` is `active`, `pause` or
-/// `drain`.
-pub async fn join(address: &str, token: &str, availability: &str) -> Result<Joined, ClientError> {
+/// `drain`; `data_path` the node's tunnel end point.
+pub async fn join(
+    address: &str,
+    token: &str,
+    availability: &str,
+    data_path: IpAddr,
+) -> Result<Joined, ClientError> {
     let parsed: JoinToken = token.parse()?;
     let channel = connect(address, tls::pinned_client_config(&parsed.digest)?).await?;
-    issue(address, channel, token, availability).await
+    let request = proto::IssueNodeCertificateRequest {
+        token: token.to_owned(),
+        availability: availability.to_owned(),
+        data_path_address: data_path.to_string(),
+        ..Default::default()
+    };
+    issue(address, channel, request).await
 }
 
 /// Renews a node's certificate: a new key, the same id, the role that the managers hold now.
 pub async fn renew(address: &str, identity: &NodeIdentity) -> Result<NodeIdentity, ClientError> {
     let channel = connect(address, tls::client_config(identity)?).await?;
-    let renewed = issue(address, channel, "", "").await?;
+    let renewed = issue(address, channel, Default::default()).await?;
     Ok(renewed.identity)
 }
 
 async fn issue(
     address: &str,
     channel: Channel,
-    token: &str,
-    availability: &str,
+    asked: proto::IssueNodeCertificateRequest,
 ) -> Result<Joined, ClientError> {
     let pair = mesh_pki::new_key_and_request()?;
     let mut request = tonic::Request::new(proto::IssueNodeCertificateRequest {
-        token: token.to_owned(),
         csr_pem: pair.request_pem.into_bytes(),
-        availability: availability.to_owned(),
+        ..asked
     });
     request.set_timeout(ISSUE_TIMEOUT);
     let refused = |message: String| ClientError::Refused {

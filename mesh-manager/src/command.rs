@@ -181,6 +181,9 @@ pub struct AddNode {
     pub hostname: String,
     /// Address of its manager, "address:port", where it is one.
     pub manager_addr: Option<String>,
+    /// Its tunnel end point, if known already.
+    #[serde(default)]
+    pub data_path_address: String,
 }
 
 /// What a node says of itself; see `NodeDescription` in `mesh.proto`.

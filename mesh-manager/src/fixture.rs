@@ -36,6 +36,7 @@ impl World {
             index: 0,
         };
         let node = |id: &str, role, availability| AddNode {
+            data_path_address: String::new(),
             id: id.to_owned(),
             role,
             availability,

@@ -66,6 +66,7 @@ impl Manager {
                 availability: options.availability,
                 hostname: options.hostname,
                 manager_addr: Some(peer.addr.clone()),
+                data_path_address: String::new(),
             },
         };
         let handle = ManagerHandle::start(config, identity, Some(&peer)).await?;
@@ -208,6 +209,11 @@ impl ManagerHandle {
     /// Changes as they are applied. A receiver that lags should read the state anew.
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.core.store.subscribe()
+    }
+
+    /// The last changes since a time (nanoseconds since the epoch) but those of tasks, and all that follow.
+    pub fn subscribe_since(&self, since: i64) -> (Vec<Event>, broadcast::Receiver<Event>) {
+        self.core.store.subscribe_since(since)
     }
 
     /// The applied Raft index, for those who wait until the state has changed.

@@ -364,7 +364,9 @@ async fn who_may_not_is_refused() {
 
     // A wrong secret, another cluster's token, nonsense, nobody there.
     let wrong = mesh_pki::JoinToken::generate(&token.digest).to_string();
-    let error = client::join(&address, &wrong, "active").await.unwrap_err();
+    let error = client::join(&address, &wrong, "active", common::OUTSIDE)
+        .await
+        .unwrap_err();
     assert!(
         error
             .to_string()
@@ -372,7 +374,7 @@ async fn who_may_not_is_refused() {
         "{error}"
     );
     let other = mesh_pki::JoinToken::generate(&"0".repeat(50)).to_string();
-    let error = client::join(&address, &other, "active")
+    let error = client::join(&address, &other, "active", common::OUTSIDE)
         .await
         .unwrap_err()
         .to_string();
@@ -380,14 +382,30 @@ async fn who_may_not_is_refused() {
         error.contains("remote CA does not match fingerprint"),
         "{error}"
     );
-    assert!(client::join(&address, "nonsense", "active").await.is_err());
+    assert!(
+        client::join(&address, "nonsense", "active", common::OUTSIDE)
+            .await
+            .is_err()
+    );
     let nobody = common::free_address().to_string();
-    let error = client::join(&nobody, &wrong, "active").await.unwrap_err();
+    let error = client::join(&nobody, &wrong, "active", common::OUTSIDE)
+        .await
+        .unwrap_err();
     assert!(
         error.to_string().contains("cannot reach a manager"),
         "{error}"
     );
     assert_eq!(manager.view().nodes().count(), 2, "nothing was added");
+
+    // Nor is a node added whose address belongs to a network.
+    let subnet = manager.view().ingress_network().unwrap().subnet;
+    let inside = subnet.nth(9).unwrap().into();
+    let good = manager.view().cluster().unwrap().worker_token.clone();
+    let error = client::join(&address, &good, "active", inside)
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("of network ingress"), "{error}");
+    assert_eq!(manager.view().nodes().count(), 2);
 
     // A manager cannot be removed.
     let own = manager.identity().node_id.clone();

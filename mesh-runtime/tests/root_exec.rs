@@ -144,6 +144,24 @@ async fn execs_that_cannot_run_say_why() {
         .err()
         .unwrap();
     assert_eq!(error.exit_code(), 126, "{error}");
+    let mut nobody = exec(&["true"]);
+    nobody.user = "stranger".to_owned();
+    let mut nowhere = exec(&["true"]);
+    nowhere.cwd = "/nowhere".to_owned();
+    for (spec, reason) in [
+        (
+            nobody,
+            "unable to find user stranger: no matching entries in passwd file",
+        ),
+        (
+            nowhere,
+            "chdir to cwd (\"/nowhere\") failed: no such file or directory",
+        ),
+    ] {
+        let error = world.runtime.exec("a", &spec).await.err().unwrap();
+        assert_eq!(error.to_string(), reason);
+        assert_eq!(error.exit_code(), 126);
+    }
     let error = world.runtime.exec("a", &exec(&[])).await.err().unwrap();
     assert!(error.to_string().contains("no command"), "{error}");
     let error = world

@@ -4,7 +4,7 @@
 use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -192,8 +192,64 @@ fn in_a_cluster() {
         )?;
         ensure!(stale.refused("500")?.contains("update out of sequence"));
         exec(rig)?;
+        let mut bad = spec.clone();
+        bad["Name"] = json!("bad");
+        bad["TaskTemplate"]["ContainerSpec"]["Env"] = json!(["A=\0"]);
+        let told = post(node, "/services/create", &bad)?.refused("400")?;
+        ensure!(told.contains("env \"A=\\0\" holds a NUL"), "{told}");
+        // What the framework refuses looks like all other refusals.
+        get(node, "/services/%ff")?.refused("400")?;
         let gone = send(node, "DELETE", "/services/web", "Connection: close\r\n", "")?;
         ensure!(gone.status == "200 OK", "{}", gone.status);
+        past_events(node)
+    });
+}
+
+/// `since` and `until`: what happened to `web`, though it is gone.
+fn past_events(node: &Node) -> Result<()> {
+    let web = "filters=%7B%22service%22%3A%5B%22web%22%5D%7D";
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let asked = |since, until| -> Result<Vec<String>> {
+        let path = format!("/events?since={since}&until={until}&{web}");
+        let response = get(node, &path)?;
+        let text = String::from_utf8(response.body)?;
+        let objects = text.lines().filter(|line| line.starts_with('{'));
+        objects
+            .map(|line| {
+                let event: Value = serde_json::from_str(line)?;
+                ensure!(event["Actor"]["Attributes"]["name"] == "web", "{event}");
+                Ok(event["Action"].as_str().unwrap_or_default().to_owned())
+            })
+            .collect()
+    };
+    let all = asked(1, now + 1)?;
+    ensure!(
+        all.first().is_some_and(|action| action == "create")
+            && all.last().is_some_and(|action| action == "remove"),
+        "{all:?}"
+    );
+    ensure!(asked(1, 2)?.is_empty() && asked(now + 1, now + 1)?.is_empty());
+    Ok(())
+}
+
+/// Kinds of objects that nobody has made, and volumes, which mounts make.
+#[test]
+fn lists_that_clients_ask_for() {
+    scenario("lists", 1, |rig| {
+        let node = rig.first();
+        for path in ["/secrets", "/configs"] {
+            ensure!(get(node, path)?.json()? == json!([]), "{path}");
+        }
+        ensure!(get(node, "/volumes")?.json()?["Volumes"] == json!([]));
+        let create = ["service", "create", "-q", "--name", "kept", "--mount"];
+        let mount = ["type=volume,source=store,target=/store", image::WHOAMI];
+        node.ok(&[&create[..], &mount].concat())?;
+        let volumes = get(node, "/volumes")?.json()?;
+        ensure!(volumes["Volumes"][0]["Name"] == "store", "{volumes}");
+        let one = get(node, "/volumes/store")?.json()?;
+        ensure!(one["Driver"] == "local", "{one}");
+        let told = get(node, "/volumes/other")?.refused("404")?;
+        ensure!(told.contains("no such volume"), "{told}");
         Ok(())
     });
 }

@@ -29,15 +29,9 @@ const SILENCE: Duration = Duration::from_secs(8);
 struct Disk(PathBuf);
 
 impl Disk {
-    fn mount(at: &Path) -> Result<Self> {
-        mount(
-            Some("tmpfs"),
-            at,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some(SIZE),
-        )
-        .context("mount a small file system")?;
+    fn mount(at: &Path, flags: MsFlags) -> Result<Self> {
+        mount(Some("tmpfs"), at, Some("tmpfs"), flags, Some(SIZE))
+            .context("mount a small file system")?;
         Ok(Self(at.to_owned()))
     }
 
@@ -92,7 +86,7 @@ fn a_manager_outlives_a_full_disk() {
     scenario_on(builder.without_swarm(), |rig| {
         let first = &mut rig.nodes[0];
         first.stop()?;
-        let disk = Disk::mount(&first.data_dir())?;
+        let disk = Disk::mount(&first.data_dir(), MsFlags::empty())?;
         first.start()?;
         let archive = image::whoami_archive(&rig.dir())?;
         let first = rig.first();
@@ -122,6 +116,12 @@ fn a_manager_outlives_a_full_disk() {
         ensure!(first.ok(&names)? == before, "{before}");
         ensure!(rig.running("web")? == tasks);
 
+        // Not even a restart needs room.
+        rig.nodes[0].kill()?;
+        rig.nodes[0].start()?;
+        ask_all(rig)?;
+        let first = rig.first();
+
         fs::remove_file(disk.filler())?;
         let made = eventually("changes to be taken again", UP_LIMIT, || {
             let answer = create(rig, "after")?;
@@ -140,6 +140,23 @@ fn a_manager_outlives_a_full_disk() {
         let first = &mut rig.nodes[0];
         first.ok(&["swarm", "leave", "--force"])?;
         first.stop()
+    });
+}
+
+#[test]
+fn an_agent_that_cannot_write_says_so() {
+    let builder = Rig::builder(&rig::test_name("rodisk")).nodes(1);
+    scenario_on(builder.without_swarm(), |rig| {
+        let node = &mut rig.nodes[0];
+        node.stop()?;
+        let disk = Disk::mount(&node.data_dir(), MsFlags::MS_RDONLY)?;
+        let refusal = node.start().expect_err("nothing can be written");
+        let said = format!("{refusal:#}");
+        ensure!(said.contains("Read-only file system"), "{said}");
+        ensure!(said.contains(&disk.0.display().to_string()), "{said}");
+        drop(disk);
+        node.kill()?;
+        node.start()
     });
 }
 

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    http::StatusCode,
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use mesh_api::{API_VERSION, MIN_API_VERSION, filters::FilterError};
@@ -12,6 +12,9 @@ use mesh_runtime::RuntimeError;
 use serde::Serialize;
 
 use crate::node::NodeError;
+
+/// Longest refusal of axum's own, in bytes.
+const LONGEST_REFUSAL: usize = 64 << 10;
 
 /// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,6 +197,11 @@ impl ApiError {
         )
     }
 
+    /// No volume of this name on this node.
+    pub(crate) fn no_such_volume(name: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("get {name}: no such volume"))
+    }
+
     /// No service has this virtual address.
     pub(crate) fn no_such_vip(reference: &str) -> Self {
         Self::new(
@@ -206,6 +214,21 @@ impl ApiError {
     pub(crate) fn internal(message: impl std::fmt::Display) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message.to_string())
     }
+}
+
+/// What axum refuses by itself, say a path that is no text, in the shape of all other refusals.
+pub(crate) async fn in_json(response: Response) -> Response {
+    let status = response.status();
+    let is_plain = |value: &HeaderValue| value.as_bytes().starts_with(b"text/plain");
+    let content = response.headers().get(header::CONTENT_TYPE);
+    if !(status.is_client_error() || status.is_server_error()) || !content.is_some_and(is_plain) {
+        return response;
+    }
+    match axum::body::to_bytes(response.into_body(), LONGEST_REFUSAL).await {
+        Ok(text) => ApiError::new(status, String::from_utf8_lossy(&text)),
+        Err(error) => ApiError::internal(error),
+    }
+    .into_response()
 }
 
 impl From<FilterError> for ApiError {

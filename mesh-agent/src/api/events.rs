@@ -11,10 +11,7 @@ use mesh_api::{
     Filters,
     engine::{EventActor, EventMessage, EventMessageScopeEnum, EventMessageTypeEnum},
 };
-use mesh_manager::{
-    ManagerHandle,
-    state::{Event, EventAction, ObjectKind},
-};
+use mesh_manager::state::{Event, EventAction, ObjectKind};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{Answer, Api, args::Query, stream::json_lines};
@@ -32,10 +29,11 @@ const FILTERS: [&str; 8] = [
 
 /// What goes on between two events.
 struct Source {
-    manager: ManagerHandle,
+    past: std::vec::IntoIter<Event>,
     events: Receiver<Event>,
     filters: Filters,
-    until: Option<tokio::time::Instant>,
+    /// Nanoseconds since the epoch.
+    until: Option<i64>,
 }
 
 pub(super) async fn stream(
@@ -44,13 +42,14 @@ pub(super) async fn stream(
 ) -> Answer<Response> {
     let manager = api.manager()?;
     let filters = query.filters(&FILTERS)?;
-    let until = query.time("until")?.map(|until| {
-        let left = until - Utc::now().timestamp_nanos_opt().unwrap_or(i64::MAX);
-        tokio::time::Instant::now() + Duration::from_nanos(u64::try_from(left).unwrap_or(0))
-    });
+    let until = query.time("until")?.filter(|until| *until > 0);
+    let (past, events) = match query.time("since")?.filter(|since| *since > 0) {
+        Some(since) => manager.subscribe_since(since),
+        None => (Vec::new(), manager.subscribe()),
+    };
     let source = Source {
-        events: manager.subscribe(),
-        manager,
+        past: past.into_iter(),
+        events,
         filters,
         until,
     };
@@ -66,18 +65,28 @@ pub(super) async fn stream(
 impl Source {
     async fn next(&mut self) -> Option<EventMessage> {
         loop {
-            let received = match self.until {
-                Some(until) => tokio::time::timeout_at(until, self.events.recv())
-                    .await
-                    .ok()?,
-                None => self.events.recv().await,
+            let event = match self.past.next() {
+                Some(event) => event,
+                None => self.live().await?,
             };
-            match received {
-                Ok(event) => {
-                    if let Some(message) = self.message(&event) {
-                        return Some(message);
-                    }
-                }
+            if self.until.is_some_and(|until| event.time > until) {
+                return None;
+            }
+            if let Some(message) = self.message(&event) {
+                return Some(message);
+            }
+        }
+    }
+
+    /// The next one that happens, if it does in time.
+    async fn live(&mut self) -> Option<Event> {
+        let left = self.until.map_or(Duration::MAX, |until| {
+            let left = until - Utc::now().timestamp_nanos_opt().unwrap_or(i64::MAX);
+            Duration::from_nanos(u64::try_from(left).unwrap_or(0))
+        });
+        loop {
+            match tokio::time::timeout(left, self.events.recv()).await.ok()? {
+                Ok(event) => return Some(event),
                 // What was missed is missed; the client sees the next ones.
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return None,
@@ -86,26 +95,10 @@ impl Source {
     }
 
     fn message(&self, event: &Event) -> Option<EventMessage> {
-        let view = self.manager.view();
-        let (typ, word, name) = match event.kind {
-            ObjectKind::Node => (
-                EventMessageTypeEnum::NODE,
-                "node",
-                view.node(&event.id)
-                    .map(|node| node.description.hostname.clone()),
-            ),
-            ObjectKind::Service => (
-                EventMessageTypeEnum::SERVICE,
-                "service",
-                view.service(&event.id)
-                    .map(|service| service.name().to_owned()),
-            ),
-            ObjectKind::Network => (
-                EventMessageTypeEnum::NETWORK,
-                "network",
-                view.network(&event.id)
-                    .map(|network| network.name().to_owned()),
-            ),
+        let (typ, word) = match event.kind {
+            ObjectKind::Node => (EventMessageTypeEnum::NODE, "node"),
+            ObjectKind::Service => (EventMessageTypeEnum::SERVICE, "service"),
+            ObjectKind::Network => (EventMessageTypeEnum::NETWORK, "network"),
             // Docker tells of neither.
             ObjectKind::Cluster | ObjectKind::Task => return None,
         };
@@ -114,7 +107,7 @@ impl Source {
             EventAction::Update => "update",
             EventAction::Remove => "remove",
         };
-        let name = name.unwrap_or_default();
+        let name = &event.name;
         let filters = &self.filters;
         let wanted = filters.exact("type", word)
             && filters.exact("event", action)
@@ -129,17 +122,16 @@ impl Source {
         if !wanted {
             return None;
         }
-        let now = Utc::now();
         Some(EventMessage {
             typ: Some(typ),
             action: Some(action.to_owned()),
             actor: Some(EventActor {
                 id: Some(event.id.clone()),
-                attributes: Some([("name".to_owned(), name)].into()),
+                attributes: Some([("name".to_owned(), name.clone())].into()),
             }),
             scope: Some(EventMessageScopeEnum::SWARM),
-            time: Some(now.timestamp()),
-            time_nano: now.timestamp_nanos_opt(),
+            time: Some(event.time / 1_000_000_000),
+            time_nano: Some(event.time),
         })
     }
 }

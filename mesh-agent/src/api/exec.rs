@@ -147,6 +147,11 @@ pub(super) async fn create(
     if config.cmd.as_ref().is_none_or(Vec::is_empty) {
         return Err(ApiError::bad_request("No exec command specified"));
     }
+    let lists = [&config.cmd, &config.env].into_iter().flatten().flatten();
+    let texts = [&config.user, &config.working_dir].into_iter().flatten();
+    if let Some(text) = lists.chain(texts).find(|text| text.contains('\0')) {
+        return Err(ApiError::bad_request(format!("{text:?} holds a NUL")));
+    }
     if state(&task) != ContainerSummaryStateEnum::RUNNING {
         return Err(ApiError::not_running(&id));
     }

@@ -25,6 +25,7 @@ mod swarm;
 mod system;
 mod tasks;
 mod trace;
+mod volumes;
 
 use std::sync::Arc;
 

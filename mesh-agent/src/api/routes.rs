@@ -8,7 +8,7 @@ use axum::{
 
 use super::{
     Api, containers, distribution, doctor, errors::ApiError, events, exec, images, mesh, networks,
-    nodes, packets, services, swarm, system, tasks, trace,
+    nodes, packets, services, swarm, system, tasks, trace, volumes,
 };
 
 /// Longest body read into memory, in bytes: a spec with configs inlined stays far below, and a
@@ -71,6 +71,8 @@ fn cluster() -> Router<Api> {
             "/networks/{id}",
             get(networks::inspect).delete(networks::remove),
         )
+        .route("/secrets", get(volumes::secrets))
+        .route("/configs", get(volumes::configs))
         .route("/distribution/{*name}", get(distribution::inspect))
 }
 
@@ -90,6 +92,8 @@ fn node_local() -> Router<Api> {
         .route("/exec/{id}/start", post(exec::start))
         .route("/exec/{id}/resize", post(exec::resize))
         .route("/exec/{id}/json", get(exec::inspect))
+        .route("/volumes", get(volumes::list))
+        .route("/volumes/{name}", get(volumes::inspect))
         .route("/images/json", get(images::list))
         .route("/images/load", post(images::load))
         .route("/images/create", post(images::pull))

@@ -15,7 +15,11 @@ use mesh_api::{API_VERSION, MIN_API_VERSION};
 use tokio::net::{UnixListener, UnixStream};
 use tower::ServiceExt;
 
-use super::{Api, errors::ApiError, routes};
+use super::{
+    Api,
+    errors::{self, ApiError},
+    routes,
+};
 use crate::node::Node;
 
 /// Who may connect: root, and the group of the socket.
@@ -99,7 +103,7 @@ async fn answer(router: Router, api: &Api, mut request: Request<Incoming>) -> Re
         Ok(uri) => {
             *request.uri_mut() = uri;
             match router.oneshot(request).await {
-                Ok(response) => response,
+                Ok(response) => errors::in_json(response).await,
                 Err(never) => match never {},
             }
         }

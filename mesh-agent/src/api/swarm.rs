@@ -24,18 +24,6 @@ struct WithAvailability<T> {
     availability: Option<String>,
 }
 
-impl<T> WithAvailability<T> {
-    fn take(self) -> Result<(T, Option<String>), ApiError> {
-        let availability = self.availability.filter(|text| !text.is_empty());
-        match availability.as_deref() {
-            None | Some("active" | "pause" | "drain") => Ok((self.request, availability)),
-            Some(other) => Err(ApiError::bad_request(format!(
-                "invalid availability: \"{other}\": it is active, pause or drain"
-            ))),
-        }
-    }
-}
-
 pub(super) async fn inspect(State(api): State<Api>) -> Answer<Json<Swarm>> {
     let manager = api.manager()?;
     let view = manager.view();
@@ -45,14 +33,14 @@ pub(super) async fn inspect(State(api): State<Api>) -> Answer<Json<Swarm>> {
 
 pub(super) async fn init(State(api): State<Api>, body: Body) -> Answer<Json<String>> {
     let body: WithAvailability<SwarmInitRequest> = json(body).await?;
-    let (request, availability) = body.take()?;
-    Ok(Json(api.node.swarm_init(request, availability).await?))
+    let made = api.node.swarm_init(body.request, body.availability).await?;
+    Ok(Json(made))
 }
 
 pub(super) async fn join(State(api): State<Api>, body: Body) -> Answer<()> {
     let body: WithAvailability<SwarmJoinRequest> = json(body).await?;
-    let (request, availability) = body.take()?;
-    Ok(api.node.swarm_join(request, availability).await?)
+    let joined = api.node.swarm_join(body.request, body.availability);
+    Ok(joined.await?)
 }
 
 pub(super) async fn leave(State(api): State<Api>, QueryOf(query): QueryOf<Query>) -> Answer<()> {

@@ -15,7 +15,7 @@ use mesh_api::{
 };
 
 use super::Api;
-use crate::node::{NodeState, Role};
+use crate::node::{self, NodeState, Role};
 
 /// Go's word for the architecture we run on.
 fn go_arch() -> &'static str {
@@ -109,7 +109,7 @@ pub(super) async fn info(State(api): State<Api>) -> Json<SystemInfo> {
         ncpu: std::thread::available_parallelism()
             .ok()
             .and_then(|cpus| i64::try_from(cpus.get()).ok()),
-        mem_total: Some(memory()),
+        mem_total: Some(node::memory()),
         labels: Some(node.config().labels.clone()),
         experimental_build: Some(false),
         server_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
@@ -192,20 +192,6 @@ fn operating_system() -> String {
             || "Linux".to_owned(),
             |name| name.trim_matches('"').to_owned(),
         )
-}
-
-/// Bytes of memory.
-fn memory() -> i64 {
-    read("/proc/meminfo")
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("MemTotal:")?
-                .trim()
-                .strip_suffix(" kB")?
-                .parse::<i64>()
-                .ok()
-        })
-        .map_or(0, |kibibytes| kibibytes * 1024)
 }
 
 fn cgroup_version() -> SystemInfoCgroupVersionEnum {

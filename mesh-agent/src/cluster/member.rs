@@ -64,10 +64,9 @@ impl Membership {
             .state
             .send_replace(NodeState::Pending(Some(info.clone())));
         let (identity_out, identity_in) = watch::channel(Arc::new(identity));
-        let (description_out, description_in) = watch::channel(describe(node, &kept));
         let mut session = Session::start(session::Config {
             identity: identity_in,
-            description: description_in,
+            description: describe(node, &kept),
             managers: kept.managers.clone(),
             assignment_file: disk::assignment_file(config),
         });
@@ -90,7 +89,6 @@ impl Membership {
                 config.clone(),
                 identity_out,
                 session.managers.clone(),
-                description_out,
             )),
         ];
         *node
@@ -131,7 +129,10 @@ impl Membership {
         for helper in helpers {
             helper.abort();
         }
-        drop(session);
+        match manager {
+            Some(_) => drop(session),
+            None => session.leave().await,
+        }
         forget(node);
         if let Some(manager) = manager {
             manager.shutdown().await;
@@ -218,7 +219,7 @@ fn follow(
     let mut managers = session.managers.clone();
     async move {
         loop {
-            let up = matches!(*connection.borrow_and_update(), Connection::Up(_));
+            let now = connection.borrow_and_update().clone();
             let known = managers.borrow_and_update().clone();
             if known != info.managers && !known.is_empty() {
                 info.managers.clone_from(&known);
@@ -234,10 +235,13 @@ fn follow(
             }
             // Once active, a node stays so while it looks for its managers.
             node.inner.state.send_if_modified(|state| {
-                let next = if up || matches!(state, NodeState::Active(_)) {
-                    NodeState::Active(info.clone())
-                } else {
-                    NodeState::Pending(Some(info.clone()))
+                let next = match &now {
+                    Connection::Refused(why) => NodeState::Error(why.clone()),
+                    Connection::Up(_) => NodeState::Active(info.clone()),
+                    Connection::Lost(_) if matches!(state, NodeState::Pending(_)) => {
+                        NodeState::Pending(Some(info.clone()))
+                    }
+                    Connection::Lost(_) => state.clone(),
                 };
                 let changed = *state != next;
                 *state = next;
@@ -256,7 +260,6 @@ async fn renew(
     config: Config,
     identity: watch::Sender<Arc<NodeIdentity>>,
     managers: watch::Receiver<Vec<String>>,
-    _description: watch::Sender<NodeDescription>,
 ) {
     let mut check = tokio::time::interval(RENEWAL_CHECK);
     loop {
@@ -305,21 +308,7 @@ fn describe(node: &Node, kept: &Kept) -> NodeDescription {
         os: "linux".to_owned(),
         engine_version: env!("CARGO_PKG_VERSION").to_owned(),
         nano_cpus: i64::try_from(cpus).unwrap_or(1) * 1_000_000_000,
-        memory_bytes: memory_bytes(),
+        memory_bytes: crate::node::memory(),
         engine_labels: labels.collect::<HashMap<_, _>>(),
     }
-}
-
-/// Memory of the machine.
-fn memory_bytes() -> i64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    text.lines()
-        .find_map(|line| {
-            line.strip_prefix("MemTotal:")?
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
-        })
-        .map_or(0, |kib: i64| kib * 1024)
 }

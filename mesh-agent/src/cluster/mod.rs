@@ -9,13 +9,15 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::{Context, anyhow};
 use ipnetwork::IpNetwork;
 use mesh_api::engine::{NodeSpecAvailabilityEnum, SwarmInitRequest, SwarmJoinRequest};
-use mesh_manager::{Config as ManagerConfig, InitOptions, Manager, Timings, client};
+use mesh_manager::{
+    Config as ManagerConfig, InitOptions, Manager, Timings, client, config::DEFAULT_PORT,
+};
 use mesh_pki::NodeIdentity;
 
 pub use member::Membership;
 
 use crate::{
-    config::{CLUSTER_PORT, Config},
+    config::Config,
     links::host::{Host, HostView},
     node::{Node, NodeError, NodeState},
 };
@@ -135,7 +137,7 @@ pub(crate) async fn join(
         .filter(|remote| !remote.is_empty())
         .map(|remote| with_port(remote))
         .collect();
-    let (joined, manager) = ask_to_join(&remotes, &token, availability.as_ref()).await?;
+    let (joined, manager) = ask_to_join(&remotes, &token, availability.as_ref(), data_path).await?;
     let (identity, data_path_port) = (joined.identity, joined.data_path_port);
     if identity.role == mesh_pki::Role::Manager {
         return Err(invalid(
@@ -170,10 +172,11 @@ async fn ask_to_join(
     remotes: &[String],
     token: &str,
     availability: &str,
+    data_path: std::net::IpAddr,
 ) -> Result<(client::Joined, String), NodeError> {
     let mut failure = invalid("at least 1 RemoteAddr is required to join");
     for remote in remotes {
-        match client::join(remote, token, availability).await {
+        match client::join(remote, token, availability, data_path).await {
             Ok(joined) => return Ok((joined, remote.clone())),
             Err(client::ClientError::Refused { message, .. }) => {
                 return Err(NodeError::Invalid(message));
@@ -224,6 +227,9 @@ pub(crate) fn was_member(config: &Config) -> bool {
 /// See [`Node::resume`].
 pub(crate) async fn resume(node: &Node) -> Result<(), NodeError> {
     let mut membership = node.inner.membership.lock().await;
+    if membership.is_some() {
+        return Ok(());
+    }
     let config = node.config();
     let result = go_on(node).await;
     match result {
@@ -318,7 +324,7 @@ fn with_port(remote: &str) -> String {
     if has_port {
         remote.to_owned()
     } else {
-        format!("{remote}:{CLUSTER_PORT}")
+        format!("{remote}:{DEFAULT_PORT}")
     }
 }
 

@@ -44,6 +44,14 @@ pub(crate) struct Inner {
     pub(crate) membership: tokio::sync::Mutex<Option<cluster::Membership>>,
 }
 
+/// Memory of the machine, bytes.
+pub(crate) fn memory() -> i64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kibibytes = total.and_then(|rest| rest.split_whitespace().next()?.parse::<i64>().ok());
+    kibibytes.map_or(0, |kibibytes| kibibytes * 1024)
+}
+
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Node")
@@ -112,11 +120,6 @@ impl Node {
     /// Membership as of now.
     pub fn state(&self) -> NodeState {
         self.inner.state.borrow().clone()
-    }
-
-    /// Membership, to wait for changes.
-    pub fn watch_state(&self) -> watch::Receiver<NodeState> {
-        self.inner.state.subscribe()
     }
 
     /// The manager in this process, on a manager.

@@ -14,6 +14,7 @@ use mesh_pki::NodeIdentity;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -33,13 +34,16 @@ const LOG_QUEUE: usize = 64;
 /// Questions of managers, and answers, that may wait.
 const QUERY_QUEUE: usize = 16;
 
+/// How long a node that leaves waits for a manager to take note.
+const LAST_WORD: Duration = Duration::from_secs(3);
+
 /// What a session needs to begin.
 #[derive(Debug)]
 pub struct Config {
     /// Who this node is; a renewed certificate is used from the next connection on.
     pub identity: watch::Receiver<Arc<NodeIdentity>>,
-    /// What the node tells of itself; a change is told by a new session.
-    pub description: watch::Receiver<proto::NodeDescription>,
+    /// What the node tells of itself.
+    pub description: proto::NodeDescription,
     /// Managers known so far, `address:port`.
     pub managers: Vec<String>,
     /// Where the last good assignment is kept.
@@ -53,7 +57,14 @@ pub enum Connection {
     Lost(String),
     /// To this manager, `address:port`.
     Up(String),
+    /// The managers do not take the node for one of theirs; the text says why.
+    Refused(String),
 }
+
+/// A manager's word that this node is none of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refused(String);
 
 /// A running session. Dropping it ends the session.
 #[derive(Debug)]
@@ -76,6 +87,7 @@ pub struct Session {
     pub reports: mpsc::Sender<proto::Report>,
     /// The channel to the manager, while there is one; for publishing logs.
     pub channel: watch::Receiver<Option<Channel>>,
+    leaving: CancellationToken,
     cancel: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -104,8 +116,9 @@ impl Session {
         let (channel_out, channel) = watch::channel(None);
         let (applied, applied_in) = watch::channel(0);
         let statuses = Arc::new(Statuses::default());
-        let cancel = CancellationToken::new();
+        let (leaving, cancel) = (CancellationToken::new(), CancellationToken::new());
         let worker = Worker {
+            leaving: leaving.clone(),
             config,
             assignment: assignment_out,
             connection: connection_out,
@@ -131,13 +144,23 @@ impl Session {
             queries,
             reports,
             channel,
+            leaving,
             cancel,
             task,
+        }
+    }
+
+    /// Tells the managers that the node leaves, if one answers, and ends.
+    pub async fn leave(mut self) {
+        self.leaving.cancel();
+        if timeout(LAST_WORD, &mut self.task).await.is_err() {
+            warn!("no manager takes note that this node leaves");
         }
     }
 }
 
 struct Worker {
+    leaving: CancellationToken,
     config: Config,
     assignment: watch::Sender<Arc<Assignment>>,
     connection: watch::Sender<Connection>,
@@ -162,6 +185,11 @@ impl Worker {
             };
             match self.session(&manager).await {
                 Ok(()) => info!(manager, "the session ended"),
+                Err(error) if error.is::<Refused>() => {
+                    let refused = Connection::Refused(error.to_string());
+                    self.connection.send_replace(refused);
+                    pause = LONGEST_PAUSE;
+                }
                 Err(error) => {
                     if self.connection.borrow().clone() == Connection::Up(manager.clone()) {
                         warn!(manager, error = format!("{error:#}"), "lost the manager");
@@ -172,7 +200,10 @@ impl Worker {
             }
             self.channel.send_replace(None);
             turn += 1;
-            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            let pausing = tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0)));
+            if self.leaving.run_until_cancelled(pausing).await.is_none() {
+                return;
+            }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }

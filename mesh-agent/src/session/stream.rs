@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use super::{Connection, Worker};
+use super::{Connection, Refused, Worker};
 
 /// Longest wait for a manager's Welcome and first assignment.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,14 +29,14 @@ impl Worker {
         let identity = self.config.identity.borrow_and_update().clone();
         let channel = client::connect(manager, tls::client_config(&identity)?).await?;
         let (sender, receiver) = mpsc::channel(OUT_QUEUE);
-        let hello = self.config.description.borrow_and_update().clone();
+        let hello = self.config.description.clone();
         send(&sender, FromNode::Hello(hello)).await?;
         let mut messages = DispatcherClient::new(channel.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
             .session(ReceiverStream::new(receiver))
             .await
-            .map_err(|status| anyhow!("the manager refused the session: {}", status.message()))?
+            .map_err(refusal)?
             .into_inner();
 
         let first = timeout(WELCOME_TIMEOUT, messages.message())
@@ -65,13 +65,14 @@ impl Worker {
 
         // On its own: a slow disk under an assignment must not look like a dead node.
         let _beating = AbortOnDropHandle::new(tokio::spawn(beat(sender.clone(), period)));
+        let mut left = false;
         loop {
             tokio::select! {
                 message = messages.message() => match message {
                     Ok(Some(ManagerMessage { message: Some(message) })) => self.receive(message).await,
                     Ok(Some(ManagerMessage { message: None })) => {}
                     Ok(None) => bail!("the manager closed the session"),
-                    Err(status) => bail!("the session broke: {}", status.message()),
+                    Err(status) => return Err(refusal(status)),
                 },
                 statuses = self.statuses.take() => {
                     let message = FromNode::Statuses(proto::TaskStatuses { statuses });
@@ -86,9 +87,12 @@ impl Worker {
                 Some(report) = self.reports.recv() => {
                     send(&sender, FromNode::Report(report)).await?;
                 }
-                // A new certificate or description is told by a new session.
+                () = self.leaving.cancelled(), if !left => {
+                    left = true;
+                    send(&sender, FromNode::Leaving(proto::Leaving {})).await?;
+                }
+                // A new certificate is shown in a new session.
                 Ok(()) = self.config.identity.changed() => return Ok(()),
-                Ok(()) = self.config.description.changed() => return Ok(()),
             }
         }
     }
@@ -124,6 +128,18 @@ impl Worker {
                 self.managers.send_replace(welcome.managers);
             }
         }
+    }
+}
+
+/// Why a manager does not take this node, or no longer.
+fn refusal(status: tonic::Status) -> anyhow::Error {
+    let said = status.message();
+    match status.code() {
+        tonic::Code::PermissionDenied => Refused(format!(
+            "{said}; let this one leave (`swarm leave`) and join again"
+        ))
+        .into(),
+        _ => anyhow!("the session ended: {said}"),
     }
 }
 

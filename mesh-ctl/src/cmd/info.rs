@@ -38,11 +38,11 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     println!("Server Version: {}", text(&info.server_version));
     let swarm = info.swarm.unwrap_or_default();
     println!("Swarm: {}", word(swarm.local_node_state));
+    if let Some(error) = swarm.error.as_deref().filter(|error| !error.is_empty()) {
+        println!(" Error: {error}");
+    }
     if let Some(id) = swarm.node_id.as_deref().filter(|id| !id.is_empty()) {
         println!(" NodeID: {id}");
-        if let Some(error) = swarm.error.as_deref().filter(|error| !error.is_empty()) {
-            println!(" Error: {error}");
-        }
         println!(" Is Manager: {}", swarm.control_available.unwrap_or(false));
         if swarm.control_available == Some(true) {
             if let Some(cluster) = &swarm.cluster {

@@ -62,6 +62,7 @@ impl Context {
 /// Applies one proposal of the entry at `index`.
 pub(crate) fn apply(state: &mut State, index: u64, proposal: &Proposal) -> Outcome {
     state.index = index;
+    state.time = proposal.time;
     let mut context = Context {
         index,
         time: proposal.time,

@@ -8,7 +8,24 @@ use crate::{
 use mesh_api::engine;
 use mesh_pki::Role;
 
+/// Refuses an address that tasks would take for one of their own.
+fn check_address(state: &State, text: &str) -> Result<(), ManagerError> {
+    let Ok(address) = text.parse() else {
+        return Ok(());
+    };
+    match state.networks().find(|n| n.subnet.contains(address)) {
+        Some(network) => Err(ManagerError::precondition(format!(
+            "the node's address {address} is inside {} of network {}: choose another one with --advertise-addr or \
+             --data-path-addr, or remove the network",
+            network.subnet,
+            network.name()
+        ))),
+        None => Ok(()),
+    }
+}
+
 pub(super) fn add(state: &mut State, cx: &mut Context, add: &AddNode) -> Outcome {
+    check_address(state, &add.data_path_address)?;
     let role = match add.role {
         Role::Worker => engine::NodeSpecRoleEnum::WORKER,
         Role::Manager => engine::NodeSpecRoleEnum::MANAGER,
@@ -51,6 +68,7 @@ fn get(state: &State, id: &str) -> Result<Node, ManagerError> {
 
 pub(super) fn up(state: &mut State, cx: &Context, id: &str, report: &NodeReport) -> Outcome {
     let mut node = get(state, id)?;
+    check_address(state, &report.data_path_address)?;
     if node.state != NodeState::Ready {
         node.state = NodeState::Ready;
         node.state_since = cx.time;

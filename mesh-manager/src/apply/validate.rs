@@ -122,6 +122,7 @@ fn task(template: &engine::TaskSpec) -> Result<(), ManagerError> {
             "secrets and configs are not supported yet; use bind mounts or environment variables",
         ));
     }
+    texts(container)?;
     mounts(container.mounts.as_deref().unwrap_or_default())?;
     if container.stop_grace_period.is_some_and(|g| g < 0) {
         return Err(ManagerError::invalid(
@@ -165,6 +166,30 @@ fn task(template: &engine::TaskSpec) -> Result<(), ManagerError> {
         Constraint::parse(constraint).map_err(|e| ManagerError::invalid(e.to_string()))?;
     }
     Ok(())
+}
+
+/// Texts that no kernel takes: they end at the first NUL.
+fn texts(container: &engine::TaskSpecContainerSpec) -> Result<(), ManagerError> {
+    let list = |texts: &Option<Vec<String>>| texts.clone().unwrap_or_default();
+    let one = |text: &Option<String>| text.iter().cloned().collect();
+    let all: [(&str, Vec<String>); 6] = [
+        ("env", list(&container.env)),
+        ("command", list(&container.command)),
+        ("args", list(&container.args)),
+        ("hostname", one(&container.hostname)),
+        ("dir", one(&container.dir)),
+        ("user", one(&container.user)),
+    ];
+    let bad = all
+        .iter()
+        .flat_map(|(what, texts)| texts.iter().map(move |text| (what, text)))
+        .find(|(_, text)| text.contains('\0'));
+    match bad {
+        Some((what, text)) => Err(ManagerError::invalid(format!(
+            "ContainerSpec: {what} {text:?} holds a NUL"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Mounts that no node could make.

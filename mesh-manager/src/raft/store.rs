@@ -2,12 +2,18 @@
 //! fails.
 
 use super::types::{LogId, StoredMembership};
-use crate::state::{Event, State};
-use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use crate::state::{Event, ObjectKind, State};
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 use tokio::sync::{broadcast, watch};
 
 /// Events kept for a slow receiver; one that lags further is told so and reads the state anew.
 const EVENT_BACKLOG: usize = 16 * 1024;
+
+/// Events kept for those who ask what happened before; as many as Docker keeps.
+const RECENT: usize = 256;
 
 /// Where in the log the state is.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +28,8 @@ pub(crate) struct Store {
     state: RwLock<State>,
     position: Mutex<Position>,
     events: broadcast::Sender<Event>,
+    /// The last events, but those of tasks.
+    recent: Mutex<VecDeque<Event>>,
     index: watch::Sender<u64>,
 }
 
@@ -31,6 +39,7 @@ impl Store {
             state: RwLock::new(State::default()),
             position: Mutex::default(),
             events: broadcast::Sender::new(EVENT_BACKLOG),
+            recent: Mutex::default(),
             index: watch::Sender::new(0),
         }
     }
@@ -52,11 +61,28 @@ impl Store {
 
     /// Tells of what was applied. Call it without the lock.
     pub(super) fn publish(&self, index: u64, events: Vec<Event>) {
+        let mut recent = self.recent();
         for event in events {
+            if event.kind != ObjectKind::Task {
+                recent.truncate(RECENT - 1);
+                recent.push_front(event.clone());
+            }
             // Nobody listens: fine.
             let _ = self.events.send(event);
         }
+        drop(recent);
         self.index.send_replace(index);
+    }
+
+    fn recent(&self) -> MutexGuard<'_, VecDeque<Event>> {
+        self.recent.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The last events since a time (nanoseconds since the epoch), oldest first, and those to come.
+    pub(crate) fn subscribe_since(&self, since: i64) -> (Vec<Event>, broadcast::Receiver<Event>) {
+        let recent = self.recent();
+        let past = recent.iter().rev().filter(|event| event.time >= since);
+        (past.cloned().collect(), self.events.subscribe())
     }
 
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Event> {

@@ -1,13 +1,10 @@
-//! `NodeCA`: shows the root and signs certificates for those who hold a token or a certificate.
+//! `NodeCA`: signs certificates for those who hold a token or a certificate.
 
 use super::auth;
 use crate::{AddNode, ManagerError, Operation, core::Core, state::Cluster};
 use mesh_api::{
     engine::NodeSpecAvailabilityEnum as Availability,
-    proto::{
-        GetRootCaRequest, GetRootCaResponse, IssueNodeCertificateRequest,
-        IssueNodeCertificateResponse, node_ca_server::NodeCa,
-    },
+    proto::{IssueNodeCertificateRequest, IssueNodeCertificateResponse, node_ca_server::NodeCa},
 };
 use mesh_pki::{Role, RootCa, new_id};
 use sha2::{Digest, Sha256};
@@ -79,6 +76,7 @@ impl Service {
             availability,
             hostname: String::new(),
             manager_addr: None,
+            data_path_address: asked.data_path_address.clone(),
         };
         self.0
             .change(Operation::AddNode(add))
@@ -106,14 +104,6 @@ pub(super) fn status(error: ManagerError) -> Status {
 
 #[tonic::async_trait]
 impl NodeCa for Service {
-    async fn get_root_ca(
-        &self,
-        _request: Request<GetRootCaRequest>,
-    ) -> Result<Response<GetRootCaResponse>, Status> {
-        let root_ca_pem = self.0.identity.root_pem.clone().into_bytes();
-        Ok(Response::new(GetRootCaResponse { root_ca_pem }))
-    }
-
     async fn issue_node_certificate(
         &self,
         request: Request<IssueNodeCertificateRequest>,

@@ -166,6 +166,17 @@ async fn receive(
                 }
             }
             Some(In::Report(report)) => core.queries.answer(&session.node_id, report),
+            Some(In::Leaving(_)) => {
+                let down = Operation::NodeDown {
+                    node_id: session.node_id.clone(),
+                    message: "the node left the swarm".to_owned(),
+                };
+                if let Err(error) = core.proposer.operation(down).await {
+                    // It will be missed.
+                    tracing::warn!(node = session.node_id, %error, "a node that left is not marked as down");
+                }
+                return;
+            }
             Some(In::Heartbeat(_) | In::Hello(_)) | None => {}
         }
     }

@@ -37,12 +37,16 @@ impl EventAction {
 pub struct Event {
     /// Raft index of the change.
     pub index: u64,
+    /// Time of the change, nanoseconds since the epoch.
+    pub time: i64,
     /// Kind of the object.
     pub kind: ObjectKind,
     /// What happened.
     pub action: EventAction,
     /// Its id.
     pub id: String,
+    /// Its name, if it is a node, service or network.
+    pub name: String,
     /// Of a task: its service.
     pub service_id: Option<String>,
 }

@@ -36,6 +36,9 @@ pub struct State {
     pub(crate) next_vni: u32,
     /// The next dynamic port to try.
     pub(crate) next_port: u16,
+    /// Time of the proposal being applied, nanoseconds since the epoch.
+    #[serde(skip)]
+    pub(crate) time: i64,
     #[serde(skip)]
     indexes: Indexes,
     /// What the entries applied since the last [`State::take_events`] changed.
@@ -135,13 +138,13 @@ impl State {
     pub(crate) fn put_cluster(&mut self, cluster: Cluster) {
         let id = cluster.id.clone();
         let action = EventAction::of(self.cluster.replace(cluster).is_none());
-        self.event(ObjectKind::Cluster, action, id);
+        self.event(ObjectKind::Cluster, action, id, String::new());
     }
 
     pub(crate) fn put_node(&mut self, node: Node) {
-        let id = node.id.clone();
+        let (id, name) = (node.id.clone(), node.description.hostname.clone());
         let action = EventAction::of(self.nodes.insert(id.clone(), node).is_none());
-        self.event(ObjectKind::Node, action, id);
+        self.event(ObjectKind::Node, action, id, name);
     }
 
     pub(crate) fn put_service(&mut self, service: Service) {
@@ -150,8 +153,9 @@ impl State {
             self.indexes.remove_service(old);
         }
         self.indexes.add_service(&service);
+        let name = service.name().to_owned();
         let action = EventAction::of(self.services.insert(id.clone(), service).is_none());
-        self.event(ObjectKind::Service, action, id);
+        self.event(ObjectKind::Service, action, id, name);
     }
 
     pub(crate) fn put_task(&mut self, task: Task) {
@@ -163,34 +167,43 @@ impl State {
         let action = EventAction::of(!self.tasks.contains_key(&id));
         self.events.push(Event {
             index: self.index,
+            time: self.time,
             kind: ObjectKind::Task,
             action,
             id: id.clone(),
+            name: String::new(),
             service_id: Some(task.service_id.clone()),
         });
         self.tasks.insert(id, task);
     }
 
     pub(crate) fn put_network(&mut self, network: Network) {
-        let id = network.id.clone();
+        let (id, name) = (network.id.clone(), network.name().to_owned());
         if let Some(old) = self.networks.get(&id) {
             self.indexes.remove_network(old);
         }
         self.indexes.add_network(&network);
         let action = EventAction::of(self.networks.insert(id.clone(), network).is_none());
-        self.event(ObjectKind::Network, action, id);
+        self.event(ObjectKind::Network, action, id, name);
     }
 
     pub(crate) fn remove_node(&mut self, id: &str) {
-        if self.nodes.remove(id).is_some() {
-            self.event(ObjectKind::Node, EventAction::Remove, id.to_owned());
+        if let Some(old) = self.nodes.remove(id) {
+            let name = old.description.hostname;
+            self.event(ObjectKind::Node, EventAction::Remove, id.to_owned(), name);
         }
     }
 
     pub(crate) fn remove_service(&mut self, id: &str) {
         if let Some(old) = self.services.remove(id) {
             self.indexes.remove_service(&old);
-            self.event(ObjectKind::Service, EventAction::Remove, id.to_owned());
+            let name = old.name().to_owned();
+            self.event(
+                ObjectKind::Service,
+                EventAction::Remove,
+                id.to_owned(),
+                name,
+            );
         }
     }
 
@@ -199,9 +212,11 @@ impl State {
             self.indexes.remove_task(&old);
             self.events.push(Event {
                 index: self.index,
+                time: self.time,
                 kind: ObjectKind::Task,
                 action: EventAction::Remove,
                 id: old.id,
+                name: String::new(),
                 service_id: Some(old.service_id),
             });
         }
@@ -210,16 +225,24 @@ impl State {
     pub(crate) fn remove_network(&mut self, id: &str) {
         if let Some(old) = self.networks.remove(id) {
             self.indexes.remove_network(&old);
-            self.event(ObjectKind::Network, EventAction::Remove, id.to_owned());
+            let name = old.name().to_owned();
+            self.event(
+                ObjectKind::Network,
+                EventAction::Remove,
+                id.to_owned(),
+                name,
+            );
         }
     }
 
-    fn event(&mut self, kind: ObjectKind, action: EventAction, id: String) {
+    fn event(&mut self, kind: ObjectKind, action: EventAction, id: String, name: String) {
         self.events.push(Event {
             index: self.index,
+            time: self.time,
             kind,
             action,
             id,
+            name,
             service_id: None,
         });
     }

@@ -12,7 +12,7 @@ use mesh_pki::{NodeIdentity, tls};
 use proto::{manager_message::Message as In, node_message::Message as Out, object::Object as Body};
 use std::{
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     sync::{
         Arc, Mutex,
@@ -23,6 +23,9 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+
+/// A tunnel end point that is in no network.
+pub const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// Waits are given up after this long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -227,7 +230,7 @@ impl FakeNode {
                 cluster.worker_token.clone(),
             )
         };
-        let joined = client::join(&address, &token, "active")
+        let joined = client::join(&address, &token, "active", OUTSIDE)
             .await
             .expect("the token is good");
         assert_eq!(joined.data_path_port, 4789);

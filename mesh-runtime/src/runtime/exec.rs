@@ -104,9 +104,14 @@ pub(super) async fn start(
     } else {
         &spec.user
     };
-    let user = oci::user::resolve(&of.rootfs, user, &of.groups)?;
+    // As Docker has it: an exec that cannot be begun ends with 126, whatever the reason.
+    let refused = |error| match error {
+        RuntimeError::InvalidSpec { reason } => RuntimeError::NotExecutable { message: reason },
+        other => other,
+    };
+    let user = oci::user::resolve(&of.rootfs, user, &of.groups).map_err(refused)?;
     let request = Request::Exec(ExecRequest {
-        process: oci::exec_process(of, spec, &user, host)?,
+        process: oci::exec_process(of, spec, &user, host).map_err(refused)?,
         tty: spec.tty,
         size: spec.size,
         seccomp: !of.seccomp_unconfined && !spec.privileged,

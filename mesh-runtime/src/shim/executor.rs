@@ -30,6 +30,8 @@ pub(super) struct MeshExecutor {
     /// For an exec, to which libcontainer applies no filter: load this one, then keep only these
     /// capabilities.
     pub(super) confine: Option<Confinement>,
+    /// Working directory, if libcontainer is not to go there itself: it loses the reason why it cannot.
+    pub(super) directory: Option<String>,
     /// Rows and columns of the terminal, which the command must find set when it looks.
     pub(super) window: Option<(u16, u16)>,
 }
@@ -43,11 +45,9 @@ pub(super) struct Confinement {
 
 impl Executor for MeshExecutor {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        let command = Command::from_spec(spec)
-            .map_err(|failure| ExecutorValidationError::ArgValidationError(marked(&failure)))?;
-        command
-            .resolve()
-            .map(|_| ())
+        self.enter_directory()
+            .and_then(|()| Command::from_spec(spec)?.resolve())
+            .map(drop)
             .map_err(|failure| ExecutorValidationError::ArgValidationError(marked(&failure)))
     }
 
@@ -74,6 +74,19 @@ impl Executor for MeshExecutor {
 }
 
 impl MeshExecutor {
+    fn enter_directory(&self) -> Result<(), Failure> {
+        let Some(directory) = &self.directory else {
+            return Ok(());
+        };
+        nix::unistd::chdir(directory.as_str()).map_err(|errno| Failure {
+            code: 126,
+            message: format!(
+                "chdir to cwd (\"{directory}\") failed: {}",
+                errno.desc().to_lowercase()
+            ),
+        })
+    }
+
     fn run(&self, spec: &Spec) -> Result<std::convert::Infallible, Failure> {
         if self.die_with_shim {
             // SAFETY: takes numbers only.

@@ -200,6 +200,7 @@ fn build_container(
             init: config.init,
             error_fd: Some(error_fd),
             confine: None,
+            directory: None,
             window: None,
         });
     if let Some([(_, stdout), (_, stderr)]) = &streams.pairs {
@@ -235,7 +236,9 @@ fn build_exec(
     let name = format!("exec-{serial}");
     let console = Console::new(request.tty, run, &name).map_err(console_failure)?;
     let path = run.join(format!("{name}.json"));
-    let (process, confine) = confinement(state, request)?;
+    let (mut process, confine) = confinement(state, request)?;
+    let directory = process["cwd"].as_str().map(str::to_owned);
+    process["cwd"] = serde_json::json!("/");
     fs::write(&path, process.to_string())
         .map_err(|e| refused(format!("write {}: {e}", path.display())))?;
     let mut builder = builder(config, run)?
@@ -245,6 +248,7 @@ fn build_exec(
             init: false,
             error_fd: None,
             confine: Some(confine),
+            directory,
             window: request.size.filter(|_| request.tty),
         });
     if !request.tty {

@@ -1,0 +1,55 @@
+//! Nodes that leave, or are made to: both sides know at once.
+
+use anyhow::{Result, ensure};
+use mesh_tests::{Node, eventually, image, rig::UP_LIMIT, scenario};
+
+/// What a node says of its membership.
+fn membership(node: &Node) -> Result<String> {
+    node.ok(&[
+        "info",
+        "--format",
+        "{{.Swarm.LocalNodeState}} {{.Swarm.Error}}",
+    ])
+}
+
+#[test]
+fn a_node_that_leaves_is_down_before_it_is_missed() {
+    scenario("leave2", 2, |rig| {
+        let create = ["service", "create", "-q", "--name", "web", "--replicas"];
+        let rest = ["4", image::WHOAMI];
+        rig.first().ok(&[&create[..], &rest].concat())?;
+        rig.nodes[1].ok(&["swarm", "leave"])?;
+        let format = "{{.Status.State}}: {{.Status.Message}}";
+        let said = rig
+            .first()
+            .ok(&["node", "inspect", "--format", format, "n2"])?;
+        ensure!(said.trim() == "down: the node left the swarm", "{said}");
+        eventually("other nodes to run its tasks", UP_LIMIT, || {
+            let tasks = rig.running("web")?;
+            let stayed = tasks.iter().filter(|task| task.node == "n1").count();
+            ensure!(stayed == 4, "{tasks:?}");
+            Ok(())
+        })?;
+        ensure!(membership(&rig.nodes[1])?.starts_with("inactive"));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_node_that_was_removed_says_so() {
+    scenario("removed", 2, |rig| {
+        let node = &rig.nodes[1];
+        ensure!(membership(node)?.starts_with("active"));
+        rig.first().ok(&["node", "rm", "--force", "n2"])?;
+        let said = eventually("the node to know", UP_LIMIT, || {
+            let said = membership(node)?;
+            ensure!(said.starts_with("error"), "{said}");
+            Ok(said)
+        })?;
+        ensure!(said.contains("not part of this swarm"), "{said}");
+        ensure!(said.contains("swarm leave"), "{said}");
+        node.ok(&["swarm", "leave", "--force"])?;
+        ensure!(membership(node)?.starts_with("inactive"));
+        Ok(())
+    });
+}
