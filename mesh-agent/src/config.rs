@@ -8,9 +8,6 @@ use std::{
 use clap::Parser;
 use ipnetwork::Ipv4Network;
 
-/// Port of managers and nodes (mTLS) where none is named.
-pub const CLUSTER_PORT: u16 = 2377;
-
 /// The daemon of a mesh node.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "mesh-agent", version, about)]

@@ -81,11 +81,6 @@ impl RootCa {
         })
     }
 
-    /// The root certificate.
-    pub fn certificate(&self) -> &CertificateDer<'static> {
-        &self.certificate
-    }
-
     /// The root certificate, PEM.
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem

@@ -4,7 +4,6 @@ use crate::{
     PkiError, Role, RootCa, ca::DEFAULT_CERTIFICATE_VALIDITY, new_id, new_key_and_request,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
-use serde::{Deserialize, Serialize};
 use std::{
     fs,
     io::Write,
@@ -174,8 +173,7 @@ impl NodeIdentity {
         ))
     }
 
-    /// Whether the certificate is past `fraction` (0 to 1) of its life at `now`. Nodes renew at a
-    /// random fraction between 0.5 and 0.8.
+    /// Whether the certificate is past `fraction` (0 to 1) of its life at `now`.
     pub fn is_due_for_renewal(&self, now: SystemTime, fraction: f64) -> Result<bool, PkiError> {
         let (start, end) = self.validity()?;
         let life = end.duration_since(start).unwrap_or_default();
@@ -184,7 +182,7 @@ impl NodeIdentity {
 }
 
 /// Who a verified peer certificate says its owner is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerIdentity {
     /// The node's id (CN).
     pub node_id: String,

@@ -14,7 +14,7 @@ mod token;
 
 pub use ca::{DEFAULT_CERTIFICATE_VALIDITY, KeyAndRequest, RootCa, new_key_and_request};
 pub use error::PkiError;
-pub use id::{ID_LEN, base36, id_from_bytes, is_id, new_id};
+pub use id::{base36, id_from_bytes, new_id};
 pub use identity::{NodeIdentity, PeerIdentity};
 pub use role::Role;
 pub use token::{JoinToken, root_digest};

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::error::RuntimeError;
 use crate::runtime::{ContainerState, ExitStatus};
 use crate::spec::LogLimits;
 
@@ -59,6 +60,18 @@ pub(crate) struct Failure {
     /// 127 not found, 126 not executable, anything else: refused.
     pub(crate) code: i32,
     pub(crate) message: String,
+}
+
+impl Failure {
+    /// `refused`: what anything but a command that cannot be executed becomes.
+    pub(crate) fn into_error(self, refused: impl FnOnce(String) -> RuntimeError) -> RuntimeError {
+        let message = self.message;
+        match self.code {
+            127 => RuntimeError::ExecutableNotFound { message },
+            126 => RuntimeError::NotExecutable { message },
+            _ => refused(message),
+        }
+    }
 }
 
 /// What the agent asks a shim.

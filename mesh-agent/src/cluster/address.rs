@@ -2,10 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::{
-    config::CLUSTER_PORT,
-    links::host::{HostView, Interface},
-};
+use mesh_manager::config::DEFAULT_PORT;
+
+use crate::links::host::{HostView, Interface};
 
 /// Why no address can be chosen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -108,8 +107,8 @@ pub(crate) fn advertise(
 /// An unknown interface, or a port that is none.
 pub(crate) fn listen(host: &HostView, asked: Option<&str>) -> Result<SocketAddr, AddressError> {
     match asked.filter(|text| !text.is_empty()) {
-        Some(asked) => parse(host, asked, CLUSTER_PORT),
-        None => Ok(SocketAddr::from(([0, 0, 0, 0], CLUSTER_PORT))),
+        Some(asked) => parse(host, asked, DEFAULT_PORT),
+        None => Ok(SocketAddr::from(([0, 0, 0, 0], DEFAULT_PORT))),
     }
 }
 

@@ -4,7 +4,6 @@
 //! node's interfaces, and every few seconds to find what nobody told it about.
 
 mod apply;
-mod cgroups;
 pub mod jobs;
 mod listening;
 mod observe;

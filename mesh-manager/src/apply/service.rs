@@ -3,7 +3,7 @@
 use super::{Context, address::Allocation, check_version, port, validate};
 use crate::{
     ErrorKind, ManagerError, Outcome, Response,
-    state::{Address, Port, PublishMode, Service, State, TaskState, UpdateStatus},
+    state::{Address, Port, PublishMode, Service, State, UpdateStatus},
 };
 use mesh_api::engine;
 
@@ -330,14 +330,5 @@ pub(super) fn roll_back(
         // The way back from here would be the spec that just failed.
         service.previous_spec = None;
         state.put_service(service);
-    }
-}
-
-/// The desired state that a change of a service's tasks begins with.
-pub(super) fn first_desired(desired: TaskState) -> TaskState {
-    if desired == TaskState::Ready {
-        TaskState::Ready
-    } else {
-        TaskState::Running
     }
 }

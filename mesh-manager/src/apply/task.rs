@@ -205,7 +205,7 @@ fn create(
             .filter(|p| p.mode == PublishMode::Host)
             .copied()
             .collect(),
-        desired: service::first_desired(desired),
+        desired,
         status,
         running_since: None,
         start_after,

@@ -13,6 +13,16 @@ pub(super) enum GroupKey {
     Node(String),
 }
 
+impl GroupKey {
+    /// Where a task belongs.
+    pub(super) fn of(task: &Task) -> Self {
+        match (&task.node_id, task.slot) {
+            (Some(node), 0) => Self::Node(node.clone()),
+            (_, slot) => Self::Slot(slot),
+        }
+    }
+}
+
 /// One replica's tasks.
 #[derive(Debug)]
 pub(super) struct Group<'a> {
@@ -73,10 +83,7 @@ pub(super) fn groups<'a>(state: &'a State, service: &Service) -> Vec<Group<'a>> 
         if task.desired == TaskState::Remove || task.drain_to == Some(TaskState::Remove) {
             continue;
         }
-        let key = match (&task.node_id, task.slot) {
-            (Some(node), 0) => GroupKey::Node(node.clone()),
-            (_, slot) => GroupKey::Slot(slot),
-        };
+        let key = GroupKey::of(task);
         let group = groups.entry(key.clone()).or_insert_with(|| Group {
             key,
             live: Vec::new(),

@@ -123,12 +123,7 @@ fn plan_global(
     inputs: &Inputs<'_>,
     plan: &mut Plan,
 ) {
-    let placement = service
-        .spec
-        .task_template
-        .as_ref()
-        .and_then(|t| t.placement.as_ref());
-    let fits = |node: &Node| crate::scheduler::fits_node(placement, node);
+    let fits = |node: &Node| crate::scheduler::fits_node(service.placement(), node);
     for group in groups.iter_mut() {
         let node = match &group.key {
             GroupKey::Node(id) => state.node(id),
@@ -162,14 +157,9 @@ fn node_keeps(state: &State, service: &Service, task: &Task) -> bool {
     let Some(id) = task.node_id.as_deref() else {
         return true;
     };
-    let placement = service
-        .spec
-        .task_template
-        .as_ref()
-        .and_then(|t| t.placement.as_ref());
-    state
-        .node(id)
-        .is_some_and(|node| node.keeps_tasks() && crate::scheduler::fits_node(placement, node))
+    state.node(id).is_some_and(|node| {
+        node.keeps_tasks() && crate::scheduler::fits_node(service.placement(), node)
+    })
 }
 
 /// Whether a task's node is known and not down: it will report the task's end.

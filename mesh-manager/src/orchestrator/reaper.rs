@@ -1,6 +1,6 @@
 //! Forgets tasks: those to be removed once they have stopped, and history beyond the limit.
 
-use super::{Inputs, Plan, group::GroupKey, restart};
+use super::{Inputs, Plan, group::GroupKey, restart, stop};
 use crate::{
     Change,
     state::{NodeState, State, Task, TaskState},
@@ -23,11 +23,7 @@ pub(super) fn plan(state: &State, service_id: &str, inputs: &Inputs<'_>, plan: &
             }
             continue;
         }
-        let key = match (&task.node_id, task.slot) {
-            (Some(node), 0) => GroupKey::Node(node.clone()),
-            (_, slot) => GroupKey::Slot(slot),
-        };
-        groups.entry(key).or_default().push(task);
+        groups.entry(GroupKey::of(task)).or_default().push(task);
     }
     let Some(service) = state.service(service_id) else {
         return;
@@ -56,7 +52,7 @@ fn orphan(state: &State, task: &Task, inputs: &Inputs<'_>, plan: &mut Plan) {
         return;
     }
     let Some(node_id) = &task.node_id else { return };
-    let after = i64::try_from(inputs.timings.orphan_after.as_nanos()).unwrap_or(i64::MAX);
+    let after = stop::nanos(inputs.timings.orphan_after);
     let is_lost = match state.node(node_id) {
         None => true,
         Some(node) if node.state == NodeState::Down => {

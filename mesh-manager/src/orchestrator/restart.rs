@@ -108,6 +108,7 @@ pub(super) fn plan(
             plan.push(replacement(
                 service,
                 &group.key,
+                TaskState::Ready,
                 Some(now.saturating_add(delay)),
             ));
             group.is_refilled = true;
@@ -127,8 +128,13 @@ pub(super) fn plan(
     start_waiting(state, group, now, plan);
 }
 
-/// A task that waits for its predecessor and its time.
-pub(super) fn replacement(service: &Service, key: &GroupKey, start_after: Option<i64>) -> Change {
+/// Another task for a replica. A `ready` one waits for its predecessor and its time.
+pub(super) fn replacement(
+    service: &Service,
+    key: &GroupKey,
+    desired: TaskState,
+    start_after: Option<i64>,
+) -> Change {
     let (slot, node_id) = match key {
         GroupKey::Slot(slot) => (*slot, None),
         GroupKey::Node(id) => (0, Some(id.clone())),
@@ -137,7 +143,7 @@ pub(super) fn replacement(service: &Service, key: &GroupKey, start_after: Option
         service_id: service.id.clone(),
         slot,
         node_id,
-        desired: TaskState::Ready,
+        desired,
         start_after,
     }
 }

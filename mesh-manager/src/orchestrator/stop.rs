@@ -11,7 +11,8 @@ use std::time::Duration;
 /// How often a drain is looked at while nodes have not answered, nanoseconds.
 const POLL: i64 = 20_000_000;
 
-fn nanos(duration: Duration) -> i64 {
+/// As the state counts time.
+pub(super) fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 

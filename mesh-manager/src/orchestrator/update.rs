@@ -144,28 +144,14 @@ pub(super) fn plan(
                 Some(_) => {}
                 None => continue,
             }
-            let Change::CreateTask {
-                service_id,
-                slot,
-                node_id,
-                ..
-            } = restart::replacement(service, &group.key, None)
-            else {
-                continue;
-            };
-            let desired = TaskState::Running;
-            plan.push(Change::CreateTask {
-                service_id,
-                slot,
-                node_id,
-                desired,
-                start_after: None,
-            });
+            let running = TaskState::Running;
+            plan.push(restart::replacement(service, &group.key, running, None));
         } else {
             for old in &group.live {
                 stop::stop(state, old, TaskState::Shutdown, plan);
             }
-            plan.push(restart::replacement(service, &group.key, None));
+            let ready = TaskState::Ready;
+            plan.push(restart::replacement(service, &group.key, ready, None));
         }
     }
 }

@@ -7,11 +7,10 @@ use tonic::{Request, Status};
 
 /// The caller's identity, if it showed a certificate of this cluster.
 pub(super) fn peer<T>(core: &Core, request: &Request<T>) -> Result<PeerIdentity, Status> {
-    let certificates = request
-        .peer_certs()
-        .ok_or_else(|| Status::unauthenticated("a node certificate is required"))?;
+    let certificates = request.peer_certs();
     let leaf = certificates
-        .first()
+        .as_deref()
+        .and_then(|all| all.first())
         .ok_or_else(|| Status::unauthenticated("a node certificate is required"))?;
     let peer =
         PeerIdentity::from_certificate(leaf).map_err(|e| Status::unauthenticated(e.to_string()))?;
@@ -43,21 +42,16 @@ pub(super) fn manager<T>(core: &Core, request: &Request<T>) -> Result<PeerIdenti
     }
     // A manager that joins has its certificate before the others have its node.
     let state = core.store.read();
-    if state.cluster().is_some() && state.node(&peer.node_id).is_none() && peer != own(core) {
+    if state.cluster().is_some()
+        && state.node(&peer.node_id).is_none()
+        && peer.node_id != core.identity.node_id
+    {
         return Err(Status::permission_denied(format!(
             "node {} is not part of this swarm (any more)",
             peer.node_id
         )));
     }
     Ok(peer)
-}
-
-fn own(core: &Core) -> PeerIdentity {
-    PeerIdentity {
-        node_id: core.identity.node_id.clone(),
-        cluster_id: core.identity.cluster_id.clone(),
-        role: core.identity.role,
-    }
 }
 
 /// The caller's address.

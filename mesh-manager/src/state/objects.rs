@@ -196,6 +196,11 @@ impl Service {
         self.spec.name.as_deref().unwrap_or_default()
     }
 
+    /// Where its tasks may run.
+    pub(crate) fn placement(&self) -> Option<&engine::TaskSpecPlacement> {
+        self.spec.task_template.as_ref()?.placement.as_ref()
+    }
+
     /// Whether its name resolves to the tasks instead of a VIP.
     pub fn is_dnsrr(&self) -> bool {
         self.spec.endpoint_spec.as_ref().and_then(|e| e.mode)

@@ -175,7 +175,9 @@ impl Hierarchies {
     pub(crate) fn prune(&self, path: &str) {
         for root in self.v1.iter().chain(&self.v2) {
             let mut directory = root.join(path);
-            while directory != *root && fs::remove_dir(&directory).is_ok() {
+            // What is above may be in use by other agents.
+            while directory != *root && (!directory.exists() || fs::remove_dir(&directory).is_ok())
+            {
                 directory.pop();
             }
         }

@@ -127,18 +127,10 @@ impl Container {
     }
 
     pub(super) fn failed(&self, failure: Failure) -> RuntimeError {
-        match failure.code {
-            127 => RuntimeError::ExecutableNotFound {
-                message: failure.message,
-            },
-            126 => RuntimeError::NotExecutable {
-                message: failure.message,
-            },
-            _ => RuntimeError::Shim {
-                id: self.id().to_owned(),
-                reason: failure.message,
-            },
-        }
+        failure.into_error(|reason| RuntimeError::Shim {
+            id: self.id().to_owned(),
+            reason,
+        })
     }
 
     /// Reads how the command ended, if the shim has written that.

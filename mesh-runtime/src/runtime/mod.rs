@@ -295,12 +295,14 @@ impl Runtime {
         self.inner.hierarchies.v2_path(parent)
     }
 
-    /// Removes the cgroups above the containers, as far as they are empty. For an agent that leaves
-    /// the machine for good.
+    /// Removes the cgroups above the containers, and what containers left in them, as far as they are empty. For an
+    /// agent that leaves the machine for good.
     pub fn remove_parent_cgroups(&self) {
-        self.inner
-            .hierarchies
-            .prune(&self.inner.config.cgroup_parent);
+        let (hierarchies, parent) = (&self.inner.hierarchies, &self.inner.config.cgroup_parent);
+        if let Err(error) = hierarchies.remove(parent) {
+            tracing::warn!(parent, %error, "control groups are left");
+        }
+        hierarchies.prune(parent);
     }
 
     /// Where the runtime keeps things.

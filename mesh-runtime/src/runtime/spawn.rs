@@ -127,15 +127,7 @@ pub(super) async fn shim(exe: &ShimExe, id: &str, state: &Path, run: &Path) -> R
     let _ = child.wait().await;
     match serde_json::from_slice(&report) {
         Ok(Ready::Created { pid, shim_pid }) => Ok((pid, shim_pid)),
-        Ok(Ready::Failed(failure)) => Err(match failure.code {
-            127 => RuntimeError::ExecutableNotFound {
-                message: failure.message,
-            },
-            126 => RuntimeError::NotExecutable {
-                message: failure.message,
-            },
-            _ => create_error(failure.message),
-        }),
+        Ok(Ready::Failed(failure)) => Err(failure.into_error(create_error)),
         Err(_) => {
             let words = fs::read_to_string(&path).unwrap_or_default();
             let words = words.trim();

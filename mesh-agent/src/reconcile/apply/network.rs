@@ -15,7 +15,7 @@ use crate::{
         host::HostView,
         plan::{LinkKind, host_prefix},
     },
-    reconcile::{Reconciler, cgroups, observe, open_datapath, record::Record, state::TaskState},
+    reconcile::{Reconciler, observe, open_datapath, record::Record, state::TaskState},
 };
 
 impl Reconciler {
@@ -160,7 +160,7 @@ impl Reconciler {
         .context("remove the packet path")?;
         egress::apply(&egress::removal(&self.instance)).await?;
         self.egress = None;
-        cgroups::remove(&self.tools.runtime.config().cgroup_parent);
+        self.tools.runtime.remove_parent_cgroups();
         Ok(())
     }
 }
