@@ -349,7 +349,8 @@ pub fn scratch() -> Option<&'static mut maps::Scratch> {
 /// This CPU's value.
 #[inline(always)]
 pub fn own<T>(map: &'static PerCpuArray<T>, index: u32) -> Option<&'static mut T> {
-    // SAFETY: the value is this CPU's own; each program takes it once and is not preempted by another.
+    // SAFETY: the value is this CPU's own, no program of packets is preempted by another, and none uses what it took before
+    // a call that takes the same again as if nobody else had written to it.
     map.get_ptr_mut(index)
         .map(|pointer| unsafe { &mut *pointer })
 }
