@@ -145,6 +145,9 @@ fn outside_of_a_cluster() {
         }
         let bad = post(node, "/swarm/init", &json!({"Availability": "asleep"}))?.refused("400")?;
         ensure!(bad.contains("asleep"), "{bad}");
+        let forced =
+            post(node, "/swarm/init", &json!({"ForceNewCluster": true}))?.refused("400")?;
+        ensure!(forced.contains("not supported"), "{forced}");
         let garbage = send(node, "POST", "/swarm/join", "Connection: close\r\n", "{")?;
         ensure!(garbage.refused("400")?.contains("invalid JSON"));
         Ok(())

@@ -88,6 +88,16 @@ fn the_docker_command_works_on_the_socket() {
                 "{args:?}: docker says\n{theirs}\nmesh-ctl says\n{ours}"
             );
         }
+        // Without a number of replicas: the client goes on only if it is told one.
+        let one = docker(node, &["service", "create", "--name", "one", image::WHOAMI])?.ok()?;
+        ensure!(one.contains("converged"), "{one}");
+        let create = ["service", "create", "--name", "checked", "--health-cmd"];
+        let checked = docker(node, &[&create[..], &["true", image::WHOAMI]].concat())?;
+        ensure!(
+            checked.code == 1 && checked.err.contains("health checks are not supported"),
+            "{checked:?}"
+        );
+        docker(node, &["service", "rm", "one"])?.ok()?;
         docker(node, &["service", "rm", "web"])?.ok()?;
         // The network is in use until the last task has stopped.
         eventually("the network to be removed", UP_LIMIT, || {

@@ -47,6 +47,11 @@ pub(crate) async fn init(
 ) -> Result<String, NodeError> {
     let mut membership = node.inner.membership.lock().await;
     refuse_if_member(node, membership.as_ref())?;
+    if request.force_new_cluster == Some(true) {
+        return Err(invalid(
+            "force-new-cluster is not supported yet; the only manager goes on by itself after a restart",
+        ));
+    }
     let config = node.config();
     let host = observe().await?;
     let listen = address::listen(&host, request.listen_addr.as_deref())?;

@@ -195,6 +195,17 @@ fn bad_services_are_refused_and_nothing_changes() {
             Unimplemented,
             "jobs are not supported yet; use mode replicated or global".to_owned(),
         ),
+        (
+            edited(|s| {
+                let task = s.task_template.as_mut().unwrap();
+                task.container_spec.as_mut().unwrap().health_check = Some(engine::HealthConfig {
+                    test: Some(vec!["CMD".to_owned(), "true".to_owned()]),
+                    ..Default::default()
+                });
+            }),
+            Unimplemented,
+            "health checks are not supported yet; leave them out".to_owned(),
+        ),
     ];
     let picture = |state: &State| {
         let mut state = state.clone();
@@ -335,6 +346,17 @@ fn networks_get_vnis_and_subnets() {
         assert_eq!(error.kind, kind, "{error}");
         assert!(error.message.contains(text), "{error}");
     }
+    let encrypted = engine::NetworkCreateRequest {
+        name: "x".to_owned(),
+        options: Some([("encrypted".to_owned(), String::new())].into()),
+        ..Default::default()
+    };
+    let error = world
+        .create(Command::CreateNetwork {
+            request: Box::new(encrypted),
+        })
+        .unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unimplemented, "{error}");
 }
 
 #[test]

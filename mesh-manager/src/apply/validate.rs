@@ -123,6 +123,19 @@ fn task(template: &engine::TaskSpec) -> Result<(), ManagerError> {
         ));
     }
     texts(container)?;
+    let check = container
+        .health_check
+        .as_ref()
+        .and_then(|h| h.test.as_ref());
+    if check
+        .and_then(|test| test.first())
+        .is_some_and(|word| word != "NONE")
+    {
+        return Err(ManagerError::new(
+            ErrorKind::Unimplemented,
+            "health checks are not supported yet; leave them out",
+        ));
+    }
     mounts(container.mounts.as_deref().unwrap_or_default())?;
     if container.stop_grace_period.is_some_and(|g| g < 0) {
         return Err(ManagerError::invalid(

@@ -35,14 +35,7 @@ pub(super) fn insert(spec: &mut ServiceSpec) {
         .get_or_insert(TaskSpecRestartPolicyConditionEnum::ANY);
     restart.delay.get_or_insert(RESTART_DELAY);
     restart.max_attempts.get_or_insert(0);
-    let mode = spec.mode.get_or_insert_default();
-    let other = mode.global.is_some() || mode.replicated_job.is_some() || mode.global_job.is_some();
-    if !other {
-        let replicated = mode
-            .replicated
-            .get_or_insert_with(ServiceSpecModeReplicated::default);
-        replicated.replicas.get_or_insert(1);
-    }
+    mode(spec);
     let update = spec
         .update_config
         .get_or_insert_with(ServiceSpecUpdateConfig::default);
@@ -69,6 +62,18 @@ pub(super) fn insert(spec: &mut ServiceSpec) {
         .get_or_insert(ServiceSpecRollbackConfigOrderEnum::STOP_FIRST);
     let endpoint = spec.endpoint_spec.get_or_insert_with(EndpointSpec::default);
     endpoint.mode.get_or_insert(EndpointSpecModeEnum::VIP);
+}
+
+/// A service of no other mode is replicated, once where no number is given. Stored, too: clients count on the number.
+pub(super) fn mode(spec: &mut ServiceSpec) {
+    let mode = spec.mode.get_or_insert_default();
+    let other = mode.global.is_some() || mode.replicated_job.is_some() || mode.global_job.is_some();
+    if !other {
+        let replicated = mode
+            .replicated
+            .get_or_insert_with(ServiceSpecModeReplicated::default);
+        replicated.replicas.get_or_insert(1);
+    }
 }
 
 #[cfg(test)]

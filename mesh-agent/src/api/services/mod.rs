@@ -15,6 +15,7 @@ use mesh_api::{
     engine::{Service, ServiceCreateResponse, ServiceSpec, ServiceUpdateResponse},
 };
 use mesh_manager::{Command, Response, state::service_status};
+use serde_json::Value;
 
 use super::{
     Answer, Api,
@@ -91,7 +92,7 @@ pub(super) async fn create(
     body: Body,
 ) -> Answer<(StatusCode, Json<ServiceCreateResponse>)> {
     let manager = api.manager()?;
-    let mut spec: ServiceSpec = json(body).await?;
+    let mut spec = spec_in(body).await?;
     if spec.name.as_deref().unwrap_or_default().is_empty() {
         let view = manager.view();
         spec.name = Some(names::make_up(|name| view.find_service(name).is_ok()));
@@ -110,6 +111,21 @@ pub(super) async fn create(
         }
         other => Err(unexpected(&other)),
     }
+}
+
+/// The spec in a body.
+async fn spec_in(body: Body) -> Result<ServiceSpec, ApiError> {
+    let mut value: Value = json(body).await?;
+    // The stock client's spelling; the types have that of the API's description.
+    if let Some(Value::Object(container)) = value.pointer_mut("/TaskTemplate/ContainerSpec")
+        && let Some(check) = container.remove("Healthcheck")
+    {
+        container.insert("HealthCheck".to_owned(), check);
+    }
+    let mut spec: ServiceSpec =
+        serde_json::from_value(value).map_err(|error| ApiError::bad_body(&error))?;
+    defaults::mode(&mut spec);
+    Ok(spec)
 }
 
 /// The manager answered with something else than the command asks for: a fault of ours.
@@ -135,7 +151,7 @@ pub(super) async fn update(
     let command = Command::UpdateService {
         id,
         version: query.version()?,
-        spec: Box::new(json(body).await?),
+        spec: Box::new(spec_in(body).await?),
         registry_auth: registry_auth(&headers),
         rollback,
     };
