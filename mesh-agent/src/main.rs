@@ -15,8 +15,8 @@ use mesh_runtime::{Runtime, RuntimeConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// Logged only when asked for by name: every query of every task is a line at "info".
-const QUIET: &str = "hickory_server=warn";
+/// Logged only when asked for by name: at "info" every query of every task is a line, and so is Raft's whole state.
+const QUIET: &str = "hickory_server=warn,openraft=warn";
 
 /// Threads of the async runtime: the agent waits, it does not compute.
 const WORKERS: usize = 2;
@@ -74,6 +74,10 @@ fn raise_file_limit() {
 }
 
 async fn run(config: Config) -> Result<()> {
+    anyhow::ensure!(
+        nix::unistd::Uid::effective().is_root(),
+        "network namespaces, containers and eBPF need root"
+    );
     config.make_dirs().with_context(|| {
         format!(
             "create {} and {}",

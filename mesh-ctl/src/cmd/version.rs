@@ -16,7 +16,13 @@ pub(crate) struct Args {
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let server = client.version().await;
     let own = env!("CARGO_PKG_VERSION");
-    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+    let os = std::env::consts::OS;
+    // Go's names, as in the server's answer.
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
     if let Some(format) = args.format.as_deref() {
         let both = json!({
             "Client": {"Version": own, "ApiVersion": API_VERSION, "Os": os, "Arch": arch},

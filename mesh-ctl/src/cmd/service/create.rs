@@ -21,7 +21,7 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Image
+    /// Image that the tasks run
     image: String,
     /// Command and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// Name of the service; one is made up if none is given
     #[arg(long, default_value = "", hide_default_value = true)]
     name: String,
-    /// Number of tasks
+    /// Number of tasks; 1 where not said
     #[arg(long, value_parser = clap::value_parser!(u32), allow_hyphen_values = true)]
     replicas: Option<u32>,
     /// replicated, global, replicated-job or global-job

@@ -50,10 +50,10 @@ pub(super) struct SpecFlags {
     /// How long before a task is replaced
     #[arg(long, value_parser = quantity::duration)]
     restart_delay: Option<i64>,
-    /// How often at most
+    /// How often a task is replaced at most
     #[arg(long)]
     restart_max_attempts: Option<i64>,
-    /// Within what time attempts count
+    /// Time within which replacements count towards that
     #[arg(long, value_parser = quantity::duration)]
     restart_window: Option<i64>,
     /// How long a task may take to stop before it is killed

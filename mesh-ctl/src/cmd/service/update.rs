@@ -22,7 +22,7 @@ use crate::{
 pub(crate) struct Args {
     /// Service: name, id or unique prefix
     service: String,
-    /// Image
+    /// Image that the tasks run
     #[arg(long)]
     image: Option<String>,
     /// Number of tasks

@@ -23,7 +23,7 @@ pub(crate) struct Args {
     /// Address of the tunnels, if another
     #[arg(long, default_value = "", hide_default_value = true)]
     data_path_addr: String,
-    /// UDP port of the tunnels (1024-49151); 0 is 4789
+    /// UDP port of the tunnels (1024-49151); 0 is the agent's, 4789 where it was not told another
     #[arg(long, default_value_t = 0)]
     data_path_port: u32,
     /// Pools that networks are cut from, as address/length

@@ -41,6 +41,7 @@ enum Scenario {
 #[derive(Parser)]
 #[command(
     name = "cargo xtask bench",
+    bin_name = "cargo xtask bench",
     about = "Measure beside host-to-host and the kernel's own way"
 )]
 struct Cli {

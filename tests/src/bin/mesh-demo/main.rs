@@ -20,6 +20,7 @@ const MOST_NODES: usize = 100;
 #[derive(Parser)]
 #[command(
     name = "cargo xtask demo",
+    bin_name = "cargo xtask demo",
     about = "Show a mesh at work, on this machine"
 )]
 struct Cli {
@@ -107,10 +108,14 @@ fn explain(rig: &Rig, error: &anyhow::Error, kept: bool) {
 
 fn how_to_enter(rig: &Rig) {
     println!("\nThe mesh stays up. To use it:");
+    if let Some(paths) = programs() {
+        println!("  export PATH={paths}:$PATH    # mesh-ctl, and docker if it was unpacked");
+    }
     for node in &rig.nodes {
         println!(
-            "  {}: ip netns exec {} bash    # {}, agent {}, log {}",
+            "  {}: DOCKER_HOST=unix://{} ip netns exec {} bash    # {}, agent {}, log {}",
             node.name,
+            node.socket().display(),
             node.ns.name(),
             node.address,
             node.pid()
@@ -119,16 +124,15 @@ fn how_to_enter(rig: &Rig) {
         );
     }
     println!("  client: ip netns exec {} bash", rig.client.name());
-    let first = rig.first();
-    println!(
-        "  export MESH_HOST=unix://{}    # then: mesh-ctl node ls",
-        first.socket().display()
-    );
-    println!(
-        "  docker -H unix://{} service ls    # the stock client works, too",
-        first.socket().display()
-    );
+    println!("There, mesh-ctl and the stock docker command ask that node: mesh-ctl node ls");
     println!("To remove every trace: cargo xtask demo --down");
+}
+
+/// Where `mesh-ctl` is, and where xtask unpacks `docker`, as words of a `PATH`.
+fn programs() -> Option<String> {
+    let built = std::env::current_exe().ok()?.parent()?.to_owned();
+    let tools = built.parent()?.join("tools");
+    Some(format!("{}:{}", built.display(), tools.display()))
 }
 
 /// The traces of whatever demo ran last, however many nodes it had.
