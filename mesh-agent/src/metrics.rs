@@ -1,6 +1,8 @@
 //! What the node tells Prometheus. Everything is read when it is asked for; nothing is counted a second time.
 
-use mesh_datapath::{CounterLine, Fill, ServiceCounters, Snapshot};
+use std::{sync::atomic::AtomicU64, time::Duration};
+
+use mesh_datapath::{CounterLine, Fill, RunTime, ServiceCounters, Snapshot};
 use mesh_runtime::ContainerInfo;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -43,6 +45,11 @@ struct Table {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Program {
+    program: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Tasks {
     state: &'static str,
 }
@@ -52,12 +59,14 @@ struct Tasks {
 /// # Errors
 /// When a map cannot be read.
 pub(crate) fn text(node: &Node) -> Result<String, NodeError> {
-    let packets = node.read_datapath(|path| Ok((path.snapshot()?, path.fill()?)))?;
+    let packets =
+        node.read_datapath(|path| Ok((path.snapshot()?, path.fill()?, path.run_times()?)))?;
     let mut registry = Registry::with_prefix("mesh");
-    if let Some((snapshot, fill)) = packets {
+    if let Some((snapshot, fill, times)) = packets {
         outcomes(&mut registry, &snapshot);
         services(&mut registry, &snapshot.services);
         tables(&mut registry, &fill);
+        run_times(&mut registry, &times);
     }
     tasks(&mut registry, &node.runtime().list());
     let mut text = String::new();
@@ -200,6 +209,24 @@ fn tables(registry: &mut Registry, fill: &[Fill]) {
     );
 }
 
+/// Left out while the kernel does not count.
+fn run_times(registry: &mut Registry, times: &[RunTime]) {
+    let runs = Family::<Program, Counter>::default();
+    let seconds = Family::<Program, Counter<f64, AtomicU64>>::default();
+    for time in times {
+        let program = time.program;
+        runs.get_or_create(&Program { program }).inc_by(time.runs);
+        let took = Duration::from_nanos(time.nanoseconds).as_secs_f64();
+        seconds.get_or_create(&Program { program }).inc_by(took);
+    }
+    registry.register("program_runs", "Runs of a program of the packet path", runs);
+    registry.register(
+        "program_run_seconds",
+        "Time in a program of the packet path, while the kernel counts it (kernel.bpf_stats_enabled)",
+        seconds,
+    );
+}
+
 fn tasks(registry: &mut Registry, containers: &[ContainerInfo]) {
     let tasks = Family::<Tasks, Gauge>::default();
     for state in ["created", "running", "exited"] {
@@ -210,4 +237,28 @@ fn tasks(registry: &mut Registry, containers: &[ContainerInfo]) {
         tasks.get_or_create(&Tasks { state }).inc();
     }
     registry.register("containers", "Containers of the node", tasks);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_times_are_in_seconds() {
+        let mut registry = Registry::with_prefix("mesh");
+        let time = RunTime {
+            program: "uplink_xdp",
+            runs: 3,
+            nanoseconds: 1_500_000_000,
+        };
+        run_times(&mut registry, &[time]);
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        assert!(
+            text.contains("mesh_program_runs_total{program=\"uplink_xdp\"} 3\n"),
+            "{text}"
+        );
+        let seconds = "mesh_program_run_seconds_total{program=\"uplink_xdp\"} 1.5\n";
+        assert!(text.contains(seconds), "{text}");
+    }
 }

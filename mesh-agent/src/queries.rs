@@ -33,7 +33,11 @@ pub(crate) fn serve(
                     });
                 }
                 Some(Question::Trace(question)) => {
-                    end(&mut open, traced.take()).await;
+                    let replaced = traced.take();
+                    if let Some((id, _)) = replaced.as_ref().filter(|(_, h)| !h.is_finished()) {
+                        send(&reports, id.clone(), trace::replaced()).await;
+                    }
+                    end(&mut open, replaced).await;
                     let handle = open.spawn(trace::run(node, question, id.clone(), reports));
                     traced = Some((id, handle));
                 }

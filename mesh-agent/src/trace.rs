@@ -68,6 +68,15 @@ pub(crate) async fn run(
     drop(switch);
 }
 
+/// The last word to who followed packets before somebody else does.
+pub(crate) fn replaced() -> Answer {
+    Answer::Trace(TraceAnswer {
+        clock: doctor::now(),
+        error: "another trace has taken this one's place".to_owned(),
+        ..TraceAnswer::default()
+    })
+}
+
 fn filter(question: &TraceQuestion) -> Result<TraceFilter> {
     let client = match question.client.as_str() {
         "" => None,

@@ -24,6 +24,7 @@ mod ports;
 mod probe;
 mod report;
 mod rows;
+mod run_times;
 mod snapshot;
 mod sockets;
 mod table;
@@ -46,6 +47,7 @@ pub use report::{
     BackendCounters, BackendLoad, CounterLine, Fill, Flow, Report, ServiceCounters, Snapshot,
     Uplink, UplinkMode,
 };
+pub use run_times::RunTime;
 pub use sockets::{OpenSocket, Sockets, namespace_cookie};
 pub use trace::{Trace, TraceFilter, TracedPacket};
 pub use trial::{EMPTY_TC, EMPTY_XDP, Trial};

@@ -1,7 +1,7 @@
 //! `mesh-ctl trace` follows a request through every node it touches.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     process::Stdio,
 };
 
@@ -21,8 +21,12 @@ struct Packet {
     task: String,
 }
 
-/// What `trace` says of what `act` does.
-fn trace(rig: &Rig, args: &[&str], act: impl FnOnce() -> Result<()>) -> Result<Vec<Packet>> {
+/// What `trace` says of what `act` does, and what it says beside that.
+fn trace(
+    rig: &Rig,
+    args: &[&str],
+    act: impl FnOnce() -> Result<()>,
+) -> Result<(Vec<Packet>, String)> {
     let mut child = rig
         .first()
         .ctl_command()?
@@ -41,13 +45,15 @@ fn trace(rig: &Rig, args: &[&str], act: impl FnOnce() -> Result<()>) -> Result<V
         Err(anyhow::anyhow!("began with {first:?}"))
     };
     // It ends by itself, whatever came of it.
+    let mut rest = String::new();
+    words.read_to_string(&mut rest)?;
     let output = child.wait_with_output()?;
     acted?;
     let lines = String::from_utf8_lossy(&output.stdout).into_owned();
-    lines
+    let packets = lines
         .lines()
-        .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
-        .collect()
+        .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()));
+    Ok((packets.collect::<Result<_>>()?, rest))
 }
 
 #[test]
@@ -74,7 +80,7 @@ fn a_request_is_seen_at_its_ingress_its_tunnel_and_its_task_and_back() {
         // The next hops are known from here on.
         ask()?;
         let client = rig.client_address().to_string();
-        let packets = trace(rig, &["--client", &client, "--service", "web"], ask)?;
+        let (packets, _) = trace(rig, &["--client", &client, "--service", "web"], ask)?;
         let stations = [
             ("n1", "forwarded", "S", "n2", ""),
             ("n2", "delivered", "S", "", "web.1"),
@@ -101,8 +107,11 @@ fn a_request_is_seen_at_its_ingress_its_tunnel_and_its_task_and_back() {
             "{packets:#?}"
         );
 
-        let others = trace(rig, &["--client", "192.0.2.1"], ask)?;
+        let (others, _) = trace(rig, &["--client", "192.0.2.1"], ask)?;
         ensure!(others.is_empty(), "{others:#?}");
+        let another = || trace(rig, &["--port", "9"], || Ok(())).map(drop);
+        let (_, words) = trace(rig, &["--port", "9"], another)?;
+        ensure!(words.contains("n2: another trace has taken"), "{words}");
         let n1 = rig.first();
         let everything = n1.ctl(&["trace"])?.refused()?;
         ensure!(everything.contains("--client"), "{everything}");
