@@ -115,6 +115,8 @@ impl Ns {
 
 impl Drop for Ns {
     fn drop(&mut self) {
+        // What a data plane that could not be opened has pinned; others are removed before.
+        let _ = std::fs::remove_dir_all(format!("/sys/fs/bpf/{}", self.0));
         let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
     }
 }
