@@ -84,10 +84,8 @@ impl Filters {
             FilterError::Malformed(format!("'{argument}' has no value: write it as key=value"))
         })?;
         let key = key.trim().to_ascii_lowercase();
-        self.0
-            .entry(key)
-            .or_default()
-            .insert(value.trim().to_owned());
+        let values = self.0.entry(key).or_default();
+        values.insert(value.trim().to_owned());
         Ok(())
     }
 
@@ -128,11 +126,6 @@ impl Filters {
     /// Whether the key is there.
     pub fn contains(&self, key: &str) -> bool {
         self.0.contains_key(key)
-    }
-
-    /// Whether there are no filters.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     /// Whether one of the key's values is exactly `text`; true without the key.

@@ -2,7 +2,7 @@
 //! `[stream, 0, 0, 0, length (big endian u32)]` followed by the payload.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio_util::codec::{Decoder, Encoder};
+use tokio_util::codec::Decoder;
 
 /// Media type of a stream made of [`Frame`]s.
 pub const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
@@ -11,7 +11,7 @@ pub const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
 pub const RAW: &str = "application/vnd.docker.raw-stream";
 
 /// Bytes before each payload.
-pub const HEADER_LEN: usize = 8;
+const HEADER_LEN: usize = 8;
 
 /// The largest payload accepted. A longer one is a peer that lost its place in
 /// the stream, and reading on would ask for gigabytes: decoding fails instead.
@@ -55,7 +55,7 @@ impl Frame {
     /// The frame as it travels.
     ///
     /// # Panics
-    /// If the payload is 4 GiB or longer; callers cut at [`MAX_PAYLOAD`].
+    /// If the payload is 4 GiB or longer.
     pub fn to_bytes(&self) -> Bytes {
         let length = u32::try_from(self.payload.len()).expect("a frame is shorter than 4 GiB");
         let mut out = BytesMut::with_capacity(HEADER_LEN + self.payload.len());
@@ -80,7 +80,7 @@ pub enum FrameError {
     Io(#[from] std::io::Error),
 }
 
-/// Reads and writes [`Frame`]s.
+/// Reads [`Frame`]s; [`Frame::to_bytes`] writes them.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct FrameCodec;
 
@@ -106,18 +106,6 @@ impl Decoder for FrameCodec {
             kind,
             payload: src.split_to(length).freeze(),
         }))
-    }
-}
-
-impl Encoder<Frame> for FrameCodec {
-    type Error = FrameError;
-
-    fn encode(&mut self, frame: Frame, dst: &mut BytesMut) -> Result<(), FrameError> {
-        if frame.payload.len() > MAX_PAYLOAD {
-            return Err(FrameError::TooLong(frame.payload.len()));
-        }
-        dst.extend_from_slice(&frame.to_bytes());
-        Ok(())
     }
 }
 

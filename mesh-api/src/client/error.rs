@@ -1,6 +1,6 @@
 //! Why a call of the control socket failed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hyper::StatusCode;
 
@@ -38,14 +38,6 @@ pub enum ClientError {
     /// A stream broke.
     #[error("the stream from the mesh agent broke: {0}")]
     Stream(String),
-    /// A file to send could not be read.
-    #[error("cannot read {}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
 }
 
 impl ClientError {
@@ -63,7 +55,7 @@ impl ClientError {
     }
 }
 
-fn connect_text(socket: &std::path::Path, cause: &std::io::Error) -> String {
+fn connect_text(socket: &Path, cause: &std::io::Error) -> String {
     let socket = socket.display();
     if cause.kind() == std::io::ErrorKind::PermissionDenied {
         return format!(

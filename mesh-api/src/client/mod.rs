@@ -8,7 +8,7 @@ mod services;
 mod swarm;
 mod transport;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -17,10 +17,11 @@ use hyper::{Method, Response, body::Incoming};
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use error::ClientError;
-pub use node_local::{ImageInput, LogOptions};
-pub use transport::{Body, Upgraded, empty_body, json_body, stream_body};
+pub use node_local::LogOptions;
+pub use transport::{Body, Upgraded};
 
-use crate::API_VERSION;
+use crate::{API_VERSION, Filters};
+use transport::{empty_body, json_body};
 
 /// A stream of bytes from the agent.
 pub type ByteStream = futures::stream::BoxStream<'static, Result<Bytes, ClientError>>;
@@ -52,11 +53,6 @@ impl Client {
             None if host.starts_with('/') => Ok(Self::unix(host)),
             _ => Err(ClientError::Host(host.to_owned())),
         }
-    }
-
-    /// Where the agent listens.
-    pub fn socket(&self) -> &Path {
-        &self.socket
     }
 
     /// Sends a request and gives the response when its status is a success.
@@ -155,20 +151,24 @@ impl Client {
             .await?;
         Ok(())
     }
+}
 
-    /// Whether the agent answers.
-    ///
-    /// # Errors
-    /// As [`request`](Self::request).
-    pub async fn ping(&self) -> Result<(), ClientError> {
-        self.request(Method::GET, "/_ping", &[], empty_body(), &[])
-            .await?;
-        Ok(())
-    }
+/// The query argument of list calls.
+fn filter_query(filters: &Filters) -> Query {
+    filters
+        .to_query()
+        .map(|text| vec![("filters", text)])
+        .unwrap_or_default()
+}
+
+/// The header that carries a registry's credentials.
+fn auth_header(auth: Option<&str>) -> Vec<(&'static str, String)> {
+    auth.map(|auth| vec![("x-registry-auth", auth.to_owned())])
+        .unwrap_or_default()
 }
 
 /// The body of a response as it arrives.
-pub fn byte_stream(response: Response<Incoming>) -> ByteStream {
+fn byte_stream(response: Response<Incoming>) -> ByteStream {
     response
         .into_body()
         .into_data_stream()
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn hosts() {
         let client = Client::from_host("unix:///run/mesh/mesh.sock").expect("unix");
-        assert_eq!(client.socket(), Path::new("/run/mesh/mesh.sock"));
+        assert_eq!(client.socket, PathBuf::from("/run/mesh/mesh.sock"));
         assert!(Client::from_host("/tmp/x.sock").is_ok());
         let error = Client::from_host("tcp://1.2.3.4:2375").expect_err("tcp");
         assert_eq!(
@@ -216,7 +216,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_listens() {
         let error = Client::unix("/nonexistent/mesh.sock")
-            .ping()
+            .version()
             .await
             .expect_err("no agent");
         assert_eq!(

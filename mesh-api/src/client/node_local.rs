@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use futures::Stream;
-use hyper::{Method, header};
+use hyper::{Method, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 
 use super::{
-    ByteStream, Client, ClientError, Query, Upgraded, byte_stream, empty_body, json_body,
-    nodes::filter_query, services::auth_header, stream_body, transport::encode,
+    ByteStream, Client, ClientError, Query, Upgraded, auth_header, byte_stream, empty_body,
+    filter_query, json_body,
+    transport::{encode, stream_body},
 };
 use crate::{
     Filters,
@@ -81,9 +82,6 @@ impl LogOptions {
         query
     }
 }
-
-/// Where `image load` reads the archive from.
-pub type ImageInput = futures::stream::BoxStream<'static, std::io::Result<Bytes>>;
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -159,13 +157,17 @@ impl Client {
             (header::CONNECTION.as_str(), "Upgrade".to_owned()),
             (header::UPGRADE.as_str(), "tcp".to_owned()),
         ];
-        self.hijack(
-            &format!("/exec/{}/start", encode(exec)),
-            &[],
-            body,
-            &headers,
-        )
-        .await
+        let path = format!("/exec/{}/start", encode(exec));
+        let response = self
+            .request(Method::POST, &path, &[], body, &headers)
+            .await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(ClientError::Stream(format!(
+                "the agent answered {} instead of opening a stream",
+                response.status()
+            )));
+        }
+        Ok(TokioIo::new(hyper::upgrade::on(response).await?))
     }
 
     /// Starts it without its streams.
@@ -199,41 +201,6 @@ impl Client {
     /// As [`get`](Self::get).
     pub async fn exec_inspect(&self, exec: &str) -> Result<ExecInspectResponse, ClientError> {
         self.get(&format!("/exec/{}/json", encode(exec)), &[]).await
-    }
-
-    /// Connects to a container's streams.
-    ///
-    /// # Errors
-    /// As [`exec_start`](Self::exec_start).
-    pub async fn attach(&self, container: &str) -> Result<Upgraded, ClientError> {
-        let query: Query = ["stream", "stdin", "stdout", "stderr"]
-            .map(|name| (name, "1".to_owned()))
-            .to_vec();
-        let headers = [
-            (header::CONNECTION.as_str(), "Upgrade".to_owned()),
-            (header::UPGRADE.as_str(), "tcp".to_owned()),
-        ];
-        let path = format!("/containers/{}/attach", encode(container));
-        self.hijack(&path, &query, empty_body(), &headers).await
-    }
-
-    async fn hijack(
-        &self,
-        path: &str,
-        query: &[(&'static str, String)],
-        body: super::Body,
-        headers: &[(&'static str, String)],
-    ) -> Result<Upgraded, ClientError> {
-        let response = self
-            .request(Method::POST, path, query, body, headers)
-            .await?;
-        if response.status() != hyper::StatusCode::SWITCHING_PROTOCOLS {
-            return Err(ClientError::Stream(format!(
-                "the agent answered {} instead of opening a stream",
-                response.status()
-            )));
-        }
-        Ok(TokioIo::new(hyper::upgrade::on(response).await?))
     }
 
     /// The node's images.

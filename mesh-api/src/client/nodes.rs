@@ -3,7 +3,10 @@
 use futures::Stream;
 use hyper::Method;
 
-use super::{Client, ClientError, Query, byte_stream, empty_body, json_lines, transport::encode};
+use super::{
+    Client, ClientError, Query, byte_stream, empty_body, filter_query, json_lines,
+    transport::encode,
+};
 use crate::{
     Filters,
     engine::{Network, NetworkCreateRequest, NetworkCreateResponse, Node, NodeSpec},
@@ -145,11 +148,4 @@ impl Client {
     pub async fn drops(&self) -> Result<Vec<Drop>, ClientError> {
         self.get("/mesh/drops", &[]).await
     }
-}
-
-pub(super) fn filter_query(filters: &Filters) -> Query {
-    filters
-        .to_query()
-        .map(|text| vec![("filters", text)])
-        .unwrap_or_default()
 }

@@ -1,8 +1,10 @@
 //! Calls about services and tasks.
 
+use hyper::Method;
+
 use super::{
-    ByteStream, Client, ClientError, LogOptions, Query, byte_stream, empty_body,
-    nodes::filter_query, transport::encode,
+    ByteStream, Client, ClientError, LogOptions, auth_header, byte_stream, empty_body,
+    filter_query, read_json, transport::encode,
 };
 use crate::{
     Filters,
@@ -153,15 +155,9 @@ impl Client {
     ) -> Result<DistributionInspect, ClientError> {
         let path = format!("/distribution/{image}/json");
         let response = self
-            .request(
-                hyper::Method::GET,
-                &path,
-                &[],
-                empty_body(),
-                &auth_header(auth),
-            )
+            .request(Method::GET, &path, &[], empty_body(), &auth_header(auth))
             .await?;
-        super::read_json(response).await
+        read_json(response).await
     }
 
     pub(super) async fn logs(
@@ -169,15 +165,9 @@ impl Client {
         path: &str,
         options: &LogOptions,
     ) -> Result<ByteStream, ClientError> {
-        let query: Query = options.query();
         let response = self
-            .request(hyper::Method::GET, path, &query, empty_body(), &[])
+            .request(Method::GET, path, &options.query(), empty_body(), &[])
             .await?;
         Ok(byte_stream(response))
     }
-}
-
-pub(super) fn auth_header(auth: Option<&str>) -> Vec<(&'static str, String)> {
-    auth.map(|auth| vec![("x-registry-auth", auth.to_owned())])
-        .unwrap_or_default()
 }

@@ -7,19 +7,11 @@ use crate::engine::{
     Swarm, SwarmInitRequest, SwarmJoinRequest, SwarmSpec, SystemInfo, SystemVersion,
 };
 
-/// A join request with the availability that the generated type lacks.
+/// A request with the availability that the generated type lacks.
 #[derive(Serialize)]
-struct JoinBody<'a> {
+struct WithAvailability<'a, T> {
     #[serde(flatten)]
-    request: &'a SwarmJoinRequest,
-    #[serde(rename = "Availability")]
-    availability: &'a str,
-}
-
-#[derive(Serialize)]
-struct InitBody<'a> {
-    #[serde(flatten)]
-    request: &'a SwarmInitRequest,
+    request: &'a T,
     #[serde(rename = "Availability")]
     availability: &'a str,
 }
@@ -58,7 +50,7 @@ impl Client {
         request: &SwarmInitRequest,
         availability: &str,
     ) -> Result<String, ClientError> {
-        let body = InitBody {
+        let body = WithAvailability {
             request,
             availability,
         };
@@ -74,7 +66,7 @@ impl Client {
         request: &SwarmJoinRequest,
         availability: &str,
     ) -> Result<(), ClientError> {
-        let body = JoinBody {
+        let body = WithAvailability {
             request,
             availability,
         };
@@ -105,7 +97,7 @@ impl Client {
         rotate_worker: bool,
         rotate_manager: bool,
     ) -> Result<(), ClientError> {
-        let query = vec![
+        let query = [
             ("version", version.to_string()),
             ("rotateWorkerToken", rotate_worker.to_string()),
             ("rotateManagerToken", rotate_manager.to_string()),

@@ -23,7 +23,7 @@ pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 pub type Upgraded = TokioIo<hyper::upgrade::Upgraded>;
 
 /// No body.
-pub fn empty_body() -> Body {
+pub(super) fn empty_body() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
@@ -31,7 +31,7 @@ pub fn empty_body() -> Body {
 ///
 /// # Errors
 /// [`ClientError::Decode`] when the value has no JSON, such as a map with keys that are not text.
-pub fn json_body<T: Serialize>(value: &T) -> Result<Body, ClientError> {
+pub(super) fn json_body<T: Serialize>(value: &T) -> Result<Body, ClientError> {
     let bytes = serde_json::to_vec(value).map_err(ClientError::Decode)?;
     Ok(Full::new(Bytes::from(bytes))
         .map_err(|never| match never {})
@@ -39,7 +39,7 @@ pub fn json_body<T: Serialize>(value: &T) -> Result<Body, ClientError> {
 }
 
 /// A body sent as it is read.
-pub fn stream_body<S>(stream: S) -> Body
+pub(super) fn stream_body<S>(stream: S) -> Body
 where
     S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
 {

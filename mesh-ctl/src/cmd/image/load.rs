@@ -1,14 +1,11 @@
 //! `image load`
 
-use std::path::PathBuf;
+use std::{io::IsTerminal, path::PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use futures::StreamExt;
-use mesh_api::{
-    Client, ClientError,
-    client::{ImageInput, json_lines},
-    progress::ProgressLine,
-};
+use mesh_api::{Client, client::json_lines, progress::ProgressLine};
+use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
 #[derive(Debug, clap::Args)]
@@ -22,21 +19,20 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
-    let archive: ImageInput = match args.input {
+    let archive: Box<dyn AsyncRead + Send + Unpin> = match args.input {
         Some(path) => {
             let file = tokio::fs::File::open(&path).await;
-            let file = file.map_err(|source| ClientError::File { path, source })?;
-            ReaderStream::new(file).boxed()
+            Box::new(file.with_context(|| format!("cannot read {}", path.display()))?)
         }
-        None if std::io::IsTerminal::is_terminal(&std::io::stdin()) => {
+        None if std::io::stdin().is_terminal() => {
             bail!(
                 "requested load from stdin, but stdin is a terminal: give an archive with --input"
             )
         }
-        None => ReaderStream::new(tokio::io::stdin()).boxed(),
+        None => Box::new(tokio::io::stdin()),
     };
     let mut lines = Box::pin(json_lines::<ProgressLine>(
-        client.image_load(archive).await?,
+        client.image_load(ReaderStream::new(archive)).await?,
     ));
     while let Some(line) = lines.next().await {
         let line = line?;
