@@ -4,23 +4,26 @@
 pub fn duration(seconds: i64) -> String {
     const MINUTE: i64 = 60;
     const HOUR: i64 = 60 * MINUTE;
-    const DAY: i64 = 24 * HOUR;
+    // From here on in hours: Docker rounds to whole hours first.
+    const DAY: i64 = 24;
     const WEEK: i64 = 7 * DAY;
     const MONTH: i64 = 30 * DAY;
     const YEAR: i64 = 365 * DAY;
     match seconds {
-        ..1 => "Less than a second".to_owned(),
-        1 => "1 second".to_owned(),
-        s if s < MINUTE => format!("{s} seconds"),
-        s if s < 2 * MINUTE => "About a minute".to_owned(),
-        s if s < HOUR => format!("{} minutes", s / MINUTE),
-        // Docker rounds to whole hours.
-        s if (s + HOUR / 2) / HOUR == 1 => "About an hour".to_owned(),
-        s if s < 2 * DAY => format!("{} hours", (s + HOUR / 2) / HOUR),
-        s if s < 2 * WEEK => format!("{} days", s / DAY),
-        s if s < 2 * MONTH => format!("{} weeks", s / WEEK),
-        s if s < 2 * YEAR => format!("{} months", s / MONTH),
-        s => format!("{} years", s / YEAR),
+        ..1 => return "Less than a second".to_owned(),
+        1 => return "1 second".to_owned(),
+        s if s < MINUTE => return format!("{s} seconds"),
+        s if s < 2 * MINUTE => return "About a minute".to_owned(),
+        s if s < HOUR => return format!("{} minutes", s / MINUTE),
+        _ => {}
+    }
+    match (seconds + HOUR / 2) / HOUR {
+        1 => "About an hour".to_owned(),
+        h if h < 2 * DAY => format!("{h} hours"),
+        h if h < 2 * WEEK => format!("{} days", h / DAY),
+        h if h < 2 * MONTH => format!("{} weeks", h / WEEK),
+        h if h < 2 * YEAR => format!("{} months", h / MONTH),
+        h => format!("{} years", h / YEAR),
     }
 }
 
@@ -38,6 +41,7 @@ mod tests {
             (150, "2 minutes"),
             (3600, "About an hour"),
             (2 * 3600, "2 hours"),
+            (2 * 86_400 - 1, "2 days"),
             (3 * 86_400, "3 days"),
             (20 * 86_400, "2 weeks"),
             (100 * 86_400, "3 months"),
