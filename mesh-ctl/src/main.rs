@@ -5,8 +5,10 @@ mod cli;
 mod cmd;
 mod flags;
 mod format;
+mod log_line;
 mod progress;
 mod streams;
+mod terminal;
 mod view;
 
 use std::process::ExitCode;

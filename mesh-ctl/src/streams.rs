@@ -1,18 +1,18 @@
-//! Log streams and archives on their way to and from the terminal.
+//! What containers write, on its way to our own output and error; the flags of the commands that show logs.
 
 use std::io::Write;
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use mesh_api::{
     client::{ByteStream, LogOptions},
     frames::{FrameCodec, StreamKind},
-    mesh::LogLine,
 };
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::{codec::FramedRead, io::StreamReader};
 
-use crate::flags::quantity;
+use crate::{flags::quantity, log_line::LogLine};
 
 /// Flags of the commands that show logs.
 #[derive(Debug, Clone, clap::Args)]
@@ -52,16 +52,8 @@ impl LogFlags {
             timestamps: self.timestamps,
             details: self.details,
             tail,
-            since: self
-                .since
-                .as_deref()
-                .map(|text| time(text, now))
-                .transpose()?,
-            until: self
-                .until
-                .as_deref()
-                .map(|text| time(text, now))
-                .transpose()?,
+            since: self.since.as_ref().map(|at| time(at, now)).transpose()?,
+            until: self.until.as_ref().map(|at| time(at, now)).transpose()?,
             ..LogOptions::default()
         })
     }
@@ -69,30 +61,30 @@ impl LogFlags {
 
 /// Seconds since the epoch, of a time or of a duration before now.
 fn time(text: &str, now: DateTime<Utc>) -> Result<String> {
-    if let Ok(nanos) = quantity::duration(text) {
-        let at = now - chrono::Duration::nanoseconds(nanos);
-        return Ok(format!(
-            "{}.{:09}",
-            at.timestamp(),
-            at.timestamp_subsec_nanos()
-        ));
-    }
-    if let Ok(at) = DateTime::parse_from_rfc3339(text) {
-        return Ok(format!(
-            "{}.{:09}",
-            at.timestamp(),
-            at.timestamp_subsec_nanos()
-        ));
-    }
-    text.parse::<f64>().with_context(|| {
-        format!("invalid time {text:?}: write it as 2026-01-02T13:23:37Z or as a duration, 42m")
-    })?;
-    Ok(text.to_owned())
+    // 0 is the epoch, not a duration.
+    let at = match quantity::duration(text) {
+        Ok(nanos) if text != "0" => now - chrono::Duration::nanoseconds(nanos),
+        _ => match DateTime::parse_from_rfc3339(text) {
+            Ok(at) => at.to_utc(),
+            Err(_) => {
+                text.parse::<f64>().with_context(|| {
+                    format!(
+                        "invalid time {text:?}: write it as 2026-01-02T13:23:37Z or as a duration, 42m"
+                    )
+                })?;
+                return Ok(text.to_owned());
+            }
+        },
+    };
+    Ok(format!(
+        "{}.{:09}",
+        at.timestamp(),
+        at.timestamp_subsec_nanos()
+    ))
 }
 
-fn reader(
-    stream: ByteStream,
-) -> StreamReader<impl Stream<Item = std::io::Result<bytes::Bytes>>, bytes::Bytes> {
+/// A stream of the agent's as something to read from.
+pub(crate) fn reader(stream: ByteStream) -> impl AsyncRead + Send + Unpin + 'static {
     StreamReader::new(stream.map_err(std::io::Error::other))
 }
 
@@ -101,7 +93,7 @@ pub(crate) fn lines(
     stream: ByteStream,
     timestamps: bool,
     details: bool,
-) -> futures::stream::BoxStream<'static, Result<LogLine>> {
+) -> BoxStream<'static, Result<LogLine>> {
     FramedRead::new(reader(stream), FrameCodec)
         .map(move |frame| {
             let frame = frame?;
@@ -112,15 +104,15 @@ pub(crate) fn lines(
 }
 
 /// Copies frames (or the raw bytes of a terminal) to our own output and error.
-pub(crate) async fn copy(stream: ByteStream, raw: bool) -> Result<()> {
+pub(crate) async fn copy(mut reader: impl AsyncRead + Unpin, raw: bool) -> Result<()> {
     if raw {
-        let mut stream = stream;
-        while let Some(piece) = stream.next().await {
-            write_to(StreamKind::Stdout, &piece?)?;
+        let mut buffer = vec![0; 16 << 10];
+        while let length @ 1.. = reader.read(&mut buffer).await? {
+            write_to(StreamKind::Stdout, &buffer[..length])?;
         }
         return Ok(());
     }
-    let mut frames = FramedRead::new(reader(stream), FrameCodec);
+    let mut frames = FramedRead::new(reader, FrameCodec);
     while let Some(frame) = frames.next().await {
         let frame = frame?;
         write_to(frame.kind, &frame.payload)?;
@@ -129,7 +121,7 @@ pub(crate) async fn copy(stream: ByteStream, raw: bool) -> Result<()> {
 }
 
 /// Writes bytes to our own output or error, at once.
-pub(crate) fn write_to(kind: StreamKind, bytes: &[u8]) -> std::io::Result<()> {
+fn write_to(kind: StreamKind, bytes: &[u8]) -> std::io::Result<()> {
     match kind {
         StreamKind::Stderr => std::io::stderr().lock().write_all(bytes),
         _ => {
@@ -141,14 +133,9 @@ pub(crate) fn write_to(kind: StreamKind, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 /// Writes a line with what goes before it.
-pub(crate) fn write_line(
-    line: &LogLine,
-    timestamp: Option<&str>,
-    prefix: &str,
-    details: bool,
-) -> std::io::Result<()> {
+pub(crate) fn write_line(line: &LogLine, prefix: &str, details: bool) -> std::io::Result<()> {
     let mut out = Vec::new();
-    if let Some(timestamp) = timestamp {
+    if let Some(timestamp) = &line.timestamp {
         out.extend_from_slice(timestamp.as_bytes());
         out.push(b' ');
     }
@@ -187,6 +174,7 @@ mod tests {
             "60.000000000"
         );
         assert_eq!(time("42.5", now).expect("seconds"), "42.5");
+        assert_eq!(time("0", now).expect("the epoch"), "0");
         assert!(time("yesterday", now).is_err());
     }
 }

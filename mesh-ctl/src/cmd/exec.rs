@@ -1,23 +1,18 @@
 //! `exec`: runs a command in a container, with its streams and its exit code.
 
-use std::{io::IsTerminal, os::fd::AsFd, process::ExitCode};
+use std::{io::IsTerminal, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
-use futures::StreamExt;
-use mesh_api::{
-    Client,
-    client::Upgraded,
-    engine::ExecConfig,
-    frames::{FrameCodec, StreamKind},
-};
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use mesh_api::{Client, client::Upgraded, engine::ExecConfig};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
+    io::{AsyncReadExt, AsyncWriteExt, WriteHalf},
     signal::unix::{SignalKind, signal},
 };
-use tokio_util::codec::FramedRead;
 
-use crate::{flags, streams};
+use crate::{
+    flags, streams,
+    terminal::{self, RawTerminal},
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -72,7 +67,10 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let connection = client.exec_start(&exec, args.tty).await?;
-    let raw = args.tty.then(RawTerminal::enter).flatten();
+    // Without -i our keys are for our own terminal: Ctrl-C ends the wait.
+    let raw = (args.tty && args.interactive)
+        .then(RawTerminal::enter)
+        .flatten();
     let resizes = args
         .tty
         .then(|| tokio::spawn(follow_size(client.clone(), exec.clone())));
@@ -85,7 +83,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<ExitCode> {
         idle_writer = Some(writer);
         None
     };
-    let result = receive(reader, args.tty).await;
+    let result = streams::copy(reader, args.tty).await;
     drop((raw, idle_writer));
     for task in [input, resizes].into_iter().flatten() {
         task.abort();
@@ -95,7 +93,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<ExitCode> {
     let code = ended
         .exit_code
         .context("the agent does not know how the command ended")?;
-    Ok(super::exit_code(code))
+    Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 /// Copies our input to the command, then closes the command's.
@@ -113,75 +111,18 @@ async fn send_input(mut writer: WriteHalf<Upgraded>) {
     std::future::pending::<()>().await;
 }
 
-async fn receive(mut reader: ReadHalf<Upgraded>, terminal: bool) -> Result<()> {
-    if terminal {
-        let mut buffer = vec![0; 16 << 10];
-        loop {
-            let length = reader.read(&mut buffer).await?;
-            if length == 0 {
-                return Ok(());
-            }
-            streams::write_to(StreamKind::Stdout, &buffer[..length])?;
-        }
-    }
-    let mut frames = FramedRead::new(reader, FrameCodec);
-    while let Some(frame) = frames.next().await {
-        let frame = frame?;
-        streams::write_to(frame.kind, &frame.payload)?;
-    }
-    Ok(())
-}
-
 /// Tells the command's terminal our size, now and whenever it changes.
 async fn follow_size(client: Client, exec: String) {
     let Ok(mut changes) = signal(SignalKind::window_change()) else {
         return;
     };
     loop {
-        if let Some((rows, columns)) = terminal_size() {
+        if let Some((rows, columns)) = terminal::size() {
             // A command that has ended has no terminal any more.
             let _ = client.exec_resize(&exec, rows, columns).await;
         }
         if changes.recv().await.is_none() {
             return;
         }
-    }
-}
-
-nix::ioctl_read_bad!(get_window_size, nix::libc::TIOCGWINSZ, nix::libc::winsize);
-
-/// Rows and columns of our terminal, if there is one.
-pub(crate) fn terminal_size() -> Option<(u16, u16)> {
-    use std::os::fd::AsRawFd;
-
-    let mut size = nix::libc::winsize {
-        ws_row: 0,
-        ws_col: 0,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    // SAFETY: the descriptor is standard output's, and the kernel writes one `winsize` to `size`.
-    unsafe { get_window_size(std::io::stdout().as_raw_fd(), &raw mut size) }.ok()?;
-    (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
-}
-
-/// Our terminal passes every key on; dropped, it is as before.
-struct RawTerminal(Termios);
-
-impl RawTerminal {
-    fn enter() -> Option<Self> {
-        let stdin = std::io::stdin();
-        let before = tcgetattr(stdin.as_fd()).ok()?;
-        let mut raw = before.clone();
-        cfmakeraw(&mut raw);
-        tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &raw).ok()?;
-        Some(Self(before))
-    }
-}
-
-impl Drop for RawTerminal {
-    fn drop(&mut self) {
-        // Nothing can be done about a terminal that is gone.
-        let _ = tcsetattr(std::io::stdin().as_fd(), SetArg::TCSANOW, &self.0);
     }
 }

@@ -22,5 +22,5 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
         .and_then(|config| config.tty)
         .unwrap_or(false);
     let stream = client.container_logs(&args.container, &options).await?;
-    streams::copy(stream, terminal).await
+    streams::copy(streams::reader(stream), terminal).await
 }

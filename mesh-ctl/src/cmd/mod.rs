@@ -16,7 +16,7 @@ pub(crate) mod trace;
 pub(crate) mod version;
 pub(crate) mod vip;
 
-use std::{future::Future, process::ExitCode};
+use std::future::Future;
 
 use anyhow::{Result, bail};
 
@@ -38,9 +38,4 @@ where
         return Ok(());
     }
     bail!(errors.join("\n"))
-}
-
-/// An exit code from a command's own.
-pub(crate) fn exit_code(code: i64) -> ExitCode {
-    u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)
 }

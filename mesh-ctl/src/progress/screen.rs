@@ -128,7 +128,7 @@ fn render(picture: &Picture, bars: bool) -> Vec<String> {
 }
 
 fn width() -> usize {
-    crate::cmd::exec::terminal_size().map_or(80, |(_, columns)| usize::from(columns).max(20))
+    crate::terminal::size().map_or(80, |(_, columns)| usize::from(columns).max(20))
 }
 
 #[cfg(test)]

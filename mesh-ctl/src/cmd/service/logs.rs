@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
-use anyhow::Result;
-use mesh_api::{Client, Filters, client::LogOptions, mesh::LogLine};
+use anyhow::{Result, bail};
+use futures::StreamExt;
+use mesh_api::{Client, Filters, client::LogOptions};
 
 use crate::{
     format::human,
+    log_line::LogLine,
     streams::{self, LogFlags},
     view::task_table::node_names,
 };
@@ -58,7 +60,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
             let task = match client.task(&args.reference).await {
                 Ok(task) => task,
                 Err(other) if other.is_not_found() => {
-                    anyhow::bail!("no such task or service: {}", args.reference)
+                    bail!("no such task or service: {}", args.reference)
                 }
                 Err(other) => return Err(other.into()),
             };
@@ -73,19 +75,14 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
         Err(error) => return Err(error.into()),
     };
     if args.raw || terminal {
-        return streams::copy(stream, terminal).await;
+        return streams::copy(streams::reader(stream), terminal).await;
     }
     let mut names = TaskNames::new(client, &args, width);
     let mut lines = streams::lines(stream, options.timestamps, options.details);
-    while let Some(line) = futures::StreamExt::next(&mut lines).await {
+    while let Some(line) = lines.next().await {
         let line = line?;
         let prefix = names.prefix(&line).await;
-        let shown = args
-            .flags
-            .timestamps
-            .then(|| line.timestamp.clone())
-            .flatten();
-        streams::write_line(&line, shown.as_deref(), &prefix, args.flags.details)?;
+        streams::write_line(&line, &prefix, args.flags.details)?;
     }
     Ok(())
 }
@@ -111,23 +108,15 @@ impl<'a> TaskNames<'a> {
     }
 
     async fn prefix(&mut self, line: &LogLine) -> String {
-        let id = line
-            .detail("com.docker.swarm.task.id")
-            .unwrap_or_default()
-            .to_owned();
-        if let Some(prefix) = self.seen.get(&id) {
+        let detail = |key| line.detail(key).unwrap_or_default();
+        let id = detail("com.docker.swarm.task.id");
+        if let Some(prefix) = self.seen.get(id) {
             return prefix.clone();
         }
-        let node = line
-            .detail("com.docker.swarm.node.id")
-            .unwrap_or_default()
-            .to_owned();
-        let service = line
-            .detail("com.docker.swarm.service.id")
-            .unwrap_or_default()
-            .to_owned();
-        let prefix = self.resolve(&id, &node, &service).await;
-        self.seen.insert(id, prefix.clone());
+        let node = detail("com.docker.swarm.node.id");
+        let service = detail("com.docker.swarm.service.id");
+        let prefix = self.resolve(id, node, service).await;
+        self.seen.insert(id.to_owned(), prefix.clone());
         prefix
     }
 
