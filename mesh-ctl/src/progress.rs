@@ -4,14 +4,14 @@
 mod screen;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail};
 use mesh_api::{
     Client, ClientError, Filters,
-    engine::{Node, NodeState, Service, ServiceUpdateStatusStateEnum as Update, Task, TaskState},
+    engine::{NodeState, Service, ServiceUpdateStatusStateEnum as Update, Task, TaskState},
 };
 
 use crate::view::word;
@@ -37,12 +37,8 @@ pub(crate) async fn wait_for_rollback(client: &Client, id: &str, quiet: bool) ->
 async fn wait_for(client: &Client, id: &str, quiet: bool, rollback: bool) -> Result<()> {
     let mut screen = Screen::new(quiet);
     tokio::select! {
-        result = watch(client, id, &mut screen, rollback) => {
-            screen.finish();
-            result
-        }
+        result = watch(client, id, &mut screen, rollback) => result,
         _ = tokio::signal::ctrl_c() => {
-            screen.finish();
             println!(
                 "Operation continuing in background.\nUse `mesh-ctl service ps {id}` to check progress."
             );
@@ -126,7 +122,7 @@ fn monitor(service: &Service) -> Duration {
 
 /// Ids of the nodes that are not down.
 async fn live_nodes(client: &Client) -> Result<HashSet<String>, ClientError> {
-    let nodes: Vec<Node> = client.nodes(&Filters::new()).await?;
+    let nodes = client.nodes(&Filters::new()).await?;
     Ok(nodes
         .into_iter()
         .filter(|node| {
@@ -143,8 +139,8 @@ async fn live_nodes(client: &Client) -> Result<HashSet<String>, ClientError> {
 struct Picture {
     done: usize,
     wanted: usize,
-    /// By the name shown: a state's word, how far it is, an error.
-    bars: BTreeMap<usize, Bar>,
+    /// One for each slot; none if there are too many.
+    bars: Vec<Bar>,
 }
 
 /// How far a slot is.
@@ -171,7 +167,8 @@ impl Picture {
         };
         let slots = newest_by_slot(tasks, nodes, global);
         let wanted = if global {
-            slots.len()
+            // The tasks of a new service are not there at once.
+            slots.len().max(1)
         } else if let Some(job) = &mode.replicated_job {
             usize::try_from(job.total_completions.unwrap_or(1)).unwrap_or(0)
         } else {
@@ -179,28 +176,19 @@ impl Picture {
             usize::try_from(replicas.unwrap_or(1)).unwrap_or(0)
         };
         let done = slots.values().filter(|task| state(task) == goal).count();
-        let mut bars = BTreeMap::new();
+        let mut bars = Vec::new();
         if wanted <= MAX_BARS {
-            for index in 1..=wanted {
-                let name = format!("{index}/{wanted}");
-                bars.insert(
-                    index,
-                    Bar {
-                        name,
-                        state: TaskState::NEW,
-                        error: String::new(),
-                    },
-                );
-            }
+            bars.extend((1..=wanted).map(|number| Bar {
+                name: format!("{number}/{wanted}"),
+                state: TaskState::NEW,
+                error: String::new(),
+            }));
             for (position, (slot, task)) in slots.iter().enumerate() {
-                let index = match global {
-                    true => position + 1,
-                    false => match slot.parse() {
-                        Ok(index) if (1..=wanted).contains(&index) => index,
-                        _ => position + 1,
-                    },
+                let number = match slot.parse() {
+                    Ok(number) if !global && (1..=wanted).contains(&number) => number,
+                    _ => position + 1,
                 };
-                if let Some(bar) = bars.get_mut(&index) {
+                if let Some(bar) = bars.get_mut(number - 1) {
                     if global {
                         bar.name = slot.chars().take(12).collect();
                     }
@@ -223,7 +211,7 @@ fn newest_by_slot<'a>(
     nodes: &HashSet<String>,
     global: bool,
 ) -> BTreeMap<String, &'a Task> {
-    let mut newest: HashMap<String, &Task> = HashMap::new();
+    let mut newest: BTreeMap<String, &Task> = BTreeMap::new();
     for task in tasks {
         let node = task.node_id.clone().unwrap_or_default();
         let gone = !node.is_empty() && !nodes.contains(&node);
@@ -245,12 +233,6 @@ fn newest_by_slot<'a>(
         }
     }
     newest
-        .into_iter()
-        .map(|(slot, task)| {
-            let slot = slot.trim_start_matches('0').to_owned();
-            (format!("{slot:0>6}"), task)
-        })
-        .collect()
 }
 
 fn state(task: &Task) -> TaskState {
@@ -277,14 +259,13 @@ fn place(state: TaskState) -> (String, usize) {
         TaskState::PREPARING => 5,
         TaskState::READY => 6,
         TaskState::STARTING => 7,
-        TaskState::RUNNING => 8,
         _ => GOAL,
     };
     (word(Some(state)), place)
 }
 
-/// The place of a state in which nothing is left to do.
-const GOAL: usize = 9;
+/// The place of running, and of the states after it.
+const GOAL: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -315,8 +296,8 @@ mod tests {
         ];
         let picture = Picture::new(&service(2), &tasks, &nodes);
         assert_eq!((picture.done, picture.wanted), (1, 2));
-        assert_eq!(picture.bars[&1].state, TaskState::RUNNING);
-        assert_eq!(picture.bars[&2].state, TaskState::PREPARING);
+        assert_eq!(picture.bars[0].state, TaskState::RUNNING);
+        assert_eq!(picture.bars[1].state, TaskState::PREPARING);
         assert!(!picture.converged());
     }
 
@@ -324,6 +305,18 @@ mod tests {
     fn tasks_of_dead_nodes_do_not_count() {
         let tasks = [task(1, "running", "2026-01-01T00:00:00Z")];
         assert_eq!(Picture::new(&service(1), &tasks, &HashSet::new()).done, 0);
+    }
+
+    #[test]
+    fn a_global_service_waits_for_its_first_task() {
+        let service: Service =
+            serde_json::from_value(json!({"Spec": {"Mode": {"Global": {}}}})).expect("service");
+        let nodes = HashSet::from(["n".to_owned()]);
+        assert!(!Picture::new(&service, &[], &nodes).converged());
+        let tasks = [task(0, "running", "2026-01-01T00:00:00Z")];
+        let picture = Picture::new(&service, &tasks, &nodes);
+        assert!(picture.converged());
+        assert_eq!(picture.bars[0].name, "n");
     }
 
     #[test]

@@ -36,11 +36,9 @@ impl Screen {
     /// Shows how far the service is.
     pub(super) fn show(&mut self, picture: &Picture) {
         let lines = render(picture, self.terminal);
-        if !self.terminal && !self.quiet {
-            for (index, line) in lines.iter().enumerate() {
-                if self.picture.get(index) != Some(line) {
-                    println!("{line}");
-                }
+        for (index, line) in lines.iter().enumerate() {
+            if self.picture.get(index) != Some(line) {
+                self.put(line);
             }
         }
         self.picture = lines;
@@ -50,8 +48,8 @@ impl Screen {
     /// Shows how sure we are that it will stay so.
     pub(super) fn verify(&mut self, text: &str) {
         let line = format!("verify: {text}");
-        if !self.terminal && !self.quiet && self.verify.as_ref() != Some(&line) {
-            println!("{line}");
+        if self.verify.as_ref() != Some(&line) {
+            self.put(&line);
         }
         self.verify = Some(line);
         self.draw();
@@ -60,16 +58,17 @@ impl Screen {
     /// Shows something once.
     pub(super) fn line(&mut self, name: &str, text: &str) {
         let line = format!("{name}: {text}");
-        if !self.terminal && !self.quiet {
-            println!("{line}");
-        }
+        self.put(&line);
         self.extra.push(line);
         self.draw();
     }
 
-    /// Nothing more will be shown.
-    pub(super) fn finish(&mut self) {
-        let _ = std::io::stdout().flush();
+    /// Writes a line, unless lines are drawn in place.
+    fn put(&self, line: &str) {
+        if !self.terminal && !self.quiet {
+            // Progress that cannot be shown is not worth failing for.
+            let _ = writeln!(std::io::stdout(), "{line}");
+        }
     }
 
     fn draw(&mut self) {
@@ -93,7 +92,6 @@ impl Screen {
         }
         out.push_str("\x1b[J");
         let mut stdout = std::io::stdout().lock();
-        // Progress that cannot be shown is not worth failing for.
         let _ = stdout
             .write_all(out.as_bytes())
             .and_then(|()| stdout.flush());
@@ -106,13 +104,12 @@ fn render(picture: &Picture, bars: bool) -> Vec<String> {
         "overall progress: {} out of {} tasks",
         picture.done, picture.wanted
     )];
-    for bar in picture.bars.values() {
+    for bar in &picture.bars {
         let (word, done) = place(bar.state);
         let text = if !bar.error.is_empty() {
             bar.error.clone()
         } else if bars {
-            // Running is as far as a service's task goes.
-            let full = BAR * done.min(GOAL - 1) / (GOAL - 1);
+            let full = BAR * done / GOAL;
             let head = if full > 0 { ">" } else { "" };
             format!(
                 "{word:<STATE$} [{}{head}{}]",
@@ -133,8 +130,6 @@ fn width() -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use mesh_api::engine::TaskState;
 
     use super::{super::Bar, *};
@@ -149,7 +144,7 @@ mod tests {
         let picture = |bar| Picture {
             done: 1,
             wanted: 1,
-            bars: BTreeMap::from([(1, bar)]),
+            bars: vec![bar],
         };
         let running = picture(bar(TaskState::RUNNING, ""));
         assert_eq!(
