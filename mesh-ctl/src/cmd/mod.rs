@@ -34,6 +34,11 @@ where
             Err(error) => errors.push(format!("{error:#}")),
         }
     }
+    all_done(errors)
+}
+
+/// Fails with all the errors, if there are any.
+pub(crate) fn all_done(errors: Vec<String>) -> Result<()> {
     if errors.is_empty() {
         return Ok(());
     }

@@ -6,7 +6,7 @@ use mesh_api::{Client, engine::ContainerSummary};
 
 use crate::{
     format::{ListFlags, Listing, Row, human},
-    view::{image_name, label_text, word},
+    view::{image_name, label_text, text, word},
 };
 
 /// Longest command shown unless told otherwise, in characters.
@@ -53,11 +53,10 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
 }
 
 fn row(container: &ContainerSummary, no_trunc: bool, now: DateTime<Utc>) -> Row {
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let created = DateTime::from_timestamp(container.created.unwrap_or(0), 0).unwrap_or_default();
     let command = text(&container.command);
     let command = match no_trunc || command.chars().count() <= MAX_COMMAND {
-        true => command,
+        true => command.to_owned(),
         false => command.chars().take(MAX_COMMAND - 1).chain(['…']).collect(),
     };
     let names: Vec<String> = container
@@ -88,14 +87,8 @@ fn row(container: &ContainerSummary, no_trunc: bool, now: DateTime<Utc>) -> Row 
         .collect();
     networks.sort();
     Row::new()
-        .with(
-            "ID",
-            human::id(container.id.as_deref().unwrap_or_default(), no_trunc),
-        )
-        .with(
-            "Image",
-            image_name(container.image.as_deref().unwrap_or_default()),
-        )
+        .with("ID", human::id(text(&container.id), no_trunc))
+        .with("Image", image_name(text(&container.image)))
         .with("Command", format!("\"{command}\""))
         .with("CreatedAt", created.to_string())
         .with("RunningFor", human::ago(now, created))

@@ -4,7 +4,7 @@ use anyhow::Result;
 use mesh_api::{API_VERSION, Client};
 use serde_json::json;
 
-use crate::format::template::Template;
+use crate::{format::inspect, view::text};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -23,16 +23,12 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
         "aarch64" => "arm64",
         other => other,
     };
-    if let Some(format) = args.format.as_deref() {
+    if let Some(format) = &args.format {
         let both = json!({
             "Client": {"Version": own, "ApiVersion": API_VERSION, "Os": os, "Arch": arch},
             "Server": server.as_ref().ok(),
         });
-        let text = match format {
-            "json" => both.to_string(),
-            format => Template::parse(format)?.render_object(&both)?,
-        };
-        println!("{text}");
+        println!("{}", inspect::one(&both, format)?);
         server?;
         return Ok(());
     }
@@ -40,7 +36,6 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
         "Client:\n Version:      {own}\n API version:  {API_VERSION}\n OS/Arch:      {os}/{arch}"
     );
     let server = server?;
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
     println!(
         "\nServer:\n Version:      {}\n API version:  {} (minimum version {})\n OS/Arch:      {}/{}\n Kernel:       {}",
         text(&server.version),

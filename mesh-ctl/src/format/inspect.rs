@@ -1,6 +1,4 @@
-//! Writes whole objects: indented JSON, or a template each.
-
-use std::io::Write;
+//! Writes whole objects: as JSON, or with a template.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -10,9 +8,7 @@ use super::template::Template;
 
 /// Writes objects to standard output; `format` is `json` or a Go template.
 pub(crate) fn print<T: Serialize>(objects: &[T], format: Option<&str>) -> Result<()> {
-    let text = render(objects, format)?;
-    std::io::stdout().lock().write_all(text.as_bytes())?;
-    Ok(())
+    Ok(super::write(&render(objects, format)?)?)
 }
 
 fn render<T: Serialize>(objects: &[T], format: Option<&str>) -> Result<String> {
@@ -32,8 +28,16 @@ fn render<T: Serialize>(objects: &[T], format: Option<&str>) -> Result<String> {
     }
 }
 
+/// One object; `format` is `json` or a Go template.
+pub(crate) fn one<T: Serialize>(object: &T, format: &str) -> Result<String> {
+    match format {
+        "json" => Ok(serde_json::to_string(object)?),
+        format => Template::parse(format)?.render_object(&serde_json::to_value(object)?),
+    }
+}
+
 /// JSON with Docker's four blanks of indentation.
-pub(crate) fn indented<T: Serialize + ?Sized>(value: &T) -> Result<String> {
+fn indented<T: Serialize + ?Sized>(value: &T) -> Result<String> {
     let mut out = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     value.serialize(&mut serde_json::Serializer::with_formatter(

@@ -2,6 +2,7 @@
 
 pub(crate) mod human;
 pub(crate) mod inspect;
+pub(crate) mod lines;
 pub(crate) mod template;
 
 use std::io::Write;
@@ -73,9 +74,7 @@ pub(crate) struct Listing {
 impl Listing {
     /// Writes rows to standard output as the flags say.
     pub(crate) fn print(&self, flags: &ListFlags, rows: Vec<Row>) -> Result<()> {
-        let text = self.render(flags, rows)?;
-        std::io::stdout().lock().write_all(text.as_bytes())?;
-        Ok(())
+        Ok(write(&self.render(flags, rows)?)?)
     }
 
     /// The rows as the flags say.
@@ -115,8 +114,13 @@ impl Listing {
     }
 }
 
+/// Writes text to standard output. `print!` panics where a reader, such as `head`, has had enough.
+pub(crate) fn write(text: &str) -> std::io::Result<()> {
+    std::io::stdout().lock().write_all(text.as_bytes())
+}
+
 /// Aligns lines of fields parted by tabs.
-pub(crate) fn align(lines: &str) -> Result<String> {
+fn align(lines: &str) -> Result<String> {
     let mut writer = TabWriter::new(Vec::new())
         .minwidth(MIN_COLUMN - GAP)
         .padding(GAP);

@@ -1,7 +1,5 @@
 //! Go templates over JSON, with the functions Docker adds to them.
 
-use std::collections::HashMap;
-
 use anyhow::{Result, anyhow};
 use gtmpl::{Context, FuncError, Value as Go};
 use serde_json::{Map, Value};
@@ -87,20 +85,17 @@ fn to_go(value: &Value) -> Go {
 }
 
 fn to_json(value: &Go) -> Value {
-    let object = |fields: &HashMap<String, Go>| {
-        Value::Object(
-            fields
-                .iter()
-                .map(|(name, value)| (name.clone(), to_json(value)))
-                .collect(),
-        )
-    };
     match value {
         Go::NoValue | Go::Nil | Go::Function(_) => Value::Null,
         Go::Bool(flag) => Value::Bool(*flag),
         Go::String(text) => Value::String(text.clone()),
         Go::Array(items) => Value::Array(items.iter().map(to_json).collect()),
-        Go::Object(fields) | Go::Map(fields) => object(fields),
+        Go::Object(fields) | Go::Map(fields) => Value::Object(
+            fields
+                .iter()
+                .map(|(name, value)| (name.clone(), to_json(value)))
+                .collect(),
+        ),
         Go::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
             (Some(integer), _, _) => integer.into(),
             (None, Some(integer), _) => integer.into(),
@@ -152,13 +147,13 @@ fn join(args: &[Go]) -> Result<Go, FuncError> {
 }
 
 fn count(name: &str, value: &Go) -> Result<usize, FuncError> {
-    match value {
-        Go::Number(number) => number
-            .as_u64()
-            .and_then(|count| usize::try_from(count).ok())
-            .ok_or_else(|| FuncError::Generic(format!("{name} wants a count"))),
-        _ => Err(FuncError::Generic(format!("{name} wants a count"))),
-    }
+    let count = match value {
+        Go::Number(number) => number.as_u64(),
+        _ => None,
+    };
+    count
+        .and_then(|count| usize::try_from(count).ok())
+        .ok_or_else(|| FuncError::Generic(format!("{name} wants a count")))
 }
 
 fn truncate(args: &[Go]) -> Result<Go, FuncError> {

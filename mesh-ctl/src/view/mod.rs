@@ -7,12 +7,19 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
+use crate::flags::image::split;
+
 /// The wire's word for an enum's value; empty for none.
 pub(crate) fn word<T: Serialize>(value: Option<T>) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(text)) => text,
         _ => String::new(),
     }
+}
+
+/// A text; empty for none.
+pub(crate) fn text(value: &Option<String>) -> &str {
+    value.as_deref().unwrap_or_default()
 }
 
 /// A map in the order of its keys.
@@ -35,17 +42,10 @@ pub(crate) fn label_text(labels: Option<&HashMap<String, String>>) -> String {
     pairs.join(",")
 }
 
-/// An image without the digest it was pinned to.
+/// An image without the digest that its tag was pinned to.
 pub(crate) fn image_name(image: &str) -> &str {
     match image.split_once('@') {
-        Some((name, _))
-            if name
-                .rsplit('/')
-                .next()
-                .is_some_and(|last| last.contains(':')) =>
-        {
-            name
-        }
+        Some((name, _)) if split(name).1.is_some() => name,
         _ => image,
     }
 }

@@ -1,21 +1,24 @@
 //! Ports as `*:8080->80/tcp`.
 
-use mesh_api::engine::{EndpointPortConfig, EndpointPortConfigPublishModeEnum as Mode};
+use mesh_api::engine::{
+    EndpointPortConfig, EndpointPortConfigProtocolEnum as Protocol,
+    EndpointPortConfigPublishModeEnum as Mode,
+};
 
 use super::word;
 
 /// The ports published on every node, neighbours joined into ranges.
 pub(crate) fn published(ports: &[EndpointPortConfig]) -> String {
-    let ports: Vec<_> = ports
-        .iter()
-        .filter(|port| port.publish_mode != Some(Mode::HOST))
-        .collect();
-    ranges(&ports)
+    ranges(
+        ports
+            .iter()
+            .filter(|port| port.publish_mode != Some(Mode::HOST)),
+    )
 }
 
 /// The ports of a task on its own node.
 pub(crate) fn of_task(ports: &[EndpointPortConfig]) -> String {
-    ranges(&ports.iter().collect::<Vec<_>>())
+    ranges(ports.iter())
 }
 
 /// A run of neighbouring ports.
@@ -26,16 +29,10 @@ struct Range {
     more: i64,
 }
 
-fn ranges(ports: &[&EndpointPortConfig]) -> String {
+fn ranges<'a>(ports: impl Iterator<Item = &'a EndpointPortConfig>) -> String {
     let mut singles: Vec<(String, i64, i64)> = ports
-        .iter()
         .filter_map(|port| {
-            let protocol = word(port.protocol);
-            let protocol = if protocol.is_empty() {
-                "tcp".to_owned()
-            } else {
-                protocol
-            };
+            let protocol = word(port.protocol.or(Some(Protocol::TCP)));
             Some((protocol, port.published_port?, port.target_port?))
         })
         .collect();

@@ -5,7 +5,7 @@ use mesh_api::{Client, engine::Network};
 
 use crate::{
     format::{ListFlags, Listing, Row, human},
-    view::label_text,
+    view::{label_text, text},
 };
 
 #[derive(Debug, clap::Args)]
@@ -34,10 +34,7 @@ const LISTING: Listing = Listing {
 
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let mut networks = client.networks(&args.list.filters()?).await?;
-    networks.sort_by(|a, b| {
-        let name = |network: &Network| network.name.clone().unwrap_or_default();
-        human::natural_cmp(&name(a), &name(b))
-    });
+    networks.sort_by(|a, b| human::natural_cmp(text(&a.name), text(&b.name)));
     let rows = networks
         .iter()
         .map(|network| row(network, args.no_trunc))
@@ -46,12 +43,8 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
 }
 
 fn row(network: &Network, no_trunc: bool) -> Row {
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
     Row::new()
-        .with(
-            "ID",
-            human::id(network.id.as_deref().unwrap_or_default(), no_trunc),
-        )
+        .with("ID", human::id(text(&network.id), no_trunc))
         .with("Name", text(&network.name))
         .with("Driver", text(&network.driver))
         .with("Scope", text(&network.scope))

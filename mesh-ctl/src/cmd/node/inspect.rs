@@ -3,7 +3,7 @@
 use anyhow::Result;
 use mesh_api::Client;
 
-use crate::format::inspect;
+use crate::format::{self, inspect};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -25,7 +25,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     }
     if args.pretty {
         for node in &nodes {
-            print!("{}", super::pretty::render(node));
+            format::write(&super::pretty::render(node))?;
         }
         return Ok(());
     }

@@ -36,12 +36,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let mut nodes = client.nodes(&args.list.filters()?).await?;
     let own = match args.list.quiet {
         true => String::new(),
-        false => client
-            .info()
-            .await?
-            .swarm
-            .and_then(|swarm| swarm.node_id)
-            .unwrap_or_default(),
+        false => super::own_id(client).await?,
     };
     nodes.sort_by(|a, b| human::natural_cmp(hostname(a), hostname(b)));
     LISTING.print(

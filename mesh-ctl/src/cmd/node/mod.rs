@@ -52,17 +52,18 @@ pub(crate) async fn run(client: &Client, command: Command) -> Result<()> {
     }
 }
 
+/// Id of the agent's own node; empty if it is in no cluster.
+async fn own_id(client: &Client) -> Result<String> {
+    let swarm = client.info().await?.swarm;
+    Ok(swarm.and_then(|swarm| swarm.node_id).unwrap_or_default())
+}
+
 /// A node by reference; `self` is the agent's own.
-pub(crate) async fn find(client: &Client, reference: &str) -> Result<Node> {
+async fn find(client: &Client, reference: &str) -> Result<Node> {
     if reference != "self" {
         return Ok(client.node(reference).await?);
     }
-    let own = client
-        .info()
-        .await?
-        .swarm
-        .and_then(|swarm| swarm.node_id)
-        .unwrap_or_default();
+    let own = own_id(client).await?;
     if own.is_empty() {
         bail!(
             "this node is not part of a swarm: run 'mesh-ctl swarm init' or 'mesh-ctl swarm join'"

@@ -1,12 +1,12 @@
 //! `node inspect --pretty`, line for line as Docker prints it.
 
-use std::{collections::HashMap, fmt::Write};
+use std::collections::HashMap;
 
 use mesh_api::engine::Node;
 
 use crate::{
-    format::human,
-    view::{sorted, word},
+    format::{human, lines::Lines},
+    view::{sorted, text, word},
 };
 
 /// The node.
@@ -86,19 +86,7 @@ pub(super) fn render(node: &Node) -> String {
     out.0
 }
 
-fn text(value: &Option<String>) -> &str {
-    value.as_deref().unwrap_or_default()
-}
-
-#[derive(Default)]
-struct Lines(String);
-
 impl Lines {
-    fn put(&mut self, line: impl std::fmt::Display) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(self.0, "{line}");
-    }
-
     fn labels(&mut self, heading: &str, labels: Option<&HashMap<String, String>>) {
         let labels = sorted(labels);
         if !labels.is_empty() {

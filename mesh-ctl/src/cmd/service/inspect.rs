@@ -1,9 +1,12 @@
 //! `service inspect`
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use mesh_api::{Client, engine::Service};
 
-use crate::format::inspect;
+use crate::{
+    cmd::all_done,
+    format::{self, inspect},
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -33,18 +36,13 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     if args.pretty {
         for service in &services {
             let networks = network_names(client, service).await;
-            print!(
-                "{}",
-                super::pretty::render(service, &networks, chrono::Utc::now())
-            );
+            let text = super::pretty::render(service, &networks, chrono::Utc::now());
+            format::write(&text)?;
         }
     } else {
         inspect::print(&services, args.format.as_deref())?;
     }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    bail!(missing.join("\n"))
+    all_done(missing)
 }
 
 /// The names of the networks its tasks are on; what cannot be looked up is shown as the spec has it.

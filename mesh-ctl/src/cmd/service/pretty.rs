@@ -1,7 +1,5 @@
 //! `service inspect --pretty`, line for line as Docker prints it.
 
-use std::fmt::Write;
-
 use chrono::{DateTime, Utc};
 use mesh_api::engine::{
     EndpointPortConfig, Limit, Mount, ResourceObject, Service, ServiceUpdateStatus, TaskSpec,
@@ -9,8 +7,8 @@ use mesh_api::engine::{
 };
 
 use crate::{
-    format::human,
-    view::{sorted, word},
+    format::{human, lines::Lines},
+    view::{sorted, text, word},
 };
 
 /// The service; `networks` are the names of the networks its tasks are on.
@@ -85,32 +83,26 @@ pub(super) fn render(service: &Service, networks: &[String], now: DateTime<Utc>)
     out.0
 }
 
-fn text(value: &Option<String>) -> &str {
-    value.as_deref().unwrap_or_default()
-}
-
 /// Nanoseconds in Go's notation.
 fn go_duration(nanos: i64) -> String {
     const SECOND: i64 = 1_000_000_000;
-    let whole = nanos / SECOND;
-    let (hours, minutes, seconds) = (whole / 3600, whole / 60 % 60, whole % 60);
-    match (hours, minutes) {
-        _ if nanos % SECOND != 0 && whole < 60 => format!("{}s", nanos as f64 / SECOND as f64),
+    const MINUTE: i64 = 60 * SECOND;
+    // Below a second Go takes the largest unit that leaves something before the point.
+    for (unit, name) in [(1_000_000, "ms"), (1_000, "µs"), (1, "ns")] {
+        if (unit..SECOND).contains(&nanos) {
+            return format!("{}{name}", nanos as f64 / unit as f64);
+        }
+    }
+    let minutes = nanos / MINUTE;
+    let seconds = (nanos % MINUTE) as f64 / SECOND as f64;
+    match (minutes / 60, minutes % 60) {
         (0, 0) => format!("{seconds}s"),
-        (0, _) => format!("{minutes}m{seconds}s"),
-        _ => format!("{hours}h{minutes}m{seconds}s"),
+        (0, minutes) => format!("{minutes}m{seconds}s"),
+        (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
     }
 }
 
-#[derive(Default)]
-struct Lines(String);
-
 impl Lines {
-    fn put(&mut self, line: impl std::fmt::Display) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(self.0, "{line}");
-    }
-
     fn update_status(&mut self, update: &ServiceUpdateStatus, now: DateTime<Utc>) {
         self.put("UpdateStatus:");
         self.put(format!(" State:\t\t{}", word(update.state)));
@@ -317,6 +309,9 @@ Ports:
         for (nanos, expected) in [
             (5_000_000_000, "5s"),
             (1_500_000_000, "1.5s"),
+            (500_000_000, "500ms"),
+            (1_500, "1.5µs"),
+            (90_500_000_000, "1m30.5s"),
             (90_000_000_000, "1m30s"),
             (3_600_000_000_000, "1h0m0s"),
         ] {

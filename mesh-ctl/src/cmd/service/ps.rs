@@ -1,9 +1,12 @@
 //! `service ps`
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use mesh_api::Client;
 
-use crate::view::task_table::{self, TaskFlags};
+use crate::{
+    cmd::all_done,
+    view::task_table::{self, TaskFlags},
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -34,8 +37,5 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
         let tasks = client.tasks(&filters).await?;
         task_table::print(client, &args.flags, tasks).await?;
     }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    bail!(missing.join("\n"))
+    all_done(missing)
 }

@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use mesh_api::{
     Client,
-    mesh::{BackendState, Vip, VipBackend},
+    mesh::{Vip, VipBackend},
 };
 
 use crate::{
-    format::{ListFlags, Listing, Row, inspect},
-    view::ports,
+    format::{self, ListFlags, Listing, Row, inspect},
+    view::{ports, word},
 };
 
 #[derive(Debug, clap::Args)]
@@ -48,7 +48,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     }
     if args.pretty {
         for vip in &vips {
-            println!("{}", pretty(vip)?);
+            format::write(&format!("{}\n", pretty(vip)?))?;
         }
         return Ok(());
     }
@@ -72,16 +72,12 @@ fn pretty(vip: &Vip) -> Result<String> {
 }
 
 fn row(backend: &VipBackend) -> Row {
-    let state = match backend.state {
-        BackendState::Active => "active",
-        BackendState::Draining => "draining",
-    };
     let load = backend.load.unwrap_or_default();
     Row::new()
         .with("Task", backend.task_name.as_str())
         .with("Node", backend.node_name.as_str())
         .with("Address", backend.address.as_str())
-        .with("State", state)
+        .with("State", word(Some(backend.state)))
         .with("Open", load.open_flows)
         .with("Flows", load.flows)
         .with("Packets", load.packets)
