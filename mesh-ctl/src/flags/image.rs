@@ -19,7 +19,7 @@ pub(crate) fn with_tag(image: &str) -> Result<String> {
     }
 }
 
-/// The name, and its tag or (after `@`) digest.
+/// The name, and its tag or (after `@`) digest. With both, the tag stays with the name.
 pub(crate) fn split(image: &str) -> (&str, Option<&str>) {
     if let Some((name, digest)) = image.split_once('@') {
         return (name, Some(digest));
@@ -60,7 +60,11 @@ pub(crate) fn registry_auth(image: &str) -> Option<String> {
     let text = std::fs::read_to_string(directory.join("config.json")).ok()?;
     let config: serde_json::Value = serde_json::from_str(&text).ok()?;
     let registry = match image.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
+        Some((host, _))
+            if host != "docker.io" && (host.contains(['.', ':']) || host == "localhost") =>
+        {
+            host
+        }
         _ => "https://index.docker.io/v1/",
     };
     let encoded = config["auths"][registry]["auth"].as_str()?;

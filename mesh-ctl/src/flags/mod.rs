@@ -13,13 +13,13 @@ use anyhow::{Context, Result, bail};
 
 /// `key=value` pairs as a map; a key without a value has an empty one.
 pub(crate) fn labels(arguments: &[String]) -> HashMap<String, String> {
-    arguments
-        .iter()
-        .map(|argument| {
-            let (key, value) = argument.split_once('=').unwrap_or((argument, ""));
-            (key.to_owned(), value.to_owned())
-        })
-        .collect()
+    arguments.iter().map(|argument| pair(argument)).collect()
+}
+
+/// One `key=value` pair.
+fn pair(argument: &str) -> (String, String) {
+    let (key, value) = argument.split_once('=').unwrap_or((argument, ""));
+    (key.to_owned(), value.to_owned())
 }
 
 /// Variables of files and flags in order. `NAME` alone takes our own value, if there is one.
@@ -55,7 +55,7 @@ fn push_variable(variables: &mut Vec<String>, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// `Some` unless empty: empty lists and maps are left out of specs.
+/// `Some` unless empty: empty lists are left out of specs.
 pub(crate) fn non_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)
 }

@@ -1,11 +1,9 @@
 //! `--mount type=bind|volume|tmpfs,source=..,target=..,...`
 
-use std::collections::HashMap;
-
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use mesh_api::engine::{
-    Mount, MountBindOptions, MountBindOptionsPropagationEnum as Propagation, MountTmpfsOptions,
-    MountTypeEnum as Kind, MountVolumeOptions, MountVolumeOptionsDriverConfig,
+    Mount, MountBindOptions, MountBindOptionsPropagationEnum as Propagation, MountTypeEnum as Kind,
+    MountVolumeOptions, MountVolumeOptionsDriverConfig,
 };
 
 /// Reads one argument.
@@ -16,22 +14,17 @@ pub(crate) fn parse(text: &str) -> Result<Mount> {
     };
     for (key, value) in super::csv::fields(text)? {
         let flag = || truth(&key, value.as_deref());
-        if matches!(key.as_str(), "readonly" | "ro") {
-            mount.read_only = Some(flag()?);
-            continue;
+        match key.as_str() {
+            "readonly" | "ro" => mount.read_only = Some(flag()?),
+            "volume-nocopy" => volume(&mut mount).no_copy = Some(flag()?),
+            "bind-nonrecursive" => bind(&mut mount).non_recursive = Some(flag()?),
+            _ => {
+                let value = value.with_context(|| {
+                    format!("invalid field '{key}' in a mount: it must be a key=value pair")
+                })?;
+                set(&mut mount, &key, value)?;
+            }
         }
-        if key == "volume-nocopy" {
-            volume(&mut mount).no_copy = Some(flag()?);
-            continue;
-        }
-        if key == "bind-nonrecursive" {
-            bind(&mut mount).non_recursive = Some(flag()?);
-            continue;
-        }
-        let Some(value) = value else {
-            bail!("invalid field '{key}' must be a key=value pair");
-        };
-        set(&mut mount, &key, value)?;
     }
     check(&mount, text)?;
     Ok(mount)
@@ -63,34 +56,20 @@ fn set(mount: &mut Mount, key: &str, value: String) -> Result<()> {
         }
         "volume-subpath" => volume(mount).subpath = Some(value),
         "volume-label" => {
-            let (name, value) = value.split_once('=').unwrap_or((&value, ""));
-            volume(mount)
-                .labels
-                .get_or_insert_default()
-                .insert(name.to_owned(), value.to_owned());
+            let labels = volume(mount).labels.get_or_insert_default();
+            labels.extend([super::pair(&value)]);
         }
         "volume-driver" => driver(mount).name = Some(value),
         "volume-opt" => {
-            let (name, value) = value.split_once('=').unwrap_or((&value, ""));
-            driver(mount)
-                .options
-                .get_or_insert_with(HashMap::new)
-                .insert(name.to_owned(), value.to_owned());
+            let options = driver(mount).options.get_or_insert_default();
+            options.extend([super::pair(&value)]);
         }
         "tmpfs-size" => {
             let size = super::quantity::bytes(&value).map_err(anyhow::Error::msg)?;
-            mount
-                .tmpfs_options
-                .get_or_insert_with(MountTmpfsOptions::default)
-                .size_bytes = Some(size);
+            mount.tmpfs_options.get_or_insert_default().size_bytes = Some(size);
         }
-        "tmpfs-mode" => match i64::from_str_radix(&value, 8) {
-            Ok(mode) => {
-                mount
-                    .tmpfs_options
-                    .get_or_insert_with(MountTmpfsOptions::default)
-                    .mode = Some(mode);
-            }
+        "tmpfs-mode" => match u32::from_str_radix(&value, 8) {
+            Ok(mode) => mount.tmpfs_options.get_or_insert_default().mode = Some(mode.into()),
             Err(_) => bail!("invalid tmpfs-mode {value:?}: write it in octal, as 1770"),
         },
         _ => bail!("unexpected key '{key}' in a mount"),
@@ -128,21 +107,15 @@ fn check(mount: &Mount, text: &str) -> Result<()> {
 }
 
 fn bind(mount: &mut Mount) -> &mut MountBindOptions {
-    mount
-        .bind_options
-        .get_or_insert_with(MountBindOptions::default)
+    mount.bind_options.get_or_insert_default()
 }
 
 fn volume(mount: &mut Mount) -> &mut MountVolumeOptions {
-    mount
-        .volume_options
-        .get_or_insert_with(MountVolumeOptions::default)
+    mount.volume_options.get_or_insert_default()
 }
 
 fn driver(mount: &mut Mount) -> &mut MountVolumeOptionsDriverConfig {
-    volume(mount)
-        .driver_config
-        .get_or_insert_with(MountVolumeOptionsDriverConfig::default)
+    volume(mount).driver_config.get_or_insert_default()
 }
 
 fn truth(key: &str, value: Option<&str>) -> Result<bool> {
@@ -197,6 +170,7 @@ mod tests {
             "type=bind,src=/a,dst=/b,tmpfs-size=1",
             "dst=/b,wat=1",
             "dst=/b,ro=maybe",
+            "type=tmpfs,dst=/t,tmpfs-mode=-7",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }

@@ -17,11 +17,8 @@ pub(crate) fn parse(text: &str) -> Result<NetworkAttachmentConfig> {
             ("name", Some(value)) => attachment.target = Some(value),
             ("alias", Some(value)) => attachment.aliases.get_or_insert_default().push(value),
             ("driver-opt", Some(value)) => {
-                let (name, value) = value.split_once('=').unwrap_or((&value, ""));
-                attachment
-                    .driver_opts
-                    .get_or_insert_default()
-                    .insert(name.to_owned(), value.to_owned());
+                let options = attachment.driver_opts.get_or_insert_default();
+                options.extend([super::pair(&value)]);
             }
             (key, _) => bail!("invalid field key {key} in --network {text:?}"),
         }

@@ -8,7 +8,8 @@ pub(crate) fn bytes(text: &str) -> Result<i64, String> {
         .unwrap_or(text.len());
     let number: f64 = text[..end].parse().map_err(|_| wrong())?;
     let unit = text[end..].trim().to_ascii_lowercase();
-    let shift = match unit.trim_end_matches('b').trim_end_matches('i') {
+    let unit = unit.strip_suffix('b').unwrap_or(&unit);
+    let shift = match unit.strip_suffix('i').unwrap_or(unit) {
         "" => 0,
         "k" => 10,
         "m" => 20,
@@ -87,7 +88,7 @@ mod tests {
         ] {
             assert_eq!(bytes(text), Ok(expected), "{text}");
         }
-        for text in ["", "M", "-1", "5x", "1..2"] {
+        for text in ["", "M", "-1", "5x", "1..2", "1gbb"] {
             assert!(bytes(text).is_err(), "{text}");
         }
     }
