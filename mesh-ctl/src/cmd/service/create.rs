@@ -6,18 +6,17 @@ use anyhow::{Context, Result, bail};
 use mesh_api::{
     Client,
     engine::{
-        EndpointSpec, EndpointSpecModeEnum, ServiceSpec, ServiceSpecMode,
+        EndpointSpec, EndpointSpecModeEnum, Limit, ResourceObject, ServiceSpec, ServiceSpecMode,
         ServiceSpecModeReplicated, ServiceSpecModeReplicatedJob, TaskSpec, TaskSpecContainerSpec,
         TaskSpecContainerSpecDnsConfig, TaskSpecPlacement, TaskSpecPlacementPreferences,
-        TaskSpecPlacementSpread,
+        TaskSpecPlacementSpread, TaskSpecResources,
     },
 };
 
-use super::{WaitFlags, rollout_flags::RolloutFlags, spec_flags::SpecFlags};
-use crate::{
-    flags::{environment, image, labels, mount, network, non_empty, port},
-    progress,
+use super::{
+    WaitFlags, registry_flags::RegistryFlags, rollout_flags::RolloutFlags, spec_flags::SpecFlags,
 };
+use crate::flags::{environment, image, labels, mount, network, non_empty, port};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -89,65 +88,34 @@ pub(crate) struct Args {
     spec: SpecFlags,
     #[command(flatten)]
     rollout: RolloutFlags,
-    /// Send the registry's credentials to the nodes
-    #[arg(long)]
-    with_registry_auth: bool,
-    /// Do not ask the registry for the image's digest
-    #[arg(long)]
-    no_resolve_image: bool,
+    #[command(flatten)]
+    registry: RegistryFlags,
     #[command(flatten)]
     wait: WaitFlags,
 }
 
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
-    let wait = args.wait.clone();
-    let resolve = !args.no_resolve_image;
-    let name = image::with_tag(&args.image)?;
-    let auth = image::registry_auth(&name);
-    let sent_auth = auth.clone().filter(|_| args.with_registry_auth);
-    let mut spec = spec(args, name.clone())?;
-    let mut warning = None;
-    if resolve {
-        match image::pin(client, &name, auth.as_deref()).await {
-            Some(pinned) => set_image(&mut spec, pinned),
-            None => warning = Some(image::unpinned_warning(&name)),
-        }
-    }
-    let answer = client.service_create(&spec, sent_auth.as_deref()).await?;
-    for warning in answer
-        .warnings
-        .unwrap_or_default()
-        .into_iter()
-        .chain(warning)
-    {
-        eprintln!("{warning}");
-    }
+    let (wait, registry) = (args.wait.clone(), args.registry.clone());
+    let mut spec = spec(args)?;
+    let warning = registry.pin(client, &mut spec).await;
+    let auth = registry.auth(&spec);
+    let answer = client.service_create(&spec, auth.as_deref()).await?;
+    super::warn(answer.warnings, warning);
     let id = answer
         .id
         .context("the agent gave no id for the new service")?;
     println!("{id}");
-    if wait.detach {
-        return Ok(());
-    }
-    progress::wait(client, &id, wait.quiet).await
+    wait.wait(client, &id).await
 }
 
-/// Sets the image of a spec.
-pub(super) fn set_image(spec: &mut ServiceSpec, image: String) {
-    let task = spec.task_template.get_or_insert_with(TaskSpec::default);
-    task.container_spec
-        .get_or_insert_with(TaskSpecContainerSpec::default)
-        .image = Some(image);
-}
-
-fn spec(args: Args, image: String) -> Result<ServiceSpec> {
+fn spec(args: Args) -> Result<ServiceSpec> {
     let mode = mode(&args.mode, args.replicas)?;
     let mut ports = Vec::new();
     for text in &args.publish {
         ports.extend(port::parse(text)?);
     }
     let container = TaskSpecContainerSpec {
-        image: Some(image),
+        image: Some(image::with_tag(&args.image)?),
         args: non_empty(args.command),
         command: args
             .entrypoint
@@ -200,6 +168,11 @@ fn spec(args: Args, image: String) -> Result<ServiceSpec> {
         task_template: Some(TaskSpec {
             container_spec: Some(container),
             placement: Some(placement),
+            // Docker's client sends both, be they empty.
+            resources: Some(TaskSpecResources {
+                limits: Some(Limit::default()),
+                reservations: Some(ResourceObject::default()),
+            }),
             networks: non_empty(networks),
             force_update: Some(0),
             ..Default::default()
@@ -279,8 +252,7 @@ mod tests {
     fn read(line: &[&str]) -> Result<serde_json::Value> {
         let words = std::iter::once("create").chain(line.iter().copied());
         let args = Wrapper::try_parse_from(words)?.args;
-        let image = image::with_tag(&args.image)?;
-        Ok(serde_json::to_value(spec(args, image)?)?)
+        Ok(serde_json::to_value(spec(args)?)?)
     }
 
     #[test]

@@ -6,15 +6,21 @@ mod logs;
 mod ls;
 mod pretty;
 mod ps;
+mod registry_flags;
 mod rollback;
 mod rollout_flags;
 mod scale;
 mod spec_flags;
 mod update;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::Subcommand;
-use mesh_api::Client;
+use mesh_api::{
+    Client,
+    engine::{Service, ServiceSpec},
+};
+
+use crate::progress;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -60,6 +66,16 @@ pub(crate) struct WaitFlags {
     pub(crate) quiet: bool,
 }
 
+impl WaitFlags {
+    /// Waits, unless told not to.
+    async fn wait(&self, client: &Client, id: &str) -> Result<()> {
+        if self.detach {
+            return Ok(());
+        }
+        progress::wait(client, id, self.quiet).await
+    }
+}
+
 pub(crate) async fn run(client: &Client, command: Command) -> Result<()> {
     match command {
         Command::Create(args) => create::run(client, *args).await,
@@ -76,5 +92,66 @@ pub(crate) async fn run(client: &Client, command: Command) -> Result<()> {
         Command::Rollback(args) => rollback::run(client, args).await,
         Command::Scale(args) => scale::run(client, args).await,
         Command::Update(args) => update::run(client, *args).await,
+    }
+}
+
+/// The id and version of a service.
+fn identity(service: &Service) -> Result<(String, u64)> {
+    let id = service
+        .id
+        .clone()
+        .context("the agent gave a service without an id")?;
+    let version = service
+        .version
+        .as_ref()
+        .and_then(|version| version.index)
+        .context("the agent gave a service without a version")?;
+    Ok((id, version))
+}
+
+/// Sets the number of tasks. `what` asks for it, in the error's words.
+fn set_replicas(spec: &mut ServiceSpec, replicas: u32, what: &str) -> Result<()> {
+    let mode = spec.mode.get_or_insert_default();
+    if let Some(job) = &mut mode.replicated_job {
+        job.total_completions = Some(replicas.into());
+    } else if mode.global.is_some() || mode.global_job.is_some() {
+        bail!("{what} can only be used with replicated or replicated-job mode");
+    } else {
+        mode.replicated.get_or_insert_default().replicas = Some(replicas.into());
+    }
+    Ok(())
+}
+
+/// Shows what the agent and we ourselves have to say against an order that was carried out.
+fn warn(answered: Option<Vec<String>>, own: Option<String>) {
+    for warning in answered.into_iter().flatten().chain(own) {
+        eprintln!("{warning}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn replicas_of_each_mode() {
+        let set = |mode: serde_json::Value| {
+            let mut spec: ServiceSpec =
+                serde_json::from_value(json!({ "Mode": mode })).expect("spec");
+            set_replicas(&mut spec, 3, "scale")?;
+            Ok::<_, anyhow::Error>(serde_json::to_value(spec).expect("json")["Mode"].clone())
+        };
+        assert_eq!(
+            set(json!({"Replicated": {"Replicas": 1}})).expect("replicated"),
+            json!({"Replicated": {"Replicas": 3}})
+        );
+        assert_eq!(
+            set(json!({"ReplicatedJob": {"MaxConcurrent": 2, "TotalCompletions": 1}}))
+                .expect("a job"),
+            json!({"ReplicatedJob": {"MaxConcurrent": 2, "TotalCompletions": 3}})
+        );
+        assert!(set(json!({"Global": {}})).is_err());
     }
 }

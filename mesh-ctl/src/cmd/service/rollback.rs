@@ -3,7 +3,7 @@
 use anyhow::Result;
 use mesh_api::Client;
 
-use super::{WaitFlags, scale::identity};
+use super::WaitFlags;
 use crate::progress;
 
 #[derive(Debug, clap::Args)]
@@ -16,12 +16,10 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let service = client.service(&args.service, false).await?;
-    let (id, version) = identity(&service)?;
+    let (id, version) = super::identity(&service)?;
     let spec = service.spec.unwrap_or_default();
     let answer = client.service_rollback(&id, version, &spec).await?;
-    for warning in answer.warnings.unwrap_or_default() {
-        eprintln!("{warning}");
-    }
+    super::warn(answer.warnings, None);
     println!("{}", args.service);
     if args.wait.detach {
         return Ok(());

@@ -1,10 +1,10 @@
 //! `service scale`
 
-use anyhow::{Context, Result, bail};
-use mesh_api::{Client, engine::Service};
+use anyhow::Result;
+use mesh_api::Client;
 
 use super::WaitFlags;
-use crate::progress;
+use crate::cmd::all_done;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -38,50 +38,22 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
             Err(error) => errors.push(format!("{service}: {error:#}")),
         }
     }
-    if !args.wait.detach {
-        for id in &changed {
-            if let Err(error) = progress::wait(client, id, args.wait.quiet).await {
-                errors.push(format!("{id}: {error:#}"));
-            }
+    for id in &changed {
+        if let Err(error) = args.wait.wait(client, id).await {
+            errors.push(format!("{id}: {error:#}"));
         }
     }
-    if errors.is_empty() {
-        return Ok(());
-    }
-    bail!(errors.join("\n"))
+    all_done(errors)
 }
 
 async fn scale(client: &Client, reference: &str, replicas: u32) -> Result<String> {
     let service = client.service(reference, false).await?;
-    let (id, version) = identity(&service)?;
+    let (id, version) = super::identity(&service)?;
     let mut spec = service.spec.unwrap_or_default();
-    let mode = spec.mode.get_or_insert_default();
-    if let Some(job) = &mut mode.replicated_job {
-        job.total_completions = Some(replicas.into());
-    } else if mode.global.is_some() || mode.global_job.is_some() {
-        bail!("scale can only be used with replicated or replicated-job mode");
-    } else {
-        mode.replicated.get_or_insert_default().replicas = Some(replicas.into());
-    }
+    super::set_replicas(&mut spec, replicas, "scale")?;
     let answer = client.service_update(&id, version, &spec, None).await?;
-    for warning in answer.warnings.unwrap_or_default() {
-        eprintln!("{warning}");
-    }
+    super::warn(answer.warnings, None);
     Ok(id)
-}
-
-/// The id and version of a service.
-pub(super) fn identity(service: &Service) -> Result<(String, u64)> {
-    let id = service
-        .id
-        .clone()
-        .context("the agent gave a service without an id")?;
-    let version = service
-        .version
-        .as_ref()
-        .and_then(|version| version.index)
-        .context("the agent gave a service without a version")?;
-    Ok((id, version))
 }
 
 #[cfg(test)]

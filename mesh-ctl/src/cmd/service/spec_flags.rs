@@ -1,15 +1,14 @@
 //! The flags of `service create` and `service update` that set one value each.
 
 use mesh_api::engine::{
-    Limit, ResourceObject, ServiceSpec, TaskSpec, TaskSpecContainerSpec, TaskSpecResources,
-    TaskSpecRestartPolicy, TaskSpecRestartPolicyConditionEnum as Condition,
+    ServiceSpec, TaskSpec, TaskSpecContainerSpec, TaskSpecRestartPolicyConditionEnum as Condition,
 };
 
 use crate::flags::quantity;
 
 /// When an ended task is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum RestartCondition {
+enum RestartCondition {
     /// Never.
     None,
     /// When it failed.
@@ -79,11 +78,8 @@ pub(super) struct SpecFlags {
 impl SpecFlags {
     /// Sets what was given.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) {
-        let task = spec.task_template.get_or_insert_with(TaskSpec::default);
-        self.container(
-            task.container_spec
-                .get_or_insert_with(TaskSpecContainerSpec::default),
-        );
+        let task = spec.task_template.get_or_insert_default();
+        self.container(task.container_spec.get_or_insert_default());
         self.resources(task);
         self.restart(task);
         if let Some(most) = self.replicas_max_per_node {
@@ -109,18 +105,20 @@ impl SpecFlags {
     }
 
     fn resources(&self, task: &mut TaskSpec) {
-        let resources = task
-            .resources
-            .get_or_insert_with(TaskSpecResources::default);
-        let limits = resources.limits.get_or_insert_with(Limit::default);
-        set(&mut limits.nano_cpus, &self.limit_cpu);
-        set(&mut limits.memory_bytes, &self.limit_memory);
-        set(&mut limits.pids, &self.limit_pids);
-        let kept = resources
-            .reservations
-            .get_or_insert_with(ResourceObject::default);
-        set(&mut kept.nano_cpus, &self.reserve_cpu);
-        set(&mut kept.memory_bytes, &self.reserve_memory);
+        // A task template that differs, be it by an empty object, replaces the tasks.
+        if self.limit_cpu.is_some() || self.limit_memory.is_some() || self.limit_pids.is_some() {
+            let resources = task.resources.get_or_insert_default();
+            let limits = resources.limits.get_or_insert_default();
+            set(&mut limits.nano_cpus, &self.limit_cpu);
+            set(&mut limits.memory_bytes, &self.limit_memory);
+            set(&mut limits.pids, &self.limit_pids);
+        }
+        if self.reserve_cpu.is_some() || self.reserve_memory.is_some() {
+            let resources = task.resources.get_or_insert_default();
+            let kept = resources.reservations.get_or_insert_default();
+            set(&mut kept.nano_cpus, &self.reserve_cpu);
+            set(&mut kept.memory_bytes, &self.reserve_memory);
+        }
     }
 
     fn restart(&self, task: &mut TaskSpec) {
@@ -131,9 +129,7 @@ impl SpecFlags {
         if !given {
             return;
         }
-        let policy = task
-            .restart_policy
-            .get_or_insert_with(TaskSpecRestartPolicy::default);
+        let policy = task.restart_policy.get_or_insert_default();
         if let Some(condition) = self.restart_condition {
             policy.condition = Some(match condition {
                 RestartCondition::None => Condition::NONE,
@@ -151,5 +147,24 @@ impl SpecFlags {
 pub(super) fn set<T: Clone>(field: &mut Option<T>, flag: &Option<T>) {
     if flag.is_some() {
         field.clone_from(flag);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_given_leaves_the_template_as_it_is() {
+        let given = ServiceSpec {
+            task_template: Some(TaskSpec {
+                container_spec: Some(TaskSpecContainerSpec::default()),
+                ..TaskSpec::default()
+            }),
+            ..ServiceSpec::default()
+        };
+        let mut spec = given.clone();
+        SpecFlags::default().apply(&mut spec);
+        assert_eq!(spec, given);
     }
 }

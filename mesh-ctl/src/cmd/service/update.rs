@@ -1,6 +1,6 @@
 //! `service update`
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use mesh_api::{
     Client,
     engine::{
@@ -10,13 +10,9 @@ use mesh_api::{
 };
 
 use super::{
-    WaitFlags, create::set_image, rollout_flags::RolloutFlags, scale::identity,
-    spec_flags::SpecFlags,
+    WaitFlags, registry_flags::RegistryFlags, rollout_flags::RolloutFlags, spec_flags::SpecFlags,
 };
-use crate::{
-    flags::{environment, image, labels, network, port},
-    progress,
-};
+use crate::flags::{environment, image, labels, network, port};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -68,60 +64,33 @@ pub(crate) struct Args {
     spec: SpecFlags,
     #[command(flatten)]
     rollout: RolloutFlags,
-    /// Send the registry's credentials to the nodes
-    #[arg(long)]
-    with_registry_auth: bool,
-    /// Do not ask the registry for the image's digest
-    #[arg(long)]
-    no_resolve_image: bool,
+    #[command(flatten)]
+    registry: RegistryFlags,
     #[command(flatten)]
     wait: WaitFlags,
 }
 
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let service = client.service(&args.service, false).await?;
-    let (id, version) = identity(&service)?;
+    let (id, version) = super::identity(&service)?;
     let mut spec = service.spec.unwrap_or_default();
     change(client, &mut spec, &args).await?;
-    let (mut auth, mut warning) = (None, None);
-    if let Some(name) = &args.image {
-        let name = image::with_tag(name)?;
-        auth = image::registry_auth(&name);
-        let pinned = match args.no_resolve_image {
-            true => None,
-            false => image::pin(client, &name, auth.as_deref()).await,
-        };
-        if pinned.is_none() && !args.no_resolve_image {
-            warning = Some(image::unpinned_warning(&name));
-        }
-        set_image(&mut spec, pinned.unwrap_or(name));
-    }
-    let auth = auth.filter(|_| args.with_registry_auth);
+    let warning = match args.image {
+        Some(_) => args.registry.pin(client, &mut spec).await,
+        None => None,
+    };
+    let auth = args.registry.auth(&spec);
     let answer = client
         .service_update(&id, version, &spec, auth.as_deref())
         .await?;
-    for warning in answer
-        .warnings
-        .unwrap_or_default()
-        .into_iter()
-        .chain(warning)
-    {
-        eprintln!("{warning}");
-    }
+    super::warn(answer.warnings, warning);
     println!("{}", args.service);
-    if args.wait.detach {
-        return Ok(());
-    }
-    progress::wait(client, &id, args.wait.quiet).await
+    args.wait.wait(client, &id).await
 }
 
 async fn change(client: &Client, spec: &mut ServiceSpec, args: &Args) -> Result<()> {
     if let Some(replicas) = args.replicas {
-        let mode = spec.mode.get_or_insert_default();
-        if mode.global.is_some() || mode.global_job.is_some() {
-            bail!("replicas can only be used with replicated or replicated-job mode");
-        }
-        mode.replicated.get_or_insert_default().replicas = Some(replicas.into());
+        super::set_replicas(spec, replicas, "replicas")?;
     }
     args.spec.apply(spec);
     args.rollout.apply(spec);
@@ -158,6 +127,9 @@ async fn change(client: &Client, spec: &mut ServiceSpec, args: &Args) -> Result<
 }
 
 fn container(container: &mut TaskSpecContainerSpec, args: &Args) -> Result<()> {
+    if let Some(name) = &args.image {
+        container.image = Some(image::with_tag(name)?);
+    }
     if let Some(line) = &args.args {
         container.args = Some(line.split_whitespace().map(str::to_owned).collect());
     }
@@ -190,9 +162,7 @@ fn publish(spec: &mut ServiceSpec, args: &Args) -> Result<()> {
     }
     for text in &args.publish_add {
         for added in port::parse(text)? {
-            ports.retain(|port| {
-                port.published_port != added.published_port || port.protocol != added.protocol
-            });
+            ports.retain(|port| !same_published(port, &added) && *port != added);
             ports.push(added);
         }
     }
@@ -200,6 +170,64 @@ fn publish(spec: &mut ServiceSpec, args: &Args) -> Result<()> {
 }
 
 fn same_target(port: &EndpointPortConfig, other: &EndpointPortConfig) -> bool {
-    port.target_port == other.target_port
-        && port.protocol.unwrap_or(Protocol::TCP) == other.protocol.unwrap_or(Protocol::TCP)
+    port.target_port == other.target_port && protocol(port) == protocol(other)
+}
+
+/// A port that the manager chooses is no other's.
+fn same_published(port: &EndpointPortConfig, other: &EndpointPortConfig) -> bool {
+    port.published_port.is_some_and(|port| port > 0)
+        && port.published_port == other.published_port
+        && protocol(port) == protocol(other)
+}
+
+fn protocol(port: &EndpointPortConfig) -> Protocol {
+    port.protocol.unwrap_or(Protocol::TCP)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Wrapper {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// Ports as (published, target) after an update by these flags.
+    fn ports(before: serde_json::Value, line: &[&str]) -> Vec<(Option<i64>, Option<i64>)> {
+        let mut spec: ServiceSpec =
+            serde_json::from_value(json!({"EndpointSpec": {"Ports": before}})).expect("spec");
+        let words = [&["update"], line, &["web"]].concat();
+        let args = Wrapper::try_parse_from(words).expect("arguments").args;
+        publish(&mut spec, &args).expect("ports");
+        spec.endpoint_spec
+            .and_then(|endpoint| endpoint.ports)
+            .unwrap_or_default()
+            .iter()
+            .map(|port| (port.published_port, port.target_port))
+            .collect()
+    }
+
+    #[test]
+    fn a_published_port_moves_and_a_chosen_one_stays() {
+        let chosen = json!([{"Protocol": "tcp", "TargetPort": 80, "PublishMode": "ingress"}]);
+        assert_eq!(
+            ports(chosen.clone(), &["--publish-add", "90"]),
+            [(None, Some(80)), (None, Some(90))]
+        );
+        assert_eq!(
+            ports(chosen.clone(), &["--publish-add", "80"]),
+            [(None, Some(80))]
+        );
+        assert_eq!(ports(chosen, &["--publish-rm", "80"]), []);
+        let fixed = json!([{"Protocol": "tcp", "TargetPort": 80, "PublishedPort": 8080}]);
+        assert_eq!(
+            ports(fixed, &["--publish-add", "8080:81"]),
+            [(Some(8080), Some(81))]
+        );
+    }
 }
