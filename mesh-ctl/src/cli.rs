@@ -81,7 +81,7 @@ impl Cli {
             Command::Ps(args) => cmd::ps::run(&client, args).await,
             Command::Service(command) => cmd::service::run(&client, command).await,
             Command::Swarm(command) => cmd::swarm::run(&client, command).await,
-            Command::Trace(args) => return cmd::trace::run(&client, args).await,
+            Command::Trace(args) => cmd::trace::run(&client, args).await,
             Command::Version(args) => cmd::version::run(&client, args).await,
             Command::Vip(command) => cmd::vip::run(&client, command).await,
         }?;

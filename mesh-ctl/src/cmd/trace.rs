@@ -1,6 +1,6 @@
 //! `trace`
 
-use std::{io::Write, net::IpAddr, process::ExitCode};
+use std::{io::Write, net::IpAddr};
 
 use anyhow::Result;
 use clap::ArgGroup;
@@ -51,7 +51,7 @@ const HEADINGS: [&str; 9] = [
     "TASK",
 ];
 
-pub(crate) async fn run(client: &Client, args: Args) -> Result<ExitCode> {
+pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let mut query = vec![("seconds", args.timeout.to_string())];
     query.extend(args.client.map(|client| ("client", client.to_string())));
     query.extend(args.service.map(|service| ("service", service)));
@@ -60,7 +60,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<ExitCode> {
     let json = args.format == "json";
     let mut lines = std::pin::pin!(client.trace(&query).await?);
     let mut first = None;
-    let mut seen = 0;
+    let (mut seen, mut trouble) = (0, false);
     let mut out = std::io::stdout();
     while seen < args.count
         && let Some(line) = lines.next().await
@@ -77,7 +77,10 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<ExitCode> {
                     eprintln!("tracing; no answer from {missing}");
                 }
             }
-            TraceLine::Trouble { message } => eprintln!("{message}"),
+            TraceLine::Trouble { message } => {
+                trouble = true;
+                eprintln!("{message}");
+            }
             TraceLine::Packet(packet) => {
                 seen += 1;
                 let since = packet.time - *first.get_or_insert(packet.time);
@@ -90,10 +93,10 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<ExitCode> {
             }
         }
     }
-    if seen == 0 {
+    if seen == 0 && !trouble {
         eprintln!("no such packet within {} s", args.timeout);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// `since`: nanoseconds since the first packet.

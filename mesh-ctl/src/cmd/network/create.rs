@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// Give tasks IPv6 addresses too
     #[arg(long)]
     ipv6: bool,
-    /// swarm
+    /// Scope of the network: swarm
     #[arg(long, default_value = "", hide_default_value = true)]
     scope: String,
     /// Label, as key=value

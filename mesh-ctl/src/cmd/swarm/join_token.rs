@@ -19,9 +19,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     if args.rotate {
-        let swarm = client.swarm().await?;
-        let version = swarm.version.and_then(|version| version.index).unwrap_or(0);
-        let spec = swarm.spec.unwrap_or_default();
+        let (version, spec) = super::settings(client).await?;
         let (worker, manager) = (args.role == Role::Worker, args.role == Role::Manager);
         client.swarm_update(version, &spec, worker, manager).await?;
         if !args.quiet {

@@ -6,9 +6,9 @@ mod join_token;
 mod leave;
 mod update;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Subcommand;
-use mesh_api::Client;
+use mesh_api::{Client, engine::SwarmSpec};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -53,7 +53,7 @@ impl std::fmt::Display for Role {
 }
 
 /// The command that joins a node, with the token and this manager's address.
-pub(crate) async fn join_command(client: &Client, role: Role) -> Result<String> {
+async fn join_command(client: &Client, role: Role) -> Result<String> {
     let token = token(client, role).await?;
     let info = client.info().await?;
     let swarm = info.swarm.unwrap_or_default();
@@ -67,18 +67,26 @@ pub(crate) async fn join_command(client: &Client, role: Role) -> Result<String> 
             let managers = swarm.remote_managers.unwrap_or_default();
             managers.into_iter().find_map(|manager| manager.addr)
         })
-        .ok_or_else(|| {
-            anyhow::anyhow!("the address of this manager is not known yet: try again")
-        })?;
+        .context("the address of this manager is not known yet: try again")?;
     Ok(format!("    mesh-ctl swarm join --token {token} {address}"))
 }
 
+/// The version and the spec of the cluster.
+async fn settings(client: &Client) -> Result<(u64, SwarmSpec)> {
+    let swarm = client.swarm().await?;
+    let version = swarm
+        .version
+        .and_then(|version| version.index)
+        .context("the agent gave a cluster without a version")?;
+    Ok((version, swarm.spec.unwrap_or_default()))
+}
+
 /// The token of a role.
-pub(crate) async fn token(client: &Client, role: Role) -> Result<String> {
+async fn token(client: &Client, role: Role) -> Result<String> {
     let tokens = client.swarm().await?.join_tokens.unwrap_or_default();
     match role {
         Role::Worker => tokens.worker,
         Role::Manager => tokens.manager,
     }
-    .ok_or_else(|| anyhow::anyhow!("the agent gave no {role} token"))
+    .with_context(|| format!("the agent gave no {role} token"))
 }

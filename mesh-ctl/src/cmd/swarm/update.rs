@@ -1,6 +1,6 @@
 //! `swarm update`
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use mesh_api::{Client, engine::SwarmSpec};
 
 use crate::flags::quantity;
@@ -20,12 +20,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
-    let swarm = client.swarm().await?;
-    let version = swarm
-        .version
-        .and_then(|version| version.index)
-        .context("the agent gave a cluster without a version")?;
-    let mut spec = swarm.spec.unwrap_or_default();
+    let (version, mut spec) = super::settings(client).await?;
     change(&mut spec, &args);
     client.swarm_update(version, &spec, false, false).await?;
     println!("Swarm updated.");
