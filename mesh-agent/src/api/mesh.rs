@@ -57,7 +57,7 @@ fn find(manager: &ManagerHandle, reference: &str) -> Answer<Vec<Vip>> {
                 .flat_map(|service| of_service(&view, service))
                 .filter(|vip| vip.address == reference)
                 .collect();
-            if vips.is_empty() && reference.parse::<std::net::IpAddr>().is_err() {
+            if vips.is_empty() && reference.parse::<IpAddr>().is_err() {
                 return Err(error.into());
             }
             vips
@@ -118,14 +118,9 @@ fn describe(view: &ClusterState, service: &Service, vip: &Address) -> Vip {
                 .iter()
                 .find(|held| held.network_id == vip.network_id)?;
             let node_id = task.node_id.clone().unwrap_or_default();
-            let slot = if task.slot > 0 {
-                task.slot.to_string()
-            } else {
-                node_id.clone()
-            };
             Some(VipBackend {
                 task_id: task.id.clone(),
-                task_name: format!("{}.{slot}", task.service_name),
+                task_name: task.short_name(),
                 node_name: view
                     .node(&node_id)
                     .map(|node| node.description.hostname.clone())

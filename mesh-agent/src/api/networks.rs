@@ -130,13 +130,7 @@ fn in_use(view: &ClusterState, network: &str) -> bool {
     view.services().any(|service| {
         service.networks.iter().any(|(id, _)| id == network)
             || service.vips.iter().any(|vip| vip.network_id == network)
-    }) || view.tasks().any(|task| {
-        task.owns_addresses()
-            && task
-                .attachments
-                .iter()
-                .any(|held| held.network_id == network)
-    })
+    }) || view.tasks().any(|task| task.is_on(network))
 }
 
 pub(super) async fn inspect(
@@ -158,15 +152,7 @@ pub(super) async fn inspect(
 /// The nodes that run tasks on the network.
 fn peers(view: &ClusterState, network: &str) -> Vec<PeerInfo> {
     view.nodes()
-        .filter(|node| {
-            view.tasks_of_node(&node.id).any(|task| {
-                task.owns_addresses()
-                    && task
-                        .attachments
-                        .iter()
-                        .any(|held| held.network_id == network)
-            })
-        })
+        .filter(|node| view.tasks_of_node(&node.id).any(|task| task.is_on(network)))
         .map(|node| PeerInfo {
             name: Some(node.description.hostname.clone()),
             ip: Some(node.description.data_path_address.clone()),

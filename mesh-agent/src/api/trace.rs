@@ -14,10 +14,7 @@ use mesh_api::{
     proto::{TraceAnswer, TraceEvent, TraceQuestion, query::Question, report},
 };
 use mesh_datapath::TraceFilter;
-use mesh_manager::{
-    Following,
-    state::{State as ClusterState, Task},
-};
+use mesh_manager::{Following, state::State as ClusterState};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Answer, Api, args::Query, errors::ApiError, stream::json_lines};
@@ -298,19 +295,13 @@ impl Names {
     fn of(view: &ClusterState) -> Self {
         let name = |node: &mesh_manager::state::Node| node.description.hostname.clone();
         let address = |node: &mesh_manager::state::Node| node.description.data_path_address.clone();
-        let task = |task: &Task| {
-            let slot = task.slot.to_string();
-            let node = task.node_id.clone().unwrap_or_default();
-            let slot = if task.slot > 0 { slot } else { node };
-            format!("{}.{slot}", task.service_name)
-        };
         let tasks = view.tasks().filter(|task| task.is_endpoint());
         Self {
             nodes: view.nodes().map(|n| (n.id.clone(), name(n))).collect(),
             peers: view.nodes().map(|n| (address(n), name(n))).collect(),
             tasks: tasks
                 .flat_map(|t| t.attachments.iter().map(move |held| (held.address, t)))
-                .map(|(address, t)| (address.to_string(), task(t)))
+                .map(|(address, t)| (address.to_string(), t.short_name()))
                 .collect(),
         }
     }

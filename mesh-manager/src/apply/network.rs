@@ -125,10 +125,7 @@ pub(super) fn remove(state: &mut State, key: &str) -> Outcome {
             network.id
         )));
     }
-    let user = state
-        .tasks()
-        .find(|t| t.owns_addresses() && t.attachments.iter().any(|a| a.network_id == network.id));
-    if let Some(task) = user {
+    if let Some(task) = state.tasks().find(|t| t.is_on(&network.id)) {
         return Err(ManagerError::precondition(format!(
             "network {} is in use by task {}",
             network.id, task.id

@@ -5,7 +5,7 @@ use crate::{
     ErrorKind, ManagerError,
     state::{Cluster, State},
 };
-use ipnetwork::Ipv4Network;
+use ipnetwork::{IpNetwork, Ipv4Network};
 use mesh_api::engine;
 use std::net::Ipv4Addr;
 
@@ -13,10 +13,6 @@ use std::net::Ipv4Addr;
 const SHORTEST_PREFIX: u8 = 8;
 /// Longest usable prefix: network, broadcast, gateway, VIP and some tasks have to fit.
 const LONGEST_PREFIX: u8 = 29;
-
-fn overlaps(a: Ipv4Network, b: Ipv4Network) -> bool {
-    a.contains(b.network()) || b.contains(a.network())
-}
 
 /// The subnet and gateway of a new network.
 pub(super) fn choose(
@@ -38,37 +34,22 @@ pub(super) fn choose(
             "invalid subnet {text}: expected address/length, as 10.1.0.0/24 or fd00:1::/64"
         ))
     })?;
-    if subnet.ip() != subnet.network() {
-        return Err(ManagerError::invalid(format!(
-            "invalid subnet {text}: it should be {}/{}",
-            subnet.network(),
-            subnet.prefix()
-        )));
-    }
+    check_first(text, subnet.into())?;
     if !(SHORTEST_PREFIX..=LONGEST_PREFIX).contains(&subnet.prefix()) {
         return Err(ManagerError::invalid(format!(
             "invalid subnet {text}: the length has to be between {SHORTEST_PREFIX} and {LONGEST_PREFIX}"
         )));
     }
-    if let Some(other) = state.networks().find(|n| overlaps(n.subnet, subnet)) {
-        return Err(ManagerError::new(
-            ErrorKind::PermissionDenied,
-            format!(
-                "invalid pool request: Pool overlaps with other one on this address space: \
-                 {subnet} overlaps {} of network {}",
-                other.subnet,
-                other.name()
-            ),
-        ));
+    if let Some(other) = state.networks().find(|n| n.subnet.overlaps(subnet)) {
+        let (taken, name) = (other.subnet, other.name());
+        return Err(overlap(format!(
+            "{subnet} overlaps {taken} of network {name}"
+        )));
     }
     if let Some((address, name)) = node_inside(state, subnet) {
-        return Err(ManagerError::new(
-            ErrorKind::PermissionDenied,
-            format!(
-                "invalid pool request: Pool overlaps with other one on this address space: \
-                 {subnet} holds {address}, the address of node {name}"
-            ),
-        ));
+        return Err(overlap(format!(
+            "{subnet} holds {address}, the address of node {name}"
+        )));
     }
     let gateway = match gateway {
         None | Some("") => first_host(subnet),
@@ -83,6 +64,26 @@ pub(super) fn choose(
             })?,
     };
     Ok((subnet, gateway))
+}
+
+/// Refuses a subnet, of either family and given as `text`, whose address is not its first one.
+pub(super) fn check_first(text: &str, subnet: IpNetwork) -> Result<(), ManagerError> {
+    if subnet.ip() == subnet.network() {
+        return Ok(());
+    }
+    Err(ManagerError::invalid(format!(
+        "invalid subnet {text}: it should be {}/{}",
+        subnet.network(),
+        subnet.prefix()
+    )))
+}
+
+/// A subnet with addresses that are somebody else's: `what` says whose.
+pub(super) fn overlap(what: String) -> ManagerError {
+    ManagerError::new(
+        ErrorKind::PermissionDenied,
+        format!("invalid pool request: Pool overlaps with other one on this address space: {what}"),
+    )
 }
 
 fn first_host(subnet: Ipv4Network) -> Ipv4Addr {
@@ -121,7 +122,7 @@ fn from_pools(state: &State, cluster: &Cluster) -> Result<Ipv4Network, ManagerEr
                 .ok()
                 .and_then(|s| Ipv4Network::new(Ipv4Addr::from(s), size).ok());
             let Some(candidate) = candidate else { break };
-            match state.networks().find(|n| overlaps(n.subnet, candidate)) {
+            match state.networks().find(|n| n.subnet.overlaps(candidate)) {
                 None if node_inside(state, candidate).is_some() => start += step,
                 None => return Ok(candidate),
                 // Go on past it, aligned.

@@ -1,8 +1,9 @@
 //! Choosing IPv6 subnets. Addresses in them need no allocation of their own: see
 //! [`Network::v6`](crate::state::Network::v6).
 
+use super::subnet;
 use crate::{
-    ErrorKind, ManagerError,
+    ManagerError,
     state::{Cluster, State, v6},
 };
 use ipnetwork::Ipv6Network;
@@ -54,16 +55,12 @@ pub(super) fn choose(
     };
     if let Some(other) = state
         .networks()
-        .find(|n| n.subnet_v6.is_some_and(|s| overlaps(s, subnet)))
+        .find(|n| n.subnet_v6.is_some_and(|s| s.overlaps(subnet)))
     {
-        return Err(ManagerError::new(
-            ErrorKind::PermissionDenied,
-            format!(
-                "invalid pool request: Pool overlaps with other one on this address space: \
-                 {subnet} overlaps the IPv6 subnet of network {}",
-                other.name()
-            ),
-        ));
+        return Err(subnet::overlap(format!(
+            "{subnet} overlaps the IPv6 subnet of network {}",
+            other.name()
+        )));
     }
     let implied = v6(subnet, gateway);
     let asked = config.and_then(|c| c.gateway.as_deref());
@@ -83,13 +80,7 @@ fn parse(text: &str) -> Result<Ipv6Network, ManagerError> {
             "invalid subnet {text}: expected IPv6 address/length, as fd00:1::/64"
         ))
     })?;
-    if subnet.ip() != subnet.network() {
-        return Err(ManagerError::invalid(format!(
-            "invalid subnet {text}: it should be {}/{}",
-            subnet.network(),
-            subnet.prefix()
-        )));
-    }
+    subnet::check_first(text, subnet.into())?;
     if !(SHORTEST_PREFIX..=LONGEST_PREFIX).contains(&subnet.prefix()) {
         return Err(ManagerError::invalid(format!(
             "invalid subnet {text}: the length has to be between {SHORTEST_PREFIX} and {LONGEST_PREFIX}, \
@@ -119,10 +110,6 @@ fn own(cluster_id: &str, vni: u32) -> Result<Ipv6Network, ManagerError> {
     octets[6..8].copy_from_slice(&subnet);
     Ipv6Network::new(octets.into(), OWN_PREFIX)
         .map_err(|error| ManagerError::invalid(error.to_string()))
-}
-
-fn overlaps(a: Ipv6Network, b: Ipv6Network) -> bool {
-    a.contains(b.network()) || b.contains(a.network())
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ fn place(nodes: &NodeSet<'_>, state: &State, task: &Task, now: i64) -> Result<us
     let key = |index: &usize| {
         let candidate: &Candidate<'_> = &nodes.candidates()[*index];
         (
-            nodes.fails_often(state, candidate, task, now),
+            candidate.fails_often(state, &task.service_id, now),
             candidate.tasks_of(&task.service_id),
             candidate.tasks,
             candidate.node.id.as_str(),

@@ -31,6 +31,20 @@ impl Candidate<'_> {
         constraint::label(self.node, descriptor).unwrap_or_default()
     }
 
+    /// Whether the service failed often on this node of late. `now` is nanoseconds since the epoch.
+    pub(super) fn fails_often(&self, state: &State, service_id: &str, now: i64) -> bool {
+        let is_recent_failure = |t: &&Task| {
+            matches!(t.status.state, TaskState::Failed | TaskState::Rejected)
+                && t.node_id.as_deref() == Some(self.node.id.as_str())
+                && now - t.status.timestamp < FAILURE_WINDOW
+        };
+        state
+            .tasks_of_service(service_id)
+            .filter(is_recent_failure)
+            .count()
+            >= MAX_FAILURES
+    }
+
     fn add(&mut self, task: &Task) {
         self.tasks += 1;
         *self.by_service.entry(task.service_id.clone()).or_default() += 1;
@@ -81,25 +95,5 @@ impl<'a> NodeSet<'a> {
         let candidate = &mut self.candidates[index];
         candidate.add(task);
         candidate.node.id.clone()
-    }
-
-    /// Whether the service failed often on this node of late.
-    pub(super) fn fails_often(
-        &self,
-        state: &State,
-        candidate: &Candidate<'_>,
-        task: &Task,
-        now: i64,
-    ) -> bool {
-        let is_recent_failure = |t: &&Task| {
-            matches!(t.status.state, TaskState::Failed | TaskState::Rejected)
-                && t.node_id.as_deref() == Some(candidate.node.id.as_str())
-                && now - t.status.timestamp < FAILURE_WINDOW
-        };
-        state
-            .tasks_of_service(&task.service_id)
-            .filter(is_recent_failure)
-            .count()
-            >= MAX_FAILURES
     }
 }

@@ -24,18 +24,6 @@ fn by_prefix<'a, T>(
     }
 }
 
-/// The one object with this name; names of nodes and tasks need not be unique.
-fn by_name<'a, T>(
-    noun: &str,
-    mut matches: impl Iterator<Item = &'a T>,
-    name: &str,
-) -> Result<Option<&'a T>, ManagerError> {
-    match (matches.next(), matches.next()) {
-        (Some(_), Some(_)) => Err(ManagerError::ambiguous(noun, name)),
-        (found, _) => Ok(found),
-    }
-}
-
 impl State {
     /// A service by id, name or unique id prefix.
     pub fn find_service(&self, key: &str) -> Result<&Service, ManagerError> {
@@ -55,18 +43,19 @@ impl State {
         }
     }
 
-    /// A node by id, host name or unique id prefix.
+    /// A node by id, host name or unique id prefix. Host names need not be unique: one of several nodes names none.
     pub fn find_node(&self, key: &str) -> Result<&Node, ManagerError> {
         if let Some(node) = self.nodes.get(key) {
             return Ok(node);
         }
-        let named = self
+        let mut named = self
             .nodes
             .values()
             .filter(|n| n.description.hostname == key);
-        match by_name("node", named, key)? {
-            Some(node) => Ok(node),
-            None => by_prefix("node", &self.nodes, key),
+        match (named.next(), named.next()) {
+            (Some(node), None) => Ok(node),
+            (Some(_), Some(_)) => Err(ManagerError::ambiguous("node", key)),
+            (None, _) => by_prefix("node", &self.nodes, key),
         }
     }
 

@@ -182,7 +182,7 @@ pub struct Service {
     pub ports: Vec<Port>,
     /// Virtual addresses, one per network (the ingress network too, where ports are published).
     pub vips: Vec<Address>,
-    /// Networks of its tasks with aliases, resolved to ids; addresses unused.
+    /// Networks of its tasks, by id, with the tasks' further names there.
     pub networks: Vec<(String, Vec<String>)>,
     /// Rolling update, if there was one.
     pub update: Option<UpdateStatus>,
@@ -298,11 +298,16 @@ pub struct Task {
 impl Task {
     /// `<service>.<slot|node id>.<task id>`.
     pub fn name(&self) -> String {
+        format!("{}.{}", self.short_name(), self.id)
+    }
+
+    /// `<service>.<slot|node id>`.
+    pub fn short_name(&self) -> String {
         if self.slot > 0 {
-            format!("{}.{}.{}", self.service_name, self.slot, self.id)
+            format!("{}.{}", self.service_name, self.slot)
         } else {
             let node = self.node_id.as_deref().unwrap_or_default();
-            format!("{}.{node}.{}", self.service_name, self.id)
+            format!("{}.{node}", self.service_name)
         }
     }
 
@@ -314,6 +319,11 @@ impl Task {
     /// Whether it owns its addresses.
     pub fn owns_addresses(&self) -> bool {
         !self.status.state.is_terminal()
+    }
+
+    /// Whether it owns an address on the network of this id.
+    pub fn is_on(&self, network_id: &str) -> bool {
+        self.owns_addresses() && self.attachments.iter().any(|a| a.network_id == network_id)
     }
 
     /// Whether connections may reach it.

@@ -26,7 +26,7 @@ pub enum TaskState {
     Ready = 384,
     /// Is starting.
     Starting = 448,
-    /// Runs, and is healthy where it has a health check.
+    /// Runs.
     Running = 512,
     /// Ended with exit code 0.
     Complete = 576,
