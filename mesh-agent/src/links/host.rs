@@ -11,13 +11,12 @@ use futures::TryStreamExt;
 use netlink_packet_route::{
     address::AddressAttribute,
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo},
-    neighbour::NeighbourState,
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope},
 };
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::{
-    LinkError, errno,
+    LinkError, errno, netlink,
     plan::{GATEWAY, LinkKind, TaskLink, mac_of},
     sysctl,
 };
@@ -249,71 +248,39 @@ impl Host {
             // For the node's own callers of `mode=host` ports on 127.0.0.1; see `egress`.
             v4("route_localnet", "1");
         }
-        let what = || format!("set up link {}", link.host_name);
-        let up = LinkUnspec::new_with_index(index).up().build();
-        self.handle
-            .link()
-            .set(up)
-            .execute()
+        netlink::up(&self.handle, index)
             .await
-            .map_err(LinkError::netlink(what()))?;
+            .map_err(LinkError::netlink(format!(
+                "set up link {}",
+                link.host_name
+            )))?;
         if link.kind == LinkKind::Gateway {
-            self.handle
-                .neighbours()
-                .add(index, IpAddr::V4(link.address))
-                .link_layer_address(&link.mac)
-                .state(NeighbourState::Permanent)
-                .replace()
-                .execute()
-                .await
-                .map_err(LinkError::netlink(what()))?;
-            let route = RouteMessageBuilder::<Ipv4Addr>::new()
-                .destination_prefix(link.address, 32)
-                .output_interface(index)
-                .scope(RouteScope::Link)
-                .build();
-            self.handle
-                .route()
-                .add(route)
-                .replace()
-                .execute()
-                .await
-                .map_err(LinkError::netlink(format!("route to {}", link.address)))?;
+            self.lead_to(link, index, link.address.into()).await?;
             if let Some((address, _)) = link.v6.filter(|_| sysctl::has_ipv6()) {
-                self.route_v6(link, index, address).await?;
+                self.lead_to(link, index, address.into()).await?;
             }
         }
         Ok(())
     }
 
-    /// The route and the neighbour to a task's IPv6 address on its gateway link.
-    async fn route_v6(
-        &self,
-        link: &TaskLink,
-        index: u32,
-        address: Ipv6Addr,
-    ) -> Result<(), LinkError> {
-        let what = || format!("route to {address}");
-        self.handle
-            .neighbours()
-            .add(index, IpAddr::V6(address))
-            .link_layer_address(&link.mac)
-            .state(NeighbourState::Permanent)
-            .replace()
-            .execute()
+    /// The neighbour and the route to an address of the task.
+    async fn lead_to(&self, link: &TaskLink, index: u32, address: IpAddr) -> Result<(), LinkError> {
+        let failed = || LinkError::netlink(format!("route to {address}"));
+        let route = match address {
+            IpAddr::V4(four) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(four, 32)
+                .output_interface(index)
+                .scope(RouteScope::Link)
+                .build(),
+            IpAddr::V6(six) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(six, 128)
+                .output_interface(index)
+                .build(),
+        };
+        netlink::neighbour(&self.handle, index, address, link.mac)
             .await
-            .map_err(LinkError::netlink(what()))?;
-        let route = RouteMessageBuilder::<Ipv6Addr>::new()
-            .destination_prefix(address, 128)
-            .output_interface(index)
-            .build();
-        self.handle
-            .route()
-            .add(route)
-            .replace()
-            .execute()
-            .await
-            .map_err(LinkError::netlink(what()))
+            .map_err(failed())?;
+        netlink::route(&self.handle, route).await.map_err(failed())
     }
 
     /// Deletes an interface; one that is gone is no error.

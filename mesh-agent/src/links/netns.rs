@@ -35,14 +35,7 @@ pub fn create(path: &Path) -> Result<(), LinkError> {
     let target = path.to_owned();
     on_thread(move || {
         unshare(CloneFlags::CLONE_NEWNET)?;
-        mount(
-            Some("/proc/thread-self/ns/net"),
-            &target,
-            None::<&str>,
-            MsFlags::MS_BIND,
-            None::<&str>,
-        )?;
-        Ok(())
+        bind("/proc/thread-self/ns/net", &target)
     })
     .map_err(|error| {
         let _ = fs::remove_file(path);
@@ -62,16 +55,12 @@ pub fn adopt(path: &Path, pid: u32) -> Result<(), LinkError> {
         )
     };
     fs::File::create(path).map_err(LinkError::io(what()))?;
-    let source = format!("/proc/{pid}/ns/net");
-    mount(
-        Some(source.as_str()),
-        path,
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )
-    .map_err(io::Error::from)
-    .map_err(LinkError::io(what()))
+    bind(&format!("/proc/{pid}/ns/net"), path).map_err(LinkError::io(what()))
+}
+
+fn bind(namespace: &str, path: &Path) -> io::Result<()> {
+    let none = None::<&str>;
+    Ok(mount(Some(namespace), path, none, MsFlags::MS_BIND, none)?)
 }
 
 /// Unmounts and removes; one that is not there is no error. The namespace itself goes with its

@@ -7,13 +7,11 @@ use std::{
 };
 
 use futures::TryStreamExt;
-use netlink_packet_route::{
-    address::AddressHeaderFlags, link::LinkAttribute, neighbour::NeighbourState,
-};
-use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use netlink_packet_route::{address::AddressHeaderFlags, link::LinkFlags};
+use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::{
-    LinkError, errno, netns,
+    LinkError, errno, netlink, netns,
     plan::{GATEWAY, GATEWAY_V6, LinkKind, TaskLink, mac_of},
     sysctl,
 };
@@ -75,26 +73,14 @@ async fn one(handle: &Handle, link: &TaskLink) -> Result<(), rtnetlink::Error> {
     }
     up(handle, &link.task_name).await?;
     if link.kind == LinkKind::Gateway {
-        handle
-            .neighbours()
-            .add(index, GATEWAY.into())
-            .link_layer_address(&mac_of(GATEWAY))
-            .state(NeighbourState::Permanent)
-            .replace()
-            .execute()
-            .await?;
+        netlink::neighbour(handle, index, GATEWAY.into(), mac_of(GATEWAY)).await?;
         let route = RouteMessageBuilder::<Ipv4Addr>::new()
             .gateway(GATEWAY)
             .output_interface(index)
             .pref_source(link.address)
             .onlink();
         // The flag belongs to the next hop; the route header carries it.
-        handle
-            .route()
-            .add(route.build())
-            .replace()
-            .execute()
-            .await?;
+        netlink::route(handle, route.build()).await?;
     }
     match link.v6.filter(|_| sysctl::has_ipv6()) {
         Some(v6) => six(handle, link, index, v6).await,
@@ -118,20 +104,13 @@ async fn six(
     if link.kind != LinkKind::Gateway {
         return Ok(());
     }
-    handle
-        .neighbours()
-        .add(index, GATEWAY_V6.into())
-        .link_layer_address(&mac_of(GATEWAY))
-        .state(NeighbourState::Permanent)
-        .replace()
-        .execute()
-        .await?;
+    netlink::neighbour(handle, index, GATEWAY_V6.into(), mac_of(GATEWAY)).await?;
     let route = RouteMessageBuilder::<Ipv6Addr>::new()
         .gateway(GATEWAY_V6)
         .output_interface(index)
         .pref_source(address)
         .build();
-    handle.route().add(route).replace().execute().await
+    netlink::route(handle, route).await
 }
 
 async fn up(handle: &Handle, name: &str) -> Result<(), rtnetlink::Error> {
@@ -139,11 +118,7 @@ async fn up(handle: &Handle, name: &str) -> Result<(), rtnetlink::Error> {
     if is_up {
         return Ok(());
     }
-    handle
-        .link()
-        .set(LinkUnspec::new_with_index(index).up().build())
-        .execute()
-        .await
+    netlink::up(handle, index).await
 }
 
 async fn find(handle: &Handle, name: &str) -> Result<(u32, bool), rtnetlink::Error> {
@@ -151,14 +126,5 @@ async fn find(handle: &Handle, name: &str) -> Result<(u32, bool), rtnetlink::Err
     let link = links.try_next().await?.ok_or_else(|| {
         rtnetlink::Error::NamespaceError(format!("interface {name} is not there"))
     })?;
-    debug_assert!(
-        link.attributes
-            .iter()
-            .any(|a| matches!(a, LinkAttribute::IfName(n) if n == name))
-    );
-    let up = link
-        .header
-        .flags
-        .contains(netlink_packet_route::link::LinkFlags::Up);
-    Ok((link.header.index, up))
+    Ok((link.header.index, link.header.flags.contains(LinkFlags::Up)))
 }
