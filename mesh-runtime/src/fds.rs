@@ -1,8 +1,12 @@
 //! File descriptors over unix sockets, and the few calls that need `unsafe` around them.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 /// Most descriptors sent with one message: stdin, stdout, stderr.
 pub(crate) const MAX_FDS: usize = 3;
@@ -111,19 +115,26 @@ pub(crate) fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// A clone of the mount at `path`, attached nowhere. `flags` are those of open_tree(2) besides cloning.
+///
+/// # Errors
+/// What the kernel says: it must have `open_tree` (Linux 5.2).
+pub(crate) fn clone_mount(path: &CStr, flags: u32) -> nix::Result<OwnedFd> {
+    let flags = flags | libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    // SAFETY: the path is a C string that outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel has just made the descriptor, and it is nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
 /// Makes reads and writes of `fd` return instead of wait.
 ///
 /// # Errors
 /// What `fcntl` says.
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: plain flag manipulation on a descriptor that the caller keeps open.
-    let result = unsafe {
-        let flags = libc::fcntl(fd.as_raw_fd(), libc::F_GETFL);
-        libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK)
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
 }
 
@@ -150,9 +161,7 @@ pub(crate) fn set_window_size(fd: BorrowedFd<'_>, rows: u16, columns: u16) -> io
 /// # Errors
 /// What `read` says.
 pub(crate) fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: the buffer is valid for its length for the duration of the call.
-    let count = unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
-    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+    Ok(nix::unistd::read(fd, buffer)?)
 }
 
 /// Writes to `fd`.
@@ -160,9 +169,7 @@ pub(crate) fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
 /// # Errors
 /// What `write` says.
 pub(crate) fn write(fd: BorrowedFd<'_>, buffer: &[u8]) -> io::Result<usize> {
-    // SAFETY: the buffer is valid for its length for the duration of the call.
-    let count = unsafe { libc::write(fd.as_raw_fd(), buffer.as_ptr().cast(), buffer.len()) };
-    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+    Ok(nix::unistd::write(fd, buffer)?)
 }
 
 #[cfg(test)]

@@ -53,8 +53,6 @@ pub struct ContainerSpec {
     pub no_new_privileges: bool,
     /// Switch the seccomp filter off (`--security-opt seccomp=unconfined`).
     pub seccomp_unconfined: bool,
-    /// Size of `/dev/shm` in bytes; 0 means 64 MiB.
-    pub shm_size: u64,
     /// Signal number that asks the command to end; `None` means SIGTERM.
     pub stop_signal: Option<i32>,
     /// Carried along for whoever lists containers; not interpreted.
@@ -67,16 +65,12 @@ pub struct ContainerSpec {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Resources {
-    /// Bytes of memory above which the OOM killer acts.
+    /// Bytes of memory above which the OOM killer acts; with swap twice as many, as Docker does.
     pub memory_limit: Option<i64>,
     /// Bytes kept for the container under memory pressure (a soft limit).
     pub memory_reservation: Option<i64>,
-    /// Bytes of memory plus swap; -1 unlimited, `None` twice the memory limit, as Docker does.
-    pub memory_swap: Option<i64>,
     /// Billionths of a CPU: 500_000_000 is half a core.
     pub nano_cpus: Option<i64>,
-    /// Relative weight, 2..=262144 (cgroup v1 scale, default 1024).
-    pub cpu_shares: Option<u64>,
     /// Processes and threads.
     pub pids_limit: Option<i64>,
     /// -1000..=1000, how readily the kernel kills the container when the host is out of memory.

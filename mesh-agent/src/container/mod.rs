@@ -217,7 +217,6 @@ fn resources(spec: Option<&TaskSpecResources>, wanted: &TaskSpecContainerSpec) -
         oom_score_adj: wanted
             .oom_score_adj
             .and_then(|score| i32::try_from(score).ok()),
-        ..Resources::default()
     }
 }
 

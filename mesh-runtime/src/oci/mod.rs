@@ -246,9 +246,8 @@ fn resources(wanted: &Resources) -> Result<Value> {
         }
         memory.insert("limit".into(), json!(limit));
         // Without it, a container pages out instead of being stopped at its limit.
-        let swap = wanted.memory_swap.unwrap_or(limit.saturating_mul(2));
         if swap_accounting() {
-            memory.insert("swap".into(), json!(swap));
+            memory.insert("swap".into(), json!(limit.saturating_mul(2)));
         }
     }
     if let Some(reservation) = positive(wanted.memory_reservation) {
@@ -261,18 +260,10 @@ fn resources(wanted: &Resources) -> Result<Value> {
         result["memory"] = Value::Object(memory);
     }
 
-    let mut cpu = serde_json::Map::new();
     if let Some(nano) = positive(wanted.nano_cpus) {
         // The kernel refuses quotas below a millisecond.
         let quota = (nano.saturating_mul(CPU_PERIOD / 1000) / 1_000_000).max(1000);
-        cpu.insert("period".into(), json!(CPU_PERIOD));
-        cpu.insert("quota".into(), json!(quota));
-    }
-    if let Some(shares) = wanted.cpu_shares.filter(|shares| *shares > 0) {
-        cpu.insert("shares".into(), json!(shares));
-    }
-    if !cpu.is_empty() {
-        result["cpu"] = Value::Object(cpu);
+        result["cpu"] = json!({"period": CPU_PERIOD, "quota": quota});
     }
     if let Some(limit) = positive(wanted.pids_limit) {
         result["pids"] = json!({"limit": limit});

@@ -4,12 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::Host;
-use crate::error::{Result, RuntimeError};
+use super::{Host, invalid};
+use crate::error::Result;
 use crate::spec::{ContainerSpec, Mount};
-
-/// Docker's size of `/dev/shm`.
-const DEFAULT_SHM: u64 = 64 << 20;
 
 /// Paths of /proc and /sys that say or do too much; hidden.
 pub(super) const MASKED: &[&str] = &[
@@ -56,11 +53,6 @@ const PROPAGATIONS: &[&str] = &[
 /// # Errors
 /// A target that is not absolute, a bind source that is not there, an unknown propagation.
 pub(super) fn build(spec: &ContainerSpec) -> Result<Vec<Value>> {
-    let shm = if spec.shm_size == 0 {
-        DEFAULT_SHM
-    } else {
-        spec.shm_size
-    };
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount(
@@ -109,7 +101,8 @@ pub(super) fn build(spec: &ContainerSpec) -> Result<Vec<Value>> {
                 "noexec",
                 "nodev",
                 "mode=1777",
-                &format!("size={shm}"),
+                // As Docker has it.
+                "size=65536k",
             ],
         ),
     ];
@@ -190,8 +183,4 @@ fn present(source: &Path) -> Result<()> {
         "invalid mount config for type \"bind\": bind source path does not exist: {}",
         source.display()
     )))
-}
-
-fn invalid(reason: String) -> RuntimeError {
-    RuntimeError::InvalidSpec { reason }
 }

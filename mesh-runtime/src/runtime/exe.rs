@@ -8,22 +8,11 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// `struct mount_attr` of mount_setattr(2).
-#[repr(C)]
-#[derive(Default)]
-struct MountAttributes {
-    set: u64,
-    clear: u64,
-    propagation: u64,
-    user_namespace: u64,
-}
-
-const MOUNT_ATTR_RDONLY: u64 = 1;
-const OPEN_TREE_CLONE: libc::c_long = 1;
+use crate::fds;
 
 /// What to execute for a shim.
 #[derive(Debug)]
@@ -63,22 +52,12 @@ impl ShimExe {
 
 fn clone_read_only(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: the path outlives the call; a non-negative result is a new descriptor of ours.
-    let tree = unsafe {
-        let fd = libc::syscall(
-            libc::SYS_open_tree,
-            libc::AT_FDCWD,
-            path.as_ptr(),
-            OPEN_TREE_CLONE | libc::c_long::from(libc::O_CLOEXEC),
-        );
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        OwnedFd::from_raw_fd(fd as i32)
-    };
-    let attributes = MountAttributes {
-        set: MOUNT_ATTR_RDONLY,
-        ..MountAttributes::default()
+    let tree = fds::clone_mount(&path, 0)?;
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
     };
     // SAFETY: all pointers outlive the call and the size is that of the structure.
     let result = unsafe {
@@ -88,7 +67,7 @@ fn clone_read_only(path: &Path) -> io::Result<OwnedFd> {
             c"".as_ptr(),
             libc::AT_EMPTY_PATH,
             &raw const attributes,
-            size_of::<MountAttributes>(),
+            size_of::<libc::mount_attr>(),
         )
     };
     if result < 0 {

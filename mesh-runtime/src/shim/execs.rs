@@ -108,7 +108,7 @@ impl Execs {
         } else if let Some(index) = self.running.iter().position(|exec| exec.pid == pid) {
             let exec = self.running.swap_remove(index);
             exec.client.reply(&Reply::Exited { code }, &[]);
-        } else {
+        } else if !self.starting.is_empty() {
             self.unclaimed.push((pid, code));
         }
     }

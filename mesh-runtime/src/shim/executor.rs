@@ -10,6 +10,7 @@ use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 
 use crate::oci::capabilities;
 use crate::wire::Failure;
@@ -89,8 +90,8 @@ impl MeshExecutor {
 
     fn run(&self, spec: &Spec) -> Result<std::convert::Infallible, Failure> {
         if self.die_with_shim {
-            // SAFETY: takes numbers only.
-            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+            // A kernel that refuses it leaves a container that outlives its shim; the next agent kills it.
+            let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
         }
         let command = Command::from_spec(spec)?;
         let path = command.resolve()?;

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -61,7 +61,8 @@ impl Streams {
 pub(super) struct Launched {
     pub(super) pid: Pid,
     pub(super) terminal: Option<OwnedFd>,
-    pub(super) exec_error: Option<OwnedFd>,
+    /// As [`Shim::exec_error`](super::Shim::exec_error).
+    pub(super) exec_error: OwnedFd,
 }
 
 /// Makes the container and waits for it.
@@ -84,7 +85,7 @@ pub(super) fn container(
         (Outcome::Running(pid), terminal) => Ok(Launched {
             pid: Pid::from_raw(pid),
             terminal,
-            exec_error: Some(error_read),
+            exec_error: error_read,
         }),
         (Outcome::Failed(failure), _) => Err(failure),
     }
@@ -376,14 +377,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let mut ends = [0; 2];
-    // SAFETY: pipe2 fills both entries; on success both are ours alone.
-    unsafe {
-        if libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok((OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])))
-    }
+    let (reader, writer) = io::pipe()?;
+    Ok((reader.into(), writer.into()))
 }
 
 fn null() -> io::Result<OwnedFd> {

@@ -13,7 +13,7 @@ use crate::spec::{LogLimits, Output};
 use crate::wire::LOG_FILE;
 
 /// Longest record payload; a longer line is cut into parts, as Docker does.
-pub(crate) const MAX_LINE: usize = 16 << 10;
+const MAX_LINE: usize = 16 << 10;
 /// Bytes of a record besides its payload: time, stream, tag, three spaces, newline.
 const RECORD_HEAD: usize = 30 + 6 + 1 + 3 + 1;
 /// One read from a pipe.
@@ -124,11 +124,11 @@ impl LogWriter {
             let (line, rest) = bytes.split_at(end);
             bytes = &rest[1..];
             if source.pending.is_empty() {
-                self.line(source.stream, line, b'F');
+                self.line(source.stream, line);
             } else {
                 source.pending.extend_from_slice(line);
                 let pending = std::mem::take(&mut source.pending);
-                self.line(source.stream, &pending, b'F');
+                self.line(source.stream, &pending);
             }
         }
         source.pending.extend_from_slice(bytes);
@@ -140,13 +140,13 @@ impl LogWriter {
         self.flush();
     }
 
-    fn line(&mut self, stream: Output, mut line: &[u8], last: u8) {
+    fn line(&mut self, stream: Output, mut line: &[u8]) {
         while line.len() > MAX_LINE {
             let (part, rest) = line.split_at(MAX_LINE);
             self.record(stream, b'P', part);
             line = rest;
         }
-        self.record(stream, last, line);
+        self.record(stream, b'F', line);
     }
 
     fn record(&mut self, stream: Output, tag: u8, payload: &[u8]) {

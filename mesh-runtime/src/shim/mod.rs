@@ -23,6 +23,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{ForkResult, Pid};
 
@@ -131,7 +132,7 @@ impl Shim {
             listener,
             outputs,
             terminal,
-            exec_error: launched.exec_error,
+            exec_error: Some(launched.exec_error),
             signals,
         };
         Ok((shim, launched.pid))
@@ -164,26 +165,18 @@ fn detach() -> io::Result<()> {
     // close_range closes are descriptors that the agent failed to keep from its children.
     unsafe {
         libc::close_range(3, u32::MAX, 0);
-        if libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 {
-            return Err(io::Error::last_os_error());
-        }
         if libc::setgroups(0, std::ptr::null()) < 0 {
             return Err(io::Error::last_os_error());
         }
     }
-    set_name("mesh-shim");
+    prctl::set_child_subreaper(true)?;
+    // Only for those who list processes.
+    let _ = prctl::set_name(c"mesh-shim");
     // Not permitted in some nested containers; then the shim is as killable as its container.
     if let Ok(mut file) = File::create("/proc/self/oom_score_adj") {
         let _ = file.write_all(OOM_SCORE.as_bytes());
     }
     Ok(())
-}
-
-fn set_name(name: &str) {
-    if let Ok(name) = std::ffi::CString::new(name) {
-        // SAFETY: PR_SET_NAME reads at most 16 bytes of a string that outlives the call.
-        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
-    }
 }
 
 fn listen(run: &Path) -> io::Result<UnixListener> {

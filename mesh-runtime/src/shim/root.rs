@@ -4,12 +4,14 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::fds;
 
 const NAMESPACE: &str = "/proc/self/ns/mnt";
 const ROOT: &CStr = c"/";
@@ -33,7 +35,7 @@ pub(super) fn settle() -> nix::Result<()> {
     nix::unistd::chroot(".")?;
     unshare(CloneFlags::CLONE_NEWNS)?;
     let namespace = File::open(NAMESPACE).map_err(errno)?;
-    let tree = copy_of_root()?;
+    let tree = fds::clone_mount(ROOT, libc::AT_RECURSIVE as u32)?;
     setns(&namespace, CloneFlags::CLONE_NEWNS)?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
@@ -45,16 +47,6 @@ pub(super) fn settle() -> nix::Result<()> {
 fn place(folder: &File) -> nix::Result<(u64, u64)> {
     let data = folder.metadata().map_err(errno)?;
     Ok((data.dev(), data.ino()))
-}
-
-/// The mounts below this process's root, not attached anywhere.
-fn copy_of_root() -> nix::Result<OwnedFd> {
-    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as u32;
-    // SAFETY: the path is a C string that outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, ROOT.as_ptr(), flags) };
-    let fd = Errno::result(fd)?;
-    // SAFETY: the kernel has just made the descriptor, and it is nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// Mounts the tree over this process's root.
