@@ -19,7 +19,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Error> {
     while let Some(word) = words.next() {
         if word == "--max-time" || word == "-m" {
             let value = words.next().ok_or("--max-time needs a number of seconds")?;
-            limit = Duration::from_secs_f64(value.parse()?);
+            limit = Duration::try_from_secs_f64(value.parse()?)?;
         } else if !word.starts_with('-') {
             url = Some(word);
         } else if !word

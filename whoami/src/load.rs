@@ -44,13 +44,12 @@ pub(crate) fn run(args: &[String]) -> Result<(), Error> {
         "stream" => stream,
         other => return Err(format!("unknown load {other:?}: rr, conn or stream").into()),
     };
-    let (host, port) = target.rsplit_once(':').ok_or("the target is HOST:PORT")?;
-    let target = SocketAddr::new(resolve::address(host)?, port.parse()?);
-    let seconds: f64 = seconds.parse()?;
+    let target = resolve::target(target)?;
+    let time = Duration::try_from_secs_f64(seconds.parse()?)?;
     let connections: usize = rest.first().map_or(Ok(1), |text| text.parse())?;
     let busy = cpu::busy()?;
     let began = Instant::now();
-    let end = began + Duration::from_secs_f64(seconds);
+    let end = began + time;
     let workers: Vec<_> = (0..connections)
         .map(|_| thread::spawn(move || work(target, end)))
         .collect();

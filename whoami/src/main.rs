@@ -3,7 +3,7 @@
 //! ```text
 //! whoami [serve] [PORT]              answer HTTP and UDP on PORT (80), TCP echo on PORT+1
 //! whoami fetch URL                   GET a URL and print the body; also when called as `curl`
-//! whoami load rr|conn|stream ..  generate load and print figures as JSON (see `load`)
+//! whoami load rr|conn|stream ..      generate load and print figures as JSON (see `load`)
 //! whoami peer tcp|connected|udp ..   say what a socket says of its peer (see `peer`)
 //! whoami exit [CODE] [SECONDS]       end with CODE (0) after SECONDS (0)
 //! ```

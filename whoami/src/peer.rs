@@ -21,8 +21,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), Error> {
     let [kind, target] = args else {
         return Err("usage: whoami peer tcp|connected|udp HOST:PORT".into());
     };
-    let (host, port) = target.rsplit_once(':').ok_or("the target is HOST:PORT")?;
-    let target = SocketAddr::new(resolve::address(host)?, port.parse()?);
+    let target = resolve::target(target)?;
     match kind.as_str() {
         "tcp" => {
             let stream = TcpStream::connect_timeout(&target, LIMIT)?;

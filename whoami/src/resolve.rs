@@ -10,6 +10,12 @@ use crate::Error;
 /// How long the name server may take.
 const LIMIT: Duration = Duration::from_secs(5);
 
+/// The socket address that `HOST:PORT` names.
+pub(crate) fn target(text: &str) -> Result<SocketAddr, Error> {
+    let (host, port) = text.rsplit_once(':').ok_or("the target is HOST:PORT")?;
+    Ok(SocketAddr::new(address(host)?, port.parse()?))
+}
+
 /// The address of a name or literal address.
 pub(crate) fn address(host: &str) -> Result<IpAddr, Error> {
     if let Ok(literal) = host.trim_matches(['[', ']']).parse() {

@@ -46,12 +46,14 @@ pub(crate) fn run(args: &[String]) -> Result<(), Error> {
         .or_else(|_| UdpSocket::bind(("0.0.0.0", port)))
         .map_err(|error| format!("cannot listen on {port}/udp: {error}"))?;
     let http = listen(port)?;
-    let echo = listen(port + 1)?;
+    let echo_port = port.checked_add(1);
+    let echo_port =
+        echo_port.ok_or("port 65535 leaves none for the echo server, which takes the next one")?;
+    let echo = listen(echo_port)?;
     drain::on_terminate()?;
     println!(
-        "whoami: {} listens on {port}/tcp (HTTP), {port}/udp, {}/tcp (echo)",
-        name(),
-        port + 1
+        "whoami: {} listens on {port}/tcp (HTTP), {port}/udp, {echo_port}/tcp (echo)",
+        name()
     );
     thread::spawn(move || datagrams(&udp));
     Workers::start(echo, echo_back)?;
