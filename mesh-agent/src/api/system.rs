@@ -13,18 +13,10 @@ use mesh_api::{
         SystemInfoCgroupVersionEnum, SystemVersion, SystemVersionComponents,
     },
 };
+use mesh_image::Platform;
 
 use super::Api;
 use crate::node::{self, NodeState, Role};
-
-/// Go's word for the architecture we run on.
-fn go_arch() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
 
 pub(super) async fn ping() -> impl IntoResponse {
     let mut headers = HeaderMap::new();
@@ -39,13 +31,14 @@ pub(super) async fn ping() -> impl IntoResponse {
 pub(super) async fn version() -> Json<SystemVersion> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let kernel = kernel();
+    let architecture = Platform::host().architecture;
     let details = [
         ("KernelVersion", kernel.as_str()),
         ("Experimental", "false"),
         ("ApiVersion", API_VERSION),
         ("MinAPIVersion", MIN_API_VERSION),
         ("Os", "linux"),
-        ("Arch", go_arch()),
+        ("Arch", &architecture),
     ];
     Json(SystemVersion {
         components: Some(vec![SystemVersionComponents {
@@ -62,7 +55,7 @@ pub(super) async fn version() -> Json<SystemVersion> {
         api_version: Some(API_VERSION.to_owned()),
         min_api_version: Some(MIN_API_VERSION.to_owned()),
         os: Some("linux".to_owned()),
-        arch: Some(go_arch().to_owned()),
+        arch: Some(architecture),
         kernel_version: Some(kernel),
         ..Default::default()
     })

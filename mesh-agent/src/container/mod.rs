@@ -4,7 +4,7 @@ mod files;
 mod mounts;
 mod template;
 
-use std::{collections::BTreeMap, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
 
 use mesh_api::{
     engine::{TaskSpec, TaskSpecContainerSpec, TaskSpecResources},
@@ -20,7 +20,7 @@ pub use files::{hosts, resolv_conf};
 pub use template::Names;
 
 /// Time between the stop signal and the kill where the specification names none (Docker's default).
-pub const DEFAULT_GRACE_SECONDS: u64 = 10;
+const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
 /// Why a specification cannot become a container.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -165,7 +165,7 @@ pub fn hostname(
 
 /// `Command` replaces the image's entrypoint and with it the image's command; `Args` replace the
 /// image's command.
-fn command(wanted: &TaskSpecContainerSpec, image: &ImageConfig) -> Vec<String> {
+pub fn command(wanted: &TaskSpecContainerSpec, image: &ImageConfig) -> Vec<String> {
     let entrypoint = wanted.command.clone().unwrap_or_default();
     let args = wanted.args.clone().unwrap_or_default();
     if !entrypoint.is_empty() {
@@ -242,17 +242,29 @@ fn labels(
 ) -> BTreeMap<String, String> {
     let mut all = image.labels.clone();
     all.extend(wanted.labels.clone().unwrap_or_default());
-    for (key, value) in [
-        ("node.id", &node.id),
+    all.extend(swarm_labels(task, &node.id));
+    all
+}
+
+/// The labels that every Swarm task's container has.
+pub fn swarm_labels(task: &proto::Task, node_id: &str) -> [(String, String); 6] {
+    [
+        ("node.id", node_id),
         ("service.id", &task.service_id),
         ("service.name", &task.service_name),
-        ("task", &String::new()),
+        ("task", ""),
         ("task.id", &task.id),
         ("task.name", &task.name),
-    ] {
-        all.insert(format!("com.docker.swarm.{key}"), value.clone());
-    }
-    all
+    ]
+    .map(|(key, value)| (format!("com.docker.swarm.{key}"), value.to_owned()))
+}
+
+/// How long a task's command may take to end before it is killed.
+pub fn stop_grace(wanted: Option<&TaskSpecContainerSpec>) -> Duration {
+    wanted
+        .and_then(|wanted| wanted.stop_grace_period)
+        .and_then(|nanos| u64::try_from(nanos).ok())
+        .map_or(DEFAULT_GRACE, Duration::from_nanos)
 }
 
 /// Reads `SIGTERM`, `TERM` or `15`.

@@ -1,7 +1,7 @@
 //! Work for one task that takes its time, done beside the loop: images, root file systems, the
 //! container's life. Each piece may be repeated from the start after a crash.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, anyhow};
 use mesh_api::{engine::TaskSpec, proto};
@@ -166,14 +166,7 @@ impl Tools {
     /// When the runtime cannot end it; the loop asks again.
     pub async fn stop(&self, task: &proto::Task) -> Result<()> {
         let spec = spec_of(task).unwrap_or_default();
-        let grace = spec
-            .container_spec
-            .and_then(|spec| spec.stop_grace_period)
-            .and_then(|nanos| u64::try_from(nanos).ok())
-            .map_or(
-                Duration::from_secs(container::DEFAULT_GRACE_SECONDS),
-                Duration::from_nanos,
-            );
+        let grace = container::stop_grace(spec.container_spec.as_ref());
         let created = self
             .runtime
             .inspect(&task.id)

@@ -11,14 +11,12 @@ use axum::{
 use mesh_api::engine::{ContainerSummaryStateEnum, ContainerWaitExitError, ContainerWaitResponse};
 use nix::sys::signal::Signal;
 
-use super::{container_spec, state};
+use super::state;
 use crate::{
     api::{Answer, Api, args::Query, errors::ApiError},
+    container,
     node::LocalTask,
 };
-
-/// How long a container may take to stop where neither the request nor the spec says.
-const STOP_GRACE: Duration = Duration::from_secs(10);
 
 fn is_running(task: &LocalTask) -> bool {
     state(task) == ContainerSummaryStateEnum::RUNNING
@@ -48,10 +46,7 @@ pub(in crate::api) async fn stop(
     let signal = query.get("signal").map(parse_signal).transpose()?;
     let grace = match query.number::<i64>("t")? {
         Some(seconds) => u64::try_from(seconds).map_or(Duration::MAX, Duration::from_secs),
-        None => container_spec(&task)
-            .stop_grace_period
-            .and_then(|nanos| u64::try_from(nanos).ok())
-            .map_or(STOP_GRACE, Duration::from_nanos),
+        None => container::stop_grace(task.spec.container_spec.as_ref()),
     };
     api.node
         .runtime()
@@ -115,33 +110,6 @@ pub(in crate::api) async fn wait(
     }))
 }
 
-/// A signal's number, by number or by name with or without SIG.
 fn parse_signal(text: &str) -> Result<i32, ApiError> {
-    if let Ok(number @ 1..=64) = text.parse() {
-        return Ok(number);
-    }
-    let upper = text.to_ascii_uppercase();
-    let name = if upper.starts_with("SIG") {
-        upper
-    } else {
-        format!("SIG{upper}")
-    };
-    name.parse::<Signal>()
-        .map(|signal| signal as i32)
-        .map_err(|_| ApiError::bad_request(format!("invalid signal: {text}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signals() {
-        for (text, expected) in [("9", 9), ("KILL", 9), ("SIGTERM", 15), ("term", 15)] {
-            assert_eq!(parse_signal(text), Ok(expected));
-        }
-        for text in ["0", "65", "NOPE", ""] {
-            assert!(parse_signal(text).is_err(), "{text}");
-        }
-    }
+    container::signal(text).map_err(|error| ApiError::bad_request(error.to_string()))
 }

@@ -19,9 +19,10 @@ use mesh_api::{
     },
     human::duration,
 };
+use mesh_manager::state::TaskState;
 
 use super::{Answer, Api, args::Query};
-use crate::node::LocalTask;
+use crate::{container, links::plan::mac_of, node::LocalTask};
 
 const FILTERS: [&str; 12] = [
     "ancestor", "before", "exited", "health", "id", "is-task", "label", "name", "network", "since",
@@ -81,11 +82,9 @@ fn matches(filters: &Filters, task: &LocalTask, node_id: &str) -> bool {
 
 /// Docker's state of a task's container.
 pub(super) fn state(task: &LocalTask) -> ContainerSummaryStateEnum {
-    match task.status.state.as_str() {
-        "running" => ContainerSummaryStateEnum::RUNNING,
-        "complete" | "shutdown" | "failed" | "rejected" | "remove" | "orphaned" => {
-            ContainerSummaryStateEnum::EXITED
-        }
+    match TaskState::parse(&task.status.state) {
+        Some(TaskState::Running) => ContainerSummaryStateEnum::RUNNING,
+        Some(state) if state.is_terminal() => ContainerSummaryStateEnum::EXITED,
         _ => ContainerSummaryStateEnum::CREATED,
     }
 }
@@ -115,16 +114,7 @@ fn status_text(task: &LocalTask, now: DateTime<Utc>) -> String {
 /// The labels of a container: the spec's and Swarm's.
 pub(super) fn labels(task: &LocalTask, node_id: &str) -> HashMap<String, String> {
     let mut labels = container_spec(task).labels.unwrap_or_default();
-    for (key, value) in [
-        ("com.docker.swarm.node.id", node_id),
-        ("com.docker.swarm.service.id", &task.task.service_id),
-        ("com.docker.swarm.service.name", &task.task.service_name),
-        ("com.docker.swarm.task.id", &task.task.id),
-        ("com.docker.swarm.task.name", &task.task.name),
-    ] {
-        labels.insert(key.to_owned(), value.to_owned());
-    }
-    labels.insert("com.docker.swarm.task".to_owned(), String::new());
+    labels.extend(container::swarm_labels(&task.task, node_id));
     labels
 }
 
@@ -158,21 +148,13 @@ pub(super) fn image_and_command(api: &Api, task: &LocalTask) -> (String, Vec<Str
         .map(|image| image.id.to_string())
         .unwrap_or_default();
     let config = image.map(|image| image.config).unwrap_or_default();
-    let mut command = match spec.command {
-        Some(command) if !command.is_empty() => command,
-        _ => config.entrypoint,
-    };
-    match spec.args {
-        Some(args) if !args.is_empty() => command.extend(args),
-        _ => command.extend(config.cmd),
-    }
-    (id, command)
+    (id, container::command(&spec, &config))
 }
 
-/// The address's MAC: 02:42 and its four bytes.
+/// The MAC that goes with an IPv4 address, in words.
 pub(super) fn mac(address: &str) -> Option<String> {
-    let [a, b, c, d] = address.parse::<std::net::Ipv4Addr>().ok()?.octets();
-    Some(format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}"))
+    let mac = mac_of(address.parse().ok()?);
+    Some(mac.map(|byte| format!("{byte:02x}")).join(":"))
 }
 
 /// The networks of a task by name.
