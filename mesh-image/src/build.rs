@@ -9,10 +9,7 @@ use std::path::Path;
 use crate::digest::Digest;
 use crate::record::ImageConfig;
 use crate::registry::Platform;
-use crate::spec::{
-    ConfigDoc, Descriptor, ManifestDoc, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, RootfsDoc,
-    SavedImage,
-};
+use crate::spec::{ConfigDoc, RootfsDoc, SavedImage};
 
 /// The layer being filled: a tar, uncompressed.
 pub struct LayerBuilder {
@@ -109,6 +106,11 @@ impl ArchiveBuilder {
         }
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Sets the platform.
     pub fn platform(mut self, platform: Platform) -> Self {
         self.platform = platform;
@@ -168,51 +170,6 @@ impl ArchiveBuilder {
         tar.put("manifest.json", &json(&manifest))?;
         tar.finish()
     }
-
-    /// Writes it as an OCI image layout.
-    pub fn write_oci(&self, out: impl Write) -> io::Result<()> {
-        let mut tar = Members::new(out);
-        let config = self.config_bytes();
-        let layers = self
-            .layers
-            .iter()
-            .map(|layer| descriptor(OCI_LAYER, layer))
-            .collect();
-        let manifest = json(&ManifestDoc {
-            schema_version: 2,
-            media_type: OCI_MANIFEST.into(),
-            config: Some(descriptor(OCI_CONFIG, &config)),
-            layers: Some(layers),
-            manifests: None,
-        });
-        let mut entry = descriptor(OCI_MANIFEST, &manifest);
-        for key in [
-            "io.containerd.image.name",
-            "org.opencontainers.image.ref.name",
-        ] {
-            entry.annotations.insert(key.into(), self.name.clone());
-        }
-        let index = json(&ManifestDoc {
-            schema_version: 2,
-            media_type: OCI_INDEX.into(),
-            config: None,
-            layers: None,
-            manifests: Some(vec![entry]),
-        });
-        tar.put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        let blobs: std::collections::BTreeMap<Digest, &[u8]> = self
-            .layers
-            .iter()
-            .map(Vec::as_slice)
-            .chain([config.as_slice(), manifest.as_slice()])
-            .map(|bytes| (Digest::of(bytes), bytes))
-            .collect();
-        for (digest, bytes) in blobs {
-            tar.put(&format!("blobs/sha256/{}", digest.hex()), bytes)?;
-        }
-        tar.put("index.json", &index)?;
-        tar.finish()
-    }
 }
 
 struct Members<W: Write>(tar::Builder<W>);
@@ -232,16 +189,6 @@ impl<W: Write> Members<W> {
 
     fn finish(self) -> io::Result<()> {
         self.0.into_inner()?.flush()
-    }
-}
-
-fn descriptor(media_type: &str, content: &[u8]) -> Descriptor {
-    Descriptor {
-        media_type: media_type.into(),
-        digest: Digest::of(content),
-        size: content.len() as u64,
-        platform: None,
-        annotations: Default::default(),
     }
 }
 

@@ -89,7 +89,7 @@ impl From<Digest> for String {
 }
 
 /// Passes bytes through (as a reader or as a writer) and computes their digest and count.
-pub struct Verifier<T> {
+pub(crate) struct Verifier<T> {
     inner: T,
     hasher: Sha256,
     bytes: u64,
@@ -97,7 +97,7 @@ pub struct Verifier<T> {
 
 impl<T> Verifier<T> {
     /// Wraps a reader or a writer.
-    pub fn new(inner: T) -> Self {
+    pub(crate) fn new(inner: T) -> Self {
         Self {
             inner,
             hasher: Sha256::new(),
@@ -106,12 +106,12 @@ impl<T> Verifier<T> {
     }
 
     /// Bytes that went through so far.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.bytes
     }
 
     /// Ends it: what was wrapped, the digest and the number of bytes.
-    pub fn finish(self) -> (T, Digest, u64) {
+    pub(crate) fn finish(self) -> (T, Digest, u64) {
         (self.inner, Digest(hex(&self.hasher.finalize())), self.bytes)
     }
 }

@@ -41,6 +41,12 @@ pub enum ImageError {
         /// What was given.
         digest: String,
     },
+    /// The header that carries registry credentials cannot be read.
+    #[error("invalid X-Registry-Auth header: {reason}")]
+    InvalidCredentials {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// No image of that name or id is in the store.
     #[error("no such image: {reference}")]
     NoSuchImage {
@@ -200,6 +206,7 @@ impl ImageError {
         match self {
             Self::InvalidReference { .. }
             | Self::InvalidDigest { .. }
+            | Self::InvalidCredentials { .. }
             | Self::MalformedArchive { .. }
             | Self::InvalidContainerId { .. }
             | Self::UnsafeEntry { .. }
@@ -207,7 +214,6 @@ impl ImageError {
             Self::NoSuchImage { .. } | Self::ManifestUnknown { .. } | Self::NoPlatform { .. } => {
                 ErrorKind::NotFound
             }
-            // Docker answers 404 here: a registry does not tell "absent" from "not yours".
             Self::PullDenied { .. } => ErrorKind::Unauthorized,
             Self::AmbiguousId { .. } | Self::InUse { .. } | Self::SeveralTags { .. } => {
                 ErrorKind::Conflict

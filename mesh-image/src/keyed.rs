@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::OnceCell;
 
@@ -24,10 +24,7 @@ impl<K: Eq + Hash + Clone, V> Shared<K, V> {
     /// wait; if the first fails or is cancelled, the next one works. The result lives as long as
     /// any of the returned cells.
     pub(crate) fn cell(&self, key: &K) -> Arc<OnceCell<V>> {
-        let mut cells = self
-            .cells
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cell) = cells.get(key).and_then(Weak::upgrade) {
             return cell;
         }

@@ -24,11 +24,10 @@ mod spec;
 mod store;
 mod unpack;
 
-pub use digest::{Digest, Verifier};
+pub use digest::Digest;
 pub use error::{ErrorKind, ImageError, Result};
-pub use progress::silent;
-pub use progress::{ProgressEvent, ProgressFn};
-pub use record::{ImageConfig, ImageHealthcheck, ImageRecord};
-pub use reference::{DEFAULT_REGISTRY, DEFAULT_TAG, Reference};
+pub use progress::{ProgressEvent, ProgressFn, silent};
+pub use record::{ImageConfig, ImageRecord};
+pub use reference::Reference;
 pub use registry::{Credentials, Distribution, Platform, PullOptions, RegistryOptions};
-pub use store::{ImageStore, LoadedImage, Pruned, Removed, RootFs};
+pub use store::{ImageStore, LoadedImage, Pruned, Removed};

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::reference::Reference;
 
 /// An image in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,16 +44,6 @@ impl ImageRecord {
             .cloned()
             .unwrap_or_else(|| self.id.short().to_owned())
     }
-
-    /// The digest by which `reference`'s repository knows this image, if it came from there.
-    pub fn repo_digest_for(&self, reference: &Reference) -> Option<Digest> {
-        self.repo_digests.iter().find_map(|text| {
-            let known = Reference::parse(text).ok()?;
-            (known.registry() == reference.registry() && known.path() == reference.path())
-                .then(|| known.digest().cloned())
-                .flatten()
-        })
-    }
 }
 
 /// Defaults for containers made from an image: the `config` object of the image configuration.
@@ -88,28 +77,6 @@ pub struct ImageConfig {
     /// Signal that asks it to stop: `SIGTERM` or a number; none means SIGTERM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
-    /// How to ask whether it is healthy.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub healthcheck: Option<ImageHealthcheck>,
-}
-
-/// A health check as images carry it. All times are nanoseconds; 0 means the default.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct ImageHealthcheck {
-    /// `["NONE"]`, `["CMD", args...]` or `["CMD-SHELL", command]`.
-    #[serde(deserialize_with = "or_default")]
-    pub test: Vec<String>,
-    /// Time between two checks, nanoseconds.
-    pub interval: i64,
-    /// Time one check may take, nanoseconds.
-    pub timeout: i64,
-    /// Time in which failures do not count yet, nanoseconds.
-    pub start_period: i64,
-    /// Time between two checks in the start period, nanoseconds.
-    pub start_interval: i64,
-    /// Failures in a row until it is unhealthy.
-    pub retries: i64,
 }
 
 /// Images write `null` where they mean "nothing".
@@ -142,8 +109,7 @@ mod tests {
         let config: ImageConfig = serde_json::from_str(
             r#"{"Hostname":"","User":"www","Env":["A=b"],"Entrypoint":null,"Cmd":["sh"],
                 "ExposedPorts":{"80/tcp":{},"53/udp":{}},"Volumes":null,"WorkingDir":"/srv",
-                "Labels":null,"StopSignal":"SIGQUIT","OnBuild":null,
-                "Healthcheck":{"Test":["CMD-SHELL","true"],"Interval":1000000000,"Retries":3}}"#,
+                "Labels":null,"StopSignal":"SIGQUIT","OnBuild":null}"#,
         )
         .unwrap();
         assert_eq!(config.user, "www");
@@ -153,11 +119,6 @@ mod tests {
             ["53/udp", "80/tcp"]
         );
         assert_eq!(config.stop_signal.as_deref(), Some("SIGQUIT"));
-        let check = config.healthcheck.as_ref().unwrap();
-        assert_eq!(
-            (check.interval, check.retries, check.timeout),
-            (1_000_000_000, 3, 0)
-        );
         let json = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<ImageConfig>(&json).unwrap(), config);
     }

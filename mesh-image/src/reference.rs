@@ -2,7 +2,6 @@
 //! normal form (`docker.io/library/nginx:latest`).
 
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,9 +9,9 @@ use crate::digest::Digest;
 use crate::error::{ImageError, Result};
 
 /// The registry meant when a reference names none.
-pub const DEFAULT_REGISTRY: &str = "docker.io";
+pub(crate) const DEFAULT_REGISTRY: &str = "docker.io";
 /// The tag meant when a reference has neither tag nor digest.
-pub const DEFAULT_TAG: &str = "latest";
+pub(crate) const DEFAULT_TAG: &str = "latest";
 /// Where the repositories of the default registry live that have no slash in their name.
 const OFFICIAL_PREFIX: &str = "library/";
 /// The default registry's other name.
@@ -149,25 +148,12 @@ impl Reference {
         })
     }
 
-    /// The same repository and tag, pinned to `digest`.
-    pub fn with_digest(&self, digest: Digest) -> Self {
-        Self {
-            digest: Some(digest),
-            ..self.clone()
-        }
-    }
-
     /// The tagged form without a digest, if there is a tag.
     pub fn tagged(&self) -> Option<Self> {
         self.tag.as_ref().map(|_| Self {
             digest: None,
             ..self.clone()
         })
-    }
-
-    /// Whether the registry is on this machine, so that plain HTTP is as good as TLS.
-    pub fn is_loopback(&self) -> bool {
-        is_loopback(&self.registry)
     }
 
     fn suffix(&self) -> String {
@@ -191,14 +177,6 @@ impl fmt::Display for Reference {
     }
 }
 
-impl FromStr for Reference {
-    type Err = ImageError;
-
-    fn from_str(text: &str) -> Result<Self> {
-        Self::parse(text)
-    }
-}
-
 impl TryFrom<String> for Reference {
     type Error = ImageError;
 
@@ -213,7 +191,7 @@ impl From<Reference> for String {
     }
 }
 
-/// Whether `host[:port]` is this machine: localhost, 127.0.0.0/8 or ::1.
+/// Whether `host[:port]` is this machine, so that plain HTTP is as good as TLS: localhost, 127.0.0.0/8 or ::1.
 pub(crate) fn is_loopback(registry: &str) -> bool {
     if let Ok(address) = registry.parse::<std::net::SocketAddr>() {
         return address.ip().is_loopback();

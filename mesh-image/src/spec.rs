@@ -24,13 +24,8 @@ pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// Media type of a Docker manifest list.
 pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-/// Media type of an OCI image configuration.
-pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-/// Media type of an uncompressed OCI layer.
-pub(crate) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-
 /// Reference to content by digest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Descriptor {
     #[serde(default)]
@@ -38,48 +33,28 @@ pub(crate) struct Descriptor {
     pub(crate) digest: Digest,
     #[serde(default)]
     pub(crate) size: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) platform: Option<PlatformDoc>,
-    #[serde(
-        default,
-        skip_serializing_if = "BTreeMap::is_empty",
-        deserialize_with = "or_default"
-    )]
+    pub(crate) platform: Option<Platform>,
+    #[serde(default, deserialize_with = "or_default")]
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
-/// Platform of a manifest in an index.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct PlatformDoc {
-    pub(crate) architecture: String,
-    pub(crate) os: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) variant: Option<String>,
-}
-
-impl From<PlatformDoc> for Platform {
-    fn from(doc: PlatformDoc) -> Self {
-        Self {
-            os: doc.os,
-            architecture: doc.architecture,
-            variant: doc.variant,
-        }
+impl Descriptor {
+    /// Whether an index means an image by it, and not, say, an attestation of one.
+    pub(crate) fn is_image(&self) -> bool {
+        let is_known = |platform: &Platform| platform.os != "unknown";
+        !self.annotations.contains_key("vnd.docker.reference.type")
+            && self.platform.as_ref().is_none_or(is_known)
     }
 }
 
 /// A manifest or an index: which one shows by what it has.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ManifestDoc {
-    pub(crate) schema_version: u32,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default)]
     pub(crate) media_type: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) config: Option<Descriptor>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) layers: Option<Vec<Descriptor>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) manifests: Option<Vec<Descriptor>>,
 }
 
@@ -177,20 +152,11 @@ pub(crate) fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
 
 /// The manifest for `wanted` in an index. Attestations and other non-images are passed over.
 pub(crate) fn choose<'a>(manifests: &'a [Descriptor], wanted: &Platform) -> Option<&'a Descriptor> {
-    let images: Vec<_> = manifests
-        .iter()
-        .filter(|m| !m.annotations.contains_key("vnd.docker.reference.type"))
-        .collect();
-    let fits = |m: &Descriptor| {
-        m.platform
-            .clone()
-            .is_some_and(|platform| wanted.accepts(&platform.into()))
-    };
-    images
-        .iter()
-        .copied()
-        .find(|m| fits(m))
-        .or_else(|| images.iter().copied().find(|m| m.platform.is_none()))
+    let images = || manifests.iter().filter(|m| m.is_image());
+    let fits = |m: &&Descriptor| m.platform.as_ref().is_some_and(|p| wanted.accepts(p));
+    images()
+        .find(fits)
+        .or_else(|| images().find(|m| m.platform.is_none()))
 }
 
 #[cfg(test)]
@@ -211,7 +177,7 @@ mod tests {
             media_type: OCI_MANIFEST.into(),
             digest: Digest::of(arch.as_bytes()),
             size: 1,
-            platform: Some(PlatformDoc {
+            platform: Some(Platform {
                 os: os.into(),
                 architecture: arch.into(),
                 variant: None,

@@ -111,7 +111,7 @@ async fn an_image_comes_by_tag_and_by_digest_from_a_loopback_registry() {
         &format!("Status: Downloaded newer image for {name}")
     );
 
-    let root = s.store.mount_rootfs(&record, "t").unwrap().path;
+    let root = s.store.mount_rootfs(&record, "t").unwrap();
     assert_eq!(fs::read_to_string(root.join("file2")).unwrap(), "v1 2");
     s.store.unmount_rootfs("t").unwrap();
 
@@ -124,7 +124,7 @@ async fn an_image_comes_by_tag_and_by_digest_from_a_loopback_registry() {
         "a pull by digest gives no tag"
     );
     assert_eq!(fresh.store.get(&pinned).unwrap().id, record.id);
-    assert_eq!(by_digest.repo_digest_for(&reference), Some(digest));
+    assert_eq!(by_digest.repo_digests, record.repo_digests);
     fresh.assert_tidy().await;
 }
 
@@ -390,10 +390,8 @@ async fn an_index_gives_the_image_of_the_platform_asked_for() {
         };
         let record = s.store.pull(&reference, &options, &silent()).await.unwrap();
         assert_eq!(record.architecture, architecture);
-        assert_eq!(
-            record.repo_digest_for(&reference).as_ref(),
-            Some(&told.digest)
-        );
+        let pinned = format!("{}@{}", reference.repository(), told.digest);
+        assert_eq!(record.repo_digests, [pinned]);
     }
     let options = PullOptions {
         platform: Some(Platform::parse("linux/s390x")),

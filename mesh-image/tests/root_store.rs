@@ -54,7 +54,7 @@ fn the_mount_shows_the_layers_merged_and_is_private_to_its_container() {
     let world = World::new();
     world.load(&docker(&image("m:1"))).unwrap();
     let record = world.store().get("m:1").unwrap();
-    let root = world.store().mount_rootfs(&record, "task1").unwrap().path;
+    let root = world.store().mount_rootfs(&record, "task1").unwrap();
     assert_eq!(names(&root.join("etc")), ["kept"]);
     assert_eq!(fs::read(root.join("etc/kept")).unwrap(), b"new");
     assert_eq!(names(&root.join("data")), ["new"]);
@@ -71,12 +71,9 @@ fn the_mount_shows_the_layers_merged_and_is_private_to_its_container() {
     fs::write(root.join("etc/mine"), b"x").unwrap();
     fs::remove_file(root.join("etc/kept")).unwrap();
 
-    let other = world.store().mount_rootfs(&record, "task2").unwrap().path;
+    let other = world.store().mount_rootfs(&record, "task2").unwrap();
     assert_eq!(names(&other.join("etc")), ["kept"]);
-    assert_eq!(
-        world.store().mount_rootfs(&record, "task1").unwrap().path,
-        root
-    );
+    assert_eq!(world.store().mount_rootfs(&record, "task1").unwrap(), root);
     assert_eq!(
         names(&root.join("etc")),
         ["mine"],
@@ -108,7 +105,7 @@ fn everything_survives_a_restart_and_leftovers_do_not() {
     let mut world = World::new();
     world.load(&docker(&image("m:1"))).unwrap();
     let record = world.store().get("m:1").unwrap();
-    let root = world.store().mount_rootfs(&record, "task1").unwrap().path;
+    let root = world.store().mount_rootfs(&record, "task1").unwrap();
     fs::write(root.join("mine"), b"x").unwrap();
     // What an agent killed in the middle leaves.
     fs::create_dir_all(world.dir.path().join("tmp/half/layer/diff")).unwrap();
@@ -117,14 +114,8 @@ fn everything_survives_a_restart_and_leftovers_do_not() {
     fs::write(world.dir.path().join("blobs/junk"), b"x").unwrap();
     world.reopen();
     assert_eq!(world.store().get("m:1").unwrap(), record);
-    assert_eq!(
-        world.store().rootfs_list(),
-        [("task1".to_owned(), record.id.clone())]
-    );
-    assert_eq!(
-        world.store().mount_rootfs(&record, "task1").unwrap().path,
-        root
-    );
+    assert_eq!(world.containers(), ["task1"]);
+    assert_eq!(world.store().mount_rootfs(&record, "task1").unwrap(), root);
     assert_eq!(fs::read(root.join("mine")).unwrap(), b"x");
     let counts = ["tmp", "layers", "blobs", "containers"].map(|name| world.count(name));
     assert_eq!(counts, [0, 2, 1, 1]);
@@ -228,7 +219,7 @@ fn names_move_and_images_go_with_their_last_name() {
     let pruned = world.store().prune(false).unwrap();
     assert!(pruned.removed.deleted.contains(&id) && pruned.bytes > 0);
     let empty = world.store().get("b").unwrap();
-    let root = world.store().mount_rootfs(&empty, "none").unwrap().path;
+    let root = world.store().mount_rootfs(&empty, "none").unwrap();
     assert_eq!(names(&root), [""; 0]);
 }
 
@@ -265,7 +256,7 @@ fn devices_owners_and_capabilities_are_kept() {
     let image = ArchiveBuilder::new("d", ImageConfig::default()).layer(tar.into_inner().unwrap());
     world.load(&docker(&image)).unwrap();
     let record = world.store().get("d").unwrap();
-    let root = world.store().mount_rootfs(&record, "d").unwrap().path;
+    let root = world.store().mount_rootfs(&record, "d").unwrap();
     let null = fs::metadata(root.join("null")).unwrap();
     assert!(null.file_type().is_char_device());
     assert_eq!(
@@ -303,7 +294,7 @@ fn an_image_with_as_many_layers_as_allowed_mounts() {
     world.load(&docker(&image)).unwrap();
     let record = world.store().get("deep").unwrap();
     let id = "x".repeat(128);
-    let root = world.store().mount_rootfs(&record, &id).unwrap().path;
+    let root = world.store().mount_rootfs(&record, &id).unwrap();
     assert_eq!(names(&root).len(), 128);
     let mut layer = LayerBuilder::new();
     layer.file("more", 0o644, b"x").unwrap();
@@ -348,14 +339,14 @@ fn killed_at_any_moment_the_store_is_whole() {
         child.wait().unwrap();
         world.reopen();
         assert_eq!(world.count("tmp"), 0);
-        for (id, _) in world.store().rootfs_list() {
+        for id in world.containers() {
             world.store().unmount_rootfs(&id).unwrap();
         }
         let images = world.store().list();
         assert_eq!(world.count("layers"), 2 * images.len());
         for record in images {
             seen_image += 1;
-            let root = world.store().mount_rootfs(&record, "check").unwrap().path;
+            let root = world.store().mount_rootfs(&record, "check").unwrap();
             assert_eq!(fs::read(root.join("etc/kept")).unwrap(), b"new");
             assert_eq!(names(&root.join("data")), ["new"]);
             world.store().unmount_rootfs("check").unwrap();
@@ -381,8 +372,8 @@ fn two_hundred_root_file_systems_at_once() {
             });
         }
     });
-    assert_eq!(world.store().rootfs_list().len(), 200);
-    for (id, _) in world.store().rootfs_list() {
+    assert_eq!(world.containers().len(), 200);
+    for id in world.containers() {
         world.store().unmount_rootfs(&id).unwrap();
     }
     assert_eq!((world.count("containers"), world.count("tmp")), (0, 0));

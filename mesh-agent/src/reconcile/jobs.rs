@@ -86,7 +86,7 @@ impl Tools {
             tokio::task::spawn_blocking(move || images.mount_rootfs(&image, &id)).await??
         };
         let places = Places {
-            rootfs: rootfs.path,
+            rootfs,
             netns: order.netns.clone(),
             resolv_conf: order.files.join("resolv.conf"),
             hosts: order.files.join("hosts"),

@@ -5,7 +5,7 @@ use super::spool::Spool;
 use crate::error::{ImageError, Result};
 use crate::reference::Reference;
 use crate::registry::Platform;
-use crate::spec::{self, Descriptor, MAX_LAYERS, ManifestDoc};
+use crate::spec::{self, Descriptor, ManifestDoc};
 
 /// The file that lists the images.
 pub(super) const INDEX: &str = "index.json";
@@ -23,25 +23,13 @@ pub(super) fn read(spool: &Spool) -> Result<Vec<Found>> {
     let index: ManifestDoc =
         serde_json::from_slice(&index).map_err(|e| ImageError::archive(format!("{INDEX}: {e}")))?;
     let entries = index.manifests.unwrap_or_default();
-    let is_image = |entry: &&Descriptor| {
-        !entry.annotations.contains_key("vnd.docker.reference.type")
-            && entry
-                .platform
-                .as_ref()
-                .is_none_or(|platform| platform.os != "unknown")
-    };
-    let images: Vec<&Descriptor> = entries.iter().filter(is_image).collect();
+    let images: Vec<&Descriptor> = entries.iter().filter(|entry| entry.is_image()).collect();
     // One name on several entries means one image for several platforms.
     let mut found: Vec<Found> = Vec::new();
     let host = Platform::host();
     for entry in &images {
         let name = name_of(entry);
-        let fits = |entry: &Descriptor| {
-            entry
-                .platform
-                .clone()
-                .is_none_or(|platform| host.accepts(&platform.into()))
-        };
+        let fits = |entry: &Descriptor| entry.platform.as_ref().is_none_or(|p| host.accepts(p));
         let better = images
             .iter()
             .any(|other| name.is_some() && name_of(other) == name && fits(other) && !fits(entry));
@@ -70,11 +58,6 @@ fn find(spool: &Spool, entry: &Descriptor, name: Option<Reference>, depth: usize
             "{digest} is neither a manifest nor an index"
         )));
     };
-    if layers.len() > MAX_LAYERS {
-        return Err(ImageError::archive(format!(
-            "an image has over {MAX_LAYERS} layers"
-        )));
-    }
     Ok(Found {
         config: spool.blob_document(&config.digest)?,
         layers: layers

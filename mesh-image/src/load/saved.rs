@@ -4,7 +4,7 @@ use super::Found;
 use super::spool::Spool;
 use crate::error::{ImageError, Result};
 use crate::reference::Reference;
-use crate::spec::{MAX_LAYERS, SavedImage};
+use crate::spec::SavedImage;
 
 /// The file that lists the images.
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -18,11 +18,6 @@ pub(super) fn read(spool: &Spool) -> Result<Vec<Found>> {
 }
 
 fn find(spool: &Spool, image: SavedImage) -> Result<Found> {
-    if image.layers.len() > MAX_LAYERS {
-        return Err(ImageError::archive(format!(
-            "an image has over {MAX_LAYERS} layers"
-        )));
-    }
     let names = image
         .repo_tags
         .iter()

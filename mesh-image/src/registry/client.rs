@@ -63,7 +63,7 @@ impl Remote {
                 Ok(bytes) => return Ok((remote, bytes)),
                 Err(failure) => failure,
             };
-            let is_mirror = place.host != host_of(reference);
+            let is_mirror = place.host != reference.registry();
             if is_mirror {
                 tracing::warn!(mirror = place.host, %error, "mirror did not answer, asking on");
             } else if reached {
@@ -73,7 +73,7 @@ impl Remote {
             }
         }
         Err(first_error.unwrap_or_else(|| ImageError::Registry {
-            registry: host_of(reference).to_owned(),
+            registry: reference.registry().to_owned(),
             reason: "no place to ask is configured".into(),
         }))
     }
@@ -192,14 +192,9 @@ impl Remote {
     }
 }
 
-/// Where the reference's own registry is.
-fn host_of(reference: &Reference) -> &str {
-    reference.registry()
-}
-
 /// Where to ask, in order.
 fn places(options: &RegistryOptions, reference: &Reference) -> Vec<Place> {
-    let own = host_of(reference);
+    let own = reference.registry();
     let mirrors = options.mirrors.iter().filter(|_| own == DEFAULT_REGISTRY);
     let hosts = mirrors.map(String::as_str).chain([own]);
     hosts

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::digest::Digest;
 use crate::error::{ImageError, Result};
@@ -67,10 +67,7 @@ impl Credentials {
             registrytoken: String,
             auth: String,
         }
-        let fail = |reason: String| ImageError::MalformedImage {
-            what: "X-Registry-Auth",
-            reason,
-        };
+        let fail = |reason: String| ImageError::InvalidCredentials { reason };
         let header = header.trim();
         if header.is_empty() {
             return Ok(Self::Anonymous);
@@ -110,11 +107,13 @@ fn decode_base64(text: &str) -> Option<Vec<u8>> {
 }
 
 /// What an image is built for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Platform {
     /// Operating system: `linux`.
+    #[serde(default)]
     pub os: String,
     /// Architecture in Go's words: `amd64`, `arm64`.
+    #[serde(default)]
     pub architecture: String,
     /// Variant such as `v7` or `v8`; none fits any.
     pub variant: Option<String>,
@@ -221,7 +220,8 @@ mod tests {
             Credentials::from_registry_auth("").unwrap(),
             Credentials::Anonymous
         );
-        assert!(Credentials::from_registry_auth("%%").is_err());
+        let error = Credentials::from_registry_auth("%%").unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Invalid);
         assert!(!format!("{:?}", Credentials::Token("secret".into())).contains("secret"));
     }
 

@@ -15,7 +15,7 @@ use crate::error::{ImageError, Result};
 use crate::progress::{ProgressEvent, ProgressFn};
 use crate::record::ImageRecord;
 use crate::reference::Reference;
-use crate::spec::{self, ConfigDoc, Descriptor, MAX_LAYERS, ManifestDoc};
+use crate::spec::{self, ConfigDoc, Descriptor, ManifestDoc};
 use crate::store::{ImageStore, Scratch};
 use crate::unpack::MAX_LAYER_BYTES;
 
@@ -80,7 +80,7 @@ impl ImageStore {
         let config = remote.document(&config).await?;
         let doc = ConfigDoc::parse(&config)?;
         let diff_ids = doc.rootfs.diff_ids;
-        if layers.len() != diff_ids.len() || layers.len() > MAX_LAYERS {
+        if layers.len() != diff_ids.len() {
             let (names, has) = (layers.len(), diff_ids.len());
             let reason = format!("it names {names} layers, the configuration {has}");
             return Err(ImageError::MalformedImage {
@@ -123,9 +123,8 @@ impl ImageStore {
         let platforms = match (&manifest.manifests, &manifest.config) {
             (Some(manifests), _) => manifests
                 .iter()
+                .filter(|m| m.is_image())
                 .filter_map(|m| m.platform.clone())
-                .filter(|platform| platform.os != "unknown")
-                .map(Platform::from)
                 .collect(),
             (None, Some(config)) => {
                 let doc = ConfigDoc::parse(&remote.document(config).await?)?;

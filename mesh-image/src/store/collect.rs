@@ -41,11 +41,6 @@ impl ImageStore {
             let tags: Vec<Reference> = state.tags_of(&id).cloned().collect();
             let going = match &named {
                 Named::Tag(tag, _) => vec![tag.clone()],
-                Named::Digest(..) if tags.len() > 1 && !force => {
-                    return Err(ImageError::SeveralTags {
-                        id: id.short().to_owned(),
-                    });
-                }
                 Named::Id(_) if tags.len() > 1 && !force => {
                     return Err(ImageError::SeveralTags {
                         id: id.short().to_owned(),

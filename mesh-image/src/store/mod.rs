@@ -52,13 +52,6 @@ pub struct LoadedImage {
     pub references: Vec<Reference>,
 }
 
-/// A mounted root file system.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RootFs {
-    /// Where it is mounted.
-    pub path: PathBuf,
-}
-
 impl ImageStore {
     /// Opens (or creates) the store in `dir` with default registry options. Leftovers of an
     /// interrupted pull or load are removed.
@@ -132,9 +125,9 @@ impl ImageStore {
         })
     }
 
-    /// Mounts a writable root file system of `image` for `container_id`. Asked again for the
+    /// Mounts a writable root file system of `image` for `container_id`; returns where. Asked again for the
     /// same container, it returns the mount that is there, or mounts again with what was written.
-    pub fn mount_rootfs(&self, image: &ImageRecord, container_id: &str) -> Result<RootFs> {
+    pub fn mount_rootfs(&self, image: &ImageRecord, container_id: &str) -> Result<PathBuf> {
         rootfs::check_id(container_id)?;
         let files = &self.inner.files;
         let _mounting = lock(&self.inner.mounting);
@@ -162,9 +155,7 @@ impl ImageStore {
                 container
             }
         };
-        Ok(RootFs {
-            path: files.mount_container(container_id, &container)?,
-        })
+        files.mount_container(container_id, &container)
     }
 
     /// Unmounts a container's root file system and deletes what was written to it. One that does
@@ -179,16 +170,6 @@ impl ImageStore {
         };
         drop(trash);
         Ok(())
-    }
-
-    /// Containers that have a root file system here, mounted or not, with the image each was made of.
-    pub fn rootfs_list(&self) -> Vec<(String, Digest)> {
-        let state = lock(&self.inner.state);
-        state
-            .containers
-            .iter()
-            .map(|(id, c)| (id.clone(), c.image.clone()))
-            .collect()
     }
 
     pub(crate) fn registries(&self) -> &RegistryOptions {

@@ -54,16 +54,14 @@ pub(super) struct State {
 pub(super) enum Named {
     /// By a tagged name.
     Tag(Reference, Digest),
-    /// By name and digest.
-    Digest(Reference, Digest),
-    /// By id or prefix.
+    /// By name and digest, by id or by its prefix.
     Id(Digest),
 }
 
 impl Named {
     pub(super) fn id(&self) -> &Digest {
         match self {
-            Self::Tag(_, id) | Self::Digest(_, id) | Self::Id(id) => id,
+            Self::Tag(_, id) | Self::Id(id) => id,
         }
     }
 }
@@ -141,22 +139,12 @@ impl State {
         let same_repository = |known: &Reference| {
             known.registry() == reference.registry() && known.path() == reference.path()
         };
-        self.images.iter().find_map(|(id, entry)| {
-            let by_digest = entry
-                .digests
-                .iter()
-                .find(|known| same_repository(known) && known.digest() == Some(digest));
-            let by_id = || {
-                let named = self
-                    .names
-                    .iter()
-                    .any(|(n, of)| of == id && same_repository(n));
-                (named && id == digest).then_some(reference)
-            };
-            by_digest
-                .or_else(by_id)
-                .map(|known| Named::Digest(known.clone(), id.clone()))
-        })
+        let found = self.images.iter().find(|(id, entry)| {
+            let mut digests = entry.digests.iter();
+            digests.any(|known| same_repository(known) && known.digest() == Some(digest))
+                || (*id == digest && self.tags_of(id).any(same_repository))
+        });
+        found.map(|(id, _)| Named::Id(id.clone()))
     }
 
     /// The record of an image.

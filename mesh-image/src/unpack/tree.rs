@@ -26,6 +26,7 @@ use crate::store::remove_tree_at;
 
 /// Mode of a directory that a layer only implies and no layer below has.
 const IMPLIED_DIR_MODE: u32 = 0o755;
+
 /// Owner, mode, time and attributes of an entry.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Meta {
