@@ -83,14 +83,15 @@ impl Line<'_> {
             payload.push(b' ');
         }
         payload.extend_from_slice(self.data);
-        if terminal {
-            return payload.into();
-        }
-        Frame {
-            kind: self.kind,
-            payload: payload.into(),
-        }
-        .to_bytes()
+        piece(self.kind, payload.into(), terminal)
+    }
+}
+
+/// What a command wrote, as clients read it: as it is from a terminal, else in a frame.
+pub(super) fn piece(kind: StreamKind, payload: Bytes, terminal: bool) -> Bytes {
+    match terminal {
+        true => payload,
+        false => Frame { kind, payload }.to_bytes(),
     }
 }
 
