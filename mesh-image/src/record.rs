@@ -37,7 +37,7 @@ pub struct ImageRecord {
 
 impl ImageRecord {
     /// A name for messages: the first tag, else the first digest form, else the short id.
-    pub fn display_name(&self) -> String {
+    pub(crate) fn display_name(&self) -> String {
         self.repo_tags
             .first()
             .or(self.repo_digests.first())

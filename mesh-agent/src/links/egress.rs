@@ -34,7 +34,7 @@ pub struct Egress {
 }
 
 /// Name of an agent's table.
-pub fn table(instance: &str) -> String {
+fn table(instance: &str) -> String {
     format!("mesh-{instance}")
 }
 

@@ -143,7 +143,7 @@ pub fn task_links<'a>(
 }
 
 /// `10.0.0.2` or `10.0.0.2/20` as address and prefix length.
-pub fn parse_address(text: &str) -> Option<(Ipv4Addr, u8)> {
+fn parse_address(text: &str) -> Option<(Ipv4Addr, u8)> {
     let parsed: IpNetwork = text.parse().ok()?;
     match parsed.ip() {
         IpAddr::V4(address) => Some((address, parsed.prefix())),

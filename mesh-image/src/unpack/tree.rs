@@ -14,8 +14,7 @@ use nix::sys::stat::{
     futimens, makedev, mkdirat, mknodat, utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::UnlinkatFlags;
-use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat, unlinkat};
+use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
 use pathrs::Root;
 use pathrs::flags::OpenFlags;
 
@@ -160,15 +159,14 @@ impl Tree {
             .resolve(Path::new("/").join(target_parent))
             .and_then(|handle| handle.reopen(OpenFlags::O_DIRECTORY))
             .map_err(|_| missing())?;
-        if self
-            .stat(&from, &target_name)?
-            .is_none_or(|stat| is_dir(&stat))
-        {
-            return Err(missing());
-        }
+        let linked = self.stat(&from, &target_name)?;
+        let linked = linked.filter(|stat| !is_dir(stat)).ok_or_else(missing)?;
         let dir = self.dir(parent)?;
         let path = parent.join(name);
-        if same_file(self.stat(&dir, name)?, self.stat(&from, &target_name)?) {
+        if self
+            .stat(&dir, name)?
+            .is_some_and(|now| same_file(&now, &linked))
+        {
             return Ok(());
         }
         self.replace(&dir, &path)?;
@@ -328,12 +326,7 @@ impl Tree {
     fn clear(&mut self, dir: &OwnedFd, path: &Path) -> Result<()> {
         self.recent = None;
         let name = path.file_name().unwrap_or_default();
-        match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
-            Ok(()) => Ok(()),
-            Err(Errno::EISDIR | Errno::EPERM) => remove_tree_at(dir, name)
-                .map_err(|e| ImageError::io("remove", self.path.join(path), e)),
-            Err(e) => Err(self.fail("remove", path, e)),
-        }
+        remove_tree_at(dir, name).map_err(|e| ImageError::io("remove", self.path.join(path), e))
     }
 
     fn stat(&self, dir: &impl AsFd, name: &OsStr) -> Result<Option<FileStat>> {
@@ -416,6 +409,6 @@ fn is_whiteout(stat: &FileStat) -> bool {
     stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == 0
 }
 
-fn same_file(a: Option<FileStat>, b: Option<FileStat>) -> bool {
-    matches!((a, b), (Some(a), Some(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+fn same_file(a: &FileStat, b: &FileStat) -> bool {
+    (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 }

@@ -9,7 +9,7 @@ use mesh_api::engine;
 use mesh_pki::Role;
 
 /// A time in nanoseconds since the epoch as the Engine API's date.
-pub fn nanos_to_date(nanos: i64) -> DateTime<Utc> {
+fn nanos_to_date(nanos: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_nanos(nanos)
 }
 
@@ -79,7 +79,7 @@ impl Cluster {
     }
 
     /// The root that nodes trust.
-    pub fn tls_info(&self) -> engine::TlsInfo {
+    fn tls_info(&self) -> engine::TlsInfo {
         engine::TlsInfo {
             trust_root: Some(self.root_certificate_pem.clone()),
             cert_issuer_subject: None,

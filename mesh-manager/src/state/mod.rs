@@ -9,7 +9,7 @@ mod lookup;
 mod objects;
 mod task_state;
 
-pub use convert::{nanos_to_date, service_status};
+pub use convert::service_status;
 pub use event::{Event, EventAction, ObjectKind};
 pub(crate) use objects::v6;
 pub use objects::{
@@ -117,7 +117,7 @@ impl State {
     }
 
     /// Tasks that wait for a node.
-    pub fn pending_tasks(&self) -> impl Iterator<Item = &Task> {
+    pub(crate) fn pending_tasks(&self) -> impl Iterator<Item = &Task> {
         self.indexes.pending().filter_map(|id| self.tasks.get(id))
     }
 
