@@ -28,14 +28,14 @@ pub(crate) fn run(args: &[String]) -> Result<(), Error> {
             println!("{}", stream.peer_addr()?);
         }
         "connected" => {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            let socket = resolve::socket(target)?;
             socket.connect(target)?;
             println!("{}", socket.peer_addr()?);
             socket.send(b"hello")?;
             println!("{}", answer(&socket)?);
         }
         "udp" => {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            let socket = resolve::socket(target)?;
             socket.send_to(b"hello", target)?;
             println!("{}", answer(&socket)?);
         }

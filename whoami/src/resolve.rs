@@ -1,7 +1,7 @@
 //! Names to IPv4 addresses by the first name server of /etc/resolv.conf: a static program has no NSS.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
@@ -14,6 +14,15 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub(crate) fn target(text: &str) -> Result<SocketAddr, Error> {
     let (host, port) = text.rsplit_once(':').ok_or("the target is HOST:PORT")?;
     Ok(SocketAddr::new(address(host)?, port.parse()?))
+}
+
+/// A UDP socket that can talk to `peer`: one of its family.
+pub(crate) fn socket(peer: SocketAddr) -> std::io::Result<UdpSocket> {
+    let any = match peer {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    UdpSocket::bind((any, 0))
 }
 
 /// The address of a name or literal address.
@@ -29,9 +38,10 @@ pub(crate) fn address(host: &str) -> Result<IpAddr, Error> {
         .lines()
         .find_map(|line| line.strip_prefix("nameserver")?.trim().parse().ok())
         .ok_or("no nameserver in /etc/resolv.conf")?;
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let server = SocketAddr::new(server, 53);
+    let socket = socket(server)?;
     socket.set_read_timeout(Some(LIMIT))?;
-    socket.connect(SocketAddr::new(server, 53))?;
+    socket.connect(server)?;
     let id = std::process::id().to_be_bytes();
     let id = [id[2], id[3]];
     socket.send(&query(id, host)?)?;
