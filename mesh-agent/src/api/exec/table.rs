@@ -11,7 +11,7 @@ use rand::RngCore;
 
 use crate::api::errors::ApiError;
 
-/// Ended execs that can still be asked how they ended. The oldest are forgotten.
+/// Execs kept that do not run: to be started still, or to be asked how they ended. The oldest are forgotten.
 const REMEMBERED: usize = 256;
 
 /// The execs of this node.
@@ -21,8 +21,19 @@ pub(in crate::api) struct Execs(Mutex<Table>);
 #[derive(Debug, Default)]
 struct Table {
     by_id: HashMap<String, Exec>,
-    /// Ids in the order they ended.
-    ended: VecDeque<String>,
+    /// Ids of those that do not run, in the order they were made or ended.
+    idle: VecDeque<String>,
+}
+
+impl Table {
+    fn idle(&mut self, id: &str) {
+        self.idle.push_back(id.to_owned());
+        if self.idle.len() > REMEMBERED
+            && let Some(oldest) = self.idle.pop_front()
+        {
+            self.by_id.remove(&oldest);
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -73,7 +84,9 @@ impl Execs {
         let mut bytes = [0_u8; 32];
         rand::rng().fill_bytes(&mut bytes);
         let id: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.table().by_id.insert(id.clone(), exec);
+        let mut table = self.table();
+        table.by_id.insert(id.clone(), exec);
+        table.idle(&id);
         id
     }
 
@@ -88,7 +101,9 @@ impl Execs {
             return Err(ApiError::exec_started(id));
         }
         exec.progress = Progress::Starting;
-        Ok(exec.clone())
+        let exec = exec.clone();
+        table.idle.retain(|idle| idle != id);
+        Ok(exec)
     }
 
     pub(super) fn runs(&self, id: &str, handle: ExecHandle) {
@@ -101,12 +116,7 @@ impl Execs {
         let mut table = self.table();
         if let Some(exec) = table.by_id.get_mut(id) {
             exec.progress = Progress::Ended(code);
-            table.ended.push_back(id.to_owned());
-        }
-        if table.ended.len() > REMEMBERED
-            && let Some(oldest) = table.ended.pop_front()
-        {
-            table.by_id.remove(&oldest);
+            table.idle(id);
         }
     }
 }
@@ -143,13 +153,19 @@ mod tests {
     #[test]
     fn the_oldest_are_forgotten() {
         let execs = Execs::default();
+        let running = execs.insert(exec());
+        assert!(execs.begin(&running).is_ok());
+        let unused = execs.insert(exec());
         let first = execs.insert(exec());
+        assert!(execs.begin(&first).is_ok());
         execs.ended(&first, 0);
         for _ in 0..REMEMBERED {
             let id = execs.insert(exec());
+            assert!(execs.begin(&id).is_ok());
             execs.ended(&id, 0);
         }
-        assert!(execs.get(&first).is_err());
-        assert_eq!(execs.table().by_id.len(), REMEMBERED);
+        assert!(execs.get(&first).is_err() && execs.get(&unused).is_err());
+        assert!(execs.get(&running).is_ok());
+        assert_eq!(execs.table().by_id.len(), REMEMBERED + 1);
     }
 }
