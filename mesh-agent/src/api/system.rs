@@ -16,7 +16,7 @@ use mesh_api::{
 use mesh_image::Platform;
 
 use super::Api;
-use crate::node::{self, NodeState, Role};
+use crate::node::{self, NodeState};
 
 pub(super) async fn ping() -> impl IntoResponse {
     let mut headers = HeaderMap::new();
@@ -143,7 +143,7 @@ fn swarm(api: &Api) -> SwarmInfo {
             .iter()
             .map(|address| PeerNode {
                 addr: Some(address.clone()),
-                node_id: (member.role == Role::Manager).then(|| member.node_id.clone()),
+                node_id: None,
             })
             .collect(),
     );
