@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use tar::EntryType;
 
-use super::tree::{Meta, Tree};
+use super::meta::Meta;
+use super::tree::Tree;
 use crate::error::{ImageError, Result};
 
 const WHITEOUT: &[u8] = b".wh.";

@@ -10,6 +10,7 @@
 mod compression;
 mod content;
 mod entry;
+mod meta;
 mod tree;
 
 use std::io::{self, Read};

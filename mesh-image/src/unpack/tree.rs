@@ -1,7 +1,7 @@
 //! The directory a layer is unpacked to: every operation names a parent, which is resolved inside
 //! the directory, and a last component, which is never followed.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,33 +10,20 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{
-    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat,
-    futimens, makedev, mkdirat, mknodat, utimensat,
+    FileStat, Mode, SFlag, fchmod, fstat, fstatat, futimens, makedev, mkdirat, mknodat,
 };
-use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
+use nix::unistd::{linkat, symlinkat};
 use pathrs::Root;
 use pathrs::flags::OpenFlags;
 
 use super::content::{copy_sparse, set_xattr};
+use super::meta::{Meta, time_spec};
 use super::too_large;
 use crate::error::{ImageError, Result};
 use crate::store::remove_tree_at;
 
 /// Mode of a directory that a layer only implies and no layer below has.
 const IMPLIED_DIR_MODE: u32 = 0o755;
-
-/// Owner, mode, time and attributes of an entry.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Meta {
-    /// Permission bits, set-id and sticky included.
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    /// (seconds, nanoseconds) since the Unix epoch.
-    pub(super) mtime: (i64, i64),
-    pub(super) xattrs: Vec<(CString, Vec<u8>)>,
-}
 
 /// A layer being unpacked.
 pub(super) struct Tree {
@@ -72,7 +59,7 @@ impl Tree {
     /// Applies the metadata of the entry for the layer's own top directory.
     pub(super) fn set_root(&mut self, meta: &Meta) -> Result<()> {
         let dir = self.dir(Path::new(""))?;
-        self.set_open(&dir, meta)
+        meta.set(&dir, self.privileged)
             .map_err(|e| self.fail("set attributes of", "", e))?;
         self.times.push((PathBuf::new(), meta.mtime));
         Ok(())
@@ -89,7 +76,7 @@ impl Tree {
             mkdirat(&dir, name, Mode::S_IRWXU).map_err(|e| self.fail("create", &path, e))?;
         }
         let made = open_dir(&dir, name).map_err(|e| self.fail("open", &path, e))?;
-        self.set_open(&made, meta)
+        meta.set(&made, self.privileged)
             .map_err(|e| self.fail("set attributes of", &path, e))?;
         if before.as_ref().is_some_and(is_whiteout) {
             self.opaque(&made)
@@ -121,7 +108,7 @@ impl Tree {
             Ok(None) => return Err(too_large()),
             Err(e) => return Err(ImageError::io("write", self.path.join(&path), e)),
         };
-        self.set_open(&file, meta)
+        meta.set(&file, self.privileged)
             .map_err(|e| self.fail("set attributes of", &path, e))?;
         let time = time_spec(meta.mtime);
         futimens(&file, &time, &time).map_err(|e| self.fail("set times of", &path, e))?;
@@ -139,7 +126,7 @@ impl Tree {
         let path = parent.join(name);
         self.replace(&dir, &path)?;
         symlinkat(target, &dir, name).map_err(|e| self.fail("create", &path, e))?;
-        self.set_named(&dir, name, meta, false)
+        meta.set_named(&dir, name, false, self.privileged)
             .map_err(|e| self.fail("set attributes of", &path, e))
     }
 
@@ -193,7 +180,7 @@ impl Tree {
         };
         mknodat(&dir, name, kind, Mode::S_IRUSR | Mode::S_IWUSR, number)
             .map_err(|e| self.fail("create", &path, e))?;
-        self.set_named(&dir, name, meta, true)
+        meta.set_named(&dir, name, true, self.privileged)
             .map_err(|e| self.fail("set attributes of", &path, e))
     }
 
@@ -309,7 +296,7 @@ impl Tree {
                 gid: stat.st_gid,
                 ..Meta::default()
             };
-            return self.set_open(dir, &meta);
+            return meta.set(dir, self.privileged);
         }
         fchmod(dir, Mode::from_bits_truncate(IMPLIED_DIR_MODE))
     }
@@ -337,47 +324,6 @@ impl Tree {
         }
     }
 
-    /// Owner first: changing it clears set-id bits and capabilities.
-    fn set_open(&self, file: &impl AsFd, meta: &Meta) -> nix::Result<()> {
-        if self.privileged {
-            fchown(
-                file,
-                Some(Uid::from_raw(meta.uid)),
-                Some(Gid::from_raw(meta.gid)),
-            )?;
-        }
-        fchmod(file, Mode::from_bits_truncate(meta.mode))?;
-        for (name, value) in &meta.xattrs {
-            match set_xattr(file, name, value) {
-                Err(Errno::ENOTSUP) => {
-                    tracing::warn!(?name, "file system without extended attributes, dropped");
-                }
-                Err(Errno::EPERM) if !self.privileged => {}
-                other => other?,
-            }
-        }
-        Ok(())
-    }
-
-    fn set_named(&self, dir: &OwnedFd, name: &OsStr, meta: &Meta, mode: bool) -> nix::Result<()> {
-        if self.privileged {
-            let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-            fchownat(
-                dir,
-                name,
-                Some(uid),
-                Some(gid),
-                AtFlags::AT_SYMLINK_NOFOLLOW,
-            )?;
-        }
-        if mode {
-            let bits = Mode::from_bits_truncate(meta.mode);
-            fchmodat(dir, name, bits, FchmodatFlags::FollowSymlink)?;
-        }
-        let time = time_spec(meta.mtime);
-        utimensat(dir, name, &time, &time, UtimensatFlags::NoFollowSymlink)
-    }
-
     fn opaque(&self, dir: &impl AsFd) -> nix::Result<()> {
         let name = if self.privileged {
             c"trusted.overlay.opaque"
@@ -395,10 +341,6 @@ impl Tree {
 fn open_dir(dir: &impl AsFd, name: &OsStr) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(dir, name, flags, Mode::empty())
-}
-
-fn time_spec((seconds, nanoseconds): (i64, i64)) -> TimeSpec {
-    TimeSpec::new(seconds, nanoseconds)
 }
 
 fn is_dir(stat: &FileStat) -> bool {
