@@ -2,7 +2,7 @@
 //!
 //! [`Datapath::open`] loads the programs or adopts what an earlier process pinned;
 //! [`Datapath::apply`] brings the kernel to a [`Desired`] state and touches only what differs;
-//! [`Datapath::snapshot`] reads counters back, [`Datapath::flows`] the open flows. [`probe`] tries the tunnels. Nothing in here decides *what* the state should be.
+//! [`Datapath::snapshot`] reads counters back, [`Datapath::flows`] the open flows. [`probe()`] tries the tunnels. Nothing in here decides *what* the state should be.
 
 mod attach;
 mod backends;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Rig, client, eventually, http_get, image, rig::UP_LIMIT, scenario};
+use mesh_tests::{Rig, client, eventually, http_get, rig::UP_LIMIT, scenario};
 
 /// Requests on new connections, to the nodes in turn.
 const REQUESTS: usize = 200;

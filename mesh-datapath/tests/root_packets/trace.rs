@@ -90,7 +90,6 @@ fn cases() -> Vec<Case> {
             dropped: true,
             ends: [end((NOBODY, TARGET)), end(WHO)],
             peer: None,
-            ..case(&asks)
         },
         Case {
             name: "a packet that is not ours",
