@@ -91,8 +91,9 @@ impl World {
                         .expect("the test waits");
                     let _ = stopped.await;
                 });
-                // As a killed agent: nothing is put in order.
-                runtime.shutdown_background();
+                // As a killed agent: nothing is put in order. But what writes at this moment holds the files that the
+                // next agent opens, until it has written.
+                runtime.shutdown_timeout(PATIENCE);
                 Ok(())
             })
             .expect("the agent's thread");
