@@ -359,7 +359,7 @@ layouts! {
         mac: [u8; 6],
         /// One of the `NAT_` constants.
         kind: u8,
-        /// One after a FIN from the other side or an RST: a new flow may take the entry over.
+        /// One after a FIN from the other side or an RST: see [`Nat::is_over`] and [`Nat::is_forgotten`].
         closed: u8,
         /// When the other side last sent a packet: seconds of the boot-time clock, modulo 2^32.
         seen_s: u32,
