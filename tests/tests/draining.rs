@@ -56,8 +56,8 @@ fn open_flows_are_counted_until_they_end() {
             let (rig, shell) = (&*rig, &shell);
             let requests: Vec<_> = (0..OPEN)
                 .flat_map(|_| {
-                    // Not asserted yet that each is answered: about one run in ten has one that is closed without an
-                    // answer, and the cause is not known.
+                    // Not asserted yet that each is answered: one was once closed without an
+                    // answer on a machine that was not overloaded, and the cause is not known.
                     let outside = move || drop(rig.client.enter(|| http_get(asked, 80, UNDER_WAY)));
                     let url = format!("http://web{UNDER_WAY}");
                     let inside = move || drop(rig.exec(shell, &["curl", "-f", &url]));
