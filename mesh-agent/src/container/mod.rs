@@ -7,7 +7,10 @@ mod template;
 use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
 
 use mesh_api::{
-    engine::{TaskSpec, TaskSpecContainerSpec, TaskSpecResources},
+    engine::{
+        TaskSpec, TaskSpecContainerSpec, TaskSpecContainerSpecPrivilegesSeccompModeEnum as Seccomp,
+        TaskSpecResources,
+    },
     proto,
 };
 use mesh_image::ImageConfig;
@@ -99,6 +102,7 @@ pub fn plan(
         Some(text) if !text.is_empty() => Some(signal(text)?),
         _ => None,
     };
+    let privileges = wanted.privileges.clone().unwrap_or_default();
     let (mounts, volumes) = mounts::mounts(wanted, image, places, &task.id, fill)?;
     let container = ContainerSpec {
         id: task.id.clone(),
@@ -135,11 +139,10 @@ pub fn plan(
             .into_iter()
             .collect(),
         init: wanted.init.unwrap_or_default(),
-        no_new_privileges: wanted
-            .privileges
-            .as_ref()
-            .and_then(|privileges| privileges.no_new_privileges)
-            .unwrap_or_default(),
+        no_new_privileges: privileges.no_new_privileges.unwrap_or_default(),
+        seccomp_unconfined: privileges
+            .seccomp
+            .is_some_and(|seccomp| seccomp.mode == Some(Seccomp::UNCONFINED)),
         stop_signal,
         labels: labels(task, wanted, image, node),
         ..ContainerSpec::default()

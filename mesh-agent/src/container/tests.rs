@@ -120,6 +120,30 @@ fn environment_hostname_and_defaults() {
 }
 
 #[test]
+fn privileges() {
+    for (json, unconfined, no_new) in [
+        ("{}", false, false),
+        (
+            r#"{"Seccomp": {"Mode": "default"}, "NoNewPrivileges": true}"#,
+            false,
+            true,
+        ),
+        (r#"{"Seccomp": {"Mode": "unconfined"}}"#, true, false),
+    ] {
+        let wanted = TaskSpecContainerSpec {
+            privileges: serde_json::from_str(json).expect("privileges"),
+            ..Default::default()
+        };
+        let container = make(wanted, &image()).expect("a plan").container;
+        assert_eq!(
+            (container.seccomp_unconfined, container.no_new_privileges),
+            (unconfined, no_new),
+            "{json}"
+        );
+    }
+}
+
+#[test]
 fn mounts_of_every_kind() {
     let mount = |typ, source: &str, target: &str| EngineMount {
         typ: Some(typ),

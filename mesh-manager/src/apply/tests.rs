@@ -16,11 +16,19 @@ fn edited(change: impl FnOnce(&mut Spec)) -> Spec {
     spec
 }
 
-fn image(name: &str) -> Spec {
+fn container(change: impl FnOnce(&mut engine::TaskSpecContainerSpec)) -> Spec {
     edited(|s| {
         let template = s.task_template.as_mut().unwrap();
-        template.container_spec.as_mut().unwrap().image = Some(name.to_owned());
+        change(template.container_spec.as_mut().unwrap());
     })
+}
+
+fn image(name: &str) -> Spec {
+    container(|c| c.image = Some(name.to_owned()))
+}
+
+fn privileged(json: &str) -> Spec {
+    container(|c| c.privileges = serde_json::from_str(json).unwrap())
 }
 
 fn constraint(text: &str) -> Spec {
@@ -196,15 +204,24 @@ fn bad_services_are_refused_and_nothing_changes() {
             "jobs are not supported yet; use mode replicated or global".to_owned(),
         ),
         (
-            edited(|s| {
-                let task = s.task_template.as_mut().unwrap();
-                task.container_spec.as_mut().unwrap().health_check = Some(engine::HealthConfig {
+            container(|c| {
+                c.health_check = Some(engine::HealthConfig {
                     test: Some(vec!["CMD".to_owned(), "true".to_owned()]),
                     ..Default::default()
                 });
             }),
             Unimplemented,
             "health checks are not supported yet; leave them out".to_owned(),
+        ),
+        (
+            privileged(r#"{"Seccomp": {"Mode": "custom", "Profile": "e30="}}"#),
+            Unimplemented,
+            "custom seccomp profiles are not supported; use mode default or unconfined".to_owned(),
+        ),
+        (
+            privileged(r#"{"SELinuxContext": {"User": "", "Type": "svirt_t"}}"#),
+            Unimplemented,
+            "SELinux labels are not supported; leave them out".to_owned(),
         ),
     ];
     let picture = |state: &State| {

@@ -123,6 +123,9 @@ fn task(template: &engine::TaskSpec) -> Result<(), ManagerError> {
         ));
     }
     texts(container)?;
+    if let Some(privileges) = &container.privileges {
+        self::privileges(privileges)?;
+    }
     let check = container
         .health_check
         .as_ref()
@@ -179,6 +182,24 @@ fn task(template: &engine::TaskSpec) -> Result<(), ManagerError> {
         Constraint::parse(constraint).map_err(|e| ManagerError::invalid(e.to_string()))?;
     }
     Ok(())
+}
+
+/// Confinement that no node could bring about. What switches AppArmor or SELinux off is as it is anyway.
+fn privileges(wanted: &engine::TaskSpecContainerSpecPrivileges) -> Result<(), ManagerError> {
+    use engine::TaskSpecContainerSpecPrivilegesSeccompModeEnum as Seccomp;
+    let seccomp = wanted.seccomp.as_ref().and_then(|seccomp| seccomp.mode);
+    let labels = wanted.se_linux_context.iter();
+    let mut labels = labels.flat_map(|l| [&l.user, &l.role, &l.typ, &l.level]);
+    let unsupported = if seccomp == Some(Seccomp::CUSTOM) {
+        "custom seccomp profiles are not supported; use mode default or unconfined"
+    } else if labels.any(|label| label.as_ref().is_some_and(|text| !text.is_empty())) {
+        "SELinux labels are not supported; leave them out"
+    } else if wanted.credential_spec.is_some() {
+        "credential specs are for Windows; leave them out"
+    } else {
+        return Ok(());
+    };
+    Err(ManagerError::new(ErrorKind::Unimplemented, unsupported))
 }
 
 /// Texts that no kernel takes: they end at the first NUL.
