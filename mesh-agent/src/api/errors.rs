@@ -202,6 +202,14 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, format!("get {name}: no such volume"))
     }
 
+    /// No service of this name or id that the node knows.
+    pub(crate) fn no_such_service(reference: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            format!("service {reference} not found"),
+        )
+    }
+
     /// No service has this virtual address.
     pub(crate) fn no_such_vip(reference: &str) -> Self {
         Self::new(

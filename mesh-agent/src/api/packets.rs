@@ -2,7 +2,7 @@
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Query as QueryOf, State},
     http::header,
     response::{IntoResponse, Response},
     routing::get,
@@ -11,17 +11,38 @@ use mesh_api::mesh::{Drop, Flow};
 use mesh_datapath::Datapath;
 use tokio::net::TcpListener;
 
-use super::{Answer, Api, errors::ApiError};
+use super::{Answer, Api, args::Query, errors::ApiError};
 use crate::{metrics, node::Node};
 
 /// The text format that Prometheus reads, as the OpenMetrics specification 1.0 names it.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-pub(super) async fn flows(State(api): State<Api>) -> Answer<Json<Vec<Flow>>> {
+pub(super) async fn flows(
+    State(api): State<Api>,
+    QueryOf(query): QueryOf<Query>,
+) -> Answer<Json<Vec<Flow>>> {
+    let only = query.get("service").map(|wanted| service(&api, wanted));
+    let only = only.transpose()?;
     let flows = read(&api, |node| node.read_datapath(Datapath::flows)).await?;
+    let flows = flows.unwrap_or_default().into_iter().map(flow);
     Ok(Json(
-        flows.unwrap_or_default().into_iter().map(flow).collect(),
+        flows
+            .filter(|flow| only.as_ref().is_none_or(|name| *name == flow.service))
+            .collect(),
     ))
+}
+
+/// The name of a service that this node knows. A worker knows those on its networks and those with published ports.
+fn service(api: &Api, wanted: &str) -> Answer<String> {
+    if let Ok(manager) = api.manager() {
+        return Ok(manager.view().find_service(wanted)?.name().to_owned());
+    }
+    let assignment = api.node.assignment();
+    let mut services = assignment.services.values();
+    services
+        .find(|service| service.name == wanted || service.id == wanted)
+        .map(|service| service.name.clone())
+        .ok_or_else(|| ApiError::no_such_service(wanted))
 }
 
 fn flow(flow: mesh_datapath::Flow) -> Flow {

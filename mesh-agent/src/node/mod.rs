@@ -233,6 +233,6 @@ impl Node {
     /// # Errors
     /// None or several match.
     pub fn find_task(&self, key: &str) -> Result<LocalTask, NodeError> {
-        tasks::find(&self.tasks(), key)
+        tasks::find(&self.tasks(), key, &self.assignment())
     }
 }

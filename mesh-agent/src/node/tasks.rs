@@ -6,6 +6,7 @@ use mesh_api::{engine::TaskSpec, proto};
 
 use super::NodeError;
 use crate::{
+    assignment::Assignment,
     links::plan::container_id,
     reconcile::{jobs, record::Record},
 };
@@ -48,7 +49,11 @@ impl LocalTask {
     }
 }
 
-pub(super) fn find(tasks: &[LocalTask], key: &str) -> Result<LocalTask, NodeError> {
+pub(super) fn find(
+    tasks: &[LocalTask],
+    key: &str,
+    assignment: &Assignment,
+) -> Result<LocalTask, NodeError> {
     let key = key.strip_prefix('/').unwrap_or(key);
     if let Some(exact) = tasks
         .iter()
@@ -64,6 +69,78 @@ pub(super) fn find(tasks: &[LocalTask], key: &str) -> Result<LocalTask, NodeErro
         (Some(_), Some(_)) => Err(NodeError::Invalid(format!(
             "multiple containers found with the prefix {key}"
         ))),
-        (None, _) => Err(NodeError::NotFound(format!("No such container: {key}"))),
+        (None, _) => {
+            let hint = example(key, tasks, assignment).map_or_else(String::new, |task| {
+                format!(": this is a service; name a task of it, such as {task}")
+            });
+            Err(NodeError::NotFound(format!(
+                "No such container: {key}{hint}"
+            )))
+        }
+    }
+}
+
+/// A task of the service that is called so: on this node if there is one, else with its node's name.
+fn example(service: &str, tasks: &[LocalTask], assignment: &Assignment) -> Option<String> {
+    if let Some(own) = tasks.iter().rfind(|t| t.task.service_name == service) {
+        return Some(own.task.name.clone());
+    }
+    let service = assignment.services.values().find(|s| s.name == service)?;
+    let mut endpoints = assignment.endpoints.values();
+    let task = endpoints.find(|task| task.service_id == service.id)?;
+    let node = assignment.peers.get(&task.node_id)?;
+    Some(format!("{} on {}", task.name, node.hostname))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_names_a_service_is_told_a_task_of_it() {
+        let mut assignment = Assignment::default();
+        let service = proto::Service {
+            id: "s".into(),
+            name: "web".into(),
+            ..Default::default()
+        };
+        assignment.services.insert("s".into(), service);
+        let endpoint = proto::Endpoint {
+            service_id: "s".into(),
+            name: "web.2".into(),
+            node_id: "n".into(),
+            ..Default::default()
+        };
+        assignment.endpoints.insert("t2".into(), endpoint);
+        let peer = proto::Peer {
+            hostname: "n2".into(),
+            ..Default::default()
+        };
+        assignment.peers.insert("n".into(), peer);
+        let record = Record {
+            task: proto::Task {
+                id: "t1".into(),
+                name: "web.1.t1".into(),
+                service_name: "web".into(),
+                spec_json: b"{}".into(),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let own = [LocalTask::of(&record).expect("task")];
+        let refused = |tasks: &[LocalTask], key| {
+            let error = find(tasks, key, &assignment).expect_err("refused");
+            error.to_string()
+        };
+        assert_eq!(
+            refused(&own, "web"),
+            "No such container: web: this is a service; name a task of it, such as web.1.t1"
+        );
+        assert_eq!(
+            refused(&[], "web"),
+            "No such container: web: this is a service; name a task of it, such as web.2 on n2"
+        );
+        assert_eq!(refused(&own, "db"), "No such container: db");
+        assert_eq!(find(&own, "t1", &assignment).expect("by id"), own[0]);
     }
 }

@@ -133,12 +133,16 @@ impl Client {
         Ok(json_lines(byte_stream(response)))
     }
 
-    /// The open flows of the node's tasks.
+    /// The open flows of the node's tasks, or of one service's (name, or id).
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub async fn flows(&self) -> Result<Vec<Flow>, ClientError> {
-        self.get("/mesh/flows", &[]).await
+    pub async fn flows(&self, service: Option<&str>) -> Result<Vec<Flow>, ClientError> {
+        let query: Vec<_> = service
+            .map(|service| ("service", service.to_owned()))
+            .into_iter()
+            .collect();
+        self.get("/mesh/flows", &query).await
     }
 
     /// What the node's packet path dropped: every reason at every place.

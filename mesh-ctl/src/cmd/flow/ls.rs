@@ -10,7 +10,7 @@ use crate::format::{ListFlags, Listing, Row};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only flows of this service
-    #[arg(long, value_name = "NAME")]
+    #[arg(long)]
     service: Option<String>,
     /// Only flows of this client
     #[arg(long, value_name = "ADDRESS")]
@@ -37,13 +37,10 @@ const LISTING: Listing = Listing {
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let filters = args.list.filters()?;
     filters.validate(&["service", "client"])?;
-    let mut flows = client.flows().await?;
+    let mut flows = client.flows(args.service.as_deref()).await?;
     flows.retain(|flow| {
         let address = client_of(flow);
-        args.service
-            .as_ref()
-            .is_none_or(|name| *name == flow.service)
-            && args.client.is_none_or(|client| address == Some(client))
+        args.client.is_none_or(|client| address == Some(client))
             && filters.matches("service", |name| name == flow.service)
             && filters.matches("client", |client| client.parse().ok() == address)
     });
