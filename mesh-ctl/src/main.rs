@@ -1,10 +1,14 @@
 //! `mesh-ctl`: the command line of the mesh. Each verb lives in `cmd/<noun>/<verb>.rs`; `flags`
 //! reads arguments, `format` writes answers, `progress` watches services converge.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
+mod format;
+
 mod cli;
 mod cmd;
 mod flags;
-mod format;
 mod log_line;
 mod progress;
 mod streams;
@@ -24,15 +28,16 @@ fn main() -> ExitCode {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
             ) =>
         {
-            print!("{error}");
+            // A reader that has gone misses nothing.
+            let _ = error.print();
             return ExitCode::SUCCESS;
         }
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            eprint!("{error}");
+            let _ = error.print();
             return ExitCode::FAILURE;
         }
         Err(error) => {
-            eprintln!("{}", cli::one_line(&error));
+            note!("{}", cli::one_line(&error));
             return ExitCode::FAILURE;
         }
     };
@@ -42,7 +47,7 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("cannot start: {error}");
+            note!("cannot start: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -53,7 +58,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:#}");
+            note!("{error:#}");
             ExitCode::FAILURE
         }
     }

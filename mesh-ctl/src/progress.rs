@@ -39,9 +39,9 @@ async fn wait_for(client: &Client, id: &str, quiet: bool, rollback: bool) -> Res
     tokio::select! {
         result = watch(client, id, &mut screen, rollback) => result,
         _ = tokio::signal::ctrl_c() => {
-            println!(
+            say!(
                 "Operation continuing in background.\nUse `mesh-ctl service ps {id}` to check progress."
-            );
+            )?;
             Ok(())
         }
     }

@@ -12,7 +12,7 @@ use mesh_api::{
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::{codec::FramedRead, io::StreamReader};
 
-use crate::{flags::quantity, log_line::LogLine};
+use crate::{flags::quantity, format, log_line::LogLine};
 
 /// Flags of the commands that show logs.
 #[derive(Debug, Clone, clap::Args)]
@@ -124,11 +124,7 @@ pub(crate) async fn copy(mut reader: impl AsyncRead + Unpin, raw: bool) -> Resul
 fn write_to(kind: StreamKind, bytes: &[u8]) -> std::io::Result<()> {
     match kind {
         StreamKind::Stderr => std::io::stderr().lock().write_all(bytes),
-        _ => {
-            let mut out = std::io::stdout().lock();
-            out.write_all(bytes)?;
-            out.flush()
-        }
+        _ => format::write(bytes),
     }
 }
 

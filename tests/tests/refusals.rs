@@ -83,7 +83,7 @@ fn bad_input_is_refused_and_changes_nothing() {
             let answer = first.ctl(&[&create[..], args].concat())?;
             complaint(answer, word)?;
         }
-        let others: [(&[&str], &str); 9] = [
+        let others: [(&[&str], &str); 12] = [
             (
                 &[
                     "network",
@@ -107,6 +107,9 @@ fn bad_input_is_refused_and_changes_nothing() {
             (&["image", "load", "-i", &torn], "archive"),
             (&["image", "pull", "127.0.0.1:1/none:1"], "127.0.0.1:1"),
             (&["swarm", "init"], "swarm"),
+            (&["flow", "ls", "--service", "nobody"], "nobody"),
+            (&["exec", "web", "true"], "such as web.1."),
+            (&["image", "rm", "no?such=1"], "no?such=1"),
         ];
         for (args, word) in others {
             complaint(first.ctl(args)?, word)?;
@@ -127,6 +130,27 @@ fn complaint(answer: Answer, word: &str) -> Result<()> {
     );
     ensure!(told.lines().count() <= 3, "`{line}` says too much: {told}");
     Ok(())
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_failure() {
+    scenario("pipe", 1, |rig| {
+        let first = rig.first();
+        for args in [
+            &["node", "ls"][..],
+            &["swarm", "join-token", "worker"],
+            &["--help"],
+        ] {
+            let (reader, writer) = std::io::pipe()?;
+            drop(reader);
+            let output = first.ctl_command()?.args(args).stdout(writer).output()?;
+            ensure!(
+                output.status.success() && output.stderr.is_empty(),
+                "{args:?}: {output:?}"
+            );
+        }
+        Ok(())
+    });
 }
 
 #[test]

@@ -216,7 +216,8 @@ impl Client {
     /// # Errors
     /// As [`get`](Self::get).
     pub async fn image(&self, reference: &str) -> Result<ImageInspect, ClientError> {
-        self.get(&format!("/images/{reference}/json"), &[]).await
+        self.get(&format!("/images/{}/json", encode(reference)), &[])
+            .await
     }
 
     /// Removes an image from the node.
@@ -229,7 +230,8 @@ impl Client {
         } else {
             Vec::new()
         };
-        self.delete(&format!("/images/{reference}"), &query).await
+        self.delete(&format!("/images/{}", encode(reference)), &query)
+            .await
     }
 
     /// Sends an archive of images. The answer is lines of

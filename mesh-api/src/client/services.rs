@@ -153,7 +153,7 @@ impl Client {
         image: &str,
         auth: Option<&str>,
     ) -> Result<DistributionInspect, ClientError> {
-        let path = format!("/distribution/{image}/json");
+        let path = format!("/distribution/{}/json", encode(image));
         let response = self
             .request(Method::GET, &path, &[], empty_body(), &auth_header(auth))
             .await?;

@@ -39,7 +39,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<ExitCode> {
             && filters.matches("check", |check| check == finding.check)
     });
     LISTING.print(&args.list, shown.map(row).collect())?;
-    eprintln!("{}", summary(&findings));
+    note!("{}", summary(&findings));
     // Whatever is shown: a fault is a fault.
     Ok(if worst(&findings) == Some(Level::Fault) {
         ExitCode::FAILURE

@@ -20,7 +20,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let info = client.info().await?;
     if let Some(format) = &args.format {
-        println!("{}", inspect::one(&info, format)?);
+        say!("{}", inspect::one(&info, format)?)?;
         return Ok(());
     }
     let mut out = String::new();
@@ -75,7 +75,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     writeln!(out, "Data Root Dir: {}", text(&info.docker_root_dir))?;
     format::write(&out)?;
     for warning in info.warnings.unwrap_or_default() {
-        eprintln!("{warning}");
+        note!("{warning}");
     }
     Ok(())
 }

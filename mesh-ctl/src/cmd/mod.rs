@@ -30,7 +30,8 @@ where
     let mut errors = Vec::new();
     for name in names {
         match action(name.clone()).await {
-            Ok(()) => println!("{name}"),
+            // The others are done also where nobody reads on.
+            Ok(()) => drop(say!("{name}")),
             Err(error) => errors.push(format!("{error:#}")),
         }
     }

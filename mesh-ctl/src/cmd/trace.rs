@@ -1,6 +1,6 @@
 //! `trace`
 
-use std::{io::Write, net::IpAddr};
+use std::net::IpAddr;
 
 use anyhow::Result;
 use clap::ArgGroup;
@@ -61,40 +61,38 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let mut lines = std::pin::pin!(client.trace(&query).await?);
     let mut first = None;
     let (mut seen, mut trouble) = (0, false);
-    let mut out = std::io::stdout();
     while seen < args.count
         && let Some(line) = lines.next().await
     {
         match line? {
             TraceLine::Begun { silent } => {
                 if !json {
-                    writeln!(out, "{}", columns(HEADINGS.map(str::to_owned)))?;
+                    say!("{}", columns(HEADINGS.map(str::to_owned)))?;
                 }
                 let missing = silent.join(", ");
                 if missing.is_empty() {
-                    eprintln!("tracing on all nodes");
+                    note!("tracing on all nodes");
                 } else {
-                    eprintln!("tracing; no answer from {missing}");
+                    note!("tracing; no answer from {missing}");
                 }
             }
             TraceLine::Trouble { message } => {
                 trouble = true;
-                eprintln!("{message}");
+                note!("{message}");
             }
             TraceLine::Packet(packet) => {
                 seen += 1;
                 let since = packet.time - *first.get_or_insert(packet.time);
                 if json {
-                    writeln!(out, "{}", serde_json::to_string(&packet)?)?;
+                    say!("{}", serde_json::to_string(&packet)?)?;
                 } else {
-                    writeln!(out, "{}", columns(row(&packet, since)))?;
+                    say!("{}", columns(row(&packet, since)))?;
                 }
-                out.flush()?;
             }
         }
     }
     if seen == 0 && !trouble {
-        eprintln!("no such packet within {} s", args.timeout);
+        note!("no such packet within {} s", args.timeout);
     }
     Ok(())
 }

@@ -28,15 +28,15 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
             "Client": {"Version": own, "ApiVersion": API_VERSION, "Os": os, "Arch": arch},
             "Server": server.as_ref().ok(),
         });
-        println!("{}", inspect::one(&both, format)?);
+        say!("{}", inspect::one(&both, format)?)?;
         server?;
         return Ok(());
     }
-    println!(
+    say!(
         "Client:\n Version:      {own}\n API version:  {API_VERSION}\n OS/Arch:      {os}/{arch}"
-    );
+    )?;
     let server = server?;
-    println!(
+    say!(
         "\nServer:\n Version:      {}\n API version:  {} (minimum version {})\n OS/Arch:      {}/{}\n Kernel:       {}",
         text(&server.version),
         text(&server.api_version),
@@ -44,6 +44,6 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
         text(&server.os),
         text(&server.arch),
         text(&server.kernel_version),
-    );
+    )?;
     Ok(())
 }

@@ -55,6 +55,11 @@ fn push_variable(variables: &mut Vec<String>, text: &str) -> Result<()> {
     Ok(())
 }
 
+/// A command line taken apart as a shell does.
+pub(crate) fn words(line: &str) -> Result<Vec<String>> {
+    shlex::split(line).with_context(|| format!("invalid command {line:?}: a quote is not closed"))
+}
+
 /// `Some` unless empty: empty lists are left out of specs.
 pub(crate) fn non_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)
@@ -70,6 +75,15 @@ mod tests {
         assert_eq!(read("A=b=c").expect("pair"), ["A=b=c"]);
         assert!(read("MESH_CTL_SURELY_NOT_SET").expect("unset").is_empty());
         assert!(read("=x").is_err());
+    }
+
+    #[test]
+    fn commands_are_quoted_as_in_a_shell() {
+        assert_eq!(
+            words(r#"sh -c 'echo "a  b"' c\ d"#).expect("words"),
+            ["sh", "-c", "echo \"a  b\"", "c d"]
+        );
+        assert!(words("sh -c 'echo").is_err());
     }
 
     #[test]

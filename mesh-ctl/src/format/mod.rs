@@ -5,6 +5,21 @@ pub(crate) mod inspect;
 pub(crate) mod lines;
 pub(crate) mod template;
 
+/// Writes a line to standard output. `println!` panics where a reader, such as `head`, has had enough.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::format::write(&format!("{}\n", format_args!($($text)*)))
+    };
+}
+
+/// Writes a line to standard error; without a reader it is lost.
+macro_rules! note {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 use std::io::Write;
 
 use anyhow::Result;
@@ -21,7 +36,7 @@ const GAP: usize = 3;
 /// The flags of every list command.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ListFlags {
-    /// Only show ids
+    /// Only show ids; where there are none, what tells the lines apart
     #[arg(short, long)]
     pub(crate) quiet: bool,
     /// Format: 'table', 'table TEMPLATE', 'json', or a Go template
@@ -114,9 +129,11 @@ impl Listing {
     }
 }
 
-/// Writes text to standard output. `print!` panics where a reader, such as `head`, has had enough.
-pub(crate) fn write(text: &str) -> std::io::Result<()> {
-    std::io::stdout().lock().write_all(text.as_bytes())
+/// Writes to standard output, at once.
+pub(crate) fn write(text: impl AsRef<[u8]>) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_ref())?;
+    out.flush()
 }
 
 /// Aligns lines of fields parted by tabs.

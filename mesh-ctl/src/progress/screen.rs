@@ -1,6 +1,6 @@
 //! Draws the progress: in place on a terminal, a line per change elsewhere.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use super::{GOAL, Picture, place};
 
@@ -67,7 +67,7 @@ impl Screen {
     fn put(&self, line: &str) {
         if !self.terminal && !self.quiet {
             // Progress that cannot be shown is not worth failing for.
-            let _ = writeln!(std::io::stdout(), "{line}");
+            let _ = say!("{line}");
         }
     }
 
@@ -91,10 +91,7 @@ impl Screen {
             out.push_str(&format!("\r\x1b[2K{line}\n"));
         }
         out.push_str("\x1b[J");
-        let mut stdout = std::io::stdout().lock();
-        let _ = stdout
-            .write_all(out.as_bytes())
-            .and_then(|()| stdout.flush());
+        let _ = crate::format::write(&out);
         self.drawn = lines;
     }
 }

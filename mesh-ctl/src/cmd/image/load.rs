@@ -40,7 +40,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
             bail!(error);
         }
         if let Some(text) = line.stream.filter(|_| !args.quiet) {
-            println!("{}", text.trim_end());
+            say!("{}", text.trim_end())?;
         }
     }
     Ok(())

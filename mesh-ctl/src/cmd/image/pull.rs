@@ -38,12 +38,12 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
         match line.id {
             Some(id) if last.get(&id) == Some(&status) => {}
             Some(id) => {
-                println!("{id}: {status}");
+                say!("{id}: {status}")?;
                 last.insert(id, status);
             }
-            None => println!("{status}"),
+            None => say!("{status}")?,
         }
     }
-    println!("{name}");
+    say!("{name}")?;
     Ok(())
 }

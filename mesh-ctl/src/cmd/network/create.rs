@@ -51,9 +51,9 @@ pub(crate) struct Args {
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let answer = client.network_create(&request(args)?).await?;
     if !answer.warning.is_empty() {
-        eprintln!("WARNING: {}", answer.warning);
+        note!("WARNING: {}", answer.warning);
     }
-    println!("{}", answer.id);
+    say!("{}", answer.id)?;
     Ok(())
 }
 

@@ -25,7 +25,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     }
     if args.pretty {
         for node in &nodes {
-            format::write(&super::pretty::render(node))?;
+            format::write(super::pretty::render(node))?;
         }
         return Ok(());
     }

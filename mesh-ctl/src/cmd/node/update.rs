@@ -45,7 +45,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let mut spec = node.spec.unwrap_or_default();
     change(&mut spec, &args);
     client.node_update(&id, version, &spec).await?;
-    println!("{}", args.node);
+    say!("{}", args.node)?;
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use mesh_api::{
 use super::{
     WaitFlags, registry_flags::RegistryFlags, rollout_flags::RolloutFlags, spec_flags::SpecFlags,
 };
-use crate::flags::{environment, image, labels, mount, network, non_empty, port};
+use crate::flags::{environment, image, labels, mount, network, non_empty, port, words};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -65,7 +65,7 @@ pub(crate) struct Args {
     /// How tasks are spread, as spread=node.labels.zone
     #[arg(long = "placement-pref", value_name = "PREFERENCE")]
     preferences: Vec<String>,
-    /// Replaces the image's entry point
+    /// Replaces the image's entry point; quoted as in a shell
     #[arg(long)]
     entrypoint: Option<String>,
     /// Host entry, as name:address
@@ -104,7 +104,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let id = answer
         .id
         .context("the agent gave no id for the new service")?;
-    println!("{id}");
+    say!("{id}")?;
     wait.wait(client, &id).await
 }
 
@@ -117,10 +117,7 @@ fn spec(args: Args) -> Result<ServiceSpec> {
     let container = TaskSpecContainerSpec {
         image: Some(image::with_tag(&args.image)?),
         args: non_empty(args.command),
-        command: args
-            .entrypoint
-            .as_deref()
-            .map(|text| text.split_whitespace().map(str::to_owned).collect()),
+        command: args.entrypoint.as_deref().map(words).transpose()?,
         env: non_empty(environment(&args.env_file, &args.env)?),
         labels: Some(labels(&args.container_labels)).filter(|labels| !labels.is_empty()),
         mounts: non_empty(

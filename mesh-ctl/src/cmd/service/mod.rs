@@ -125,7 +125,7 @@ fn set_replicas(spec: &mut ServiceSpec, replicas: u32, what: &str) -> Result<()>
 /// Shows what the agent and we ourselves have to say against an order that was carried out.
 fn warn(answered: Option<Vec<String>>, own: Option<String>) {
     for warning in answered.into_iter().flatten().chain(own) {
-        eprintln!("{warning}");
+        note!("{warning}");
     }
 }
 

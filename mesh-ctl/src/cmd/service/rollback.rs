@@ -20,7 +20,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let spec = service.spec.unwrap_or_default();
     let answer = client.service_rollback(&id, version, &spec).await?;
     super::warn(answer.warnings, None);
-    println!("{}", args.service);
+    say!("{}", args.service)?;
     if args.wait.detach {
         return Ok(());
     }

@@ -32,7 +32,8 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     for (service, replicas) in &args.targets {
         match scale(client, service, *replicas).await {
             Ok(id) => {
-                println!("{service} scaled to {replicas}");
+                // The others are scaled also where nobody reads on.
+                drop(say!("{service} scaled to {replicas}"));
                 changed.push(id);
             }
             Err(error) => errors.push(format!("{service}: {error:#}")),

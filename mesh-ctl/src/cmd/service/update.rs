@@ -12,7 +12,7 @@ use mesh_api::{
 use super::{
     WaitFlags, registry_flags::RegistryFlags, rollout_flags::RolloutFlags, spec_flags::SpecFlags,
 };
-use crate::flags::{environment, image, labels, network, port};
+use crate::flags::{environment, image, labels, network, port, words};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// Replace every task even if nothing changes
     #[arg(long)]
     force: bool,
-    /// Arguments of the command
+    /// Arguments of the command; quoted as in a shell
     #[arg(long, value_name = "COMMAND")]
     args: Option<String>,
     /// Set a variable, as NAME=value
@@ -84,7 +84,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
         .service_update(&id, version, &spec, auth.as_deref())
         .await?;
     super::warn(answer.warnings, warning);
-    println!("{}", args.service);
+    say!("{}", args.service)?;
     args.wait.wait(client, &id).await
 }
 
@@ -131,7 +131,7 @@ fn container(container: &mut TaskSpecContainerSpec, args: &Args) -> Result<()> {
         container.image = Some(image::with_tag(name)?);
     }
     if let Some(line) = &args.args {
-        container.args = Some(line.split_whitespace().map(str::to_owned).collect());
+        container.args = Some(words(line)?);
     }
     let added = environment(&[], &args.env_add)?;
     if added.is_empty() && args.env_rm.is_empty() {

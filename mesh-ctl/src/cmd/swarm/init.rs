@@ -75,10 +75,10 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     };
     let id = client.swarm_init(&request, &args.availability).await?;
     let join = super::join_command(client, Role::Worker).await?;
-    println!("Swarm initialized: current node ({id}) is now a manager.\n");
-    println!("To add a worker to this swarm, run the following command:\n\n{join}\n");
-    println!(
-        "To add a manager to this swarm, run 'mesh-ctl swarm join-token manager' and follow the instructions.\n"
-    );
+    say!(
+        "Swarm initialized: current node ({id}) is now a manager.\n\n\
+         To add a worker to this swarm, run the following command:\n\n{join}\n\n\
+         To add a manager to this swarm, run 'mesh-ctl swarm join-token manager' and follow the instructions.\n"
+    )?;
     Ok(())
 }

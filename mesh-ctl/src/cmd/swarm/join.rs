@@ -40,6 +40,6 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
         .and_then(|swarm| swarm.control_available)
         .unwrap_or(false);
     let role = if manager { "manager" } else { "worker" };
-    println!("This node joined a swarm as a {role}.");
+    say!("This node joined a swarm as a {role}.")?;
     Ok(())
 }

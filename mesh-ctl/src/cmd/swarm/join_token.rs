@@ -23,17 +23,17 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
         let (worker, manager) = (args.role == Role::Worker, args.role == Role::Manager);
         client.swarm_update(version, &spec, worker, manager).await?;
         if !args.quiet {
-            println!("Successfully rotated {} join token.\n", args.role);
+            say!("Successfully rotated {} join token.\n", args.role)?;
         }
     }
     if args.quiet {
-        println!("{}", super::token(client, args.role).await?);
+        say!("{}", super::token(client, args.role).await?)?;
         return Ok(());
     }
     let join = super::join_command(client, args.role).await?;
-    println!(
+    say!(
         "To add a {} to this swarm, run the following command:\n\n{join}\n",
         args.role
-    );
+    )?;
     Ok(())
 }

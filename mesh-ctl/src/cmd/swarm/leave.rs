@@ -12,6 +12,6 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     client.swarm_leave(args.force).await?;
-    println!("Node left the swarm.");
+    say!("Node left the swarm.")?;
     Ok(())
 }

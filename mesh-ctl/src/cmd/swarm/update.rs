@@ -23,7 +23,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let (version, mut spec) = super::settings(client).await?;
     change(&mut spec, &args);
     client.swarm_update(version, &spec, false, false).await?;
-    println!("Swarm updated.");
+    say!("Swarm updated.")?;
     Ok(())
 }
 

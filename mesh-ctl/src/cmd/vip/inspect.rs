@@ -9,7 +9,7 @@ use mesh_api::{
 };
 
 use crate::{
-    format::{self, ListFlags, Listing, Row, inspect},
+    format::{ListFlags, Listing, Row, inspect},
     view::{ports, word},
 };
 
@@ -48,7 +48,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     }
     if args.pretty {
         for vip in &vips {
-            format::write(&format!("{}\n", pretty(vip)?))?;
+            say!("{}", pretty(vip)?)?;
         }
         return Ok(());
     }
