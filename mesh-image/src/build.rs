@@ -1,15 +1,20 @@
-//! Makes image archives from files in memory: what the project's own test images are made with.
-//! Not a builder of Dockerfiles.
+//! Makes image archives from files in memory: the image of the demo, the benches and the tests. Not a builder of
+//! Dockerfiles.
 //!
 //! The output is reproducible: equal input gives equal bytes, so equal image ids.
 
 use std::io::{self, Write};
 use std::path::Path;
 
+use serde_json::{Value, json};
+
 use crate::digest::Digest;
 use crate::record::ImageConfig;
 use crate::registry::Platform;
-use crate::spec::{ConfigDoc, RootfsDoc, SavedImage};
+use crate::spec::{
+    CONTAINERD_NAME, ConfigDoc, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, RootfsDoc,
+    SavedImage,
+};
 
 /// The layer being filled: a tar, uncompressed.
 pub struct LayerBuilder {
@@ -91,6 +96,7 @@ impl LayerBuilder {
 pub struct ArchiveBuilder {
     name: String,
     platform: Platform,
+    created: String,
     config: ImageConfig,
     layers: Vec<Vec<u8>>,
 }
@@ -101,19 +107,21 @@ impl ArchiveBuilder {
         Self {
             name: name.into(),
             platform: Platform::host(),
+            created: "1970-01-01T00:00:00Z".into(),
             config,
             layers: Vec::new(),
         }
     }
 
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Sets the platform.
     pub fn platform(mut self, platform: Platform) -> Self {
         self.platform = platform;
+        self
+    }
+
+    /// Sets when it was made, RFC 3339.
+    pub fn created(mut self, at: impl Into<String>) -> Self {
+        self.created = at.into();
         self
     }
 
@@ -129,7 +137,7 @@ impl ArchiveBuilder {
             architecture: self.platform.architecture.clone(),
             os: self.platform.os.clone(),
             variant: self.platform.variant.clone(),
-            created: Some("1970-01-01T00:00:00Z".into()),
+            created: Some(self.created.clone()),
             author: None,
             config: self.config.clone(),
             rootfs: RootfsDoc {
@@ -137,12 +145,44 @@ impl ArchiveBuilder {
                 diff_ids: self.layers.iter().map(|layer| Digest::of(layer)).collect(),
             },
         };
-        json(&doc)
+        bytes(&doc)
+    }
+
+    /// The OCI manifest's bytes; their digest is what registries know the image by.
+    pub fn manifest_bytes(&self) -> Vec<u8> {
+        let layers = self.layers.iter();
+        let layers: Vec<_> = layers.map(|tar| descriptor(OCI_LAYER, tar)).collect();
+        bytes(&json!({
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": descriptor(OCI_CONFIG, &self.config_bytes()),
+            "layers": layers,
+        }))
     }
 
     /// The layers' bytes, base first.
     pub fn layers(&self) -> &[Vec<u8>] {
         &self.layers
+    }
+
+    /// Everything that the manifest names, and the manifest.
+    pub fn blobs(&self) -> Vec<Vec<u8>> {
+        let documents = [self.config_bytes(), self.manifest_bytes()];
+        self.layers.iter().cloned().chain(documents).collect()
+    }
+
+    /// Writes it as an OCI image layout.
+    pub fn write_oci(&self, out: impl Write) -> io::Result<()> {
+        let mut named = descriptor(OCI_MANIFEST, &self.manifest_bytes());
+        named["annotations"] = json!({ CONTAINERD_NAME: self.name });
+        let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [named] });
+        let mut tar = Members::new(out);
+        tar.put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        tar.put("index.json", &bytes(&index))?;
+        for blob in self.blobs() {
+            tar.put(&format!("blobs/sha256/{}", Digest::of(&blob).hex()), &blob)?;
+        }
+        tar.finish()
     }
 
     /// Writes it as `docker save` does.
@@ -167,7 +207,7 @@ impl ArchiveBuilder {
             repo_tags: vec![self.name.clone()],
             layers: names,
         }];
-        tar.put("manifest.json", &json(&manifest))?;
+        tar.put("manifest.json", &bytes(&manifest))?;
         tar.finish()
     }
 }
@@ -193,6 +233,10 @@ impl<W: Write> Members<W> {
 }
 
 /// These documents hold only strings, numbers and maps with string keys: encoding cannot fail.
-fn json(document: &impl serde::Serialize) -> Vec<u8> {
+fn bytes(document: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(document).expect("plain data encodes")
+}
+
+fn descriptor(media_type: &str, blob: &[u8]) -> Value {
+    json!({ "mediaType": media_type, "digest": Digest::of(blob), "size": blob.len() })
 }

@@ -19,8 +19,6 @@ pub struct ImageRecord {
     pub size: u64,
     /// When it was built, RFC 3339, as written in the image; may be absent.
     pub created: Option<String>,
-    /// When it last came in or was tagged here: seconds since the Unix epoch.
-    pub updated: u64,
     /// CPU architecture in Go's words: `amd64`, `arm64`.
     pub architecture: String,
     /// Operating system: `linux`.

@@ -7,9 +7,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-use tar::{EntryType, Header};
+use chrono::{DateTime, SecondsFormat, Utc};
+use mesh_image::{
+    ImageConfig,
+    build::{ArchiveBuilder, LayerBuilder},
+};
 
 use crate::netns::run;
 
@@ -22,18 +24,68 @@ const STATIC_WHOAMI: &str = "image/whoami";
 /// Debian's busybox-static.
 const BUSYBOX: &str = "/bin/busybox";
 
+/// The image called [`WHOAMI`]: two programs, their other names, and the folders a root needs.
+///
+/// # Errors
+/// When whoami was not built or busybox is missing.
+pub(crate) fn whoami() -> Result<ArchiveBuilder> {
+    let whoami = static_whoami()?;
+    let mut layer = LayerBuilder::new();
+    for dir in [
+        "bin", "dev", "etc", "proc", "root", "sys", "usr", "usr/bin", "var",
+    ] {
+        layer.directory(dir, 0o755)?;
+    }
+    let users = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n";
+    layer
+        .directory("tmp", 0o1777)?
+        .file("etc/passwd", 0o644, users)?
+        .file("etc/group", 0o644, b"root:x:0:\nnogroup:x:65534:\n")?
+        .copy("bin/whoami", 0o755, &whoami)?
+        .symlink("bin/curl", "whoami")?
+        .copy("bin/busybox", 0o755, Path::new(BUSYBOX))
+        .context("`cargo xtask setup` installs it")?;
+    let applets = run(BUSYBOX, &["--list"])?;
+    for applet in applets
+        .lines()
+        .filter(|name| !["whoami", "busybox"].contains(name))
+    {
+        layer.symlink(&format!("bin/{applet}"), "busybox")?;
+    }
+    let config = ImageConfig {
+        cmd: vec!["/bin/whoami".into()],
+        env: vec!["PATH=/bin:/usr/bin".into()],
+        working_dir: "/".into(),
+        ..ImageConfig::default()
+    };
+    Ok(ArchiveBuilder::new(WHOAMI, config)
+        .created(created(&whoami)?)
+        .layer(layer.finish()?))
+}
+
+/// `SOURCE_DATE_EPOCH`, else when the program was built, as RFC 3339.
+fn created(program: &Path) -> Result<String> {
+    let at = match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) => {
+            let seconds = text.parse().ok();
+            let at = seconds.and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+            at.with_context(|| format!("SOURCE_DATE_EPOCH is no time: {text:?}"))?
+        }
+        Err(_) => DateTime::<Utc>::from(fs::metadata(program)?.modified()?),
+    };
+    Ok(at.to_rfc3339_opts(SecondsFormat::Secs, true))
+}
+
 /// Writes the OCI archive of [`WHOAMI`] into a folder; gives its path.
 ///
 /// # Errors
 /// When whoami was not built or busybox is missing, or the archive cannot be written.
 pub fn whoami_archive(dir: &Path) -> Result<PathBuf> {
-    let whoami = fs::read(static_whoami()?).context("cannot read the static whoami")?;
-    let busybox = fs::read(BUSYBOX)
-        .with_context(|| format!("cannot read {BUSYBOX}: `cargo xtask setup` installs it"))?;
-    let applets = run(BUSYBOX, &["--list"])?;
-    let layer = layer(&whoami, &busybox, &applets)?;
     let path = dir.join("whoami.tar");
-    write_archive(&path, WHOAMI, &layer, &["/bin/whoami"])?;
+    let image = whoami()?;
+    File::create(&path)
+        .and_then(|file| image.write_oci(file))
+        .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }
 
@@ -76,122 +128,6 @@ pub fn static_whoami() -> Result<PathBuf> {
         .context("the static whoami is not built: run `cargo xtask build`")
 }
 
-/// The only layer: two programs, their other names, and the folders a root needs.
-fn layer(whoami: &[u8], busybox: &[u8], applets: &str) -> Result<Vec<u8>> {
-    let mut tar = tar::Builder::new(Vec::new());
-    for dir in [
-        "bin", "dev", "etc", "proc", "root", "sys", "tmp", "usr", "usr/bin", "var",
-    ] {
-        let mode = if dir == "tmp" { 0o1777 } else { 0o755 };
-        entry(
-            &mut tar,
-            &format!("{dir}/"),
-            EntryType::Directory,
-            mode,
-            b"",
-        )?;
-    }
-    let user = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n";
-    entry(&mut tar, "etc/passwd", EntryType::Regular, 0o644, user)?;
-    let group = b"root:x:0:\nnogroup:x:65534:\n";
-    entry(&mut tar, "etc/group", EntryType::Regular, 0o644, group)?;
-    entry(&mut tar, "bin/whoami", EntryType::Regular, 0o755, whoami)?;
-    entry(&mut tar, "bin/busybox", EntryType::Regular, 0o755, busybox)?;
-    link(&mut tar, "bin/curl", "whoami")?;
-    for applet in applets
-        .lines()
-        .filter(|name| !["whoami", "busybox"].contains(name))
-    {
-        link(&mut tar, &format!("bin/{applet}"), "busybox")?;
-    }
-    tar.into_inner().context("cannot finish the layer")
-}
-
-fn header(kind: EntryType, mode: u32, size: u64) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_size(size);
-    header
-}
-
-fn entry<W: std::io::Write>(
-    tar: &mut tar::Builder<W>,
-    path: &str,
-    kind: EntryType,
-    mode: u32,
-    data: &[u8],
-) -> Result<()> {
-    let mut header = header(kind, mode, data.len() as u64);
-    tar.append_data(&mut header, path, data)
-        .with_context(|| format!("cannot add {path} to the archive"))
-}
-
-fn link<W: std::io::Write>(tar: &mut tar::Builder<W>, path: &str, to: &str) -> Result<()> {
-    let mut header = header(EntryType::Symlink, 0o777, 0);
-    tar.append_link(&mut header, path, to)
-        .with_context(|| format!("cannot add {path} to the archive"))
-}
-
-/// An OCI layout in a tar, with one image of one layer.
-fn write_archive(path: &Path, name: &str, layer: &[u8], entrypoint: &[&str]) -> Result<()> {
-    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    let mut tar = tar::Builder::new(file);
-    let config = serde_json::to_vec(&json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
-        "os": "linux",
-        "config": {
-            "Cmd": entrypoint,
-            "Env": ["PATH=/bin:/usr/bin"],
-            "WorkingDir": "/",
-        },
-        "rootfs": { "type": "layers", "diff_ids": [digest(layer)] },
-    }))?;
-    let manifest = serde_json::to_vec(&json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", layer)],
-    }))?;
-    let mut named = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
-    let (short, tag) = name.split_once(':').unwrap_or((name, "latest"));
-    named["annotations"] = json!({
-        "io.containerd.image.name": format!("docker.io/library/{short}:{tag}"),
-        "org.opencontainers.image.ref.name": tag,
-    });
-    let index = serde_json::to_vec(&json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [named],
-    }))?;
-    let mark = br#"{"imageLayoutVersion":"1.0.0"}"#;
-    entry(&mut tar, "oci-layout", EntryType::Regular, 0o644, mark)?;
-    entry(&mut tar, "index.json", EntryType::Regular, 0o644, &index)?;
-    for blob in [&config[..], &manifest[..], layer] {
-        let at = format!("blobs/{}", digest(blob).replace(':', "/"));
-        entry(&mut tar, &at, EntryType::Regular, 0o644, blob)?;
-    }
-    tar.into_inner()
-        .and_then(|file| file.sync_all())
-        .with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn descriptor(media_type: &str, blob: &[u8]) -> Value {
-    json!({ "mediaType": media_type, "digest": digest(blob), "size": blob.len() })
-}
-
-fn digest(blob: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut text = "sha256:".to_owned();
-    for byte in Sha256::digest(blob) {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,26 +138,5 @@ mod tests {
         assert_eq!(replica(answer).unwrap(), "1a2b");
         assert_eq!(client(answer).unwrap().to_string(), "192.168.77.200:4711");
         assert!(replica("404").is_err());
-    }
-
-    #[test]
-    fn an_archive_names_every_blob_by_its_digest() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.tar");
-        let layer = layer(b"who", b"box", "sh\nls\nbusybox\n").unwrap();
-        write_archive(&path, WHOAMI, &layer, &["/bin/whoami"]).unwrap();
-        let mut archive = tar::Archive::new(File::open(&path).unwrap());
-        let mut blobs = 0;
-        for entry in archive.entries().unwrap() {
-            let mut entry = entry.unwrap();
-            let name = entry.path().unwrap().to_string_lossy().into_owned();
-            if let Some(hex) = name.strip_prefix("blobs/sha256/") {
-                let mut bytes = Vec::new();
-                std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
-                assert_eq!(digest(&bytes), format!("sha256:{hex}"));
-                blobs += 1;
-            }
-        }
-        assert_eq!(blobs, 3);
     }
 }

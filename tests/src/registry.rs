@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, File},
-    io::Read,
     net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Stdio},
@@ -10,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::Value;
+use mesh_image::{Digest, build::ArchiveBuilder};
 
 use crate::{image, rig::Rig, rig::UP_LIMIT, wait::eventually};
 
@@ -44,7 +43,7 @@ impl Registry {
     pub fn start(rig: &Rig) -> Result<Self> {
         let dir = rig.dir().join("registry");
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let digest = fill(&image::whoami_archive(&dir)?, &dir.join("data"))?;
+        let digest = fill(&image::whoami()?, &dir.join("data"))?;
         let at = |name: &str| dir.join(name).display().to_string();
         fs::write(at("htpasswd"), HTPASSWD)?;
         let config = format!(
@@ -102,8 +101,8 @@ impl Drop for Registry {
     }
 }
 
-/// Lays an OCI archive out as the registry keeps images; gives the manifest's digest.
-fn fill(archive: &Path, data: &Path) -> Result<String> {
+/// Lays the image out as the registry keeps images; gives its manifest's digest.
+fn fill(image: &ArchiveBuilder, data: &Path) -> Result<String> {
     let root = data.join("docker/registry/v2");
     let repository = root.join("repositories").join(REPOSITORY);
     let put = |path: PathBuf, bytes: &[u8]| -> Result<()> {
@@ -111,41 +110,22 @@ fn fill(archive: &Path, data: &Path) -> Result<String> {
         fs::create_dir_all(dir)?;
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
     };
-    let mut digest = String::new();
-    let file = File::open(archive).with_context(|| format!("cannot open {}", archive.display()))?;
-    for entry in tar::Archive::new(file).entries()? {
-        let mut entry = entry?;
-        let name = entry.path()?.display().to_string();
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes)?;
-        if name == "index.json" {
-            let index: Value = serde_json::from_slice(&bytes)?;
-            let found = index["manifests"][0]["digest"].as_str();
-            digest = found.context("the index names no manifest")?.to_owned();
-        } else if let Some(hex) = name.strip_prefix("blobs/sha256/") {
-            put(
-                root.join("blobs/sha256")
-                    .join(&hex[..2])
-                    .join(hex)
-                    .join("data"),
-                &bytes,
-            )?;
-            let link = format!("sha256:{hex}");
-            put(
-                repository.join("_layers/sha256").join(hex).join("link"),
-                link.as_bytes(),
-            )?;
-        }
+    for blob in image.blobs() {
+        let digest = Digest::of(&blob);
+        let hex = digest.hex();
+        let place = root.join("blobs/sha256").join(&hex[..2]).join(hex);
+        put(place.join("data"), &blob)?;
+        let link = repository.join("_layers/sha256").join(hex).join("link");
+        put(link, digest.to_string().as_bytes())?;
     }
-    let hex = digest
-        .strip_prefix("sha256:")
-        .context("no index in the archive")?;
+    let manifest = Digest::of(&image.manifest_bytes());
+    let hex = manifest.hex();
     for place in [
         format!("_manifests/revisions/sha256/{hex}/link"),
         "_manifests/tags/1/current/link".to_owned(),
         format!("_manifests/tags/1/index/sha256/{hex}/link"),
     ] {
-        put(repository.join(place), digest.as_bytes())?;
+        put(repository.join(place), manifest.to_string().as_bytes())?;
     }
-    Ok(digest)
+    Ok(manifest.to_string())
 }

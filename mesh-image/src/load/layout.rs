@@ -5,14 +5,12 @@ use super::spool::Spool;
 use crate::error::{ImageError, Result};
 use crate::reference::Reference;
 use crate::registry::Platform;
-use crate::spec::{self, Descriptor, ManifestDoc};
+use crate::spec::{self, CONTAINERD_NAME, Descriptor, ManifestDoc};
 
 /// The file that lists the images.
 pub(super) const INDEX: &str = "index.json";
 /// How many indexes may lie inside one another.
 const MAX_DEPTH: usize = 4;
-/// Full name, as containerd and Docker write it.
-const CONTAINERD_NAME: &str = "io.containerd.image.name";
 /// Name or only a tag, as the specification has it.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 

@@ -241,11 +241,9 @@ impl ImageStore {
             let id = files.put_blob(config)?;
             let entry = state.images.entry(id.clone()).or_insert_with(|| Entry {
                 size,
-                updated: 0,
                 digests: BTreeSet::new(),
                 doc,
             });
-            entry.updated = state::now();
             entry.digests.extend(digests.iter().cloned());
             for name in names {
                 state.names.insert(name.clone(), id.clone());

@@ -1,7 +1,6 @@
 //! Which images and names there are. In memory, with `state.json` as its durable form.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,8 +19,6 @@ const MIN_ID_PREFIX: usize = 4;
 pub(super) struct Entry {
     /// Unpacked size of all layers, bytes.
     pub(super) size: u64,
-    /// Seconds since the Unix epoch.
-    pub(super) updated: u64,
     /// Names by digest, without tag.
     #[serde(default)]
     pub(super) digests: BTreeSet<Reference>,
@@ -156,7 +153,6 @@ impl State {
             repo_digests: entry.digests.iter().map(ToString::to_string).collect(),
             size: entry.size,
             created: entry.doc.created.clone(),
-            updated: entry.updated,
             architecture: entry.doc.architecture.clone(),
             os: entry.doc.os.clone(),
             variant: entry.doc.variant.clone(),
@@ -209,11 +205,4 @@ fn complete(files: &Files, id: &Digest) -> Result<ConfigDoc> {
         }
     }
     Ok(doc)
-}
-
-/// Seconds since the Unix epoch.
-pub(super) fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }

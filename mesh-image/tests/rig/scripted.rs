@@ -79,33 +79,14 @@ impl Scripted {
 
     /// Offers an image as `app:1`; returns the digests of its manifest and its layers.
     pub(crate) fn offer(&self, image: &ArchiveBuilder) -> (Digest, Vec<Digest>) {
-        let config = image.config_bytes();
-        let describe = |media_type: &str, bytes: &[u8]| {
-            serde_json::json!({
-                "mediaType": media_type,
-                "digest": Digest::of(bytes).to_string(),
-                "size": bytes.len(),
-            })
-        };
-        let layers: Vec<_> = image
-            .layers()
-            .iter()
-            .map(|layer| describe("application/vnd.oci.image.layer.v1.tar", layer))
-            .collect();
-        let manifest = serde_json::to_vec(&serde_json::json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": describe("application/vnd.oci.image.config.v1+json", &config),
-            "layers": layers,
-        }))
-        .unwrap();
+        let manifest = image.manifest_bytes();
         let digest = Digest::of(&manifest);
         let kind = "application/vnd.oci.image.manifest.v1+json";
         self.put("/v2/app/manifests/1", kind, manifest.clone());
         self.put(&format!("/v2/app/manifests/{digest}"), kind, manifest);
-        for blob in image.layers().iter().chain([&config]) {
-            let path = format!("/v2/app/blobs/{}", Digest::of(blob));
-            self.put(&path, "application/octet-stream", blob.clone());
+        for blob in image.blobs() {
+            let path = format!("/v2/app/blobs/{}", Digest::of(&blob));
+            self.put(&path, "application/octet-stream", blob);
         }
         (
             digest,

@@ -4,8 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use mesh_image::build::{ArchiveBuilder, LayerBuilder};
-use mesh_image::{Digest, ImageConfig, ImageStore, silent};
-use serde_json::json;
+use mesh_image::{ImageConfig, ImageStore, silent};
 use tempfile::TempDir;
 
 pub(crate) struct World {
@@ -106,44 +105,10 @@ pub(crate) fn docker(image: &ArchiveBuilder) -> Vec<u8> {
     out
 }
 
-/// As an OCI image layout.
 pub(crate) fn oci(image: &ArchiveBuilder) -> Vec<u8> {
-    let kind = |name: &str| format!("application/vnd.oci.image.{name}");
-    let descriptor = |name: &str, content: &[u8]| json!({"mediaType": kind(name), "digest": Digest::of(content), "size": content.len()});
-    let config = image.config_bytes();
-    let layers = image.layers().iter();
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": kind("manifest.v1+json"),
-        "config": descriptor("config.v1+json", &config),
-        "layers": layers.map(|layer| descriptor("layer.v1.tar", layer)).collect::<Vec<_>>(),
-    })
-    .to_string();
-    let mut entry = descriptor("manifest.v1+json", manifest.as_bytes());
-    entry["annotations"] = json!({
-        "io.containerd.image.name": image.name(),
-        "org.opencontainers.image.ref.name": image.name(),
-    });
-    let index = json!({
-        "schemaVersion": 2,
-        "mediaType": kind("index.v1+json"),
-        "manifests": [entry],
-    })
-    .to_string();
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut put = |name: &str, content: &[u8]| {
-        let mut header = tar::Header::new_gnu();
-        header.set_mode(0o644);
-        header.set_size(content.len() as u64);
-        tar.append_data(&mut header, name, content).unwrap();
-    };
-    put("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
-    let layers = image.layers().iter().map(Vec::as_slice);
-    for blob in layers.chain([config.as_slice(), manifest.as_bytes()]) {
-        put(&format!("blobs/sha256/{}", Digest::of(blob).hex()), blob);
-    }
-    put("index.json", index.as_bytes());
-    tar.into_inner().unwrap()
+    let mut out = Vec::new();
+    image.write_oci(&mut out).unwrap();
+    out
 }
 
 pub(crate) fn names(dir: &Path) -> Vec<String> {
