@@ -10,42 +10,50 @@ use crate::sh;
 const SOURCES: &str = "/etc/apt/sources.list.d/mesh-security.list";
 
 /// Installs packages, reading the lists anew when one is unknown.
-pub(crate) fn install(packages: &[&str]) -> Result<()> {
+pub(super) fn install(packages: &[&str]) -> Result<()> {
     if !sh::has("apt-get") {
         bail!(
             "cannot install {}: no apt-get here; install them with your distribution's tool",
             packages.join(" ")
         );
     }
-    if !packages.iter().all(|package| known(package)) {
-        update()?;
-    }
-    if !packages.iter().all(|package| known(package)) {
-        add_security()?;
-        update()?;
-    }
-    if let Some(unknown) = packages.iter().find(|package| !known(package)) {
+    let unknown = || packages.iter().find(|package| !known(package));
+    look_for(|| unknown().is_none())?;
+    if let Some(unknown) = unknown() {
         bail!("no apt source offers {unknown}: add one that does and run this again");
     }
-    let mut command = apt_get();
-    command.args(["install", "-y", "--no-install-recommends"]);
-    if sh::run(command.args(packages)).is_ok() {
+    let install = || {
+        let mut command = apt_get();
+        command.args(["install", "-y", "--no-install-recommends"]);
+        sh::run(command.args(packages))
+    };
+    if install().is_ok() {
         return Ok(());
     }
     sh::say("that failed: the lists may be stale, reading them anew");
     update()?;
-    let mut command = apt_get();
-    command.args(["install", "-y", "--no-install-recommends"]);
-    sh::run(command.args(packages)).context("run this as root")
+    install().context("run this as root")
+}
+
+/// Reads the lists anew, then adds the security suite, until something is offered; whether it is now.
+pub(super) fn look_for(offered: impl Fn() -> bool) -> Result<bool> {
+    if !offered() {
+        update()?;
+    }
+    if !offered() {
+        add_security()?;
+        update()?;
+    }
+    Ok(offered())
 }
 
 /// Whether a source offers the package.
-pub(crate) fn known(package: &str) -> bool {
+pub(super) fn known(package: &str) -> bool {
     candidate(package).is_some()
 }
 
 /// The version that would be installed.
-pub(crate) fn candidate(package: &str) -> Option<String> {
+pub(super) fn candidate(package: &str) -> Option<String> {
     let text = sh::output("apt-cache", &["policy", package])?;
     text.lines()
         .find_map(|line| line.trim().strip_prefix("Candidate: "))
@@ -60,12 +68,12 @@ fn apt_get() -> Command {
 }
 
 /// Reads the package lists.
-pub(crate) fn update() -> Result<()> {
+fn update() -> Result<()> {
     sh::run(apt_get().arg("update")).context("cannot read the package lists: run this as root")
 }
 
 /// Debian brings newer LLVM and Rust to a stable release by its security suite only.
-pub(crate) fn add_security() -> Result<()> {
+fn add_security() -> Result<()> {
     let release = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
     let codename = release
         .lines()

@@ -54,15 +54,8 @@ pub(crate) fn ensure() -> Result<Compiler> {
 }
 
 fn install_debian() -> Result<()> {
-    if !new_enough() {
-        apt::update()?;
-    }
     // The release itself may hold an old one; the newer comes by the security suite.
-    if !new_enough() {
-        apt::add_security()?;
-        apt::update()?;
-    }
-    if !new_enough() {
+    if !apt::look_for(new_enough)? {
         bail!("Debian's rustc-web here is older than 1.{OLDEST}");
     }
     apt::install(&DEBIAN)
