@@ -48,11 +48,11 @@ impl Server {
         stream
     }
 
-    fn terminate(&self) {
+    fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
         assert!(
             Command::new("kill")
-                .args(["-TERM", &pid])
+                .args([signal, &pid])
                 .status()
                 .unwrap()
                 .success()
@@ -95,7 +95,7 @@ fn open_requests_are_answered_before_the_end() {
     let mut large = server.ask("/bytes/50000000", "keep-alive");
     // The answer has begun, so the request is open.
     large.read_exact(&mut [0; 16]).unwrap();
-    server.terminate();
+    server.signal("-TERM");
     // It goes on answering, and health tells that the end was asked for.
     let end = Instant::now() + LIMIT;
     while !text(server.ask("/health", "close")).starts_with("HTTP/1.1 503") {
@@ -107,6 +107,23 @@ fn open_requests_are_answered_before_the_end() {
     let mut rest = Vec::new();
     large.read_to_end(&mut rest).unwrap();
     assert!(rest.len() > 50_000_000 - 16);
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+/// While the machine stands still nobody looks; that is not a time in which nothing was open.
+#[test]
+fn a_stall_while_draining_cuts_no_request() {
+    let mut server = Server::start();
+    let slow = server.ask("/sleep/1000", "close");
+    server.signal("-TERM");
+    let end = Instant::now() + LIMIT;
+    while !text(server.ask("/health", "close")).starts_with("HTTP/1.1 503") {
+        assert!(Instant::now() < end, "it does not drain");
+    }
+    server.signal("-STOP");
+    thread::sleep(Duration::from_millis(500));
+    server.signal("-CONT");
+    assert!(text(slow).starts_with("HTTP/1.1 200 OK"));
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
 }
 
