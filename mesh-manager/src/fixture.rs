@@ -10,6 +10,7 @@ use crate::{
 };
 use mesh_api::engine;
 use mesh_pki::Role;
+use serde_json::json;
 use std::collections::BTreeSet;
 
 /// One second in nanoseconds.
@@ -163,16 +164,14 @@ impl World {
     }
 
     pub(crate) fn scale(&mut self, id: &str, replicas: i64) {
-        self.edit(id, |spec| {
-            spec.mode
-                .as_mut()
-                .unwrap()
-                .replicated
-                .as_mut()
-                .unwrap()
-                .replicas = Some(replicas);
-        })
-        .unwrap();
+        self.edit(id, |spec| spec.mode = replicated("", replicas).mode)
+            .unwrap();
+    }
+
+    /// Updates a service so that all its tasks are replaced.
+    pub(crate) fn force_update(&mut self, id: &str) {
+        self.edit(id, |spec| template(spec).force_update = Some(1))
+            .unwrap();
     }
 
     pub(crate) fn report(&mut self, task: &str, state: TaskState) {
@@ -273,51 +272,49 @@ impl World {
 
 /// A replicated service.
 pub(crate) fn replicated(name: &str, replicas: i64) -> engine::ServiceSpec {
-    engine::ServiceSpec {
-        name: Some(name.to_owned()),
-        task_template: Some(engine::TaskSpec {
-            container_spec: Some(engine::TaskSpecContainerSpec {
-                image: Some("whoami".to_owned()),
-                ..Default::default()
-            }),
-            ..Default::default()
-        }),
-        mode: Some(engine::ServiceSpecMode {
-            replicated: Some(engine::ServiceSpecModeReplicated {
-                replicas: Some(replicas),
-            }),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
+    let spec = json!({
+        "Name": name,
+        "TaskTemplate": {"ContainerSpec": {"Image": "whoami"}},
+        "Mode": {"Replicated": {"Replicas": replicas}},
+    });
+    serde_json::from_value(spec).unwrap()
+}
+
+/// A global service.
+pub(crate) fn global(name: &str) -> engine::ServiceSpec {
+    let mut spec = replicated(name, 1);
+    spec.mode = serde_json::from_value(json!({"Global": {}})).unwrap();
+    spec
 }
 
 /// A service with a port.
 pub(crate) fn published(name: &str, port: i64, host: bool) -> engine::ServiceSpec {
     let mut spec = replicated(name, 1);
-    spec.endpoint_spec = Some(engine::EndpointSpec {
-        mode: None,
-        ports: Some(vec![engine::EndpointPortConfig {
-            protocol: Some(engine::EndpointPortConfigProtocolEnum::TCP),
-            target_port: Some(8080),
-            published_port: Some(port),
-            publish_mode: Some(if host {
-                engine::EndpointPortConfigPublishModeEnum::HOST
-            } else {
-                engine::EndpointPortConfigPublishModeEnum::INGRESS
-            }),
-            ..Default::default()
-        }]),
-    });
+    let mode = if host { "host" } else { "ingress" };
+    let port =
+        json!({"Protocol": "tcp", "TargetPort": 8080, "PublishedPort": port, "PublishMode": mode});
+    spec.endpoint_spec = serde_json::from_value(json!({"Ports": [port]})).unwrap();
     spec
 }
 
 /// Puts a service on networks.
 pub(crate) fn on(mut spec: engine::ServiceSpec, networks: &[&str]) -> engine::ServiceSpec {
-    let attachment = |n: &&str| engine::NetworkAttachmentConfig {
-        target: Some((*n).to_owned()),
-        ..Default::default()
-    };
-    spec.task_template.as_mut().unwrap().networks = Some(networks.iter().map(attachment).collect());
+    let networks = networks.iter().map(|name| json!({"Target": name}));
+    template(&mut spec).networks = serde_json::from_value(networks.collect()).unwrap();
     spec
+}
+
+/// Says where a service's tasks may run.
+pub(crate) fn constrained(
+    mut spec: engine::ServiceSpec,
+    constraints: &[&str],
+) -> engine::ServiceSpec {
+    let placement = json!({"Constraints": constraints});
+    template(&mut spec).placement = serde_json::from_value(placement).unwrap();
+    spec
+}
+
+/// What a service's tasks are made from.
+pub(crate) fn template(spec: &mut engine::ServiceSpec) -> &mut engine::TaskSpec {
+    spec.task_template.as_mut().unwrap()
 }

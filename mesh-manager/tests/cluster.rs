@@ -3,7 +3,8 @@
 mod common;
 
 use common::{
-    FakeNode, create, create_network, edit, eventually, manager, publish, scale, service, status,
+    FakeNode, attach, create, create_network, edit, eventually, manager, publish, scale, service,
+    status,
 };
 use futures::StreamExt;
 use mesh_api::{engine, proto};
@@ -44,10 +45,7 @@ async fn a_service_spreads_scales_and_goes() {
     let network = create_network(&manager, "front").await;
     let mut spec = service("web", 6);
     publish(&mut spec, 80, 8080);
-    spec.task_template.as_mut().unwrap().networks = Some(vec![engine::NetworkAttachmentConfig {
-        target: Some("front".to_owned()),
-        ..Default::default()
-    }]);
+    attach(&mut spec, "front");
     let id = create(&manager, spec).await;
     all_running(&manager, &id, 6).await;
 

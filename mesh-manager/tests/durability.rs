@@ -3,7 +3,7 @@
 mod common;
 
 use common::{
-    FakeNode, PATIENCE, config, create, create_network, eventually, free_address, service,
+    FakeNode, PATIENCE, attach, config, create, create_network, eventually, free_address, service,
 };
 use mesh_manager::{Command, Config, InitOptions, Manager, ManagerHandle, Timings};
 use std::{
@@ -175,11 +175,7 @@ async fn a_thousand_services() {
         tokio::spawn(async move {
             for number in 0..125 {
                 let mut spec = service(&format!("s{maker}-{number}"), 0);
-                spec.task_template.as_mut().unwrap().networks =
-                    Some(vec![mesh_api::engine::NetworkAttachmentConfig {
-                        target: Some("front".to_owned()),
-                        ..Default::default()
-                    }]);
+                attach(&mut spec, "front");
                 create(&manager, spec).await;
             }
         })

@@ -2,7 +2,7 @@
 
 use crate::{
     Command, ErrorKind, Operation, Response,
-    fixture::{World, on, published, replicated},
+    fixture::{World, constrained, global, on, published, replicated, template},
     state::{PublishMode, State, TaskState},
 };
 use mesh_api::engine;
@@ -17,10 +17,7 @@ fn edited(change: impl FnOnce(&mut Spec)) -> Spec {
 }
 
 fn container(change: impl FnOnce(&mut engine::TaskSpecContainerSpec)) -> Spec {
-    edited(|s| {
-        let template = s.task_template.as_mut().unwrap();
-        change(template.container_spec.as_mut().unwrap());
-    })
+    edited(|s| change(template(s).container_spec.as_mut().unwrap()))
 }
 
 fn image(name: &str) -> Spec {
@@ -32,12 +29,7 @@ fn privileged(json: &str) -> Spec {
 }
 
 fn constraint(text: &str) -> Spec {
-    edited(|s| {
-        s.task_template.as_mut().unwrap().placement = Some(engine::TaskSpecPlacement {
-            constraints: Some(vec![text.to_owned()]),
-            ..Default::default()
-        });
-    })
+    constrained(replicated("new", 1), &[text])
 }
 
 #[test]
@@ -440,11 +432,8 @@ fn mounts_that_no_node_could_make_are_refused() {
             target: Some(target.to_owned()),
             ..Default::default()
         };
-        let spec = edited(|s| {
-            let template = s.task_template.as_mut().unwrap();
-            template.container_spec.as_mut().unwrap().mounts =
-                Some(vec![mount(source, target), mount("/b", "/twice")]);
-        });
+        let spec =
+            container(|c| c.mounts = Some(vec![mount(source, target), mount("/b", "/twice")]));
         let error = world.service(spec).unwrap_err();
         assert!(error.message.contains(text), "{error}");
         assert_eq!(error.kind, ErrorKind::InvalidArgument);
@@ -536,8 +525,13 @@ fn addresses_are_unique_rest_and_run_out() {
 
     world.scale(&id, 20);
     world.settle();
-    let full = addresses_of_live(&world, &id);
-    assert_eq!(full, 12, "13 without the VIP");
+    let live = world.state.tasks_of_service(&id);
+    let live = live.filter(|t| !t.status.state.is_terminal());
+    let full: BTreeSet<_> = live
+        .flat_map(|t| &t.attachments)
+        .map(|a| a.address)
+        .collect();
+    assert_eq!(full.len(), 12, "13 without the VIP");
     let rejected = world
         .state
         .tasks_of_service(&id)
@@ -549,18 +543,6 @@ fn addresses_are_unique_rest_and_run_out() {
             .error
             .contains("no available IPv4 addresses on network tiny")
     );
-}
-
-fn addresses_of_live(world: &World, id: &str) -> usize {
-    let live = |t: &&&crate::state::Task| !t.status.state.is_terminal();
-    let tasks: Vec<_> = world.state.tasks_of_service(id).collect();
-    tasks
-        .iter()
-        .filter(live)
-        .flat_map(|t| &t.attachments)
-        .map(|a| a.address)
-        .collect::<BTreeSet<_>>()
-        .len()
 }
 
 #[test]
@@ -587,13 +569,7 @@ fn the_same_log_gives_the_same_state() {
         let mut world = World::new(&["n1", "n2"]);
         world.network("front", "").unwrap();
         let mut spec = on(published("web", 0, false), &["front"]);
-        spec.mode
-            .as_mut()
-            .unwrap()
-            .replicated
-            .as_mut()
-            .unwrap()
-            .replicas = Some(5);
+        spec.mode = replicated("", 5).mode;
         let id = world.service(spec).unwrap();
         world.work();
         world.scale(&id, 2);
@@ -615,13 +591,7 @@ fn a_snapshot_gives_the_same_state() {
     let id = world
         .service(on(published("web", 80, false), &["front"]))
         .unwrap();
-    let global = edited(|s| {
-        s.mode = Some(engine::ServiceSpecMode {
-            global: Some(Default::default()),
-            ..Default::default()
-        });
-    });
-    world.service(global).unwrap();
+    world.service(global("new")).unwrap();
     world.work();
     let bytes = serde_json::to_vec(&world.state).unwrap();
     let mut copy: State = serde_json::from_slice(&bytes).unwrap();

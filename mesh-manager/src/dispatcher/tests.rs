@@ -3,7 +3,7 @@
 use super::{Sent, Session, Sessions};
 use crate::{
     Command,
-    fixture::{SECOND, World, on, published, replicated},
+    fixture::{SECOND, World, constrained, on, published, replicated, template},
 };
 use mesh_api::proto::{self, object::Object as Body};
 use std::sync::Arc;
@@ -28,14 +28,7 @@ fn a_node_learns_what_concerns_it() {
     let mut world = World::new(&["n1", "n2"]);
     world.network("front", "").unwrap();
     world.network("back", "").unwrap();
-    let pin = |mut spec: mesh_api::engine::ServiceSpec, node: &str| {
-        spec.task_template.as_mut().unwrap().placement =
-            Some(mesh_api::engine::TaskSpecPlacement {
-                constraints: Some(vec![format!("node.hostname=={node}")]),
-                ..Default::default()
-            });
-        spec
-    };
+    let pin = |spec, node: &str| constrained(spec, &[&format!("node.hostname=={node}")]);
     world
         .service(pin(on(replicated("web", 1), &["front"]), "n1"))
         .unwrap();
@@ -75,7 +68,7 @@ fn a_node_learns_what_concerns_it() {
     let web = world.state.find_service("web").unwrap().id.clone();
     world
         .edit(&web, |s| {
-            s.task_template.as_mut().unwrap().placement = None;
+            template(s).placement = None;
             s.mode = replicated("web", 2).mode;
         })
         .unwrap();

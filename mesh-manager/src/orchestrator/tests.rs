@@ -2,7 +2,7 @@
 
 use crate::{
     Command,
-    fixture::{SECOND, World, replicated},
+    fixture::{SECOND, World, constrained, global, replicated, template},
     state::{Task, TaskState},
 };
 use mesh_api::engine::{
@@ -15,7 +15,7 @@ fn restart(
     delay: i64,
     attempts: Option<i64>,
 ) {
-    spec.task_template.as_mut().unwrap().restart_policy = Some(engine::TaskSpecRestartPolicy {
+    template(spec).restart_policy = Some(engine::TaskSpecRestartPolicy {
         condition: Some(condition),
         delay: Some(delay),
         max_attempts: attempts,
@@ -125,11 +125,7 @@ fn restart_conditions() {
             "{condition} {end}"
         );
         // A finished replica begins anew when the spec changes.
-        world
-            .edit(&id, |s| {
-                s.task_template.as_mut().unwrap().force_update = Some(1)
-            })
-            .unwrap();
+        world.force_update(&id);
         world.work();
         assert_eq!(world.wanted(&id).len(), 1, "{condition} {end}");
     }
@@ -297,12 +293,7 @@ fn a_task_without_a_node_goes_at_once() {
 #[test]
 fn a_global_service_follows_the_nodes() {
     let mut world = World::new(&["n1", "n2"]);
-    let mut spec = replicated("agent", 1);
-    spec.mode = Some(engine::ServiceSpecMode {
-        global: Some(Default::default()),
-        ..Default::default()
-    });
-    let id = world.service(spec).unwrap();
+    let id = world.service(global("agent")).unwrap();
     world.work();
     assert_eq!(["n1", "n2"].map(|n| world.running_on(&id, n)), [1, 1]);
     world.node_down("n1");
@@ -321,10 +312,7 @@ fn a_global_service_follows_the_nodes() {
     assert_eq!(world.wanted(&id).len(), 1);
     world
         .edit(&id, |s| {
-            s.task_template.as_mut().unwrap().placement = Some(engine::TaskSpecPlacement {
-                constraints: Some(vec!["node.role==manager".to_owned()]),
-                ..Default::default()
-            });
+            *s = constrained(s.clone(), &["node.role==manager"])
         })
         .unwrap();
     world.work();
@@ -342,11 +330,7 @@ fn updates_go_a_few_at_a_time() {
         });
         let id = world.service(spec).unwrap();
         world.work();
-        world
-            .edit(&id, |s| {
-                s.task_template.as_mut().unwrap().force_update = Some(1)
-            })
-            .unwrap();
+        world.force_update(&id);
         world.settle();
         let waiting = world
             .wanted(&id)
@@ -383,11 +367,7 @@ fn a_start_first_update_that_fails_waits_before_it_tries_again() {
     let id = world.service(spec).unwrap();
     world.work();
     let old = only(&world, &id).id;
-    world
-        .edit(&id, |s| {
-            s.task_template.as_mut().unwrap().force_update = Some(1)
-        })
-        .unwrap();
+    world.force_update(&id);
     let begin = world.now;
     let mut made = 0;
     while world.now < begin + 60 * SECOND {
@@ -426,11 +406,7 @@ fn a_failing_update_pauses_or_rolls_back() {
         });
         let id = world.service(spec).unwrap();
         world.work();
-        world
-            .edit(&id, |s| {
-                s.task_template.as_mut().unwrap().force_update = Some(7)
-            })
-            .unwrap();
+        world.force_update(&id);
         world.settle();
         let new = world
             .wanted(&id)
@@ -446,14 +422,7 @@ fn a_failing_update_pauses_or_rolls_back() {
         let service = world.state.service(&id).unwrap();
         assert_eq!(service.update.as_ref().unwrap().state, expected);
         let force = service.spec.task_template.as_ref().unwrap().force_update;
-        assert_eq!(
-            force,
-            if expected == Update::PAUSED {
-                Some(7)
-            } else {
-                None
-            }
-        );
+        assert_eq!(force, (expected == Update::PAUSED).then_some(1));
         assert_eq!(world.wanted(&id).len(), 2, "nothing is lost");
         let state = |world: &World| {
             let service = world.state.service(&id).unwrap();

@@ -3,21 +3,17 @@
 use super::Constraint;
 use crate::{
     Command,
-    fixture::{SECOND, World, published, replicated},
+    fixture::{SECOND, World, constrained, published, replicated, template},
     state::TaskState,
 };
 use mesh_api::engine;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 
-fn place(spec: &mut engine::ServiceSpec, placement: engine::TaskSpecPlacement) {
-    spec.task_template.as_mut().unwrap().placement = Some(placement);
-}
-
-fn constraints(texts: &[&str]) -> engine::TaskSpecPlacement {
-    engine::TaskSpecPlacement {
-        constraints: Some(texts.iter().map(|t| (*t).to_owned()).collect()),
-        ..Default::default()
-    }
+fn placed(replicas: i64, placement: Value) -> engine::ServiceSpec {
+    let mut spec = replicated("x", replicas);
+    template(&mut spec).placement = serde_json::from_value(placement).unwrap();
+    spec
 }
 
 fn label(world: &mut World, node: &str, key: &str, value: &str) {
@@ -73,33 +69,16 @@ fn constraints_match_as_swarms_do() {
 fn what_does_not_fit_says_why() {
     let reserve = |cpus: i64, memory: i64| {
         let mut spec = replicated("x", 1);
-        spec.task_template.as_mut().unwrap().resources = Some(engine::TaskSpecResources {
-            limits: None,
-            reservations: Some(engine::ResourceObject {
-                nano_cpus: Some(cpus),
-                memory_bytes: Some(memory),
-                generic_resources: None,
-            }),
-        });
+        let resources = json!({"Reservations": {"NanoCPUs": cpus, "MemoryBytes": memory}});
+        template(&mut spec).resources = serde_json::from_value(resources).unwrap();
         spec
     };
-    let placed = |placement| {
-        let mut spec = replicated("x", 1);
-        place(&mut spec, placement);
-        spec
-    };
-    let arm = engine::TaskSpecPlacement {
-        platforms: Some(vec![engine::Platform {
-            architecture: Some("arm64".to_owned()),
-            os: Some("linux".to_owned()),
-        }]),
-        ..Default::default()
-    };
+    let arm = json!({"Platforms": [{"Architecture": "arm64", "OS": "linux"}]});
     // The manager is drained: always one node not available.
     let drained = "1 node not available for new tasks";
     let cases = [
         (
-            placed(constraints(&["node.labels.ssd==yes"])),
+            placed(1, json!({"Constraints": ["node.labels.ssd==yes"]})),
             format!(
                 "no suitable node (scheduling constraints not satisfied on 2 nodes; {drained})"
             ),
@@ -113,11 +92,14 @@ fn what_does_not_fit_says_why() {
             format!("no suitable node (insufficient resources on 2 nodes; {drained})"),
         ),
         (
-            placed(arm),
+            placed(1, arm),
             format!("no suitable node (unsupported platform on 2 nodes; {drained})"),
         ),
         (
-            placed(constraints(&["node.hostname==n1", "node.role==manager"])),
+            placed(
+                1,
+                json!({"Constraints": ["node.hostname==n1", "node.role==manager"]}),
+            ),
             format!(
                 "no suitable node (scheduling constraints not satisfied on 2 nodes; {drained})"
             ),
@@ -170,19 +152,8 @@ fn preferences_even_out_branches() {
     label(&mut world, "n1", "zone", "east");
     label(&mut world, "n2", "zone", "east");
     // n3 has no zone: a branch of its own.
-    let mut spec = replicated("web", 4);
-    place(
-        &mut spec,
-        engine::TaskSpecPlacement {
-            preferences: Some(vec![engine::TaskSpecPlacementPreferences {
-                spread: Some(engine::TaskSpecPlacementSpread {
-                    spread_descriptor: Some("node.labels.zone".to_owned()),
-                }),
-            }]),
-            ..Default::default()
-        },
-    );
-    let id = world.service(spec).unwrap();
+    let by_zone = json!({"Preferences": [{"Spread": {"SpreadDescriptor": "node.labels.zone"}}]});
+    let id = world.service(placed(4, by_zone)).unwrap();
     world.work();
     assert_eq!(
         ["n1", "n2", "n3"].map(|n| world.running_on(&id, n)),
@@ -211,15 +182,7 @@ fn host_ports_and_max_replicas_keep_tasks_apart() {
              new tasks)"
         ]
     );
-    let mut spec = replicated("few", 3);
-    place(
-        &mut spec,
-        engine::TaskSpecPlacement {
-            max_replicas: Some(1),
-            ..Default::default()
-        },
-    );
-    let few = world.service(spec).unwrap();
+    let few = world.service(placed(3, json!({"MaxReplicas": 1}))).unwrap();
     world.work();
     assert_eq!(["n1", "n2"].map(|n| world.running_on(&few, n)), [1, 1]);
 }
@@ -227,13 +190,9 @@ fn host_ports_and_max_replicas_keep_tasks_apart() {
 #[test]
 fn a_node_that_fails_a_service_comes_last() {
     let mut world = World::new(&["n1", "n2"]);
-    let mut spec = replicated("web", 1);
-    spec.task_template.as_mut().unwrap().restart_policy = Some(engine::TaskSpecRestartPolicy {
-        delay: Some(0),
-        max_attempts: Some(9),
-        ..Default::default()
-    });
-    place(&mut spec, constraints(&["node.hostname==n1"]));
+    let mut spec = constrained(replicated("web", 1), &["node.hostname==n1"]);
+    let policy = json!({"Delay": 0, "MaxAttempts": 9});
+    template(&mut spec).restart_policy = serde_json::from_value(policy).unwrap();
     let id = world.service(spec).unwrap();
     for _ in 0..5 {
         world.work();
@@ -241,9 +200,7 @@ fn a_node_that_fails_a_service_comes_last() {
         world.report(&task, TaskState::Failed);
     }
     world
-        .edit(&id, |spec| {
-            spec.task_template.as_mut().unwrap().placement = None
-        })
+        .edit(&id, |spec| template(spec).placement = None)
         .unwrap();
     world.work();
     assert_eq!(world.running_on(&id, "n2"), 1);

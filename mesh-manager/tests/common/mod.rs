@@ -10,6 +10,7 @@ use mesh_api::{engine, proto};
 use mesh_manager::{Command, Config, InitOptions, Manager, ManagerHandle, Response, client};
 use mesh_pki::{NodeIdentity, tls};
 use proto::{manager_message::Message as In, node_message::Message as Out, object::Object as Body};
+use serde_json::json;
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -83,41 +84,27 @@ pub async fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> 
 
 /// A replicated service of some image.
 pub fn service(name: &str, replicas: i64) -> engine::ServiceSpec {
-    engine::ServiceSpec {
-        name: Some(name.to_owned()),
-        task_template: Some(engine::TaskSpec {
-            container_spec: Some(engine::TaskSpecContainerSpec {
-                image: Some("whoami:latest".to_owned()),
-                ..Default::default()
-            }),
-            restart_policy: Some(engine::TaskSpecRestartPolicy {
-                delay: Some(0),
-                ..Default::default()
-            }),
-            ..Default::default()
-        }),
-        mode: Some(engine::ServiceSpecMode {
-            replicated: Some(engine::ServiceSpecModeReplicated {
-                replicas: Some(replicas),
-            }),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
+    let spec = json!({
+        "Name": name,
+        "TaskTemplate": {
+            "ContainerSpec": {"Image": "whoami:latest"},
+            "RestartPolicy": {"Delay": 0},
+        },
+        "Mode": {"Replicated": {"Replicas": replicas}},
+    });
+    serde_json::from_value(spec).expect("a spec")
 }
 
+/// Publishes a TCP port; 0: one that the manager chooses.
 pub fn publish(spec: &mut engine::ServiceSpec, published: i64, target: i64) {
-    let endpoint = spec.endpoint_spec.get_or_insert_default();
-    endpoint
-        .ports
-        .get_or_insert_default()
-        .push(engine::EndpointPortConfig {
-            protocol: Some(engine::EndpointPortConfigProtocolEnum::TCP),
-            target_port: Some(target),
-            published_port: (published > 0).then_some(published),
-            publish_mode: Some(engine::EndpointPortConfigPublishModeEnum::INGRESS),
-            ..Default::default()
-        });
+    let port = json!({"Protocol": "tcp", "PublishedPort": published, "TargetPort": target});
+    spec.endpoint_spec = serde_json::from_value(json!({"Ports": [port]})).expect("ports");
+}
+
+/// Puts a service on a network.
+pub fn attach(spec: &mut engine::ServiceSpec, network: &str) {
+    let template = spec.task_template.as_mut().expect("it has a template");
+    template.networks = serde_json::from_value(json!([{"Target": network}])).expect("networks");
 }
 
 pub async fn create(manager: &ManagerHandle, spec: engine::ServiceSpec) -> String {
@@ -170,13 +157,7 @@ pub async fn edit(
 }
 
 pub async fn scale(manager: &ManagerHandle, id: &str, replicas: i64) {
-    let mode = engine::ServiceSpecModeReplicated {
-        replicas: Some(replicas),
-    };
-    edit(manager, id, |spec| {
-        spec.mode.as_mut().expect("it has a mode").replicated = Some(mode);
-    })
-    .await;
+    edit(manager, id, |spec| spec.mode = service("", replicas).mode).await;
 }
 
 /// What a simulated node knows.
