@@ -1,28 +1,24 @@
 //! Two whole nodes in namespaces of this test's own: init, join, a service on both, an agent that
 //! comes back, leave. The API server is not part of it: commands go to the manager directly.
 
+mod common;
+
 use std::{
     path::{Path, PathBuf},
-    process::Command as Process,
     sync::mpsc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use clap::Parser;
+use common::{ip, open};
 use mesh_agent::{
     config::Config,
     links::netns,
     node::{Node, NodeError, NodeState},
 };
 use mesh_api::engine::{self, SwarmInitRequest, SwarmJoinRequest};
-use mesh_image::{
-    ImageConfig, ImageStore,
-    build::{ArchiveBuilder, LayerBuilder},
-    silent,
-};
 use mesh_manager::Command;
-use mesh_runtime::{Runtime, RuntimeConfig};
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -158,15 +154,6 @@ impl Machine {
     }
 }
 
-fn ip(line: &str) -> std::io::Result<()> {
-    let done = Process::new("ip").args(line.split(' ')).status()?;
-    if done.success() {
-        Ok(())
-    } else {
-        Err(std::io::Error::other(format!("ip {line}")))
-    }
-}
-
 async fn boot(name: &str, base: &Path) -> Node {
     let instance = format!("{name}{}", std::process::id());
     let config = Config::parse_from([
@@ -176,40 +163,10 @@ async fn boot(name: &str, base: &Path) -> Node {
         "--run-dir".as_ref(),
         base.join("run").as_os_str(),
     ]);
-    config.make_dirs().expect("directories");
-    let runtime = Runtime::open(RuntimeConfig {
-        state_dir: config.data_dir.join("containers"),
-        run_dir: config.run_dir.join("shims"),
-        cgroup_parent: format!("mesh/{instance}"),
-        shim_exe: env!("CARGO_BIN_EXE_mesh-agent").into(),
-    })
-    .await
-    .expect("runtime");
-    let images = ImageStore::open(config.images_dir()).expect("images");
-    if images.get("box:latest").is_err() {
-        images
-            .load(std::io::Cursor::new(archive()), &silent())
-            .await
-            .expect("load");
-    }
+    let (runtime, images) = open(&config, &instance).await;
     let node = Node::new(config, instance, name.to_owned(), runtime, images);
     node.resume().await.expect("resume");
     node
-}
-
-fn archive() -> Vec<u8> {
-    let mut layer = LayerBuilder::new();
-    layer.directory("bin", 0o755).expect("bin");
-    layer
-        .copy("bin/busybox", 0o755, Path::new("/bin/busybox"))
-        .expect("busybox-static");
-    layer.symlink("bin/sleep", "busybox").expect("applet");
-    let mut bytes = Vec::new();
-    ArchiveBuilder::new("box:latest", ImageConfig::default())
-        .layer(layer.finish().expect("layer"))
-        .write_docker(&mut bytes)
-        .expect("archive");
-    bytes
 }
 
 fn service(replicas: i64) -> engine::ServiceSpec {

@@ -1,14 +1,11 @@
 //! The reconciler with real containers, links and names, and managers played by the test.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod common;
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Parser;
+use common::{ip, open};
 use mesh_agent::{
     assignment::Assignment,
     config::Config,
@@ -19,12 +16,7 @@ use mesh_agent::{
     session::Statuses,
 };
 use mesh_api::proto;
-use mesh_image::{
-    ImageConfig, ImageStore,
-    build::{ArchiveBuilder, LayerBuilder},
-    silent,
-};
-use mesh_runtime::{Runtime, RuntimeConfig};
+use mesh_runtime::Runtime;
 use tokio::sync::watch;
 
 /// How long anything may take on a busy machine.
@@ -70,10 +62,7 @@ impl World {
                 "link set up1 up",
                 "address add 192.0.2.1/24 dev up0",
             ] {
-                let done = std::process::Command::new("ip")
-                    .args(line.split(' '))
-                    .status()?;
-                assert!(done.success(), "ip {line}");
+                ip(line)?;
             }
             tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -128,22 +117,7 @@ impl Machine {
             "--dns",
             "192.0.2.53",
         ]);
-        config.make_dirs().expect("directories");
-        let runtime = Runtime::open(RuntimeConfig {
-            state_dir: config.data_dir.join("containers"),
-            run_dir: config.run_dir.join("shims"),
-            cgroup_parent: format!("mesh/{}", self.instance),
-            shim_exe: env!("CARGO_BIN_EXE_mesh-agent").into(),
-        })
-        .await
-        .expect("runtime");
-        let images = ImageStore::open(config.images_dir()).expect("images");
-        if images.get("box:latest").is_err() {
-            images
-                .load(std::io::Cursor::new(archive()), &silent())
-                .await
-                .expect("load");
-        }
+        let (runtime, images) = open(&config, &self.instance).await;
         let (assignment, assignment_in) = watch::channel(Arc::default());
         let (tasks_out, tasks) = watch::channel(Arc::default());
         let tools = Tools::new(
@@ -255,25 +229,6 @@ impl Agent {
     }
 }
 
-fn archive() -> Vec<u8> {
-    let mut layer = LayerBuilder::new();
-    layer.directory("bin", 0o755).expect("bin");
-    layer
-        .copy("bin/busybox", 0o755, Path::new("/bin/busybox"))
-        .expect("busybox-static");
-    for applet in ["sh", "sleep", "cat", "nslookup", "ip"] {
-        layer
-            .symlink(&format!("bin/{applet}"), "busybox")
-            .expect("applet");
-    }
-    let mut bytes = Vec::new();
-    ArchiveBuilder::new("box:latest", ImageConfig::default())
-        .layer(layer.finish().expect("layer"))
-        .write_docker(&mut bytes)
-        .expect("archive");
-    bytes
-}
-
 fn task(id: &str, command: &str, desired: &str) -> proto::Task {
     let spec = serde_json::json!({
         "ContainerSpec": {
@@ -369,12 +324,8 @@ fn a_new_agent_adopts_the_tasks_and_mends_what_is_broken() {
             nix::sys::signal::Signal::SIGKILL,
         )
         .expect("kill");
-        let prefix = mesh_agent::links::plan::host_name(&machine.instance, "a1", 0);
-        let gone = std::process::Command::new("ip")
-            .args(["link", "del", &prefix])
-            .status()
-            .expect("ip");
-        assert!(gone.success());
+        let link = mesh_agent::links::plan::host_name(&machine.instance, "a1", 0);
+        ip(&format!("link del {link}")).expect("a link");
         netns::remove(&machine.netns("a1")).expect("unmount");
 
         let mut agent = machine.boot().await;

@@ -1,0 +1,56 @@
+//! What tests with whole agents share: containers, an image to make them from, ip(8).
+
+use std::{io, path::Path, process::Command};
+
+use mesh_agent::config::Config;
+use mesh_image::{
+    ImageConfig, ImageStore,
+    build::{ArchiveBuilder, LayerBuilder},
+    silent,
+};
+use mesh_runtime::{Runtime, RuntimeConfig};
+
+/// Runs ip(8) with these words.
+pub(crate) fn ip(line: &str) -> io::Result<()> {
+    let done = Command::new("ip").args(line.split(' ')).status()?;
+    if done.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("ip {line}")))
+    }
+}
+
+/// Opens an agent's containers and images; `box:latest` is among these.
+pub(crate) async fn open(config: &Config, instance: &str) -> (Runtime, ImageStore) {
+    config.make_dirs().expect("directories");
+    let runtime = Runtime::open(RuntimeConfig {
+        state_dir: config.data_dir.join("containers"),
+        run_dir: config.run_dir.join("shims"),
+        cgroup_parent: format!("mesh/{instance}"),
+        shim_exe: env!("CARGO_BIN_EXE_mesh-agent").into(),
+    })
+    .await
+    .expect("runtime");
+    let images = ImageStore::open(config.images_dir()).expect("images");
+    if images.get("box:latest").is_err() {
+        images
+            .load(io::Cursor::new(archive().expect("archive")), &silent())
+            .await
+            .expect("load");
+    }
+    (runtime, images)
+}
+
+fn archive() -> io::Result<Vec<u8>> {
+    let mut layer = LayerBuilder::new();
+    layer
+        .directory("bin", 0o755)?
+        .copy("bin/busybox", 0o755, Path::new("/bin/busybox"))?
+        .symlink("bin/sh", "busybox")?
+        .symlink("bin/sleep", "busybox")?;
+    let mut bytes = Vec::new();
+    ArchiveBuilder::new("box:latest", ImageConfig::default())
+        .layer(layer.finish()?)
+        .write_docker(&mut bytes)?;
+    Ok(bytes)
+}
