@@ -45,7 +45,8 @@ pub(crate) fn diagnose(plan: &Plan, answers: &BTreeMap<String, CheckAnswer>) -> 
     for (service, port) in &plan.idle {
         let subject = subject(service, port);
         let remedy = format!("mesh-ctl service ps {service}");
-        findings.push(warning("", "port", subject, "no task runs", &remedy));
+        let verdict = warning("no task runs", remedy);
+        findings.push(verdict.finding("", "port", subject));
     }
     findings
 }
@@ -65,17 +66,17 @@ impl Case<'_> {
         if let Some(why) = &member.away {
             let found = format!("down: {why}");
             let remedy = "start the machine and its agent, or mesh-ctl node rm";
-            findings.push(fault(name, "node", "agent", &found, remedy));
+            findings.push(fault(found, remedy).finding(name, "node", "agent"));
             return;
         }
         let Some(answer) = self.answers.get(&member.id) else {
             let found = format!("no answer within {} s", PATIENCE.as_secs());
             let remedy = "see whether its agent runs and 2377/tcp to the manager is open";
-            findings.push(fault(name, "node", "agent", &found, remedy));
+            findings.push(fault(found, remedy).finding(name, "node", "agent"));
             return;
         };
-        findings.push(ok(name, "node", "agent", "answers"));
-        findings.push(clock(name, answer.clock_ahead));
+        findings.push(ok("answers").finding(name, "node", "agent"));
+        findings.push(clock(answer.clock_ahead).finding(name, "clock", ""));
         findings.extend(answer.findings.iter().map(|told| Finding {
             level: match told.level() {
                 Told::Ok => Level::Ok,
@@ -92,59 +93,62 @@ impl Case<'_> {
         findings.extend(others.filter_map(|to| self.path(member, to)));
         let targets = self.plan.targets.iter();
         let own = targets.filter(|target| self.plan.members[target.node].id == member.id);
-        findings.extend(own.map(|target| self.port(target, member, answer)));
+        findings.extend(own.map(|target| {
+            let subject = subject(&target.service, &target.port);
+            self.port(target, member, answer)
+                .finding(name, "port", subject)
+        }));
     }
 
     /// The tunnel from one node to another; nothing if one of them did not take part.
     fn path(&self, from: &Member, to: &Member) -> Option<Finding> {
         let sent = path_of(self.answers.get(&from.id)?, &to.address)?;
         let arrived = path_of(self.answers.get(&to.id)?, &from.address)?;
-        Some(path(self.plan.tunnel_port, from, to, sent, arrived))
+        let verdict = path(self.plan.tunnel_port, from, to, sent, arrived);
+        Some(verdict.finding(&from.name, "path", format!("to {}", to.name)))
     }
 
-    fn port(&self, target: &Target, member: &Member, answer: &CheckAnswer) -> Finding {
-        let node = member.name.as_str();
-        let what = subject(&target.service, &target.port);
+    fn port(&self, target: &Target, member: &Member, answer: &CheckAnswer) -> Verdict {
         if target.port.mode == PublishMode::Ingress && !answer.fronts.contains(&front(&target.port))
         {
             let found = "the node does not know the port yet";
-            return fault(node, "port", what, found, "see the log of its agent");
+            return fault(found, "see the log of its agent");
         }
         if target.port.protocol != Protocol::Tcp {
             let found = "in the node's tables; not asked, as an application would have to answer";
-            return ok(node, "port", what, found);
+            return ok(found);
         }
         let Some(by) = target.by.map(|by| &self.plan.members[by]) else {
             let found = "not asked: there are too many";
-            return warning(node, "port", what, found, "ask it by hand");
+            return warning(found, "ask it by hand");
         };
         let key = (&*by.id, &*member.address, target.port.published.into());
         let Some(told) = self.asked.get(&key) else {
             let found = format!("not asked: {} did not get to it", by.name);
-            return warning(node, "port", what, &found, "ask again, or by hand");
+            return warning(found, "ask again, or by hand");
         };
         let took = milliseconds(told.took);
         if !told.error.is_empty() {
             let found = format!("asked by {}: {}", by.name, told.error);
             let remedy = "mend the node's paths first; then look for a firewall on the way, or an XDP or tc program of \
                           others on its uplink (`bpftool net`)";
-            return fault(node, "port", what, &found, remedy);
+            return fault(found, remedy);
         }
         let front = format!("{}:{}", member.address, target.port.published);
         if target.port.mode == PublishMode::Host {
-            return ok(node, "port", what, &format!("answers in {took}"));
+            return ok(format!("answers in {took}"));
         }
         if self.seen.contains(&(told.client.as_str(), front.as_str())) {
-            return ok(node, "port", what, &format!("a task answers in {took}"));
+            return ok(format!("a task answers in {took}"));
         }
         if self.answers.len() < self.plan.members.len() {
             let found = "answers; whether a task does is not known, as not all nodes do";
-            return warning(node, "port", what, found, "mend the nodes first");
+            return warning(found, "mend the nodes first");
         }
         let found = format!("asked by {}: something answers that is no task", by.name);
         let remedy = "find what takes the port before the mesh: a proxy or address translation on the way, or an XDP \
                       or tc program of others on the uplink (`bpftool net`)";
-        fault(node, "port", what, &found, remedy)
+        fault(found, remedy)
     }
 }
 
@@ -153,9 +157,8 @@ fn path_of<'a>(answer: &'a CheckAnswer, peer: &str) -> Option<&'a PathAnswer> {
 }
 
 /// `sent`: what the sender knows; `arrived`: what the receiver does.
-fn path(port: u16, from: &Member, to: &Member, sent: &PathAnswer, arrived: &PathAnswer) -> Finding {
-    let node = from.name.as_str();
-    let what = format!("to {}", to.name);
+fn path(port: u16, from: &Member, to: &Member, sent: &PathAnswer, arrived: &PathAnswer) -> Verdict {
+    let node = &from.name;
     let probes = arrived.heard + arrived.changed + arrived.bad_checksums;
     if arrived.bad_checksums > 0 {
         let found = format!(
@@ -166,7 +169,7 @@ fn path(port: u16, from: &Member, to: &Member, sent: &PathAnswer, arrived: &Path
             "the uplink of {node} computes checksums inside tunnels wrongly: `ethtool -K <uplink> tx off \
              tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off` on it"
         );
-        return fault(node, "path", what, &found, &remedy);
+        return fault(found, remedy);
     }
     if arrived.changed > 0 {
         let found = format!(
@@ -174,16 +177,16 @@ fn path(port: u16, from: &Member, to: &Member, sent: &PathAnswer, arrived: &Path
             arrived.changed
         );
         let remedy = "look for a broken network card, cable or switch on the way";
-        return fault(node, "path", what, &found, remedy);
+        return fault(found, remedy);
     }
     if probes == 0 {
         let remedy = format!("let UDP {port} through the firewalls of both and between them");
-        return fault(node, "path", what, "tunnel packets are lost", &remedy);
+        return fault("tunnel packets are lost", remedy);
     }
     if sent.round_trip == 0 {
         let found = "tunnel packets arrive, but their answers are lost";
         let remedy = format!("see the path from {} to {node}", to.name);
-        return warning(node, "path", what, found, &remedy);
+        return warning(found, remedy);
     }
     if sent.largest < sent.wanted {
         let found = format!(
@@ -192,31 +195,31 @@ fn path(port: u16, from: &Member, to: &Member, sent: &PathAnswer, arrived: &Path
         );
         if sent.largest >= arrived.wanted {
             let remedy = format!("give the uplinks of {node} and {} the same MTU", to.name);
-            return warning(node, "path", what, &found, &remedy);
+            return warning(found, remedy);
         }
         let remedy = format!(
             "let frames of {} bytes through between the nodes, or set the MTU of both uplinks to {}",
             sent.wanted + VXLAN_OVERHEAD,
             sent.largest + VXLAN_OVERHEAD
         );
-        return fault(node, "path", what, &found, &remedy);
+        return fault(found, remedy);
     }
     let took = milliseconds(sent.round_trip);
     let found = format!("packets of up to {} bytes, answered in {took}", sent.wanted);
-    ok(node, "path", what, &found)
+    ok(found)
 }
 
-fn clock(node: &str, ahead: i64) -> Finding {
+fn clock(ahead: i64) -> Verdict {
     let difference = Duration::from_nanos(ahead.unsigned_abs());
     let way = if ahead < 0 { "behind" } else { "ahead of" };
     let found = format!("{:.3} s {way} the manager's", difference.as_secs_f64());
     let remedy = "run chrony or another NTP client on both";
     if difference > CLOCK_WRONG {
-        fault(node, "clock", "", &found, remedy)
+        fault(found, remedy)
     } else if difference > CLOCK_NOTED {
-        warning(node, "clock", "", &found, remedy)
+        warning(found, remedy)
     } else {
-        ok(node, "clock", "", &found)
+        ok(found)
     }
 }
 
@@ -238,45 +241,43 @@ fn milliseconds(nanoseconds: u64) -> String {
     format!("{:.2} ms", nanoseconds as f64 / 1e6)
 }
 
-fn ok(node: &str, check: &str, subject: impl Into<String>, found: &str) -> Finding {
-    finding(Level::Ok, node, check, subject.into(), found, "")
-}
-
-fn warning(
-    node: &str,
-    check: &str,
-    subject: impl Into<String>,
-    found: &str,
-    remedy: &str,
-) -> Finding {
-    finding(Level::Warning, node, check, subject.into(), found, remedy)
-}
-
-fn fault(
-    node: &str,
-    check: &str,
-    subject: impl Into<String>,
-    found: &str,
-    remedy: &str,
-) -> Finding {
-    finding(Level::Fault, node, check, subject.into(), found, remedy)
-}
-
-fn finding(
+/// What was found, and what to do about it.
+struct Verdict {
     level: Level,
-    node: &str,
-    check: &str,
-    subject: String,
-    found: &str,
-    remedy: &str,
-) -> Finding {
-    Finding {
+    found: String,
+    remedy: String,
+}
+
+fn ok(found: impl Into<String>) -> Verdict {
+    verdict(Level::Ok, found, "")
+}
+
+fn warning(found: impl Into<String>, remedy: impl Into<String>) -> Verdict {
+    verdict(Level::Warning, found, remedy)
+}
+
+fn fault(found: impl Into<String>, remedy: impl Into<String>) -> Verdict {
+    verdict(Level::Fault, found, remedy)
+}
+
+fn verdict(level: Level, found: impl Into<String>, remedy: impl Into<String>) -> Verdict {
+    Verdict {
         level,
-        node: node.to_owned(),
-        check: check.to_owned(),
-        subject,
-        found: found.to_owned(),
-        remedy: remedy.to_owned(),
+        found: found.into(),
+        remedy: remedy.into(),
+    }
+}
+
+impl Verdict {
+    fn finding(self, node: &str, check: &str, subject: impl Into<String>) -> Finding {
+        Finding {
+            level: self.level,
+            node: node.to_owned(),
+            check: check.to_owned(),
+            subject: subject.into(),
+            found: self.found,
+            remedy: self.remedy,
+        }
     }
 }
 
