@@ -106,20 +106,16 @@ pub(super) async fn start(
     api.execs.runs(&id, session.handle.clone());
     let execs = Arc::clone(&api.execs);
     if asked.detach {
-        tokio::spawn(async move {
-            let code = drain(session).await;
-            execs.ended(&id, code);
-        });
+        tokio::spawn(async move { drain(session, |code| execs.ended(&id, code)).await });
         return Ok(StatusCode::OK.into_response());
     }
     let request = Request::from_parts(parts, Body::empty());
     let (response, connection) = hijack(request, terminal);
     tokio::spawn(async move {
+        let ended = |code| execs.ended(&id, code);
         match connection.await {
-            Some(connection) => {
-                relay(connection, session, terminal, |code| execs.ended(&id, code)).await
-            }
-            None => execs.ended(&id, drain(session).await),
+            Some(connection) => relay(connection, session, terminal, ended).await,
+            None => drain(session, ended).await,
         }
     });
     Ok(response)

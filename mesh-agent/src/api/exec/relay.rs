@@ -9,7 +9,7 @@ use axum::{
 use hyper::ext::ReasonPhrase;
 use hyper_util::rt::TokioIo;
 use mesh_api::frames::StreamKind;
-use mesh_runtime::{ByteSource, ExecSession, RuntimeError};
+use mesh_runtime::{ExecSession, RuntimeError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::api::stream::{media_type, piece};
@@ -42,32 +42,16 @@ pub(in crate::api) fn hijack(
     (response, async { upgrade.await.ok().map(TokioIo::new) })
 }
 
-/// Lets a command run with nobody listening, and gives its exit code.
-pub(super) async fn drain(session: ExecSession) -> i32 {
-    let ExecSession {
-        stdin,
-        stdout,
-        stderr,
-        handle,
-    } = session;
-    drop(stdin);
-    let swallow = |source: Option<ByteSource>| async move {
-        if let Some(mut source) = source {
-            // A stream that breaks has ended.
-            let _ = tokio::io::copy(&mut source, &mut tokio::io::sink()).await;
-        }
-    };
-    tokio::join!(swallow(stdout), swallow(stderr));
-    handle
-        .wait()
-        .await
-        .unwrap_or_else(|error| error.exit_code())
+/// Lets a command run with nobody listening.
+pub(super) async fn drain(session: ExecSession, ended: impl FnOnce(i32)) {
+    let nobody = tokio::io::join(tokio::io::empty(), tokio::io::sink());
+    relay(nobody, session, true, ended).await;
 }
 
 /// Carries a command's streams until it has ended. The exit code is recorded before the connection
 /// closes, because that is when clients ask for it.
 pub(super) async fn relay(
-    connection: Connection,
+    connection: impl AsyncRead + AsyncWrite,
     session: ExecSession,
     terminal: bool,
     ended: impl FnOnce(i32),
