@@ -19,6 +19,7 @@ mod loads;
 pub mod logs;
 mod metrics;
 pub mod node;
+mod protocol;
 mod queries;
 pub mod reconcile;
 pub mod session;

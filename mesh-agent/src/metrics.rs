@@ -10,7 +10,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::node::{Node, NodeError};
+use crate::{
+    node::{Node, NodeError},
+    protocol,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -155,28 +158,8 @@ fn front(service: &ServiceCounters) -> String {
         (None, published) => format!(
             "{}/{}",
             published.unwrap_or_default(),
-            protocol(service.protocol.unwrap_or_default())
+            protocol::name(service.protocol.unwrap_or_default())
         ),
-    }
-}
-
-/// The name of an IP protocol that services use, else its number.
-pub(crate) fn protocol(number: u8) -> String {
-    match number {
-        6 => "tcp".to_owned(),
-        17 => "udp".to_owned(),
-        132 => "sctp".to_owned(),
-        other => other.to_string(),
-    }
-}
-
-/// The number of an IP protocol that services use.
-pub(crate) fn protocol_number(name: &str) -> Option<u8> {
-    match name {
-        "tcp" => Some(6),
-        "udp" => Some(17),
-        "sctp" => Some(132),
-        _ => None,
     }
 }
 

@@ -12,7 +12,7 @@ use mesh_datapath::Datapath;
 use tokio::net::TcpListener;
 
 use super::{Answer, Api, args::Query, errors::ApiError};
-use crate::{metrics, node::Node};
+use crate::{metrics, node::Node, protocol};
 
 /// The text format that Prometheus reads, as the OpenMetrics specification 1.0 names it.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -48,7 +48,7 @@ fn service(api: &Api, wanted: &str) -> Answer<String> {
 fn flow(flow: mesh_datapath::Flow) -> Flow {
     Flow {
         service: flow.service.unwrap_or_default(),
-        protocol: metrics::protocol(flow.protocol),
+        protocol: protocol::name(flow.protocol),
         client: flow.client.to_string(),
         front: flow.front.to_string(),
         backend: flow.backend.to_string(),

@@ -18,7 +18,7 @@ use mesh_manager::{Following, state::State as ClusterState};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Answer, Api, args::Query, errors::ApiError, stream::json_lines};
-use crate::{doctor, metrics};
+use crate::{doctor, protocol};
 
 /// How long the nodes may take to begin.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -86,7 +86,7 @@ fn question(
     }
     question.protocol = match query.get("protocol") {
         None => 0,
-        Some(name) => metrics::protocol_number(name)
+        Some(name) => protocol::by_name(name)
             .ok_or_else(|| ApiError::bad_argument("protocol", name))?
             .into(),
     };
@@ -320,7 +320,7 @@ impl Names {
             node: node.to_owned(),
             program: event.place,
             interface: event.interface,
-            protocol: metrics::protocol(event.protocol.try_into().unwrap_or(0)),
+            protocol: protocol::name(event.protocol.try_into().unwrap_or(0)),
             flags: flags(event.flags),
             source: event.source,
             destination: event.destination,

@@ -5,12 +5,12 @@ use std::{
     net::IpAddr,
 };
 
-use mesh_api::proto::{self, EndpointMode, EndpointState, Network, Protocol, PublishMode, Service};
+use mesh_api::proto::{self, EndpointMode, EndpointState, Network, PublishMode, Service};
 pub use mesh_datapath::mac_of;
 use mesh_datapath::{Backend, Desired, Endpoint, Link, Location, PublishedPort};
 
 use super::{address, on_network, subnet_v6};
-use crate::assignment::Assignment;
+use crate::{assignment::Assignment, protocol};
 
 /// What the packet path has to know of this node itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,7 +198,7 @@ fn service(
         .filter(|port| port.mode() == PublishMode::Ingress)
         .filter_map(|port| {
             Some(PublishedPort {
-                protocol: protocol_number(port.protocol()),
+                protocol: protocol::number(port.protocol()),
                 published: u16::try_from(port.published).ok()?,
                 target: u16::try_from(port.target).ok()?,
             })
@@ -214,15 +214,6 @@ fn service(
             _ => Vec::new(),
         },
         ports,
-    }
-}
-
-/// IANA protocol numbers.
-fn protocol_number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
     }
 }
 

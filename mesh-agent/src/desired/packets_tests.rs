@@ -63,7 +63,7 @@ fn world() -> Assignment {
     };
     world.tasks.insert("local".into(), task);
     let port = |published, mode: PublishMode| Port {
-        protocol: Protocol::Tcp.into(),
+        protocol: proto::Protocol::Tcp.into(),
         published,
         target: 8080,
         mode: mode.into(),

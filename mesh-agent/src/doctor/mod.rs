@@ -81,7 +81,7 @@ async fn seen(node: &Node, peers: &[String]) -> (Vec<SeenFlow>, Vec<String>) {
     let flows = flows.into_iter();
     let flows = flows.filter(|flow| flow.vni.is_none() && clients.contains(&flow.client.ip()));
     let fronts = snapshot.services.iter().filter_map(|service| {
-        let protocol = crate::metrics::protocol(service.protocol?);
+        let protocol = crate::protocol::name(service.protocol?);
         Some(format!("{}/{protocol}", service.published?))
     });
     (

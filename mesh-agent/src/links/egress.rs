@@ -10,6 +10,7 @@ use ipnetwork::IpNetwork;
 use tokio::io::AsyncWriteExt;
 
 use super::LinkError;
+use crate::protocol;
 
 /// A port of the node that leads to one local task (`mode=host`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,14 +115,10 @@ fn table_of(family: &str, instance: &str, link_prefix: &str, egress: &Egress) ->
                 "  chain {chain} {{\n    type nat hook {chain} priority {rank}; policy accept;"
             );
             for port in &egress.host_ports {
-                let protocol = match port.protocol {
-                    6 => "tcp",
-                    17 => "udp",
-                    _ => "sctp",
-                };
                 let _ = writeln!(
                     text,
-                    "    fib daddr type local {protocol} dport {} dnat to {}",
+                    "    fib daddr type local {} dport {} dnat to {}",
+                    protocol::name(port.protocol),
                     port.published,
                     SocketAddr::new(port.address, port.target)
                 );

@@ -15,6 +15,7 @@ use crate::{
         host::HostView,
         plan::{LinkKind, host_prefix},
     },
+    protocol,
     reconcile::{Reconciler, observe, open_datapath, record::Record, state::TaskState},
 };
 
@@ -106,11 +107,7 @@ impl Reconciler {
                     .flat_map(move |port| {
                         addresses.clone().into_iter().filter_map(|address| {
                             Some(HostPort {
-                                protocol: match port.protocol() {
-                                    proto::Protocol::Tcp => 6,
-                                    proto::Protocol::Udp => 17,
-                                    proto::Protocol::Sctp => 132,
-                                },
+                                protocol: protocol::number(port.protocol()),
                                 published: u16::try_from(port.published).ok()?,
                                 address,
                                 target: u16::try_from(port.target).ok()?,
