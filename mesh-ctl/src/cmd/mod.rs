@@ -38,6 +38,13 @@ where
     all_done(errors)
 }
 
+/// The arguments of a command, for its tests.
+#[cfg(test)]
+pub(crate) fn arguments<A: clap::Args>(words: &[&str]) -> Result<A, clap::Error> {
+    let command = A::augment_args(clap::Command::new("test").no_binary_name(true));
+    A::from_arg_matches(&command.try_get_matches_from(words)?)
+}
+
 /// Fails with all the errors, if there are any.
 pub(crate) fn all_done(errors: Vec<String>) -> Result<()> {
     if errors.is_empty() {

@@ -63,15 +63,8 @@ fn change(spec: &mut NodeSpec, args: &Args) {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Parser)]
-    struct Wrapper {
-        #[command(flatten)]
-        args: Args,
-    }
+    use crate::cmd::arguments;
 
     #[test]
     fn only_what_is_given_changes() {
@@ -79,8 +72,7 @@ mod tests {
             "Role": "manager", "Availability": "active", "Labels": {"a": "1", "b": "2"}
         }))
         .expect("spec");
-        let read = |line: &[&str]| Wrapper::try_parse_from([&["update"], line].concat());
-        let given = read(&[
+        let given: Args = arguments(&[
             "--availability",
             "drain",
             "--label-rm",
@@ -88,12 +80,13 @@ mod tests {
             "--label-add",
             "c=3",
             "n1",
-        ]);
-        change(&mut spec, &given.expect("arguments").args);
+        ])
+        .expect("arguments");
+        change(&mut spec, &given);
         assert_eq!(
             serde_json::to_value(&spec).expect("json"),
             serde_json::json!({"Role": "manager", "Availability": "drain", "Labels": {"b": "2", "c": "3"}})
         );
-        assert!(read(&["--availability", "gone", "n1"]).is_err());
+        assert!(arguments::<Args>(&["--availability", "gone", "n1"]).is_err());
     }
 }

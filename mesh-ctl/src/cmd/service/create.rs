@@ -235,21 +235,13 @@ fn preference(text: &str) -> Result<TaskSpecPlacementPreferences> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
     use serde_json::json;
 
     use super::*;
-
-    #[derive(Parser)]
-    struct Wrapper {
-        #[command(flatten)]
-        args: Args,
-    }
+    use crate::cmd::arguments;
 
     fn read(line: &[&str]) -> Result<serde_json::Value> {
-        let words = std::iter::once("create").chain(line.iter().copied());
-        let args = Wrapper::try_parse_from(words)?.args;
-        Ok(serde_json::to_value(spec(args)?)?)
+        Ok(serde_json::to_value(spec(arguments(line)?)?)?)
     }
 
     #[test]

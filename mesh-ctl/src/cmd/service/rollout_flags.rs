@@ -144,21 +144,15 @@ impl RolloutFlags {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
     use serde_json::json;
 
     use super::*;
-
-    #[derive(Parser)]
-    struct Wrapper {
-        #[command(flatten)]
-        flags: RolloutFlags,
-    }
+    use crate::cmd::arguments;
 
     fn read(line: &str) -> Result<ServiceSpec, clap::Error> {
-        let words = std::iter::once("create").chain(line.split_whitespace());
+        let words: Vec<&str> = line.split_whitespace().collect();
         let mut spec = ServiceSpec::default();
-        Wrapper::try_parse_from(words)?.flags.apply(&mut spec);
+        arguments::<RolloutFlags>(&words)?.apply(&mut spec);
         Ok(spec)
     }
 

@@ -186,23 +186,16 @@ fn protocol(port: &EndpointPortConfig) -> Protocol {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
     use serde_json::json;
 
     use super::*;
-
-    #[derive(Parser)]
-    struct Wrapper {
-        #[command(flatten)]
-        args: Args,
-    }
+    use crate::cmd::arguments;
 
     /// Ports as (published, target) after an update by these flags.
     fn ports(before: serde_json::Value, line: &[&str]) -> Vec<(Option<i64>, Option<i64>)> {
         let mut spec: ServiceSpec =
             serde_json::from_value(json!({"EndpointSpec": {"Ports": before}})).expect("spec");
-        let words = [&["update"], line, &["web"]].concat();
-        let args = Wrapper::try_parse_from(words).expect("arguments").args;
+        let args = arguments(&[line, &["web"]].concat()).expect("arguments");
         publish(&mut spec, &args).expect("ports");
         spec.endpoint_spec
             .and_then(|endpoint| endpoint.ports)

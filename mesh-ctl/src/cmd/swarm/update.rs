@@ -42,26 +42,18 @@ fn change(spec: &mut SwarmSpec, args: &Args) {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Parser)]
-    struct Wrapper {
-        #[command(flatten)]
-        args: Args,
-    }
+    use crate::cmd::arguments;
 
     #[test]
     fn only_what_is_given_changes() {
-        let read = |line: &[&str]| Wrapper::try_parse_from([&["update"], line].concat());
-        let given = read(&["--cert-expiry", "2h"]).expect("arguments");
+        let given = arguments(&["--cert-expiry", "2h"]).expect("arguments");
         let mut spec = SwarmSpec::default();
-        change(&mut spec, &given.args);
+        change(&mut spec, &given);
         assert_eq!(
             serde_json::to_value(&spec).expect("json"),
             serde_json::json!({"CAConfig": {"NodeCertExpiry": 7_200_000_000_000_i64}})
         );
-        assert!(read(&[]).is_err(), "nothing to change");
+        assert!(arguments::<Args>(&[]).is_err(), "nothing to change");
     }
 }
