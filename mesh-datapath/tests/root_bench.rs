@@ -6,18 +6,6 @@ use std::collections::BTreeSet;
 fn every_program_is_measured() {
     let dir = format!("/sys/fs/bpf/mesh-test-bench-{}", std::process::id());
     let costs = mesh_datapath::bench::packets(dir.as_ref()).expect("measured");
-    for cost in &costs {
-        println!(
-            "{:<12} {:<36} {:>6} {:>6} {:>6} {:>8}   +{}",
-            cost.program,
-            cost.case,
-            cost.packets,
-            cost.min_ns,
-            cost.median_ns,
-            cost.max_ns,
-            cost.above_empty_ns
-        );
-    }
     let programs: BTreeSet<_> = costs.iter().map(|cost| cost.program).collect();
     assert_eq!(programs.len(), 8, "{programs:?}");
     assert!(!std::path::Path::new(&dir).exists());

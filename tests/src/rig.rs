@@ -72,7 +72,7 @@ impl RigBuilder {
             node.start()?;
         }
         if self.swarm {
-            rig.form_swarm()?;
+            rig.form_swarm(Node::ok)?;
         }
         Ok(rig)
     }
@@ -185,15 +185,15 @@ impl Rig {
         })
     }
 
-    /// `swarm init` on the first node, joins by the others, and waits for all to be ready.
+    /// `swarm init` on the first node, joins by the others, and waits for all to be ready. `ctl` runs the commands.
     ///
     /// # Errors
     /// When a command fails or a node does not become ready.
-    pub fn form_swarm(&self) -> Result<()> {
+    pub fn form_swarm(&self, mut ctl: impl FnMut(&Node, &[&str]) -> Result<String>) -> Result<()> {
         let first = self.first();
         let address = first.address.to_string();
-        first.ok(&["swarm", "init", "--advertise-addr", &address])?;
-        let token = first.ok(&["swarm", "join-token", "-q", "worker"])?;
+        ctl(first, &["swarm", "init", "--advertise-addr", &address])?;
+        let token = ctl(first, &["swarm", "join-token", "-q", "worker"])?;
         let remote = format!("{address}:2377");
         for node in self.nodes.iter().skip(1) {
             let own = node.address.to_string();
@@ -206,7 +206,7 @@ impl Rig {
                 &own,
                 &remote,
             ];
-            node.ok(&join)?;
+            ctl(node, &join)?;
         }
         self.wait_ready(self.nodes.len())
     }

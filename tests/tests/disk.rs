@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh_tests::{
-    Rig, ctl::Answer, eventually, http_get, image, rig, rig::UP_LIMIT, scenario, scenario_on,
+    Node, Rig, ctl::Answer, eventually, http_get, image, rig, rig::UP_LIMIT, scenario, scenario_on,
 };
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -91,7 +91,7 @@ fn a_manager_outlives_a_full_disk() {
         let archive = image::whoami_archive(&rig.dir())?;
         let first = rig.first();
         first.ok(&["image", "load", "-i", &archive.to_string_lossy()])?;
-        rig.form_swarm()?;
+        rig.form_swarm(Node::ok)?;
         rig.create("web", &["--replicas", "4", "--publish", "80:80"])?;
         let tasks = rig.wait_running("web", 4)?;
 

@@ -47,26 +47,8 @@ pub(crate) fn all(show: &mut Show, rig: &mut Rig) -> Result<()> {
 }
 
 fn swarm(show: &mut Show, rig: &Rig) -> Result<()> {
-    let first = rig.first();
-    let address = first.address.to_string();
     show.step("n1 starts a swarm, the others join it by token");
-    show.ctl(first, &["swarm", "init", "--advertise-addr", &address])?;
-    let token = show.ctl(first, &["swarm", "join-token", "-q", "worker"])?;
-    for node in rig.nodes.iter().skip(1) {
-        let own = node.address.to_string();
-        let remote = format!("{address}:2377");
-        let join = [
-            "swarm",
-            "join",
-            "--token",
-            token.trim(),
-            "--advertise-addr",
-            &own,
-            &remote,
-        ];
-        show.ctl(node, &join)?;
-    }
-    rig.wait_ready(rig.nodes.len())
+    rig.form_swarm(|node, args| show.ctl(node, args))
 }
 
 fn load(show: &mut Show, rig: &Rig) -> Result<()> {
