@@ -1,5 +1,6 @@
 //! Programs on interfaces, by links pinned under `links/<program>-<interface index>`. A pinned link of an earlier
-//! process is adopted: its program is swapped in one step, without a packet in between.
+//! process is adopted: its program is swapped in one step, without a packet in between. Where the kernel has no links
+//! for tc, see [`clsact`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,8 +21,14 @@ use aya::{
 
 use crate::{
     Error, Report,
+    clsact::{self, Filter},
     pins::{entries, remove_file},
 };
+
+/// Folder of pinned links, below a version's.
+pub(crate) const LINKS: &str = "links";
+/// Folder of the filters' markers, below a version's.
+pub(crate) const FILTERS: &str = "filters";
 
 /// On uplinks, XDP.
 pub(crate) const UPLINK_XDP: &str = "uplink_xdp";
@@ -56,10 +63,47 @@ pub(crate) struct Attachment {
     pub(crate) ifindex: u32,
 }
 
+impl Attachment {
+    /// Egress or ingress.
+    fn way(self) -> TcAttachType {
+        if self.program == PROBE_TC {
+            TcAttachType::Egress
+        } else {
+            TcAttachType::Ingress
+        }
+    }
+
+    /// Its filter, where tc programs are filters.
+    fn filter(self) -> Filter {
+        // Few.
+        let number = TC_PROGRAMS.iter().position(|name| *name == self.program);
+        Filter {
+            ifindex: self.ifindex,
+            way: self.way(),
+            minor: number.map_or(0, |number| number as u16 + 1),
+        }
+    }
+
+    fn file_name(self) -> String {
+        format!("{}-{}", self.program, self.ifindex)
+    }
+
+    /// Of a tc program, what a file is named after.
+    fn named(path: &Path) -> Option<Self> {
+        let (program, ifindex) = path.file_name()?.to_str()?.rsplit_once('-')?;
+        Some(Self {
+            program: TC_PROGRAMS.into_iter().find(|name| *name == program)?,
+            ifindex: ifindex.parse().ok()?,
+        })
+    }
+}
+
 /// The attachments of one data plane.
 #[derive(Debug)]
 pub(crate) struct Attachments {
-    dir: PathBuf,
+    links: PathBuf,
+    /// Where tc programs are filters: their markers.
+    filters: Option<PathBuf>,
     /// Attached, or adopted, by this process: they run its programs.
     current: BTreeSet<Attachment>,
     /// Could not be attached and need not be, and why; not tried again.
@@ -67,14 +111,20 @@ pub(crate) struct Attachments {
 }
 
 impl Attachments {
-    pub(crate) fn open(dir: PathBuf) -> Result<Self, Error> {
-        fs::create_dir_all(&dir).map_err(|source| Error::Path {
-            action: "make folder",
-            path: dir.clone(),
-            source,
-        })?;
+    /// `dir` is the version's.
+    pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
+        let links = dir.join(LINKS);
+        let filters = clsact::is_needed().then(|| dir.join(FILTERS));
+        for folder in [Some(&links), filters.as_ref()].into_iter().flatten() {
+            fs::create_dir_all(folder).map_err(|source| Error::Path {
+                action: "make folder",
+                path: folder.clone(),
+                source,
+            })?;
+        }
         Ok(Self {
-            dir,
+            links,
+            filters,
             current: BTreeSet::new(),
             given_up: BTreeMap::new(),
         })
@@ -113,13 +163,15 @@ impl Attachments {
         }
         self.current
             .retain(|attachment| wanted.contains(attachment));
-        let names: BTreeSet<String> = wanted.iter().map(file_name).collect();
-        for entry in entries(&self.dir)? {
-            let name = entry.file_name().map(|n| n.to_string_lossy().into_owned());
-            if !name.is_some_and(|name| names.contains(&name)) {
-                remove_file(&entry)?;
+        let paths: BTreeSet<PathBuf> = wanted.iter().map(|one| self.path(*one)).collect();
+        for link in entries(&self.links)? {
+            if !paths.contains(&link) {
+                remove_file(&link)?;
                 report.detached += 1;
             }
+        }
+        if let Some(filters) = &self.filters {
+            report.detached += detach_others(filters, &paths)?;
         }
         Ok(())
     }
@@ -135,10 +187,12 @@ impl Attachments {
     }
 
     fn path(&self, attachment: Attachment) -> PathBuf {
-        self.dir.join(file_name(&attachment))
+        let filters = self.filters.as_ref();
+        let dir = filters.filter(|_| attachment.program != UPLINK_XDP);
+        dir.unwrap_or(&self.links).join(attachment.file_name())
     }
 
-    /// Adopts the pinned link, or attaches anew. Whether it was anew.
+    /// Puts the program there, in the place of an earlier process's. Whether there was none.
     fn attach(&self, ebpf: &mut Ebpf, attachment: Attachment) -> Result<bool, Error> {
         let Attachment {
             program: name,
@@ -149,31 +203,24 @@ impl Attachments {
             kind: "program",
             name,
         })?;
-        if path.exists() {
-            match adopt(program, &path) {
-                Ok(()) => return Ok(false),
-                Err(error) => {
-                    tracing::debug!(%error, path = %path.display(), "attaching anew");
-                    remove_file(&path)?;
-                }
+        let attached = match (program, &self.filters) {
+            (Program::SchedClassifier(tc), Some(_)) => attachment.filter().attach(tc, &path),
+            (program, _) => attach_link(attachment, program, &path),
+        };
+        attached.map_err(|source| {
+            let interface = nix::net::if_::if_indextoname(ifindex).map_or_else(
+                |_| ifindex.to_string(),
+                |n| n.to_string_lossy().into_owned(),
+            );
+            if name == UPLINK_XDP && is_busy(&*source) {
+                return Error::OtherXdp { interface };
             }
-        }
-        create(name, program, ifindex, &path)
-            .map(|()| true)
-            .map_err(|source| {
-                let interface = nix::net::if_::if_indextoname(ifindex).map_or_else(
-                    |_| ifindex.to_string(),
-                    |n| n.to_string_lossy().into_owned(),
-                );
-                if name == UPLINK_XDP && is_busy(&*source) {
-                    return Error::OtherXdp { interface };
-                }
-                Error::Attach {
-                    program: name,
-                    interface,
-                    source,
-                }
-            })
+            Error::Attach {
+                program: name,
+                interface,
+                source,
+            }
+        })
     }
 }
 
@@ -199,36 +246,53 @@ fn adopt(program: &mut Program, path: &Path) -> Result<(), Cause> {
     Ok(())
 }
 
-fn create(
-    name: &'static str,
-    program: &mut Program,
-    ifindex: u32,
-    path: &Path,
-) -> Result<(), Cause> {
+/// Adopts the pinned link, or attaches anew. Whether it was anew.
+fn attach_link(attachment: Attachment, program: &mut Program, path: &Path) -> Result<bool, Cause> {
+    if path.exists() {
+        match adopt(program, path) {
+            Ok(()) => return Ok(false),
+            Err(error) => {
+                tracing::debug!(%error, path = %path.display(), "attaching anew");
+                remove_file(path)?;
+            }
+        }
+    }
     let link: FdLink = match program {
         Program::Xdp(xdp) => {
-            let id = xdp.attach_to_if_index(ifindex, XdpMode::Driver)?;
+            let id = xdp.attach_to_if_index(attachment.ifindex, XdpMode::Driver)?;
             xdp.take_link(id)?.try_into()?
         }
         Program::SchedClassifier(tc) => {
-            let interface = nix::net::if_::if_indextoname(ifindex)?;
+            let interface = nix::net::if_::if_indextoname(attachment.ifindex)?;
             let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-            let way = if name == PROBE_TC {
-                TcAttachType::Egress
-            } else {
-                TcAttachType::Ingress
-            };
+            let way = attachment.way();
             let id = tc.attach_with_options(&interface.to_string_lossy(), way, options)?;
             tc.take_link(id)?.try_into()?
         }
         _ => return Err("neither an XDP nor a tc program".into()),
     };
     link.pin(path)?;
-    Ok(())
+    Ok(true)
 }
 
-fn file_name(attachment: &Attachment) -> String {
-    format!("{}-{}", attachment.program, attachment.ifindex)
+/// Detaches the filters whose markers are in `dir` but not among `wanted`; gives their number.
+fn detach_others(dir: &Path, wanted: &BTreeSet<PathBuf>) -> Result<usize, Error> {
+    let mut detached = 0;
+    for marker in entries(dir)? {
+        if !wanted.contains(&marker) {
+            match Attachment::named(&marker) {
+                Some(attachment) => attachment.filter().detach(&marker)?,
+                None => remove_file(&marker)?,
+            }
+            detached += 1;
+        }
+    }
+    Ok(detached)
+}
+
+/// Detaches every filter of the version whose folder this is.
+pub(crate) fn detach_filters(version: &Path) -> Result<(), Error> {
+    detach_others(&version.join(FILTERS), &BTreeSet::new()).map(drop)
 }
 
 /// Loads one program into the kernel.

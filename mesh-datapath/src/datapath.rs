@@ -107,7 +107,7 @@ impl Datapath {
             tables,
             twins,
             lrus,
-            attachments: Attachments::open(dir.join("links"))?,
+            attachments: Attachments::open(&dir)?,
             hooks: Hooks::open(dir.join("hooks"), config.cgroup.clone())?,
             rows,
             fronts: snapshot::Fronts::default(),
@@ -247,6 +247,9 @@ impl Datapath {
     /// # Errors
     /// When a pin or the device cannot be removed; the rest is removed all the same.
     pub fn remove(config: &Config) -> Result<(), Error> {
+        for version in pins::entries(&config.pin_dir)? {
+            attach::detach_filters(&version)?;
+        }
         let pins = pins::remove_tree(&config.pin_dir);
         let device = netlink::remove_link(TUNNEL_DEVICE);
         pins.and(device)

@@ -37,6 +37,15 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A tc filter could not be taken from its interface.
+    #[error("cannot take a tc filter from interface {interface}")]
+    Detach {
+        /// Interface name.
+        interface: String,
+        /// The kernel's reason.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// XDP takes one program an interface, and another one is there.
     #[error(
         "interface {interface} has another XDP program (`ip link show {interface}`); detach it, or leave the interface \

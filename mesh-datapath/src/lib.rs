@@ -7,6 +7,7 @@
 mod attach;
 mod backends;
 pub mod bench;
+mod clsact;
 mod compile;
 mod config;
 mod datapath;

@@ -17,12 +17,12 @@ use aya::{EbpfError, maps::MapInfo};
 use aya_obj::Object;
 
 use crate::{
-    Config, Error,
+    Config, Error, attach,
     pins::{entries, remove_tree},
 };
 
-/// Folders below a version's that hold links.
-const LINKS: [&str; 2] = ["links", "hooks"];
+/// Folders below a version's that hold what is attached.
+const LINKS: [&str; 3] = [attach::LINKS, attach::FILTERS, "hooks"];
 
 /// The folders of other versions, from which nothing is taken over any more.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use mesh_common::{
     Addr, DropReason, Prefix, checksum, fold_v6,
     wire::{
         self, ETH_LEN, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, FRAGMENT_MASK_BE, FRAGMENT_OFFSET_BE,
-        IPV4_LEN, IPV4_NO_OPTIONS, IPV6_LEN, V6_DESTINATION, V6_FRAGMENT, V6_HOP_BY_HOP,
+        IPV4_LEN, IPV4_NO_OPTIONS, IPV6_LEN, OVERHEAD, V6_DESTINATION, V6_FRAGMENT, V6_HOP_BY_HOP,
         V6_ROUTING, is_loopback_be, is_martian_be, is_martian_v6,
     },
 };
@@ -52,9 +52,9 @@ pub trait Family: Messages {
     const HEADER_LEN: usize;
     /// Longest headers looked at from the Ethernet header on, without options and extensions.
     const HEADERS: usize = ETH_LEN + Self::HEADER_LEN + TCP_LEN;
-    /// `bpf_skb_adjust_room` flags for a packet of this family that comes out of a tunnel over IPv4.
-    const DECAP: u64;
 
+    /// Removes a tunnel's headers, which are of IPv4, from around a packet of this family. False: the kernel refuses.
+    fn strip(ctx: &TcContext) -> bool;
     /// The packet whose Ethernet header is at `eth`. `None`: another family, or cut short.
     fn parse(packet: &impl Packet, eth: usize) -> Option<Tuple<Self>>;
     /// An address as a map key.
@@ -121,7 +121,11 @@ impl Family for V4 {
     const ECHO: u8 = 8;
     const ECHO_REPLY: u8 = 0;
     const HEADER_LEN: usize = IPV4_LEN;
-    const DECAP: u64 = 0;
+
+    #[inline(always)]
+    fn strip(ctx: &TcContext) -> bool {
+        mem::shrink(ctx, OVERHEAD, 0)
+    }
 
     #[inline(always)]
     fn parse(packet: &impl Packet, eth: usize) -> Option<Tuple<Self>> {
@@ -272,7 +276,14 @@ impl Family for V6 {
     const ECHO: u8 = 128;
     const ECHO_REPLY: u8 = 129;
     const HEADER_LEN: usize = IPV6_LEN;
-    const DECAP: u64 = BPF_F_ADJ_ROOM_DECAP_L3_IPV6 as u64;
+
+    #[inline(always)]
+    fn strip(ctx: &TcContext) -> bool {
+        let known = mem::shrink(ctx, OVERHEAD, BPF_F_ADJ_ROOM_DECAP_L3_IPV6 as u64);
+        (known || tunnel::strip_before_6_3(ctx.skb.skb) != 0)
+            // The outer Ethernet header says that IPv4 follows.
+            && ctx.store(12, &Self::ETHERTYPE_BE, 0).is_ok()
+    }
 
     #[inline(always)]
     fn parse(packet: &impl Packet, eth: usize) -> Option<Tuple<Self>> {

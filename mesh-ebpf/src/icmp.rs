@@ -247,7 +247,7 @@ pub fn tunnel<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
         if endpoint.ifindex == 0 {
             return Err(DropReason::NoEndpoint);
         }
-        mem::shrink::<F>(ctx)?;
+        tunnel::strip::<F>(ctx)?;
         return arrive(ctx, vni, &outer, endpoint, smac);
     }
     let Some(packet) = about::<F>(ctx, OVERHEAD) else {
@@ -258,7 +258,7 @@ pub fn tunnel<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
         let Some(nat) = known(&packet, SCOPE_RETURN) else {
             return Ok(Verdict::Pass);
         };
-        mem::shrink::<F>(ctx)?;
+        tunnel::strip::<F>(ctx)?;
         return answer(ctx, settings, &outer, &packet, nat);
     }
     let mut asked = packet.reply();
@@ -269,7 +269,7 @@ pub fn tunnel<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
     if endpoint.ifindex == 0 || kind != mac_of(0)[1] {
         return Err(DropReason::NoEndpoint);
     }
-    mem::shrink::<F>(ctx)?;
+    tunnel::strip::<F>(ctx)?;
     enter(ctx, settings, service, &outer, &packet, named, endpoint)
 }
 

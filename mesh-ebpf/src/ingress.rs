@@ -94,7 +94,7 @@ pub fn from_peer<F: Family>(
             DropReason::NotPublished
         });
     };
-    mem::shrink::<F>(ctx)?;
+    tunnel::strip::<F>(ctx)?;
     mss::clamp(ctx, settings, tuple)?;
     let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
     nat::undo(

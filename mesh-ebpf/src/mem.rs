@@ -468,21 +468,12 @@ pub fn grow(ctx: &TcContext) -> Result<(), DropReason> {
         .map_err(|_| DropReason::Kernel)
 }
 
-/// Removes the outer headers behind the Ethernet header; the inner Ethernet header goes with them.
+/// Removes `length` bytes behind the Ethernet header. False: the kernel refuses, or does not know the `flags`.
 #[inline(always)]
-pub fn shrink<F: Family>(ctx: &TcContext) -> Result<(), DropReason> {
-    ctx.adjust_room(
-        -(OVERHEAD as i32),
-        BPF_ADJ_ROOM_MAC,
-        BPF_F_ADJ_ROOM_FIXED_GSO as u64 | F::DECAP,
-    )
-    .map_err(|_| DropReason::Kernel)?;
-    if F::DECAP != 0 {
-        // The outer Ethernet header says that IPv4 follows.
-        ctx.store(12, &F::ETHERTYPE_BE, 0)
-            .map_err(|_| DropReason::Kernel)?;
-    }
-    Ok(())
+pub fn shrink(ctx: &TcContext, length: usize, flags: u64) -> bool {
+    let flags = BPF_F_ADJ_ROOM_FIXED_GSO as u64 | flags;
+    ctx.adjust_room(-(length as i32), BPF_ADJ_ROOM_MAC, flags)
+        .is_ok()
 }
 
 /// Largest packet, from its IP header on, that an interface takes; zero if there is no such interface.

@@ -1,14 +1,17 @@
 //! Into and out of VXLAN, in tc.
 
-use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM},
+    programs::TcContext,
+};
 use mesh_common::{
     DropReason, Settings, Verdict,
-    wire::{self, ETH_LEN},
+    wire::{self, ETH_LEN, IPV4_LEN, IPV6_LEN, OVERHEAD},
 };
 
 use crate::{
     family::{Family, V4},
-    mem,
+    mem::{self, Packet as _},
     packet::Tuple,
     services,
 };
@@ -79,6 +82,35 @@ fn wrap(ctx: &TcContext, peer_be: u32, hash: u32, ethertype_be: u16) -> Result<(
     store(ctx, 12, &wire::ETHERTYPE_IPV4_BE)?;
     mem::to_neighbour(settings.uplink);
     Ok(())
+}
+
+/// Removes the outer headers behind the Ethernet header; the inner Ethernet header goes with them.
+#[inline(always)]
+pub fn strip<F: Family>(ctx: &TcContext) -> Result<(), DropReason> {
+    if F::strip(ctx) {
+        Ok(())
+    } else {
+        Err(DropReason::Kernel)
+    }
+}
+
+/// Strips a packet of IPv6 where the kernel does not know that IPv6 may come out of IPv4 (before 6.3). To it, the outer
+/// headers and as much of the inner one as IPv6's is longer than IPv4's are taken away, and then IPv4 becomes IPv6,
+/// which gives that length back. One if the kernel did it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn strip_before_6_3(skb: *mut __sk_buff) -> u32 {
+    const LONGER: usize = IPV6_LEN - IPV4_LEN;
+    let ctx = TcContext::new(skb);
+    let Some(head) = ctx.fetch::<LONGER>(ETH_LEN + OVERHEAD) else {
+        return 0;
+    };
+    let stripped = mem::shrink(&ctx, OVERHEAD + LONGER, 0)
+        && ctx.change_proto(wire::ETHERTYPE_IPV6_BE, 0).is_ok()
+        && ctx
+            .store(ETH_LEN, &head, u64::from(BPF_F_RECOMPUTE_CSUM))
+            .is_ok();
+    stripped.into()
 }
 
 /// Overwrites bytes of the packet wherever they are.

@@ -117,7 +117,7 @@ fn unpack<F: Family>(
         if endpoint.ifindex == 0 {
             return Err(DropReason::NoEndpoint);
         }
-        mem::shrink::<F>(ctx)?;
+        tunnel::strip::<F>(ctx)?;
         mss::clamp(ctx, settings, &inner)?;
         return overlay::arrive(ctx, vni, &inner, endpoint, smac);
     }
@@ -129,11 +129,11 @@ fn unpack<F: Family>(
             if mem::part(ctx) != 0 || !services::is_own::<F>(&inner.src) {
                 return Ok(Verdict::Pass);
             }
-            mem::shrink::<F>(ctx)?;
+            tunnel::strip::<F>(ctx)?;
             mss::clamp(ctx, settings, &inner)?;
             return Ok(leave(ctx, settings, &inner));
         };
-        mem::shrink::<F>(ctx)?;
+        tunnel::strip::<F>(ctx)?;
         mss::clamp(ctx, settings, &inner)?;
         return nat::reply(ctx, settings, &inner, nat);
     }

@@ -9,6 +9,7 @@ mod setup;
 mod sh;
 mod suite;
 mod verify;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,11 @@ enum Task {
         /// Only the unit tests, which need no root
         #[arg(long)]
         unit: bool,
+    },
+    /// Run tests of the packet path on the Debian release's own kernel, in QEMU
+    VmTest {
+        /// Only these (`root_open`); all if none is named
+        tests: Vec<String>,
     },
     /// Random packets through the eBPF programs
     Fuzz {
@@ -102,6 +108,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Task::Demo { args } => suite::demo(&args),
         Task::Test { filter, unit } => suite::test(filter.as_deref(), unit),
+        Task::VmTest { tests } => vm::run(&tests),
         Task::Fuzz {
             program,
             packets,

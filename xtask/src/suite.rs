@@ -1,6 +1,7 @@
 //! The programs of `tests/`: demo, bench, and the test runs with their summary.
 
 use std::{
+    fmt,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
     time::{Instant, SystemTime},
@@ -61,7 +62,7 @@ fn replace(program: std::path::PathBuf, args: &[String]) -> Result<()> {
 
 /// What a run of `cargo test` counted.
 #[derive(Default)]
-struct Count {
+pub(crate) struct Count {
     passed: usize,
     failed: usize,
     names: Vec<String>,
@@ -103,14 +104,7 @@ pub(crate) fn test(filter: Option<&str>, unit_only: bool) -> Result<()> {
         ok &= tally(&mut whole, filter, &["--test-threads=2"], &mut count)?;
     }
 
-    let seconds = began.elapsed().as_secs();
-    for name in &count.names {
-        println!("failed: {name}");
-    }
-    println!(
-        "{} passed, {} failed ({seconds} s)",
-        count.passed, count.failed
-    );
+    println!("{count} ({} s)", began.elapsed().as_secs());
     if count.failed > 0 || !ok {
         bail!("tests failed; run one again with `cargo xtask test <part of its name>`");
     }
@@ -142,8 +136,23 @@ fn tally(
     Ok(child.wait()?.success())
 }
 
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for name in &self.names {
+            writeln!(f, "failed: {name}")?;
+        }
+        write!(f, "{} passed, {} failed", self.passed, self.failed)
+    }
+}
+
 impl Count {
-    fn read(&mut self, line: &str) {
+    /// Tests that passed.
+    pub(crate) fn passed(&self) -> usize {
+        self.passed
+    }
+
+    /// A line of the test harness.
+    pub(crate) fn read(&mut self, line: &str) {
         if let Some(rest) = line.strip_prefix("test result: ") {
             let number = |word: &str| {
                 rest.split(['.', ';'])

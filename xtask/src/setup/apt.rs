@@ -10,7 +10,7 @@ use crate::sh;
 const SOURCES: &str = "/etc/apt/sources.list.d/mesh-security.list";
 
 /// Installs packages, reading the lists anew when one is unknown.
-pub(super) fn install(packages: &[&str]) -> Result<()> {
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     if !sh::has("apt-get") {
         bail!(
             "cannot install {}: no apt-get here; install them with your distribution's tool",
@@ -36,7 +36,7 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
 }
 
 /// Reads the lists anew, then adds the security suite, until something is offered; whether it is now.
-pub(super) fn look_for(offered: impl Fn() -> bool) -> Result<bool> {
+pub(crate) fn look_for(offered: impl Fn() -> bool) -> Result<bool> {
     if !offered() {
         update()?;
     }
@@ -48,12 +48,12 @@ pub(super) fn look_for(offered: impl Fn() -> bool) -> Result<bool> {
 }
 
 /// Whether a source offers the package.
-pub(super) fn known(package: &str) -> bool {
+pub(crate) fn known(package: &str) -> bool {
     candidate(package).is_some()
 }
 
 /// The version that would be installed.
-pub(super) fn candidate(package: &str) -> Option<String> {
+pub(crate) fn candidate(package: &str) -> Option<String> {
     let text = sh::output("apt-cache", &["policy", package])?;
     text.lines()
         .find_map(|line| line.trim().strip_prefix("Candidate: "))

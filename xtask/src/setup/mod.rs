@@ -1,6 +1,6 @@
 //! What building and running need from the machine: found, or installed with apt-get and cargo, or mounted.
 
-mod apt;
+pub(crate) mod apt;
 mod compiler;
 mod docker;
 

@@ -1,0 +1,330 @@
+//! The tests of the packet path on the kernel that the Debian release comes with, in QEMU: older kernels have no tcx,
+//! and their verifier and helpers differ.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    ebpf,
+    setup::{self, apt},
+    sh,
+    suite::Count,
+};
+
+/// Tests of the packet path that suit an emulated machine. Not those of speed, of full tables, of many random packets.
+const TESTS: &[&str] = &[
+    "root_open",
+    "root_errors",
+    "root_sockets",
+    "root_traffic",
+    "root_traffic_v6",
+    "root_upgrade",
+    "root_uplinks",
+];
+
+/// Names the release's kernel by depending on it.
+const META: &str = "linux-image-amd64";
+
+/// What the machine needs before it sees this one's files.
+const EARLY: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
+
+/// Until the kernel's first words. With KVM a few seconds; on some machines KVM is there and nothing runs on it.
+const BOOT: Duration = Duration::from_secs(60);
+
+/// Until the next line: the longest test without a word.
+const SILENCE: Duration = Duration::from_secs(1800);
+
+/// Runs `names`, or all of [`TESTS`].
+pub(crate) fn run(names: &[String]) -> Result<()> {
+    if let Some(unknown) = names.iter().find(|name| !TESTS.contains(&name.as_str())) {
+        bail!("no test {unknown}: there are {}", TESTS.join(", "));
+    }
+    let all: Vec<String> = TESTS.iter().map(|&name| name.to_owned()).collect();
+    let names = if names.is_empty() { &all } else { names };
+    setup::run()?;
+    if !sh::has("qemu-system-x86_64") {
+        sh::say("qemu-system-x86 is missing (the test machine)");
+        apt::install(&["qemu-system-x86"])?;
+    }
+    ebpf::build()?;
+    let kernel = Kernel::get(&sh::target().join("vm"))?;
+    let tests = executables(names)?;
+    let initrd = kernel.initrd(&tests)?;
+    kernel.boot(&initrd)
+}
+
+/// Builds the tests and gives their paths.
+fn executables(names: &[String]) -> Result<Vec<PathBuf>> {
+    let mut build = sh::cargo();
+    build.args(["test", "-p", "mesh-datapath", "--no-run"]);
+    for name in names {
+        build.args(["--test", name]);
+    }
+    println!("+ {}", sh::shown(&build));
+    let built = build.stderr(Stdio::piped()).output()?;
+    let text = String::from_utf8_lossy(&built.stderr);
+    let paths: Vec<PathBuf> = text.lines().filter_map(executable).collect();
+    if !built.status.success() || paths.len() != names.len() {
+        bail!("the tests did not build:\n{text}");
+    }
+    Ok(paths)
+}
+
+/// The path in a line of `cargo test --no-run`.
+fn executable(line: &str) -> Option<PathBuf> {
+    let rest = line.trim().strip_prefix("Executable ")?;
+    let path = rest.split_once('(')?.1.strip_suffix(')')?;
+    Some(sh::root().join(path))
+}
+
+/// An unpacked kernel package.
+struct Kernel {
+    dir: PathBuf,
+    /// As `uname -r` tells it.
+    release: String,
+}
+
+impl Kernel {
+    /// The release's newest kernel, downloaded unless `dir` has it.
+    fn get(dir: &Path) -> Result<Self> {
+        if !apt::look_for(|| apt::known(META))? {
+            bail!("no apt source offers {META}");
+        }
+        let text = sh::output("apt-cache", &["depends", META]).unwrap_or_default();
+        let package = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
+            .with_context(|| format!("{META} depends on no kernel"))?;
+        let kernel = Self {
+            dir: dir.join(package),
+            release: package.to_owned(),
+        };
+        if !kernel.modules().join("modules.dep").exists() {
+            fs::create_dir_all(&kernel.dir)?;
+            let name = format!("linux-image-{package}");
+            sh::say(&format!("downloading {name}"));
+            sh::run(
+                Command::new("apt-get")
+                    .args(["-q", "download", &name])
+                    .current_dir(&kernel.dir),
+            )?;
+            for entry in fs::read_dir(&kernel.dir)? {
+                let archive = entry?.path();
+                if archive.extension().is_some_and(|kind| kind == "deb") {
+                    let mut unpack = Command::new("dpkg-deb");
+                    sh::run(unpack.arg("--extract").arg(&archive).arg(&kernel.dir))?;
+                    fs::remove_file(&archive)?;
+                }
+            }
+            let mut depmod = Command::new("busybox");
+            depmod.arg("depmod").arg("-b").arg(&kernel.dir);
+            sh::run(depmod.arg(&kernel.release))?;
+        }
+        Ok(kernel)
+    }
+
+    fn modules(&self) -> PathBuf {
+        self.dir.join("lib/modules").join(&self.release)
+    }
+
+    /// Makes the first file system: busybox, a few modules, and what `init` is told.
+    fn initrd(&self, tests: &[PathBuf]) -> Result<PathBuf> {
+        let tree = self.dir.join("initrd");
+        if tree.exists() {
+            fs::remove_dir_all(&tree)?;
+        }
+        for folder in ["bin", "proc", "sys", "dev", "lower", "upper", "root"] {
+            fs::create_dir_all(tree.join(folder))?;
+        }
+        fs::copy("/bin/busybox", tree.join("bin/busybox"))?;
+        fs::write(tree.join("init"), include_str!("vm/init"))?;
+        sh::run(Command::new("chmod").arg("+x").arg(tree.join("init")))?;
+        let modules = self.modules();
+        let shown = self.dir.join("lib/modules");
+        let settings = format!(
+            "MODULES='{}'\nWORKSPACE='{}'\n",
+            shown.display(),
+            sh::root().join("mesh-datapath").display()
+        );
+        fs::write(tree.join("settings"), settings)?;
+        let lines: Vec<String> = tests
+            .iter()
+            .map(|path| format!("{}\n", path.display()))
+            .collect();
+        fs::write(tree.join("tests"), lines.concat())?;
+        let depends = fs::read_to_string(modules.join("modules.dep"))?;
+        let own = tree.join("lib/modules").join(&self.release);
+        for file in files_of(&depends, &EARLY) {
+            let to = own.join(file);
+            fs::create_dir_all(to.parent().unwrap_or(&own))?;
+            fs::copy(modules.join(file), to)?;
+        }
+        fs::copy(modules.join("modules.dep"), own.join("modules.dep"))?;
+        let initrd = self.dir.join("initrd.cpio");
+        let mut pack = Command::new("sh");
+        pack.arg("-c")
+            .arg("find . | busybox cpio -o -H newc >../initrd.cpio")
+            .current_dir(&tree);
+        sh::run(&mut pack)?;
+        Ok(initrd)
+    }
+
+    /// Boots with KVM, or emulated where that does not work, and passes on what the tests say.
+    fn boot(&self, initrd: &Path) -> Result<()> {
+        let mut accelerators = vec!["tcg"];
+        if Path::new("/dev/kvm").exists() {
+            accelerators.insert(0, "kvm");
+        }
+        for accelerator in accelerators {
+            let mut machine = Machine::start(&mut self.qemu(initrd, accelerator))?;
+            let Some(first) = machine.first_words() else {
+                sh::say(&format!("nothing boots with {accelerator}"));
+                continue;
+            };
+            println!("{first} ({accelerator})");
+            return machine.follow();
+        }
+        bail!("no test machine")
+    }
+
+    fn qemu(&self, initrd: &Path, accelerator: &str) -> Command {
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-accel", accelerator, "-machine", "q35", "-cpu", "max"])
+            .args(["-smp", "2", "-m", "4096", "-nodefaults", "-nographic"])
+            .args(["-no-reboot", "-serial", "stdio"])
+            .arg("-virtfs")
+            .arg("local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap")
+            .arg("-kernel")
+            .arg(self.dir.join(format!("boot/vmlinuz-{}", self.release)))
+            .arg("-initrd")
+            .arg(initrd)
+            .args(["-append", "console=ttyS0 quiet panic=-1"]);
+        qemu
+    }
+}
+
+/// The files of these modules and of those that they need, from `modules.dep`.
+fn files_of<'a>(depends: &'a str, modules: &[&str]) -> Vec<&'a str> {
+    let is_wanted = |path: &str| {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        let name = name.split_once(".ko").map_or(name, |(name, _)| name);
+        modules.contains(&name)
+    };
+    depends
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(path, _)| is_wanted(path))
+        .flat_map(|(path, needed)| [path].into_iter().chain(needed.split_whitespace()))
+        .collect()
+}
+
+/// A running machine, ended when dropped.
+struct Machine {
+    qemu: Child,
+    lines: Receiver<String>,
+}
+
+impl Machine {
+    fn start(command: &mut Command) -> Result<Self> {
+        println!("+ {}", sh::shown(command));
+        let mut qemu = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start QEMU")?;
+        let output = qemu.stdout.take().context("QEMU has no output")?;
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            let mut output = BufReader::new(output);
+            let mut line = Vec::new();
+            while output.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                line.clear();
+                if sender.send(text).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { qemu, lines })
+    }
+
+    /// What the machine says once it is up: its kernel's version.
+    fn first_words(&mut self) -> Option<String> {
+        loop {
+            let line = self.lines.recv_timeout(BOOT).ok()?;
+            if line.starts_with("vm-test: Linux") {
+                return Some(line);
+            }
+        }
+    }
+
+    /// Passes on what the tests say, and fails if one of them does.
+    fn follow(&mut self) -> Result<()> {
+        let mut count = Count::default();
+        let mut verdict = None;
+        loop {
+            match self.lines.recv_timeout(SILENCE) {
+                Ok(line) => {
+                    println!("{line}");
+                    count.read(&line);
+                    if let Some(code) = line.strip_prefix("vm-test: ended with ") {
+                        verdict = Some(code == "0");
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => bail!("the machine has nothing more to say"),
+            }
+        }
+        println!("{count}");
+        match verdict {
+            Some(true) if count.passed() > 0 => Ok(()),
+            Some(_) => bail!("tests failed on this kernel"),
+            None => bail!("the machine broke down"),
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_come_with_what_they_need() {
+        let depends = "kernel/a/x.ko: kernel/b/y.ko.xz kernel/z.ko\nkernel/b/y.ko.xz: kernel/z.ko\nkernel/z.ko:\n";
+        let files = files_of(depends, &["x", "z"]);
+        assert_eq!(
+            files,
+            [
+                "kernel/a/x.ko",
+                "kernel/b/y.ko.xz",
+                "kernel/z.ko",
+                "kernel/z.ko"
+            ]
+        );
+        assert!(files_of(depends, &["ko"]).is_empty());
+    }
+
+    #[test]
+    fn executables_are_found_in_what_cargo_says() {
+        let line = "  Executable tests/root_open.rs (target/debug/deps/root_open-0df2)";
+        let path = executable(line).unwrap();
+        assert!(path.ends_with("target/debug/deps/root_open-0df2"));
+        assert_eq!(executable("   Compiling mesh-datapath (path)"), None);
+    }
+}
