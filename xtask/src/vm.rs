@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -37,8 +37,12 @@ const META: &str = "linux-image-amd64";
 /// What the machine needs before it sees this one's files.
 const EARLY: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 
-/// Until the kernel's first words. With KVM a few seconds; on some machines KVM is there and nothing runs on it.
-const BOOT: Duration = Duration::from_secs(60);
+/// What runs the machine, and how long it may take to the first words. KVM takes a few seconds; on some machines it is
+/// there and nothing runs on it.
+const ACCELERATORS: [(&str, Duration); 2] = [
+    ("kvm", Duration::from_secs(20)),
+    ("tcg", Duration::from_secs(300)),
+];
 
 /// Until the next line: the longest test without a word.
 const SILENCE: Duration = Duration::from_secs(1800);
@@ -180,13 +184,9 @@ impl Kernel {
 
     /// Boots with KVM, or emulated where that does not work, and passes on what the tests say.
     fn boot(&self, initrd: &Path) -> Result<()> {
-        let mut accelerators = vec!["tcg"];
-        if Path::new("/dev/kvm").exists() {
-            accelerators.insert(0, "kvm");
-        }
-        for accelerator in accelerators {
+        for (accelerator, limit) in ACCELERATORS {
             let mut machine = Machine::start(&mut self.qemu(initrd, accelerator))?;
-            let Some(first) = machine.first_words() else {
+            let Some(first) = machine.first_words(limit) else {
                 sh::say(&format!("nothing boots with {accelerator}"));
                 continue;
             };
@@ -257,12 +257,14 @@ impl Machine {
         Ok(Self { qemu, lines })
     }
 
-    /// What the machine says once it is up: its kernel's version.
-    fn first_words(&mut self) -> Option<String> {
+    /// What the machine says once it is up: its kernel's version. Its firmware leaves control characters before that.
+    fn first_words(&mut self, limit: Duration) -> Option<String> {
+        let end = Instant::now() + limit;
         loop {
-            let line = self.lines.recv_timeout(BOOT).ok()?;
-            if line.starts_with("vm-test: Linux") {
-                return Some(line);
+            let left = end.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).ok()?;
+            if let Some(at) = line.find("vm-test: Linux") {
+                return Some(line[at..].to_owned());
             }
         }
     }
