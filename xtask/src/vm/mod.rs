@@ -150,7 +150,7 @@ impl Kernel {
             fs::create_dir_all(tree.join(folder))?;
         }
         fs::copy("/bin/busybox", tree.join("bin/busybox"))?;
-        fs::write(tree.join("init"), include_str!("vm/init"))?;
+        fs::write(tree.join("init"), include_str!("init"))?;
         sh::run(Command::new("chmod").arg("+x").arg(tree.join("init")))?;
         let modules = self.modules();
         let shown = self.dir.join("lib/modules");
