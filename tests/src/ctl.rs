@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 /// What a run of `mesh-ctl` answered.
 #[derive(Debug, Clone)]
@@ -62,18 +62,5 @@ impl Answer {
             );
         }
         Ok(self.err)
-    }
-
-    /// One JSON value a line, as `--format json` prints them.
-    ///
-    /// # Errors
-    /// When the command failed or printed something else.
-    pub fn json_lines(self) -> Result<Vec<serde_json::Value>> {
-        let line = self.line.clone();
-        self.ok()?
-            .lines()
-            .filter(|text| !text.trim().is_empty())
-            .map(|text| serde_json::from_str(text).with_context(|| format!("`{line}`: {text:?}")))
-            .collect()
     }
 }

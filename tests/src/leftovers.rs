@@ -14,7 +14,11 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{netns::run, node::text, wait::eventually};
+use crate::{
+    netns::run,
+    node::{pids, text},
+    wait::eventually,
+};
 
 /// What tells a rig's things from anybody else's.
 #[derive(Debug, Clone)]
@@ -71,7 +75,7 @@ impl Traces {
     }
 
     /// Processes started for the rig: those in its namespaces, or with its folder on their command line.
-    pub fn processes(&self) -> Vec<i32> {
+    pub fn processes(&self) -> Vec<u32> {
         let spaces: BTreeSet<u64> = self
             .namespaces
             .iter()
@@ -81,13 +85,8 @@ impl Traces {
             .collect();
         // With the slash: one name may be the start of another.
         let dir = format!("{}/", self.dir.display());
-        let own = std::process::id().cast_signed();
-        let Ok(entries) = fs::read_dir("/proc") else {
-            return Vec::new();
-        };
-        entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        let own = std::process::id();
+        pids()
             .filter(|&pid| pid != own)
             .filter(|pid| {
                 let proc = PathBuf::from(format!("/proc/{pid}"));
@@ -139,11 +138,7 @@ impl Traces {
             }
             self.walk_cgroups(&entry.path(), found);
             let name = entry.file_name().to_string_lossy().into_owned();
-            if self
-                .instances
-                .iter()
-                .any(|instance| name.contains(instance.as_str()))
-            {
+            if self.is_ours(&name) {
                 found.push(entry.path());
             }
         }
@@ -157,11 +152,14 @@ impl Traces {
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .filter(|name| {
                 let alias = text(&Path::new("/sys/class/net").join(name).join("ifalias"));
-                self.instances
-                    .iter()
-                    .any(|instance| alias.contains(instance.as_str()))
+                self.is_ours(&alias)
             })
             .collect()
+    }
+
+    fn is_ours(&self, name: &str) -> bool {
+        let mut instances = self.instances.iter();
+        instances.any(|instance| name.contains(instance.as_str()))
     }
 
     /// Removes everything by force, goes on past errors.
@@ -169,7 +167,7 @@ impl Traces {
         let _ = eventually("processes to end", KILL_LIMIT, || {
             let left = self.processes();
             for pid in &left {
-                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+                let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
             }
             anyhow::ensure!(left.is_empty(), "processes {left:?} are still there");
             Ok(())

@@ -3,7 +3,7 @@
 use std::{
     ffi::CString,
     fs::File,
-    os::{fd::AsFd, unix::fs::MetadataExt, unix::process::CommandExt},
+    os::{fd::AsFd, unix::process::CommandExt},
     path::PathBuf,
     process::{Command, Output, Stdio},
     thread,
@@ -38,14 +38,6 @@ impl NetNs {
         Ok(ns)
     }
 
-    /// One that exists already and stays when this value is dropped.
-    pub fn existing(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            kept: true,
-        }
-    }
-
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
@@ -59,17 +51,6 @@ impl NetNs {
     /// The file that holds it open.
     pub fn path(&self) -> PathBuf {
         PathBuf::from("/run/netns").join(&self.name)
-    }
-
-    /// Inode number: the same as that of `/proc/<pid>/ns/net` of a process inside.
-    ///
-    /// # Errors
-    /// When the namespace is gone.
-    pub fn inode(&self) -> Result<u64> {
-        let path = self.path();
-        let meta = std::fs::metadata(&path)
-            .with_context(|| format!("no namespace at {}", path.display()))?;
-        Ok(meta.ino())
     }
 
     /// A command that will run inside, under a host name of its own when one is given.

@@ -112,14 +112,6 @@ impl Rig {
         }
     }
 
-    /// A rig for a test: the name carries the process id, so that two runs do not meet.
-    ///
-    /// # Errors
-    /// See [`RigBuilder::build`].
-    pub fn for_test(name: &str, nodes: usize) -> Result<Self> {
-        Self::builder(&test_name(name)).nodes(nodes).build()
-    }
-
     /// What a rig of this name and size is made of, whether or not it is there.
     pub fn traces(name: &str, nodes: usize) -> Traces {
         let mut namespaces: Vec<String> = (1..=nodes).map(|n| format!("{name}-n{n}")).collect();

@@ -1,12 +1,12 @@
 //! Tasks of services as `mesh-ctl service ps` tells of them, and the processes behind them.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
     image,
-    node::{Node, text},
+    node::{Node, pids, text},
     rig::{Rig, UP_LIMIT},
     wait::eventually,
 };
@@ -186,55 +186,30 @@ impl Rig {
 
     /// Process ids of the shims of all nodes.
     pub fn shims(&self) -> Vec<u32> {
-        self.our_processes("shim")
+        let dir = format!("{}/", self.dir().display());
+        pids()
+            .filter(|pid| {
+                let line = text(&PathBuf::from(format!("/proc/{pid}/cmdline")));
+                line.contains(&dir) && line.split('\0').any(|word| word == "shim")
+            })
+            .collect()
     }
 
-    /// Process ids, on the machine, of the first process of a task.
+    /// Process id, on the machine, of the first process of a task.
     ///
     /// # Errors
     /// When the task has none.
     pub fn task_pid(&self, task: &Task) -> Result<u32> {
-        let answer =
-            self.node(&task.node)?
-                .ok(&["ps", "--no-trunc", "--format", "{{.ID}}\t{{.Names}}"])?;
-        let id = answer
-            .lines()
-            .filter_map(|line| line.split_once('\t'))
-            .find(|(_, name)| name.trim() == task.container)
-            .map(|(id, _)| id.trim().to_owned())
-            .with_context(|| format!("{} is not on {}: {answer}", task.container, task.node))?;
-        let short: String = id.chars().take(12).collect();
-        // The container's host name is the start of its id.
-        for entry in fs::read_dir("/proc")?.flatten() {
-            let Some(pid) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-            else {
-                continue;
-            };
-            let cgroup = text(&PathBuf::from(format!("/proc/{pid}/cgroup")));
-            let status = text(&PathBuf::from(format!("/proc/{pid}/status")));
-            let first = status
-                .lines()
-                .find_map(|line| line.strip_prefix("NSpid:"))
-                .is_some_and(|pids| pids.split_whitespace().skip(1).last() == Some("1"));
-            if first && (cgroup.contains(&short) || cgroup.contains(&task.id)) {
-                return Ok(pid);
-            }
-        }
-        bail!("no process of {} is found", task.container)
-    }
-
-    fn our_processes(&self, verb: &str) -> Vec<u32> {
-        let dir = format!("{}/", self.dir().display());
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        entries
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|pid| {
-                let line = text(&PathBuf::from(format!("/proc/{pid}/cmdline")));
-                line.contains(&dir) && line.split('\0').any(|word| word == verb)
+        pids()
+            .find(|pid| {
+                let cgroup = text(&PathBuf::from(format!("/proc/{pid}/cgroup")));
+                let status = text(&PathBuf::from(format!("/proc/{pid}/status")));
+                let mut pids = status
+                    .lines()
+                    .filter_map(|line| line.strip_prefix("NSpid:"));
+                cgroup.contains(&task.id)
+                    && pids.any(|pids| pids.split_whitespace().skip(1).last() == Some("1"))
             })
-            .collect()
+            .with_context(|| format!("no process of {} is found", task.container))
     }
 }
