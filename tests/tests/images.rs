@@ -43,6 +43,8 @@ fn a_service_runs_an_image_of_a_registry_with_passwords() {
             ensure!(told.contains("pull access denied"), "{told}");
         }
         ctl(first, &right, &["image", "pull", &name])?.ok()?;
+        let made = first.ok(&["image", "ls", "--format", "{{.CreatedAt}}"])?;
+        ensure!(!made.starts_with("1970"), "made {made}");
         let unknown = format!("{host}/{}:2", registry::REPOSITORY);
         let told = ctl(first, &right, &["image", "pull", &unknown])?.refused()?;
         ensure!(told.contains("manifest unknown"), "{told}");
