@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc};
 
-use mesh_api::proto::BackendLoad;
+use mesh_api::proto::{BackendLoad, LoadAnswer, ReturnPath};
+use mesh_datapath::ReturnState;
 
 use crate::{
     links::netns,
@@ -10,14 +11,15 @@ use crate::{
 };
 
 /// What this node knows.
-pub(crate) async fn read(node: &Node, service_id: String) -> Result<Vec<BackendLoad>, NodeError> {
+pub(crate) async fn read(node: &Node, service_id: String) -> Result<LoadAnswer, NodeError> {
+    let returns = returns(node, &service_id);
     let reader = node.clone();
     let read = move || {
         reader.read_datapath(|datapath| Ok((datapath.loads(&service_id)?, datapath.sockets()?)))
     };
     let read = tokio::task::spawn_blocking(read).await;
     let Some((loads, sockets)) = read.map_err(anyhow::Error::from)?? else {
-        return Ok(Vec::new());
+        return Ok(LoadAnswer::default());
     };
     let mut loads: BTreeMap<(u32, IpAddr), BackendLoad> = loads
         .into_iter()
@@ -34,7 +36,7 @@ pub(crate) async fn read(node: &Node, service_id: String) -> Result<Vec<BackendL
         })
         .collect();
     if loads.is_empty() {
-        return Ok(Vec::new());
+        return Ok(LoadAnswer::default());
     }
     let sockets = Arc::new(sockets);
     for task in node.tasks().iter() {
@@ -58,5 +60,27 @@ pub(crate) async fn read(node: &Node, service_id: String) -> Result<Vec<BackendL
             }
         }
     }
-    Ok(loads.into_values().collect())
+    Ok(LoadAnswer {
+        backends: loads.into_values().collect(),
+        returns,
+    })
+}
+
+/// How replies of this node's tasks of a service go back; nothing if it has none.
+fn returns(node: &Node, service_id: &str) -> Vec<ReturnPath> {
+    let has_task = node.tasks().iter().any(|task| {
+        task.task.service_id == service_id
+            && netns::exists(&node.config().netns_path(&task.task.id))
+    });
+    if !has_task {
+        return Vec::new();
+    }
+    let paths = node.returns();
+    let told = paths.iter().map(|path| ReturnPath {
+        peer: path.peer.to_string(),
+        address: path.address.to_string(),
+        direct: path.state == ReturnState::Direct,
+        why: path.state.to_string(),
+    });
+    told.collect()
 }

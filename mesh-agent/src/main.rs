@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use mesh_agent::{api, config::Config, node::Node};
+use mesh_agent::{api, config::Config, node::Node, returns};
 use mesh_image::{ImageStore, RegistryOptions};
 use mesh_runtime::{Runtime, RuntimeConfig};
 use tokio::signal::unix::{SignalKind, signal};
@@ -130,6 +130,7 @@ async fn run(config: Config) -> Result<()> {
     if let Some(listener) = metrics {
         tokio::spawn(api::serve_metrics(node.clone(), listener));
     }
+    tokio::spawn(returns::keep(node.clone()));
     let resuming = tokio::spawn(resume(node.clone()));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

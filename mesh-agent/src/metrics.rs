@@ -2,7 +2,9 @@
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
-use mesh_datapath::{CounterLine, Fill, RunTime, ServiceCounters, Snapshot};
+use mesh_datapath::{
+    CounterLine, Fill, ReturnPath, ReturnState, RunTime, ServiceCounters, Snapshot,
+};
 use mesh_runtime::ContainerInfo;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -53,6 +55,11 @@ struct Program {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Return {
+    address: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Tasks {
     state: &'static str,
 }
@@ -71,6 +78,7 @@ pub(crate) fn text(node: &Node) -> Result<String, NodeError> {
         tables(&mut registry, &fill);
         run_times(&mut registry, &times);
     }
+    returns(&mut registry, &node.returns());
     tasks(&mut registry, &node.runtime().list());
     let mut text = String::new();
     // Writing to a string does not fail.
@@ -207,6 +215,22 @@ fn run_times(registry: &mut Registry, times: &[RunTime]) {
         "program_run_seconds",
         "Time in a program of the packet path, while the kernel counts it (kernel.bpf_stats_enabled)",
         seconds,
+    );
+}
+
+fn returns(registry: &mut Registry, paths: &[ReturnPath]) {
+    let direct = Family::<Return, Gauge>::default();
+    for path in paths {
+        let label = Return {
+            address: path.address.to_string(),
+        };
+        let is_direct = path.state == ReturnState::Direct;
+        direct.get_or_create(&label).set(is_direct.into());
+    }
+    registry.register(
+        "return_direct",
+        "Whether replies leave directly under another node's address (1), or go back through it (0)",
+        direct,
     );
 }
 

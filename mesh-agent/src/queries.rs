@@ -1,6 +1,6 @@
 //! Answers to what managers ask.
 
-use mesh_api::proto::{LoadAnswer, Query, Report, query::Question, report::Answer};
+use mesh_api::proto::{Query, Report, query::Question, report::Answer};
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinHandle, JoinSet},
@@ -62,7 +62,7 @@ async fn end(open: &mut JoinSet<()>, traced: Option<(String, AbortHandle)>) {
 
 async fn load(node: Node, service_id: String, id: String, reports: mpsc::Sender<Report>) {
     match loads::read(&node, service_id).await {
-        Ok(backends) => send(&reports, id, Answer::Load(LoadAnswer { backends })).await,
+        Ok(answer) => send(&reports, id, Answer::Load(answer)).await,
         // No answer is an answer: the manager says that this node's part is missing.
         Err(error) => tracing::warn!(%error, "the load of backends is not known"),
     }

@@ -32,6 +32,39 @@ pub struct Vip {
     /// Host names of nodes that did not say what goes to the tasks: the loads lack their part.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub silent_nodes: Vec<String>,
+    /// How replies to clients of the ports are to go back; only on the ingress network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r#return: Option<ReturnMode>,
+    /// How they do, from each node with a task and for each address of another node that clients ask; with
+    /// [`ReturnMode::Dsr`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub return_paths: Vec<ReturnPath>,
+}
+
+/// How replies to clients of published ports go back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReturnMode {
+    /// Through the node that was asked.
+    Symmetric,
+    /// Straight from the task's node to the client (direct server return).
+    Dsr,
+}
+
+/// How replies of one node's tasks go back to clients that asked one address of another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ReturnPath {
+    /// Host name of the node with the task.
+    pub node_name: String,
+    /// Host name of the node that was asked.
+    pub asked_node_name: String,
+    /// The address that was asked.
+    pub address: String,
+    /// How they go.
+    pub mode: ReturnMode,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// A task behind a virtual address.
@@ -127,7 +160,7 @@ pub struct Finding {
     pub level: Level,
     /// Host name of the node that it is about; empty if it is about none.
     pub node: String,
-    /// What kind of check: `node`, `clock`, `kernel`, `uplink`, `path`, `port`.
+    /// What kind of check: `node`, `clock`, `kernel`, `uplink`, `path`, `return`, `port`.
     pub check: String,
     /// What was checked: an interface, another node, a port.
     pub subject: String,

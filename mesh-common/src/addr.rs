@@ -138,6 +138,14 @@ pub const fn node_mac(low_be: u32) -> [u8; 6] {
     [0x02, 0x43, a, b, c, d]
 }
 
+/// MAC of the node that was asked, on a client's packet to another node's task: [`node_mac`], or with `direct` (zero or
+/// one) 02:44 and the same bytes, which says that the reply need not come back this way.
+#[inline(always)]
+pub const fn asked_mac(low_be: u32, direct: u8) -> [u8; 6] {
+    let [a, b, c, d, e, f] = node_mac(low_be);
+    [a, b + direct, c, d, e, f]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +160,8 @@ mod tests {
         assert!(a.is_v4());
         assert_eq!(Addr::v6(a.octets()), a);
         assert_eq!(mac_of(a.low_be()), [0x02, 0x42, 10, 1, 2, 3]);
+        assert_eq!(asked_mac(a.low_be(), 0), node_mac(a.low_be()));
+        assert_eq!(asked_mac(a.low_be(), 1), [0x02, 0x44, 10, 1, 2, 3]);
         assert!(!Addr::NONE.is_v4());
     }
 

@@ -15,6 +15,8 @@ pub const NAT_PEER: u8 = 2;
 pub const NAT_LINK: u8 = 3;
 /// [`Nat::kind`]: the other side is a process of this node, on its loopback interface.
 pub const NAT_LOOPBACK: u8 = 4;
+/// [`Nat::kind`]: as [`NAT_PEER`], but the other side may be sent to without that node: see `DIRECT`.
+pub const NAT_DIRECT: u8 = 5;
 
 /// Index in the program arrays: what handles IPv6 on uplinks.
 pub const V6_UPLINK: u32 = 0;
@@ -263,8 +265,10 @@ layouts! {
         pool: Pool,
         /// Port in the task.
         target_be: u16,
+        /// One: replies may go straight to clients: see [`asked_mac`](crate::asked_mac).
+        direct: u8,
         /// Zero.
-        pad: [u8; 6],
+        pad: [u8; 5],
     }
 
     /// Key of `ENDPOINTS` and `VIPS`. IPv4 throughout: see [`Prefix`].
@@ -347,7 +351,7 @@ layouts! {
         src: Addr,
         /// Destination address afterwards.
         dst: Addr,
-        /// Node to go through, with `NAT_PEER`.
+        /// Node to go through, with `NAT_PEER` and `NAT_DIRECT`.
         peer: Addr,
         /// Source port afterwards.
         sport_be: u16,

@@ -66,6 +66,8 @@ pub(crate) struct Front {
     pub(crate) target_be: u16,
     /// As in [`Pool`](mesh_common::Pool).
     pub(crate) affinity_s: u32,
+    /// As in [`Published`](mesh_common::Published).
+    pub(crate) direct: bool,
     /// Take new flows; sorted.
     pub(crate) active: Vec<Addr>,
     /// Take no new flow.
@@ -265,6 +267,7 @@ fn front(id: &str, service: &Service, target_be: u16, backends: &[Backend]) -> A
         name: service.name.clone(),
         target_be,
         affinity_s: service.affinity_s,
+        direct: service.direct,
         active: of(false).into_iter().collect(),
         draining: of(true),
     })

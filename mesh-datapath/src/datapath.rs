@@ -46,7 +46,7 @@ pub struct Datapath {
     rows: Rows,
     fronts: snapshot::Fronts,
     /// What the last apply has brought about: nothing after one that failed, and before the first.
-    applied: Option<Applied>,
+    pub(crate) applied: Option<Applied>,
     superseded: Superseded,
 }
 
@@ -287,7 +287,8 @@ impl Datapath {
             let value = Published {
                 pool: self.pool(old, front, now_s)?,
                 target_be: front.target_be,
-                pad: [0; 6],
+                direct: front.direct.into(),
+                pad: [0; 5],
             };
             published.insert(*key, value);
         }

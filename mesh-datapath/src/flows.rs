@@ -6,7 +6,7 @@ use std::{
 };
 
 use aya::maps::MapError;
-use mesh_common::{Addr, FlowKey, NAT_PEER, Nat, SCOPE_TASK};
+use mesh_common::{Addr, FlowKey, NAT_DIRECT, NAT_PEER, Nat, SCOPE_TASK};
 
 use crate::{Error, Flow, compile, fill::Lru, host, snapshot::Fronts, tables};
 
@@ -78,7 +78,7 @@ fn flow(key: &FlowKey, nat: &Nat, now_s: u32, fronts: &Fronts) -> Flow {
         client: address(compile::ip(nat.dst), nat.dport_be),
         front: address(compile::ip(nat.src), nat.sport_be),
         backend: address(compile::ip(key.src), key.sport_be),
-        asked: (nat.kind == NAT_PEER).then(|| compile::ip(nat.peer)),
+        asked: matches!(nat.kind, NAT_PEER | NAT_DIRECT).then(|| compile::ip(nat.peer)),
         idle_s: now_s.wrapping_sub(nat.seen_s),
         closed: nat.closed != 0,
     }

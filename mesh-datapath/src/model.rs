@@ -97,6 +97,8 @@ pub struct Service {
     pub affinity_s: u32,
     /// Published ports are answered by this node's own tasks only.
     pub local_only: bool,
+    /// Replies to clients of published ports need not go back through the node that was asked.
+    pub direct: bool,
     /// Virtual addresses with the backends behind each: (VNI, address) to task addresses on that network.
     pub vips: BTreeMap<(u32, IpAddr), Vec<Backend>>,
     /// Published ports (ingress mode).

@@ -30,6 +30,8 @@ pub(crate) struct Tables {
     verdicts: PerCpuArray<MapData, VerdictCount>,
     pub(crate) own: Hash<Addr, u32>,
     pub(crate) peers: Hash<Addr, u32>,
+    /// What is no part of a desired state, as [`Tables::tracing`].
+    pub(crate) direct: Hash<Addr, u32>,
     pub(crate) endpoints: Hash<AddrKey, Endpoint>,
     pub(crate) links: Hash<u32, Link>,
     pub(crate) published: Ports,
@@ -62,6 +64,7 @@ impl Tables {
                 .map_err(|e| map_error("VERDICTS", e))?,
             own: Hash::open(ebpf, "OWN")?,
             peers: Hash::open(ebpf, "PEERS")?,
+            direct: Hash::open(ebpf, "DIRECT")?,
             endpoints: Hash::open(ebpf, "ENDPOINTS")?,
             links: Hash::open(ebpf, "LINKS")?,
             published,

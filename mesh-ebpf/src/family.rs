@@ -92,6 +92,8 @@ pub trait Family: Messages {
     fn ask_next_hop(ctx: &XdpContext, slot: u32) -> u32;
     /// See [`nat::rewrite_v4`]; for the family's own packets.
     fn rewrite_ends(ctx: &TcContext, l4: u32, kind: u32) -> u32;
+    /// See [`nat::straight_v4`]; for the family's own packets.
+    fn straight(ctx: &TcContext) -> u32;
     /// Overwrites the address at `at`, and updates the transport checksum at `check`; zero: the packet has none.
     fn rewrite(
         ctx: &TcContext,
@@ -239,6 +241,11 @@ impl Family for V4 {
     #[inline(always)]
     fn rewrite_ends(ctx: &TcContext, l4: u32, kind: u32) -> u32 {
         nat::rewrite_v4(ctx.skb.skb, l4, kind)
+    }
+
+    #[inline(always)]
+    fn straight(ctx: &TcContext) -> u32 {
+        nat::straight_v4(ctx.skb.skb)
     }
 
     #[inline(always)]
@@ -404,6 +411,11 @@ impl Family for V6 {
     #[inline(always)]
     fn rewrite_ends(ctx: &TcContext, l4: u32, kind: u32) -> u32 {
         nat::rewrite_v6(ctx.skb.skb, l4, kind)
+    }
+
+    #[inline(always)]
+    fn straight(ctx: &TcContext) -> u32 {
+        nat::straight_v6(ctx.skb.skb)
     }
 
     #[inline(always)]

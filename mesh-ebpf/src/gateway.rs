@@ -84,7 +84,7 @@ fn sent<F: Family>(
             return Err(DropReason::Spoofed);
         }
         if tuple.resets() {
-            mem::touch(&key, nat.seen_s, 1);
+            mem::touch(&key, nat.seen_s, 1, nat.kind);
         }
         return nat::reply(ctx, settings, tuple, nat);
     }

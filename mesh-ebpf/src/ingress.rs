@@ -2,8 +2,8 @@
 
 use aya_ebpf::programs::TcContext;
 use mesh_common::{
-    Addr, DropReason, Endpoint, NAT_LINK, NAT_LOOPBACK, NAT_PEER, NAT_UPLINK, Published,
-    SCOPE_PUBLISHED, SCOPE_RETURN, SCOPE_TASK, Settings, Verdict, mac_of, node_mac,
+    Addr, DropReason, Endpoint, NAT_DIRECT, NAT_LINK, NAT_LOOPBACK, NAT_PEER, NAT_UPLINK,
+    Published, SCOPE_PUBLISHED, SCOPE_RETURN, SCOPE_TASK, Settings, Verdict, asked_mac, mac_of,
     wire::GATEWAY_BE,
 };
 
@@ -64,26 +64,33 @@ pub fn balance<F: Family>(
         );
     }
     too_big::check(ctx, settings, original)?;
-    if !matches!(client, Client::Outside(_)) {
-        scratch.reply = seen.reply().key(SCOPE_RETURN);
-        nat::remember(seen.begins())?;
-    }
+    let direct = match client {
+        // Clients behind another interface may be this node's to reach alone.
+        Client::Outside(ifindex) if ifindex == settings.uplink => service.direct & 1,
+        Client::Outside(_) => 0,
+        Client::Task(..) | Client::Process => {
+            scratch.reply = seen.reply().key(SCOPE_RETURN);
+            nat::remember(seen.begins())?;
+            0
+        }
+    };
     nat::rewrite(ctx, original, seen)?;
     let inner = Inner {
         vni: settings.ingress_vni,
         dmac: choice.endpoint.mac,
-        smac: node_mac(settings.vtep.low_be()),
+        smac: asked_mac(settings.vtep.low_be(), direct),
     };
     tunnel::send::<F>(ctx, choice.endpoint.peer.low_be(), inner, seen.spread())
 }
 
-/// A client's packet that another node has balanced to a task of this one; still inside its tunnel.
+/// A client's packet that another node, which sent it from `smac`, has balanced to a task of this one; still inside its
+/// tunnel.
 #[inline(always)]
 pub fn from_peer<F: Family>(
     ctx: &TcContext,
     settings: &Settings,
     tuple: &Tuple<F>,
-    peer_be: u32,
+    (peer_be, smac): (u32, [u8; 6]),
     backend_be: u32,
     endpoint: &Endpoint,
 ) -> Result<Verdict, DropReason> {
@@ -97,10 +104,15 @@ pub fn from_peer<F: Family>(
     tunnel::strip::<F>(ctx)?;
     mss::clamp(ctx, settings, tuple)?;
     let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
+    let kind = if smac[1] == asked_mac(0, 1)[1] {
+        NAT_DIRECT
+    } else {
+        NAT_PEER
+    };
     nat::undo(
         &mut scratch.undo,
         tuple,
-        NAT_PEER,
+        kind,
         0,
         Addr::v4_be(peer_be),
         [0; 6],

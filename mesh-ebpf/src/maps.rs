@@ -2,6 +2,7 @@
 //! `DATAGRAMS`, which only programs write, and the counters.
 
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     btf_maps::SkStorage,
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
@@ -30,6 +31,11 @@ pub static OWN: HashMap<Addr, u32> = HashMap::pinned(256, 0);
 /// Tunnel end points of the other nodes.
 #[map]
 pub static PEERS: HashMap<Addr, u32> = HashMap::pinned(4096, 0);
+
+/// Addresses of other nodes under which this node may send by its uplink, as has been tried: the second of the boot-time
+/// clock from which that is too long ago. User space renews it.
+#[map]
+pub static DIRECT: HashMap<Addr, u32> = HashMap::pinned(4096, BPF_F_NO_PREALLOC);
 
 /// By `port_index`: one more than the port's entry in `PUBLISHED`, zero where nothing is published.
 #[map]

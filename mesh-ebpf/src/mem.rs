@@ -322,9 +322,9 @@ pub fn remove<K, V>(map: &'static LruHashMap<K, V>, table: u32, key: &K) {
     }
 }
 
-/// Notes on a remembered flow that the other side has sent a packet, and whether the flow is over.
+/// Notes on a remembered flow that the other side has sent a packet, whether the flow is over, and how replies go.
 #[inline(always)]
-pub fn touch(key: &FlowKey, now_s: u32, closed: u8) {
+pub fn touch(key: &FlowKey, now_s: u32, closed: u8, kind: u8) {
     if let Some(nat) = maps::FLOWS.get_ptr_mut(key) {
         // SAFETY: plain numbers; concurrent writers of the same flow write nearly the same. Read first, so that
         // the cache line is written once a second only.
@@ -334,6 +334,9 @@ pub fn touch(key: &FlowKey, now_s: u32, closed: u8) {
             }
             if (*nat).closed != closed {
                 (*nat).closed = closed;
+            }
+            if (*nat).kind != kind {
+                (*nat).kind = kind;
             }
         }
     }

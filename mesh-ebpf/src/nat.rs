@@ -5,8 +5,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use mesh_common::{
-    Addr, DropReason, FlowKey, NAT_LINK, NAT_LOOPBACK, NAT_PEER, Nat, SCOPE_PORT, Settings,
-    TABLE_FLOWS, Verdict, crc, mac_of, node_mac,
+    Addr, DropReason, FlowKey, NAT_DIRECT, NAT_LINK, NAT_LOOPBACK, NAT_PEER, Nat, SCOPE_PORT,
+    Settings, TABLE_FLOWS, Verdict, crc, mac_of, node_mac,
     wire::{ETH_LEN, GATEWAY_BE, SCTP, TCP},
 };
 
@@ -15,7 +15,7 @@ use crate::{
     maps::{self, Ends},
     mem::{self, Packet as _},
     packet::{Flags, Tuple},
-    too_big,
+    services, too_big,
     tunnel::{self, Inner},
 };
 
@@ -190,6 +190,12 @@ pub fn undo<F: Family>(
     nat.seen_s = mem::now_s();
 }
 
+/// A kind of entry, whether or not the node in between is needed: that changes while a flow is open.
+#[inline(always)]
+fn through(kind: u8) -> u8 {
+    if kind == NAT_DIRECT { NAT_PEER } else { kind }
+}
+
 /// Whether two entries belong to the same flow.
 #[inline(always)]
 fn same(a: &Nat, b: &Nat) -> bool {
@@ -198,7 +204,7 @@ fn same(a: &Nat, b: &Nat) -> bool {
         && a.peer.same(&b.peer)
         && a.sport_be == b.sport_be
         && a.dport_be == b.dport_be
-        && a.kind == b.kind
+        && through(a.kind) == through(b.kind)
         && a.ifindex == b.ifindex
 }
 
@@ -282,7 +288,7 @@ pub extern "C" fn claim_reply(about: u32, now: u32) -> u32 {
     if let Some(known) = known {
         if same(known, nat) {
             let closed = u8::from(flags.end() || (known.closed != 0 && !flags.are_first()));
-            mem::touch(key, nat.seen_s, closed);
+            mem::touch(key, nat.seen_s, closed, nat.kind);
             return CLAIMED;
         }
         let free = known.is_forgotten(protocol, nat.seen_s)
@@ -362,12 +368,49 @@ pub fn reply<F: Family>(
     tuple: &Tuple<F>,
     nat: &Nat,
 ) -> Result<Verdict, DropReason> {
-    if nat.kind == NAT_PEER {
+    let new = target(tuple, nat);
+    // What opens a connection goes by the node that was asked, which alone knows what its tunnels take (see `mss`).
+    if nat.kind == NAT_DIRECT && !tuple.opens() {
+        *F::change(mem::scratch().ok_or(DropReason::Kernel)?) = [tuple.ends(), new.ends()];
+        let uplink = F::straight(ctx);
+        if uplink != 0 {
+            rewrite(ctx, tuple, &new)?;
+            mem::to_neighbour(uplink);
+            return Ok(Verdict::Returned);
+        }
+    }
+    if through(nat.kind) == NAT_PEER {
         too_big::check(ctx, settings, tuple)?;
     }
-    let new = target(tuple, nat);
     rewrite(ctx, tuple, &new)?;
     send_back::<F>(ctx, settings, nat, new.spread())
+}
+
+/// The interface by which a reply, as `scratch.v4` is to make it, may go straight to the client. Zero: nothing proves that
+/// the network takes it under another node's address, or the way is not by the uplink on which that was tried, or the
+/// packet is too large for it. Verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn straight_v4(skb: *mut __sk_buff) -> u32 {
+    straight::<V4>(&TcContext::new(skb)).unwrap_or(0)
+}
+
+/// The same for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn straight_v6(skb: *mut __sk_buff) -> u32 {
+    straight::<V6>(&TcContext::new(skb)).unwrap_or(0)
+}
+
+#[inline(always)]
+fn straight<F: Family>(ctx: &TcContext) -> Option<u32> {
+    let [_, new] = F::change(mem::scratch()?);
+    let until = mem::get(&maps::DIRECT, &F::key(&new.src))?;
+    if (until.wrapping_sub(mem::now_s()) as i32) <= 0 {
+        return None;
+    }
+    let uplink = mem::route::<F>(ctx, &new.src, &new.dst)?;
+    (uplink == services::settings()?.uplink).then_some(uplink)
 }
 
 /// Sends a reply that has been rewritten on its way.
@@ -379,7 +422,7 @@ pub fn send_back<F: Family>(
     hash: u32,
 ) -> Result<Verdict, DropReason> {
     match nat.kind {
-        NAT_PEER => {
+        NAT_PEER | NAT_DIRECT => {
             let peer = nat.peer.low_be();
             let inner = Inner {
                 vni: settings.ingress_vni,

@@ -91,7 +91,14 @@ fn unpack<F: Family>(
     outer: &Tuple<V4>,
 ) -> Result<Verdict, DropReason> {
     if !services::is_peer(outer.src) {
-        return Err(DropReason::UnknownPeer);
+        // An agent's proof that its node could send from this one's address (see `DIRECT`), for this one's agent to see: no
+        // tunnel packet, and from itself a node's stack takes nothing.
+        let first = mem::u8_at(ctx, ETH_LEN + IPV4_LEN + UDP_LEN);
+        return if outer.src == settings.vtep.low_be() && first == Some(0) {
+            Ok(Verdict::Pass)
+        } else {
+            Err(DropReason::UnknownPeer)
+        };
     }
     let [flags, _, _, _, v0, v1, v2, _] =
         mem::bytes::<8>(ctx, ETH_LEN + IPV4_LEN + UDP_LEN).ok_or(DropReason::Malformed)?;
@@ -144,7 +151,7 @@ fn unpack<F: Family>(
     if endpoint.ifindex == 0 {
         return Err(DropReason::NoEndpoint);
     }
-    ingress::from_peer(ctx, settings, &inner, outer.src, named, endpoint)
+    ingress::from_peer(ctx, settings, &inner, (outer.src, smac), named, endpoint)
 }
 
 /// A reply to a client outside, when XDP is not there or does not know the neighbour.

@@ -3,7 +3,8 @@
 
 use aya_ebpf::programs::XdpContext;
 use mesh_common::{
-    DropReason, Published, SCOPE_PUBLISHED, Settings, V6_UPLINK, Verdict, mac_of, node_mac,
+    DropReason, Published, SCOPE_PUBLISHED, Settings, V6_UPLINK, Verdict, asked_mac, mac_of,
+    node_mac,
     wire::{self, ETH_LEN, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, IPV4_LEN, OVERHEAD},
 };
 
@@ -119,7 +120,7 @@ fn request<F: Family>(
     );
     address::<V4>(ctx, hop)?;
     mem::write_words::<9, 36>(ctx, ETH_LEN, header)?;
-    let inner = packet::macs(choice.endpoint.mac, node_mac(vtep));
+    let inner = packet::macs(choice.endpoint.mac, asked_mac(vtep, service.direct & 1));
     mem::write_words::<3, 12>(ctx, OVERHEAD, inner)?;
     Ok(Verdict::Forwarded)
 }

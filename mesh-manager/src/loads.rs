@@ -1,7 +1,7 @@
 //! How much goes to the backends of a service, all nodes together.
 
 use crate::{ManagerError, core::Core, queries};
-use mesh_api::proto::{LoadAnswer, LoadQuestion, query::Question, report::Answer};
+use mesh_api::proto::{LoadAnswer, LoadQuestion, ReturnPath, query::Question, report::Answer};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -29,12 +29,17 @@ pub struct Load {
 pub struct Loads {
     /// By VNI and the task's address on that network.
     pub backends: BTreeMap<(u32, IpAddr), Load>,
+    /// By id of the node whose tasks reply: how replies go back.
+    pub returns: BTreeMap<String, Vec<ReturnPath>>,
     /// Ids of the ready nodes that did not answer: their part is missing.
     pub silent: BTreeSet<String>,
 }
 
 impl Loads {
-    fn add(&mut self, answer: LoadAnswer) {
+    fn add(&mut self, node_id: String, answer: LoadAnswer) {
+        if !answer.returns.is_empty() {
+            self.returns.insert(node_id, answer.returns);
+        }
         for told in answer.backends {
             let Ok(address) = told.address.parse() else {
                 continue;
@@ -60,9 +65,9 @@ pub(crate) async fn ask(core: &Core, service_id: &str) -> Result<Loads, ManagerE
         silent: answers.silent,
         ..Loads::default()
     };
-    for answer in answers.by_node.into_values() {
+    for (node_id, answer) in answers.by_node {
         if let Answer::Load(answer) = answer {
-            loads.add(answer);
+            loads.add(node_id, answer);
         }
     }
     Ok(loads)
@@ -90,10 +95,11 @@ mod tests {
                     ..BackendLoad::default()
                 },
             ],
+            returns: Vec::new(),
         };
         let mut loads = Loads::default();
-        loads.add(report(1));
-        loads.add(report(2));
+        loads.add("n1".into(), report(1));
+        loads.add("n2".into(), report(2));
         let load = Load {
             open: 3,
             flows: 6,

@@ -6,6 +6,9 @@ use std::collections::HashMap;
 const AFFINITY: &str = "mesh.affinity";
 /// Label: `local`, a published port is answered by the asked node's own tasks only; `cluster`, by all.
 const POLICY: &str = "mesh.policy";
+/// Label: `dsr`, replies go straight from the task's node to the client where the network takes that; `symmetric`, through the
+/// node that was asked.
+const RETURN: &str = "mesh.return";
 /// Longest time that a client keeps its task after a change of the tasks: the packet path keeps the row before the
 /// change for as long.
 const MOST_SECONDS: u32 = 3600;
@@ -18,6 +21,8 @@ pub(crate) struct Traffic {
     pub(crate) affinity_seconds: u32,
     /// Published ports are answered by the asked node's own tasks only.
     pub(crate) local_only: bool,
+    /// Replies to clients of published ports need not go back through the node that was asked.
+    pub(crate) direct_return: bool,
 }
 
 impl Traffic {
@@ -50,9 +55,19 @@ impl Traffic {
                 ));
             }
         };
+        let direct_return = match label(RETURN) {
+            None | Some("symmetric") => false,
+            Some("dsr") => true,
+            Some(text) => {
+                return Err(format!(
+                    "label {RETURN}={text} is invalid: expected dsr or symmetric"
+                ));
+            }
+        };
         Ok(Self {
             affinity_seconds,
             local_only,
+            direct_return,
         })
     }
 }
@@ -75,6 +90,7 @@ mod tests {
             Ok(Traffic {
                 affinity_seconds,
                 local_only,
+                direct_return: false,
             })
         };
         assert_eq!(Traffic::of(None), traffic(0, false));
@@ -91,5 +107,10 @@ mod tests {
         }
         let error = of(&[(POLICY, "Local")]).expect_err("no such policy");
         assert!(error.contains("mesh.policy=Local"), "{error}");
+        let direct = |mode| of(&[(RETURN, mode)]).map(|traffic| traffic.direct_return);
+        assert_eq!(direct("dsr"), Ok(true));
+        assert_eq!(direct("symmetric"), Ok(false));
+        let error = direct("direct").expect_err("no such return");
+        assert!(error.contains("expected dsr or symmetric"), "{error}");
     }
 }

@@ -81,6 +81,14 @@ impl Lan {
         &mut self.ns
     }
 
+    /// Runs a command where the bridge is.
+    ///
+    /// # Errors
+    /// When it cannot be started or fails.
+    pub fn sh(&self, argv: &[&str]) -> Result<()> {
+        self.ns.sh(argv).map(drop)
+    }
+
     /// Plugs a namespace in as [`UPLINK`] with this address and its IPv6 one. `port` names the bridge's end.
     ///
     /// # Errors
@@ -127,6 +135,6 @@ impl Lan {
     /// When there is no such port.
     pub fn plug(&self, port: &str, up: bool) -> Result<()> {
         let state = if up { "up" } else { "down" };
-        self.ns.sh(&["ip", "link", "set", port, state]).map(drop)
+        self.sh(&["ip", "link", "set", port, state])
     }
 }

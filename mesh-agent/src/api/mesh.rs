@@ -6,7 +6,7 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use mesh_api::mesh::{BackendLoad, BackendState, Vip, VipBackend};
+use mesh_api::mesh::{BackendLoad, BackendState, ReturnMode, ReturnPath, Vip, VipBackend};
 use mesh_manager::{
     Loads, ManagerHandle,
     state::{Address, NodeState, PublishMode, Service, State as ClusterState},
@@ -86,6 +86,44 @@ fn tell(vip: &mut Vip, loads: &Loads, view: &ClusterState) {
     vip.silent_nodes = silent
         .map(|node| node.description.hostname.clone())
         .collect();
+    if vip.r#return == Some(ReturnMode::Dsr) {
+        vip.return_paths = return_paths(loads, view);
+    }
+}
+
+fn return_paths(loads: &Loads, view: &ClusterState) -> Vec<ReturnPath> {
+    let names: BTreeMap<&str, &str> = view
+        .nodes()
+        .map(|node| {
+            let told = &node.description;
+            (told.data_path_address.as_str(), told.hostname.as_str())
+        })
+        .collect();
+    let told = loads.returns.iter().flat_map(|(id, paths)| {
+        let node = view.node(id);
+        let name = node.map_or(id, |node| &node.description.hostname);
+        paths.iter().map(move |path| (name, path))
+    });
+    let mut paths: Vec<ReturnPath> = told
+        .map(|(node_name, path)| ReturnPath {
+            node_name: node_name.clone(),
+            asked_node_name: names
+                .get(path.peer.as_str())
+                .map_or(&path.peer[..], |name| name)
+                .to_owned(),
+            address: path.address.clone(),
+            mode: if path.direct {
+                ReturnMode::Dsr
+            } else {
+                ReturnMode::Symmetric
+            },
+            reason: path.why.clone(),
+        })
+        .collect();
+    paths.sort_by(|a, b| {
+        (&a.node_name, &a.asked_node_name).cmp(&(&b.node_name, &b.asked_node_name))
+    });
+    paths
 }
 
 fn of_service(view: &ClusterState, service: &Service) -> Vec<Vip> {
@@ -149,5 +187,11 @@ fn describe(view: &ClusterState, service: &Service, vip: &Address) -> Vip {
         ports,
         backends,
         silent_nodes: Vec::new(),
+        r#return: ingress.then_some(if service.returns_directly() {
+            ReturnMode::Dsr
+        } else {
+            ReturnMode::Symmetric
+        }),
+        return_paths: Vec::new(),
     }
 }

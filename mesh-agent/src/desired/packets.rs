@@ -208,6 +208,7 @@ fn service(
         name: service.name.clone(),
         affinity_s: service.affinity_seconds,
         local_only: service.local_only,
+        direct: service.direct_return,
         vips,
         ingress: match ingress {
             Some(network) if !ports.is_empty() => backends(&network.id),

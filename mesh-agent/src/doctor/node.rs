@@ -1,7 +1,7 @@
 //! What a node finds out about itself: its kernel, its packet path, its uplinks.
 
 use mesh_api::proto::{Finding, Level};
-use mesh_datapath::{Uplink, UplinkMode};
+use mesh_datapath::{ReturnPath, ReturnState, Uplink, UplinkMode};
 
 use crate::{
     links::{egress, sysctl},
@@ -43,6 +43,7 @@ pub(super) async fn look(node: &Node) -> Vec<Finding> {
             "see the log of the node's agent",
         )),
     }
+    findings.extend(node.returns().iter().map(returns));
     if !egress::exists(node.instance()).await {
         findings.push(fault(
             "kernel",
@@ -123,6 +124,22 @@ fn uplink(uplink: &Uplink) -> Finding {
             "a program of others can be taken off (`bpftool net`); a driver without XDP is as good as it gets: --xdp off",
         ),
     }
+}
+
+fn returns(path: &ReturnPath) -> Finding {
+    let subject = format!("under {}", path.address);
+    let state = path.state.to_string();
+    let remedy = match path.state {
+        ReturnState::Direct => return ok("return", &subject, &state),
+        ReturnState::Trying => "ask again in some seconds",
+        ReturnState::Silent => "see whether the agent of that node runs, and knows the service",
+        ReturnState::Lost => {
+            "have switches, hypervisors and routers between the nodes let this node send under that address (port \
+             security, source checks, rp_filter), or give up the label mesh.return=dsr"
+        }
+    };
+    let found = format!("replies go back through {}: {state}", path.peer);
+    warning("return", &subject, &found, remedy)
 }
 
 fn ok(check: &str, subject: &str, found: &str) -> Finding {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use anyhow::Context;
 use mesh_api::engine::{SwarmInitRequest, SwarmJoinRequest};
-use mesh_datapath::Datapath;
+use mesh_datapath::{Datapath, ReturnPath};
 use mesh_image::ImageStore;
 use mesh_manager::ManagerHandle;
 use mesh_runtime::Runtime;
@@ -38,6 +38,8 @@ pub(crate) struct Inner {
     pub(crate) datapath: SharedDatapath,
     pub(crate) state: watch::Sender<NodeState>,
     pub(crate) tasks: watch::Sender<Arc<Vec<LocalTask>>>,
+    /// What is known of direct return: see `returns`.
+    pub(crate) returns: RwLock<Arc<Vec<ReturnPath>>>,
     pub(crate) assignment: RwLock<Option<watch::Receiver<Arc<Assignment>>>>,
     pub(crate) manager: RwLock<Option<ManagerHandle>>,
     /// The running membership; locked while it begins or ends, so that only one change goes on.
@@ -85,6 +87,7 @@ impl Node {
                 datapath: SharedDatapath::default(),
                 state: watch::channel(state).0,
                 tasks: watch::channel(Arc::default()).0,
+                returns: RwLock::default(),
                 assignment: RwLock::default(),
                 manager: RwLock::default(),
                 membership: tokio::sync::Mutex::default(),
@@ -179,6 +182,13 @@ impl Node {
             .transpose()
             .context("turn a switch of the packet path")
             .map_err(NodeError::from)
+    }
+
+    /// Under which addresses of other nodes replies leave this one directly, and under which they do not: nothing while it
+    /// has no task of a service that asks for it.
+    pub(crate) fn returns(&self) -> Arc<Vec<ReturnPath>> {
+        let returns = self.inner.returns.read();
+        Arc::clone(&returns.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Goes on with the membership found on disk, if there is one.

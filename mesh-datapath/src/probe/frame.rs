@@ -2,17 +2,13 @@
 
 use std::net::Ipv4Addr;
 
-use mesh_common::{
-    checksum, node_mac,
-    wire::{ETH_LEN, ETHERTYPE_IPV4_BE, IPV4_LEN, IPV4_NO_OPTIONS, OUTER_TTL, UDP, UDP_LEN},
+use mesh_common::wire::{IPV4_LEN, UDP_LEN};
+
+use crate::{
+    datagram::{self, Datagram},
+    direct,
 };
 
-/// Where the UDP header is.
-pub(super) const L4: usize = ETH_LEN + IPV4_LEN;
-/// Where the checksum is in it.
-pub(super) const CHECK: usize = 6;
-/// Where the payload is.
-const PAYLOAD: usize = L4 + UDP_LEN;
 /// The payload's fixed part: magic, run, number, kind.
 const FIXED: usize = 8 + 8 + 4 + 4;
 const MAGIC: [u8; 8] = *b"meshprob";
@@ -51,43 +47,24 @@ impl Probe {
     /// are. `port`: the tunnels', host byte order.
     pub(super) fn frame(&self, size: u32, port: u16) -> Vec<u8> {
         let size = size.max(SMALLEST) as usize;
-        let (from, to) = (be(self.from), be(self.to));
-        let mut frame = Vec::with_capacity(ETH_LEN + size);
-        frame.extend(node_mac(to));
-        frame.extend(node_mac(from));
-        frame.extend(ETHERTYPE_IPV4_BE.to_ne_bytes());
-        let total = (size as u16).to_be_bytes();
-        frame.extend([IPV4_NO_OPTIONS, 0, total[0], total[1], 0, 0, 0x40, 0]);
-        frame.extend([OUTER_TTL, UDP, 0, 0]);
-        frame.extend(self.from.octets());
-        frame.extend(self.to.octets());
-        let sum = checksum::of(&frame[ETH_LEN..L4]);
-        frame[ETH_LEN + 10..ETH_LEN + 12].copy_from_slice(&sum.to_ne_bytes());
-        let length = (size - IPV4_LEN) as u16;
-        frame.extend(port.to_be_bytes());
-        frame.extend(port.to_be_bytes());
-        frame.extend(length.to_be_bytes());
-        frame.extend(checksum::pseudo_v4(from, to, UDP, length).to_ne_bytes());
-        frame.extend(MAGIC);
-        frame.extend(self.run.to_be_bytes());
-        frame.extend(self.number.to_be_bytes());
-        frame.extend(u32::from(self.answer).to_be_bytes());
+        let mut payload = MAGIC.to_vec();
+        payload.extend(self.run.to_be_bytes());
+        payload.extend(self.number.to_be_bytes());
+        payload.extend(u32::from(self.answer).to_be_bytes());
         let fill = size - IPV4_LEN - UDP_LEN - FIXED;
-        frame.extend(filling(self.run, self.number).take(fill));
-        frame
+        payload.extend(filling(self.run, self.number).take(fill));
+        datagram::frame(self.from, self.to, port, &payload)
     }
 
     /// What `frame` is, if it is a probe. `summed`: its checksum is said to be complete.
     pub(super) fn parse(frame: &[u8], summed: bool) -> Option<Arrived> {
-        let ip = frame.get(ETH_LEN..L4)?;
-        let from = Ipv4Addr::from([ip[12], ip[13], ip[14], ip[15]]);
-        let to = Ipv4Addr::from([ip[16], ip[17], ip[18], ip[19]]);
-        if ip[9] != UDP {
+        let datagram = Datagram::parse(frame)?;
+        let Datagram {
+            from, to, payload, ..
+        } = datagram;
+        if direct::is_message(payload) {
             return None;
         }
-        let length = usize::from(u16::from_be_bytes([ip[2], ip[3]])).checked_sub(IPV4_LEN)?;
-        let datagram = frame.get(L4..L4 + length)?;
-        let payload = frame.get(PAYLOAD..L4 + length)?;
         let Some((MAGIC, rest)) = payload.split_first_chunk::<8>().map(|(m, r)| (*m, r)) else {
             return Some(Arrived::Changed(from));
         };
@@ -107,18 +84,11 @@ impl Probe {
         {
             return Some(Arrived::Changed(from));
         }
-        let pseudo = checksum::pseudo_v4(be(from), be(to), UDP, length as u16);
-        // The sum over what is checked and its checksum is all ones.
-        let sum = u64::from(pseudo) + u64::from(!checksum::of(datagram));
-        if summed && checksum::fold(sum) != u16::MAX {
+        if summed && !datagram.is_sound() {
             return Some(Arrived::BadChecksum(from));
         }
         Some(Arrived::Whole(probe))
     }
-}
-
-fn be(address: Ipv4Addr) -> u32 {
-    u32::from_ne_bytes(address.octets())
 }
 
 /// Bytes without a pattern, the same for the same probe (SplitMix64).
@@ -136,7 +106,10 @@ fn filling(run: u64, number: u32) -> impl Iterator<Item = u8> {
 
 #[cfg(test)]
 mod tests {
+    use mesh_common::{checksum, wire::ETH_LEN};
+
     use super::*;
+    use crate::datagram::{CHECK, L4, PAYLOAD};
 
     const PROBE: Probe = Probe {
         from: Ipv4Addr::new(192, 0, 2, 1),

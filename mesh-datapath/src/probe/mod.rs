@@ -3,7 +3,6 @@
 
 mod frame;
 mod path;
-mod socket;
 
 use std::{
     collections::BTreeMap,
@@ -15,11 +14,10 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::{TUNNEL_DEVICE, host};
+use crate::tunnel_socket::TunnelSocket;
 use frame::{Arrived, Probe};
 use path::Path;
 pub use path::PathState;
-use socket::ProbeSocket;
 
 /// What to try.
 #[derive(Debug, Clone)]
@@ -43,11 +41,7 @@ pub struct Probes {
 /// # Errors
 /// When there is no tunnel device, or the kernel refuses a packet socket on it.
 pub fn probe(probes: &Probes) -> io::Result<BTreeMap<Ipv4Addr, PathState>> {
-    let device = host::ifindex(TUNNEL_DEVICE).ok_or_else(|| {
-        let text = format!("there is no device {TUNNEL_DEVICE}");
-        io::Error::new(io::ErrorKind::NotFound, text)
-    })?;
-    let socket = ProbeSocket::open(device).map_err(io::Error::from)?;
+    let socket = TunnelSocket::open()?;
     let paths = probes.peers.iter();
     let mut run = Run {
         probes,
@@ -68,7 +62,7 @@ pub fn probe(probes: &Probes) -> io::Result<BTreeMap<Ipv4Addr, PathState>> {
 
 struct Run<'a> {
     probes: &'a Probes,
-    socket: ProbeSocket,
+    socket: TunnelSocket,
     paths: BTreeMap<Ipv4Addr, Path>,
     /// Of the last probe sent.
     number: u32,
@@ -155,7 +149,7 @@ impl Run<'_> {
 }
 
 /// Sends a frame. One that is refused counts as lost: the next round says more.
-fn send(socket: &ProbeSocket, frame: &[u8]) {
+fn send(socket: &TunnelSocket, frame: &[u8]) {
     if let Err(error) = socket.send(frame) {
         tracing::debug!(%error, bytes = frame.len(), "a probe was not sent");
     }

@@ -221,6 +221,12 @@ fn on_the_gateway() -> Vec<Row> {
         )
         .knows((flow(wire::UDP), nat((PEER, 86), WHO, Way::Node(PEER))))
         .returns_in_tunnel(through_peer(asked(PEER))),
+        row(
+            "the same, whose replies need not go there",
+            error(&datagram),
+        )
+        .knows((flow(wire::UDP), nat((PEER, 86), WHO, Way::Direct(PEER))))
+        .returns_in_tunnel(through_peer(asked(PEER))),
         row("about a flow that nobody knows", error(&datagram)),
         row(
             "an error with another's address",

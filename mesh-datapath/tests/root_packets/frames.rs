@@ -6,7 +6,7 @@ use etherparse::{
     ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv4Type, IpFragOffset, IpNumber,
     Ipv4Header, TcpHeader, icmpv4::DestUnreachableHeader,
 };
-use mesh_common::{mac_of, node_mac, wire};
+use mesh_common::{asked_mac, mac_of, node_mac, wire};
 
 use crate::world::{CLIENT_MAC, NODE_MAC, PEER, PEER_MAC};
 
@@ -24,6 +24,11 @@ pub(crate) fn task(address: Ipv4Addr) -> Mac {
 /// MAC that names a node on the ingress network.
 pub(crate) fn node(address: Ipv4Addr) -> Mac {
     node_mac(u32::from_ne_bytes(address.octets()))
+}
+
+/// MAC of the node that was asked, if the reply need not go there.
+pub(crate) fn direct(address: Ipv4Addr) -> Mac {
+    asked_mac(u32::from_ne_bytes(address.octets()), 1)
 }
 
 /// What goes behind the IP header.

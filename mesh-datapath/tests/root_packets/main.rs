@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;
+mod direct;
 mod errors;
 mod fragments;
 mod frames;

@@ -269,12 +269,16 @@ pub(crate) fn program(place: Place) -> &'static str {
 
 /// Tries all rows of a program's table and fails with all that is wrong.
 pub(crate) fn check_all(place: Place, rows: &[Row]) {
-    let mut world = World::new(Side::Node);
+    check_in(&mut World::new(Side::Node), place, rows);
+}
+
+/// The same on a node of one's own.
+pub(crate) fn check_in(world: &mut World, place: Place, rows: &[Row]) {
     let mut names = BTreeSet::new();
     let mut wrong = Vec::new();
     for row in rows {
         assert!(names.insert(&row.name), "two rows are called {}", row.name);
-        if let Err(why) = row.check(place, &mut world) {
+        if let Err(why) = row.check(place, world) {
             wrong.push(format!("{}: {why}", row.name));
         }
     }

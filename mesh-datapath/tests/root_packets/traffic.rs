@@ -3,7 +3,8 @@
 use std::net::Ipv4Addr;
 
 use mesh_common::{
-    FlowKey, NAT_LINK, NAT_LOOPBACK, NAT_PEER, NAT_UPLINK, Nat, SCOPE_PUBLISHED, SCOPE_TASK,
+    FlowKey, NAT_DIRECT, NAT_LINK, NAT_LOOPBACK, NAT_PEER, NAT_UPLINK, Nat, SCOPE_PUBLISHED,
+    SCOPE_TASK,
 };
 
 use crate::{
@@ -59,6 +60,8 @@ pub(crate) fn key(scope: u32, protocol: u8, from: End, to: End) -> FlowKey {
 pub(crate) enum Way {
     Uplink(u32),
     Node(Ipv4Addr),
+    /// Or straight to the client.
+    Direct(Ipv4Addr),
     Link(u32, Mac),
     Loopback,
 }
@@ -75,6 +78,7 @@ pub(crate) fn nat(from: End, to: End, way: Way) -> Nat {
     match way {
         Way::Uplink(ifindex) => (nat.kind, nat.ifindex) = (NAT_UPLINK, ifindex),
         Way::Node(peer) => (nat.kind, nat.peer) = (NAT_PEER, addr(peer)),
+        Way::Direct(peer) => (nat.kind, nat.peer) = (NAT_DIRECT, addr(peer)),
         Way::Link(ifindex, mac) => (nat.kind, nat.ifindex, nat.mac) = (NAT_LINK, ifindex, mac),
         Way::Loopback => nat.kind = NAT_LOOPBACK,
     }

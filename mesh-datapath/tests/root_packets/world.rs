@@ -101,6 +101,7 @@ pub(crate) struct World {
     flows: HashMap<MapData, FlowKey, Nat>,
     conns: HashMap<MapData, FlowKey, Conn>,
     fragments: HashMap<MapData, FlowKey, Fragment>,
+    direct: HashMap<MapData, Addr, u32>,
     backends: Array<MapData, contract::Backend>,
     entry_of: Array<MapData, u32>,
     sctp_ports: HashMap<MapData, u16, u32>,
@@ -176,6 +177,7 @@ impl World {
             flows: HashMap::try_from(map("FLOWS")).expect("a hash map"),
             conns: HashMap::try_from(map("CONNS")).expect("a hash map"),
             fragments: HashMap::try_from(map("FRAGMENTS")).expect("a hash map"),
+            direct: HashMap::try_from(map("DIRECT")).expect("a hash map"),
             backends: Array::try_from(map("BACKENDS")).expect("an array"),
             entry_of: Array::try_from(map("ENTRY_OF")).expect("an array"),
             sctp_ports: HashMap::try_from(map("SCTP_PORTS")).expect("a hash map"),
@@ -210,6 +212,14 @@ impl World {
         change(&mut desired);
         self.inside(|datapath| datapath.apply(&desired))
             .expect("apply");
+    }
+
+    /// For so many seconds it is proved that this node may send under the addresses of another.
+    pub(crate) fn prove(&mut self, node: Ipv4Addr, seconds: i32) {
+        let until = now_s().wrapping_add_signed(seconds);
+        for address in [addr(node), Addr::v6(six(LAN_V6, node).octets())] {
+            self.direct.insert(address, until, 0).expect("DIRECT");
+        }
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {

@@ -248,6 +248,7 @@ fn service_message(service: &Service) -> proto::Service {
         ports: service.ports.iter().map(port_message).collect(),
         affinity_seconds: traffic.affinity_seconds,
         local_only: traffic.local_only,
+        direct_return: traffic.direct_return,
     }
 }
 

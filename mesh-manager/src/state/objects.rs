@@ -212,6 +212,11 @@ impl Service {
         Traffic::of(self.spec.labels.as_ref()).is_ok_and(|traffic| traffic.local_only)
     }
 
+    /// Whether replies to clients of published ports need not go back through the node that was asked.
+    pub fn returns_directly(&self) -> bool {
+        Traffic::of(self.spec.labels.as_ref()).is_ok_and(|traffic| traffic.direct_return)
+    }
+
     /// Whether one task runs per node.
     pub fn is_global(&self) -> bool {
         self.spec.mode.as_ref().is_some_and(|m| m.global.is_some())

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use mesh_api::{
     Client,
-    mesh::{Vip, VipBackend},
+    mesh::{ReturnMode, Vip, VipBackend},
 };
 
 use crate::{
@@ -63,6 +63,17 @@ fn pretty(vip: &Vip) -> Result<String> {
     if !vip.ports.is_empty() {
         writeln!(out, "Ports:\t\t{}", ports::published(&vip.ports))?;
     }
+    if let Some(mode) = vip.r#return {
+        writeln!(out, "Return:\t\t{}", word(Some(mode)))?;
+    }
+    let paths = vip.return_paths.iter();
+    for path in paths.filter(|path| path.mode == ReturnMode::Symmetric) {
+        writeln!(
+            out,
+            "\t\t{} to clients of {} ({}): symmetric, {}",
+            path.node_name, path.address, path.asked_node_name, path.reason
+        )?;
+    }
     if !vip.silent_nodes.is_empty() {
         writeln!(out, "No answer from:\t{}", vip.silent_nodes.join(", "))?;
     }
@@ -101,7 +112,11 @@ mod tests {
             "Vni": 4096, "Address": "10.0.0.5",
             "Ports": [{"Protocol": "tcp", "TargetPort": 80, "PublishedPort": 8080, "PublishMode": "ingress"}],
             "Backends": [backend("web.1", "active", 7), backend("web.2", "draining", 2)],
-            "SilentNodes": ["n3"]
+            "SilentNodes": ["n3"], "Return": "dsr",
+            "ReturnPaths": [
+                {"NodeName": "n1", "AskedNodeName": "n2", "Address": "192.0.2.2", "Mode": "dsr", "Reason": "good"},
+                {"NodeName": "n1", "AskedNodeName": "n3", "Address": "192.0.2.3", "Mode": "symmetric", "Reason": "bad"}
+            ]
         }))
         .expect("vip");
         assert_eq!(
@@ -110,6 +125,8 @@ mod tests {
              Network:\tingress\n\
              Address:\t10.0.0.5\n\
              Ports:\t\t*:8080->80/tcp\n\
+             Return:\t\tdsr\n\
+             \t\tn1 to clients of 192.0.2.3 (n3): symmetric, bad\n\
              No answer from:\tn3\n\
              TASK      NODE      ADDRESS    STATE      OPEN FLOWS   FLOWS     PACKETS   BYTES\n\
              web.1     n1        10.0.0.6   active     7            20        100       9000\n\
