@@ -174,7 +174,7 @@ fn describe(view: &ClusterState, service: &Service, vip: &Address) -> Vip {
             })
         })
         .collect();
-    backends.sort_by(|a, b| a.address.cmp(&b.address));
+    sort(&mut backends);
     Vip {
         service_id: service.id.clone(),
         service_name: service.name().to_owned(),
@@ -193,5 +193,31 @@ fn describe(view: &ClusterState, service: &Service, vip: &Address) -> Vip {
             ReturnMode::Symmetric
         }),
         return_paths: Vec::new(),
+    }
+}
+
+/// Sorts by address, 10.0.0.9 before 10.0.0.10.
+fn sort(backends: &mut [VipBackend]) {
+    backends.sort_by_key(|backend| backend.address.parse::<IpAddr>().ok());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backends_are_sorted_as_addresses() {
+        let mut backends = ["10.0.1.2", "10.0.0.10", "10.0.0.9"].map(|address| VipBackend {
+            task_id: String::new(),
+            task_name: String::new(),
+            node_id: String::new(),
+            node_name: String::new(),
+            address: address.to_owned(),
+            state: BackendState::Active,
+            load: None,
+        });
+        sort(&mut backends);
+        let sorted = backends.each_ref().map(|backend| &*backend.address);
+        assert_eq!(sorted, ["10.0.0.9", "10.0.0.10", "10.0.1.2"]);
     }
 }
