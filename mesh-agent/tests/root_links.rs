@@ -144,13 +144,9 @@ fn a_task_has_its_links_and_reaches_the_node() {
         );
         let (six, _) = links[1].v6.expect("an address");
         assert_eq!(view.host_routes.get(&six.into()), Some(&gateway.index));
-        assert!(
-            view.interfaces
-                .keys()
-                .filter(|n| n.starts_with(&host_prefix("test")))
-                .count()
-                == 2
-        );
+        let prefix = host_prefix("test");
+        let own = view.interfaces.keys().filter(|n| n.starts_with(&prefix));
+        assert_eq!(own.count(), 2);
 
         let inside = netns::within_async(&path, || {
             let ip = |arguments: &[&str]| {
@@ -192,16 +188,14 @@ fn a_task_has_its_links_and_reaches_the_node() {
         assert_eq!(inside.5.trim(), "0");
 
         // Through the gateway link, without any packet path: task to node and back.
-        let up = Command::new("ip")
-            .args(["link", "set", "lo", "up"])
-            .status();
-        assert!(up.expect("ip").success());
+        let ip = |line: &str| {
+            let done = Command::new("ip").args(line.split(' ')).status();
+            assert!(done.expect("ip").success(), "{line}");
+        };
+        ip("link set lo up");
         for (task, node) in [("172.31.0.2", "172.31.0.1"), ("fd00::ac1f:2", "fd01::1")] {
             // The node needs an address of its own for the task to send to, and at once.
-            let added = Command::new("ip")
-                .args(["address", "add", node, "dev", "lo", "nodad"])
-                .status();
-            assert!(added.expect("ip").success());
+            ip(&format!("address add {node} dev lo nodad"));
             talk(&path, task.parse().expect(task), node.parse().expect(node)).await;
         }
 

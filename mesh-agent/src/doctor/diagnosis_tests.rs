@@ -68,10 +68,14 @@ fn answer(peer: u8) -> CheckAnswer {
 
 type Answers = BTreeMap<String, CheckAnswer>;
 
+/// Both nodes' answers where all is well.
+fn answers() -> Answers {
+    Answers::from([("id1".into(), answer(2)), ("id2".into(), answer(1))])
+}
+
 /// The findings that are not "ok", of a case that is spoiled.
 fn found(spoil: impl FnOnce(&mut Plan, &mut Answers)) -> Vec<(Level, String)> {
-    let mut plan = plan();
-    let mut answers = Answers::from([("id1".into(), answer(2)), ("id2".into(), answer(1))]);
+    let (mut plan, mut answers) = (plan(), answers());
     spoil(&mut plan, &mut answers);
     diagnose(&plan, &answers)
         .into_iter()
@@ -98,9 +102,7 @@ fn fault(text: &str) -> Vec<(Level, String)> {
 #[test]
 fn all_well() {
     assert_eq!(found(|_, _| {}), []);
-    let plan = plan();
-    let answers = Answers::from([("id1".into(), answer(2)), ("id2".into(), answer(1))]);
-    let lines: Vec<String> = diagnose(&plan, &answers)
+    let lines: Vec<String> = diagnose(&plan(), &answers())
         .into_iter()
         .filter(|finding| finding.node == "n1")
         .map(|finding| format!("{} {}: {}", finding.check, finding.subject, finding.found))
