@@ -12,12 +12,9 @@ use crate::{netns::NetNs, xdp::PassAll};
 /// Name of the LAN interface inside each member.
 pub const UPLINK: &str = "lan0";
 
-/// The LAN's prefix is this /24.
-pub const PREFIX: [u8; 3] = [192, 168, 77];
-
-/// The address on the LAN with this last byte.
+/// The address on the LAN, a /24, with this last byte.
 pub fn address(last: u8) -> Ipv4Addr {
-    Ipv4Addr::new(PREFIX[0], PREFIX[1], PREFIX[2], last)
+    Ipv4Addr::new(192, 168, 77, last)
 }
 
 /// The IPv6 address on the LAN that goes with an IPv4 one: the same last byte, in a /64 of its own.

@@ -4,7 +4,6 @@ use std::{
     ffi::CString,
     fs::File,
     os::{fd::AsFd, unix::process::CommandExt},
-    path::PathBuf,
     process::{Command, Output, Stdio},
     thread,
 };
@@ -48,9 +47,9 @@ impl NetNs {
         self.kept = true;
     }
 
-    /// The file that holds it open.
-    pub fn path(&self) -> PathBuf {
-        PathBuf::from("/run/netns").join(&self.name)
+    fn open(&self) -> Result<File> {
+        let path = format!("/run/netns/{}", self.name);
+        File::open(&path).with_context(|| format!("cannot open {path}"))
     }
 
     /// A command that will run inside, under a host name of its own when one is given.
@@ -58,8 +57,7 @@ impl NetNs {
     /// # Errors
     /// When the namespace is gone.
     pub fn command(&self, program: &str, hostname: Option<&str>) -> Result<Command> {
-        let path = self.path();
-        let ns = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let ns = self.open()?;
         let hostname = hostname.map(CString::new).transpose()?;
         let mut command = Command::new(program);
         let enter = move || {
@@ -102,13 +100,12 @@ impl NetNs {
     /// # Errors
     /// When the namespace cannot be entered, or with the closure's own error.
     pub fn enter<T: Send>(&self, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let path = self.path();
-        let ns = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let ns = self.open()?;
         thread::scope(|scope| {
             scope
                 .spawn(move || {
                     setns(ns.as_fd(), CloneFlags::CLONE_NEWNET)
-                        .with_context(|| format!("cannot enter {}", path.display()))?;
+                        .with_context(|| format!("cannot enter {}", self.name))?;
                     act()
                 })
                 .join()

@@ -1,7 +1,7 @@
 //! A node: its namespace, its folders, its agent process, and `mesh-ctl` on its socket.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -68,7 +68,7 @@ impl Node {
     }
 
     /// Where the agent keeps sockets and namespaces.
-    pub fn run_dir(&self) -> PathBuf {
+    fn run_dir(&self) -> PathBuf {
         self.dir.join("run")
     }
 
@@ -233,12 +233,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
 
 /// Reads a small file, such as one in /proc, as text.
 pub(crate) fn text(path: &Path) -> String {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    if let Ok(mut file) = File::open(path) {
-        let _ = file.read_to_end(&mut bytes);
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 
 /// The processes of the machine.

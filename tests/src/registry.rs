@@ -11,7 +11,11 @@ use anyhow::{Context, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use mesh_image::{Digest, build::ArchiveBuilder};
 
-use crate::{image, rig::Rig, rig::UP_LIMIT, wait::eventually};
+use crate::{
+    image,
+    rig::{Rig, UP_LIMIT},
+    wait::eventually,
+};
 
 /// Its port.
 pub const PORT: u16 = 5000;
@@ -20,7 +24,7 @@ pub const PORT: u16 = 5000;
 pub const REPOSITORY: &str = "team/whoami";
 
 /// The user it knows, with the password "secret".
-pub const USER: &str = "user";
+const USER: &str = "user";
 
 /// bcrypt of the password.
 const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";

@@ -35,7 +35,7 @@ impl Show {
 }
 
 /// Prints text so that the next line starts at the left.
-pub(crate) fn print_block(text: &str) {
+fn print_block(text: &str) {
     if !text.trim().is_empty() {
         println!("{}", text.trim_end());
     }
