@@ -89,7 +89,9 @@ impl Ns {
         thread::scope(|scope| {
             scope
                 .spawn(|| {
-                    self.enter();
+                    let path = format!("/run/netns/{}", self.0);
+                    let file = std::fs::File::open(path).expect("the namespace");
+                    setns(file, CloneFlags::CLONE_NEWNET).expect("setns needs root");
                     act()
                 })
                 .join()
@@ -97,19 +99,9 @@ impl Ns {
         })
     }
 
-    /// Starts a thread inside that nobody waits for.
-    pub(crate) fn spawn(&self, act: impl FnOnce() + Send + 'static) {
-        let name = Self(self.0.clone());
-        thread::spawn(move || {
-            name.enter();
-            std::mem::forget(name);
-            act();
-        });
-    }
-
-    fn enter(&self) {
-        let file = std::fs::File::open(format!("/run/netns/{}", self.0)).expect("the namespace");
-        setns(file, CloneFlags::CLONE_NEWNET).expect("setns needs root");
+    /// Index of an interface inside.
+    pub(crate) fn index(&self, name: &str) -> u32 {
+        self.run(|| nix::net::if_::if_nametoindex(name).expect("the interface"))
     }
 }
 
@@ -240,13 +232,6 @@ impl Drop for Node {
     }
 }
 
-impl Ns {
-    /// Index of an interface inside.
-    pub(crate) fn index(&self, name: &str) -> u32 {
-        self.run(|| nix::net::if_::if_nametoindex(name).expect("the interface"))
-    }
-}
-
 /// A task: namespace, overlay address, gateway address.
 pub(crate) struct Task {
     pub(crate) ns: Ns,
@@ -328,7 +313,7 @@ impl Task {
 }
 
 /// The MAC of an address as text.
-pub(crate) fn mac_text(address: Ipv4Addr) -> String {
+fn mac_text(address: Ipv4Addr) -> String {
     mac_of(IpAddr::V4(address))
         .map(|b| format!("{b:02x}"))
         .join(":")
@@ -338,34 +323,21 @@ pub(crate) fn mac_text(address: Ipv4Addr) -> String {
 pub(crate) fn service(
     published: u16,
     target: u16,
-    vip: (u32, Ipv4Addr),
+    (vni, vip): (u32, Ipv4Addr),
     tasks: &[&Task],
 ) -> Service {
-    let overlay: Vec<_> = tasks.iter().map(|task| task.overlay).collect();
-    let gateway: Vec<_> = tasks.iter().map(|task| task.gateway).collect();
-    service_of(published, target, vip, &overlay, &gateway)
-}
-
-/// The same from addresses.
-pub(crate) fn service_of(
-    published: u16,
-    target: u16,
-    (vni, vip): (u32, Ipv4Addr),
-    overlay: &[Ipv4Addr],
-    ingress: &[Ipv4Addr],
-) -> Service {
-    let backends = |addresses: &[Ipv4Addr]| -> Vec<Backend> {
-        addresses
+    let backends = |address: fn(&Task) -> Ipv4Addr| -> Vec<Backend> {
+        tasks
             .iter()
-            .map(|a| Backend {
-                address: (*a).into(),
+            .map(|task| Backend {
+                address: address(task).into(),
                 draining: false,
             })
             .collect()
     };
     Service {
         name: format!("s{published}"),
-        vips: BTreeMap::from([((vni, IpAddr::V4(vip)), backends(overlay))]),
+        vips: BTreeMap::from([((vni, IpAddr::V4(vip)), backends(|task| task.overlay))]),
         ports: [6, 17]
             .map(|protocol| PublishedPort {
                 protocol,
@@ -373,7 +345,7 @@ pub(crate) fn service_of(
                 target,
             })
             .into(),
-        ingress: backends(ingress),
+        ingress: backends(|task| task.gateway),
         ..Service::default()
     }
 }

@@ -84,6 +84,7 @@ pub(crate) fn nat(from: End, to: End, way: Way) -> Nat {
     }
     nat
 }
+
 /// What is remembered of a client that asked this node.
 pub(crate) fn outside(protocol: u8, port: u16) -> (FlowKey, Nat) {
     let way = Way::Uplink(UP);
