@@ -38,6 +38,16 @@ pub struct Config {
     /// peer must have GRO on), `off`. What XDP does not do, tc does.
     #[arg(long, env = "MESH_XDP", default_value = "auto")]
     pub xdp: mesh_datapath::XdpMode,
+    /// MiB that the rows by which services' flows are spread may take, at most 1024. They are taken as they are needed.
+    #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub row_memory: u32,
+    /// Tasks behind published ports and virtual addresses there is room for, a task counting once for each: 64 bytes, and 24
+    /// for each processor. Tables that are there keep their size: it counts from the next start of the machine.
+    #[arg(long, default_value_t = 131_072, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(256..=4_194_304))]
+    pub backend_entries: u32,
+    /// Open flows that are remembered; the least recently used make room for others. Counts as `--backend-entries` does.
+    #[arg(long, default_value_t = 65_536, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(4096..=16_777_216))]
+    pub flow_entries: u32,
     /// Pool of the node-local addresses that tasks reach the outside from.
     #[arg(long, default_value = "172.31.0.0/16")]
     pub local_pool: Ipv4Network,

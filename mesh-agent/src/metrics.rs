@@ -3,7 +3,7 @@
 use std::{sync::atomic::AtomicU64, time::Duration};
 
 use mesh_datapath::{
-    CounterLine, Fill, ReturnPath, ReturnState, RunTime, ServiceCounters, Snapshot,
+    CounterLine, Fill, ReturnPath, ReturnState, Room, RunTime, ServiceCounters, Snapshot,
 };
 use mesh_runtime::ContainerInfo;
 use prometheus_client::{
@@ -69,13 +69,20 @@ struct Tasks {
 /// # Errors
 /// When a map cannot be read.
 pub(crate) fn text(node: &Node) -> Result<String, NodeError> {
-    let packets =
-        node.read_datapath(|path| Ok((path.snapshot()?, path.fill()?, path.run_times()?)))?;
+    let packets = node.read_datapath(|path| {
+        Ok((
+            path.snapshot()?,
+            path.fill()?,
+            path.room(),
+            path.run_times()?,
+        ))
+    })?;
     let mut registry = Registry::with_prefix("mesh");
-    if let Some((snapshot, fill, times)) = packets {
+    if let Some((snapshot, fill, room, times)) = packets {
         outcomes(&mut registry, &snapshot);
         services(&mut registry, &snapshot.services);
         tables(&mut registry, &fill);
+        room_left(&mut registry, &room);
         run_times(&mut registry, &times);
     }
     returns(&mut registry, &node.returns());
@@ -197,6 +204,51 @@ fn tables(registry: &mut Registry, fill: &[Fill]) {
         "table_refused",
         "Entries that the kernel refused to make",
         refused,
+    );
+}
+
+/// What the agent fills. Numbers that are not zero are in the log too, by service.
+fn room_left(registry: &mut Registry, room: &Room) {
+    let mut gauge = |name: &'static str, help: &'static str, value: u64| {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    };
+    gauge("row_bytes", "Bytes of Maglev rows", room.rows_bytes);
+    gauge(
+        "row_bytes_allocated",
+        "Memory that Maglev rows have taken",
+        room.rows_allocated_bytes,
+    );
+    gauge(
+        "row_bytes_capacity",
+        "Memory that Maglev rows may take",
+        room.rows_capacity_bytes,
+    );
+    gauge(
+        "rows_short",
+        "Ports and virtual addresses whose flows are spread less evenly for want of room",
+        room.short_rows as u64,
+    );
+    gauge(
+        "rows_missing",
+        "Ports and virtual addresses whose new backends get no flows for want of room",
+        room.missing_rows as u64,
+    );
+    gauge(
+        "backend_entries",
+        "Entries of the table of backends",
+        room.backends.into(),
+    );
+    gauge(
+        "backend_capacity",
+        "Room in the table of backends",
+        room.backends_capacity.into(),
+    );
+    gauge(
+        "backends_left_out",
+        "Backends that get no flows for want of room",
+        room.backends_left_out as u64,
     );
 }
 

@@ -119,6 +119,17 @@ pub const fn port_bit(protocol: u8, port: u16) -> (u32, u64) {
     (index >> 6, 1 << (index & 63))
 }
 
+/// Words in a [`Line`]: 64 bytes, as the processor's cache has them.
+pub const LINE_WORDS: u32 = 16;
+/// Lines in each of the maps that `ROWS` is made of, which user space adds as it needs them: 1 MiB.
+pub const CHUNK_LINES: u32 = 1 << 14;
+/// Maps that `ROWS` may be made of: 1 GiB.
+pub const CHUNKS: u32 = 1024;
+/// Backends whose number fits a byte: a row with more has wide slots.
+pub const NARROW_BACKENDS: u32 = 1 << 8;
+/// Backends that a row has at most.
+pub const ROW_BACKENDS: u32 = 1 << 16;
+
 macro_rules! layouts {
     ($($(#[$doc:meta])* struct $name:ident($size:literal) { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {
         $(
@@ -144,6 +155,22 @@ macro_rules! layouts {
             #[test]
             fn layouts_have_no_holes() {
                 $(assert_eq!(core::mem::size_of::<$name>(), $size, stringify!($name));)*
+            }
+
+            #[test]
+            fn slots_do_not_overlap() {
+                for wide in [0, 1] {
+                    let mut next = 0;
+                    for slot in 0..100 {
+                        let (word, bit) = Row::place(slot, wide);
+                        assert_eq!(word * 32 + bit, next);
+                        next += Row::mask(wide).count_ones();
+                        assert!(bit + Row::mask(wide).count_ones() <= 32);
+                    }
+                }
+                assert_eq!(Row::lines(1, 1), (1, 1));
+                assert_eq!(Row::lines(1009, 16), (16, 1));
+                assert_eq!(Row::lines(65_521, 257), (2048, 17));
             }
 
             #[test]
@@ -240,16 +267,30 @@ layouts! {
         pad: u8,
     }
 
-    /// A set of backends: where its Maglev rows are in `ROWS`.
-    struct Pool(32) {
-        /// First slot of the current row.
-        current: u32,
-        /// Slots of the current row; zero without backends.
-        current_len: u32,
-        /// First slot of the row that flows without an entry began under.
-        previous: u32,
-        /// Slots of the previous row; zero if there was none.
-        previous_len: u32,
+    /// A line of `ROWS`.
+    struct Line(64) {
+        /// Slots or indices, see [`Row`]: the lowest bits come first.
+        words: [u32; LINE_WORDS as usize],
+    }
+
+    /// Where a Maglev row is in `ROWS`: slots, and the list of the backends that they name.
+    struct Row(16) {
+        /// First line of the slots. A slot is the number of a backend in the list, in a byte or in two.
+        slots_at: u32,
+        /// Slots; zero without backends.
+        slots: u32,
+        /// First line of the list: a word for each backend, its index in `BACKENDS`.
+        list_at: u32,
+        /// One: a slot has two bytes.
+        wide: u32,
+    }
+
+    /// A set of backends.
+    struct Pool(48) {
+        /// The row by which new flows go.
+        current: Row,
+        /// The row that flows without an entry began under, if there was one.
+        previous: Row,
         /// When the current row was written: seconds of the boot-time clock.
         changed_s: u64,
         /// Names the set in `BACKENDS`.
@@ -260,7 +301,7 @@ layouts! {
     }
 
     /// Entry of `PUBLISHED`.
-    struct Published(40) {
+    struct Published(56) {
         /// The service's tasks on the ingress network.
         pool: Pool,
         /// Port in the task.
@@ -455,6 +496,28 @@ layouts! {
         packets: u64,
         /// Bytes, with Ethernet headers.
         bytes: u64,
+    }
+}
+
+impl Row {
+    /// Where a slot is: a word, counted from the row's first, and the bit that it begins at.
+    #[inline(always)]
+    pub const fn place(slot: u32, wide: u32) -> (u32, u32) {
+        let byte = slot << wide;
+        (byte >> 2, (byte & 3) << 3)
+    }
+
+    /// The bits of a slot.
+    #[inline(always)]
+    pub const fn mask(wide: u32) -> u32 {
+        0xff | (wide * 0xff00)
+    }
+
+    /// Lines that a row takes: those of its slots and those of its list.
+    pub const fn lines(slots: u32, backends: u32) -> (u32, u32) {
+        let wide = (backends > NARROW_BACKENDS) as u32;
+        let words = (slots << wide).div_ceil(4);
+        (words.div_ceil(LINE_WORDS), backends.div_ceil(LINE_WORDS))
     }
 }
 

@@ -14,15 +14,16 @@ pub mod wire;
 pub use addr::{Addr, Prefix, asked_mac, mac_of, node_mac};
 pub use hash::{flow_hash, fold_v6, slot_of};
 pub use layout::{
-    AddrKey, BACKEND_ACTIVE, BACKEND_DRAINING, Backend, Conn, Connected, Counter, DATAGRAMS_BACK,
-    DATAGRAMS_OUT, Datagram, DatagramKey, Endpoint, FlowKey, Fragment, LINK_GATEWAY, LINK_OVERLAY,
-    Link, MORE_GATEWAY_ERROR, MORE_OVERLAY_ERROR, MORE_PROGRAMS, MORE_REFUSED, MORE_TOO_BIG,
-    MORE_TRACE, MORE_TUNNEL_ERROR, MORE_UPLINK_ERROR, MORE_V4, MORE_V6, NAT_DIRECT, NAT_LINK,
-    NAT_LOOPBACK, NAT_PEER, NAT_UPLINK, Nat, PORT_WORDS, PORTS, Pool, PortKey, Published,
-    SCOPE_PORT, SCOPE_PUBLISHED, SCOPE_RETURN, SCOPE_TASK, ScopedAddr, Settings, TABLE_CONNS,
-    TABLE_DATAGRAMS, TABLE_FLOWS, TABLE_FRAGMENTS, TABLES, TRACE_PORTS, TableCount, TraceEvent,
-    TraceFilter, Traced, V6_GATEWAY, V6_LOOPBACK, V6_OVERLAY, V6_PROGRAMS, V6_TUNNEL, V6_UPLINK,
-    VerdictCount, XDP_TRACE, port_bit, port_index,
+    AddrKey, BACKEND_ACTIVE, BACKEND_DRAINING, Backend, CHUNK_LINES, CHUNKS, Conn, Connected,
+    Counter, DATAGRAMS_BACK, DATAGRAMS_OUT, Datagram, DatagramKey, Endpoint, FlowKey, Fragment,
+    LINE_WORDS, LINK_GATEWAY, LINK_OVERLAY, Line, Link, MORE_GATEWAY_ERROR, MORE_OVERLAY_ERROR,
+    MORE_PROGRAMS, MORE_REFUSED, MORE_TOO_BIG, MORE_TRACE, MORE_TUNNEL_ERROR, MORE_UPLINK_ERROR,
+    MORE_V4, MORE_V6, NARROW_BACKENDS, NAT_DIRECT, NAT_LINK, NAT_LOOPBACK, NAT_PEER, NAT_UPLINK,
+    Nat, PORT_WORDS, PORTS, Pool, PortKey, Published, ROW_BACKENDS, Row, SCOPE_PORT,
+    SCOPE_PUBLISHED, SCOPE_RETURN, SCOPE_TASK, ScopedAddr, Settings, TABLE_CONNS, TABLE_DATAGRAMS,
+    TABLE_FLOWS, TABLE_FRAGMENTS, TABLES, TRACE_PORTS, TableCount, TraceEvent, TraceFilter, Traced,
+    V6_GATEWAY, V6_LOOPBACK, V6_OVERLAY, V6_PROGRAMS, V6_TUNNEL, V6_UPLINK, VerdictCount,
+    XDP_TRACE, port_bit, port_index,
 };
 pub use verdict::{COUNTS, DropReason, Place, Verdict, outcome_name};
 

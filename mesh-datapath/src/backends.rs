@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::{
     Ebpf,
-    maps::{Array, MapData, PerCpuArray, PerCpuValues},
+    maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use mesh_common::{Addr, Backend, Counter, Endpoint};
 
 use crate::{
     Error, Report,
-    tables::{array, map_error, take},
+    tables::{map_error, take},
 };
 
 const BACKENDS: &str = "BACKENDS";
@@ -20,6 +20,8 @@ const COUNTERS: &str = "COUNTERS";
 pub(crate) struct Backends {
     map: Array<MapData, Backend>,
     counters: PerCpuArray<MapData, Counter>,
+    /// Entries that are used: those that both the map and the configuration have.
+    capacity: u32,
     /// All entries that are not free.
     used: BTreeMap<u32, Backend>,
     /// The same by pool and address.
@@ -30,12 +32,16 @@ pub(crate) struct Backends {
 
 impl Backends {
     pub(crate) fn open(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        let map: Array<MapData, Backend> = array(ebpf, BACKENDS)?;
+        let map = take(ebpf, BACKENDS)?;
+        let entries = entries(&map).map_err(|e| map_error(BACKENDS, e))?;
+        let map: Array<MapData, Backend> =
+            Array::try_from(map).map_err(|e| map_error(BACKENDS, e))?;
+        let capacity = entries.min(map.len());
         let counters =
             PerCpuArray::try_from(take(ebpf, COUNTERS)?).map_err(|e| map_error(COUNTERS, e))?;
         let (mut used, mut index) = (BTreeMap::new(), BTreeMap::new());
-        for (at, backend) in (0..).zip(map.iter()) {
-            let backend = backend.map_err(|e| map_error(BACKENDS, e))?;
+        for at in 0..capacity {
+            let backend = map.get(&at, 0).map_err(|e| map_error(BACKENDS, e))?;
             if backend.address != Addr::NONE {
                 used.insert(at, backend);
                 index.insert((backend.pool, backend.address), at);
@@ -44,6 +50,7 @@ impl Backends {
         Ok(Self {
             map,
             counters,
+            capacity,
             used,
             index,
             full_below: 0,
@@ -67,8 +74,18 @@ impl Backends {
         self.used.values().map(|backend| backend.pool).collect()
     }
 
+    /// Entries that are not free.
+    pub(crate) fn used(&self) -> u32 {
+        self.used.len() as u32
+    }
+
+    /// Entries there are.
+    pub(crate) fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
     /// Writes a task behind a pool, to a free entry with counters at zero if it is new. `there` is one of the
-    /// `BACKEND_` constants.
+    /// `BACKEND_` constants. Whether there was an entry for it.
     pub(crate) fn put(
         &mut self,
         pool: u32,
@@ -76,11 +93,13 @@ impl Backends {
         endpoint: Endpoint,
         there: u32,
         report: &mut Report,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let at = match self.index(pool, address) {
             Some(at) => at,
             None => {
-                let at = self.free()?;
+                let Some(at) = self.free() else {
+                    return Ok(false);
+                };
                 let cpus = aya::util::nr_cpus().unwrap_or(1);
                 let zero =
                     PerCpuValues::try_from(vec![Counter::default(); cpus]).map_err(|source| {
@@ -107,17 +126,19 @@ impl Backends {
             self.index.insert((pool, address), at);
             report.written += 1;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Takes out the tasks of some pools that are not wanted. Their entries become free when no row refers to them any more.
+    /// Whether any did.
     pub(crate) fn prune(
         &mut self,
         pools: &BTreeSet<u32>,
         wanted: impl Fn(u32, &Addr) -> bool,
         in_rows: impl Fn(u32, &Addr) -> bool,
         report: &mut Report,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
+        let before = self.used.len();
         let gone: Vec<(u32, Backend)> = self
             .used
             .iter()
@@ -142,7 +163,7 @@ impl Backends {
                 report.removed += 1;
             }
         }
-        Ok(())
+        Ok(self.used.len() < before)
     }
 
     /// A backend's counter, all processors together.
@@ -161,16 +182,24 @@ impl Backends {
         }))
     }
 
-    fn free(&mut self) -> Result<u32, Error> {
-        let capacity = self.map.len();
+    fn free(&mut self) -> Option<u32> {
+        let capacity = self.capacity();
         let free = (self.full_below..capacity).find(|at| !self.used.contains_key(at));
         self.full_below = free.unwrap_or(capacity);
-        free.ok_or(Error::BackendsFull { capacity })
+        free
     }
 
     fn write(&mut self, at: u32, backend: Backend) -> Result<(), Error> {
         self.map
             .set(at, backend, 0)
             .map_err(|e| map_error(BACKENDS, e))
+    }
+}
+
+/// Entries that a map has: an earlier process may have made it.
+fn entries(map: &Map) -> Result<u32, MapError> {
+    match map {
+        Map::Array(data) => Ok(data.info()?.max_entries()),
+        _ => Ok(0),
     }
 }

@@ -32,23 +32,23 @@ pub(crate) struct Contents {
     pub(crate) namespaces: BTreeMap<(u32, ScopedAddr), u32>,
 }
 
+impl Contents {
+    /// Whether a port's front is the very same here.
+    pub(crate) fn has_port(&self, key: &PortKey, front: Option<&Arc<Front>>) -> bool {
+        same(self.published.get(key), front)
+    }
+
+    /// Whether a virtual address's front is the very same here.
+    pub(crate) fn has_vip(&self, key: &AddrKey, front: Option<&Arc<Front>>) -> bool {
+        same(self.vips.get(key), front)
+    }
+}
+
 /// A compilation that has been applied.
 #[derive(Debug, Default)]
 pub(crate) struct Applied {
     pub(crate) desired: Desired,
     pub(crate) contents: Contents,
-}
-
-impl Applied {
-    /// Whether a port's front is the one that has been applied.
-    pub(crate) fn has_port(&self, key: &PortKey, front: Option<&Arc<Front>>) -> bool {
-        same(self.contents.published.get(key), front)
-    }
-
-    /// Whether a virtual address's front is the one that has been applied.
-    pub(crate) fn has_vip(&self, key: &AddrKey, front: Option<&Arc<Front>>) -> bool {
-        same(self.contents.vips.get(key), front)
-    }
 }
 
 fn same(before: Option<&Arc<Front>>, now: Option<&Arc<Front>>) -> bool {
@@ -420,9 +420,9 @@ mod tests {
             assert_eq!(now.published, fresh.published);
             assert_eq!(now.vips, fresh.vips);
             let ports = now.published.iter();
-            let ports = ports.filter(|(key, front)| !applied.has_port(key, Some(front)));
+            let ports = ports.filter(|(key, front)| !applied.contents.has_port(key, Some(front)));
             let vips = now.vips.iter();
-            let vips = vips.filter(|(key, front)| !applied.has_vip(key, Some(front)));
+            let vips = vips.filter(|(key, front)| !applied.contents.has_vip(key, Some(front)));
             let ports = ports.map(|(key, _)| u16::from_be(key.port_be)).collect();
             (ports, vips.count())
         };

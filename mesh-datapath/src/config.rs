@@ -44,15 +44,18 @@ pub struct Config {
     pub xdp: XdpMode,
     /// Flows remembered by each of the two flow tables; the least recently used go first.
     pub flow_entries: u32,
-    /// Slots of all Maglev rows together (8 bytes each). A published port and a virtual address have a row each, and
-    /// for an hour after a change a second one: 1,009 slots for up to 10 backends, 10,007 for up to 100, 30,011 for
-    /// up to 300. 5,000 rows for 250 backends each are 150 million slots, 1.2 GB.
-    pub row_slots: u32,
+    /// Bytes that all Maglev rows together may take. Memory is taken as it is needed, 1 MiB at a time, up to 1 GiB. A
+    /// published port and a virtual address have a row each, and once their backends have changed a second one, the row
+    /// before: 1.1 kB for up to 10 backends, 3.2 kB for up to 30, 10 kB for up to 100, 27 kB for up to 256, 82 kB for up to
+    /// 400 and 134 kB for up to 650. 5,000 rows for 250 backends each are 133 MB, and as much again when all have changed.
+    /// Past three quarters rows get shorter; see [`Room`](crate::Room).
+    pub row_bytes: u32,
     /// The cgroup2 directory whose processes are this node's tasks: their sockets are led to a service's tasks when
     /// they connect. Without one the packet programs do it.
     pub cgroup: Option<PathBuf>,
-    /// Tasks behind published ports and virtual addresses: a task counts once for each of them (52 bytes, and 24 for
-    /// each processor).
+    /// Tasks behind published ports and virtual addresses: a task counts once for each of them (56 bytes, and 24 for
+    /// each processor, which are taken at once: 13 MB by default on two processors, 208 MB on 64). Those past them get no
+    /// flows; see [`Room`](crate::Room).
     pub backend_slots: u32,
 }
 
@@ -64,8 +67,8 @@ impl Config {
             vxlan_port: DEFAULT_VXLAN_PORT,
             xdp: XdpMode::Auto,
             flow_entries: 65_536,
-            row_slots: 1 << 21,
-            backend_slots: 32_768,
+            row_bytes: 512 << 20,
+            backend_slots: 131_072,
             cgroup: None,
         }
     }

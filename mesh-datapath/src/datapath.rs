@@ -6,18 +6,21 @@ use std::{
 };
 
 use aya::{Ebpf, EbpfLoader, maps::Map};
-use mesh_common::{Addr, AddrKey, BACKEND_ACTIVE, BACKEND_DRAINING, Pool, Published};
+use mesh_common::{Addr, AddrKey, BACKEND_ACTIVE, BACKEND_DRAINING, Line, Pool, Published};
 
 use crate::{
-    BackendLoad, Config, Desired, Error, Fill, Flow, Link, Report, Snapshot, Uplink, UplinkMode,
-    XdpMode,
+    BackendLoad, Config, Desired, Error, Fill, Flow, Link, Report, Room, Snapshot, Uplink,
+    UplinkMode, XdpMode,
     attach::{self, Attachment, Attachments},
     compile::{self, Applied, Contents, Front},
     fill::Lrus,
     flows::Flows,
     hooks::Hooks,
-    host, netlink, object, pins,
-    rows::Rows,
+    host,
+    lines::ROWS,
+    netlink, object, pins,
+    rows::{Length, Rows, Update},
+    shortages::{Shortage, Shortages},
     snapshot,
     sockets::Sockets,
     tables::Tables,
@@ -44,6 +47,9 @@ pub struct Datapath {
     attachments: Attachments,
     hooks: Hooks,
     rows: Rows,
+    shortages: Shortages,
+    /// Something became free that those with a shortage may have.
+    freed: bool,
     fronts: snapshot::Fronts,
     /// What the last apply has brought about: nothing after one that failed, and before the first.
     pub(crate) applied: Option<Applied>,
@@ -77,29 +83,31 @@ impl Datapath {
             source,
         })?;
         let sizes = sizes(config);
-        let superseded = upgrade::adopt(config, object, &sizes.map(|(name, _)| name))?;
+        let mut superseded = upgrade::adopt(config, object, &sizes.map(|(name, _)| name))?;
         let mut loader = EbpfLoader::new();
         for (name, entries) in sizes {
             loader.map_max_entries(name, entries);
         }
         let mut ebpf = loader
             .default_map_pin_directory(&maps)
-            // Its kind of definition does not say that it is pinned.
+            // Their kind of definition does not say that they are pinned.
             .map_pin_path("SOCKETS", maps.join("SOCKETS"))
+            .map_pin_path(ROWS, maps.join(ROWS))
             .load(object)
             .map_err(|source| Error::Load {
-                pin_dir: maps,
+                pin_dir: maps.clone(),
                 source: Box::new(source),
             })?;
         for program in verifier::programs() {
             attach::load(&mut ebpf, program)?;
         }
         let twins = Twins::open(&mut ebpf)?;
+        superseded.convert(&maps)?;
         let tables = Tables::open(&mut ebpf)?;
         let lrus = Lrus::open(&mut ebpf)?;
-        let mut rows = Rows::new(tables.row_capacity());
+        let mut rows = Rows::new(config.row_bytes / size_of::<Line>() as u32);
         for pool in tables.pools() {
-            rows.adopt(pool, |start, length| tables.read_row(start, length))?;
+            rows.adopt(pool, |row| tables.read_row(row))?;
         }
         Ok(Self {
             config: config.clone(),
@@ -110,6 +118,8 @@ impl Datapath {
             attachments: Attachments::open(&dir)?,
             hooks: Hooks::open(dir.join("hooks"), config.cgroup.clone())?,
             rows,
+            shortages: Shortages::default(),
+            freed: false,
             fronts: snapshot::Fronts::default(),
             applied: None,
             superseded,
@@ -138,7 +148,7 @@ impl Datapath {
         } else {
             None
         };
-        self.put(&contents, before, &mut report)?;
+        self.put(&contents, &before.contents, &mut report)?;
         self.twins.sync(&self.ebpf)?;
         let wanted = self.wanted_attachments(desired, &kinds, tunnel);
         let xdp_optional = self.config.xdp == XdpMode::Auto;
@@ -146,6 +156,9 @@ impl Datapath {
             .sync(&mut self.ebpf, &wanted, xdp_optional, &mut report)?;
         self.hooks.sync(&mut self.ebpf, &mut report)?;
         self.prune(&contents, applied.as_ref(), &mut report)?;
+        if self.freed && !self.shortages.is_empty() {
+            self.put(&contents, &contents, &mut report)?;
+        }
         self.superseded.remove()?;
         self.fronts.set(&contents, &self.tables);
         self.applied = Some(Applied {
@@ -210,6 +223,24 @@ impl Datapath {
         self.lrus.fill()
     }
 
+    /// How full the tables are that [`Datapath::apply`] fills, and what has found no room in them, as of the last one.
+    pub fn room(&self) -> Room {
+        let line = size_of::<Line>() as u64;
+        let (used, capacity) = self.rows.fill();
+        let (short_rows, missing_rows, left_out) = self.shortages.count();
+        let backends = &self.tables.backends;
+        Room {
+            rows_bytes: u64::from(used) * line,
+            rows_allocated_bytes: u64::from(self.tables.rows.allocated()) * line,
+            rows_capacity_bytes: u64::from(capacity) * line,
+            short_rows,
+            missing_rows,
+            backends: backends.used(),
+            backends_capacity: backends.capacity(),
+            backends_left_out: left_out,
+        }
+    }
+
     /// Which programs the uplinks have, as of the last apply.
     ///
     /// # Errors
@@ -255,11 +286,12 @@ impl Datapath {
         pins.and(device)
     }
 
-    /// First what others refer to: endpoints, backends and rows, then what refers to them.
+    /// First what others refer to: endpoints, backends and rows, then what refers to them. Looks at the fronts that are
+    /// not those of `before`, and at those that lack something which there may be room for now.
     fn put(
         &mut self,
         contents: &Contents,
-        before: &Applied,
+        before: &Contents,
         report: &mut Report,
     ) -> Result<(), Error> {
         let tables = &mut self.tables;
@@ -269,23 +301,21 @@ impl Datapath {
         tables.endpoints.put(&contents.endpoints, report)?;
         tables.links.put(&contents.links, report)?;
         // What an apply that failed took is free.
-        self.rows.keep(tables.pools());
+        let freed = self.rows.keep(tables.pools()) || self.freed;
+        self.freed = false;
         let mut ids = Ids::of(&self.tables);
         let now_s = host::boot_seconds();
         let mut published = BTreeMap::new();
-        let ports = contents.published.iter();
-        for (key, front) in ports.filter(|(key, front)| !before.has_port(key, Some(front))) {
+        for (key, front) in &contents.published {
             let old = self.tables.published.copy().get(key).map(|p| p.pool);
+            let lacks = freed && old.is_some_and(|old| self.shortages.contains(old.id));
+            if before.has_port(key, Some(front)) && !lacks {
+                continue;
+            }
             let old = old.unwrap_or_else(|| ids.new_pool());
-            self.put_backends(
-                contents,
-                old.id,
-                contents.settings.ingress_vni,
-                front,
-                report,
-            )?;
+            let vni = contents.settings.ingress_vni;
             let value = Published {
-                pool: self.pool(old, front, now_s)?,
+                pool: self.pool(contents, old, vni, front, now_s, report)?,
                 target_be: front.target_be,
                 direct: front.direct.into(),
                 pad: [0; 5],
@@ -293,12 +323,15 @@ impl Datapath {
             published.insert(*key, value);
         }
         let mut vips = BTreeMap::new();
-        let addresses = contents.vips.iter();
-        for (key, front) in addresses.filter(|(key, front)| !before.has_vip(key, Some(front))) {
+        for (key, front) in &contents.vips {
             let old = self.tables.vips.copy().get(key).copied();
+            let lacks = freed && old.is_some_and(|old| self.shortages.contains(old.id));
+            if before.has_vip(key, Some(front)) && !lacks {
+                continue;
+            }
             let old = old.unwrap_or_else(|| ids.new_pool());
-            self.put_backends(contents, old.id, key.vni, front, report)?;
-            vips.insert(*key, self.pool(old, front, now_s)?);
+            let pool = self.pool(contents, old, key.vni, front, now_s, report)?;
+            vips.insert(*key, pool);
         }
         self.tables.published.put(&published, report)?;
         self.tables.vips.put(&vips, report)?;
@@ -306,7 +339,43 @@ impl Datapath {
         self.tables.put_ports(&contents.ports, false, report)
     }
 
-    /// The backends of a front, draining ones too.
+    /// The pool for a front, its backends and its row written.
+    fn pool(
+        &mut self,
+        contents: &Contents,
+        old: Pool,
+        vni: u32,
+        front: &Front,
+        now_s: u64,
+        report: &mut Report,
+    ) -> Result<Pool, Error> {
+        let old = Pool {
+            affinity_s: front.affinity_s,
+            ..old
+        };
+        let active = self.put_backends(contents, old.id, vni, front, report)?;
+        let mut update = self.rows.update(&old, &active, now_s);
+        if let Some(write) = &update.write
+            && let Err(error) = self.tables.write_row(old.id, write)
+        {
+            // Memory for the row, most likely: what has been there is still there.
+            let service = &front.name;
+            tracing::error!(%service, error = &error as &dyn std::error::Error, "row not written");
+            update = Update {
+                pool: old,
+                write: None,
+                length: Length::Missing,
+            };
+        }
+        let shortage = Shortage {
+            left_out: front.active.len() - active.len(),
+            length: update.length,
+        };
+        self.shortages.note(old.id, front, shortage);
+        Ok(update.pool)
+    }
+
+    /// Writes the backends of a front, draining ones too. The active ones that there was room for.
     fn put_backends(
         &mut self,
         contents: &Contents,
@@ -314,32 +383,21 @@ impl Datapath {
         vni: u32,
         front: &Front,
         report: &mut Report,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<Addr>, Error> {
         let active = front.active.iter().map(|a| (*a, BACKEND_ACTIVE));
         let draining = front.draining.iter().map(|a| (*a, BACKEND_DRAINING));
+        let mut put = Vec::with_capacity(front.active.len());
         for (address, there) in active.chain(draining) {
             // A front has only backends that have an endpoint.
             if let Some(endpoint) = contents.endpoints.get(&AddrKey { vni, address }) {
                 let backends = &mut self.tables.backends;
-                backends.put(pool, address, *endpoint, there, report)?;
+                let has_entry = backends.put(pool, address, *endpoint, there, report)?;
+                if has_entry && there == BACKEND_ACTIVE {
+                    put.push(address);
+                }
             }
         }
-        Ok(())
-    }
-
-    /// The pool for a front, its row written.
-    fn pool(&mut self, old: Pool, front: &Front, now_s: u64) -> Result<Pool, Error> {
-        let old = Pool {
-            affinity_s: front.affinity_s,
-            ..old
-        };
-        let Some((pool, write)) = self.rows.update(&old, &front.active, now_s)? else {
-            return Ok(old);
-        };
-        if let Some(write) = write {
-            self.tables.write_row(pool.id, write.start, &write.row)?;
-        }
-        Ok(pool)
+        Ok(put)
     }
 
     /// First what refers to others, then what nothing refers to any more.
@@ -365,10 +423,12 @@ impl Datapath {
         tables
             .vips
             .prune(|key| contents.vips.contains_key(key), report)?;
-        self.rows.keep(tables.pools());
+        self.freed |= self.rows.keep(tables.pools());
+        let there: BTreeSet<u32> = tables.pools().map(|pool| pool.id).collect();
+        self.shortages.retain(|pool| there.contains(&pool));
         let wanted = backends(contents, tables, &pools);
         let rows = &self.rows;
-        tables.backends.prune(
+        self.freed |= tables.backends.prune(
             &pools,
             |pool, address| wanted.contains(&(pool, *address)),
             |pool, address| rows.refer_to(pool, address),
@@ -438,11 +498,11 @@ fn uplink_kinds(desired: &Desired) -> Result<BTreeMap<u32, Option<String>>, Erro
 fn changed_pools(contents: &Contents, before: &Applied, tables: &Tables) -> BTreeSet<u32> {
     let ports = tables.published.copy().iter();
     let ports = ports
-        .filter(|(key, _)| !before.has_port(key, contents.published.get(key)))
+        .filter(|(key, _)| !before.contents.has_port(key, contents.published.get(key)))
         .map(|(_, published)| published.pool.id);
     let addresses = tables.vips.copy().iter();
     let addresses = addresses
-        .filter(|(key, _)| !before.has_vip(key, contents.vips.get(key)))
+        .filter(|(key, _)| !before.contents.has_vip(key, contents.vips.get(key)))
         .map(|(_, pool)| pool.id);
     ports.chain(addresses).collect()
 }
@@ -470,11 +530,10 @@ fn backends(contents: &Contents, tables: &Tables, pools: &BTreeSet<u32>) -> BTre
 }
 
 /// The maps that user space sizes, and their entries.
-fn sizes(config: &Config) -> [(&'static str, u32); 5] {
+fn sizes(config: &Config) -> [(&'static str, u32); 4] {
     [
         ("CONNS", config.flow_entries),
         ("FLOWS", config.flow_entries),
-        ("ROWS", config.row_slots),
         ("BACKENDS", config.backend_slots),
         ("COUNTERS", config.backend_slots),
     ]

@@ -72,24 +72,10 @@ pub enum Error {
         /// Its name.
         name: &'static str,
     },
-    /// Too many backends for the space set aside.
-    #[error("no room for {needed} more Maglev slots of {capacity}: raise the number of row slots")]
-    RowsFull {
-        /// Slots asked for.
-        needed: u32,
-        /// Slots there are.
-        capacity: u32,
-    },
     /// Too many published ports.
     #[error("no room for more than {capacity} published ports")]
     PortsFull {
         /// Ports there can be, one less while one changes.
-        capacity: u32,
-    },
-    /// Too many tasks behind published ports and virtual addresses.
-    #[error("no room for more than {capacity} backends: raise the number of backend slots")]
-    BackendsFull {
-        /// Backends there are at most.
         capacity: u32,
     },
     /// A file or folder on the bpffs, /proc or /sys.

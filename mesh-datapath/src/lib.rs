@@ -18,6 +18,7 @@ mod fill;
 mod flows;
 mod hooks;
 mod host;
+mod lines;
 mod maglev;
 mod model;
 mod netlink;
@@ -29,8 +30,10 @@ mod probe;
 mod report;
 mod rows;
 mod run_times;
+mod shortages;
 mod snapshot;
 mod sockets;
+mod space;
 mod table;
 mod tables;
 mod trace;
@@ -50,7 +53,7 @@ pub use model::{
 };
 pub use probe::{PathState, Probes, probe};
 pub use report::{
-    BackendCounters, BackendLoad, CounterLine, Fill, Flow, Report, ServiceCounters, Snapshot,
+    BackendCounters, BackendLoad, CounterLine, Fill, Flow, Report, Room, ServiceCounters, Snapshot,
     Uplink, UplinkMode,
 };
 pub use run_times::RunTime;

@@ -6,54 +6,51 @@ use mesh_common::Addr;
 /// Row lengths, primes, and up to how many backends each serves: a hundred slots per backend, so that shares differ
 /// by one per cent; with more backends than the last but one serves, by more. Few steps, as a change of length moves
 /// nearly all slots.
-const LENGTHS: [(usize, u32); 6] = [
+const LENGTHS: [(usize, u32); 8] = [
     (1, 1),
     (10, 1009),
+    (30, 3001),
     (100, 10_007),
-    (300, 30_011),
+    (256, 25_601),
+    (400, 40_009),
     (650, 65_521),
     (usize::MAX, 262_139),
 ];
 
-/// Length of the row for this many backends; zero without any.
-pub(crate) fn length(backends: usize) -> u32 {
-    if backends == 0 {
-        return 0;
-    }
-    LENGTHS
-        .iter()
-        .find(|(most, _)| backends <= *most)
-        .map_or(0, |(_, length)| *length)
+/// Lengths of a row for this many backends: the one that it should have, then shorter ones, down to the last that still
+/// has a slot for each. None without any backend.
+pub(crate) fn lengths(backends: usize) -> impl Iterator<Item = u32> {
+    let serves = |most: usize| backends != 0 && backends <= most;
+    let full = LENGTHS.iter().position(|(most, _)| serves(*most));
+    let shorter = LENGTHS.iter().take(full.map_or(0, |at| at + 1)).rev();
+    let lengths = shorter.map(|(_, length)| *length);
+    lengths.take_while(move |length| *length as usize >= backends)
 }
 
-/// The row for `backends`, which are sorted and without duplicates: for each slot its backend.
-pub(crate) fn row(backends: &[Addr]) -> Vec<Addr> {
-    let length = length(backends.len());
+/// The row of a length for `backends`, which are sorted, without duplicates, and no more than it has slots: for each slot
+/// the number of its backend.
+pub(crate) fn row(backends: &[Addr], length: u32) -> Vec<u16> {
     if length <= 1 {
-        return backends.iter().take(length as usize).copied().collect();
+        return vec![0; length as usize];
     }
     let mut permutations: Vec<Permutation> = backends
         .iter()
         .map(|backend| Permutation::new(backend, length))
         .collect();
-    let mut row: Vec<Option<usize>> = vec![None; length as usize];
+    let mut row: Vec<Option<u16>> = vec![None; length as usize];
     let mut free = length;
     loop {
-        for (index, permutation) in permutations.iter_mut().enumerate() {
+        for (number, permutation) in (0..).zip(&mut permutations) {
             let slot = loop {
                 let slot = permutation.next(length) as usize;
                 if row[slot].is_none() {
                     break slot;
                 }
             };
-            row[slot] = Some(index);
+            row[slot] = Some(number);
             free -= 1;
             if free == 0 {
-                return row
-                    .into_iter()
-                    .flatten()
-                    .map(|index| backends[index])
-                    .collect();
+                return row.into_iter().flatten().collect();
             }
         }
     }
@@ -76,7 +73,11 @@ impl Permutation {
 
     fn next(&mut self, length: u32) -> u32 {
         let slot = self.at;
-        self.at = (self.at + self.skip) % length;
+        // Neither is `length` or more.
+        self.at += self.skip;
+        if self.at >= length {
+            self.at -= length;
+        }
         slot
     }
 }

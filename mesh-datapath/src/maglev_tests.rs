@@ -17,9 +17,26 @@ fn backends(n: u32) -> Vec<Addr> {
     all
 }
 
+/// The length that a row should have.
+fn full(backends: &[Addr]) -> u32 {
+    lengths(backends.len()).next().expect("a length")
+}
+
+/// The row of a length, by address.
+fn of_length(backends: &[Addr], length: u32) -> Vec<Addr> {
+    let row = super::row(backends, length);
+    row.into_iter()
+        .map(|number| backends[usize::from(number)])
+        .collect()
+}
+
+fn row(backends: &[Addr]) -> Vec<Addr> {
+    of_length(backends, full(backends))
+}
+
 /// The paper's pseudo code, word for word: whole permutation tables, then the population loop.
 fn reference(backends: &[Addr]) -> Vec<Addr> {
-    let m = length(backends.len()) as usize;
+    let m = full(backends) as usize;
     let n = backends.len();
     let permutation: Vec<Vec<usize>> = backends
         .iter()
@@ -90,7 +107,7 @@ fn moved(before: &[Addr], after: &[Addr], gone: Addr) -> usize {
 #[test]
 fn shares_are_within_one_per_cent() {
     for n in [
-        2, 3, 5, 9, 10, 11, 40, 100, 101, 250, 300, 301, 650, 651, 2600,
+        2, 3, 5, 9, 10, 11, 30, 31, 40, 100, 101, 250, 256, 257, 400, 401, 650, 651, 2600,
     ] {
         let row = row(&backends(n));
         let shares = shares(&row);
@@ -142,6 +159,25 @@ proptest! {
 
 #[test]
 fn none_and_one() {
-    assert!(row(&[]).is_empty());
+    assert_eq!(lengths(0).count(), 0);
+    assert_eq!(lengths(1).collect::<Vec<_>>(), [1]);
     assert_eq!(row(&backends(1)), backends(1));
+}
+
+#[test]
+fn shorter_rows_still_have_every_backend() {
+    assert_eq!(
+        lengths(250).collect::<Vec<_>>(),
+        [25_601, 10_007, 3001, 1009]
+    );
+    assert_eq!(lengths(1010).collect::<Vec<_>>().last(), Some(&3001));
+    for count in [11, 250, 1009, 1010] {
+        let backends = backends(count);
+        for length in lengths(backends.len()) {
+            let shares = shares(&of_length(&backends, length));
+            assert_eq!(shares.len(), backends.len(), "{length} slots");
+            let (least, most) = (shares.values().min(), shares.values().max());
+            assert!(most.unwrap_or(&0) - least.unwrap_or(&0) <= 1);
+        }
+    }
 }

@@ -147,6 +147,28 @@ pub struct Fill {
     pub refused: u64,
 }
 
+/// How full the tables are that an apply fills, and what has found no room in them. A front is a published port or a virtual
+/// address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Room {
+    /// Bytes of Maglev rows in use.
+    pub rows_bytes: u64,
+    /// Bytes there is memory for; given back only with the whole table.
+    pub rows_allocated_bytes: u64,
+    /// Bytes there may be.
+    pub rows_capacity_bytes: u64,
+    /// Fronts whose row is shorter than it should be: their flows are spread less evenly, and nodes may differ about them.
+    pub short_rows: usize,
+    /// Fronts that go by the row that they had before, if any.
+    pub missing_rows: usize,
+    /// Entries of backends in use.
+    pub backends: u32,
+    /// Entries there are.
+    pub backends_capacity: u32,
+    /// Backends without an entry: they get no flows.
+    pub backends_left_out: usize,
+}
+
 /// An uplink, and what runs on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {

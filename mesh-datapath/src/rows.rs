@@ -1,11 +1,11 @@
-//! Where Maglev rows are in the `ROWS` map: a first-fit allocator of regions, which a pool's current and previous
-//! row may share. Pure; the writes that it asks for are done by `tables.rs`.
+//! Where Maglev rows are in the `ROWS` map, which of them are in use, and what becomes of them when it is full. Pure; the
+//! writes that it asks for are done by `lines.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_common::{Addr, Pool};
+use mesh_common::{Addr, CHUNK_LINES, CHUNKS, NARROW_BACKENDS, Pool, ROW_BACKENDS, Row};
 
-use crate::{Error, maglev};
+use crate::{maglev, space::Space};
 
 /// How long the row before a change stays the "previous" one while further changes follow, in seconds. A flow
 /// without an entry is found again if it sends a packet within this time of the first change; the price is an
@@ -14,273 +14,238 @@ pub(crate) const SETTLE_S: u64 = 3600;
 
 #[derive(Debug)]
 struct Region {
-    length: u32,
-    /// [`Pool::id`] of the pool it belongs to.
-    pool: u32,
+    lines: u32,
     /// The backends in it, sorted.
     backends: Vec<Addr>,
     /// Whether these backends give this row; another version may have computed it otherwise.
     current: bool,
 }
 
-/// Slots to write.
+/// A row to write.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Write {
-    pub(crate) start: u32,
-    pub(crate) row: Vec<Addr>,
+    pub(crate) row: Row,
+    /// The number of each slot's backend.
+    pub(crate) slots: Vec<u16>,
+    pub(crate) backends: Vec<Addr>,
 }
 
-/// The regions in use.
+/// What becomes of a pool.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Update {
+    pub(crate) pool: Pool,
+    /// To be written before the pool is.
+    pub(crate) write: Option<Write>,
+    pub(crate) length: Length,
+}
+
+/// How long the row is that a pool has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// As it should be.
+    Full,
+    /// Shorter, for want of room: shares differ by more than they should.
+    Short,
+    /// There is no room for a row of these backends: the pool keeps what it has.
+    Missing,
+}
+
+/// The rows in use.
 #[derive(Debug)]
 pub(crate) struct Rows {
-    capacity: u32,
-    regions: BTreeMap<u32, Region>,
+    space: Space,
+    /// By [`Pool::id`] and first line.
+    regions: BTreeMap<(u32, u32), Region>,
 }
 
 impl Rows {
-    pub(crate) fn new(capacity: u32) -> Self {
+    /// In so many lines, or as many as `ROWS` can have.
+    pub(crate) fn new(lines: u32) -> Self {
         Self {
-            capacity,
+            space: Space::new(lines.min(CHUNKS * CHUNK_LINES)),
             regions: BTreeMap::new(),
         }
     }
 
-    /// Takes over what an earlier process wrote for a pool. `read` gives the slots of a region.
+    /// Takes over what an earlier process wrote for a pool. `read` gives a row's slots, and the backends they are numbers of.
     pub(crate) fn adopt<E>(
         &mut self,
         pool: &Pool,
-        mut read: impl FnMut(u32, u32) -> Result<Vec<Addr>, E>,
+        mut read: impl FnMut(&Row) -> Result<(Vec<u16>, Vec<Addr>), E>,
     ) -> Result<(), E> {
-        for (start, length) in [
-            (pool.current, pool.current_len),
-            (pool.previous, pool.previous_len),
-        ] {
-            if length == 0 || self.regions.contains_key(&start) {
+        for row in [pool.current, pool.previous] {
+            let key = (pool.id, row.slots_at);
+            if row.slots == 0 || self.regions.contains_key(&key) {
                 continue;
             }
-            let slots = read(start, length)?;
-            let mut backends = slots.clone();
-            backends.sort();
-            backends.dedup();
-            let current = maglev::row(&backends) == slots;
-            self.regions.insert(
-                start,
-                Region {
-                    length,
-                    pool: pool.id,
-                    backends,
-                    current,
-                },
-            );
+            let (slots, backends) = read(&row)?;
+            let sorted = backends.is_sorted_by(|a, b| a < b);
+            let current = sorted && maglev::row(&backends, row.slots) == slots;
+            let (of_slots, of_list) = Row::lines(row.slots, backends.len() as u32);
+            let lines = of_slots + of_list;
+            self.space.claim(row.slots_at, lines);
+            let region = Region {
+                lines,
+                backends,
+                current,
+            };
+            self.regions.insert(key, region);
         }
         Ok(())
     }
 
-    /// The pool that `backends` (sorted, unique) make out of `old`, and the slots to write first.
-    /// `None`: `old` is it. The regions of `old` stay taken until [`Rows::keep`]: packets go by them until the maps
-    /// have the new pool.
-    pub(crate) fn update(
-        &mut self,
-        old: &Pool,
-        backends: &[Addr],
-        now_s: u64,
-    ) -> Result<Option<(Pool, Option<Write>)>, Error> {
-        if backends.is_empty() && old.current_len == 0 {
-            return Ok(None);
-        }
-        if old.current_len != 0
-            && self
-                .regions
-                .get(&old.current)
-                .is_some_and(|region| region.current && region.backends == backends)
-        {
-            return Ok(None);
-        }
-        let (start, length, write) = self.acquire(old, backends)?;
-        let mut pool = Pool {
-            current: start,
-            current_len: length,
-            changed_s: now_s,
-            ..*old
+    /// What `backends` (sorted, unique) make out of the pool `old`: the same, if it has their row already and there is no
+    /// room for a longer one. The lines of `old` stay taken until [`Rows::keep`]: packets go by them until the maps have the
+    /// new pool.
+    pub(crate) fn update(&mut self, old: &Pool, backends: &[Addr], now_s: u64) -> Update {
+        let backends = &backends[..backends.len().min(ROW_BACKENDS as usize)];
+        let full = maglev::lengths(backends.len()).next();
+        let (row, write) = match full {
+            None => (Row::default(), None),
+            Some(full) => match self.acquire(old, backends, full) {
+                Some(found) => found,
+                None => {
+                    return Update {
+                        pool: *old,
+                        write: None,
+                        length: Length::Missing,
+                    };
+                }
+            },
         };
-        if old.previous_len == 0 || now_s.saturating_sub(old.changed_s) >= SETTLE_S {
-            (pool.previous, pool.previous_len) = (old.current, old.current_len);
+        let mut pool = *old;
+        if row != old.current {
+            pool.current = row;
+            pool.changed_s = now_s;
+            if old.previous.slots == 0 || now_s.saturating_sub(old.changed_s) >= SETTLE_S {
+                pool.previous = old.current;
+            }
         }
-        Ok(Some((pool, write)))
+        let length = if full.is_some_and(|full| row.slots < full) {
+            Length::Short
+        } else {
+            Length::Full
+        };
+        Update {
+            pool,
+            write,
+            length,
+        }
     }
 
-    /// Gives back the regions that none of `pools`, which are all that the maps have, refers to.
-    pub(crate) fn keep<'a>(&mut self, pools: impl Iterator<Item = &'a Pool>) {
-        let used: BTreeSet<u32> = pools
-            .flat_map(|p| [(p.current, p.current_len), (p.previous, p.previous_len)])
-            .filter(|(_, length)| *length != 0)
-            .map(|(start, _)| start)
+    /// Gives back the lines that none of `pools`, which are all that the maps have, refers to. Whether there were any.
+    pub(crate) fn keep<'a>(&mut self, pools: impl Iterator<Item = &'a Pool>) -> bool {
+        let used: BTreeSet<(u32, u32)> = pools
+            .flat_map(|pool| [(pool.id, pool.current), (pool.id, pool.previous)])
+            .filter(|(_, row)| row.slots != 0)
+            .map(|(pool, row)| (pool, row.slots_at))
             .collect();
-        self.regions.retain(|start, _| used.contains(start));
+        let before = self.space.free();
+        let space = &mut self.space;
+        self.regions.retain(|key, region| {
+            let kept = used.contains(key);
+            if !kept {
+                space.give_back(key.1, region.lines);
+            }
+            kept
+        });
+        self.space.free() != before
     }
 
     /// Whether a row of a pool has a backend in it.
     pub(crate) fn refer_to(&self, pool: u32, backend: &Addr) -> bool {
         self.regions
-            .values()
-            .any(|region| region.pool == pool && region.backends.binary_search(backend).is_ok())
+            .range((pool, 0)..=(pool, u32::MAX))
+            .any(|(_, region)| region.backends.binary_search(backend).is_ok())
     }
 
+    /// Lines that rows have, and may have.
+    pub(crate) fn fill(&self) -> (u32, u32) {
+        let capacity = self.space.capacity();
+        (capacity - self.space.free(), capacity)
+    }
+
+    fn region(&self, pool: &Pool, row: &Row) -> Option<&Region> {
+        self.regions
+            .get(&(pool.id, row.slots_at))
+            .filter(|_| row.slots != 0)
+    }
+
+    /// A row for `backends`: one that the pool has, if it has `full` slots, else the longest there is room for. `None`: it
+    /// has none, and there is no room for one.
     fn acquire(
         &mut self,
         pool: &Pool,
         backends: &[Addr],
-    ) -> Result<(u32, u32, Option<Write>), Error> {
-        if backends.is_empty() {
-            return Ok((0, 0, None));
+        full: u32,
+    ) -> Option<(Row, Option<Write>)> {
+        let own = [pool.current, pool.previous].into_iter();
+        let own = own.filter(|row| self.region(pool, row).is_some_and(|r| r.is_of(backends)));
+        // The current one of two that are as long.
+        let has = own.reduce(|current, other| {
+            if other.slots > current.slots {
+                other
+            } else {
+                current
+            }
+        });
+        if let Some(row) = has.filter(|row| row.slots >= full) {
+            return Some((row, None));
         }
-        if pool.previous_len != 0
-            && let Some(region) = self.regions.get(&pool.previous)
-            && region.current
-            && region.backends == backends
-        {
-            return Ok((pool.previous, region.length, None));
-        }
-        let row = maglev::row(backends);
-        let length = row.len() as u32;
-        let start = self.gap(length)?;
-        self.regions.insert(
-            start,
-            Region {
-                length,
-                pool: pool.id,
+        let count = backends.len() as u32;
+        let lengths: Vec<u32> = maglev::lengths(backends.len()).collect();
+        for (step, slots) in lengths.iter().copied().enumerate() {
+            if let Some(row) = has.filter(|row| row.slots >= slots) {
+                return Some((row, None));
+            }
+            let (of_slots, of_list) = Row::lines(slots, count);
+            let lines = of_slots + of_list;
+            let kept_free = self.kept_free(step, lengths.len());
+            if self.space.free() < lines.saturating_add(kept_free) {
+                continue;
+            }
+            let Some(start) = self.space.take(lines) else {
+                continue;
+            };
+            let row = Row {
+                slots_at: start,
+                slots,
+                list_at: start + of_slots,
+                wide: u32::from(count > NARROW_BACKENDS),
+            };
+            let region = Region {
+                lines,
                 backends: backends.to_vec(),
                 current: true,
-            },
-        );
-        Ok((start, length, Some(Write { start, row })))
+            };
+            self.regions.insert((pool.id, start), region);
+            let write = Write {
+                row,
+                slots: maglev::row(backends, slots),
+                backends: backends.to_vec(),
+            };
+            return Some((row, Some(write)));
+        }
+        None
     }
 
-    fn gap(&self, length: u32) -> Result<u32, Error> {
-        let mut start = 0;
-        for (at, region) in &self.regions {
-            if at - start >= length {
-                return Ok(start);
-            }
-            start = at + region.length;
-        }
-        if self.capacity.saturating_sub(start) >= length {
-            Ok(start)
+    /// Lines that a row has to leave free if it is the `step`th of `steps` lengths, the longest first: a quarter of all if it
+    /// is the longest, half of that for each step, none for the last. So rows get shorter before any service goes without.
+    fn kept_free(&self, step: usize, steps: usize) -> u32 {
+        if step + 1 == steps {
+            0
         } else {
-            Err(Error::RowsFull {
-                needed: length,
-                capacity: self.capacity,
-            })
+            self.space.capacity() >> (2 + step)
         }
+    }
+}
+
+impl Region {
+    fn is_of(&self, backends: &[Addr]) -> bool {
+        self.current && self.backends == backends
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn list(last: &[u8]) -> Vec<Addr> {
-        last.iter().map(|d| Addr::v4([10, 0, 0, *d])).collect()
-    }
-
-    fn set(rows: &mut Rows, pool: &mut Pool, last: &[u8], now: u64) -> Option<Write> {
-        let (new, write) = rows
-            .update(pool, &list(last), now)
-            .unwrap()
-            .expect("a change");
-        *pool = new;
-        write
-    }
-
-    #[test]
-    fn backends_that_come_back_find_their_row() {
-        let mut rows = Rows::new(10_000);
-        let mut pool = Pool::default();
-        assert!(set(&mut rows, &mut pool, &[1, 2], 0).is_some());
-        assert!(rows.update(&pool, &list(&[1, 2]), 5).unwrap().is_none());
-        assert!(set(&mut rows, &mut pool, &[1, 2, 3], 10).is_some());
-        assert!(set(&mut rows, &mut pool, &[1, 2], 20).is_none());
-        assert_eq!(
-            (pool.current, pool.current_len),
-            (pool.previous, pool.previous_len)
-        );
-        rows.keep([&pool].into_iter());
-        assert!(rows.refer_to(pool.id, &list(&[2])[0]));
-        assert!(!rows.refer_to(pool.id, &list(&[3])[0]));
-        assert!(!rows.refer_to(pool.id + 1, &list(&[2])[0]));
-        rows.keep([].iter());
-        assert!(rows.regions.is_empty());
-    }
-
-    #[test]
-    fn previous_row_stays_through_a_burst_of_changes() {
-        let mut rows = Rows::new(10_000);
-        let mut pool = Pool::default();
-        set(&mut rows, &mut pool, &[1], 10);
-        let first = pool.current;
-        set(&mut rows, &mut pool, &[1, 2], 20);
-        assert_eq!((pool.previous, pool.previous_len), (first, 1));
-        set(&mut rows, &mut pool, &[1, 2, 3], 30);
-        assert_eq!((pool.previous, pool.previous_len), (first, 1));
-        let third = (pool.current, pool.current_len);
-        set(&mut rows, &mut pool, &[2, 3], 30 + SETTLE_S);
-        assert_eq!((pool.previous, pool.previous_len), third);
-        rows.keep([&pool].into_iter());
-        assert_eq!(rows.regions.len(), 2);
-    }
-
-    #[test]
-    fn adopted_rows_are_recognised() {
-        let mut rows = Rows::new(10_000);
-        let mut pool = Pool::default();
-        let write = set(&mut rows, &mut pool, &[1, 2, 3], 0).unwrap();
-        let mut again = Rows::new(10_000);
-        again
-            .adopt(&pool, |_, _| Ok::<_, Error>(write.row.clone()))
-            .unwrap();
-        assert!(again.update(&pool, &list(&[1, 2, 3]), 1).unwrap().is_none());
-    }
-
-    #[test]
-    fn regions_never_overlap_and_a_full_map_says_so() {
-        let mut rows = Rows::new(2100);
-        let mut pools = [Pool::default(); 3];
-        set(&mut rows, &mut pools[0], &[1, 2], 0);
-        set(&mut rows, &mut pools[1], &[1, 3], 0);
-        assert!(matches!(
-            rows.update(&pools[2], &list(&[4, 5]), 0),
-            Err(Error::RowsFull { .. })
-        ));
-        rows.keep(pools[1..].iter());
-        set(&mut rows, &mut pools[2], &[4, 5], 0);
-        assert_eq!(pools[2].current, 0);
-        assert_eq!(pools[1].current, 1009);
-    }
-
-    #[test]
-    fn no_row_is_overwritten_while_the_maps_may_refer_to_it() {
-        let mut rows = Rows::new(10_000);
-        let mut pools = [
-            Pool::default(),
-            Pool {
-                id: 1,
-                ..Pool::default()
-            },
-        ];
-        for backends in [&[1, 2][..], &[1, 2, 3]] {
-            for pool in &mut pools {
-                set(&mut rows, pool, backends, 0);
-            }
-        }
-        rows.keep(pools.iter());
-        let in_maps = pools;
-        for pool in &mut pools {
-            let write = set(&mut rows, pool, &[3, 4], 1).expect("a new row");
-            let written = write.start..write.start + write.row.len() as u32;
-            for old in &in_maps {
-                assert!(!written.contains(&old.current), "{written:?}: {old:?}");
-                assert!(!written.contains(&old.previous), "{written:?}: {old:?}");
-            }
-        }
-    }
-}
+#[path = "rows_tests.rs"]
+mod tests;

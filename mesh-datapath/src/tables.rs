@@ -7,14 +7,16 @@ use aya::{
     maps::{Array, Map, MapData, MapError, PerCpuArray},
 };
 use mesh_common::{
-    Addr, AddrKey, Endpoint, Link, PORT_WORDS, Pool, PortKey, ScopedAddr, Settings, VerdictCount,
-    wire,
+    Addr, AddrKey, Endpoint, Link, PORT_WORDS, Pool, PortKey, Row, ScopedAddr, Settings,
+    VerdictCount, wire,
 };
 
 use crate::{
     Error, Report,
     backends::Backends,
+    lines::Lines,
     ports::Ports,
+    rows::Write,
     table::{Hash, Trie},
 };
 
@@ -25,7 +27,7 @@ pub(crate) struct Tables {
     tracing: bool,
     ports: Array<MapData, u64>,
     ports_copy: BTreeMap<u32, u64>,
-    rows: Array<MapData, u32>,
+    pub(crate) rows: Lines,
     pub(crate) backends: Backends,
     verdicts: PerCpuArray<MapData, VerdictCount>,
     pub(crate) own: Hash<Addr, u32>,
@@ -58,7 +60,7 @@ impl Tables {
             tracing: false,
             ports,
             ports_copy,
-            rows: array(ebpf, "ROWS")?,
+            rows: Lines::open(ebpf)?,
             backends: Backends::open(ebpf)?,
             verdicts: PerCpuArray::try_from(take(ebpf, "VERDICTS")?)
                 .map_err(|e| map_error("VERDICTS", e))?,
@@ -132,30 +134,19 @@ impl Tables {
         published.chain(self.vips.copy().values())
     }
 
-    /// Slots that the map has.
-    pub(crate) fn row_capacity(&self) -> u32 {
-        self.rows.len()
-    }
-
-    pub(crate) fn read_row(&self, start: u32, length: u32) -> Result<Vec<Addr>, Error> {
-        (start..start + length)
-            .map(|slot| {
-                let index = self.rows.get(&slot, 0).map_err(|e| map_error("ROWS", e))?;
-                Ok(self.backends.address(index))
-            })
-            .collect()
+    /// The slots of a row, and the backends that they are numbers of.
+    pub(crate) fn read_row(&self, row: &Row) -> Result<(Vec<u16>, Vec<Addr>), Error> {
+        let (slots, list) = self.rows.read(row)?;
+        let backends = list.into_iter().map(|index| self.backends.address(index));
+        Ok((slots, backends.collect()))
     }
 
     /// Writes the row of a pool, all of whose backends have been put.
-    pub(crate) fn write_row(&mut self, pool: u32, start: u32, row: &[Addr]) -> Result<(), Error> {
-        for (slot, address) in (start..).zip(row) {
-            // Past the last entry is none, and so no backend.
-            let index = self.backends.index(pool, *address).unwrap_or(u32::MAX);
-            self.rows
-                .set(slot, index, 0)
-                .map_err(|e| map_error("ROWS", e))?;
-        }
-        Ok(())
+    pub(crate) fn write_row(&mut self, pool: u32, write: &Write) -> Result<(), Error> {
+        // Past the last entry is none, and so no backend.
+        let index = |address: &Addr| self.backends.index(pool, *address).unwrap_or(u32::MAX);
+        let list: Vec<u32> = write.backends.iter().map(index).collect();
+        self.rows.write(&write.row, &write.slots, &list)
     }
 
     /// The counter of an outcome, all processors together.

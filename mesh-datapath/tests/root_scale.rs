@@ -3,18 +3,31 @@
 
 mod common;
 
-use std::{collections::BTreeMap, fs, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use common::{INGRESS, Ns, chain};
 use mesh_datapath::{
-    Backend, Config, Datapath, Desired, Endpoint, Location, PublishedPort, Service, XdpMode, mac_of,
+    Backend, Config, Datapath, Desired, Endpoint, Location, PublishedPort, Report, Room, Service,
+    XdpMode, mac_of,
 };
 
 const VNI: u32 = 4097;
 const PEERS: u32 = 500;
 const TASKS: u32 = 1000;
-const SERVICES: u32 = 1000;
-const BACKENDS: u32 = 10;
+
+/// So many services, with a published port each.
+struct Size {
+    services: u32,
+    /// By the service's number.
+    backends: fn(u32) -> u32,
+    /// They have a virtual address too.
+    vips: bool,
+}
 
 /// A task's address on the network whose second byte is `net`.
 fn task(net: u8, number: u32) -> Ipv4Addr {
@@ -22,15 +35,15 @@ fn task(net: u8, number: u32) -> Ipv4Addr {
     Ipv4Addr::new(10, net, high, low)
 }
 
-fn backends(net: u8, service: u32) -> Vec<Backend> {
+fn backends(net: u8, service: u32, count: u32) -> Vec<Backend> {
     let backend = |number| Backend {
         address: task(net, service * 7 + number).into(),
         draining: false,
     };
-    (0..BACKENDS).map(backend).collect()
+    (0..count).map(backend).collect()
 }
 
-fn desired() -> Desired {
+fn desired(size: &Size) -> Desired {
     let vtep = Ipv4Addr::new(192, 0, 2, 1);
     let peer = |number: u32| Ipv4Addr::from(0xc612_0000 + number % PEERS);
     let mut desired = Desired {
@@ -50,7 +63,8 @@ fn desired() -> Desired {
             desired.endpoints.insert((vni, address), endpoint);
         }
     }
-    for number in 0..SERVICES {
+    for number in 0..size.services {
+        let count = (size.backends)(number);
         let [_, _, high, low] = number.to_be_bytes();
         let vip = Ipv4Addr::new(10, 2, high, low);
         let port = PublishedPort {
@@ -58,11 +72,16 @@ fn desired() -> Desired {
             published: 10_000 + number as u16,
             target: 80,
         };
+        let vips = if size.vips {
+            BTreeMap::from([((VNI, vip.into()), backends(1, number, count))])
+        } else {
+            BTreeMap::new()
+        };
         let service = Service {
             name: format!("s{number}"),
-            vips: BTreeMap::from([((VNI, vip.into()), backends(1, number))]),
+            vips,
             ports: [port].into(),
-            ingress: backends(0, number),
+            ingress: backends(0, number, count),
             ..Service::default()
         };
         desired.services.insert(format!("s{number:04}"), service);
@@ -77,51 +96,119 @@ fn busy() -> Duration {
     Duration::from_nanos(first.parse().expect("a number"))
 }
 
-#[test]
-fn one_backend_of_many() {
-    let ns = Ns::new("scale");
-    let mut config = Config::new(format!("/sys/fs/bpf/{}", ns.0));
-    config.xdp = XdpMode::Off;
-    config.row_slots = 1 << 22;
-    config.backend_slots = 1 << 17;
-    let mut desired = desired();
-    ns.run(|| {
-        let mut datapath = Datapath::open(&config).unwrap_or_else(|e| panic!("{}", chain(&e)));
-        let mut apply = |desired: &Desired, what: &str| {
+/// A data plane to which a state of this size has been applied, and which has room for so many backends.
+struct Large {
+    ns: Ns,
+    config: Config,
+    desired: Desired,
+    datapath: Option<Datapath>,
+}
+
+impl Large {
+    fn new(size: &Size, entries: u32) -> Self {
+        let ns = Ns::new("scale");
+        let mut config = Config::new(format!("/sys/fs/bpf/{}", ns.0));
+        config.xdp = XdpMode::Off;
+        config.backend_slots = entries;
+        let mut large = Self {
+            ns,
+            config,
+            desired: desired(size),
+            datapath: None,
+        };
+        large.open();
+        large.apply("all");
+        println!("{:?}", large.room());
+        let nothing = large.apply("nothing");
+        assert!(nothing.is_empty());
+        large
+    }
+
+    /// As a new process does.
+    fn open(&mut self) {
+        self.datapath = None;
+        let began = Instant::now();
+        let datapath = self.ns.run(|| Datapath::open(&self.config));
+        self.datapath = Some(datapath.unwrap_or_else(|e| panic!("{}", chain(&e))));
+        println!("open: {:?}", began.elapsed());
+    }
+
+    fn apply(&mut self, what: &str) -> Report {
+        let datapath = self.datapath.as_mut().expect("open");
+        self.ns.run(|| {
             let began = busy();
-            let report = datapath
-                .apply(desired)
-                .unwrap_or_else(|e| panic!("{}", chain(&e)));
+            let report = datapath.apply(&self.desired);
+            let report = report.unwrap_or_else(|e| panic!("{}", chain(&e)));
             println!("{what}: {:?}, {report:?}", busy() - began);
             report
-        };
-        apply(&desired, "all");
-        let nothing = apply(&desired, "nothing");
-        assert_eq!((nothing.written, nothing.removed), (0, 0));
-        let service = desired.services.get_mut("s0500").expect("the service");
-        service.ingress[3].draining = true;
-        let report = apply(&desired, "one backend");
+        })
+    }
+
+    fn room(&self) -> Room {
+        self.datapath.as_ref().expect("open").room()
+    }
+
+    /// One backend of one service takes no new flows.
+    fn drain_one(&mut self) {
+        let service = self.desired.services.get_mut("s0500");
+        service.expect("the service").ingress[3].draining = true;
+        let report = self.apply("one backend");
         assert_eq!(
             (report.written, report.removed),
             (2, 0),
             "the port's pool and the backend's entry"
         );
-        let gone = task(0, 42);
-        desired.endpoints.remove(&(INGRESS, gone.into()));
-        for service in desired.services.values_mut() {
-            service.ingress.retain(|b| b.address != gone);
-        }
-        let report = apply(&desired, "one task");
-        assert_eq!(report.departed, 1);
-        let mut fresh = Datapath::open(&config).unwrap_or_else(|e| panic!("{}", chain(&e)));
-        let report = fresh.apply(&desired);
-        assert!(
-            report
-                .unwrap_or_else(|e| panic!("{}", chain(&e)))
-                .is_empty(),
-            "step by step as at once"
-        );
-    });
-    let removed = ns.run(|| Datapath::remove(&config));
-    removed.unwrap_or_else(|e| panic!("{}", chain(&e)));
+    }
+}
+
+impl Drop for Large {
+    fn drop(&mut self) {
+        drop(self.datapath.take());
+        let _ = self.ns.run(|| Datapath::remove(&self.config));
+    }
+}
+
+#[test]
+fn one_backend_of_many() {
+    let size = Size {
+        services: 1000,
+        backends: |_| 10,
+        vips: true,
+    };
+    let mut large = Large::new(&size, 1 << 17);
+    let room = large.room();
+    assert_eq!((room.short_rows, room.missing_rows), (0, 0));
+    // 1.1 kB each.
+    assert!(room.rows_bytes <= 2000 * 1100, "{room:?}");
+    large.drain_one();
+    let gone = task(0, 42);
+    large.desired.endpoints.remove(&(INGRESS, gone.into()));
+    for service in large.desired.services.values_mut() {
+        service.ingress.retain(|b| b.address != gone);
+    }
+    let report = large.apply("one task");
+    assert_eq!(report.departed, 1);
+    large.open();
+    let report = large.apply("all, by another process");
+    assert!(report.is_empty(), "step by step as at once");
+}
+
+/// Takes a minute where it is not optimised.
+#[test]
+fn five_thousand_services_of_250_backends() {
+    let size = Size {
+        services: 5000,
+        backends: |number| [150, 250, 350][number as usize % 3],
+        vips: false,
+    };
+    let mut large = Large::new(&size, 5 << 18);
+    let before = large.room();
+    assert_eq!((before.short_rows, before.missing_rows), (0, 0));
+    assert_eq!(before.backends_left_out, 0);
+    assert!(before.rows_bytes < 230_000_000, "{before:?}");
+    let spare = before.rows_allocated_bytes - before.rows_bytes;
+    assert!(spare < 1 << 20, "{before:?}");
+    large.drain_one();
+    let after = large.room();
+    assert!(after.rows_bytes - before.rows_bytes < 83_000, "{after:?}");
 }

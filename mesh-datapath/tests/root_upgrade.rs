@@ -2,10 +2,14 @@
 
 mod common;
 
+#[path = "common/v4.rs"]
+mod v4;
+
 use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    path::{Path, PathBuf},
 };
 
 use aya::maps::{MapData, MapInfo};
@@ -15,6 +19,7 @@ use common::{
     service,
     talk::ask,
 };
+use mesh_common::Published;
 use mesh_datapath::XdpMode;
 
 /// Flows of each kind.
@@ -66,51 +71,110 @@ impl Flows {
     }
 }
 
+/// A pair with flows that began under another row than the current one.
+struct Old {
+    pair: Pair,
+    outside: Flows,
+    inside: Flows,
+}
+
+impl Old {
+    fn new() -> Self {
+        let mut pair = Pair::serving(XdpMode::Native);
+        // Begun with one task only: half of the flows then are in rows' slots that the other task takes.
+        for node in &mut pair.nodes {
+            let web = service(80, TARGET, (4097, VIP), &[&pair.near]);
+            node.desired.services.insert("web".into(), web);
+            node.apply();
+        }
+        let outside = pair.client.run(|| Flows::open(N1, 80));
+        let inside = pair.near.ns.run(|| Flows::open(VIP, TARGET));
+        for node in &mut pair.nodes {
+            let web = service(80, TARGET, (4097, VIP), &[&pair.near, &pair.far]);
+            node.desired.services.insert("web".into(), web);
+            node.apply();
+        }
+        Self {
+            pair,
+            outside,
+            inside,
+        }
+    }
+
+    /// Ends the first node's agent. Its pins are then those of another version.
+    fn end(&mut self, version: &str) -> PathBuf {
+        let node = &mut self.pair.nodes[0];
+        let own = node.config.versioned_pin_dir();
+        let old = node.config.pin_dir.join(version);
+        drop(node.datapath.take());
+        fs::rename(&own, &old).expect("rename the folder of pins");
+        old
+    }
+
+    /// The first node's agent begins anew, and takes over from another version.
+    fn begin(&mut self, old: &Path) {
+        let report = self.pair.nodes[0].apply();
+        assert_eq!(report.attached, 0, "programs were not swapped in place");
+        assert!(!old.exists(), "{} is still there", old.display());
+    }
+
+    /// All flows go on, and there are new ones to both tasks.
+    fn go_on(&mut self) {
+        let Self {
+            pair,
+            outside,
+            inside,
+        } = self;
+        pair.client.run(|| outside.go_on());
+        pair.near.ns.run(|| inside.go_on());
+        pair.both_answer(("a new flow", &pair.client, N1.into(), 80), 40);
+    }
+}
+
+/// Sizes of a map's keys and values, and its entries.
+fn shape(pin: &Path) -> (u32, u32, u32) {
+    let info = MapInfo::from_pin(pin).expect("a map");
+    (info.key_size(), info.value_size(), info.max_entries())
+}
+
 #[test]
 fn flows_survive_a_build_with_another_abi() {
-    let mut pair = Pair::serving(XdpMode::Native);
-    // Begun with one task only: half of the flows then are in rows' slots that the other task takes.
-    for node in &mut pair.nodes {
-        let web = service(80, TARGET, (4097, VIP), &[&pair.near]);
-        node.desired.services.insert("web".into(), web);
-        node.apply();
-    }
-    let mut outside = pair.client.run(|| Flows::open(N1, 80));
-    let mut inside = pair.near.ns.run(|| Flows::open(VIP, TARGET));
-    for node in &mut pair.nodes {
-        let web = service(80, TARGET, (4097, VIP), &[&pair.near, &pair.far]);
-        node.desired.services.insert("web".into(), web);
-        node.apply();
-    }
-    let node = &mut pair.nodes[0];
-    let own = node.config.versioned_pin_dir();
-    let old = node.config.pin_dir.join("v0");
-    drop(node.datapath.take());
-    fs::rename(&own, &old).expect("rename the folder of pins");
+    let mut world = Old::new();
+    let old = world.end("v0");
     // As if the old build had had these maps otherwise.
     let maps = old.join("maps");
-    let shape = |name: &str| {
-        let info = MapInfo::from_pin(maps.join(name)).expect("a map");
-        (info.key_size(), info.value_size(), info.max_entries())
-    };
-    let (settings, own_addresses) = (shape("SETTINGS"), shape("OWN"));
+    let (settings, own_addresses) = (shape(&maps.join("SETTINGS")), shape(&maps.join("OWN")));
     fs::remove_file(maps.join("OWN")).expect("unpin");
     let other = MapData::from_pin(maps.join("SETTINGS")).expect("a map");
     other.pin(maps.join("OWN")).expect("pin");
     other.pin(maps.join("GONE")).expect("pin");
 
-    let report = node.apply();
-    assert_eq!(report.attached, 0, "programs were not swapped in place");
-    assert!(!old.exists(), "{} is still there", old.display());
-    let maps = own.join("maps");
-    let shape = |name: &str| {
-        let info = MapInfo::from_pin(maps.join(name)).expect("a map");
-        (info.key_size(), info.value_size(), info.max_entries())
-    };
-    assert_eq!(shape("OWN"), own_addresses);
-    assert_eq!(shape("SETTINGS"), settings);
+    world.begin(&old);
+    let maps = world.pair.nodes[0].config.versioned_pin_dir().join("maps");
+    assert_eq!(shape(&maps.join("OWN")), own_addresses);
+    assert_eq!(shape(&maps.join("SETTINGS")), settings);
     assert!(!maps.join("GONE").exists());
-    pair.client.run(|| outside.go_on());
-    pair.near.ns.run(|| inside.go_on());
-    pair.both_answer(("a new flow", &pair.client, N1.into(), 80), 40);
+    world.go_on();
+}
+
+#[test]
+fn flows_survive_a_build_with_rows_of_version_4() {
+    let mut world = Old::new();
+    let counted = |pair: &Pair| {
+        let datapath = pair.nodes[0].datapath.as_ref().expect("open");
+        let load = datapath.loads("web").expect("counters");
+        load.iter().map(|load| load.flows).sum::<u64>()
+    };
+    let flows = counted(&world.pair);
+    assert!(flows > 0);
+    let old = world.end("v4");
+    v4::make(&old.join("maps"));
+    world.begin(&old);
+    let maps = world.pair.nodes[0].config.versioned_pin_dir().join("maps");
+    assert_eq!(
+        shape(&maps.join("PUBLISHED")).1 as usize,
+        size_of::<Published>()
+    );
+    assert_eq!(counted(&world.pair), flows, "counters are kept");
+    world.go_on();
 }

@@ -3,13 +3,13 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::SkStorage,
+    btf_maps::{self, ArrayOfMaps, SkStorage},
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use mesh_common::{
-    Addr, AddrKey, Backend, COUNTS, Conn, Connected, Counter, Datagram, DatagramKey, Endpoint,
-    FlowKey, Fragment, Link, MORE_PROGRAMS, Nat, PORT_WORDS, PORTS as ALL_PORTS, Place, Pool,
+    Addr, AddrKey, Backend, CHUNK_LINES, CHUNKS, COUNTS, Conn, Connected, Counter, Datagram, DatagramKey, Endpoint,
+    FlowKey, Fragment, Line, Link, MORE_PROGRAMS, Nat, PORT_WORDS, PORTS as ALL_PORTS, Place, Pool,
     Published, ScopedAddr, Settings, TABLES as ALL_TABLES, TableCount, TraceFilter, Traced,
     V6_PROGRAMS, VerdictCount,
 };
@@ -61,9 +61,11 @@ pub static ENDPOINTS: HashMap<AddrKey, Endpoint> = HashMap::pinned(65_536, 0);
 #[map]
 pub static LINKS: HashMap<u32, Link> = HashMap::pinned(8192, 0);
 
-/// Maglev rows of all pools, one after the other: indices in `BACKENDS`. Sized by user space.
-#[map]
-pub static ROWS: Array<u32> = Array::pinned(1 << 21, 0);
+/// Maglev rows of all pools, in lines that are numbered through. User space adds maps as it needs them, of a fixed size:
+/// lookups in such ones are compiled in place. It also names the pin.
+#[btf_map]
+pub static ROWS: ArrayOfMaps<btf_maps::Array<Line, { CHUNK_LINES as usize }>, { CHUNKS as usize }> =
+    ArrayOfMaps::new();
 
 /// The tasks behind the pools. Sized by user space.
 #[map]

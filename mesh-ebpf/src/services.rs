@@ -1,7 +1,7 @@
 //! Which backend a flow goes to. The same answer from XDP, tc and every node, as the rows are the same everywhere.
 
 use mesh_common::{
-    Addr, AddrKey, BACKEND_ACTIVE, Conn, Endpoint, FlowKey, Pool, Published, Settings, TABLE_CONNS,
+    Addr, AddrKey, BACKEND_ACTIVE, CHUNK_LINES, Conn, Endpoint, FlowKey, LINE_WORDS, Pool, Published, Row, Settings, TABLE_CONNS,
     port_bit, port_index, slot_of, wire,
 };
 
@@ -118,15 +118,38 @@ pub extern "C" fn sctp_entry(port_be: u32) -> u32 {
 /// No index: past the end of `BACKENDS` and `PUBLISHED`. (An `Option` would be compared in a way that the verifier does not follow.)
 const NONE: u32 = u32::MAX;
 
+/// A word of `ROWS`, counted from a line.
+#[inline(always)]
+fn word(line: u32, number: u32) -> Option<u32> {
+    let line = line.wrapping_add(number / LINE_WORDS);
+    let line = maps::ROWS.get_value(line / CHUNK_LINES, &(line % CHUNK_LINES))?;
+    line.words.get((number % LINE_WORDS) as usize).copied()
+}
+
 /// Index of the backend that a row gives, or `NONE`.
 #[inline(always)]
-fn slot(first: u32, length: u32, hash: u32) -> u32 {
-    if length == 0 {
+fn draw_from(row: &Row, hash: u32) -> u32 {
+    if row.slots == 0 {
         return NONE;
     }
-    maps::ROWS
-        .get(first.wrapping_add(slot_of(hash, length)))
-        .map_or(NONE, |index| *index)
+    row_index(
+        row.slots_at,
+        row.list_at,
+        slot_of(hash, row.slots),
+        row.wide,
+    )
+}
+
+/// What the list of a [`Row`] has for the number in a slot, or `NONE`. Verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn row_index(slots_at: u32, list_at: u32, slot: u32, wide: u32) -> u32 {
+    let wide = wide & 1;
+    let (number, bit) = Row::place(slot, wide);
+    let Some(slots) = word(slots_at, number) else {
+        return NONE;
+    };
+    word(list_at, (slots >> bit) & Row::mask(wide)).unwrap_or(NONE)
 }
 
 /// The backend with an index, if it is there and the pool's.
@@ -155,12 +178,12 @@ fn is_held(pool: &Pool) -> bool {
 #[inline(always)]
 pub fn draw(pool: &Pool, hash: u32) -> Option<Choice> {
     if is_held(pool)
-        && let Some(choice) = backend(pool, slot(pool.previous, pool.previous_len, hash))
+        && let Some(choice) = backend(pool, draw_from(&pool.previous, hash))
         && choice.is_active()
     {
         return Some(choice);
     }
-    backend(pool, slot(pool.current, pool.current_len, hash))
+    backend(pool, draw_from(&pool.current, hash))
 }
 
 /// Chooses a backend.
@@ -177,7 +200,7 @@ pub fn choose<F: Family>(
 ) -> Option<Choice> {
     let keep = keep || tuple.protocol != wire::TCP;
     // Without a previous row there are no entries but those kept in any case.
-    let known = if keep || pool.previous_len != 0 {
+    let known = if keep || pool.previous.slots != 0 {
         mem::get_flow(&maps::CONNS, key)
     } else {
         None
@@ -195,8 +218,8 @@ pub fn choose<F: Family>(
     } else {
         tuple.client_hash()
     };
-    let current = slot(pool.current, pool.current_len, hash);
-    let previous = slot(pool.previous, pool.previous_len, hash);
+    let current = draw_from(&pool.current, hash);
+    let previous = draw_from(&pool.previous, hash);
     let disagree = previous != NONE && previous != current;
     if disagree
         && (!tuple.begins() || is_held(pool))

@@ -1,7 +1,7 @@
 //! What a node finds out about itself: its kernel, its packet path, its uplinks.
 
 use mesh_api::proto::{Finding, Level};
-use mesh_datapath::{ReturnPath, ReturnState, Uplink, UplinkMode};
+use mesh_datapath::{ReturnPath, ReturnState, Room, Uplink, UplinkMode};
 
 use crate::{
     links::{egress, sysctl},
@@ -15,15 +15,19 @@ const OLDEST: (u32, u32) = (6, 1);
 pub(super) async fn look(node: &Node) -> Vec<Finding> {
     let mut findings = kernel();
     let reader = node.clone();
-    let read =
-        move || reader.read_datapath(|datapath| Ok((datapath.uplinks()?, datapath.has_hooks())));
+    let read = move || {
+        reader.read_datapath(|datapath| {
+            Ok((datapath.uplinks()?, datapath.has_hooks(), datapath.room()))
+        })
+    };
     let read = match tokio::task::spawn_blocking(read).await {
         Ok(read) => read.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
     match read {
-        Ok(Some((uplinks, hooks))) => {
+        Ok(Some((uplinks, hooks, room))) => {
             findings.push(sockets(hooks));
+            findings.push(tables(&room));
             if uplinks.is_empty() {
                 let found = "no interface faces the other nodes";
                 findings.push(fault("uplink", "", found, "give an interface an address"));
@@ -103,6 +107,31 @@ fn sockets(hooks: bool) -> Finding {
         "virtual addresses are translated packet by packet",
         "see why the agent's log says that socket programs are not attached; cgroup v2 has to be mounted",
     )
+}
+
+fn tables(room: &Room) -> Finding {
+    let subject = "tables";
+    if room.missing_rows != 0 || room.backends_left_out != 0 {
+        let found = format!(
+            "full: {} ports and addresses miss a row, {} backends an entry, and get no flows",
+            room.missing_rows, room.backends_left_out
+        );
+        let remedy = "give the agent more --row-memory or --backend-entries";
+        return fault("kernel", subject, &found, remedy);
+    }
+    if room.short_rows != 0 {
+        let found = format!(
+            "nearly full: {} ports and addresses are spread less evenly",
+            room.short_rows
+        );
+        return warning(
+            "kernel",
+            subject,
+            &found,
+            "give the agent more --row-memory",
+        );
+    }
+    ok("kernel", subject, "have room")
 }
 
 fn uplink(uplink: &Uplink) -> Finding {

@@ -17,6 +17,7 @@ mod overlay_tc;
 mod overlay_vips;
 mod render;
 mod reuse;
+mod room;
 mod row;
 mod sctp;
 mod six;

@@ -5,8 +5,14 @@
 //! are made anew and filled from the desired state; the old programs keep theirs.
 //!
 //! What cannot be filled that way are the flows (`CONNS`, `FLOWS`, `SOCKETS`, `DATAGRAMS`), the rows that open flows
-//! began under (`ENTRY_OF`, `PUBLISHED`, `VIPS`, `ROWS`, `BACKENDS`) and counters: who changes the layout of one of these converts
-//! its contents here. Who changes only what the contents mean gives the map another name.
+//! began under (`ENTRY_OF`, `SCTP_PORTS`, `PUBLISHED`, `VIPS`, `ROWS`, `BACKENDS`) and `COUNTERS`: who changes the layout of one of these
+//! converts its contents here. Who changes only what the contents mean gives the map another name.
+//!
+//! From versions 3 and 4 to 5, whose rows are packed otherwise, `from_v4` copies rows, with what refers to them, into maps of
+//! their own, so that the old programs go on with the old ones. Backends keep their indices, by which `CONNS` knows them:
+//! open flows go on, those without an entry by the row that they began under.
+
+mod from_v4;
 
 use std::{
     fs, io,
@@ -26,7 +32,11 @@ const LINKS: [&str; 3] = [attach::LINKS, attach::FILTERS, "hooks"];
 
 /// The folders of other versions, from which nothing is taken over any more.
 #[derive(Debug, Default)]
-pub(crate) struct Superseded(Vec<PathBuf>);
+pub(crate) struct Superseded {
+    folders: Vec<PathBuf>,
+    /// Pinned maps of one of them whose contents are still to be converted.
+    rows: Option<PathBuf>,
+}
 
 /// Moves what can be taken over to this version's folder. `sized` are the maps that user space sizes.
 pub(crate) fn adopt(config: &Config, object: &[u8], sized: &[&str]) -> Result<Superseded, Error> {
@@ -40,10 +50,20 @@ pub(crate) fn adopt(config: &Config, object: &[u8], sized: &[&str]) -> Result<Su
         pin_dir: own.clone(),
         source: Box::new(EbpfError::from(source)),
     })?;
+    // A process that came to an end in between had them converted, or at least as many as it had got to.
+    let begun = own.join("maps").join("PUBLISHED").exists();
+    let mut rows = None;
     for other in &others {
+        let converts = from_v4::is_in(&other.join("maps"));
+        if converts && !begun {
+            rows = Some(other.join("maps"));
+        }
         for pin in entries(&other.join("maps"))? {
             let name = pin.file_name().unwrap_or_default().to_string_lossy();
             let definition = object.maps.get(&*name);
+            if converts && from_v4::MAPS.contains(&&*name) {
+                continue;
+            }
             let same = definition.is_some_and(|new| {
                 MapInfo::from_pin(&pin).is_ok_and(|old| {
                     old.map_type().is_ok_and(|old| old as u32 == new.map_type())
@@ -65,15 +85,26 @@ pub(crate) fn adopt(config: &Config, object: &[u8], sized: &[&str]) -> Result<Su
             }
         }
     }
-    Ok(Superseded(others))
+    Ok(Superseded {
+        folders: others,
+        rows,
+    })
 }
 
 impl Superseded {
+    /// Fills this version's maps, which are pinned in `maps`, with what another version's hold.
+    pub(crate) fn convert(&mut self, maps: &Path) -> Result<(), Error> {
+        match self.rows.take() {
+            Some(old) => from_v4::convert(&old, maps),
+            None => Ok(()),
+        }
+    }
+
     /// Removes the folders with what was not taken over. Once the programs are swapped.
     pub(crate) fn remove(&mut self) -> Result<(), Error> {
-        while let Some(dir) = self.0.last() {
+        while let Some(dir) = self.folders.last() {
             remove_tree(dir)?;
-            self.0.pop();
+            self.folders.pop();
         }
         Ok(())
     }
