@@ -34,6 +34,12 @@ pub struct Config {
     /// UDP port of the tunnels, where `swarm init` names none.
     #[arg(long, default_value_t = 4789, value_parser = clap::value_parser!(u16).range(1024..=49151))]
     pub vxlan_port: u16,
+    /// UDP port of encrypted networks (WireGuard) on this node; the other nodes are told.
+    #[arg(long, default_value_t = mesh_wireguard::DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1024..))]
+    pub wireguard_port: u16,
+    /// Seconds after which the node makes itself a new WireGuard key. (Session keys change every two minutes.)
+    #[arg(long, value_name = "SECONDS", default_value_t = 12 * 3600, hide = true)]
+    pub wireguard_rotation: u64,
     /// XDP on the uplinks: `auto` (where the driver is a physical device's), `native` (always; a veth's
     /// peer must have GRO on), `off`. What XDP does not do, tc does.
     #[arg(long, env = "MESH_XDP", default_value = "auto")]
@@ -85,6 +91,11 @@ impl Config {
     /// Where the task's network namespace is bind-mounted.
     pub fn netns_path(&self, task_id: &str) -> PathBuf {
         self.run_dir.join("netns").join(task_id)
+    }
+
+    /// Where the process that encrypts listens for the agent.
+    pub fn wireguard_socket(&self) -> PathBuf {
+        self.run_dir.join("wireguard.sock")
     }
 
     /// Images and layers.

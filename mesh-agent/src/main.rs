@@ -1,4 +1,5 @@
-//! `mesh-agent`: parses flags and runs the node; `mesh-agent shim` is a task's own process.
+//! `mesh-agent`: parses flags and runs the node; `mesh-agent shim` is a task's own process, `mesh-agent wireguard` the
+//! one that encrypts.
 
 use std::{
     io::{ErrorKind, IsTerminal},
@@ -31,10 +32,12 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
-    // Before any thread: the shim makes containers, which only works single-threaded.
+    // Before any thread: both fork, and the shim makes containers, which only works single-threaded.
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == "shim") {
-        return mesh_runtime::shim_main(arguments);
+    match arguments.next().as_ref().and_then(|first| first.to_str()) {
+        Some("shim") => return mesh_runtime::shim_main(arguments),
+        Some("wireguard") => return mesh_wireguard::helper_main(arguments),
+        _ => {}
     }
     match start(Config::parse()) {
         Ok(()) => ExitCode::SUCCESS,

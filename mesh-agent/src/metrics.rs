@@ -64,6 +64,11 @@ struct Tasks {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Peer {
+    peer: String,
+}
+
 /// All of it in the OpenMetrics text format.
 ///
 /// # Errors
@@ -87,6 +92,9 @@ pub(crate) fn text(node: &Node) -> Result<String, NodeError> {
     }
     returns(&mut registry, &node.returns());
     tasks(&mut registry, &node.runtime().list());
+    if let Some(status) = node.encryption() {
+        encryption(&mut registry, &status);
+    }
     let mut text = String::new();
     // Writing to a string does not fail.
     let _ = encode(&mut text, &registry);
@@ -296,6 +304,44 @@ fn tasks(registry: &mut Registry, containers: &[ContainerInfo]) {
         tasks.get_or_create(&Tasks { state }).inc();
     }
     registry.register("containers", "Containers of the node", tasks);
+}
+
+fn encryption(registry: &mut Registry, status: &mesh_wireguard::Status) {
+    let sent = Family::<Peer, Counter>::default();
+    let received = Family::<Peer, Counter>::default();
+    let handshakes = Family::<Peer, Gauge>::default();
+    for peer in &status.peers {
+        let label = Peer {
+            peer: peer.address.to_string(),
+        };
+        sent.get_or_create(&label).inc_by(peer.sent);
+        received.get_or_create(&label).inc_by(peer.received);
+        if let Some(age) = peer.handshake_s {
+            let age = i64::try_from(age).unwrap_or(i64::MAX);
+            handshakes.get_or_create(&label).set(age);
+        }
+    }
+    let refused = Counter::<u64>::default();
+    refused.inc_by(status.refused);
+    let key = Gauge::<i64>::default();
+    key.set(i64::try_from(status.key_age_s).unwrap_or(i64::MAX));
+    registry.register("wireguard_sent_bytes", "Bytes encrypted for a node", sent);
+    registry.register(
+        "wireguard_received_bytes",
+        "Bytes that a node had encrypted",
+        received,
+    );
+    registry.register(
+        "wireguard_handshake_age_seconds",
+        "Time since the last handshake with a node, where there is a session",
+        handshakes,
+    );
+    registry.register(
+        "wireguard_refused",
+        "Datagrams that were no node's, and packets from addresses that are not their sender's",
+        refused,
+    );
+    registry.register("wireguard_key_age_seconds", "Age of the node's key", key);
 }
 
 #[cfg(test)]

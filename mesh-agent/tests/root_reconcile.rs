@@ -140,6 +140,7 @@ impl Machine {
             assignment: assignment_in,
             statuses: Arc::new(Statuses::default()),
             applied: watch::channel(0).0,
+            cipher: watch::channel(None).0,
             tasks: tasks_out,
             datapath: Arc::default(),
         })

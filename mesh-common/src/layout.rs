@@ -185,7 +185,7 @@ macro_rules! layouts {
 
 layouts! {
     /// The one entry of `SETTINGS`.
-    struct Settings(40) {
+    struct Settings(44) {
         /// This node's tunnel end point.
         vtep: Addr,
         /// IPv6 of the ingress network and of all gateway links.
@@ -194,6 +194,8 @@ layouts! {
         ingress_vni: u32,
         /// Interface index of the uplink that carries tunnels.
         uplink: u32,
+        /// Interface index of the device that encrypts what is sent by it; zero if there is none.
+        cipher: u32,
         /// UDP port of the tunnels.
         vxlan_port_be: u16,
         /// One: XDP answers by `XDP_REDIRECT` to the interface, not by `XDP_TX`. On a veth only the former wakes
@@ -328,8 +330,10 @@ layouts! {
         ifindex: u32,
         /// Its MAC.
         mac: [u8; 6],
+        /// One: its network is encrypted between nodes.
+        encrypted: u8,
         /// Zero.
-        pad: [u8; 2],
+        pad: u8,
     }
 
     /// Value of `LINKS`, by interface index of the host end.
@@ -344,8 +348,8 @@ layouts! {
         mac: [u8; 6],
         /// One of the `LINK_` constants.
         kind: u8,
-        /// Zero.
-        pad: u8,
+        /// One: the network is encrypted between nodes.
+        encrypted: u8,
     }
 
     /// Key of `CONNS` and `FLOWS`.

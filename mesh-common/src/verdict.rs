@@ -50,10 +50,12 @@ pub enum DropReason {
     PortsTaken = 18,
     /// Larger than the tunnel takes, and not to be answered: a later fragment, or an error itself.
     TooBig = 19,
+    /// Unencrypted on an encrypted network, or the other way round; or there is nothing yet to encrypt with.
+    Unencrypted = 20,
 }
 
 /// Number of verdicts and drop reasons together.
-pub const COUNTS: u32 = 20;
+pub const COUNTS: u32 = 21;
 
 /// The program that gave a verdict.
 #[repr(u32)]
@@ -128,7 +130,7 @@ impl Verdict {
 
 impl DropReason {
     /// All of them, in order of their number.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Malformed,
         Self::NotIp,
         Self::NotUnicast,
@@ -143,6 +145,7 @@ impl DropReason {
         Self::NotPublished,
         Self::PortsTaken,
         Self::TooBig,
+        Self::Unencrypted,
     ];
 
     /// Stable name.
@@ -162,6 +165,7 @@ impl DropReason {
             Self::NotPublished => "not-published",
             Self::PortsTaken => "ports-taken",
             Self::TooBig => "too-big",
+            Self::Unencrypted => "unencrypted",
         }
     }
 }
@@ -189,7 +193,7 @@ mod tests {
         assert!(Place::ALL.iter().map(|p| *p as u32).eq(0..6));
         assert_eq!(Place::Loopback.counter(COUNTS - 1), 6 * COUNTS - 1);
         assert_eq!(outcome_name(0), Some("pass"));
-        assert_eq!(outcome_name(COUNTS - 1), Some("too-big"));
+        assert_eq!(outcome_name(COUNTS - 1), Some("unencrypted"));
         assert_eq!(outcome_name(COUNTS), None);
     }
 }

@@ -34,6 +34,8 @@ pub(crate) const FILTERS: &str = "filters";
 pub(crate) const UPLINK_XDP: &str = "uplink_xdp";
 /// On uplinks.
 pub(crate) const UPLINK_TC: &str = "uplink_tc";
+/// On the device that encrypts.
+pub(crate) const CIPHER_TC: &str = "cipher_tc";
 /// On the tunnel device.
 pub(crate) const TUNNEL_TC: &str = "tunnel_tc";
 /// On the tunnel device, egress.
@@ -44,14 +46,15 @@ pub(crate) const OVERLAY_TC: &str = "overlay_tc";
 pub(crate) const GATEWAY_TC: &str = "gateway_tc";
 /// On the loopback interface.
 pub(crate) const LOOPBACK_TC: &str = "loopback_tc";
-/// All tc programs that are attached.
-pub(crate) const TC_PROGRAMS: [&str; 6] = [
+/// All tc programs that are attached; the place here is part of a filter's handle.
+pub(crate) const TC_PROGRAMS: [&str; 7] = [
     UPLINK_TC,
     TUNNEL_TC,
     PROBE_TC,
     OVERLAY_TC,
     GATEWAY_TC,
     LOOPBACK_TC,
+    CIPHER_TC,
 ];
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;

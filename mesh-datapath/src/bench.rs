@@ -390,6 +390,7 @@ fn desired(uplink: u32, overlay: u32, gateway: u32) -> Desired {
         let endpoint = Endpoint {
             mac: mac_of(address.into()),
             location,
+            encrypted: false,
         };
         desired.endpoints.insert((vni, address.into()), endpoint);
     }
@@ -401,6 +402,7 @@ fn desired(uplink: u32, overlay: u32, gateway: u32) -> Desired {
             prefix: None,
             address: NEAR.into(),
             mac,
+            encrypted: false,
         },
     );
     let mac = mac_of(NEAR_GATE.into());

@@ -106,6 +106,7 @@ pub(crate) fn contents(
             prefix: prefix(desired.ingress_prefix),
             ingress_vni: desired.ingress_vni,
             uplink,
+            cipher: desired.cipher.unwrap_or(0),
             vxlan_port_be: vxlan_port.to_be(),
             redirect: u8::from(redirect),
             // Set where it is written: see `Tables::set_tracing`.
@@ -212,7 +213,8 @@ fn compile_endpoint(endpoint: &model::Endpoint) -> Endpoint {
         peer,
         ifindex,
         mac: endpoint.mac,
-        pad: [0; 2],
+        encrypted: endpoint.encrypted.into(),
+        pad: 0,
     }
 }
 
@@ -223,13 +225,14 @@ fn compile_link(link: &model::Link, desired: &Desired) -> Link {
             prefix: first,
             address,
             mac,
+            encrypted,
         } => Link {
             address: addr(*address),
             prefix: prefix(*first),
             vni: *vni,
             mac: *mac,
             kind: LINK_OVERLAY,
-            pad: 0,
+            encrypted: u8::from(*encrypted),
         },
         model::Link::Gateway { address, mac } => Link {
             address: addr(*address),
@@ -237,7 +240,7 @@ fn compile_link(link: &model::Link, desired: &Desired) -> Link {
             vni: 0,
             mac: *mac,
             kind: LINK_GATEWAY,
-            pad: 0,
+            encrypted: 0,
         },
     }
 }
@@ -311,6 +314,7 @@ mod tests {
             let endpoint = model::Endpoint {
                 mac: [0; 6],
                 location: Location::Local(9),
+                encrypted: false,
             };
             desired.endpoints.insert((7, address), endpoint);
         }
@@ -354,7 +358,11 @@ mod tests {
                 (there, Location::Remote("192.0.2.2".parse().unwrap())),
             ] {
                 let mac = [0; 6];
-                let endpoint = model::Endpoint { mac, location };
+                let endpoint = model::Endpoint {
+                    mac,
+                    location,
+                    encrypted: false,
+                };
                 desired.endpoints.insert((vni, address), endpoint);
             }
         }
@@ -406,6 +414,7 @@ mod tests {
             let at = model::Endpoint {
                 mac: [0; 6],
                 location: Location::Local(5),
+                encrypted: false,
             };
             desired.endpoints.insert((7, address(last)), at);
         }

@@ -474,6 +474,9 @@ impl Datapath {
             want(attach::PROBE_TC, tunnel);
             want(attach::LOOPBACK_TC, LOOPBACK);
         }
+        if let Some(cipher) = desired.cipher {
+            want(attach::CIPHER_TC, cipher);
+        }
         for (ifindex, link) in &desired.links {
             let program = match link {
                 Link::Overlay { .. } => attach::OVERLAY_TC,

@@ -25,6 +25,8 @@ pub struct Desired {
     pub ingress_prefix: Option<Ipv6Addr>,
     /// Tunnel end points of the other nodes.
     pub peers: BTreeSet<IpAddr>,
+    /// The device that encrypts what is sent by it to the other nodes' tunnel end points, by interface index.
+    pub cipher: Option<u32>,
     /// Host ends of the local tasks' links, by interface index.
     pub links: BTreeMap<u32, Link>,
     /// Every task address this node may talk to, by (VNI, address).
@@ -59,6 +61,8 @@ pub enum Link {
         address: IpAddr,
         /// The task's own MAC.
         mac: Mac,
+        /// Encrypted between nodes.
+        encrypted: bool,
     },
     /// To the outside and from published ports.
     Gateway {
@@ -76,6 +80,8 @@ pub struct Endpoint {
     pub mac: Mac,
     /// On this node or another.
     pub location: Location,
+    /// Its network is encrypted between nodes.
+    pub encrypted: bool,
 }
 
 /// On this node or another.

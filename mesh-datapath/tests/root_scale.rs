@@ -59,6 +59,7 @@ fn desired(size: &Size) -> Desired {
             let endpoint = Endpoint {
                 mac: mac_of(address),
                 location: Location::Remote(peer(number).into()),
+                encrypted: false,
             };
             desired.endpoints.insert((vni, address), endpoint);
         }

@@ -4,7 +4,7 @@
 use mesh_datapath::{Config, Datapath, VERIFIER_LIMIT, VerifierCost};
 
 /// Program, and the most instructions that the verifier may process in it: some half more than it did on Linux 6.18.
-const BOUNDS: [(&str, u32); 35] = [
+const BOUNDS: [(&str, u32); 36] = [
     ("uplink_xdp", 26_000),
     ("uplink_tc", 22_000),
     ("tunnel_tc", 3_000),
@@ -12,6 +12,7 @@ const BOUNDS: [(&str, u32); 35] = [
     ("overlay_tc", 20_000),
     ("gateway_tc", 20_000),
     ("loopback_tc", 30_000),
+    ("cipher_tc", 22_000),
     ("uplink_xdp_v6", 50_000),
     ("uplink_tc_v6", 75_000),
     ("tunnel_tc_v6", 6_000),

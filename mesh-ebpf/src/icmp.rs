@@ -225,6 +225,7 @@ pub fn uplink<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
         vni,
         dmac: choice.endpoint.mac,
         smac: node_mac(settings.vtep.low_be()),
+        encrypted: 0,
     };
     let peer = choice.endpoint.peer.low_be();
     tunnel::send::<F>(ctx, peer, inner, asked.spread())
@@ -244,9 +245,7 @@ pub fn tunnel<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
     if vni != settings.ingress_vni {
         let address = Addr::v4_be(F::last_be(&outer.dst));
         let endpoint = services::endpoint(vni, address).ok_or(DropReason::NoEndpoint)?;
-        if endpoint.ifindex == 0 {
-            return Err(DropReason::NoEndpoint);
-        }
+        tunnel::admit(ctx, settings, endpoint)?;
         tunnel::strip::<F>(ctx)?;
         return arrive(ctx, vni, &outer, endpoint, smac);
     }

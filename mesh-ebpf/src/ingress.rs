@@ -63,7 +63,7 @@ pub fn balance<F: Family>(
             choice.endpoint,
         );
     }
-    too_big::check(ctx, settings, original)?;
+    too_big::check(ctx, settings.uplink, original)?;
     let direct = match client {
         // Clients behind another interface may be this node's to reach alone.
         Client::Outside(ifindex) if ifindex == settings.uplink => service.direct & 1,
@@ -79,6 +79,7 @@ pub fn balance<F: Family>(
         vni: settings.ingress_vni,
         dmac: choice.endpoint.mac,
         smac: asked_mac(settings.vtep.low_be(), direct),
+        encrypted: 0,
     };
     tunnel::send::<F>(ctx, choice.endpoint.peer.low_be(), inner, seen.spread())
 }
@@ -102,7 +103,7 @@ pub fn from_peer<F: Family>(
         });
     };
     tunnel::strip::<F>(ctx)?;
-    mss::clamp(ctx, settings, tuple)?;
+    mss::clamp(ctx, settings.uplink, tuple)?;
     let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
     let kind = if smac[1] == asked_mac(0, 1)[1] {
         NAT_DIRECT

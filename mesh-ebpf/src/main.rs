@@ -99,6 +99,12 @@ pub fn uplink_tc(ctx: TcContext) -> i32 {
     tc(&ctx, Place::UplinkTc, uplink_tc::run(&ctx), ctx.len())
 }
 
+/// On the device that encrypts, ingress.
+#[classifier]
+pub fn cipher_tc(ctx: TcContext) -> i32 {
+    tc(&ctx, Place::UplinkTc, uplink_tc::decrypted(&ctx), ctx.len())
+}
+
 /// Where `uplink_tc` goes on with IPv6.
 #[classifier]
 pub fn uplink_tc_v6(ctx: TcContext) -> i32 {

@@ -535,6 +535,16 @@ pub fn insert(ctx: &TcContext, length: usize) -> Result<(), DropReason> {
         .map_err(|_| DropReason::Kernel)
 }
 
+/// Puts an Ethernet header, all zero, in front of a packet that came by a device without.
+#[inline(always)]
+pub fn prepend_ethernet(ctx: &TcContext) -> Result<(), DropReason> {
+    // SAFETY: takes plain numbers; packet addresses are derived afterwards.
+    if unsafe { kernel::bpf_skb_change_head(ctx.skb.skb, ETH_LEN as u32, 0) } != 0 {
+        return Err(DropReason::Kernel);
+    }
+    Ok(())
+}
+
 /// Goes on in another program, and does not come back: unless there is none, as before user space has put it there.
 #[inline(always)]
 pub fn continue_in(programs: &'static ProgramArray, ctx: &impl EbpfContext, index: u32) {

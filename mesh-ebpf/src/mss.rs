@@ -29,10 +29,10 @@ const OPTIONS: usize = 10;
 const LENGTH: usize = 12;
 const CHECKSUM: usize = 16;
 
-/// Largest segment that fits a tunnel by this node's uplink.
+/// Largest segment that fits a tunnel by `device`.
 #[inline(always)]
-fn most<F: Family>(packet: &impl Packet, settings: &Settings) -> u16 {
-    let mtu = mem::mtu(packet, settings.uplink);
+fn most<F: Family>(packet: &impl Packet, device: u32) -> u16 {
+    let mtu = mem::mtu(packet, device);
     let most = mtu.saturating_sub((OVERHEAD + F::HEADER_LEN + TCP_LEN) as u32);
     if mtu == 0 || most > u32::from(u16::MAX) {
         u16::MAX
@@ -41,11 +41,11 @@ fn most<F: Family>(packet: &impl Packet, settings: &Settings) -> u16 {
     }
 }
 
-/// In tc: lowers what the packet announces, if it opens a connection.
+/// In tc: lowers what the packet announces to what fits a tunnel by `device`, if it opens a connection.
 #[inline(always)]
 pub fn clamp<F: Family>(
     ctx: &TcContext,
-    settings: &Settings,
+    device: u32,
     tuple: &Tuple<F>,
 ) -> Result<(), DropReason> {
     if !tuple.opens() {
@@ -53,7 +53,7 @@ pub fn clamp<F: Family>(
     }
     let (tcp, most) = (
         ETH_LEN as u32 + u32::from(tuple.l4),
-        most::<F>(ctx, settings),
+        most::<F>(ctx, device),
     );
     if lower_mss(ctx.skb.skb, tcp, most.into()) != 0 {
         Ok(())
@@ -146,7 +146,7 @@ pub fn clamp_first<F: Family>(
     if kind != MSS || length != MSS_LEN {
         return false;
     }
-    let (old, most) = (u16::from_be_bytes([high, low]), most::<F>(ctx, settings));
+    let (old, most) = (u16::from_be_bytes([high, low]), most::<F>(ctx, settings.uplink));
     if old <= most {
         return true;
     }

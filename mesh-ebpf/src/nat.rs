@@ -380,7 +380,7 @@ pub fn reply<F: Family>(
         }
     }
     if through(nat.kind) == NAT_PEER {
-        too_big::check(ctx, settings, tuple)?;
+        too_big::check(ctx, settings.uplink, tuple)?;
     }
     rewrite(ctx, tuple, &new)?;
     send_back::<F>(ctx, settings, nat, new.spread())
@@ -428,6 +428,7 @@ pub fn send_back<F: Family>(
                 vni: settings.ingress_vni,
                 dmac: node_mac(peer),
                 smac: node_mac(settings.vtep.low_be()),
+                encrypted: 0,
             };
             tunnel::send::<F>(ctx, peer, inner, hash)?;
         }

@@ -77,7 +77,7 @@ fn sent<F: Family>(
     if endpoint.ifindex != 0 {
         return arrive(ctx, link.vni, tuple, endpoint, link.mac);
     }
-    too_big::check(ctx, settings, tuple)?;
+    too_big::check(ctx, tunnel::device(settings, link), tuple)?;
     send(ctx, link, tuple, endpoint)
 }
 
@@ -140,6 +140,7 @@ pub fn send<F: Family>(
         vni: link.vni,
         dmac: endpoint.mac,
         smac: link.mac,
+        encrypted: link.encrypted.into(),
     };
     tunnel::send::<F>(ctx, endpoint.peer.low_be(), inner, tuple.spread())
 }
@@ -205,7 +206,7 @@ fn to_vip<F: Family>(
         new.src = tuple.dst;
     }
     if !choice.is_local() {
-        too_big::check(ctx, settings, tuple)?;
+        too_big::check(ctx, tunnel::device(settings, link), tuple)?;
     }
     scratch.reply = new.reply().key(link.vni);
     nat::undo(

@@ -2,28 +2,34 @@
 
 use aya_ebpf::programs::TcContext;
 use mesh_common::{
-    DropReason, Place, Settings, Verdict,
+    DropReason, Place, Verdict,
     wire::{ETH_LEN, OVERHEAD, TCP},
 };
 
 use crate::{
-    family::Family, maps, mem, mem::Packet as _, mss, packet::Tuple, services, tunnel::store,
+    family::Family,
+    maps, mem,
+    mem::Packet as _,
+    mss,
+    packet::Tuple,
+    services,
+    tunnel::{self, store},
 };
 
 /// The loopback interface's index: 1 in every namespace.
 const LOOPBACK: u32 = 1;
 
-/// Whether a packet fits into a tunnel; if not, goes on in the program that answers it. To be asked before the packet
+/// Whether a packet fits into a tunnel by `device`; if not, goes on in the program that answers it. To be asked before the packet
 /// is changed, as the answer quotes it. What opens a connection is made to announce what fits.
 #[inline(always)]
 pub fn check<F: Family>(
     ctx: &TcContext,
-    settings: &Settings,
+    device: u32,
     tuple: &Tuple<F>,
 ) -> Result<(), DropReason> {
-    let mtu = mem::mtu(ctx, settings.uplink);
+    let mtu = mem::mtu(ctx, device);
     if mtu == 0 || length(ctx, tuple) + OVERHEAD as u32 <= mtu {
-        return mss::clamp(ctx, settings, tuple);
+        return mss::clamp(ctx, device, tuple);
     }
     mem::continue_in(&maps::TC_MORE, ctx, F::MORE + mesh_common::MORE_TOO_BIG);
     Err(DropReason::TooBig)
@@ -60,13 +66,17 @@ pub fn run<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
     if tuple.is_tail() || !F::may_answer(ctx) {
         return Err(DropReason::TooBig);
     }
-    let mtu = mem::mtu(ctx, settings.uplink).saturating_sub(OVERHEAD as u32);
+    let ifindex = ctx.ifindex();
+    let device = match mem::get(&maps::LINKS, &ifindex) {
+        Some(link) => tunnel::device(settings, link),
+        None => settings.uplink,
+    };
+    let mtu = mem::mtu(ctx, device).saturating_sub(OVERHEAD as u32);
     let to = mem::bytes::<6>(ctx, 0).ok_or(DropReason::TooBig)?;
     let from = mem::bytes::<6>(ctx, 6).ok_or(DropReason::TooBig)?;
     F::too_big(ctx, &tuple, mtu)?;
     store(ctx, 0, &from)?;
     store(ctx, 6, &to)?;
-    let ifindex = ctx.ifindex();
     if ifindex == LOOPBACK {
         mem::to_ingress(LOOPBACK);
     } else {

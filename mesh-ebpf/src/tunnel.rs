@@ -5,7 +5,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use mesh_common::{
-    DropReason, Settings, Verdict,
+    DropReason, Endpoint, Link, Settings, Verdict,
     wire::{self, ETH_LEN, IPV4_LEN, IPV6_LEN, OVERHEAD},
 };
 
@@ -26,6 +26,42 @@ pub struct Inner {
     pub dmac: [u8; 6],
     /// Source MAC.
     pub smac: [u8; 6],
+    /// One: by the device that encrypts.
+    pub encrypted: u32,
+}
+
+/// The device that tunnel packets from a link leave by: it says how large they may be.
+#[inline(always)]
+pub fn device(settings: &Settings, link: &Link) -> u32 {
+    if link.encrypted != 0 {
+        settings.cipher
+    } else {
+        settings.uplink
+    }
+}
+
+/// Whether a tunnel packet came by the device that decrypts.
+#[inline(always)]
+pub fn is_decrypted(ctx: &TcContext, settings: &Settings) -> bool {
+    ctx.ifindex() == settings.cipher
+}
+
+/// Whether a packet out of a tunnel may go to a task: it is of this node, and its network is an encrypted one if the
+/// packet came encrypted, and only then. The device it came by, which says how large packets may be.
+#[inline(always)]
+pub fn admit(
+    ctx: &TcContext,
+    settings: &Settings,
+    endpoint: &Endpoint,
+) -> Result<u32, DropReason> {
+    if endpoint.ifindex == 0 {
+        return Err(DropReason::NoEndpoint);
+    }
+    match (is_decrypted(ctx, settings), endpoint.encrypted != 0) {
+        (true, true) => Ok(settings.cipher),
+        (false, false) => Ok(settings.uplink),
+        _ => Err(DropReason::Unencrypted),
+    }
 }
 
 /// Encapsulates a packet of family `F` and sends it to the node at `peer_be`. `hash` spreads flows.
@@ -37,6 +73,9 @@ pub fn send<F: Family>(
     hash: u32,
 ) -> Result<Verdict, DropReason> {
     let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
+    if inner.encrypted != 0 && !services::settings().is_some_and(|s| s.cipher != 0) {
+        return Err(DropReason::Unencrypted);
+    }
     scratch.inner = inner;
     if encapsulate(ctx.skb.skb, peer_be, hash, F::ETHERTYPE_BE.into()) != 0 {
         Ok(Verdict::Forwarded)
@@ -80,7 +119,12 @@ fn wrap(ctx: &TcContext, peer_be: u32, hash: u32, ethertype_be: u16) -> Result<(
     store(ctx, at + 6, &inner.smac)?;
     store(ctx, at + 12, &ethertype_be)?;
     store(ctx, 12, &wire::ETHERTYPE_IPV4_BE)?;
-    mem::to_neighbour(settings.uplink);
+    if inner.encrypted != 0 {
+        // It knows the other nodes by these very addresses, and has no Ethernet: the kernel strips that.
+        mem::to_egress(settings.cipher);
+    } else {
+        mem::to_neighbour(settings.uplink);
+    }
     Ok(())
 }
 

@@ -57,6 +57,21 @@ pub fn run_v6(ctx: &TcContext) -> Result<Verdict, DropReason> {
     request::<V6>(ctx, settings, tuple)
 }
 
+/// The program on the device that encrypts: tunnel packets of other nodes, decrypted, and nothing else. They come
+/// without an Ethernet header.
+#[inline(always)]
+pub fn decrypted(ctx: &TcContext) -> Result<Verdict, DropReason> {
+    mem::prepend_ethernet(ctx)?;
+    tunnel::store(ctx, 12, &ETHERTYPE_IPV4_BE)?;
+    mem::pull(ctx, OVERHEAD + V4::HEADERS);
+    let outer = V4::parse(ctx, 0).ok_or(DropReason::Malformed)?;
+    let settings = services::settings().ok_or(DropReason::NoEndpoint)?;
+    if !services::is_tunnel(settings, &outer) {
+        return Err(DropReason::Unencrypted);
+    }
+    unpack::<V4>(ctx, settings, &outer)
+}
+
 /// A packet that may be a client's.
 #[inline(always)]
 fn request<F: Family>(
@@ -106,6 +121,9 @@ fn unpack<F: Family>(
         return Err(DropReason::Malformed);
     }
     let vni = u32::from_be_bytes([0, v0, v1, v2]);
+    if vni == settings.ingress_vni && tunnel::is_decrypted(ctx, settings) {
+        return Err(DropReason::Unencrypted);
+    }
     let dmac = mem::bytes::<6>(ctx, OVERHEAD).ok_or(DropReason::Malformed)?;
     let smac = mem::bytes::<6>(ctx, OVERHEAD + 6).ok_or(DropReason::Malformed)?;
     let Some(mut inner) = F::parse(ctx, OVERHEAD) else {
@@ -121,11 +139,9 @@ fn unpack<F: Family>(
     if vni != settings.ingress_vni {
         let address = Addr::v4_be(F::last_be(&inner.dst));
         let endpoint = services::endpoint(vni, address).ok_or(DropReason::NoEndpoint)?;
-        if endpoint.ifindex == 0 {
-            return Err(DropReason::NoEndpoint);
-        }
+        let device = tunnel::admit(ctx, settings, endpoint)?;
         tunnel::strip::<F>(ctx)?;
-        mss::clamp(ctx, settings, &inner)?;
+        mss::clamp(ctx, device, &inner)?;
         return overlay::arrive(ctx, vni, &inner, endpoint, smac);
     }
     let [_, kind, a, b, c, d] = dmac;
@@ -137,11 +153,11 @@ fn unpack<F: Family>(
                 return Ok(Verdict::Pass);
             }
             tunnel::strip::<F>(ctx)?;
-            mss::clamp(ctx, settings, &inner)?;
+            mss::clamp(ctx, settings.uplink, &inner)?;
             return Ok(leave(ctx, settings, &inner));
         };
         tunnel::strip::<F>(ctx)?;
-        mss::clamp(ctx, settings, &inner)?;
+        mss::clamp(ctx, settings.uplink, &inner)?;
         return nat::reply(ctx, settings, &inner, nat);
     }
     if kind != mac_of(0)[1] {
@@ -196,7 +212,7 @@ fn stripped<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
     if vni != settings.ingress_vni || !services::is_own::<F>(&inner.src) {
         return Err(DropReason::NoEndpoint);
     }
-    mss::clamp(ctx, settings, &inner)?;
+    mss::clamp(ctx, settings.uplink, &inner)?;
     mem::adopt(ctx);
     Ok(leave(ctx, settings, &inner))
 }

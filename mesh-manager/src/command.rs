@@ -207,6 +207,18 @@ pub struct NodeReport {
     pub memory_bytes: i64,
     /// Labels of the engine.
     pub engine_labels: std::collections::BTreeMap<String, String>,
+    /// Its end of WireGuard, once it takes part in encrypted networks.
+    #[serde(default)]
+    pub cipher: Option<Cipher>,
+}
+
+/// A node's end of WireGuard.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Cipher {
+    /// Public key, base64.
+    pub key: String,
+    /// UDP port, host byte order.
+    pub port: u16,
 }
 
 /// One change that a reconciler asks for. Apply skips those that the state has overtaken.

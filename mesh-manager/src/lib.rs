@@ -33,7 +33,7 @@ pub mod state;
 mod traffic;
 
 pub use command::{
-    AddNode, Bootstrap, Change, Command, NodeReport, Operation, Outcome, Proposal, Response,
+    AddNode, Bootstrap, Change, Cipher, Command, NodeReport, Operation, Outcome, Proposal, Response,
 };
 pub use config::{Config, InitOptions, Timings};
 pub use error::{ErrorKind, ManagerError};

@@ -4,6 +4,7 @@
 //! all of it away when dropped. The demo and the benches are built on the same rig. The scenarios
 //! themselves are in `tests/tests/`, one file a topic; nothing here asserts how the mesh behaves.
 
+pub mod capture;
 pub mod client;
 pub mod ctl;
 pub mod image;
@@ -19,6 +20,7 @@ pub mod tasks;
 pub mod wait;
 pub mod xdp;
 
+pub use capture::Capture;
 pub use client::{HttpReply, KeptConnection, http_get};
 pub use ctl::Answer;
 pub use lan::Lan;

@@ -68,7 +68,7 @@ impl Node {
     }
 
     /// Where the agent keeps sockets and namespaces.
-    fn run_dir(&self) -> PathBuf {
+    pub fn run_dir(&self) -> PathBuf {
         self.dir.join("run")
     }
 

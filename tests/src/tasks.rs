@@ -186,11 +186,16 @@ impl Rig {
 
     /// Process ids of the shims of all nodes.
     pub fn shims(&self) -> Vec<u32> {
+        self.processes("shim")
+    }
+
+    /// Process ids of the rig's processes that have this word on their command line.
+    pub fn processes(&self, verb: &str) -> Vec<u32> {
         let dir = format!("{}/", self.dir().display());
         pids()
             .filter(|pid| {
                 let line = text(&PathBuf::from(format!("/proc/{pid}/cmdline")));
-                line.contains(&dir) && line.split('\0').any(|word| word == "shim")
+                line.contains(&dir) && line.split('\0').any(|word| word == verb)
             })
             .collect()
     }

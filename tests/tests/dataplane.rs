@@ -141,6 +141,7 @@ fn desired(world: &Rig, tasks: &[Task], own: usize) -> Result<Desired> {
                         address: address.into(),
                         mac,
                         prefix: None,
+                        encrypted: false,
                     }
                 } else {
                     Link::Gateway {
@@ -153,9 +154,14 @@ fn desired(world: &Rig, tasks: &[Task], own: usize) -> Result<Desired> {
             } else {
                 Location::Remote(world.nodes[task.node].address.into())
             };
-            desired
-                .endpoints
-                .insert((vni, address.into()), Endpoint { mac, location });
+            desired.endpoints.insert(
+                (vni, address.into()),
+                Endpoint {
+                    mac,
+                    location,
+                    encrypted: false,
+                },
+            );
         }
         let backend = |address: Ipv4Addr| Backend {
             address: address.into(),

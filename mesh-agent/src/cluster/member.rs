@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use mesh_api::proto::NodeDescription;
+use mesh_api::proto::{self, NodeDescription};
 use mesh_manager::{ManagerHandle, client};
 use mesh_pki::NodeIdentity;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
@@ -64,13 +64,15 @@ impl Membership {
             .state
             .send_replace(NodeState::Pending(Some(info.clone())));
         let (identity_out, identity_in) = watch::channel(Arc::new(identity));
+        let (cipher, cipher_in) = watch::channel(running_cipher(config));
         let mut session = Session::start(session::Config {
             identity: identity_in,
             description: describe(node, &kept),
+            cipher: cipher_in,
             managers: kept.managers.clone(),
             assignment_file: disk::assignment_file(config),
         });
-        let reconciler = reconcile::start(parts(node, &kept, &info.node_id, &session))
+        let reconciler = reconcile::start(parts(node, &kept, &info.node_id, &session, cipher))
             .context("start reconciling")?;
         let (_, no_logs) = tokio::sync::mpsc::channel(1);
         let subscriptions = std::mem::replace(&mut session.logs, no_logs);
@@ -171,8 +173,25 @@ fn forget(node: &Node) {
         .unwrap_or_else(PoisonError::into_inner) = None;
 }
 
-fn parts(node: &Node, kept: &Kept, node_id: &str, session: &Session) -> Parts {
+/// This node's end of encrypted networks, if an earlier agent left it running.
+fn running_cipher(config: &Config) -> Option<proto::Cipher> {
+    let helper = mesh_wireguard::Handle::find(&config.wireguard_socket())?;
+    let status = helper.ask(&mesh_wireguard::Request::Status).ok()?;
+    Some(proto::Cipher {
+        key: status.key,
+        port: status.port.into(),
+    })
+}
+
+fn parts(
+    node: &Node,
+    kept: &Kept,
+    node_id: &str,
+    session: &Session,
+    cipher: watch::Sender<Option<proto::Cipher>>,
+) -> Parts {
     Parts {
+        cipher,
         assignment: session.assignment.clone(),
         statuses: Arc::clone(&session.statuses),
         applied: session.applied.clone(),
@@ -203,6 +222,7 @@ fn base(node: &Node, kept: &Kept, node_id: &str) -> Parts {
         assignment: watch::channel(Arc::default()).1,
         statuses: Arc::default(),
         applied: watch::channel(0).0,
+        cipher: watch::channel(None).0,
         tasks: node.inner.tasks.clone(),
         datapath: Arc::clone(&node.inner.datapath),
     }
@@ -310,5 +330,6 @@ fn describe(node: &Node, kept: &Kept) -> NodeDescription {
         nano_cpus: i64::try_from(cpus).unwrap_or(1) * 1_000_000_000,
         memory_bytes: crate::node::memory(),
         engine_labels: labels.collect::<HashMap<_, _>>(),
+        cipher: None,
     }
 }

@@ -52,6 +52,8 @@ pub fn datapath(assignment: &Assignment, node: &NodeFacts, links: &[LinkFacts]) 
             .filter_map(|peer| address(&peer.data_path_address))
             .filter(|peer| *peer != node.vtep)
             .collect(),
+        // Which device that is, is not known here.
+        cipher: None,
         links: links
             .iter()
             .filter_map(|found| Some((found.index, link(assignment, found)?)))
@@ -82,6 +84,7 @@ fn link(assignment: &Assignment, found: &LinkFacts) -> Option<Link> {
                 prefix: subnet_v6(network).map(|(first, _)| first),
                 address,
                 mac,
+                encrypted: network.encrypted,
             }
         }
         None => Link::Gateway { address, mac },
@@ -118,6 +121,7 @@ fn endpoints(
             let endpoint = Endpoint {
                 mac: mac_of(task_address),
                 location: Location::Remote(vtep),
+                encrypted: network.encrypted,
             };
             all.insert((network.vni, task_address), endpoint);
         }
@@ -137,6 +141,7 @@ fn endpoints(
             let endpoint = Endpoint {
                 mac: mac_of(found.address),
                 location: Location::Local(found.index),
+                encrypted: network.encrypted,
             };
             all.insert((network.vni, found.address), endpoint);
         }

@@ -39,6 +39,7 @@ fn world() -> Assignment {
             id: id.into(),
             hostname: id.into(),
             data_path_address: data_path_address.into(),
+            cipher: None,
         };
         world.peers.insert(id.into(), peer);
     }
@@ -118,6 +119,7 @@ fn everything_of_a_small_world() {
             prefix: Some("fd00:1::".parse().expect("an address")),
             address: ip("10.0.16.11"),
             mac: [0x02, 0x42, 10, 0, 16, 11],
+            encrypted: false,
         }
     );
     assert!(matches!(desired.links[&8], Link::Gateway { .. }));

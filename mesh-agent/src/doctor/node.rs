@@ -56,7 +56,34 @@ pub(super) async fn look(node: &Node) -> Vec<Finding> {
             "see what flushes the rule set, then restart the agent",
         ));
     }
+    let is_encrypted = node.assignment().networks.values().any(|n| n.encrypted);
+    let reader = node.clone();
+    let status = tokio::task::spawn_blocking(move || reader.encryption()).await;
+    findings.extend(encryption(is_encrypted, status.ok().flatten().as_ref()));
     findings
+}
+
+/// Whether encrypted networks of this node reach the other nodes that have some.
+fn encryption(is_wanted: bool, status: Option<&mesh_wireguard::Status>) -> Vec<Finding> {
+    let Some(status) = status else {
+        let found = "nothing goes to other nodes on encrypted networks";
+        let finding = fault("encryption", "", found, "see the log of the node's agent");
+        return is_wanted.then_some(finding).into_iter().collect();
+    };
+    let peers = status.peers.iter().map(|peer| {
+        let subject = format!("with {}", peer.address);
+        if peer.proved {
+            return ok("encryption", &subject, "keys agreed upon");
+        }
+        let remedy = format!("see whether it is up, and let UDP {} through", status.port);
+        warning(
+            "encryption",
+            &subject,
+            "no answer to the present key yet",
+            &remedy,
+        )
+    });
+    peers.collect()
 }
 
 fn kernel() -> Vec<Finding> {
@@ -203,6 +230,37 @@ mod tests {
         assert!(version("5.10.0-13-amd64") < Some(OLDEST));
         assert!(version("6.10-rc1") > Some(OLDEST));
         assert_eq!(version("strange"), None);
+    }
+
+    #[test]
+    fn a_node_that_encrypts_tells_who_answers() {
+        let peer = |last, proved| mesh_wireguard::PeerStatus {
+            address: [192, 0, 2, last].into(),
+            key: String::new(),
+            proved,
+            handshake_s: None,
+            sent: 0,
+            received: 0,
+        };
+        let status = mesh_wireguard::Status {
+            protocol: mesh_wireguard::PROTOCOL,
+            address: [192, 0, 2, 1].into(),
+            port: 51820,
+            ifindex: 1,
+            key: String::new(),
+            key_age_s: 0,
+            rotating: false,
+            refused: 0,
+            peers: vec![peer(2, true), peer(3, false)],
+        };
+        let levels = |findings: Vec<Finding>| {
+            let levels = findings.iter().map(Finding::level);
+            levels.collect::<Vec<_>>()
+        };
+        let told = levels(encryption(true, Some(&status)));
+        assert_eq!(told, [Level::Ok, Level::Warning]);
+        assert_eq!(levels(encryption(true, None)), [Level::Fault]);
+        assert!(encryption(false, None).is_empty());
     }
 
     #[test]

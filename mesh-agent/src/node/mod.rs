@@ -165,6 +165,17 @@ impl Node {
             .map_err(NodeError::from)
     }
 
+    /// How the process that encrypts is; `None` where there is none, or it does not answer. Blocks.
+    pub fn encryption(&self) -> Option<mesh_wireguard::Status> {
+        let helper = mesh_wireguard::Handle::find(&self.inner.config.wireguard_socket())?;
+        let status = helper.ask(&mesh_wireguard::Request::Status);
+        status
+            .inspect_err(
+                |error| tracing::warn!(%error, "the process that encrypts does not answer"),
+            )
+            .ok()
+    }
+
     /// Turns a switch of the packet path that is no part of its desired state; `None` while it is not open.
     ///
     /// # Errors

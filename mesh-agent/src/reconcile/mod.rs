@@ -64,6 +64,8 @@ pub struct Parts {
     pub applied: watch::Sender<u64>,
     /// The tasks, for the API.
     pub tasks: watch::Sender<Arc<Vec<LocalTask>>>,
+    /// Where this node's end of encrypted networks is told.
+    pub cipher: watch::Sender<Option<mesh_api::proto::Cipher>>,
     /// Where the packet path is put for others to read its counters.
     pub datapath: SharedDatapath,
 }
@@ -120,6 +122,7 @@ struct Reconciler {
     jobs: HashMap<String, (Job, JoinHandle<()>)>,
     done: mpsc::UnboundedSender<Done>,
     egress: Option<String>,
+    cipher: watch::Sender<Option<mesh_api::proto::Cipher>>,
     zone: watch::Sender<Arc<Zone>>,
     wake: Arc<Notify>,
     statuses: Arc<Statuses>,
@@ -167,6 +170,7 @@ pub fn start(parts: Parts) -> Result<Handle> {
         jobs: HashMap::new(),
         done,
         egress: None,
+        cipher: parts.cipher,
         zone: watch::channel(Arc::default()).0,
         wake: Arc::clone(&wake),
         statuses: parts.statuses,

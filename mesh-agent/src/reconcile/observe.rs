@@ -152,9 +152,11 @@ pub(crate) fn net_of(
     }
 }
 
-/// Whether an interface is a host end of this agent, or any tunnel device.
+/// Whether an interface is a host end of this agent, the device that encrypts, or any tunnel device.
 fn is_own(interface: &Interface, prefix: &str) -> bool {
-    interface.name.starts_with(prefix) || interface.kind == "vxlan"
+    interface.name.starts_with(prefix)
+        || interface.kind == "vxlan"
+        || interface.name == mesh_wireguard::DEVICE
 }
 
 /// What the packet path has to know of this node. Published ports answer on every address but link-local ones, so
@@ -221,7 +223,12 @@ pub(crate) fn link_facts<'a>(
 
 /// MTU for links of tasks: what fits into the tunnel over the uplink.
 pub(crate) fn task_mtu(host: &HostView, vtep: IpAddr) -> u32 {
-    host.holder(vtep).map_or(DEFAULT_MTU, |uplink| uplink.mtu) - VXLAN_OVERHEAD
+    uplink_mtu(host, vtep) - VXLAN_OVERHEAD
+}
+
+/// MTU of the uplink that carries the tunnels.
+pub(crate) fn uplink_mtu(host: &HostView, vtep: IpAddr) -> u32 {
+    host.holder(vtep).map_or(DEFAULT_MTU, |uplink| uplink.mtu)
 }
 
 /// Host ends of this agent that belong to none of `records`: left over from tasks long forgotten.

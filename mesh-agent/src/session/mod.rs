@@ -44,6 +44,8 @@ pub struct Config {
     pub identity: watch::Receiver<Arc<NodeIdentity>>,
     /// What the node tells of itself.
     pub description: proto::NodeDescription,
+    /// Its end of encrypted networks, which it tells anew when it changes.
+    pub cipher: watch::Receiver<Option<proto::Cipher>>,
     /// Managers known so far, `address:port`.
     pub managers: Vec<String>,
     /// Where the last good assignment is kept.

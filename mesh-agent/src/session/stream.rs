@@ -29,8 +29,7 @@ impl Worker {
         let identity = self.config.identity.borrow_and_update().clone();
         let channel = client::connect(manager, tls::client_config(&identity)?).await?;
         let (sender, receiver) = mpsc::channel(OUT_QUEUE);
-        let hello = self.config.description.clone();
-        send(&sender, FromNode::Hello(hello)).await?;
+        send(&sender, self.hello()).await?;
         let mut messages = DispatcherClient::new(channel.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
@@ -91,10 +90,19 @@ impl Worker {
                     left = true;
                     send(&sender, FromNode::Leaving(proto::Leaving {})).await?;
                 }
+                Ok(()) = self.config.cipher.changed() => send(&sender, self.hello()).await?,
                 // A new certificate is shown in a new session.
                 Ok(()) = self.config.identity.changed() => return Ok(()),
             }
         }
+    }
+
+    /// What the node tells of itself.
+    fn hello(&mut self) -> FromNode {
+        FromNode::Hello(proto::NodeDescription {
+            cipher: self.config.cipher.borrow_and_update().clone(),
+            ..self.config.description.clone()
+        })
     }
 
     async fn receive(&mut self, message: FromManager) {

@@ -281,6 +281,7 @@ impl Task {
                 prefix: Some(OVERLAY_V6),
                 address: o,
                 mac: mac_of(o),
+                encrypted: false,
             },
         );
         links.insert(
@@ -293,6 +294,7 @@ impl Task {
         let endpoint = |address, index| Endpoint {
             mac: mac_of(address),
             location: Location::Local(index),
+            encrypted: false,
         };
         node.desired.endpoints.insert((vni, o), endpoint(o, over));
         node.desired
@@ -372,6 +374,7 @@ pub(crate) fn introduce(nodes: &mut [Node]) {
                 Endpoint {
                     mac: *mac,
                     location,
+                    encrypted: false,
                 },
             );
         }

@@ -5,6 +5,7 @@
 mod common;
 mod compare;
 mod direct;
+mod encrypted;
 mod errors;
 mod fragments;
 mod frames;

@@ -26,6 +26,7 @@ fn scale(world: &mut World, backends: &[Ipv4Addr]) {
             let endpoint = mesh_datapath::Endpoint {
                 mac: mesh_datapath::mac_of(address.into()),
                 location: Location::Remote(PEER.into()),
+                encrypted: false,
             };
             let key = (crate::common::INGRESS, address.into());
             desired.endpoints.insert(key, endpoint);

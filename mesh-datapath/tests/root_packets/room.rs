@@ -26,6 +26,7 @@ fn add(desired: &mut Desired, number: u16, tasks: impl Iterator<Item = u8>) {
         let endpoint = Endpoint {
             mac: mac_of(address),
             location: Location::Remote(PEER.into()),
+            encrypted: false,
         };
         desired.endpoints.insert((INGRESS, address), endpoint);
         ingress.push(Backend {

@@ -369,9 +369,14 @@ fn desired(side: Side, moved: bool) -> Desired {
             } else {
                 Location::Remote(other.into())
             };
-            desired
-                .endpoints
-                .insert((vni, address), Endpoint { mac, location });
+            desired.endpoints.insert(
+                (vni, address),
+                Endpoint {
+                    mac,
+                    location,
+                    encrypted: false,
+                },
+            );
             if home == side && ifindex != ELSEWHERE {
                 let link = if vni == VNI {
                     Link::Overlay {
@@ -379,6 +384,7 @@ fn desired(side: Side, moved: bool) -> Desired {
                         prefix: Some(OVERLAY_V6),
                         address,
                         mac,
+                        encrypted: false,
                     }
                 } else {
                     Link::Gateway { address, mac }

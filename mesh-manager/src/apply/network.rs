@@ -42,13 +42,6 @@ pub(super) fn create(
             "config-only networks are not supported for overlay",
         ));
     }
-    let encrypted = request.options.as_ref().and_then(|o| o.get("encrypted"));
-    if encrypted.is_some_and(|value| value != "false") {
-        return Err(ManagerError::new(
-            ErrorKind::Unimplemented,
-            "encrypted networks are not supported yet; without the option, traffic between nodes is not encrypted",
-        ));
-    }
     if request.ingress == Some(true) {
         return Err(ManagerError::new(
             ErrorKind::AlreadyExists,

@@ -2,7 +2,7 @@
 
 use crate::{
     ManagerError,
-    state::{Port, Protocol, PublishMode, Service, State},
+    state::{Cluster, Port, Protocol, PublishMode, Service, State},
 };
 use mesh_api::engine;
 
@@ -102,10 +102,17 @@ fn own_use(state: &State, protocol: Protocol, number: u16) -> Option<&'static st
                 .any(is_number)
                 .then_some("nodes reach the managers on it")
         }
-        Protocol::Udp => state
-            .cluster()
-            .is_some_and(|cluster| cluster.data_path_port == number)
-            .then_some("it is the data path port of the swarm"),
+        Protocol::Udp => {
+            let is_data_path = |cluster: &Cluster| cluster.data_path_port == number;
+            if state.cluster().is_some_and(is_data_path) {
+                return Some("it is the data path port of the swarm");
+            }
+            state
+                .nodes()
+                .filter_map(|node| node.description.cipher.as_ref())
+                .any(|cipher| cipher.port == number)
+                .then_some("nodes encrypt networks on it")
+        }
         Protocol::Sctp => None,
     }
 }

@@ -355,17 +355,33 @@ fn networks_get_vnis_and_subnets() {
         assert_eq!(error.kind, kind, "{error}");
         assert!(error.message.contains(text), "{error}");
     }
-    let encrypted = engine::NetworkCreateRequest {
-        name: "x".to_owned(),
-        options: Some([("encrypted".to_owned(), String::new())].into()),
-        ..Default::default()
-    };
-    let error = world
-        .create(Command::CreateNetwork {
-            request: Box::new(encrypted),
-        })
-        .unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Unimplemented, "{error}");
+}
+
+#[test]
+fn networks_are_encrypted_if_asked_for() {
+    let mut world = World::new(&[]);
+    for (name, option, encrypted) in [
+        ("plain", None, false),
+        ("docker", Some(""), true),
+        ("yes", Some("true"), true),
+        ("no", Some("false"), false),
+    ] {
+        let request = engine::NetworkCreateRequest {
+            name: name.to_owned(),
+            options: option.map(|value| [("encrypted".to_owned(), value.to_owned())].into()),
+            ..Default::default()
+        };
+        let id = world
+            .create(Command::CreateNetwork {
+                request: Box::new(request),
+            })
+            .unwrap();
+        assert_eq!(
+            world.state.network(&id).unwrap().is_encrypted(),
+            encrypted,
+            "{name}"
+        );
+    }
 }
 
 #[test]

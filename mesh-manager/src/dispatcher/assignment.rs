@@ -115,6 +115,14 @@ impl Sent {
                     id: node.id.clone(),
                     hostname: node.description.hostname.clone(),
                     data_path_address: node.description.data_path_address.clone(),
+                    cipher: node
+                        .description
+                        .cipher
+                        .as_ref()
+                        .map(|cipher| proto::Cipher {
+                            key: cipher.key.clone(),
+                            port: cipher.port.into(),
+                        }),
                 }));
             }
         }
@@ -164,6 +172,7 @@ fn peer_fingerprint(node: &Node) -> u64 {
     let mut hasher = DefaultHasher::new();
     node.description.hostname.hash(&mut hasher);
     node.description.data_path_address.hash(&mut hasher);
+    node.description.cipher.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -203,6 +212,7 @@ fn network_message(network: &Network) -> proto::Network {
         subnet_v6: network
             .subnet_v6
             .map_or_else(String::new, |subnet| subnet.to_string()),
+        encrypted: network.is_encrypted(),
     }
 }
 

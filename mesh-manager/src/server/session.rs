@@ -3,7 +3,7 @@
 
 use super::ca::status;
 use crate::{
-    NodeReport, Operation,
+    Cipher, NodeReport, Operation,
     core::Core,
     dispatcher::{Sent, Session},
     orchestrator::heartbeat_period,
@@ -67,7 +67,7 @@ async fn start(
     let session = Arc::new(Session::new(&node_id, core.cancel.child_token(), messages));
     core.sessions.add(session.clone());
     tracing::info!(node = node_id, "session opened");
-    run(core, session, incoming).await;
+    run(core, session, remote, incoming).await;
 }
 
 async fn introduce(
@@ -89,8 +89,12 @@ async fn introduce(
             "the first message has to be hello",
         ));
     };
-    let description = report(hello, remote);
     core.hear(node_id);
+    describe(core, node_id, report(hello, remote)).await
+}
+
+/// Keeps what a node says of itself, if it is anything new.
+async fn describe(core: &Core, node_id: &str, description: NodeReport) -> Result<(), Status> {
     let is_known = {
         let state = core.store.read();
         state
@@ -122,15 +126,26 @@ fn report(hello: NodeDescription, remote: Option<IpAddr>) -> NodeReport {
         nano_cpus: hello.nano_cpus,
         memory_bytes: hello.memory_bytes,
         engine_labels: hello.engine_labels.into_iter().collect(),
+        cipher: hello.cipher.and_then(|cipher| {
+            Some(Cipher {
+                key: cipher.key,
+                port: u16::try_from(cipher.port).ok()?,
+            })
+        }),
     }
 }
 
 /// Runs both directions until one ends.
-async fn run(core: Arc<Core>, session: Arc<Session>, incoming: Streaming<NodeMessage>) {
+async fn run(
+    core: Arc<Core>,
+    session: Arc<Session>,
+    remote: Option<IpAddr>,
+    incoming: Streaming<NodeMessage>,
+) {
     let (reports, queue) = mpsc::channel(REPORTS);
     tokio::select! {
         () = session.cancel.cancelled() => {}
-        () = receive(&core, &session, incoming, reports) => {}
+        () = receive(&core, &session, remote, incoming, reports) => {}
         () = dispatch(&core, &session) => {}
         () = propose_reports(&core, queue) => {}
     }
@@ -144,6 +159,7 @@ async fn run(core: Arc<Core>, session: Arc<Session>, incoming: Streaming<NodeMes
 async fn receive(
     core: &Core,
     session: &Session,
+    remote: Option<IpAddr>,
     mut incoming: Streaming<NodeMessage>,
     reports: mpsc::Sender<Vec<(String, TaskStatus)>>,
 ) {
@@ -177,7 +193,15 @@ async fn receive(
                 }
                 return;
             }
-            Some(In::Heartbeat(_) | In::Hello(_)) | None => {}
+            Some(In::Hello(hello)) => {
+                if let Err(refusal) = describe(core, &session.node_id, report(hello, remote)).await
+                {
+                    // The node says it again in its next session.
+                    tracing::warn!(node = session.node_id, %refusal, "a node's description was not taken");
+                    return;
+                }
+            }
+            Some(In::Heartbeat(_)) | None => {}
         }
     }
 }

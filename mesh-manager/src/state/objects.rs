@@ -367,6 +367,13 @@ impl Network {
         &self.spec.name
     }
 
+    /// Whether nodes encrypt what they send one another on it. As in Docker, the option counts, not its value; but for
+    /// one that says no.
+    pub fn is_encrypted(&self) -> bool {
+        let option = self.spec.options.as_ref().and_then(|o| o.get("encrypted"));
+        option.is_some_and(|value| value != "false")
+    }
+
     /// The IPv6 address of whatever has `address` on this network: the subnet's first one, with `address` in its last
     /// 32 bits. So one allocation serves both.
     pub fn v6(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {

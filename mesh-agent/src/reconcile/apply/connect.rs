@@ -11,7 +11,7 @@ use crate::{
     links::{
         host::{Host, HostView},
         netns,
-        plan::TaskLink,
+        plan::{LinkKind, TaskLink},
         sysctl, task as task_links,
     },
     reconcile::{
@@ -91,11 +91,11 @@ impl Reconciler {
             let missing: Vec<_> = links
                 .iter()
                 .filter(|link| !observed.host.interfaces.contains_key(&link.host_name))
-                .cloned()
+                .map(|link| (link.clone(), mtu - cipher_overhead(assignment, link)))
                 .collect();
             let pid = observed.containers.get(&id).map_or(0, |info| info.pid);
             Some(async move {
-                let result = connect(&host, &path, pid, &links, &missing, mtu).await;
+                let result = connect(&host, &path, pid, &links, &missing).await;
                 (id, links, result)
             })
         });
@@ -152,14 +152,24 @@ impl Reconciler {
     }
 }
 
-/// Makes a task's namespace and links, and says the namespace's cookie.
+/// What encryption takes of a link's MTU.
+fn cipher_overhead(assignment: &Assignment, link: &TaskLink) -> u32 {
+    let LinkKind::Overlay { network } = &link.kind else {
+        return 0;
+    };
+    match assignment.networks.get(network) {
+        Some(network) if network.encrypted => mesh_wireguard::OVERHEAD,
+        _ => 0,
+    }
+}
+
+/// Makes a task's namespace and the links that are `missing`, with their MTU, and says the namespace's cookie.
 async fn connect(
     host: &Host,
     path: &std::path::Path,
     pid: u32,
     links: &[TaskLink],
-    missing: &[TaskLink],
-    mtu: u32,
+    missing: &[(TaskLink, u32)],
 ) -> Result<u64> {
     let owned = path.to_owned();
     tokio::task::spawn_blocking(move || {
@@ -170,8 +180,8 @@ async fn connect(
         }
     })
     .await??;
-    for link in missing {
-        host.create_pair(link, path, mtu).await?;
+    for (link, mtu) in missing {
+        host.create_pair(link, path, *mtu).await?;
     }
     task_links::configure(path, links.to_vec()).await?;
     netns::within_async(path, mesh_datapath::namespace_cookie)

@@ -1,8 +1,9 @@
 //! Brings about what was planned. Nothing else in the agent writes maps, links or names.
 //!
 //! This file walks the steps · `connect` namespaces, links, name servers · `network` packet path,
-//! names, egress · `sockets` those of ended backends · `tasks` records, states and background work.
+//! names, egress · `cipher` encrypted networks · `sockets` those of ended backends · `tasks` records, states and background work.
 
+mod cipher;
 mod connect;
 mod network;
 mod sockets;

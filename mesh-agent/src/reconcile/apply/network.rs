@@ -37,6 +37,17 @@ impl Reconciler {
         let node = observe::node_facts(host, &self.instance, self.vtep);
         let links = observe::link_facts(host, &self.instance, assignment, self.known.values());
         let mut wanted = desired::datapath(assignment, &node, &links);
+        wanted.cipher = match self.apply_cipher(assignment, host).await {
+            Ok(device) => device,
+            Err(error) => {
+                // Encrypted networks wait; the others do not.
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "nothing goes to other nodes on encrypted networks"
+                );
+                None
+            }
+        };
         wanted.namespaces = desired::namespaces(assignment, &self.configured, &links);
         let wanted = Arc::new(wanted);
         let (shared, applied) = (self.datapath.clone(), Arc::clone(&wanted));
@@ -155,6 +166,7 @@ impl Reconciler {
         })
         .await?
         .context("remove the packet path")?;
+        self.end_cipher().await?;
         egress::apply(&egress::removal(&self.instance)).await?;
         self.egress = None;
         self.tools.runtime.remove_parent_cgroups();

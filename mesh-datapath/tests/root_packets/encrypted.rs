@@ -1,0 +1,171 @@
+//! An encrypted network: packets leave by the device that encrypts and are taken from no other, and only from it.
+
+use mesh_common::{DropReason, Place, Verdict};
+use mesh_datapath::Link;
+
+use crate::{
+    common::INGRESS,
+    compare::moved_outcomes,
+    frames::{Frame, node, syn, task, udp, vxlan},
+    world::{
+        CLIENT, ELSEWHERE, FAR, NEAR, NODE, OVER, PEER, SIDE, SIDE_GATE, Side, UP, VNI, World,
+    },
+};
+
+/// Encrypts the overlay network, or no longer; `device` is the one that does it.
+fn encrypt(world: &mut World, encrypted: bool, device: Option<u32>) {
+    world.change(|desired| {
+        desired.cipher = device;
+        let on_it = desired
+            .endpoints
+            .iter_mut()
+            .filter(|((vni, _), _)| *vni == VNI);
+        on_it.for_each(|(_, endpoint)| endpoint.encrypted = encrypted);
+        for link in desired.links.values_mut() {
+            if let Link::Overlay { encrypted: e, .. } = link {
+                *e = encrypted;
+            }
+        }
+    });
+}
+
+/// What becomes of a packet.
+fn outcome(
+    world: &mut World,
+    program: &'static str,
+    frame: Frame,
+    interface: u32,
+) -> Vec<(&'static str, &'static str)> {
+    let before = world.snapshot();
+    world
+        .run(program, &frame.bytes(), interface)
+        .expect("a verdict");
+    moved_outcomes(&before, &world.snapshot())
+}
+
+#[test]
+fn what_is_encrypted_and_what_is_not_do_not_mix() {
+    let mut world = World::new(Side::Node);
+    let out = || syn((NEAR, 9), (FAR, 80)).macs(task(FAR), task(NEAR));
+    let local = || syn((NEAR, 9), (SIDE, 80)).macs(task(SIDE), task(NEAR));
+    let inside = |vni, frame: Frame, from| vxlan(PEER, NODE, vni, frame.macs(task(NEAR), from));
+    let overlay = || inside(VNI, udp((FAR, 9), (NEAR, 80)), task(FAR));
+    let ingress = || {
+        let asked = syn((CLIENT, 9), (PEER, 81)).macs(task(SIDE_GATE), node(PEER));
+        vxlan(PEER, NODE, INGRESS, asked)
+    };
+    let unencrypted = DropReason::Unencrypted.name();
+    let (forwarded, delivered) = (Verdict::Forwarded.name(), Verdict::Delivered.name());
+    let device = ELSEWHERE;
+    let cases = [
+        (
+            "plain: out",
+            false,
+            None,
+            "overlay_tc",
+            out(),
+            OVER,
+            forwarded,
+        ),
+        (
+            "plain: in",
+            false,
+            None,
+            "uplink_tc",
+            overlay(),
+            UP,
+            delivered,
+        ),
+        (
+            "plain: from the device",
+            false,
+            Some(device),
+            "uplink_tc",
+            overlay(),
+            device,
+            unencrypted,
+        ),
+        (
+            "published: from the device",
+            false,
+            Some(device),
+            "uplink_tc",
+            ingress(),
+            device,
+            unencrypted,
+        ),
+        (
+            "published: in",
+            true,
+            Some(device),
+            "uplink_tc",
+            ingress(),
+            UP,
+            delivered,
+        ),
+        (
+            "encrypted: out, without the device",
+            true,
+            None,
+            "overlay_tc",
+            out(),
+            OVER,
+            unencrypted,
+        ),
+        (
+            "encrypted: out",
+            true,
+            Some(device),
+            "overlay_tc",
+            out(),
+            OVER,
+            forwarded,
+        ),
+        (
+            "encrypted: to a task here",
+            true,
+            None,
+            "overlay_tc",
+            local(),
+            OVER,
+            delivered,
+        ),
+        (
+            "encrypted: in, not by the device",
+            true,
+            Some(device),
+            "uplink_tc",
+            overlay(),
+            UP,
+            unencrypted,
+        ),
+        (
+            "encrypted: in, without the device",
+            true,
+            None,
+            "uplink_tc",
+            overlay(),
+            UP,
+            unencrypted,
+        ),
+        (
+            "encrypted: in",
+            true,
+            Some(device),
+            "uplink_tc",
+            overlay(),
+            device,
+            delivered,
+        ),
+    ];
+    for (name, encrypted, device, program, frame, interface, wanted) in cases {
+        encrypt(&mut world, encrypted, device);
+        let place = if program == "uplink_tc" {
+            Place::UplinkTc
+        } else {
+            Place::Overlay
+        };
+        let found = outcome(&mut world, program, frame, interface);
+        assert_eq!(found, [(place.name(), wanted)], "{name}");
+    }
+}
