@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{netns::NetNs, xdp::PassAll};
+use crate::netns::NetNs;
 
 /// Name of the LAN interface inside each member.
 pub const UPLINK: &str = "lan0";
@@ -115,15 +115,6 @@ impl Lan {
         member.sh(&["ip", "addr", "add", &six, "dev", UPLINK, "nodad"])?;
         member.sh(&["ip", "link", "set", UPLINK, "up"])?;
         Ok(())
-    }
-
-    /// Lets members' XDP programs send back what they received (XDP_TX), which a veth takes only with a program
-    /// of its own. It costs the members their segmentation offload.
-    ///
-    /// # Errors
-    /// When there is no such port.
-    pub fn admit_xdp(&self, port: &str) -> Result<PassAll> {
-        self.ns.enter(|| PassAll::attach(port))
     }
 
     /// Pulls the plug of a port, or puts it back.

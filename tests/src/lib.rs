@@ -18,7 +18,6 @@ pub mod rig;
 pub mod scenario;
 pub mod tasks;
 pub mod wait;
-pub mod xdp;
 
 pub use capture::Capture;
 pub use client::{HttpReply, KeptConnection, http_get};
