@@ -67,6 +67,9 @@ fn open_flows_are_counted_until_they_end() {
                 })
                 .collect();
             wait_open(rig, OPEN, UP_LIMIT)?;
+            // Until after the tasks that leave have answered all, and are gone.
+            let load =
+                scope.spawn(move || rig.exec(shell, &["whoami", "load", "conn", "web:80", "8"]));
             rig.first().ok(&["service", "scale", "-d", "web=1"])?;
             eventually("open flows of tasks that leave", UP_LIMIT, || {
                 let open = open_flows(rig)?;
@@ -78,6 +81,8 @@ fn open_flows_are_counted_until_they_end() {
             for request in requests {
                 request.join().expect("no panic")?;
             }
+            let figures = load.join().expect("no panic")?;
+            ensure!(figures.contains("\"failed\":0"), "{figures}");
             wait_open(rig, 0, UP_LIMIT)
         })
     });

@@ -1,10 +1,7 @@
-//! Virtual addresses as applications in tasks see them, and tasks that leave while they are asked.
+//! Virtual addresses as applications in tasks see them.
 
 use anyhow::{Result, ensure};
-use mesh_tests::{Rig, eventually, http_get, rig::UP_LIMIT, scenario};
-
-/// Length of the requests that are under way when their task is told to stop, milliseconds.
-const UNDER_WAY: &str = "/sleep/2500";
+use mesh_tests::{Rig, eventually, rig::UP_LIMIT, scenario};
 
 /// `web`'s virtual address on `front`.
 fn vip(rig: &Rig) -> Result<String> {
@@ -38,41 +35,5 @@ fn sockets_are_told_the_virtual_address() {
             })?;
         }
         Ok(())
-    });
-}
-
-#[test]
-fn requests_under_way_are_answered_by_tasks_that_leave() {
-    scenario("leave", 2, |rig| {
-        let shell = rig.web_and_shell()?;
-        let asked = rig.nodes[1].address;
-        std::thread::scope(|scope| {
-            let rig = &*rig;
-            let shell = &shell;
-            let outside: Vec<_> = (0..8)
-                .map(|_| scope.spawn(move || rig.client.enter(|| http_get(asked, 80, UNDER_WAY))))
-                .collect();
-            let url = format!("http://web{UNDER_WAY}");
-            let inside: Vec<_> = (0..8)
-                .map(|_| {
-                    let url = url.clone();
-                    scope.spawn(move || rig.exec(shell, &["curl", "-f", &url]))
-                })
-                .collect();
-            let load = scope
-                .spawn(move || rig.exec(shell, &["whoami", "load", "conn", "web:80", "4", "2"]));
-            std::thread::sleep(std::time::Duration::from_millis(500));
-            rig.first().ok(&["service", "scale", "-d", "web=1"])?;
-            for request in outside {
-                let reply = request.join().expect("no panic")?;
-                ensure!(reply.status == 200, "{}", reply.status);
-            }
-            for request in inside {
-                request.join().expect("no panic")?;
-            }
-            let figures = load.join().expect("no panic")?;
-            ensure!(figures.contains("\"failed\":0"), "{figures}");
-            rig.wait_running("web", 1).map(drop)
-        })
     });
 }
