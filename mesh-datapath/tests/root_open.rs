@@ -1,5 +1,8 @@
 //! Opening, adopting and removing, on this kernel.
 
+mod common;
+
+use common::chain;
 use mesh_datapath::{Config, Datapath, Desired};
 
 #[test]
@@ -13,14 +16,4 @@ fn open_apply_nothing_remove() {
     removed.unwrap_or_else(|e| panic!("{}", chain(&e)));
     assert_eq!(report.attached, 0);
     assert!(!std::path::Path::new(&dir).exists());
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

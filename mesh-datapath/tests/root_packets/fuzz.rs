@@ -9,7 +9,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
 use crate::{
     compare::same_bytes,
     errors, fragments, gateway_tc, loopback_tc, overlay_tc, overlay_vips,
-    row::{Row, program},
+    row::{Row, actions, program},
     sizes, uplink_tc, uplink_tunnels, uplink_xdp, v6,
     world::*,
 };
@@ -148,11 +148,7 @@ fn fuzz(place: Place, mut rows: Vec<Row>) {
         rows,
     };
     let (before, taint_before, began) = (counted(&world, place), taint(), Instant::now());
-    let (pass, allowed): (u32, &[u32]) = if place == Place::UplinkXdp {
-        (2, &[1, 2, 3, 4])
-    } else {
-        (u32::MAX, &[u32::MAX, 2, 7])
-    };
+    let allowed @ [pass, ..] = actions(place);
     let name = program(place);
     let mut passed = 0_u64;
     world.inside(|datapath| {

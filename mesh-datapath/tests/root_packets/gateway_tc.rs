@@ -267,7 +267,6 @@ fn answers() -> Vec<Row> {
         )
         .knows((known((NODE, 33_000)), local))
         .returns(tcp((process, 86), (process, 33_000)).macs([0; 6], [0; 6])),
-        row("an answer to nobody known goes out", answer(WHO)),
         row(
             "an answer from another port",
             sent(tcp((NEAR_GATE, 9), WHO)),

@@ -126,9 +126,7 @@ fn questions() -> Vec<Row> {
         .drops(DropReason::Protocol),
         row(
             "an answer to a virtual address",
-            sent(echo_reply(NEAR), FAR_VIP).ip(|ip| {
-                (ip.source, ip.destination) = (NEAR.octets(), FAR_VIP.octets());
-            }),
+            sent(echo_reply(NEAR), FAR_VIP).ip(|ip| ip.destination = FAR_VIP.octets()),
         )
         .drops(DropReason::Protocol),
     ];
@@ -171,7 +169,7 @@ fn tasks() -> Vec<Row> {
         ),
         tunnels(
             "to a task there: a protocol without ports",
-            sent(other(NEAR, FAR, IpNumber::SCTP), FAR),
+            sent(other(NEAR, FAR, IpNumber::GRE), FAR),
         ),
         tunnels(
             "to a task there: the first fragment",

@@ -16,6 +16,8 @@ const MORE: [Ipv4Addr; 3] = [
     Ipv4Addr::new(10, 0, 0, 21),
     Ipv4Addr::new(10, 0, 0, 22),
 ];
+/// With the one that it has at first.
+const ALL: [Ipv4Addr; 4] = [MORE[0], MORE[1], MORE[2], FAR_GATE];
 /// Client ports that are used again and again.
 const PORTS: std::ops::Range<u16> = 40_000..40_256;
 
@@ -52,15 +54,14 @@ fn backend(world: &mut World, port: u16, first: bool) -> Mac {
 #[test]
 fn a_connection_stays_where_its_syn_went() {
     let mut world = World::new(Side::Node);
-    let all: Vec<Ipv4Addr> = MORE.iter().copied().chain([FAR_GATE]).collect();
     // Each change leaves entries behind for some ports; later rows agree about some of these again.
     for backends in [
-        &all[..],
-        &all[..2],
-        &all[1..],
-        &all[..],
-        &all[3..],
-        &all[..],
+        &ALL[..],
+        &ALL[..2],
+        &ALL[1..],
+        &ALL[..],
+        &ALL[3..],
+        &ALL[..],
     ] {
         scale(&mut world, backends);
         for port in PORTS {
@@ -78,8 +79,7 @@ fn an_open_connection_does_not_miss_its_entry() {
     for port in PORTS {
         assert_eq!(backend(&mut world, port, true), task(FAR_GATE));
     }
-    let all: Vec<Ipv4Addr> = MORE.iter().copied().chain([FAR_GATE]).collect();
-    for backends in [&all[..], &all[1..], &all[..]] {
+    for backends in [&ALL[..], &ALL[1..], &ALL[..]] {
         scale(&mut world, backends);
         let mut kept = 0;
         for _ in 0..2 {

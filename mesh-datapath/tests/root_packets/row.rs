@@ -11,9 +11,13 @@ use crate::{
     world::{Memory, PEER_MAC, Side, UP, VNI, World, addr},
 };
 
-/// What a program may do, in its hook's own numbers.
-const XDP: [u32; 3] = [2, 4, 1];
-const TC: [u32; 3] = [u32::MAX, 7, 2];
+/// What the program at a place may do, in its hook's own numbers: pass, send on, drop.
+pub(crate) fn actions(place: Place) -> [u32; 3] {
+    match place {
+        Place::UplinkXdp => [2, 4, 1],
+        _ => [u32::MAX, 7, 2],
+    }
+}
 
 /// What comes out.
 #[derive(Clone)]
@@ -222,7 +226,7 @@ impl Row {
         let trial = world.run(program(place), &packet, self.interface)?;
         let after = world.snapshot();
         let xdp = place == Place::UplinkXdp;
-        let action = if xdp { XDP } else { TC }[self.action];
+        let action = actions(place)[self.action];
         let outcomes = moved_outcomes(&before, &after);
         equal("outcome", &outcomes, &vec![(place.name(), self.outcome)])?;
         equal("action", &trial.action, &action)?;

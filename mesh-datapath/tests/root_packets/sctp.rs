@@ -106,7 +106,7 @@ fn by_overlay() -> Vec<Row> {
     let rows = [
         row("to a task", call(FAR)).tunnels(call(FAR)),
         row("to a virtual address", call(FAR_VIP))
-            .tunnels(call(FAR).macs(task(FAR), task(NEAR)))
+            .tunnels(call(FAR))
             .remembers(reply(SCTP, FAR, FAR_VIP))
             .binds(key(VNI, SCTP, ME, (FAR_VIP, 80)), FAR)
             .counts(FAR_VIP, FAR, true),

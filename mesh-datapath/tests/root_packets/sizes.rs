@@ -52,7 +52,11 @@ fn rows(place: Place, six: bool) -> Vec<Row> {
                     true,
                 ),
                 sends("announces little", same(announces(begin(80), 536)), true),
-                sends("no announcement", same(announces(open(80), MORE)), false),
+                sends(
+                    "announces in the middle of a connection",
+                    same(announces(open(80), MORE)),
+                    false,
+                ),
                 row(
                     "announces behind another option",
                     behind(begin(80), &[1], MORE),

@@ -13,6 +13,7 @@ use crate::{
 };
 
 /// A packet, the program it meets, and what is told of it.
+#[derive(Clone)]
 struct Case {
     name: &'static str,
     program: &'static str,
@@ -49,13 +50,13 @@ fn cases() -> Vec<Case> {
                 SocketAddr::new(six(LAN_V6, WHO.0).into(), WHO.1),
                 SocketAddr::new(six(LAN_V6, NODE).into(), 80),
             ],
-            ..case(&asks)
+            ..asks.clone()
         },
         Case {
             name: "the same in tc",
             program: "uplink_tc",
             place: Place::UplinkTc,
-            ..case(&asks)
+            ..asks.clone()
         },
         Case {
             name: "what came by tunnel, into a task",
@@ -65,7 +66,7 @@ fn cases() -> Vec<Case> {
             outcome: Verdict::Delivered.name(),
             ends: [end(WHO), end((SIDE_GATE, TARGET))],
             peer: None,
-            ..case(&asks)
+            ..asks.clone()
         },
         Case {
             name: "what came by tunnel, still in it",
@@ -78,7 +79,7 @@ fn cases() -> Vec<Case> {
             .bytes(),
             outcome: Verdict::Handover.name(),
             ends: [end(WHO), end((NODE, 81))],
-            ..case(&asks)
+            ..asks.clone()
         },
         Case {
             name: "a packet that is dropped",
@@ -97,17 +98,10 @@ fn cases() -> Vec<Case> {
             outcome: Verdict::Pass.name(),
             ends: [end(WHO), end((NODE, 443))],
             peer: None,
-            ..case(&asks)
+            ..asks.clone()
         },
         asks,
     ]
-}
-
-fn case(of: &Case) -> Case {
-    Case {
-        packet: of.packet.clone(),
-        ..*of
-    }
 }
 
 fn all_of(trace: &mut Trace) -> Vec<TracedPacket> {

@@ -251,7 +251,6 @@ fn tunnel_tc_outside_a_tunnel() {
     let stranger = |name, packet: Vec<u8>| row(name, packet).drops(DropReason::UnknownPeer);
     let rows = [
         stranger("in no tunnel", begin(80).bytes()),
-        stranger("in no tunnel, a reply", tcp((NODE, 80), WHO).bytes()),
         stranger("in no tunnel, another EtherType", vec![0; 60]),
     ];
     check_all(Place::Tunnel, &rows);

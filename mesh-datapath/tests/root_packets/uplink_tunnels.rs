@@ -234,7 +234,7 @@ fn overlays() -> Vec<Row> {
         delivers("overlay: ping", icmp(FAR, NEAR, echo)),
         delivers(
             "overlay: a protocol without ports",
-            other(FAR, NEAR, IpNumber::SCTP),
+            other(FAR, NEAR, IpNumber::GRE),
         ),
         delivers(
             "overlay: the first fragment",

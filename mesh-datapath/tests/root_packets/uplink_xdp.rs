@@ -58,10 +58,6 @@ fn not_ours() -> Vec<Row> {
             "a protocol without ports",
             other(CLIENT, NODE, IpNumber::GRE),
         ),
-        row(
-            "SCTP, which is not published",
-            other(CLIENT, NODE, IpNumber::SCTP),
-        ),
         row("a port that is not published", begin(443)),
         row("a port published for TCP only", datagram(1080)),
         row("a port published for UDP only", begin(2080)),

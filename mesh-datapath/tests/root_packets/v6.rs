@@ -49,7 +49,7 @@ pub(crate) fn too_many(frame: Frame) -> Frame {
     (0..5).fold(frame, option)
 }
 
-/// The rows of a place.
+/// The rows of a place. Those of the tunnel device are only for the fuzzer: see `tunnel_tc`.
 pub(crate) fn rows(place: Place) -> Vec<Row> {
     match place {
         Place::UplinkXdp => [six(uplink_xdp::rows()), v6_uplink::xdp()].concat(),
