@@ -131,7 +131,6 @@ fn replies_leave_directly_where_the_network_takes_them() {
             "53:80/udp",
         ];
         rig.create("web", &label)?;
-        rig.wait_running("web", 1)?;
         let home = rig.task("web")?.node;
         let is_home = |node: &&Node| node.name == home;
         let case = Case {

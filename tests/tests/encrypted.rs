@@ -1,9 +1,6 @@
 //! Encrypted networks: what tasks of different nodes say one another is not to be read, nor to be made up, on the wire.
 
-use std::{
-    net::{Ipv4Addr, UdpSocket},
-    time::Duration,
-};
+use std::net::{Ipv4Addr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
@@ -235,8 +232,7 @@ fn an_agent_that_is_killed_cuts_nothing_and_a_killed_helper_is_replaced() {
             kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL)?;
         }
         eventually("new keys to be agreed upon", UP_LIMIT, || {
-            let wait = Duration::from_secs(2).as_secs().to_string();
-            rig.exec(&shell, &["curl", "-f", "-m", &wait, "http://web/"])
+            rig.exec(&shell, &["curl", "-f", "-m", "2", "http://web/"])
         })?;
         ensure!(status(&rig.nodes[0])?.key != before.key);
         Ok(())

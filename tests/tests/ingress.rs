@@ -122,7 +122,6 @@ fn own_processes(rig: &Rig) -> Result<()> {
 fn a_thousand_datagrams_come_back() {
     scenario("udp", 3, |rig| {
         publish(rig, &["--publish", "80:80/udp", "--replicas", "2"])?;
-        rig.wait_running("web", 2)?;
         for node in &rig.nodes {
             let back = rig
                 .client

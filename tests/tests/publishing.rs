@@ -21,7 +21,6 @@ fn a_host_port_answers_where_a_replica_runs() {
         let port = "published=8081,target=80,mode=host";
         let place = ["--constraint", "node.hostname==n2", "--publish", port];
         rig.create("direct", &place)?;
-        rig.wait_running("direct", 1)?;
         eventually("the port to answer", UP_LIMIT, || {
             ask(rig, &rig.nodes[1], 8081)
         })?;
@@ -86,8 +85,11 @@ fn dnsrr_has_the_tasks_and_no_virtual_address() {
                 .filter_map(|line| line.strip_prefix("Address: "));
             Ok(answers.map(|a| a.trim().to_owned()).collect())
         };
-        let tasks = lookup("tasks.rr")?;
-        ensure!(tasks.len() == 3 && lookup("rr")? == tasks, "{tasks:?}");
+        eventually("both names to have all tasks", UP_LIMIT, || {
+            let tasks = lookup("tasks.rr")?;
+            ensure!(tasks.len() == 3 && lookup("rr")? == tasks, "{tasks:?}");
+            Ok(())
+        })?;
         let vips = rig
             .first()
             .ok(&["vip", "ls", "-q", "--filter", "service=rr"])?;
@@ -121,7 +123,6 @@ fn labels_keep_clients_with_a_replica_and_requests_on_a_node() {
                 name,
                 &["--replicas", "4", "--label", label, "--publish", port],
             )?;
-            rig.wait_running(name, 4)?;
         }
         let replicas = |port, only: Option<usize>| -> Result<BTreeSet<String>> {
             let node = |n: usize| &rig.nodes[only.unwrap_or(n % 2)];

@@ -11,12 +11,7 @@ fn a_world_is_made_and_leaves_no_trace() {
         let there = node.address.to_string();
         world
             .client
-            .sh(&["ping", "-c", "1", "-W", "5", &there])
-            .or_else(|_| {
-                world
-                    .client
-                    .sh(&["busybox", "ping", "-c", "1", "-W", "5", &there])
-            })
+            .sh(&["busybox", "ping", "-c", "1", "-W", "5", &there])
             .unwrap();
         let route = node.ns.sh(&["ip", "route", "get", &own]).unwrap();
         assert!(route.contains(mesh_tests::lan::UPLINK), "{route}");

@@ -66,12 +66,11 @@ fn the_docker_command_works_on_the_socket() {
         docker(node, &["service", "scale", "-d", "web=3"])?.ok()?;
         let tasks = rig.wait_running_for("web", 3, UP_LIMIT)?;
         let here = tasks.iter().find(|task| task.node == node.name);
-        if let Some(task) = here {
-            let listed = docker(node, &["ps", "--no-trunc"])?.ok()?;
-            ensure!(listed.contains(&task.container), "{listed}");
-            let missing = docker(node, &["exec", &task.container, "/no/such/command"])?;
-            ensure!(missing.code == 127, "{missing:?}");
-        }
+        let here = here.with_context(|| format!("no task on {}: {tasks:?}", node.name))?;
+        let listed = docker(node, &["ps", "--no-trunc"])?.ok()?;
+        ensure!(listed.contains(&here.container), "{listed}");
+        let missing = docker(node, &["exec", &here.container, "/no/such/command"])?;
+        ensure!(missing.code == 127, "{missing:?}");
         let same = [
             &["node", "ls"][..],
             &["network", "ls"],

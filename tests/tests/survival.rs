@@ -67,12 +67,11 @@ fn no_request_fails_while_the_asked_agent_is_killed() {
             }
         })?;
         rig.wait_ready(2)?;
-        let after = eventually("the same tasks", UP_LIMIT, || {
+        eventually("the same tasks", UP_LIMIT, || {
             let after = alive(rig)?;
             ensure!(after == before, "before {before:?}, after {after:?}");
-            Ok(after)
+            Ok(())
         })?;
-        ensure!(after.len() == 4);
         let reply = rig.client.enter(|| http_get(asked, 80, "/"))?;
         ensure!(reply.status == 200);
         Ok(())

@@ -70,7 +70,6 @@ fn a_request_is_seen_at_its_ingress_its_tunnel_and_its_task_and_back() {
         ];
         let on = ["--constraint", "node.hostname==n2", image::WHOAMI];
         rig.first().ok(&[&create[..], &on].concat())?;
-        rig.wait_running("web", 1)?;
         let n1 = rig.first().address;
         let ask = || {
             let reply = rig.client.enter(|| http_get(n1, 8080, "/"))?;
