@@ -74,7 +74,7 @@ struct World {
     /// On the second network, whose subnet and virtual address are the same.
     stranger: Task,
     _lan: Lan,
-    cgroup: Cgroup,
+    _cgroup: Cgroup,
 }
 
 impl World {
@@ -128,7 +128,7 @@ impl World {
             far,
             stranger,
             _lan: lan,
-            cgroup,
+            _cgroup: cgroup,
         }
     }
 

@@ -17,6 +17,9 @@ const HERE: End = (NEAR_GATE, TARGET);
 /// Behind no interface of this node.
 const FAR_AWAY: End = (std::net::Ipv4Addr::new(203, 0, 113, 7), 40_000);
 
+/// Makes a frame of a protocol.
+type Make = fn(End, End) -> Frame;
+
 /// All services ask for it.
 fn world() -> World {
     let mut world = World::new(Side::Node);
@@ -156,7 +159,7 @@ fn sent(frame: Frame) -> Frame {
 }
 
 /// A reply of the task to `client`, and the same as the client is to see it.
-fn reply(frame: fn(End, End) -> Frame, client: End) -> [Frame; 2] {
+fn reply(frame: Make, client: End) -> [Frame; 2] {
     [sent(frame(HERE, client)), frame((PEER, 86), client)]
 }
 
@@ -169,7 +172,7 @@ fn of_near(protocol: u8, client: End) -> (FlowKey, Nat) {
 
 /// Replies of each protocol; `expect` says where they go.
 fn replies(expect: impl Fn(Row, Frame) -> Row) -> Vec<Row> {
-    let kinds: [(&str, u8, fn(End, End) -> Frame); 3] = [
+    let kinds: [(&str, u8, Make); 3] = [
         ("TCP", wire::TCP, tcp),
         ("UDP", wire::UDP, udp),
         ("SCTP", wire::SCTP, sctp),
