@@ -231,7 +231,7 @@ layouts! {
 
     /// In `TRACE_EVENTS`: a packet and what became of it, as it stood after the verdict.
     struct TraceEvent(64) {
-        /// Nanoseconds of the boot-time clock.
+        /// Nanoseconds of the monotonic clock.
         time_ns: u64,
         /// Source address, inside the tunnel.
         src: Addr,
@@ -293,7 +293,7 @@ layouts! {
         current: Row,
         /// The row that flows without an entry began under, if there was one.
         previous: Row,
-        /// When the current row was written: seconds of the boot-time clock.
+        /// When the current row was written: seconds of the monotonic clock.
         changed_s: u64,
         /// Names the set in `BACKENDS`.
         id: u32,
@@ -410,7 +410,7 @@ layouts! {
         kind: u8,
         /// One after a FIN from the other side or an RST: see [`Nat::is_over`] and [`Nat::is_forgotten`].
         closed: u8,
-        /// When the other side last sent a packet: seconds of the boot-time clock, modulo 2^32.
+        /// When the other side last sent a packet: seconds of the monotonic clock, modulo 2^32.
         seen_s: u32,
     }
 
@@ -421,7 +421,7 @@ layouts! {
         sport_be: u16,
         /// Destination port.
         dport_be: u16,
-        /// When it came: seconds of the boot-time clock, modulo 2^32.
+        /// When it came: seconds of the monotonic clock, modulo 2^32.
         seen_s: u32,
     }
 

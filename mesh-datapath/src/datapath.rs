@@ -304,7 +304,7 @@ impl Datapath {
         let freed = self.rows.keep(tables.pools()) || self.freed;
         self.freed = false;
         let mut ids = Ids::of(&self.tables);
-        let now_s = host::boot_seconds();
+        let now_s = host::monotonic_seconds();
         let mut published = BTreeMap::new();
         for (key, front) in &contents.published {
             let old = self.tables.published.copy().get(key).map(|p| p.pool);

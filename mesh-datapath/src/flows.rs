@@ -16,7 +16,7 @@ pub(crate) struct Flows<'a>(pub(crate) &'a Lru<FlowKey, Nat>);
 impl Flows<'_> {
     /// The flows of this node's tasks. A table that changes while it is read may give an entry twice or not at all.
     pub(crate) fn read(&self, fronts: &Fronts) -> Result<Vec<Flow>, Error> {
-        let now_s = host::boot_seconds() as u32;
+        let now_s = host::monotonic_seconds() as u32;
         let entries = self.entries()?.into_iter();
         let mut flows: Vec<Flow> = entries
             .map(|(key, nat)| flow(&key, &nat, now_s, fronts))
@@ -28,7 +28,7 @@ impl Flows<'_> {
     /// How many open flows this node's tasks have by network and address of the task that answers. A network of
     /// `None` is the ingress network.
     pub(crate) fn count_open(&self) -> Result<Memory<(Option<u32>, Addr), u64>, Error> {
-        let now_s = host::boot_seconds() as u32;
+        let now_s = host::monotonic_seconds() as u32;
         let mut open = Memory::new();
         for (key, nat) in self.entries()? {
             if !nat.is_over(key.protocol, now_s) {

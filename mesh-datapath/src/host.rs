@@ -35,25 +35,25 @@ pub(crate) fn ifindex(name: &str) -> Option<u32> {
     nix::net::if_::if_nametoindex(name).ok()
 }
 
-/// Seconds of the boot-time clock: comparable between processes of one boot.
-pub(crate) fn boot_seconds() -> u64 {
-    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
-    uptime
-        .split(['.', ' '])
-        .next()
-        .and_then(|seconds| seconds.parse().ok())
-        .unwrap_or(0)
+/// Seconds of the monotonic clock, as the programs read it: comparable between processes of one boot.
+pub(crate) fn monotonic_seconds() -> u64 {
+    clock(libc::CLOCK_MONOTONIC).tv_sec as u64
 }
 
 /// Nanoseconds of the boot-time clock, as the programs read it.
 pub fn boot_nanoseconds() -> u64 {
+    let now = clock(libc::CLOCK_BOOTTIME);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+fn clock(clock: libc::clockid_t) -> libc::timespec {
     // SAFETY: all zero is a valid value of this plain C structure.
     let mut now: libc::timespec = unsafe { std::mem::zeroed() };
     // SAFETY: the structure outlives the call.
-    let answer = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    let answer = unsafe { libc::clock_gettime(clock, &raw mut now) };
     // Only an unknown clock is refused.
     debug_assert_eq!(answer, 0);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    now
 }
 
 /// Lets the loopback interface take packets that carry own and loopback addresses but were not routed to it:

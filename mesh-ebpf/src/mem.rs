@@ -365,7 +365,7 @@ pub fn ticks() -> u32 {
     (unsafe { kernel::bpf_jiffies64() }) as u32
 }
 
-/// Seconds of the boot-time clock; the coarse one, which costs a memory read.
+/// Seconds of the monotonic clock; the coarse one, which costs a memory read.
 #[inline(always)]
 pub fn now_s() -> u32 {
     // SAFETY: takes nothing, returns a number.

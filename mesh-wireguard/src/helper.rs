@@ -73,6 +73,12 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Option<Setup> {
 
 fn open(setup: &Setup) -> Result<(Arc<Cipher>, UnixListener), String> {
     detach().map_err(|error| format!("detach from the agent: {error}"))?;
+    // A thread that ends alone would leave a node that answers the agent and encrypts nothing.
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::exit(101);
+    }));
     let cipher = Cipher::open(setup)?;
     let listener = listen(&setup.socket)
         .map_err(|error| format!("listen on {}: {error}", setup.socket.display()))?;

@@ -261,9 +261,11 @@ impl Mesh {
                     };
                     let theirs = PublicKey(half.peer_static_public);
                     let mut pairs = self.pairs.values();
-                    let Some((address, pair)) =
-                        pairs.find(|(_, p)| p.own == own.public && p.theirs == theirs)
-                    else {
+                    // Another node may call that key its own: who has it is where it came from.
+                    let is_it = |(address, pair): &&(Ipv4Addr, Arc<Pair>)| {
+                        address == from.ip() && pair.own == own.public && pair.theirs == theirs
+                    };
+                    let Some((address, pair)) = pairs.find(is_it) else {
                         return false;
                     };
                     return self.run(*address, pair, from, datagram, buffer, out);

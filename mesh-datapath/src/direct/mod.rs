@@ -254,7 +254,7 @@ impl Datapath {
     /// # Errors
     /// When the map cannot be written.
     pub fn return_directly(&mut self, paths: &[ReturnPath]) -> Result<(), Error> {
-        let until = host::boot_seconds().saturating_add(LEASE_S) as u32;
+        let until = host::monotonic_seconds().saturating_add(LEASE_S) as u32;
         let proved = paths
             .iter()
             .filter(|path| path.state == ReturnState::Direct);

@@ -77,7 +77,24 @@ pub(super) fn up(state: &mut State, cx: &Context, id: &str, report: &NodeReport)
     node.description = report.clone();
     cx.touch(&mut node.meta);
     state.put_node(node);
+    forget_ciphers(state, cx, id, &report.data_path_address);
     Ok(Response::Done)
+}
+
+/// Nodes that had this one's address before it, such as itself before it left and joined again, have no key any more:
+/// others know keys by address.
+fn forget_ciphers(state: &mut State, cx: &Context, id: &str, address: &str) {
+    let is_before = |node: &&Node| {
+        node.id != id
+            && node.description.data_path_address == address
+            && node.description.cipher.is_some()
+    };
+    let before: Vec<Node> = state.nodes().filter(is_before).cloned().collect();
+    for mut node in before {
+        node.description.cipher = None;
+        cx.touch(&mut node.meta);
+        state.put_node(node);
+    }
 }
 
 pub(super) fn down(state: &mut State, cx: &Context, id: &str, message: &str) -> Outcome {

@@ -1,7 +1,7 @@
 //! What is refused and with which words; what is given out.
 
 use crate::{
-    Command, ErrorKind, Operation, Response,
+    Cipher, Command, ErrorKind, NodeReport, Operation, Response,
     fixture::{World, constrained, global, on, published, replicated, template},
     state::{PublishMode, State, TaskState},
 };
@@ -724,4 +724,33 @@ fn old_reports_change_nothing() {
             Default::default(),
         )]))
         .unwrap();
+}
+
+#[test]
+fn a_key_belongs_to_who_had_the_address_last() {
+    let mut world = World::new(&["before", "now", "other"]);
+    for (id, address) in [
+        ("before", "10.9.0.1"),
+        ("other", "10.9.0.2"),
+        ("now", "10.9.0.1"),
+    ] {
+        let description = NodeReport {
+            data_path_address: address.to_owned(),
+            cipher: Some(Cipher {
+                key: id.to_owned(),
+                port: 51820,
+            }),
+            ..NodeReport::default()
+        };
+        let node_id = id.to_owned();
+        world
+            .apply(Operation::NodeUp {
+                node_id,
+                description,
+            })
+            .unwrap();
+    }
+    let has_key = |id| world.state.node(id).unwrap().description.cipher.is_some();
+    assert!(!has_key("before"));
+    assert!(has_key("now") && has_key("other"));
 }

@@ -127,6 +127,8 @@ fn report(hello: NodeDescription, remote: Option<IpAddr>) -> NodeReport {
         memory_bytes: hello.memory_bytes,
         engine_labels: hello.engine_labels.into_iter().collect(),
         cipher: hello.cipher.and_then(|cipher| {
+            // Base64 of 32 bytes.
+            (cipher.key.len() == 44).then_some(())?;
             Some(Cipher {
                 key: cipher.key,
                 port: u16::try_from(cipher.port).ok()?,

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use mesh_api::proto::{self, Protocol, PublishMode};
-use mesh_wireguard::{Handle, OVERHEAD, Peer, Request, Setup, Status};
+use mesh_api::proto::{self, Protocol};
+use mesh_wireguard::{Handle, OVERHEAD, Peer, PublicKey, Request, Setup, Status};
 
 use crate::{
     assignment::Assignment,
@@ -81,13 +81,17 @@ impl Reconciler {
     }
 }
 
-/// The other nodes that encrypt.
+/// The other nodes that encrypt. What one says of itself and cannot be read is its affair alone.
 fn peers(assignment: &Assignment, own: IpAddr) -> BTreeMap<std::net::Ipv4Addr, Peer> {
     let peers = assignment.peers.values().filter_map(|peer| {
         let cipher = peer.cipher.as_ref()?;
         let IpAddr::V4(address) = desired::address(&peer.data_path_address)? else {
             return None;
         };
+        if let Err(error) = cipher.key.parse::<PublicKey>() {
+            tracing::warn!(node = peer.hostname, %error, "nothing encrypted goes to this node");
+            return None;
+        }
         let peer = Peer {
             key: cipher.key.clone(),
             port: u16::try_from(cipher.port).ok()?,
@@ -99,11 +103,7 @@ fn peers(assignment: &Assignment, own: IpAddr) -> BTreeMap<std::net::Ipv4Addr, P
 
 /// The service that has published a UDP port, as then its tasks would get what is sent there.
 fn publisher(assignment: &Assignment, port: u16) -> Option<&str> {
-    let is_it = |p: &proto::Port| {
-        p.protocol() == Protocol::Udp
-            && p.mode() == PublishMode::Ingress
-            && p.published == u32::from(port)
-    };
+    let is_it = |p: &proto::Port| p.protocol() == Protocol::Udp && p.published == u32::from(port);
     let mut services = assignment.services.values();
     let service = services.find(|service| service.ports.iter().any(is_it))?;
     Some(&service.name)
@@ -116,10 +116,13 @@ mod tests {
     #[test]
     fn peers_are_the_other_nodes_that_have_a_key() {
         let mut assignment = Assignment::default();
+        // 32 zeros.
+        let good = format!("{}=", "A".repeat(43));
         for (id, address, key) in [
-            ("a", "192.0.2.1", Some("A")),
-            ("b", "192.0.2.2", Some("B")),
+            ("a", "192.0.2.1", Some(&*good)),
+            ("b", "192.0.2.2", Some(&*good)),
             ("c", "192.0.2.3", None),
+            ("d", "192.0.2.4", Some("no key")),
         ] {
             let peer = proto::Peer {
                 id: id.into(),
@@ -134,7 +137,7 @@ mod tests {
         }
         let found = peers(&assignment, "192.0.2.1".parse().expect("an address"));
         let b = Peer {
-            key: "B".into(),
+            key: good.clone(),
             port: 7,
         };
         assert_eq!(
