@@ -8,10 +8,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use mesh_common::{
-    Addr, AddrKey, Backend, CHUNK_LINES, CHUNKS, COUNTS, Conn, Connected, Counter, Datagram, DatagramKey, Endpoint,
-    FlowKey, Fragment, Line, Link, MORE_PROGRAMS, Nat, PORT_WORDS, PORTS as ALL_PORTS, Place, Pool,
-    Published, ScopedAddr, Settings, TABLES as ALL_TABLES, TableCount, TraceFilter, Traced,
-    V6_PROGRAMS, VerdictCount,
+    Addr, AddrKey, Backend, CHUNK_LINES, CHUNKS, COUNTS, Conn, Connected, Counter, Datagram,
+    DatagramKey, Endpoint, FlowKey, Fragment, Line, Link, MORE_PROGRAMS, Nat, PORT_WORDS,
+    PORTS as ALL_PORTS, Place, Pool, Published, ScopedAddr, Settings, TABLES as ALL_TABLES,
+    TableCount, TraceFilter, Traced, V6_PROGRAMS, VerdictCount,
 };
 
 use crate::tunnel::Inner;

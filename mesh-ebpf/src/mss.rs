@@ -43,18 +43,11 @@ fn most<F: Family>(packet: &impl Packet, device: u32) -> u16 {
 
 /// In tc: lowers what the packet announces to what fits a tunnel by `device`, if it opens a connection.
 #[inline(always)]
-pub fn clamp<F: Family>(
-    ctx: &TcContext,
-    device: u32,
-    tuple: &Tuple<F>,
-) -> Result<(), DropReason> {
+pub fn clamp<F: Family>(ctx: &TcContext, device: u32, tuple: &Tuple<F>) -> Result<(), DropReason> {
     if !tuple.opens() {
         return Ok(());
     }
-    let (tcp, most) = (
-        ETH_LEN as u32 + u32::from(tuple.l4),
-        most::<F>(ctx, device),
-    );
+    let (tcp, most) = (ETH_LEN as u32 + u32::from(tuple.l4), most::<F>(ctx, device));
     if lower_mss(ctx.skb.skb, tcp, most.into()) != 0 {
         Ok(())
     } else {
@@ -146,7 +139,10 @@ pub fn clamp_first<F: Family>(
     if kind != MSS || length != MSS_LEN {
         return false;
     }
-    let (old, most) = (u16::from_be_bytes([high, low]), most::<F>(ctx, settings.uplink));
+    let (old, most) = (
+        u16::from_be_bytes([high, low]),
+        most::<F>(ctx, settings.uplink),
+    );
     if old <= most {
         return true;
     }

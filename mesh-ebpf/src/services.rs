@@ -1,8 +1,8 @@
 //! Which backend a flow goes to. The same answer from XDP, tc and every node, as the rows are the same everywhere.
 
 use mesh_common::{
-    Addr, AddrKey, BACKEND_ACTIVE, CHUNK_LINES, Conn, Endpoint, FlowKey, LINE_WORDS, Pool, Published, Row, Settings, TABLE_CONNS,
-    port_bit, port_index, slot_of, wire,
+    Addr, AddrKey, BACKEND_ACTIVE, CHUNK_LINES, Conn, Endpoint, FlowKey, LINE_WORDS, Pool,
+    Published, Row, Settings, TABLE_CONNS, port_bit, port_index, slot_of, wire,
 };
 
 use crate::{

@@ -22,11 +22,7 @@ const LOOPBACK: u32 = 1;
 /// Whether a packet fits into a tunnel by `device`; if not, goes on in the program that answers it. To be asked before the packet
 /// is changed, as the answer quotes it. What opens a connection is made to announce what fits.
 #[inline(always)]
-pub fn check<F: Family>(
-    ctx: &TcContext,
-    device: u32,
-    tuple: &Tuple<F>,
-) -> Result<(), DropReason> {
+pub fn check<F: Family>(ctx: &TcContext, device: u32, tuple: &Tuple<F>) -> Result<(), DropReason> {
     let mtu = mem::mtu(ctx, device);
     if mtu == 0 || length(ctx, tuple) + OVERHEAD as u32 <= mtu {
         return mss::clamp(ctx, device, tuple);

@@ -49,11 +49,7 @@ pub fn is_decrypted(ctx: &TcContext, settings: &Settings) -> bool {
 /// Whether a packet out of a tunnel may go to a task: it is of this node, and its network is an encrypted one if the
 /// packet came encrypted, and only then. The device it came by, which says how large packets may be.
 #[inline(always)]
-pub fn admit(
-    ctx: &TcContext,
-    settings: &Settings,
-    endpoint: &Endpoint,
-) -> Result<u32, DropReason> {
+pub fn admit(ctx: &TcContext, settings: &Settings, endpoint: &Endpoint) -> Result<u32, DropReason> {
     if endpoint.ifindex == 0 {
         return Err(DropReason::NoEndpoint);
     }
