@@ -3,6 +3,7 @@
 mod common;
 
 use std::{
+    collections::BTreeSet,
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, TcpStream},
     time::Instant,
@@ -32,12 +33,16 @@ fn traffic(pair: &Pair) {
     let (client, near, n1) = (&pair.client, &pair.near.ns, &pair.nodes[0].ns);
     let [first, second, vip, vip_far, far] =
         [N1, N2, VIP, VIP_FAR, pair.far.overlay].map(IpAddr::from);
+    let mut before = BTreeSet::new();
     for to in [first, second] {
         for seen in pair.both_answer(("client to node", client, to, 80), 60) {
-            assert_eq!(
-                seen.client, seen.local,
-                "the task sees the client's own address and port"
+            assert_eq!(seen.client.ip(), seen.local.ip());
+            // A port that led to the same task by another node may be a substitute.
+            assert!(
+                seen.client == seen.local || before.contains(&seen.local.port()),
+                "the task sees the client's own address and port: {seen:?}"
             );
+            before.insert(seen.local.port());
         }
     }
     pair.large(&[
