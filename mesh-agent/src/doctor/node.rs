@@ -8,8 +8,8 @@ use crate::{
     node::Node,
 };
 
-/// The oldest kernel that the packet path is tested on.
-const OLDEST: (u32, u32) = (6, 1);
+/// The oldest kernel that has all that is needed.
+const OLDEST: (u32, u32) = (6, 6);
 
 /// Looks at everything.
 pub(super) async fn look(node: &Node) -> Vec<Finding> {
