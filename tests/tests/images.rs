@@ -48,6 +48,10 @@ fn a_service_runs_an_image_of_a_registry_with_passwords() {
         let unknown = format!("{host}/{}:2", registry::REPOSITORY);
         let told = ctl(first, &right, &["image", "pull", &unknown])?.refused()?;
         ensure!(told.contains("manifest unknown"), "{told}");
+        let create = ["service", "create", "--name", "none", &unknown];
+        let told = ctl(first, &right, &create)?.refused()?;
+        ensure!(told.starts_with("No such image: "), "{told}");
+        ensure!(first.ok(&["service", "ls", "-q"])?.is_empty());
 
         let create = [
             "service",

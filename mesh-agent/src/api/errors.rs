@@ -182,7 +182,7 @@ impl ApiError {
     /// The image is on this node only.
     pub(crate) fn only_local(image: &str) -> Self {
         Self::new(
-            StatusCode::NOT_FOUND,
+            StatusCode::SERVICE_UNAVAILABLE,
             format!("{image} was loaded on this node and comes from no registry"),
         )
     }

@@ -5,7 +5,7 @@ use base64::{
     Engine,
     prelude::{BASE64_STANDARD as STANDARD, BASE64_URL_SAFE as URL_SAFE},
 };
-use mesh_api::Client;
+use mesh_api::{Client, ClientError};
 
 /// The name with `:latest` when it has neither tag nor digest.
 pub(crate) fn with_tag(image: &str) -> Result<String> {
@@ -31,13 +31,29 @@ pub(crate) fn split(image: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// The image with the digest its registry answers. `None`: the registry cannot be asked.
-pub(crate) async fn pin(client: &Client, image: &str, auth: Option<&str>) -> Option<String> {
+/// The image with the digest its registry answers. `None`: the registry cannot be asked, or does not say.
+///
+/// # Errors
+/// The registry answers that it has no such image.
+pub(crate) async fn pin(
+    client: &Client,
+    image: &str,
+    auth: Option<&str>,
+) -> Result<Option<String>> {
     if image.contains('@') {
-        return Some(image.to_owned());
+        return Ok(Some(image.to_owned()));
     }
-    let answer = client.distribution(image, auth).await.ok()?;
-    Some(format!("{image}@{}", answer.descriptor.digest?))
+    match client.distribution(image, auth).await {
+        Ok(answer) => Ok(answer
+            .descriptor
+            .digest
+            .map(|digest| format!("{image}@{digest}"))),
+        Err(ClientError::Daemon { status, message }) if status.as_u16() == 404 => bail!(
+            "No such image: {message}\n\
+             With --no-resolve-image its registry is not asked, for nodes that have the image already."
+        ),
+        Err(_) => Ok(None),
+    }
 }
 
 /// What Docker says when [`pin`] gives nothing.

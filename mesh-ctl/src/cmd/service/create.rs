@@ -97,7 +97,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let (wait, registry) = (args.wait.clone(), args.registry.clone());
     let mut spec = spec(args)?;
-    let warning = registry.pin(client, &mut spec).await;
+    let warning = registry.pin(client, &mut spec).await?;
     let auth = registry.auth(&spec);
     let answer = client.service_create(&spec, auth.as_deref()).await?;
     super::warn(answer.warnings, warning);

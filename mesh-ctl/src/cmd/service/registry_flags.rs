@@ -1,6 +1,7 @@
 //! The flags of `service create` and `service update` that say what is asked of the image's registry, and what
 //! nodes are told to ask it with.
 
+use anyhow::Result;
 use mesh_api::{Client, engine::ServiceSpec};
 
 use crate::flags::image;
@@ -17,19 +18,28 @@ pub(super) struct RegistryFlags {
 
 impl RegistryFlags {
     /// Pins the image of a spec to the digest its registry answers. Gives a warning if it cannot be asked.
-    pub(super) async fn pin(&self, client: &Client, spec: &mut ServiceSpec) -> Option<String> {
-        let image = spec
-            .task_template
-            .as_mut()
+    ///
+    /// # Errors
+    /// The registry has no such image.
+    pub(super) async fn pin(
+        &self,
+        client: &Client,
+        spec: &mut ServiceSpec,
+    ) -> Result<Option<String>> {
+        let task = spec.task_template.as_mut();
+        let Some(image) = task
             .and_then(|task| task.container_spec.as_mut()?.image.as_mut())
-            .filter(|_| !self.no_resolve_image)?;
+            .filter(|_| !self.no_resolve_image)
+        else {
+            return Ok(None);
+        };
         let auth = image::registry_auth(image);
-        match image::pin(client, image, auth.as_deref()).await {
+        match image::pin(client, image, auth.as_deref()).await? {
             Some(pinned) => {
                 *image = pinned;
-                None
+                Ok(None)
             }
-            None => Some(image::unpinned_warning(image)),
+            None => Ok(Some(image::unpinned_warning(image))),
         }
     }
 

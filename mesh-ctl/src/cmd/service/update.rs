@@ -76,7 +76,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let mut spec = service.spec.unwrap_or_default();
     change(client, &mut spec, &args).await?;
     let warning = match args.image {
-        Some(_) => args.registry.pin(client, &mut spec).await,
+        Some(_) => args.registry.pin(client, &mut spec).await?,
         None => None,
     };
     let auth = args.registry.auth(&spec);
