@@ -48,6 +48,22 @@ impl Addr {
         self.words_be[3]
     }
 
+    /// The IPv4 address of the last four bytes: of a mesh address of either family the one that the tables have it under
+    /// (see [`Prefix`]).
+    #[inline(always)]
+    pub const fn low(&self) -> Self {
+        Self::v4_be(self.low_be())
+    }
+
+    /// The address of the same family and network whose last four bytes are `low_be`.
+    #[inline(always)]
+    pub const fn with_low(&self, low_be: u32) -> Self {
+        let [a, b, c, _] = self.words_be;
+        Self {
+            words_be: [a, b, c, low_be],
+        }
+    }
+
     /// The sixteen bytes.
     pub const fn octets(&self) -> [u8; 16] {
         let [a, b, c, d] = [
@@ -163,6 +179,11 @@ mod tests {
         assert_eq!(asked_mac(a.low_be(), 0), node_mac(a.low_be()));
         assert_eq!(asked_mac(a.low_be(), 1), [0x02, 0x44, 10, 1, 2, 3]);
         assert!(!Addr::NONE.is_v4());
+        assert_eq!(a.low(), a);
+        assert_eq!(
+            a.with_low(Addr::v4([10, 9, 9, 9]).low_be()),
+            Addr::v4([10, 9, 9, 9])
+        );
     }
 
     #[test]
@@ -175,6 +196,8 @@ mod tests {
         octets[12..].copy_from_slice(&[10, 1, 2, 3]);
         assert_eq!(address.octets(), octets);
         assert!(prefix.holds(&address) && !prefix.holds(&Addr::v4([10, 1, 2, 3])));
+        assert_eq!(address.low(), Addr::v4([10, 1, 2, 3]));
+        assert_eq!(prefix.join(0).with_low(address.low_be()), address);
         octets[11] = 8;
         assert!(!prefix.holds(&Addr::v6(octets)));
         assert!(!Prefix::NONE.is_some() && !Prefix::NONE.holds(&Addr::NONE));

@@ -66,9 +66,9 @@ pub struct OpenSocket {
     pub protocol: u8,
     /// VXLAN network identifier.
     pub vni: u32,
-    /// The virtual address.
+    /// The virtual address; the one of IPv4 if the socket asked for the one of IPv6.
     pub vip: IpAddr,
-    /// The task's address that it really talks to.
+    /// The task's address that it really talks to, likewise.
     pub backend: IpAddr,
     /// The port of both, host byte order.
     pub port: u16,
@@ -172,8 +172,8 @@ impl Sockets {
             .map(|(key, value)| OpenSocket {
                 protocol: UDP,
                 vni: value.vni,
-                vip: compile::ip(key.address),
-                backend: compile::ip(value.address),
+                vip: compile::ip(key.address.low()),
+                backend: compile::ip(value.address.low()),
                 port: u16::from_be(key.port_be),
                 connected: socket.port_be != 0,
                 ended: false,
@@ -236,8 +236,8 @@ fn stream(message: &[u8]) -> Option<OpenSocket> {
     current.then(|| OpenSocket {
         protocol: TCP,
         vni: kept.vni,
-        vip: compile::ip(kept.vip),
-        backend: compile::ip(kept.backend),
+        vip: compile::ip(kept.vip.low()),
+        backend: compile::ip(kept.backend.low()),
         port: u16::from_be(kept.port_be),
         connected: true,
         ended: TCP_ENDED.contains(&socket.state),

@@ -7,12 +7,12 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
 };
 
 use common::{
-    Lan, Node, PATIENCE, Task, introduce, service,
+    Lan, Node, OVERLAY_V6, PATIENCE, Task, introduce, service, six,
     talk::{ask, call},
 };
 use mesh_datapath::{Datapath, OpenSocket, Subnet, XdpMode, namespace_cookie};
@@ -28,6 +28,28 @@ const STICKY: Ipv4Addr = Ipv4Addr::new(10, 0, 16, 201);
 const N1: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 /// IP protocol number.
 const UDP: u8 = 17;
+
+/// An address on an overlay network, in IPv6.
+fn over(address: Ipv4Addr) -> IpAddr {
+    six(OVERLAY_V6, address).into()
+}
+
+/// The ways to say an address: in IPv4, to an IPv6 socket, in IPv6.
+fn ways(address: Ipv4Addr) -> [IpAddr; 3] {
+    [
+        address.into(),
+        address.to_ipv6_mapped().into(),
+        over(address),
+    ]
+}
+
+/// What a socket that talks to `peer` is bound to.
+fn any(peer: IpAddr) -> IpAddr {
+    match peer {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
 
 /// A cgroup2 directory that this process is in, until dropped.
 struct Cgroup {
@@ -99,15 +121,10 @@ impl World {
         ] {
             for (task, vni) in tasks {
                 let cookie = task.ns.run(namespace_cookie).expect("a cookie");
-                let subnet = Subnet {
-                    first: IpAddr::V4(a(16, 0)),
-                    prefix: 20,
-                    vni,
-                };
-                nodes[node]
-                    .desired
-                    .namespaces
-                    .insert(cookie, [subnet].into());
+                let subnets = [(IpAddr::V4(a(16, 0)), 20), (OVERLAY_V6.into(), 96)];
+                let subnets = subnets.map(|(first, prefix)| Subnet { first, prefix, vni });
+                let namespaces = &mut nodes[node].desired.namespaces;
+                namespaces.insert(cookie, subnets.into());
             }
         }
         for node in &mut nodes {
@@ -147,40 +164,34 @@ impl World {
     }
 
     fn streams(&self) {
-        let before = self.counted();
-        let mut names = BTreeSet::new();
-        for _ in 0..40 {
-            let seen = self
-                .near
-                .ns
-                .run(|| call(VIP, PORT, b"hello"))
-                .expect("an answer");
-            assert_eq!(seen.client.port(), seen.local.port());
-            names.insert(seen.name);
+        let own = ways(self.near.overlay).map(|own| own.to_canonical());
+        for (vip, own) in ways(VIP).into_iter().zip(own) {
+            let before = self.counted();
+            let mut names = BTreeSet::new();
+            for _ in 0..40 {
+                let seen = self.near.ns.run(|| call(vip, PORT, b"hello"));
+                let seen = seen.expect("an answer");
+                assert_eq!(
+                    seen.client,
+                    SocketAddr::new(own, seen.local.port()),
+                    "no address is another's"
+                );
+                names.insert(seen.name);
+            }
+            // Its own task included: it meets itself.
+            assert_eq!(names, BTreeSet::from(["far".into(), "near".into()]));
+            let after = self.counted();
+            assert_eq!(after.0 - before.0, 40, "every connection is a flow");
+            assert_eq!(after.1, before.1, "no packet is translated");
+            let seen = self.stranger.ns.run(|| call(vip, PORT, b"x"));
+            let name = seen.expect("an answer").name;
+            assert_eq!(name, "stranger", "equal addresses of two networks");
         }
-        // Its own task included: it meets itself.
-        assert_eq!(names, BTreeSet::from(["far".into(), "near".into()]));
-        let after = self.counted();
-        assert_eq!(after.0 - before.0, 40, "every connection is a flow");
-        assert_eq!(after.1, before.1, "no packet is translated");
-        let mapped = IpAddr::V6(VIP.to_ipv6_mapped());
-        let seen = self
-            .near
-            .ns
-            .run(|| call(mapped, PORT, b"hello"))
-            .expect("dual stack");
-        assert!(names.contains(&seen.name));
-        let seen = self
-            .stranger
-            .ns
-            .run(|| call(VIP, PORT, b"x"))
-            .expect("an answer");
-        assert_eq!(seen.name, "stranger", "equal addresses of two networks");
     }
 
     /// A client stays with its task, at the socket and on a published port, while the task takes new flows.
     fn affinity(&mut self) {
-        for (to, port) in [(STICKY, PORT), (N1, 82)] {
+        for (to, port) in [(STICKY.into(), PORT), (over(STICKY), PORT), (N1.into(), 82)] {
             let names = |world: &Self| -> BTreeSet<String> {
                 let ask = || call(to, port, b"x").expect("an answer").name;
                 world.near.ns.run(|| (0..12).map(|_| ask()).collect())
@@ -211,34 +222,20 @@ impl World {
 
     fn peers(&self) {
         let near = &self.near.ns;
-        for address in [IpAddr::V4(VIP), VIP.to_ipv6_mapped().into()] {
+        for address in ways(VIP).into_iter().chain(ways(self.far.overlay)) {
             let asked = SocketAddr::new(address, PORT);
             let stream = near.run(|| TcpStream::connect(asked)).expect("connected");
             assert_eq!(stream.peer_addr().expect("a peer"), asked);
         }
-        let direct = SocketAddr::new(self.far.overlay.into(), PORT);
-        let stream = near.run(|| TcpStream::connect(direct)).expect("connected");
-        assert_eq!(stream.peer_addr().expect("a peer"), direct);
     }
 
     fn datagrams(&self) {
         let near = &self.near.ns;
-        let any = |v6: bool| -> IpAddr {
-            if v6 {
-                std::net::Ipv6Addr::UNSPECIFIED.into()
-            } else {
-                Ipv4Addr::UNSPECIFIED.into()
-            }
-        };
-        for (v6, to) in [
-            (false, IpAddr::V4(VIP)),
-            (true, VIP.to_ipv6_mapped().into()),
-        ] {
+        let bound = |to| near.run(|| UdpSocket::bind((any(to), 0)).expect("a socket"));
+        for to in ways(VIP) {
             let mut names = BTreeSet::new();
             for _ in 0..20 {
-                let socket = near
-                    .run(|| UdpSocket::bind((any(v6), 0)))
-                    .expect("a socket");
+                let socket = bound(to);
                 // `ask` checks that the answer comes from the address that was asked.
                 let first = ask(&socket, to, PORT, b"one").expect("an answer");
                 let second = ask(&socket, to, PORT, b"two").expect("an answer");
@@ -246,9 +243,7 @@ impl World {
                 names.insert(first.name);
             }
             assert_eq!(names.len(), 2, "{names:?}");
-            let socket = near
-                .run(|| UdpSocket::bind((any(v6), 0)))
-                .expect("a socket");
+            let socket = bound(to);
             socket.connect((to, PORT)).expect("connected");
             socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
             assert_eq!(
@@ -260,11 +255,13 @@ impl World {
             assert_eq!(from, SocketAddr::new(to, PORT));
         }
         // The same socket asks a task itself: the answer is the task's.
-        let socket = near.run(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket");
-        ask(&socket, VIP, PORT, b"one").expect("an answer");
-        ask(&socket, self.far.overlay, PORT, b"two").expect("an answer of the task itself");
-        ask(&socket, self.near.overlay, PORT, b"two").expect("an answer of the task itself");
-        ask(&socket, VIP, PORT, b"three").expect("an answer");
+        let [vip, far, near] = [VIP, self.far.overlay, self.near.overlay].map(ways);
+        for ((vip, far), near) in vip.into_iter().zip(far).zip(near) {
+            let socket = bound(vip);
+            for to in [vip, far, near, vip] {
+                ask(&socket, to, PORT, b"hello").expect("an answer of who was asked");
+            }
+        }
     }
 
     /// Programs swapped and processes gone: connections stay, new ones are made.
@@ -306,20 +303,26 @@ impl World {
             near.run(|| sockets.list()).expect("sockets")
         };
         assert_eq!(list(), [], "all are closed");
-        let stream = near
-            .run(|| TcpStream::connect((VIP, PORT)))
-            .expect("connected");
-        let datagrams = near.run(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket");
-        ask(&datagrams, VIP, PORT, b"x").expect("an answer");
-        let direct = near.run(|| TcpStream::connect((self.far.overlay, PORT)));
-        let open = list();
-        let kinds: Vec<_> = open.iter().map(|s| (s.protocol, s.connected)).collect();
-        assert_eq!(kinds, [(6, true), (UDP, false)]);
-        assert!(
-            open.iter()
-                .all(|s| s.vip == IpAddr::V4(VIP) && s.vni == VNI && s.port == PORT)
-        );
-        drop((stream, datagrams, direct));
+        for vip in ways(VIP) {
+            let stream = near
+                .run(|| TcpStream::connect((vip, PORT)))
+                .expect("connected");
+            let datagrams = near.run(|| UdpSocket::bind((any(vip), 0)).expect("a socket"));
+            ask(&datagrams, vip, PORT, b"x").expect("an answer");
+            let direct = near.run(|| TcpStream::connect((self.far.overlay, PORT)));
+            let open = list();
+            let kinds: Vec<_> = open.iter().map(|s| (s.protocol, s.connected)).collect();
+            assert_eq!(kinds, [(6, true), (UDP, false)]);
+            for socket in open {
+                assert_eq!(
+                    (socket.vip, socket.vni, socket.port),
+                    (VIP.into(), VNI, PORT)
+                );
+                let tasks = [self.near.overlay, self.far.overlay].map(IpAddr::V4);
+                assert!(tasks.contains(&socket.backend));
+            }
+            drop((stream, datagrams, direct));
+        }
     }
 
     /// A connection to `far` by the virtual address, which `far` has closed.
@@ -351,16 +354,17 @@ impl World {
     /// A task that leaves takes no new connection; connected sockets of one that has left are closed.
     fn leaving(&mut self) {
         let near = &self.near.ns;
-        let connected = || {
-            let socket = near.run(|| UdpSocket::bind("0.0.0.0:0")).expect("a socket");
-            socket.connect((VIP, PORT)).expect("connected");
+        let connected = |vip| {
+            let socket = near.run(|| UdpSocket::bind((any(vip), 0)).expect("a socket"));
+            socket.connect((vip, PORT)).expect("connected");
             socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
             socket
         };
-        let held: Vec<UdpSocket> = (0..20).map(|_| connected()).collect();
-        let mut streams: Vec<TcpStream> = (0..20)
-            .map(|_| {
-                near.run(|| TcpStream::connect((VIP, PORT)))
+        let vips = || ways(VIP).into_iter().cycle().take(60);
+        let held: Vec<UdpSocket> = vips().map(connected).collect();
+        let mut streams: Vec<TcpStream> = vips()
+            .map(|vip| {
+                near.run(|| TcpStream::connect((vip, PORT)))
                     .expect("connected")
             })
             .collect();
@@ -377,8 +381,8 @@ impl World {
         };
         backends(&mut self.nodes[0], true, false);
         self.nodes[0].apply();
-        for _ in 0..20 {
-            let seen = near.run(|| call(VIP, PORT, b"x")).expect("an answer");
+        for vip in vips() {
+            let seen = near.run(|| call(vip, PORT, b"x")).expect("an answer");
             assert_eq!(seen.name, "near", "a draining task takes no new flow");
         }
         let datapath = self.nodes[0].datapath.as_ref().expect("open");
@@ -389,6 +393,11 @@ impl World {
         let udp = open.iter().filter(|s| s.protocol == UDP).count();
         assert!(open.iter().all(|s| s.connected));
         assert_eq!(udp, held.len());
+        assert_eq!(
+            open.len() - udp,
+            streams.len() + 1,
+            "and the one that has ended"
+        );
         let orphans: Vec<_> = open.iter().filter(to_far).collect();
         assert!(
             (1..udp).contains(&orphans.len()),

@@ -3,7 +3,8 @@
 //! way. What asks a socket for its peer is told the virtual address again.
 //!
 //! Which network an address is on follows from the socket's network namespace, so that networks with equal subnets
-//! stay apart. What sockets do not see (ICMP, raw sockets, a service without backends) goes on to `overlay`.
+//! stay apart. The tables have a network's IPv6 addresses under the IPv4 ones in their last 32 bits; what is kept with
+//! sockets has them as the sockets do. What sockets do not see (ICMP, raw sockets, a service without backends) goes on to `overlay`.
 
 use aya_ebpf::{macros::cgroup_sock_addr, maps::lpm_trie::Key, programs::SockAddrContext};
 use mesh_common::{
@@ -91,7 +92,11 @@ fn target<F: Family>(ctx: &SockAddrContext) -> Option<Target> {
         address,
     };
     let vni = *maps::NAMESPACES.get(Key::new(WHOLE, seen))?;
-    let pool = mem::get(&maps::VIPS, &AddrKey { vni, address });
+    let key = AddrKey {
+        vni,
+        address: address.low(),
+    };
+    let pool = mem::get(&maps::VIPS, &key);
     Some(Target { vni, address, pool })
 }
 
@@ -133,7 +138,7 @@ fn connect_to_vip<F: Family>(ctx: &SockAddrContext, protocol: u32) -> bool {
     let Some(choice) = choose(ctx, pool) else {
         return false;
     };
-    let backend = choice.backend;
+    let backend = address.with_low(choice.backend.low_be());
     let port_be = sockaddr::port_be(ctx);
     let noted = sockaddr::connect(
         ctx,
@@ -200,13 +205,14 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
     }
     key.way = DATAGRAMS_OUT;
     let backend = match mem::get_flow(&maps::DATAGRAMS, &key) {
-        Some(kept) if services::endpoint(target.vni, kept.address).is_some() => kept.address,
+        Some(kept) if services::endpoint(target.vni, kept.address.low()).is_some() => kept.address,
         _ => {
             let Some(choice) = choose(ctx, pool) else {
                 return PROCEED;
             };
+            let backend = target.address.with_low(choice.backend.low_be());
             let kept = Datagram {
-                address: choice.backend,
+                address: backend,
                 vni: target.vni,
                 pool: pool.id,
             };
@@ -214,7 +220,7 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
                 return PROCEED;
             }
             services::count_flow(&choice);
-            choice.backend
+            backend
         }
     };
     key.way = DATAGRAMS_BACK;

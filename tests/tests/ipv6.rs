@@ -111,7 +111,14 @@ fn a_network_with_ipv6() {
                 ensure!(answer.contains(" 0% packet loss"), "{answer}");
             }
             // Every replica behind the virtual address, the asking one included.
-            let url = format!("http://[{}]/", vip.first().context("an address")?);
+            let vip = vip.first().context("an address")?;
+            for (kind, lines) in [("tcp", 1), ("connected", 2), ("udp", 1)] {
+                let target = format!("[{vip}]:80");
+                let said = rig.exec(task, &["whoami", "peer", kind, &target])?;
+                let wanted = format!("{target}\n").repeat(lines);
+                ensure!(said == wanted, "{kind}: {said}");
+            }
+            let url = format!("http://[{vip}]/");
             let mut replicas = BTreeSet::new();
             eventually("both replicas to answer", rig::UP_LIMIT, || {
                 let answer = rig.exec(task, &["curl", "-sS", "--max-time", "10", &url])?;

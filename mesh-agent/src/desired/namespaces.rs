@@ -1,11 +1,17 @@
 //! Which networks the sockets of each local task reach. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use mesh_datapath::Subnet;
 
-use super::{LinkFacts, subnet};
+use super::{LinkFacts, subnet, subnet_v6};
 use crate::assignment::Assignment;
+
+/// Of a network's IPv6 subnet only so much is used: the other 32 bits are an IPv4 address.
+const V6_LENGTH: u8 = 96;
 
 /// The overlay networks behind each namespace, by its cookie. `cookies` are those of the tasks' namespaces, by
 /// task id; a task without one is left to the packet programs.
@@ -24,7 +30,8 @@ pub fn namespaces(
         ) else {
             continue;
         };
-        if let Some((first, prefix)) = subnet(&network.subnet) {
+        let six = subnet_v6(network).map(|(first, _)| (IpAddr::V6(first), V6_LENGTH));
+        for (first, prefix) in subnet(&network.subnet).into_iter().chain(six) {
             all.entry(*cookie).or_default().insert(Subnet {
                 first,
                 prefix,
@@ -50,6 +57,7 @@ mod tests {
                 vni,
                 // Equal subnets are told apart by the namespace.
                 subnet: "10.0.16.0/20".into(),
+                subnet_v6: if id == "b" { "fd00:1::/64" } else { "" }.into(),
                 ..Default::default()
             };
             assignment.networks.insert(id.into(), network);
@@ -68,16 +76,16 @@ mod tests {
             link("one", Some("unknown")),
         ];
         let cookies = BTreeMap::from([("one".to_owned(), 7), ("two".to_owned(), 8)]);
-        let expected = |vni| {
-            BTreeSet::from([Subnet {
-                first: "10.0.16.0".parse().expect("an address"),
-                prefix: 20,
-                vni,
-            }])
+        let subnet = |first: &str, prefix, vni| Subnet {
+            first: first.parse().expect("an address"),
+            prefix,
+            vni,
         };
+        let one = BTreeSet::from([subnet("10.0.16.0", 20, 4097)]);
+        let two = [subnet("10.0.16.0", 20, 4098), subnet("fd00:1::", 96, 4098)];
         assert_eq!(
             namespaces(&assignment, &cookies, &links),
-            BTreeMap::from([(7, expected(4097)), (8, expected(4098))])
+            BTreeMap::from([(7, one), (8, two.into())])
         );
     }
 }
