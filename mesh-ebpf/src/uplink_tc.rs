@@ -135,15 +135,17 @@ fn unpack<F: Family>(
         return Ok(Verdict::Pass);
     };
     icmp::divert(ctx, OVERHEAD, &inner, icmp::TUNNEL);
-    fragments::follow(ctx, OVERHEAD, &mut inner, vni);
     if vni != settings.ingress_vni {
         let address = Addr::v4_be(F::last_be(&inner.dst));
         let endpoint = services::endpoint(vni, address).ok_or(DropReason::NoEndpoint)?;
         let device = tunnel::admit(ctx, settings, endpoint)?;
+        // Not before: a packet that may not enter leaves nothing behind for those that may.
+        fragments::follow(ctx, OVERHEAD, &mut inner, vni);
         tunnel::strip::<F>(ctx)?;
         mss::clamp(ctx, device, &inner)?;
         return overlay::arrive(ctx, vni, &inner, endpoint, smac);
     }
+    fragments::follow(ctx, OVERHEAD, &mut inner, vni);
     let [_, kind, a, b, c, d] = dmac;
     let named = u32::from_ne_bytes([a, b, c, d]);
     if kind == node_mac(0)[1] {

@@ -29,6 +29,11 @@ fn encrypt(world: &mut World, encrypted: bool, device: Option<u32>) {
     });
 }
 
+/// A packet of `FAR` to `NEAR` in a tunnel.
+fn from_far(frame: Frame) -> Frame {
+    vxlan(PEER, NODE, VNI, frame.macs(task(NEAR), task(FAR)))
+}
+
 /// What becomes of a packet.
 fn outcome(
     world: &mut World,
@@ -48,8 +53,7 @@ fn what_is_encrypted_and_what_is_not_do_not_mix() {
     let mut world = World::new(Side::Node);
     let out = || syn((NEAR, 9), (FAR, 80)).macs(task(FAR), task(NEAR));
     let local = || syn((NEAR, 9), (SIDE, 80)).macs(task(SIDE), task(NEAR));
-    let inside = |vni, frame: Frame, from| vxlan(PEER, NODE, vni, frame.macs(task(NEAR), from));
-    let overlay = || inside(VNI, udp((FAR, 9), (NEAR, 80)), task(FAR));
+    let overlay = || from_far(udp((FAR, 9), (NEAR, 80)));
     let ingress = || {
         let asked = syn((CLIENT, 9), (PEER, 81)).macs(task(SIDE_GATE), node(PEER));
         vxlan(PEER, NODE, INGRESS, asked)
@@ -167,5 +171,20 @@ fn what_is_encrypted_and_what_is_not_do_not_mix() {
         };
         let found = outcome(&mut world, program, frame, interface);
         assert_eq!(found, [(place.name(), wanted)], "{name}");
+    }
+}
+
+#[test]
+fn what_may_not_enter_leaves_no_ports_for_the_rest_of_a_packet() {
+    let mut world = World::new(Side::Node);
+    encrypt(&mut world, true, Some(ELSEWHERE));
+    let first = || from_far(udp((FAR, 9), (NEAR, 80)).fragment(0, true));
+    for (interface, wanted, noted) in [
+        (UP, DropReason::Unencrypted.name(), 0),
+        (ELSEWHERE, Verdict::Delivered.name(), 1),
+    ] {
+        let found = outcome(&mut world, "uplink_tc", first(), interface);
+        assert_eq!(found, [(Place::UplinkTc.name(), wanted)]);
+        assert_eq!(world.memory().fragments.len(), noted, "{wanted}");
     }
 }
