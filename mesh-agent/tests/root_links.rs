@@ -223,6 +223,7 @@ fn the_egress_table_comes_and_goes() {
                     target: 80,
                 })
                 .into(),
+            loopback_v6: Some("fd00::7f00:1".parse().expect("an address")),
         };
         let script = egress::script("test", &host_prefix("test"), &wanted);
         egress::apply(&script).await.expect("apply");

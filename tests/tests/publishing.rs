@@ -1,8 +1,11 @@
 //! Ports of one node, names without a virtual address, and how labels spread the traffic of a service.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use mesh_tests::{Node, Rig, eventually, http_get, image, rig::UP_LIMIT, scenario};
 
 /// Requests on new connections, where each might be answered by another replica.
@@ -25,12 +28,18 @@ fn a_host_port_answers_where_a_replica_runs() {
             ask(rig, &rig.nodes[1], 8081)
         })?;
         ensure!(ask(rig, &rig.nodes[0], 8081).is_err(), "n1 has no replica");
-        let own = || http_get(Ipv4Addr::LOCALHOST, 8081, "/");
-        ensure!(rig.nodes[1].ns.enter(own)?.status == 200);
-        ensure!(
-            rig.nodes[0].ns.enter(own).is_err(),
-            "n1 has no replica for its own callers"
-        );
+        for own in [
+            IpAddr::from(Ipv4Addr::LOCALHOST),
+            Ipv6Addr::LOCALHOST.into(),
+        ] {
+            let ask = || http_get(own, 8081, "/");
+            let reply = rig.nodes[1].ns.enter(ask);
+            ensure!(reply.with_context(|| own.to_string())?.status == 200);
+            ensure!(
+                rig.nodes[0].ns.enter(ask).is_err(),
+                "n1 has no replica for its own callers on {own}"
+            );
+        }
         rig.first().ok(&["service", "scale", "-d", "direct=2"])?;
         eventually("a reason why the second does not run", UP_LIMIT, || {
             let list = rig.first().ok(&["service", "ps", "--no-trunc", "direct"])?;

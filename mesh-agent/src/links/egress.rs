@@ -2,7 +2,7 @@
 //! table per agent and family, replaced whole.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     process::Stdio,
 };
 
@@ -32,6 +32,8 @@ pub struct Egress {
     pub sources: Vec<IpNetwork>,
     /// Ports of the node itself.
     pub host_ports: Vec<HostPort>,
+    /// Whom tasks take callers on the node's `::1` for.
+    pub loopback_v6: Option<Ipv6Addr>,
 }
 
 /// Name of an agent's table.
@@ -59,6 +61,7 @@ pub fn script(instance: &str, link_prefix: &str, egress: &Egress) -> String {
                     .filter(|port| port.address.is_ipv6() == six)
                     .copied()
                     .collect(),
+                ..*egress
             };
             table_of(family, instance, link_prefix, &own)
         })
@@ -80,11 +83,17 @@ fn table_of(family: &str, instance: &str, link_prefix: &str, egress: &Egress) ->
             "    {family} saddr {source} oifname != {{ \"lo\", \"{link_prefix}*\" }} masquerade"
         );
     }
-    if family == "ip" && !egress.host_ports.is_empty() {
-        // A caller on the node's 127.0.0.1 that was led to a task: the task could not answer that address.
+    // A caller on the node's 127.0.0.1 or ::1 that was led to a task: the task could not answer that address.
+    let callers = match egress.loopback_v6 {
+        _ if egress.host_ports.is_empty() => None,
+        _ if family == "ip" => Some(("127.0.0.0/8", "masquerade".to_owned())),
+        // The node may have no other address of IPv6 to masquerade under.
+        own => own.map(|own| ("::1", format!("snat to {own}"))),
+    };
+    if let Some((source, change)) = callers {
         let _ = writeln!(
             text,
-            "    ip saddr 127.0.0.0/8 oifname \"{link_prefix}*\" masquerade"
+            "    {family} saddr {source} oifname \"{link_prefix}*\" {change}"
         );
     }
     text.push_str("  }\n");
@@ -204,6 +213,7 @@ mod tests {
                     target: 80,
                 })
                 .into(),
+            loopback_v6: Some("fd00:1::7f00:1".parse().unwrap()),
         };
         let text = script("n1", "mvabcd", &egress);
         assert!(text.starts_with("table ip mesh-n1 {}\ndelete table ip mesh-n1\n"));
@@ -221,6 +231,7 @@ mod tests {
         assert_eq!(text.matches(stray).count(), 2);
         let six = text.split_once("table ip6 mesh-n1 {\n").unwrap().1;
         assert!(!six.contains("127.0.0.0"));
+        assert!(six.contains("ip6 saddr ::1 oifname \"mvabcd*\" snat to fd00:1::7f00:1\n"));
         assert!(six.contains("    ip6 saddr fd00:1::/64 oifname"));
         assert!(!six.contains("10.0.0.0"));
         assert_eq!(text.matches('{').count(), text.matches('}').count());

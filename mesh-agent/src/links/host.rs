@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 use netlink_packet_route::{
     address::AddressAttribute,
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
 };
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -245,7 +245,7 @@ impl Host {
         };
         v4("rp_filter", "0");
         if link.kind == LinkKind::Gateway {
-            // For the node's own callers of `mode=host` ports on 127.0.0.1; see `egress`.
+            // For the node's own callers of `mode=host` ports on 127.0.0.1, and below on ::1; see `egress`.
             v4("route_localnet", "1");
         }
         netlink::up(&self.handle, index)
@@ -258,6 +258,18 @@ impl Host {
             self.lead_to(link, index, link.address.into()).await?;
             if let Some((address, _)) = link.v6.filter(|_| sysctl::has_ipv6()) {
                 self.lead_to(link, index, address.into()).await?;
+                // What `route_localnet` is to IPv4: from an interface, nothing is routed to an address of another one
+                // that is only valid there. The loopback interface's own route comes first; it has no priority.
+                let loopback = RouteMessageBuilder::<Ipv6Addr>::new()
+                    .destination_prefix(Ipv6Addr::LOCALHOST, 128)
+                    .output_interface(index)
+                    .table_id(LOCAL_TABLE)
+                    .kind(RouteType::Local)
+                    .priority(index)
+                    .build();
+                netlink::route(&self.handle, loopback)
+                    .await
+                    .map_err(LinkError::netlink("route to ::1".to_owned()))?;
             }
         }
         Ok(())
@@ -299,3 +311,5 @@ impl Host {
 
 /// `RT_TABLE_MAIN`.
 const MAIN_TABLE: u32 = 254;
+/// `RT_TABLE_LOCAL`.
+const LOCAL_TABLE: u32 = 255;

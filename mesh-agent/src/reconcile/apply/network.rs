@@ -1,6 +1,10 @@
 //! Packet path, names and egress of the node as a whole.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use ipnetwork::IpNetwork;
@@ -131,6 +135,9 @@ impl Reconciler {
         Egress {
             sources,
             host_ports,
+            // Nobody else's: no task or node has 127.0.0.1.
+            loopback_v6: observe::ingress_v6(assignment)
+                .map(|first| desired::v6(first, Ipv4Addr::LOCALHOST)),
         }
     }
 
