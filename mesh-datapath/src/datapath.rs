@@ -358,9 +358,11 @@ impl Datapath {
         if let Some(write) = &update.write
             && let Err(error) = self.tables.write_row(old.id, write)
         {
-            // Memory for the row, most likely: what has been there is still there.
-            let service = &front.name;
-            tracing::error!(%service, error = &error as &dyn std::error::Error, "row not written");
+            if !error.lacks_memory() {
+                return Err(error);
+            }
+            // What has been there is still there.
+            tracing::error!(service = %front.name, "the kernel has no memory for a row");
             update = Update {
                 pool: old,
                 write: None,

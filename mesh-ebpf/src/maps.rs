@@ -2,8 +2,8 @@
 //! `DATAGRAMS`, which only programs write, and the counters.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{self, ArrayOfMaps, SkStorage},
+    bindings::{BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_ARRAY},
+    btf_maps::{ArrayOfMaps, SkStorage},
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
@@ -64,8 +64,17 @@ pub static LINKS: HashMap<u32, Link> = HashMap::pinned(8192, 0);
 /// Maglev rows of all pools, in lines that are numbered through. User space adds maps as it needs them, of a fixed size:
 /// lookups in such ones are compiled in place. It also names the pin.
 #[btf_map]
-pub static ROWS: ArrayOfMaps<btf_maps::Array<Line, { CHUNK_LINES as usize }>, { CHUNKS as usize }> =
-    ArrayOfMaps::new();
+pub static ROWS: ArrayOfMaps<Lines, { CHUNKS as usize }> = ArrayOfMaps::new();
+
+/// One of the maps of `ROWS`. Sizes in place of types: the kernel then makes the first one without BTF, as user space makes
+/// those that it adds. Before Linux 6.2 maps with BTF and without differ too much to be in one.
+#[repr(C)]
+pub struct Lines {
+    r#type: *const [i32; BPF_MAP_TYPE_ARRAY as usize],
+    key_size: *const [i32; size_of::<u32>()],
+    value_size: *const [i32; size_of::<Line>()],
+    max_entries: *const [i32; CHUNK_LINES as usize],
+}
 
 /// The tasks behind the pools. Sized by user space.
 #[map]

@@ -12,7 +12,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use mesh_common::{
-    Addr, DropReason, FlowKey, VerdictCount,
+    Addr, CHUNK_LINES, DropReason, FlowKey, Line, VerdictCount,
     wire::{ETH_LEN, IPV4_LEN, OUTER_TTL, OVERHEAD},
 };
 
@@ -285,6 +285,22 @@ pub fn get<K, V>(map: &'static HashMap<K, V>, key: &K) -> Option<&'static V> {
 pub fn get_flow<K, V>(map: &'static LruHashMap<K, V>, key: &K) -> Option<&'static V> {
     // SAFETY: as `get`; an evicted entry may be reused under a reader, who then handles one packet as another flow's.
     unsafe { map.get(key) }
+}
+
+/// A line of `ROWS`.
+#[inline(always)]
+pub fn line(number: u32) -> Option<&'static Line> {
+    let lines = maps::ROWS.get(number / CHUNK_LINES)?;
+    let within = number % CHUNK_LINES;
+    // SAFETY: the map is one of lines by index, and none is removed while a program may use it. Programs only read lines, and
+    // user space writes one before any row refers to it.
+    unsafe {
+        let line = kernel::bpf_map_lookup_elem(
+            (&raw const *lines).cast_mut().cast(),
+            (&raw const within).cast(),
+        );
+        line.cast::<Line>().as_ref()
+    }
 }
 
 /// Writes an entry of a table that only programs write, one of the `TABLE_` constants, and counts it. `new`: the table

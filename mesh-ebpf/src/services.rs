@@ -1,8 +1,8 @@
 //! Which backend a flow goes to. The same answer from XDP, tc and every node, as the rows are the same everywhere.
 
 use mesh_common::{
-    Addr, AddrKey, BACKEND_ACTIVE, CHUNK_LINES, Conn, Endpoint, FlowKey, LINE_WORDS, Pool,
-    Published, Row, Settings, TABLE_CONNS, port_bit, port_index, slot_of, wire,
+    Addr, AddrKey, BACKEND_ACTIVE, Conn, Endpoint, FlowKey, LINE_WORDS, Pool, Published, Row,
+    Settings, TABLE_CONNS, port_bit, port_index, slot_of, wire,
 };
 
 use crate::{
@@ -121,8 +121,7 @@ const NONE: u32 = u32::MAX;
 /// A word of `ROWS`, counted from a line.
 #[inline(always)]
 fn word(line: u32, number: u32) -> Option<u32> {
-    let line = line.wrapping_add(number / LINE_WORDS);
-    let line = maps::ROWS.get_value(line / CHUNK_LINES, &(line % CHUNK_LINES))?;
+    let line = mem::line(line.wrapping_add(number / LINE_WORDS))?;
     line.words.get((number % LINE_WORDS) as usize).copied()
 }
 
