@@ -27,7 +27,7 @@ async fn play_the_agent() {
     for (id, script) in [
         (
             "long",
-            "echo first; while ! test -e /tmp/go; do sleep 0.05; done; echo last; exit 9",
+            "echo first; while ! test -e /tmp/go; do sleep 0.05; done; echo last; : > /tmp/said; exit 9",
         ),
         (
             "short",
@@ -140,7 +140,7 @@ async fn a_killed_agent_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_killed_shim_takes_its_container_along() {
+async fn a_container_whose_shim_is_killed_is_ended() {
     let world = World::new("shimdead").await;
     world.run(&world.spec("a", "sleep 1000 & sleep 1000")).await;
     eventually("both run", || world.runtime.pids("a").unwrap().len() >= 2).await;
@@ -164,7 +164,7 @@ async fn a_killed_shim_takes_its_container_along() {
 }
 
 #[tokio::test]
-async fn agent_and_shims_killed_together_are_found_ended() {
+async fn containers_outlive_agent_and_shims_until_the_next_agent() {
     let world = World::new("alldead").await;
     let (mut agent, containers) = start_agent(&world);
     agent.kill().unwrap();
@@ -179,6 +179,18 @@ async fn agent_and_shims_killed_together_are_found_ended() {
         })
         .await;
     }
+    for (id, pid, _) in &containers {
+        assert!(
+            std::fs::read_link(format!("/proc/{pid}/exe")).is_ok(),
+            "{id} ended"
+        );
+    }
+    // Not even what they say ends them.
+    std::fs::write(world.rootfs().join("tmp/go"), "").unwrap();
+    eventually("the command gets past its last words", || {
+        world.rootfs().join("tmp/said").exists()
+    })
+    .await;
     let runtime = world.reopen().await;
     for (id, _, _) in &containers {
         let info = runtime.inspect(id).unwrap();

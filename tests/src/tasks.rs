@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     image,
+    netns::run,
     node::{Node, pids, text},
     rig::{Rig, UP_LIMIT},
     wait::eventually,
@@ -187,6 +188,20 @@ impl Rig {
     /// Process ids of the shims of all nodes.
     pub fn shims(&self) -> Vec<u32> {
         self.processes("shim")
+    }
+
+    /// Ends the shims of a node's tasks at once.
+    ///
+    /// # Errors
+    /// When one cannot be ended.
+    pub fn kill_shims(&self, node: &Node) -> Result<()> {
+        let dir = format!("{}/", node.dir.display());
+        for pid in self.shims() {
+            if text(&PathBuf::from(format!("/proc/{pid}/cmdline"))).contains(&dir) {
+                run("kill", &["-9", &pid.to_string()])?;
+            }
+        }
+        Ok(())
     }
 
     /// Process ids of the rig's processes that have this word on their command line.

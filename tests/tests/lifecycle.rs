@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use mesh_tests::{Rig, eventually, http_get, netns::run, rig::UP_LIMIT, scenario};
+use mesh_tests::{Rig, eventually, http_get, rig::UP_LIMIT, scenario};
 
 fn web(rig: &Rig, replicas: &str) -> Result<()> {
     rig.create("web", &["--publish", "80:80", "--replicas", replicas])
@@ -81,16 +81,10 @@ fn the_tasks_of_a_lost_node_run_on_the_others() {
     });
 }
 
-/// Ends a node's agent, shims and tasks at once, as a power cut does.
+/// Ends a node's agent and shims and cuts its cable at once, as near to a power cut as it gets.
 fn lose(rig: &Rig, mut node: mesh_tests::Node) -> Result<mesh_tests::Node> {
     node.kill()?;
-    let dir = format!("{}/", node.dir.display());
-    for pid in rig.shims() {
-        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        if line.contains(&dir) {
-            run("kill", &["-9", &pid.to_string()])?;
-        }
-    }
+    rig.kill_shims(&node)?;
     rig.lan.plug(&node.port, false)?;
     Ok(node)
 }

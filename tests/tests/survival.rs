@@ -1,9 +1,9 @@
 //! `kill -9` of an agent: packets and tasks go on, and the next agent takes over what it finds.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use anyhow::{Result, ensure};
-use mesh_tests::{Rig, eventually, http_get, rig::UP_LIMIT, scenario};
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{Node, Rig, eventually, http_get, rig::UP_LIMIT, scenario};
 
 /// Requests that run while the agent is killed.
 const REQUESTS: usize = 1000;
@@ -76,6 +76,77 @@ fn no_request_fails_while_the_asked_agent_is_killed() {
         ensure!(reply.status == 200);
         Ok(())
     });
+}
+
+#[test]
+fn no_request_to_others_fails_while_agent_and_shims_of_a_node_are_killed() {
+    scenario("shims", 3, |rig| {
+        rig.create("web", &["--publish", "80:80", "--replicas", "6"])?;
+        rig.wait_running("web", 6)?;
+        let before = rig.running("web")?;
+        let lost: Vec<_> = before.iter().filter(|task| task.node == "n3").collect();
+        let lost = lost
+            .into_iter()
+            .map(|task| rig.task_pid(task))
+            .collect::<Result<Vec<_>>>()?;
+        ensure!(!lost.is_empty(), "none on n3: {before:?}");
+        let others = [rig.nodes[0].address, rig.nodes[1].address];
+        let mut node = rig.nodes.pop().context("no node")?;
+        let (done, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let survived = std::thread::scope(|scope| {
+            let (client, done, asked_to_stop) = (&rig.client, &done, &stop);
+            let requests = scope.spawn(move || {
+                client.enter(|| {
+                    while !asked_to_stop.load(Ordering::Relaxed) {
+                        let number = done.load(Ordering::Relaxed);
+                        let reply = http_get(others[number % 2], 80, "/")
+                            .map_err(|error| error.context(format!("request {number}")))?;
+                        ensure!(reply.status == 200, "request {number}: {}", reply.status);
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Ok(())
+                })
+            });
+            let story = lose_and_find_again(rig, &mut node, done, &lost);
+            stop.store(true, Ordering::Relaxed);
+            match requests.join() {
+                Ok(result) => result.and(story),
+                Err(_) => anyhow::bail!("the requests panicked"),
+            }
+        });
+        rig.nodes.push(node);
+        survived
+    });
+}
+
+/// Kills agent and shims of a node, waits for its tasks' replacements, and starts it again. `done` counts requests, `lost`
+/// are its tasks' processes.
+fn lose_and_find_again(rig: &Rig, node: &mut Node, done: &AtomicUsize, lost: &[u32]) -> Result<()> {
+    let more = |what: &str| {
+        let before = done.load(Ordering::Relaxed);
+        eventually(what, UP_LIMIT, || {
+            ensure!(done.load(Ordering::Relaxed) > before + WITHOUT_AGENT);
+            Ok(())
+        })
+    };
+    more("requests to run")?;
+    node.kill()?;
+    rig.kill_shims(node)?;
+    eventually("the lost tasks to be replaced", UP_LIMIT, || {
+        let running = rig.running("web")?;
+        let here = running.iter().filter(|task| task.node != "n3").count();
+        ensure!(here == 6, "{here} of 6 run on the others");
+        Ok(())
+    })?;
+    more("requests to run without the node")?;
+    node.start()?;
+    rig.wait_ready(3)?;
+    eventually("what the node had left to be ended", UP_LIMIT, || {
+        let mut left = lost.iter().map(|pid| format!("/proc/{pid}/exe"));
+        ensure!(left.all(|exe| std::fs::read_link(exe).is_err()));
+        Ok(())
+    })?;
+    more("requests to run with the node")
 }
 
 #[test]

@@ -10,7 +10,6 @@ use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
 
 use crate::oci::capabilities;
 use crate::wire::Failure;
@@ -21,9 +20,6 @@ const MARK: &str = "\u{1}mesh-exec ";
 /// Runs the command of a container (or of an exec) the way Docker's users expect.
 #[derive(Clone)]
 pub(super) struct MeshExecutor {
-    /// Kill the command when the shim dies. Only for the container's own command: an exec's parent
-    /// is a helper that ends on purpose.
-    pub(super) die_with_shim: bool,
     /// Run our init as process 1.
     pub(super) init: bool,
     /// Where to write why the command could not be executed; closed on success.
@@ -89,10 +85,6 @@ impl MeshExecutor {
     }
 
     fn run(&self, spec: &Spec) -> Result<std::convert::Infallible, Failure> {
-        if self.die_with_shim {
-            // A kernel that refuses it leaves a container that outlives its shim; the next agent kills it.
-            let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
-        }
         let command = Command::from_spec(spec)?;
         let path = command.resolve()?;
         if let Some((rows, columns)) = self.window {

@@ -41,7 +41,11 @@ pub(super) struct Streams {
 
 impl Streams {
     pub(super) fn new(tty: bool) -> io::Result<Self> {
-        let pairs = if tty { None } else { Some([pipe()?, pipe()?]) };
+        let pairs = if tty {
+            None
+        } else {
+            Some([stream()?, stream()?])
+        };
         Ok(Self { pairs })
     }
 
@@ -197,7 +201,6 @@ fn build_container(
     let mut builder = builder(config, run)?
         .with_console_socket(console.path())
         .with_executor(MeshExecutor {
-            die_with_shim: true,
             init: config.init,
             error_fd: Some(error_fd),
             confine: None,
@@ -245,7 +248,6 @@ fn build_exec(
     let mut builder = builder(config, run)?
         .with_console_socket(console.path())
         .with_executor(MeshExecutor {
-            die_with_shim: false,
             init: false,
             error_fd: None,
             confine: Some(confine),
@@ -381,10 +383,19 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((reader.into(), writer.into()))
 }
 
+/// A pipe for a command's output. Its writing end is open for reading as well, so that the pipe is not broken, and the
+/// command not ended by what it writes, if the shim is killed.
+fn stream() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = pipe()?;
+    let writer = open_both_ways(&format!("/proc/self/fd/{}", writer.as_raw_fd()))?;
+    Ok((reader, writer))
+}
+
 fn null() -> io::Result<OwnedFd> {
-    let file = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?;
+    open_both_ways("/dev/null")
+}
+
+fn open_both_ways(path: &str) -> io::Result<OwnedFd> {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
     Ok(file.into())
 }
