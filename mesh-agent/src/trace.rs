@@ -131,10 +131,7 @@ fn take(trace: &mut Trace) -> Vec<TraceEvent> {
 }
 
 fn event(packet: &TracedPacket, ahead: i64) -> TraceEvent {
-    let interface = nix::net::if_::if_indextoname(packet.ifindex).map_or_else(
-        |_| packet.ifindex.to_string(),
-        |name| name.to_string_lossy().into_owned(),
-    );
+    let interface = mesh_datapath::interface_or_index(packet.ifindex);
     TraceEvent {
         time: packet.time_ns as i64 + ahead,
         place: packet.place.to_owned(),

@@ -22,6 +22,7 @@ use aya::{
 use crate::{
     Error, Report,
     clsact::{self, Filter},
+    host,
     pins::{entries, remove_file},
 };
 
@@ -211,10 +212,7 @@ impl Attachments {
             (program, _) => attach_link(attachment, program, &path),
         };
         attached.map_err(|source| {
-            let interface = nix::net::if_::if_indextoname(ifindex).map_or_else(
-                |_| ifindex.to_string(),
-                |n| n.to_string_lossy().into_owned(),
-            );
+            let interface = host::interface_or_index(ifindex);
             if name == UPLINK_XDP && is_busy(&*source) {
                 return Error::OtherXdp { interface };
             }
@@ -266,10 +264,10 @@ fn attach_link(attachment: Attachment, program: &mut Program, path: &Path) -> Re
             xdp.take_link(id)?.try_into()?
         }
         Program::SchedClassifier(tc) => {
-            let interface = nix::net::if_::if_indextoname(attachment.ifindex)?;
+            let interface = host::interface(attachment.ifindex)?;
             let options = TcAttachOptions::TcxOrder(LinkOrder::first());
             let way = attachment.way();
-            let id = tc.attach_with_options(&interface.to_string_lossy(), way, options)?;
+            let id = tc.attach_with_options(&interface, way, options)?;
             tc.take_link(id)?.try_into()?
         }
         _ => return Err("neither an XDP nor a tc program".into()),

@@ -15,7 +15,7 @@ use aya::{
     sys::NetlinkError,
 };
 
-use crate::{Error, pins::remove_file};
+use crate::{Error, host, pins::remove_file};
 
 type Cause = Box<dyn error::Error + Send + Sync>;
 
@@ -53,8 +53,7 @@ impl Filter {
         program: &mut SchedClassifier,
         marker: &Path,
     ) -> Result<bool, Cause> {
-        let interface = nix::net::if_::if_indextoname(self.ifindex)?;
-        let interface = interface.to_string_lossy();
+        let interface = host::interface(self.ifindex)?;
         add_qdisc(&interface)?;
         let (link, anew) = match program.attach_to_link(self.link(&interface)?) {
             Ok(link) => (link, false),
@@ -78,11 +77,10 @@ impl Filter {
 
     /// Takes the filter away, and then its marker. An interface or filter that is not there any more is no error.
     pub(crate) fn detach(self, marker: &Path) -> Result<(), Error> {
-        if let Ok(interface) = nix::net::if_::if_indextoname(self.ifindex) {
-            let interface = interface.to_string_lossy().into_owned();
-            if let Err(source) = self.take_away(&interface) {
-                return Err(Error::Detach { interface, source });
-            }
+        if let Ok(interface) = host::interface(self.ifindex)
+            && let Err(source) = self.take_away(&interface)
+        {
+            return Err(Error::Detach { interface, source });
         }
         remove_file(marker)
     }

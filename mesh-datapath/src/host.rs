@@ -1,6 +1,6 @@
 //! What the data plane has to know of and to set on its host.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use crate::{Desired, Error};
 
@@ -33,6 +33,24 @@ pub(crate) fn uplink_of(desired: &Desired) -> u32 {
 /// Index of an interface of this namespace.
 pub(crate) fn ifindex(name: &str) -> Option<u32> {
     nix::net::if_::if_nametoindex(name).ok()
+}
+
+/// Name of an interface of this namespace.
+///
+/// # Errors
+/// When there is none with this index.
+pub(crate) fn interface(ifindex: u32) -> io::Result<String> {
+    let name = nix::net::if_::if_indextoname(ifindex)?;
+    // Which takes the C function's null for an empty name.
+    if name.is_empty() {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// Name of an interface of this namespace; its index if it has none any more.
+pub fn interface_or_index(ifindex: u32) -> String {
+    interface(ifindex).unwrap_or_else(|_| ifindex.to_string())
 }
 
 /// Seconds of the monotonic clock, as the programs read it: comparable between processes of one boot.
@@ -75,4 +93,16 @@ pub(crate) fn admit_loopback_replies() -> Result<(), Error> {
         })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_without_an_interface_has_no_name() {
+        assert_eq!(interface_or_index(u32::MAX), u32::MAX.to_string());
+        let loopback = ifindex("lo").expect("an interface");
+        assert_eq!(interface_or_index(loopback), "lo");
+    }
 }

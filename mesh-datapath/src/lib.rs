@@ -47,7 +47,7 @@ pub use config::{Config, DEFAULT_VXLAN_PORT, XdpMode};
 pub use datapath::{Datapath, TUNNEL_DEVICE};
 pub use direct::{ReturnPath, ReturnState, Returns, ReturnsConfig};
 pub use error::Error;
-pub use host::boot_nanoseconds;
+pub use host::{boot_nanoseconds, interface_or_index};
 pub use model::{
     Backend, Desired, Endpoint, Link, Location, Mac, PublishedPort, Service, Subnet, mac_of,
 };

@@ -162,10 +162,7 @@ fn tables(room: &Room) -> Finding {
 }
 
 fn uplink(uplink: &Uplink) -> Finding {
-    let name = nix::net::if_::if_indextoname(uplink.ifindex).map_or_else(
-        |_| uplink.ifindex.to_string(),
-        |name| name.to_string_lossy().into_owned(),
-    );
+    let name = mesh_datapath::interface_or_index(uplink.ifindex);
     match &uplink.mode {
         UplinkMode::Xdp => ok("uplink", &name, "native XDP"),
         UplinkMode::Off => ok("uplink", &name, "tc, as --xdp off says"),

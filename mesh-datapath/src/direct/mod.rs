@@ -151,11 +151,8 @@ impl Returns {
         match (&says, to) {
             (Says::Proof, _) => {
                 let message = self.message(number, says).bytes();
-                let name = nix::net::if_::if_indextoname(self.config.uplink);
-                let sent = name.map_err(io::Error::from).and_then(|name| {
-                    let name = name.to_string_lossy().into_owned().into();
-                    witness::send(&name, to, self.config.port, &message)
-                });
+                let sent = host::interface(self.config.uplink)
+                    .and_then(|name| witness::send(&name.into(), to, self.config.port, &message));
                 if let Err(error) = sent {
                     tracing::debug!(%error, %to, "a proof was not sent");
                 }
