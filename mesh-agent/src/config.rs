@@ -40,7 +40,7 @@ pub struct Config {
     /// Seconds after which the node makes itself a new WireGuard key. (Session keys change every two minutes.)
     #[arg(long, value_name = "SECONDS", default_value_t = 12 * 3600, hide = true)]
     pub wireguard_rotation: u64,
-    /// XDP on the uplinks: `auto` (where the driver is a physical device's), `native` (always; a veth's
+    /// XDP on the uplinks: `auto` (where the driver is a physical device's), `native` (always, but on VLANs; a veth's
     /// peer must have GRO on), `off`. What XDP does not do, tc does.
     #[arg(long, env = "MESH_XDP", default_value = "auto")]
     pub xdp: mesh_datapath::XdpMode,

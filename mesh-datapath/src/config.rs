@@ -12,7 +12,7 @@ pub enum XdpMode {
     /// and loses its segmentation offload); the tc program does the same work everywhere else.
     #[default]
     Auto,
-    /// Native XDP on every uplink, veth too. A veth's peer must have GRO on, or it drops silently
+    /// Native XDP on every uplink, veth too, but not on VLANs, which have none. A veth's peer must have GRO on, or it drops silently
     /// what XDP sends back.
     Native,
     /// Only the tc program.

@@ -463,7 +463,7 @@ impl Datapath {
         for (uplink, kind) in kinds {
             want(attach::UPLINK_TC, *uplink);
             let xdp = match self.config.xdp {
-                XdpMode::Native => true,
+                XdpMode::Native => kind.as_deref() != Some("vlan"),
                 XdpMode::Auto => kind.is_none(),
                 XdpMode::Off => false,
             };

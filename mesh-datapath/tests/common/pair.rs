@@ -33,7 +33,7 @@ pub(crate) struct Pair {
     /// On another network, with the address of `near`.
     pub(crate) stranger: Task,
     pub(crate) client: Ns,
-    lan: Lan,
+    pub(crate) lan: Lan,
 }
 
 /// A call: what it is, who makes it, of which address and port.

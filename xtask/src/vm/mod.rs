@@ -29,6 +29,7 @@ const TESTS: &[&str] = &[
     "root_traffic_v6",
     "root_upgrade",
     "root_uplinks",
+    "root_vlans",
 ];
 
 /// Names the release's kernel by depending on it.
@@ -146,7 +147,7 @@ impl Kernel {
         if tree.exists() {
             fs::remove_dir_all(&tree)?;
         }
-        for folder in ["bin", "proc", "sys", "dev", "lower", "upper", "root"] {
+        for folder in ["bin", "proc", "sys", "dev", "lower", "upper", "new"] {
             fs::create_dir_all(tree.join(folder))?;
         }
         fs::copy("/bin/busybox", tree.join("bin/busybox"))?;
