@@ -10,7 +10,7 @@ use mesh_datapath::{Config, XdpMode};
 
 use super::{
     Lan, Node, Ns, PATIENCE, Task, introduce, service,
-    talk::{Seen, ask, call},
+    talk::{Seen, ask, ask_within, call},
 };
 
 const VNI: u32 = 4097;
@@ -135,18 +135,41 @@ impl Pair {
 
     /// Datagrams of a flow all go to one task.
     pub(crate) fn datagrams(&self, cases: &[Case<'_>]) {
+        self.datagrams_of(&[1300], cases);
+    }
+
+    /// The same with datagrams that take many packets.
+    pub(crate) fn large_datagrams(&self, cases: &[Case<'_>]) {
+        self.datagrams_of(&[8_000, 60_000], cases);
+    }
+
+    fn datagrams_of(&self, lengths: &[u32], cases: &[Case<'_>]) {
         for (what, ns, to, port) in cases {
             let any: IpAddr = match to {
                 IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
                 IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
             };
             let result = ns.run(|| {
+                let mut told = false;
                 for round in 0..20_u8 {
                     let socket = UdpSocket::bind((any, 0)).map_err(|e| e.to_string())?;
                     let first = ask(&socket, *to, *port, &[round; 700])?;
-                    let second = ask(&socket, *to, *port, &[round; 1300])?;
-                    if first.name != second.name {
-                        return Err(format!("one flow, two tasks: {first:?} {second:?}"));
+                    for length in lengths {
+                        let payload: Vec<u8> =
+                            (0..*length).map(|i| (i >> 3) as u8 ^ round).collect();
+                        let ask = |limit| ask_within(limit, &socket, *to, *port, &payload);
+                        // The first that is too big for a tunnel is only told so.
+                        let seen = match ask(if told { PATIENCE } else { PATIENCE / 10 }) {
+                            Err(_) if !told => {
+                                told = true;
+                                ask(PATIENCE)
+                            }
+                            answer => answer,
+                        };
+                        let seen = seen.map_err(|why| format!("{length} bytes: {why}"))?;
+                        if seen.name != first.name {
+                            return Err(format!("one flow, two tasks: {first:?} {seen:?}"));
+                        }
                     }
                 }
                 Ok(())

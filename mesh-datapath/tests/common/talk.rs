@@ -5,9 +5,13 @@ use std::{
     net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use super::{Ns, PATIENCE};
+
+/// Above any datagram's length.
+const LARGEST: usize = 1 << 16;
 
 /// Echoes TCP and UDP on `port`. The first bytes of a TCP answer, and each datagram's, are "name client".
 pub(crate) fn serve(ns: &Ns, name: &str, port: u16) {
@@ -25,7 +29,7 @@ pub(crate) fn serve(ns: &Ns, name: &str, port: u16) {
         }
     });
     thread::spawn(move || {
-        let mut buffer = [0; 2048];
+        let mut buffer = vec![0; LARGEST];
         while let Ok((length, client)) = socket.recv_from(&mut buffer) {
             let mut answer = format!("{name} {}\n", canonical(client)).into_bytes();
             answer.extend(&buffer[..length]);
@@ -94,11 +98,22 @@ pub(crate) fn ask(
     port: u16,
     payload: &[u8],
 ) -> Result<Seen, String> {
+    ask_within(PATIENCE, socket, to, port, payload)
+}
+
+/// As [`ask`], with another limit.
+pub(crate) fn ask_within(
+    limit: Duration,
+    socket: &UdpSocket,
+    to: impl Into<IpAddr>,
+    port: u16,
+    payload: &[u8],
+) -> Result<Seen, String> {
     let address = SocketAddr::new(to.into(), port);
     let text = |e: std::io::Error| format!("{address}: {e}");
-    socket.set_read_timeout(Some(PATIENCE)).map_err(text)?;
+    socket.set_read_timeout(Some(limit)).map_err(text)?;
     socket.send_to(payload, address).map_err(text)?;
-    let mut buffer = [0; 2048];
+    let mut buffer = vec![0; LARGEST];
     let (length, from) = socket.recv_from(&mut buffer).map_err(text)?;
     if from != address {
         return Err(format!("answer from {from}, asked {address}"));
