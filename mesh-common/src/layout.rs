@@ -54,6 +54,10 @@ pub const MORE_PROGRAMS: u32 = 13;
 /// The same as [`MORE_TRACE`] in the array of XDP programs, which has only [`V6_UPLINK`] beside it.
 pub const XDP_TRACE: u32 = 1;
 
+/// In `PEERS`: a node that does not say how large packets its wire takes. Any other value is that size, from the IP
+/// header on.
+pub const PEER_MTU_UNKNOWN: u32 = 1;
+
 /// Ports in a [`TraceFilter`].
 pub const TRACE_PORTS: usize = 8;
 

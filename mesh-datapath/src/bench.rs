@@ -378,7 +378,7 @@ fn desired(uplink: u32, overlay: u32, gateway: u32) -> Desired {
         own_addresses: [IpAddr::V4(NODE)].into(),
         vtep: Some(NODE.into()),
         ingress_vni: INGRESS,
-        peers: [IpAddr::V4(PEER)].into(),
+        peers: [(IpAddr::V4(PEER), None)].into(),
         ..Desired::default()
     };
     for (vni, address, location) in [

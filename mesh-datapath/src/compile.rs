@@ -10,8 +10,8 @@ use std::{
 };
 
 use mesh_common::{
-    Addr, AddrKey, Endpoint, LINK_GATEWAY, LINK_OVERLAY, Link, PortKey, Prefix, ScopedAddr,
-    Settings, port_bit, wire::SCTP,
+    Addr, AddrKey, Endpoint, LINK_GATEWAY, LINK_OVERLAY, Link, PEER_MTU_UNKNOWN, PortKey, Prefix,
+    ScopedAddr, Settings, port_bit, wire::SCTP,
 };
 
 use crate::model::{self, Backend, Desired, Location, Service, Subnet};
@@ -117,7 +117,11 @@ pub(crate) fn contents(
             .iter()
             .map(|a| (addr(*a), 1))
             .collect(),
-        peers: desired.peers.iter().map(|a| (addr(*a), 1)).collect(),
+        peers: desired
+            .peers
+            .iter()
+            .map(|(peer, mtu)| (addr(*peer), mtu.unwrap_or(PEER_MTU_UNKNOWN)))
+            .collect(),
         ..Contents::default()
     };
     for ((vni, address), endpoint) in &desired.endpoints {

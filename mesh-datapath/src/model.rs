@@ -23,8 +23,8 @@ pub struct Desired {
     /// IPv6 of the ingress network and of all gateway links: the first address of 2^32. The last 32 bits of a task's
     /// IPv6 address are its IPv4 address, so that nothing else here is IPv6 but [`Desired::own_addresses`].
     pub ingress_prefix: Option<Ipv6Addr>,
-    /// Tunnel end points of the other nodes.
-    pub peers: BTreeSet<IpAddr>,
+    /// Tunnel end points of the other nodes, and the largest packet that the node's wire takes, if it is known.
+    pub peers: BTreeMap<IpAddr, Option<u32>>,
     /// The device that encrypts what is sent by it to the other nodes' tunnel end points, by interface index.
     pub cipher: Option<u32>,
     /// Host ends of the local tasks' links, by interface index.

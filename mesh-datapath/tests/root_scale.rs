@@ -50,7 +50,9 @@ fn desired(size: &Size) -> Desired {
         own_addresses: [vtep.into()].into(),
         vtep: Some(vtep.into()),
         ingress_vni: INGRESS,
-        peers: (0..PEERS).map(|number| peer(number).into()).collect(),
+        peers: (0..PEERS)
+            .map(|number| (peer(number).into(), None))
+            .collect(),
         ..Desired::default()
     };
     for number in 0..TASKS {

@@ -1,12 +1,12 @@
-//! Wires of other sizes than 1,500 bytes, and of two sizes: TCP between ends that know of neither.
+//! Wires of other sizes than 1,500 bytes, and of two sizes: TCP between ends that know of neither, and datagrams.
 
 mod common;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use common::{
     LAN_V6, OVERLAY_V6,
-    pair::{N1, N2, Pair, TARGET, VIP},
+    pair::{N1, N2, Pair, TARGET, VIP, VIP_FAR},
     six,
 };
 use mesh_datapath::XdpMode;
@@ -60,6 +60,40 @@ fn check(xdp: XdpMode) {
             assert!(!counters.contains(word), "{counters}");
         }
     }
+}
+
+/// Datagrams, whose senders announce nothing, by nodes of which one has the smaller wire.
+fn datagrams(xdp: XdpMode) {
+    let mut pair = Pair::serving(xdp);
+    pair.resize(1, 1400);
+    pair.tell(1, 1400);
+    let (client, near, n1) = (&pair.client, &pair.near.ns, &pair.nodes[0].ns);
+    let over = |address| IpAddr::V6(six(OVERLAY_V6, address));
+    pair.large_datagrams(&[
+        ("client through n1", client, N1.into(), 81),
+        (
+            "client through n1, IPv6",
+            client,
+            six(LAN_V6, N1).into(),
+            81,
+        ),
+        ("task to task", near, pair.far.overlay.into(), TARGET),
+        ("task to task, IPv6", near, over(pair.far.overlay), TARGET),
+        ("task to virtual address", near, VIP_FAR.into(), TARGET),
+        ("task to virtual address, IPv6", near, over(VIP_FAR), TARGET),
+        ("task to its node", near, N1.into(), 81),
+        ("process of n1", n1, Ipv4Addr::LOCALHOST.into(), 81),
+    ]);
+}
+
+#[test]
+fn datagrams_with_xdp() {
+    datagrams(XdpMode::Native);
+}
+
+#[test]
+fn datagrams_without_xdp() {
+    datagrams(XdpMode::Off);
 }
 
 #[test]

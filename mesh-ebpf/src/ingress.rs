@@ -63,7 +63,8 @@ pub fn balance<F: Family>(
             choice.endpoint,
         );
     }
-    too_big::check(ctx, settings.uplink, original)?;
+    let peer = choice.endpoint.peer.low_be();
+    too_big::check(ctx, settings.uplink, peer, original)?;
     let direct = match client {
         // Clients behind another interface may be this node's to reach alone.
         Client::Outside(ifindex) if ifindex == settings.uplink => service.direct & 1,
@@ -81,7 +82,7 @@ pub fn balance<F: Family>(
         smac: asked_mac(settings.vtep.low_be(), direct),
         encrypted: 0,
     };
-    tunnel::send::<F>(ctx, choice.endpoint.peer.low_be(), inner, seen.spread())
+    tunnel::send::<F>(ctx, peer, inner, seen.spread())
 }
 
 /// A client's packet that another node, which sent it from `smac`, has balanced to a task of this one; still inside its

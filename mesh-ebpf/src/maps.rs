@@ -28,7 +28,7 @@ pub static PORTS: Array<u64> = Array::pinned(PORT_WORDS, 0);
 #[map]
 pub static OWN: HashMap<Addr, u32> = HashMap::pinned(256, 0);
 
-/// Tunnel end points of the other nodes.
+/// Tunnel end points of the other nodes: the largest packet that the node's wire takes, or `PEER_MTU_UNKNOWN`.
 #[map]
 pub static PEERS: HashMap<Addr, u32> = HashMap::pinned(4096, 0);
 
@@ -142,6 +142,8 @@ pub struct Scratch {
     pub v4: [Ends<u32>; 2],
     /// The Ethernet header in a tunnel.
     pub inner: Inner,
+    /// Largest packet that a tunnel takes, for the program that says so.
+    pub largest: u32,
     /// What an IPv6 packet is rewritten from and to.
     pub v6: [Ends<Addr>; 2],
     /// The substitute of a client's port.

@@ -380,7 +380,7 @@ pub fn reply<F: Family>(
         }
     }
     if through(nat.kind) == NAT_PEER {
-        too_big::check(ctx, settings.uplink, tuple)?;
+        too_big::check(ctx, settings.uplink, nat.peer.low_be(), tuple)?;
     }
     rewrite(ctx, tuple, &new)?;
     send_back::<F>(ctx, settings, nat, new.spread())

@@ -77,7 +77,8 @@ fn sent<F: Family>(
     if endpoint.ifindex != 0 {
         return arrive(ctx, link.vni, tuple, endpoint, link.mac);
     }
-    too_big::check(ctx, tunnel::device(settings, link), tuple)?;
+    let device = tunnel::device(settings, link);
+    too_big::check(ctx, device, endpoint.peer.low_be(), tuple)?;
     send(ctx, link, tuple, endpoint)
 }
 
@@ -206,7 +207,8 @@ fn to_vip<F: Family>(
         new.src = tuple.dst;
     }
     if !choice.is_local() {
-        too_big::check(ctx, tunnel::device(settings, link), tuple)?;
+        let device = tunnel::device(settings, link);
+        too_big::check(ctx, device, choice.endpoint.peer.low_be(), tuple)?;
     }
     scratch.reply = new.reply().key(link.vni);
     nat::undo(

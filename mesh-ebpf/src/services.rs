@@ -1,8 +1,8 @@
 //! Which backend a flow goes to. The same answer from XDP, tc and every node, as the rows are the same everywhere.
 
 use mesh_common::{
-    Addr, AddrKey, BACKEND_ACTIVE, Conn, Endpoint, FlowKey, LINE_WORDS, Pool, Published, Row,
-    Settings, TABLE_CONNS, port_bit, port_index, slot_of, wire,
+    Addr, AddrKey, BACKEND_ACTIVE, Conn, Endpoint, FlowKey, LINE_WORDS, PEER_MTU_UNKNOWN, Pool,
+    Published, Row, Settings, TABLE_CONNS, port_bit, port_index, slot_of, wire,
 };
 
 use crate::{
@@ -64,6 +64,15 @@ pub fn is_own<F: Family>(address: &F::Address) -> bool {
 #[inline(always)]
 pub fn is_peer(address_be: u32) -> bool {
     mem::get(&maps::PEERS, &Addr::v4_be(address_be)).is_some()
+}
+
+/// Largest packet that another node's wire takes, from its IP header on; no limit for what is not known, and no node.
+#[inline(always)]
+pub fn peer_mtu(address: &Addr) -> u32 {
+    match mem::get(&maps::PEERS, address) {
+        Some(&mtu) if mtu != PEER_MTU_UNKNOWN => mtu,
+        _ => u32::MAX,
+    }
 }
 
 /// Whether a packet is a tunnel's to this node.

@@ -1,34 +1,60 @@
 //! The answer to a packet that a tunnel does not take: how large it may be (RFC 1191, RFC 8201).
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use mesh_common::{
-    DropReason, Place, Verdict,
+    Addr, DropReason, Place, Verdict,
     wire::{ETH_LEN, OVERHEAD, TCP},
 };
 
 use crate::{
-    family::Family,
-    maps, mem,
-    mem::Packet as _,
-    mss,
-    packet::Tuple,
-    services,
-    tunnel::{self, store},
+    family::Family, maps, mem, mem::Packet as _, mss, packet::Tuple, services, tunnel::store,
 };
 
 /// The loopback interface's index: 1 in every namespace.
 const LOOPBACK: u32 = 1;
 
-/// Whether a packet fits into a tunnel by `device`; if not, goes on in the program that answers it. To be asked before the packet
-/// is changed, as the answer quotes it. What opens a connection is made to announce what fits.
+/// Whether a packet fits into a tunnel by `device` to the node at `peer_be`; if not, goes on in the program that answers
+/// it. To be asked before the packet is changed, as the answer quotes it. What opens a connection is made to announce
+/// what fits.
 #[inline(always)]
-pub fn check<F: Family>(ctx: &TcContext, device: u32, tuple: &Tuple<F>) -> Result<(), DropReason> {
-    let mtu = mem::mtu(ctx, device);
+pub fn check<F: Family>(
+    ctx: &TcContext,
+    device: u32,
+    peer_be: u32,
+    tuple: &Tuple<F>,
+) -> Result<(), DropReason> {
+    let mtu = if tuple.protocol == TCP {
+        // Made to fit at the other end as well.
+        mem::mtu(ctx, device)
+    } else {
+        tunnel_mtu(ctx.skb.skb, device, peer_be)
+    };
     if mtu == 0 || length(ctx, tuple) + OVERHEAD as u32 <= mtu {
         return mss::clamp(ctx, device, tuple);
     }
+    mem::scratch().ok_or(DropReason::Kernel)?.largest = mtu.saturating_sub(OVERHEAD as u32);
     mem::continue_in(&maps::TC_MORE, ctx, F::MORE + mesh_common::MORE_TOO_BIG);
     Err(DropReason::TooBig)
+}
+
+/// Largest tunnel packet that both `device` and the wire of the node at `peer_be` take; zero: there is no such device.
+/// Verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tunnel_mtu(skb: *mut __sk_buff, device: u32, peer_be: u32) -> u32 {
+    let ctx = TcContext::new(skb);
+    let own = mem::mtu(&ctx, device);
+    let Some(settings) = services::settings() else {
+        return own;
+    };
+    // What encryption takes, it takes of the other wire too.
+    let taken = if device == settings.uplink {
+        0
+    } else {
+        mem::mtu(&ctx, settings.uplink).saturating_sub(own)
+    };
+    let peer = services::peer_mtu(&Addr::v4_be(peer_be));
+    own.min(peer.saturating_sub(taken))
 }
 
 /// Length of the packet from its IP header on; of each part, if the device is to cut it up.
@@ -57,17 +83,12 @@ fn length<F: Family>(ctx: &TcContext, tuple: &Tuple<F>) -> u32 {
 #[inline(always)]
 pub fn run<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
     mem::pull(ctx, F::HEADERS);
-    let settings = services::settings().ok_or(DropReason::TooBig)?;
     let tuple = F::parse(ctx, 0).ok_or(DropReason::TooBig)?;
     if tuple.is_tail() || !F::may_answer(ctx) {
         return Err(DropReason::TooBig);
     }
     let ifindex = ctx.ifindex();
-    let device = match mem::get(&maps::LINKS, &ifindex) {
-        Some(link) => tunnel::device(settings, link),
-        None => settings.uplink,
-    };
-    let mtu = mem::mtu(ctx, device).saturating_sub(OVERHEAD as u32);
+    let mtu = mem::scratch().ok_or(DropReason::TooBig)?.largest;
     let to = mem::bytes::<6>(ctx, 0).ok_or(DropReason::TooBig)?;
     let from = mem::bytes::<6>(ctx, 6).ok_or(DropReason::TooBig)?;
     F::too_big(ctx, &tuple, mtu)?;

@@ -210,6 +210,9 @@ pub struct NodeReport {
     /// Its end of WireGuard, once it takes part in encrypted networks.
     #[serde(default)]
     pub cipher: Option<Cipher>,
+    /// Largest packet that its uplink takes; zero: not known.
+    #[serde(default)]
+    pub mtu: u32,
 }
 
 /// A node's end of WireGuard.

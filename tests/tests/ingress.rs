@@ -1,9 +1,13 @@
 //! Published ports: every node answers, the replica sees the client, nothing is lost or changed.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, UdpSocket},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Rig, client, eventually, http_get, rig::UP_LIMIT, scenario};
+use mesh_tests::{Rig, client, eventually, http_get, lan, rig::UP_LIMIT, scenario};
 
 /// Requests on new connections, to the nodes in turn.
 const REQUESTS: usize = 200;
@@ -173,5 +177,31 @@ fn ports_answer_on_an_uplink_that_comes_later() {
         node.sh(&["ip", "link", "del", "later0"])?;
         ensure!(ask_all(rig)?.len() == 4);
         Ok(())
+    });
+}
+
+#[test]
+fn datagrams_fit_the_smaller_wire_of_another_node() {
+    scenario("wires", 2, |rig| {
+        let [n1, n2] = [&rig.nodes[0], &rig.nodes[1]];
+        n2.ns
+            .sh(&["ip", "link", "set", lan::UPLINK, "mtu", "1400"])?;
+        let place = ["--constraint", "node.hostname==n2"];
+        rig.create("web", &[&place[..], &["--publish", "80:80/udp"]].concat())?;
+        // In a tunnel it fits the wire of the node that is asked, and not that of the other.
+        let sent = [7; 1400];
+        eventually("the client to learn what fits", UP_LIMIT, || {
+            rig.client.enter(|| {
+                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+                socket.connect((n1.address, 80))?;
+                socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+                // The kernel may say so here: the datagram itself is sent no more.
+                socket.send(&sent)?;
+                let mut back = [0; 2048];
+                let length = socket.recv(&mut back)?;
+                ensure!(back[..length].ends_with(&sent), "{length} bytes");
+                Ok(())
+            })
+        })
     });
 }

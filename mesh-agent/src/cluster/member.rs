@@ -65,15 +65,21 @@ impl Membership {
             .send_replace(NodeState::Pending(Some(info.clone())));
         let (identity_out, identity_in) = watch::channel(Arc::new(identity));
         let (cipher, cipher_in) = watch::channel(running_cipher(config));
+        let (mtu, mtu_in) = watch::channel(0);
         let mut session = Session::start(session::Config {
             identity: identity_in,
             description: describe(node, &kept),
             cipher: cipher_in,
+            mtu: mtu_in,
             managers: kept.managers.clone(),
             assignment_file: disk::assignment_file(config),
         });
-        let reconciler = reconcile::start(parts(node, &kept, &info.node_id, &session, cipher))
-            .context("start reconciling")?;
+        let parts = Parts {
+            cipher,
+            mtu,
+            ..parts(node, &kept, &info.node_id, &session)
+        };
+        let reconciler = reconcile::start(parts).context("start reconciling")?;
         let (_, no_logs) = tokio::sync::mpsc::channel(1);
         let subscriptions = std::mem::replace(&mut session.logs, no_logs);
         let (_, no_queries) = tokio::sync::mpsc::channel(1);
@@ -183,15 +189,8 @@ fn running_cipher(config: &Config) -> Option<proto::Cipher> {
     })
 }
 
-fn parts(
-    node: &Node,
-    kept: &Kept,
-    node_id: &str,
-    session: &Session,
-    cipher: watch::Sender<Option<proto::Cipher>>,
-) -> Parts {
+fn parts(node: &Node, kept: &Kept, node_id: &str, session: &Session) -> Parts {
     Parts {
-        cipher,
         assignment: session.assignment.clone(),
         statuses: Arc::clone(&session.statuses),
         applied: session.applied.clone(),
@@ -223,6 +222,7 @@ fn base(node: &Node, kept: &Kept, node_id: &str) -> Parts {
         statuses: Arc::default(),
         applied: watch::channel(0).0,
         cipher: watch::channel(None).0,
+        mtu: watch::channel(0).0,
         tasks: node.inner.tasks.clone(),
         datapath: Arc::clone(&node.inner.datapath),
     }
@@ -331,5 +331,6 @@ fn describe(node: &Node, kept: &Kept) -> NodeDescription {
         memory_bytes: crate::node::memory(),
         engine_labels: labels.collect::<HashMap<_, _>>(),
         cipher: None,
+        mtu: 0,
     }
 }

@@ -49,8 +49,11 @@ pub fn datapath(assignment: &Assignment, node: &NodeFacts, links: &[LinkFacts]) 
         peers: assignment
             .peers
             .values()
-            .filter_map(|peer| address(&peer.data_path_address))
-            .filter(|peer| *peer != node.vtep)
+            .filter_map(|peer| {
+                let vtep = address(&peer.data_path_address)?;
+                Some((vtep, (peer.mtu != 0).then_some(peer.mtu)))
+            })
+            .filter(|(vtep, _)| *vtep != node.vtep)
             .collect(),
         // Which device that is, is not known here.
         cipher: None,

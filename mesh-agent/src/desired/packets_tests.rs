@@ -40,6 +40,7 @@ fn world() -> Assignment {
             hostname: id.into(),
             data_path_address: data_path_address.into(),
             cipher: None,
+            mtu: if id == "there" { 9000 } else { 0 },
         };
         world.peers.insert(id.into(), peer);
     }
@@ -111,7 +112,7 @@ fn links() -> Vec<LinkFacts> {
 fn everything_of_a_small_world() {
     let desired = datapath(&world(), &facts(), &links());
     assert_eq!(desired.ingress_vni, 4096);
-    assert_eq!(desired.peers, [ip("192.0.2.2")].into());
+    assert_eq!(desired.peers, [(ip("192.0.2.2"), Some(9000))].into());
     assert_eq!(
         desired.links[&7],
         Link::Overlay {

@@ -66,6 +66,8 @@ pub struct Parts {
     pub tasks: watch::Sender<Arc<Vec<LocalTask>>>,
     /// Where this node's end of encrypted networks is told.
     pub cipher: watch::Sender<Option<mesh_api::proto::Cipher>>,
+    /// Where the largest packet that the uplink takes is told.
+    pub mtu: watch::Sender<u32>,
     /// Where the packet path is put for others to read its counters.
     pub datapath: SharedDatapath,
 }
@@ -123,6 +125,7 @@ struct Reconciler {
     done: mpsc::UnboundedSender<Done>,
     egress: Option<String>,
     cipher: watch::Sender<Option<mesh_api::proto::Cipher>>,
+    mtu: watch::Sender<u32>,
     zone: watch::Sender<Arc<Zone>>,
     wake: Arc<Notify>,
     statuses: Arc<Statuses>,
@@ -171,6 +174,7 @@ pub fn start(parts: Parts) -> Result<Handle> {
         done,
         egress: None,
         cipher: parts.cipher,
+        mtu: parts.mtu,
         zone: watch::channel(Arc::default()).0,
         wake: Arc::clone(&wake),
         statuses: parts.statuses,

@@ -46,6 +46,8 @@ pub struct Config {
     pub description: proto::NodeDescription,
     /// Its end of encrypted networks, which it tells anew when it changes.
     pub cipher: watch::Receiver<Option<proto::Cipher>>,
+    /// The largest packet that its uplink takes, likewise; zero while it is not known.
+    pub mtu: watch::Receiver<u32>,
     /// Managers known so far, `address:port`.
     pub managers: Vec<String>,
     /// Where the last good assignment is kept.

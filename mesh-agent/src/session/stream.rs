@@ -91,6 +91,7 @@ impl Worker {
                     send(&sender, FromNode::Leaving(proto::Leaving {})).await?;
                 }
                 Ok(()) = self.config.cipher.changed() => send(&sender, self.hello()).await?,
+                Ok(()) = self.config.mtu.changed() => send(&sender, self.hello()).await?,
                 // A new certificate is shown in a new session.
                 Ok(()) = self.config.identity.changed() => return Ok(()),
             }
@@ -101,6 +102,7 @@ impl Worker {
     fn hello(&mut self) -> FromNode {
         FromNode::Hello(proto::NodeDescription {
             cipher: self.config.cipher.borrow_and_update().clone(),
+            mtu: *self.config.mtu.borrow_and_update(),
             ..self.config.description.clone()
         })
     }

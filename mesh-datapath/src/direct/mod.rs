@@ -231,7 +231,7 @@ impl Datapath {
         let IpAddr::V4(own) = desired.vtep? else {
             return None;
         };
-        let peers = desired.peers.iter().copied().filter_map(|peer| match peer {
+        let peers = desired.peers.keys().copied().filter_map(|peer| match peer {
             IpAddr::V4(peer) => Some(peer),
             IpAddr::V6(_) => None,
         });

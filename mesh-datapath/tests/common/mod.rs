@@ -365,7 +365,7 @@ pub(crate) fn introduce(nodes: &mut [Node]) {
     let addresses: Vec<Ipv4Addr> = nodes.iter().map(|n| n.address).collect();
     for node in nodes {
         for peer in addresses.iter().filter(|a| **a != node.address) {
-            node.desired.peers.insert(IpAddr::V4(*peer));
+            node.desired.peers.insert(IpAddr::V4(*peer), None);
         }
         for (owner, key, mac) in all.iter().filter(|(owner, ..)| *owner != node.address) {
             let location = Location::Remote(IpAddr::V4(*owner));

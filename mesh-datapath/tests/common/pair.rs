@@ -100,6 +100,14 @@ impl Pair {
         self.lan.0.sh(&format!("ip link set p-{name} mtu {mtu}"));
     }
 
+    /// Tells the other node what a node's wire takes.
+    pub(crate) fn tell(&mut self, node: usize, mtu: u32) {
+        let address = IpAddr::V4([N1, N2][node]);
+        let other = &mut self.nodes[1 - node];
+        other.desired.peers.insert(address, Some(mtu));
+        other.apply();
+    }
+
     /// What both nodes have counted, for a failed test to show.
     pub(crate) fn counters(&self) -> String {
         let [n1, n2] = [&self.nodes[0], &self.nodes[1]].map(Node::counters);
@@ -150,7 +158,8 @@ impl Pair {
                 IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
             };
             let result = ns.run(|| {
-                let mut told = false;
+                // The first that is too big for a tunnel is only told so, on either way.
+                let mut lost = 0;
                 for round in 0..20_u8 {
                     let socket = UdpSocket::bind((any, 0)).map_err(|e| e.to_string())?;
                     let first = ask(&socket, *to, *port, &[round; 700])?;
@@ -158,13 +167,11 @@ impl Pair {
                         let payload: Vec<u8> =
                             (0..*length).map(|i| (i >> 3) as u8 ^ round).collect();
                         let ask = |limit| ask_within(limit, &socket, *to, *port, &payload);
-                        // The first that is too big for a tunnel is only told so.
-                        let seen = match ask(if told { PATIENCE } else { PATIENCE / 10 }) {
-                            Err(_) if !told => {
-                                told = true;
-                                ask(PATIENCE)
+                        let seen = loop {
+                            match ask(if lost < 2 { PATIENCE / 10 } else { PATIENCE }) {
+                                Err(_) if lost < 2 => lost += 1,
+                                answer => break answer,
                             }
-                            answer => answer,
                         };
                         let seen = seen.map_err(|why| format!("{length} bytes: {why}"))?;
                         if seen.name != first.name {

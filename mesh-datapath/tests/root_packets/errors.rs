@@ -9,7 +9,7 @@ use crate::{
     common::INGRESS,
     fragments::noted,
     frames::*,
-    row::{Row, check_all, row},
+    row::{Row, check_all, check_in, row},
     six::six,
     traffic::*,
     world::*,
@@ -287,8 +287,8 @@ fn headers(six: bool) -> usize {
     wire::UDP_LEN + if six { wire::IPV6_LEN } else { wire::IPV4_LEN }
 }
 
-/// The answer to a packet that does not fit: IP header and twenty bytes of it.
-fn too_big(packet: &Frame, six: bool) -> Frame {
+/// The answer to a packet that does not fit, as it is more than `most` long: IP header and twenty bytes of it.
+fn too_big(packet: &Frame, six: bool, most: u16) -> Frame {
     let bytes = if six {
         packet.six().expect("IPv6")
     } else {
@@ -299,23 +299,34 @@ fn too_big(packet: &Frame, six: bool) -> Frame {
     icmp(
         packet.ip.destination.into(),
         packet.ip.source.into(),
-        needs_fragments(MTU),
+        needs_fragments(most),
     )
     .payload(quote)
     .macs(packet.smac, packet.dmac)
     .unnumbered()
 }
 
-/// Packets that fit no tunnel.
-fn sizes(place: Place, six: bool) -> Vec<Row> {
-    let most = usize::from(MTU) - headers(six);
-    let fits = |frame: Frame| frame.payload(&vec![5; most]);
-    let large = |frame: Frame| frame.payload(&vec![5; most + 1]);
+/// Packets that fit no tunnel; `most`: what one takes if it is no TCP, which has been made to fit.
+fn sizes(place: Place, six: bool, most: u16) -> Vec<Row> {
+    let payload = |of: u16| usize::from(of) - headers(six);
+    let fits = |frame: Frame| frame.payload(&vec![5; payload(most)]);
+    let large = |frame: Frame| frame.payload(&vec![5; payload(most) + 1]);
+    let segment = open(80).payload(&vec![5; payload(MTU) + 1]);
     let last = datagram(80).fragment(90, true).payload(&vec![5; 1450]);
     let whole = |frame: Frame| frame.ip(|ip| ip.dont_fragment = true);
     let cuttable = |frame: Frame| frame.ip(|ip| ip.dont_fragment = false);
-    let too_big = |packet: &Frame| too_big(packet, six);
+    let answer = |packet: &Frame, most| too_big(packet, six, most);
+    let too_big = |packet: &Frame| answer(packet, most);
     match place {
+        Place::UplinkXdp => vec![
+            row("as large as the tunnel takes", fits(datagram(80)))
+                .forwards(far(fits(datagram(80))))
+                .binds(published(wire::UDP, 80), FAR_GATE)
+                .counts("udp/80", FAR_GATE, true),
+            row("larger", large(datagram(80)))
+                .hands_over()
+                .binds(published(wire::UDP, 80), FAR_GATE),
+        ],
         Place::UplinkTc => vec![
             row("as large as the tunnel takes", fits(datagram(80)))
                 .forwards(far(fits(datagram(80))))
@@ -325,8 +336,8 @@ fn sizes(place: Place, six: bool) -> Vec<Row> {
                 .answers(too_big(&whole(large(datagram(80)))))
                 .binds(published(wire::UDP, 80), FAR_GATE)
                 .counts("udp/80", FAR_GATE, true),
-            row("a segment that is larger", whole(large(open(80))))
-                .answers(too_big(&whole(large(open(80)))))
+            row("a segment that is larger", whole(segment.clone()))
+                .answers(answer(&whole(segment), MTU))
                 .counts("tcp/80", FAR_GATE, false),
             row(
                 "larger, and may be fragmented",
@@ -386,13 +397,13 @@ fn sizes(place: Place, six: bool) -> Vec<Row> {
 pub(crate) fn rows(place: Place) -> Vec<Row> {
     about_flows(place)
         .into_iter()
-        .chain(sizes(place, false))
+        .chain(sizes(place, false, MTU))
         .collect()
 }
 
 /// The same in IPv6.
 pub(crate) fn rows_v6(place: Place) -> Vec<Row> {
-    six([about_flows(place), sizes(place, true)].concat())
+    six([about_flows(place), sizes(place, true, MTU)].concat())
 }
 
 fn about_flows(place: Place) -> Vec<Row> {
@@ -412,4 +423,21 @@ fn errors_by_the_uplink() {
 fn errors_of_tasks() {
     check_all(Place::Gateway, &rows(Place::Gateway));
     check_all(Place::Overlay, &rows(Place::Overlay));
+}
+
+#[test]
+fn sizes_of_another_nodes_wire() {
+    for (told, most) in [(None, MTU), (Some(9000), MTU), (Some(1400), 1350)] {
+        let mut world = World::new(Side::Node);
+        world.change(|desired| desired.peers = [(PEER.into(), told)].into());
+        for place in [
+            Place::UplinkXdp,
+            Place::UplinkTc,
+            Place::Overlay,
+            Place::Gateway,
+        ] {
+            check_in(&mut world, place, &sizes(place, false, most));
+            check_in(&mut world, place, &six(sizes(place, true, most)));
+        }
+    }
 }

@@ -348,7 +348,7 @@ fn desired(side: Side, moved: bool) -> Desired {
         vtep: Some(own.into()),
         ingress_vni: INGRESS,
         ingress_prefix: Some(INGRESS_V6),
-        peers: [other.into()].into(),
+        peers: [(other.into(), None)].into(),
         ..Desired::default()
     };
     let mut tasks = vec![

@@ -74,7 +74,14 @@ pub(super) fn up(state: &mut State, cx: &Context, id: &str, report: &NodeReport)
         node.state_since = cx.time;
     }
     node.message.clear();
-    node.description = report.clone();
+    let mtu = match report.mtu {
+        0 => node.description.mtu,
+        mtu => mtu,
+    };
+    node.description = NodeReport {
+        mtu,
+        ..report.clone()
+    };
     cx.touch(&mut node.meta);
     state.put_node(node);
     forget_ciphers(state, cx, id, &report.data_path_address);

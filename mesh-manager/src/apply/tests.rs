@@ -754,3 +754,22 @@ fn a_key_belongs_to_who_had_the_address_last() {
     assert!(!has_key("before"));
     assert!(has_key("now") && has_key("other"));
 }
+
+#[test]
+fn the_size_of_a_node_s_wire_stays_until_it_tells_another() {
+    let mut world = World::new(&["n1"]);
+    for (told, known) in [(0, 0), (1400, 1400), (0, 1400), (9000, 9000)] {
+        let description = NodeReport {
+            mtu: told,
+            ..NodeReport::default()
+        };
+        let node_id = "n1".to_owned();
+        world
+            .apply(Operation::NodeUp {
+                node_id,
+                description,
+            })
+            .unwrap();
+        assert_eq!(world.state.node("n1").unwrap().description.mtu, known);
+    }
+}

@@ -123,6 +123,7 @@ impl Sent {
                             key: cipher.key.clone(),
                             port: cipher.port.into(),
                         }),
+                    mtu: node.description.mtu,
                 }));
             }
         }
@@ -173,6 +174,7 @@ fn peer_fingerprint(node: &Node) -> u64 {
     node.description.hostname.hash(&mut hasher);
     node.description.data_path_address.hash(&mut hasher);
     node.description.cipher.hash(&mut hasher);
+    node.description.mtu.hash(&mut hasher);
     hasher.finish()
 }
 

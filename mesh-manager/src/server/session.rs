@@ -134,6 +134,7 @@ fn report(hello: NodeDescription, remote: Option<IpAddr>) -> NodeReport {
                 port: u16::try_from(cipher.port).ok()?,
             })
         }),
+        mtu: hello.mtu,
     }
 }
 

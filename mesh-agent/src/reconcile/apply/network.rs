@@ -40,6 +40,9 @@ impl Reconciler {
         });
         let node = observe::node_facts(host, &self.instance, self.vtep);
         let links = observe::link_facts(host, &self.instance, assignment, self.known.values());
+        let mtu = observe::uplink_mtu(host, self.vtep);
+        self.mtu
+            .send_if_modified(|told| std::mem::replace(told, mtu) != mtu);
         let mut wanted = desired::datapath(assignment, &node, &links);
         wanted.cipher = match self.apply_cipher(assignment, host).await {
             Ok(device) => device,
