@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The oldest kernel that has all that is needed.
-const OLDEST: (u32, u32) = (6, 6);
+const OLDEST: (u32, u32) = (6, 1);
 
 /// Looks at everything.
 pub(super) async fn look(node: &Node) -> Vec<Finding> {
