@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use mesh_tests::{Rig, eventually, http_get, rig::UP_LIMIT, scenario};
+use mesh_tests::{Rig, eventually, http_get, netns::run, rig::UP_LIMIT, scenario};
 
 fn web(rig: &Rig, replicas: &str) -> Result<()> {
     rig.create("web", &["--publish", "80:80", "--replicas", replicas])
