@@ -306,6 +306,7 @@ fn an_image_with_as_many_layers_as_allowed_mounts() {
 
 /// Not a test by itself: the process that the next one kills.
 #[test]
+#[ignore = "started by the next test"]
 fn helper_that_loads_until_it_is_killed() {
     let Some(dir) = std::env::var_os("MESH_IMAGE_TEST_STORE") else {
         return;
@@ -329,12 +330,14 @@ fn killed_at_any_moment_the_store_is_whole() {
         world.store = None;
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "helper_that_loads_until_it_is_killed"])
+            .arg("--ignored")
             .env("MESH_IMAGE_TEST_STORE", world.dir.path())
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap();
         // No condition to wait for: the point is that any moment will do.
         std::thread::sleep(Duration::from_millis(20 + 17 * round));
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
         child.kill().unwrap();
         child.wait().unwrap();
         world.reopen();

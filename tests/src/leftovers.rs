@@ -56,7 +56,6 @@ impl Traces {
                 .iter()
                 .map(|at| format!("cgroup {}", at.display())),
         );
-        found.extend(self.links().iter().map(|name| format!("link {name}")));
         for name in &self.namespaces {
             if Path::new("/run/netns").join(name).exists() {
                 found.push(format!("namespace {name}"));
@@ -142,19 +141,6 @@ impl Traces {
                 found.push(entry.path());
             }
         }
-    }
-
-    /// Links of ours that fell back into the machine's own namespace.
-    fn links(&self) -> Vec<String> {
-        let entries = fs::read_dir("/sys/class/net").into_iter().flatten();
-        entries
-            .flatten()
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .filter(|name| {
-                let alias = text(&Path::new("/sys/class/net").join(name).join("ifalias"));
-                self.is_ours(&alias)
-            })
-            .collect()
     }
 
     fn is_ours(&self, name: &str) -> bool {

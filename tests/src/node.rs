@@ -140,6 +140,22 @@ impl Node {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
+    /// Links and nftables tables of an agent in the node's namespace, one line each, in words.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub fn network_left(&self) -> Result<Vec<String>> {
+        let links = self.ns.sh(&["ip", "-o", "link"])?;
+        let tables = self.ns.sh(&["nft", "list", "tables"])?;
+        let ours = |line: &&str| line.contains(": mv") || line.contains("mesh");
+        Ok(links
+            .lines()
+            .chain(tables.lines())
+            .filter(ours)
+            .map(|line| format!("in {}: {line}", self.name))
+            .collect())
+    }
+
     /// Ends the agent as a power cut would: no clean-up. Its tasks run on.
     ///
     /// # Errors

@@ -292,7 +292,10 @@ impl Rig {
             "everything to be cleared up",
             Duration::from_secs(10),
             || {
-                let left = self.traces.find_of_agents();
+                let mut left = self.traces.find_of_agents();
+                for node in &self.nodes {
+                    left.extend(node.network_left()?);
+                }
                 anyhow::ensure!(left.is_empty(), "left behind:\n{}", left.join("\n"));
                 Ok(())
             },

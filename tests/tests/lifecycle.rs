@@ -54,6 +54,8 @@ fn a_killed_process_is_replaced_and_remembered() {
             old.is_some_and(|task| task.state == "Failed"),
             "history: {history:?}"
         );
+        let told = rig.first().ok(&["service", "ps", "--no-trunc", "web"])?;
+        ensure!(told.contains("task: non-zero exit (137)"), "{told}");
         let other = history.iter().find(|task| task.id == before[1].id);
         ensure!(
             other.is_some_and(|task| task.state == "Running"),

@@ -14,9 +14,20 @@ fn a_thousand_services_are_created_listed_and_removed() {
     scenario("many", 1, |rig| {
         let first = rig.first();
         let names: Vec<String> = (0..COUNT).map(|number| format!("svc{number}")).collect();
-        for name in &names {
-            rig.create(name, &["-d", "--replicas", "0"])?;
+        first.ok(&["network", "create", "--driver", "overlay", "front"])?;
+        for (number, name) in names.iter().enumerate() {
+            let port = format!("{}:80", 10_000 + number);
+            let args = ["-d", "--replicas", "0", "--network", "front"];
+            rig.create(name, &[&args[..], &["--publish", &port]].concat())?;
         }
+        let vips = || first.ok(&["vip", "ls", "--format", "{{.Address}}"]);
+        let told = vips()?;
+        let addresses: BTreeSet<&str> = told.lines().collect();
+        ensure!(
+            addresses.len() == 2 * COUNT && told.lines().count() == 2 * COUNT,
+            "{} virtual addresses",
+            addresses.len()
+        );
         let list = first.ok(&["service", "ls", "--format", "{{.Name}}"])?;
         let listed: BTreeSet<&str> = list.lines().collect();
         ensure!(listed.len() == COUNT, "{} are listed", listed.len());
@@ -27,6 +38,8 @@ fn a_thousand_services_are_created_listed_and_removed() {
         }
         let left = first.ok(&["service", "ls", "-q"])?;
         ensure!(left.trim().is_empty(), "left: {left}");
+        ensure!(vips()?.trim().is_empty(), "{}", vips()?);
+        first.ok(&["network", "rm", "front"])?;
         Ok(())
     });
 }

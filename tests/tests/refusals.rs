@@ -166,7 +166,9 @@ fn a_task_whose_image_is_unknown_says_so() {
             "a",
             "127.0.0.1:1/no/such:1",
         ];
-        first.ok(&create)?;
+        complaint(first.ctl(&create)?, "No such image: 127.0.0.1:1/no/such:1")?;
+        ensure!(first.ok(&["service", "ls", "-q"])?.is_empty());
+        first.ok(&[&create[..], &["--no-resolve-image"]].concat())?;
         mesh_tests::eventually("a rejected task", rig::UP_LIMIT, || {
             let text = first.ok(&["service", "ps", "--no-trunc", "a"])?;
             ensure!(text.contains("Rejected"), "{text}");
@@ -204,8 +206,11 @@ fn a_join_that_cannot_succeed_says_why() {
             let answer = second.ctl(&["swarm", "join", "--token", token, remote])?;
             complaint(answer, word)?;
         }
+        let known = || first.ok(&["node", "ls", "-q"]);
+        ensure!(known()?.lines().count() == 1, "{}", known()?);
         // It can still join.
         second.ok(&["swarm", "join", "--token", token, &remote])?;
+        ensure!(known()?.lines().count() == 2, "{}", known()?);
         rig.wait_ready(2)
     });
 }
@@ -213,11 +218,16 @@ fn a_join_that_cannot_succeed_says_why() {
 #[test]
 fn a_socket_nobody_listens_on_is_named() {
     let program = mesh_tests::node::program("mesh-ctl").unwrap();
-    let output = std::process::Command::new(program)
-        .args(["-H", "unix:///nonexistent/mesh.sock", "node", "ls"])
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let answer = ctl::Answer::of("mesh-ctl node ls".to_owned(), &output);
-    complaint(answer, "/nonexistent/mesh.sock").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let left_over = dir.path().join("mesh.sock");
+    drop(std::os::unix::net::UnixListener::bind(&left_over).unwrap());
+    for socket in [&*left_over.to_string_lossy(), "/nonexistent/mesh.sock"] {
+        let output = std::process::Command::new(&program)
+            .args(["-H", &format!("unix://{socket}"), "node", "ls"])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let answer = ctl::Answer::of("mesh-ctl node ls".to_owned(), &output);
+        complaint(answer, socket).unwrap();
+    }
 }

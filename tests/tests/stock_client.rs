@@ -61,6 +61,8 @@ fn the_docker_command_works_on_the_socket() {
             services.contains("2/2") && services.contains("*:80->80/tcp"),
             "{services}"
         );
+        let logs = docker(node, &["service", "logs", "web"])?.ok()?;
+        ensure!(logs.contains("web.1.") && logs.contains("web.2."), "{logs}");
         let tasks = docker(node, &["service", "ps", "web"])?.ok()?;
         ensure!(tasks.matches("Running").count() >= 4, "{tasks}");
         docker(node, &["service", "scale", "-d", "web=3"])?.ok()?;

@@ -30,6 +30,7 @@ fn no_request_fails_while_the_asked_agent_is_killed() {
         web(rig)?;
         let before = alive(rig)?;
         let asked = rig.nodes[1].address;
+        ensure!(rig.running("web")?.iter().any(|task| task.node == "n2"));
         let done = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             let client = &rig.client;

@@ -31,10 +31,11 @@ pub(crate) fn split(image: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// The image with the digest its registry answers. `None`: the registry cannot be asked, or does not say.
+/// The image with the digest its registry answers. `None`: there is no such answer, but the node that was asked has the
+/// image.
 ///
 /// # Errors
-/// The registry answers that it has no such image.
+/// The registry has no such image, or cannot be asked, and the node has not got it.
 pub(crate) async fn pin(
     client: &Client,
     image: &str,
@@ -43,17 +44,21 @@ pub(crate) async fn pin(
     if image.contains('@') {
         return Ok(Some(image.to_owned()));
     }
-    match client.distribution(image, auth).await {
-        Ok(answer) => Ok(answer
-            .descriptor
-            .digest
-            .map(|digest| format!("{image}@{digest}"))),
-        Err(ClientError::Daemon { status, message }) if status.as_u16() == 404 => bail!(
-            "No such image: {message}\n\
-             With --no-resolve-image its registry is not asked, for nodes that have the image already."
-        ),
-        Err(_) => Ok(None),
+    let (lacking, reason) = match client.distribution(image, auth).await {
+        Ok(answer) => {
+            let digest = answer.descriptor.digest;
+            return Ok(digest.map(|digest| format!("{image}@{digest}")));
+        }
+        Err(ClientError::Daemon { status, message }) => (status.as_u16() == 404, message),
+        Err(error) => return Err(error.into()),
+    };
+    if !lacking && client.image(image).await.is_ok() {
+        return Ok(None);
     }
+    bail!(
+        "No such image: {image}: {reason}\n\
+         With --no-resolve-image it is left to the nodes to find it."
+    )
 }
 
 /// What Docker says when [`pin`] gives nothing.

@@ -81,7 +81,11 @@ fn lint() -> Result<()> {
 /// The programs are built with a compiler that has no clippy of its own, so its warnings are the lints.
 fn lint_ebpf() -> Result<()> {
     let mut check: Command = ebpf::cargo("build")?;
-    sh::run(check.env("CARGO_BUILD_WARNINGS", "deny"))
+    sh::run(
+        check
+            .args(["-Z", "warnings"])
+            .env("CARGO_BUILD_WARNINGS", "deny"),
+    )
 }
 
 fn document() -> Result<()> {

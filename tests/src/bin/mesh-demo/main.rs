@@ -11,9 +11,6 @@ use mesh_tests::{Rig, leftovers::Traces};
 
 use crate::show::Show;
 
-/// Name of the demo's rig: namespaces are `demo-n1`, `demo-client`, `demo-lan`.
-const NAME: &str = "demo";
-
 /// Most nodes that `--nodes` takes: their addresses are .11 and up on one /24.
 const MOST_NODES: usize = 100;
 
@@ -36,6 +33,9 @@ struct Cli {
     /// Remove every trace of an earlier demo
     #[arg(long, conflicts_with_all = ["keep", "json"])]
     down: bool,
+    /// What the demo is called: its namespaces are `demo-n1`, `demo-client`, `demo-lan`
+    #[arg(long, hide = true, default_value = "demo")]
+    name: String,
 }
 
 fn count(text: &str) -> Result<usize, String> {
@@ -60,15 +60,17 @@ fn run(cli: Cli) -> Result<()> {
         bail!("network namespaces and eBPF need root: run `sudo cargo xtask demo`");
     }
     if cli.down {
-        return down();
+        return down(&cli.name);
     }
-    let earlier = earlier();
+    let earlier = earlier(&cli.name);
     if !earlier.find().is_empty() {
         println!("An earlier demo is still there: removing it.");
         remove(&earlier)?;
     }
     let mut show = Show::default();
-    let mut rig = steps::world(&mut show, NAME, cli.nodes)?;
+    let mut rig = steps::world(&mut show, &cli.name, cli.nodes).context(
+        "the nodes did not come up; `cargo xtask setup` installs what is missing, and `dmesg` may tell more",
+    )?;
     let done = steps::all(&mut show, &mut rig);
     if let Some(path) = &cli.json {
         let text = serde_json::to_string_pretty(&rig.describe())?;
@@ -84,7 +86,9 @@ fn run(cli: Cli) -> Result<()> {
     }
     if done.is_ok() {
         show.step("every node leaves, every agent stops");
-        rig.finish()?;
+        rig.finish().context(
+            "the mesh worked, but something is left; to look at one that is up: cargo xtask demo --keep",
+        )?;
         println!("Nothing is left: no namespace, link, pin, cgroup, mount or process.");
     }
     done
@@ -136,15 +140,15 @@ fn programs() -> Option<String> {
 }
 
 /// The traces of whatever demo ran last, however many nodes it had.
-fn earlier() -> Traces {
+fn earlier(name: &str) -> Traces {
     let nodes = (1..=MOST_NODES)
         .rev()
-        .find(|number| PathBuf::from(format!("/run/netns/{NAME}-n{number}")).exists());
-    Rig::traces(NAME, nodes.unwrap_or(3))
+        .find(|number| PathBuf::from(format!("/run/netns/{name}-n{number}")).exists());
+    Rig::traces(name, nodes.unwrap_or(3))
 }
 
-fn down() -> Result<()> {
-    let traces = earlier();
+fn down(name: &str) -> Result<()> {
+    let traces = earlier(name);
     let found = traces.find();
     if found.is_empty() {
         println!("No demo is up.");
