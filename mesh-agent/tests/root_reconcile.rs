@@ -141,6 +141,7 @@ impl Machine {
             statuses: Arc::new(Statuses::default()),
             applied: watch::channel(0).0,
             cipher: watch::channel(None).0,
+            mtu: watch::channel(0).0,
             tasks: tasks_out,
             datapath: Arc::default(),
         })
