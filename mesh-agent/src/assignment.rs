@@ -2,17 +2,22 @@
 //! disk as well, so that the node goes on with its last good one while no manager answers.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    sync::Arc,
 };
 
 use mesh_api::proto::{self, Kind, object::Object};
 use prost::Message;
 
-/// Everything assigned to this node, by id.
+/// The tasks of one service, by task id.
+pub type Tasks = BTreeMap<String, proto::Endpoint>;
+
+/// Everything assigned to this node, by id. What the cluster has many of is shared with the state before: a delta copies
+/// only the services that it is about.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Assignment {
     /// The managers' revision this is the state of.
@@ -22,9 +27,9 @@ pub struct Assignment {
     /// The networks this node has to know.
     pub networks: BTreeMap<String, proto::Network>,
     /// The services on those networks and those with published ports.
-    pub services: BTreeMap<String, proto::Service>,
-    /// The running tasks of the cluster on those networks, by task id.
-    pub endpoints: BTreeMap<String, proto::Endpoint>,
+    pub services: BTreeMap<String, Arc<proto::Service>>,
+    /// The running tasks of the cluster on those networks, by service id.
+    pub endpoints: BTreeMap<String, Arc<Tasks>>,
     /// The other nodes, by node id.
     pub peers: BTreeMap<String, proto::Peer>,
 }
@@ -41,30 +46,61 @@ impl Assignment {
                 Object::Task(task) => drop(self.tasks.insert(task.id.clone(), task)),
                 Object::Network(net) => drop(self.networks.insert(net.id.clone(), net)),
                 Object::Service(service) => {
-                    drop(self.services.insert(service.id.clone(), service));
+                    drop(self.services.insert(service.id.clone(), service.into()));
                 }
-                Object::Endpoint(end) => drop(self.endpoints.insert(end.id.clone(), end)),
+                Object::Endpoint(endpoint) => self.add_endpoint(endpoint),
                 Object::Peer(peer) => drop(self.peers.insert(peer.id.clone(), peer)),
             }
         }
+        let mut ended = BTreeSet::new();
         for gone in message.removed {
             match gone.kind() {
                 Kind::Task => drop(self.tasks.remove(&gone.id)),
                 Kind::Network => drop(self.networks.remove(&gone.id)),
                 Kind::Service => drop(self.services.remove(&gone.id)),
-                Kind::Endpoint => drop(self.endpoints.remove(&gone.id)),
+                Kind::Endpoint => drop(ended.insert(gone.id)),
                 Kind::Peer => drop(self.peers.remove(&gone.id)),
                 Kind::Unspecified => {}
             }
         }
+        self.remove_endpoints(&ended);
+    }
+
+    /// Adds a task of the cluster, or replaces what was known of it.
+    pub fn add_endpoint(&mut self, endpoint: proto::Endpoint) {
+        let tasks = self.endpoints.entry(endpoint.service_id.clone());
+        Arc::make_mut(tasks.or_default()).insert(endpoint.id.clone(), endpoint);
+    }
+
+    /// Their services are not told with them.
+    fn remove_endpoints(&mut self, ended: &BTreeSet<String>) {
+        if ended.is_empty() {
+            return;
+        }
+        self.endpoints.retain(|_, tasks| {
+            let concerned = if ended.len() < tasks.len() {
+                ended.iter().any(|id| tasks.contains_key(id))
+            } else {
+                tasks.keys().any(|id| ended.contains(id))
+            };
+            if concerned {
+                Arc::make_mut(tasks).retain(|id, _| !ended.contains(id));
+            }
+            !tasks.is_empty()
+        });
     }
 
     /// The whole state as one message.
     pub fn to_message(&self) -> proto::Assignment {
         let objects = (self.tasks.values().cloned().map(Object::Task))
             .chain(self.networks.values().cloned().map(Object::Network))
-            .chain(self.services.values().cloned().map(Object::Service))
-            .chain(self.endpoints.values().cloned().map(Object::Endpoint))
+            .chain(
+                (self.services.values()).map(|service| Object::Service(service.as_ref().clone())),
+            )
+            .chain(
+                (self.endpoints.values())
+                    .flat_map(|tasks| tasks.values().cloned().map(Object::Endpoint)),
+            )
             .chain(self.peers.values().cloned().map(Object::Peer))
             .map(|object| proto::Object {
                 object: Some(object),
@@ -159,6 +195,42 @@ mod tests {
         assert_eq!(state.tasks["a"].desired_state, "running");
         state.apply(message(3, true, vec![task("c", "ready")]));
         assert_eq!(state.tasks.keys().collect::<Vec<_>>(), ["c"]);
+    }
+
+    #[test]
+    fn a_delta_copies_only_the_services_it_is_about() {
+        let endpoint = |service: &str, id: &str| proto::Object {
+            object: Some(Object::Endpoint(proto::Endpoint {
+                id: id.into(),
+                service_id: service.into(),
+                ..Default::default()
+            })),
+        };
+        let ids = |state: &Assignment, service: &str| -> Vec<String> {
+            let tasks = state.endpoints.get(service);
+            tasks.into_iter().flat_map(|t| t.keys().cloned()).collect()
+        };
+        let mut state = Assignment::default();
+        let all = [("a", "1"), ("a", "2"), ("b", "3"), ("c", "4")];
+        state.apply(message(
+            1,
+            true,
+            all.map(|(service, id)| endpoint(service, id)).into(),
+        ));
+        let before = state.clone();
+        let mut delta = message(2, false, vec![endpoint("a", "5")]);
+        for id in ["2", "4", "9"] {
+            delta.removed.push(proto::ObjectId {
+                kind: Kind::Endpoint.into(),
+                id: id.into(),
+            });
+        }
+        state.apply(delta);
+        assert_eq!(ids(&state, "a"), ["1", "5"]);
+        assert!(Arc::ptr_eq(&state.endpoints["b"], &before.endpoints["b"]));
+        assert!(!state.endpoints.contains_key("c"));
+        assert_eq!(ids(&before, "a"), ["1", "2"], "another state");
+        assert_eq!(ids(&before, "c"), ["4"]);
     }
 
     #[test]

@@ -180,16 +180,14 @@ impl Agent {
             next.networks.insert(net.id.clone(), net);
         }
         for task in tasks {
-            next.endpoints.insert(
-                task.id.clone(),
-                proto::Endpoint {
-                    id: task.id.clone(),
-                    name: task.name.clone(),
-                    node_id: "node1".into(),
-                    attachments: task.attachments.clone(),
-                    ..Default::default()
-                },
-            );
+            next.add_endpoint(proto::Endpoint {
+                id: task.id.clone(),
+                service_id: task.service_id.clone(),
+                name: task.name.clone(),
+                node_id: "node1".into(),
+                attachments: task.attachments.clone(),
+                ..Default::default()
+            });
             next.tasks.insert(task.id.clone(), task.clone());
         }
         self.assignment.send_replace(Arc::new(next));

@@ -139,12 +139,15 @@ impl Backends {
         report: &mut Report,
     ) -> Result<bool, Error> {
         let before = self.used.len();
-        let gone: Vec<(u32, Backend)> = self
-            .used
+        let of_pool = |pool| {
+            let from = self.index.range((pool, Addr::NONE)..);
+            from.take_while(move |((other, _), _)| *other == pool)
+        };
+        let gone: Vec<(u32, Backend)> = pools
             .iter()
-            .filter(|(_, backend)| pools.contains(&backend.pool))
-            .filter(|(_, backend)| !wanted(backend.pool, &backend.address))
-            .map(|(at, backend)| (*at, *backend))
+            .flat_map(|pool| of_pool(*pool))
+            .filter(|((pool, address), _)| !wanted(*pool, address))
+            .filter_map(|(_, at)| Some((*at, *self.used.get(at)?)))
             .collect();
         for (at, backend) in gone {
             if !in_rows(backend.pool, &backend.address) {

@@ -434,7 +434,9 @@ fn desired(uplink: u32, overlay: u32, gateway: u32) -> Desired {
         if published == 80 {
             service.vips.insert((OVERLAY, VIP.into()), backend(FAR));
         }
-        desired.services.insert(format!("s{published}"), service);
+        desired
+            .services
+            .insert(format!("s{published}"), service.into());
     }
     desired
 }

@@ -14,7 +14,10 @@ use mesh_common::{
     ScopedAddr, Settings, port_bit, wire::SCTP,
 };
 
-use crate::model::{self, Backend, Desired, Location, Service, Subnet};
+use crate::{
+    model::{self, Backend, Desired, Location, Service, Subnet},
+    moved::Moved,
+};
 
 /// What the maps must hold.
 #[derive(Debug, Default)]
@@ -141,11 +144,11 @@ pub(crate) fn contents(
             out.namespaces.insert(scoped(*cookie, subnet), subnet.vni);
         }
     }
-    let moved = moved(&applied.desired, desired);
+    let moved = Moved::between(&applied.desired.endpoints, &desired.endpoints);
     for (id, service) in &desired.services {
         let kept = applied.desired.ingress_vni == desired.ingress_vni
             && applied.desired.services.get(id) == Some(service)
-            && !concerns(&moved, desired.ingress_vni, service);
+            && !moved.concern(desired.ingress_vni, service);
         let kept = |front: Option<&Arc<Front>>| front.filter(|f| kept && f.service == *id).cloned();
         for port in &service.ports {
             let key = PortKey {
@@ -177,24 +180,6 @@ pub(crate) fn contents(
         }
     }
     out
-}
-
-/// The task addresses that came, went or are elsewhere.
-fn moved(before: &Desired, now: &Desired) -> BTreeSet<(u32, IpAddr)> {
-    let (before, now) = (&before.endpoints, &now.endpoints);
-    let gone = before.iter().filter(|(key, at)| now.get(key) != Some(at));
-    let come = now.iter().filter(|(key, at)| before.get(key) != Some(at));
-    gone.chain(come).map(|(key, _)| *key).collect()
-}
-
-/// Whether a service has one of these addresses.
-fn concerns(moved: &BTreeSet<(u32, IpAddr)>, ingress_vni: u32, service: &Service) -> bool {
-    let any =
-        |vni: u32, backends: &[Backend]| backends.iter().any(|b| moved.contains(&(vni, b.address)));
-    let vips = &service.vips;
-    !moved.is_empty()
-        && (any(ingress_vni, &service.ingress)
-            || vips.iter().any(|((vni, _), backends)| any(*vni, backends)))
 }
 
 /// A subnet as a namespace sees it: the length of the prefix, cookie included, and what it is a prefix of.
@@ -327,7 +312,7 @@ mod tests {
             draining: false,
         };
         service.ingress.push(gone);
-        desired.services.insert("id".into(), service);
+        desired.services.insert("id".into(), service.into());
         let contents = contents(&desired, &Applied::default(), 3, false, 4789);
         let front = contents.published.values().next().unwrap();
         assert_eq!(
@@ -383,7 +368,7 @@ mod tests {
             vips: [(vip, backends)].into(),
             ..Service::default()
         };
-        desired.services.insert("id".into(), service);
+        desired.services.insert("id".into(), service.into());
         let contents = contents(&desired, &Applied::default(), 3, false, 4789);
         let published = contents.published.values().next().unwrap();
         assert_eq!(published.active, [addr(here)]);
@@ -414,7 +399,7 @@ mod tests {
             ..Desired::default()
         };
         for (id, last) in [("a", 1), ("b", 2), ("c", 3)] {
-            desired.services.insert(id.into(), service(last));
+            desired.services.insert(id.into(), service(last).into());
             let at = model::Endpoint {
                 mac: [0; 6],
                 location: Location::Local(5),
@@ -443,7 +428,7 @@ mod tests {
         assert_eq!(changed(&desired), (none, 0));
         let mut drained = desired.clone();
         if let Some(service) = drained.services.get_mut("b") {
-            service.ingress[0].draining = true;
+            Arc::make_mut(service).ingress[0].draining = true;
         }
         assert_eq!(changed(&drained), (vec![2], 1));
         let mut gone = desired.clone();

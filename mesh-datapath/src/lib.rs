@@ -21,6 +21,7 @@ mod host;
 mod lines;
 mod maglev;
 mod model;
+mod moved;
 mod netlink;
 mod object;
 mod packet_socket;

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr},
+    sync::Arc,
 };
 
 /// A 48-bit Ethernet address, in transmission order.
@@ -31,8 +32,8 @@ pub struct Desired {
     pub links: BTreeMap<u32, Link>,
     /// Every task address this node may talk to, by (VNI, address).
     pub endpoints: BTreeMap<(u32, IpAddr), Endpoint>,
-    /// Services by id.
-    pub services: BTreeMap<String, Service>,
+    /// Services by id. One that is the very same object as in the state before needs no look.
+    pub services: BTreeMap<String, Arc<Service>>,
     /// The networks that the local tasks' sockets reach, by the cookie of the task's network namespace.
     pub namespaces: BTreeMap<u64, BTreeSet<Subnet>>,
 }

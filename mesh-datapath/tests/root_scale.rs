@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::Ipv4Addr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -87,7 +88,9 @@ fn desired(size: &Size) -> Desired {
             ingress: backends(0, number, count),
             ..Service::default()
         };
-        desired.services.insert(format!("s{number:04}"), service);
+        desired
+            .services
+            .insert(format!("s{number:04}"), service.into());
     }
     desired
 }
@@ -154,7 +157,7 @@ impl Large {
     /// One backend of one service takes no new flows.
     fn drain_one(&mut self) {
         let service = self.desired.services.get_mut("s0500");
-        service.expect("the service").ingress[3].draining = true;
+        Arc::make_mut(service.expect("the service")).ingress[3].draining = true;
         let report = self.apply("one backend");
         assert_eq!(
             (report.written, report.removed),
@@ -187,7 +190,7 @@ fn one_backend_of_many() {
     let gone = task(0, 42);
     large.desired.endpoints.remove(&(INGRESS, gone.into()));
     for service in large.desired.services.values_mut() {
-        service.ingress.retain(|b| b.address != gone);
+        Arc::make_mut(service).ingress.retain(|b| b.address != gone);
     }
     let report = large.apply("one task");
     assert_eq!(report.departed, 1);

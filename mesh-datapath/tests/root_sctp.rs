@@ -6,6 +6,7 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd as _, OwnedFd},
+    sync::Arc,
 };
 
 use common::{
@@ -134,7 +135,7 @@ fn run(xdp: XdpMode) {
     let mut pair = Pair::new(xdp);
     for node in &mut pair.nodes {
         let web = node.desired.services.get_mut("web").expect("web");
-        web.ports.insert(PublishedPort {
+        Arc::make_mut(web).ports.insert(PublishedPort {
             protocol: 132,
             published: 80,
             target: TARGET,

@@ -9,6 +9,7 @@ use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use common::{
@@ -129,11 +130,13 @@ impl World {
         }
         for node in &mut nodes {
             let services = &mut node.desired.services;
-            services.insert("web".into(), service(80, PORT, (VNI, VIP), &[&near, &far]));
+            let web = service(80, PORT, (VNI, VIP), &[&near, &far]);
+            services.insert("web".into(), web.into());
             let mut sticky = service(82, PORT, (VNI, STICKY), &[&near, &far]);
             sticky.affinity_s = 3600;
-            services.insert("sticky".into(), sticky);
-            services.insert("own".into(), service(81, PORT, (OTHER, VIP), &[&stranger]));
+            services.insert("sticky".into(), sticky.into());
+            let own = service(81, PORT, (OTHER, VIP), &[&stranger]);
+            services.insert("own".into(), own.into());
             node.apply();
         }
         for task in [&near, &far, &stranger] {
@@ -213,6 +216,7 @@ impl World {
     fn drain_sticky(&mut self, leaving: &[IpAddr]) {
         let node = &mut self.nodes[0];
         let sticky = node.desired.services.get_mut("sticky").expect("sticky");
+        let sticky = Arc::make_mut(sticky);
         let vips = sticky.vips.values_mut().flatten();
         for backend in vips.chain(&mut sticky.ingress) {
             backend.draining = leaving.contains(&backend.address);
@@ -372,7 +376,7 @@ impl World {
         let far = IpAddr::V4(self.far.overlay);
         let backends = |node: &mut Node, draining: bool, gone: bool| {
             let web = node.desired.services.get_mut("web").expect("web");
-            for backends in web.vips.values_mut() {
+            for backends in Arc::make_mut(web).vips.values_mut() {
                 backends.retain(|b| !gone || b.address != far);
                 for backend in backends.iter_mut().filter(|b| b.address == far) {
                     backend.draining = draining;

@@ -2,10 +2,12 @@
 
 mod namespaces;
 mod packets;
+mod parts;
 mod zone;
 
 pub use namespaces::namespaces;
 pub use packets::{LinkFacts, NodeFacts, datapath, mac_of};
+pub use parts::Parts;
 pub use zone::zone;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

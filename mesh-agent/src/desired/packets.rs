@@ -5,12 +5,11 @@ use std::{
     net::IpAddr,
 };
 
-use mesh_api::proto::{self, EndpointMode, EndpointState, Network, PublishMode, Service};
 pub use mesh_datapath::mac_of;
-use mesh_datapath::{Backend, Desired, Endpoint, Link, Location, PublishedPort};
+use mesh_datapath::{Desired, Endpoint, Link, Location};
 
-use super::{address, on_network, subnet_v6};
-use crate::{assignment::Assignment, protocol};
+use super::{address, on_network, parts::Parts, subnet_v6};
+use crate::assignment::Assignment;
 
 /// What the packet path has to know of this node itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,10 +35,16 @@ pub struct LinkFacts {
     pub address: IpAddr,
 }
 
-/// Everything the packet path of this node has to do.
-pub fn datapath(assignment: &Assignment, node: &NodeFacts, links: &[LinkFacts]) -> Desired {
+/// Everything the packet path of this node has to do. What concerns one service alone is taken from `parts`, if it was
+/// made of the same, and kept there for the next time.
+pub fn datapath(
+    assignment: &Assignment,
+    node: &NodeFacts,
+    links: &[LinkFacts],
+    parts: &mut Parts,
+) -> Desired {
     let ingress = assignment.networks.values().find(|n| n.ingress);
-    let backends = by_service(assignment, links);
+    parts.update(assignment, node, links);
     Desired {
         uplinks: node.uplinks.clone(),
         own_addresses: node.own_addresses.clone(),
@@ -61,17 +66,8 @@ pub fn datapath(assignment: &Assignment, node: &NodeFacts, links: &[LinkFacts]) 
             .iter()
             .filter_map(|found| Some((found.index, link(assignment, found)?)))
             .collect(),
-        endpoints: endpoints(assignment, node, links),
-        services: assignment
-            .services
-            .values()
-            .map(|service| {
-                (
-                    service.id.clone(),
-                    self::service(assignment, service, ingress, &backends),
-                )
-            })
-            .collect(),
+        endpoints: parts.endpoints().chain(local(assignment, links)).collect(),
+        services: parts.services().collect(),
         // Told apart by namespaces, which are not known here: `namespaces.rs`.
         namespaces: BTreeMap::new(),
     }
@@ -94,42 +90,12 @@ fn link(assignment: &Assignment, found: &LinkFacts) -> Option<Link> {
     })
 }
 
-/// Remote tasks from the cluster's list, local ones from the links that are really there: a task of
-/// this node can be reached as soon as it has its link, and no longer.
-fn endpoints(
+/// Tasks of this node, from the links that are really there: one can be reached as soon as it has its link, and no longer.
+fn local(
     assignment: &Assignment,
-    node: &NodeFacts,
     links: &[LinkFacts],
-) -> BTreeMap<(u32, IpAddr), Endpoint> {
-    let mut all = BTreeMap::new();
-    for endpoint in assignment.endpoints.values() {
-        if assignment.tasks.contains_key(&endpoint.id) {
-            continue;
-        }
-        let Some(vtep) = assignment
-            .peers
-            .get(&endpoint.node_id)
-            .and_then(|peer| address(&peer.data_path_address))
-            .filter(|vtep| *vtep != node.vtep)
-        else {
-            continue;
-        };
-        for attachment in &endpoint.attachments {
-            let (Some(network), Some(task_address)) = (
-                assignment.networks.get(&attachment.network_id),
-                address(&attachment.address),
-            ) else {
-                continue;
-            };
-            let endpoint = Endpoint {
-                mac: mac_of(task_address),
-                location: Location::Remote(vtep),
-                encrypted: network.encrypted,
-            };
-            all.insert((network.vni, task_address), endpoint);
-        }
-    }
-    for found in links {
+) -> impl Iterator<Item = ((u32, IpAddr), Endpoint)> {
+    links.iter().filter_map(|found| {
         let network = match &found.network {
             Some(id) => assignment.networks.get(id),
             // The gateway link answers for the ingress address, where the task holds one.
@@ -139,91 +105,14 @@ fn endpoints(
                         on_network(&task.attachments, &network.id) == Some(found.address)
                     })
             }),
+        }?;
+        let endpoint = Endpoint {
+            mac: mac_of(found.address),
+            location: Location::Local(found.index),
+            encrypted: network.encrypted,
         };
-        if let Some(network) = network {
-            let endpoint = Endpoint {
-                mac: mac_of(found.address),
-                location: Location::Local(found.index),
-                encrypted: network.encrypted,
-            };
-            all.insert((network.vni, found.address), endpoint);
-        }
-    }
-    all
-}
-
-/// The tasks behind each service, by service id. A task of this node that has lost its links has
-/// ended, and is left out before the managers know.
-fn by_service<'a>(
-    assignment: &'a Assignment,
-    links: &[LinkFacts],
-) -> BTreeMap<&'a str, Vec<&'a proto::Endpoint>> {
-    let linked: BTreeSet<&str> = links.iter().map(|link| link.task.as_str()).collect();
-    let mut all: BTreeMap<&str, Vec<&proto::Endpoint>> = BTreeMap::new();
-    for endpoint in assignment.endpoints.values() {
-        let here = assignment.tasks.contains_key(&endpoint.id);
-        if !here || linked.contains(endpoint.id.as_str()) {
-            all.entry(&endpoint.service_id).or_default().push(endpoint);
-        }
-    }
-    all
-}
-
-fn service(
-    assignment: &Assignment,
-    service: &Service,
-    ingress: Option<&Network>,
-    by_service: &BTreeMap<&str, Vec<&proto::Endpoint>>,
-) -> mesh_datapath::Service {
-    let backends = |network: &str| -> Vec<Backend> {
-        let all: BTreeSet<Backend> = by_service
-            .get(service.id.as_str())
-            .into_iter()
-            .flatten()
-            .filter_map(|endpoint| {
-                Some(Backend {
-                    address: on_network(&endpoint.attachments, network)?,
-                    draining: endpoint.state() == EndpointState::Draining,
-                })
-            })
-            .collect();
-        all.into_iter().collect()
-    };
-    let is_ingress = |id: &str| ingress.is_some_and(|network| network.id == id);
-
-    let vips = service
-        .vips
-        .iter()
-        .filter(|vip| service.endpoint_mode() == EndpointMode::Vip && !is_ingress(&vip.network_id))
-        .filter_map(|vip| {
-            let vni = assignment.networks.get(&vip.network_id)?.vni;
-            Some(((vni, address(&vip.address)?), backends(&vip.network_id)))
-        })
-        .collect();
-    let ports: BTreeSet<PublishedPort> = service
-        .ports
-        .iter()
-        .filter(|port| port.mode() == PublishMode::Ingress)
-        .filter_map(|port| {
-            Some(PublishedPort {
-                protocol: protocol::number(port.protocol()),
-                published: u16::try_from(port.published).ok()?,
-                target: u16::try_from(port.target).ok()?,
-            })
-        })
-        .collect();
-    mesh_datapath::Service {
-        name: service.name.clone(),
-        affinity_s: service.affinity_seconds,
-        local_only: service.local_only,
-        direct: service.direct_return,
-        vips,
-        ingress: match ingress {
-            Some(network) if !ports.is_empty() => backends(&network.id),
-            _ => Vec::new(),
-        },
-        ports,
-    }
+        Some(((network.vni, found.address), endpoint))
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,11 @@
 //! A two-node world, and what the packet path of the first node makes of it.
 
-use mesh_api::proto::{Attachment, Network, Peer, Port, Task, VirtualAddress};
+use std::sync::Arc;
+
+use mesh_api::proto::{
+    Attachment, EndpointState, Network, Peer, Port, Protocol, PublishMode, Service, Task,
+    VirtualAddress,
+};
 
 use super::*;
 
@@ -56,16 +61,17 @@ fn world() -> Assignment {
             state: state.into(),
             ..Default::default()
         };
-        world.endpoints.insert(id.into(), endpoint);
+        world.add_endpoint(endpoint);
     }
     let task = Task {
         id: "local".into(),
+        service_id: "s".into(),
         attachments: attachments(11),
         ..Default::default()
     };
     world.tasks.insert("local".into(), task);
     let port = |published, mode: PublishMode| Port {
-        protocol: proto::Protocol::Tcp.into(),
+        protocol: Protocol::Tcp.into(),
         published,
         target: 8080,
         mode: mode.into(),
@@ -83,7 +89,7 @@ fn world() -> Assignment {
         ports: vec![port(80, PublishMode::Ingress), port(81, PublishMode::Host)],
         ..Default::default()
     };
-    world.services.insert("s".into(), service);
+    world.services.insert("s".into(), service.into());
     world
 }
 
@@ -108,9 +114,14 @@ fn links() -> Vec<LinkFacts> {
     ]
 }
 
+/// Made of nothing that was there before.
+fn anew(world: &Assignment, links: &[LinkFacts]) -> Desired {
+    datapath(world, &facts(), links, &mut Parts::default())
+}
+
 #[test]
 fn everything_of_a_small_world() {
-    let desired = datapath(&world(), &facts(), &links());
+    let desired = anew(&world(), &links());
     assert_eq!(desired.ingress_vni, 4096);
     assert_eq!(desired.peers, [(ip("192.0.2.2"), Some(9000))].into());
     assert_eq!(
@@ -153,7 +164,7 @@ fn everything_of_a_small_world() {
 
 #[test]
 fn a_local_task_without_its_link_is_not_reachable() {
-    let desired = datapath(&world(), &facts(), &[]);
+    let desired = anew(&world(), &[]);
     assert!(desired.links.is_empty());
     assert_eq!(desired.endpoints.len(), 2, "only the remote task");
 }
@@ -166,7 +177,7 @@ fn a_node_local_gateway_address_is_nobodys_endpoint() {
         network: None,
         address: ip("172.31.0.5"),
     };
-    let desired = datapath(&world(), &facts(), &[link]);
+    let desired = anew(&world(), &[link]);
     assert!(
         desired
             .endpoints
@@ -174,4 +185,48 @@ fn a_node_local_gateway_address_is_nobodys_endpoint() {
             .all(|(_, address)| *address != ip("172.31.0.5"))
     );
     assert_eq!(desired.links.len(), 1);
+}
+
+#[test]
+fn what_has_not_changed_is_the_same_object() {
+    let mut world = world();
+    let other = Service {
+        id: "other".into(),
+        ..Default::default()
+    };
+    world.services.insert("other".into(), other.into());
+    let mut parts = Parts::default();
+    let mut before = datapath(&world, &facts(), &links(), &mut parts);
+    let mut changed = |world: &Assignment, links: &[LinkFacts]| {
+        let now = datapath(world, &facts(), links, &mut parts);
+        assert_eq!(now, anew(world, links), "step by step as at once");
+        let services = now.services.iter();
+        let changed = services
+            .filter(|(id, service)| !Arc::ptr_eq(service, &before.services[*id]))
+            .map(|(id, _)| id.clone())
+            .collect::<Vec<_>>();
+        before = now;
+        changed
+    };
+    assert!(changed(&world, &links()).is_empty());
+    let mut endpoint = world.endpoints["s"]["remote"].clone();
+    endpoint.set_state(EndpointState::Active);
+    world.add_endpoint(endpoint);
+    assert_eq!(changed(&world, &links()), ["s"], "a task in the cluster");
+    assert_eq!(changed(&world, &[]), ["s"], "a task here lost its links");
+    let mut renamed = other_of(&world);
+    renamed.name = "renamed".into();
+    world.services.insert("other".into(), renamed.into());
+    assert_eq!(changed(&world, &[]), ["other"], "a service");
+    world.networks.get_mut("over").expect("it").vni = 5000;
+    assert_eq!(changed(&world, &[]), ["other", "s"], "what all depend on");
+    let moved = world.peers.get_mut("there").expect("it");
+    moved.data_path_address = "192.0.2.3".into();
+    changed(&world, &[]);
+    world.tasks.clear();
+    changed(&world, &[]);
+}
+
+fn other_of(world: &Assignment) -> Service {
+    world.services["other"].as_ref().clone()
 }

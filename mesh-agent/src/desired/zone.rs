@@ -42,7 +42,11 @@ pub fn zone(assignment: &Assignment) -> Zone {
         }
     }
 
-    for endpoint in assignment.endpoints.values() {
+    for endpoint in assignment
+        .endpoints
+        .values()
+        .flat_map(|tasks| tasks.values())
+    {
         let service = assignment.services.get(&endpoint.service_id);
         let round_robin =
             service.is_some_and(|service| service.endpoint_mode() == EndpointMode::Dnsrr);
@@ -110,7 +114,7 @@ mod tests {
             vips,
             ..Service::default()
         };
-        world.services.insert("s".into(), service);
+        world.services.insert("s".into(), service.into());
         for (slot, state) in [(1, EndpointState::Active), (2, EndpointState::Draining)] {
             let attachment = |network: &str, address: String| Attachment {
                 network_id: network.into(),
@@ -128,7 +132,7 @@ mod tests {
                 state: state.into(),
                 ..Default::default()
             };
-            world.endpoints.insert(endpoint.id.clone(), endpoint);
+            world.add_endpoint(endpoint);
         }
         world
     }

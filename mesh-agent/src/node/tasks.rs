@@ -86,8 +86,7 @@ fn example(service: &str, tasks: &[LocalTask], assignment: &Assignment) -> Optio
         return Some(own.task.name.clone());
     }
     let service = assignment.services.values().find(|s| s.name == service)?;
-    let mut endpoints = assignment.endpoints.values();
-    let task = endpoints.find(|task| task.service_id == service.id)?;
+    let task = assignment.endpoints.get(&service.id)?.values().next()?;
     let node = assignment.peers.get(&task.node_id)?;
     Some(format!("{} on {}", task.name, node.hostname))
 }
@@ -104,14 +103,14 @@ mod tests {
             name: "web".into(),
             ..Default::default()
         };
-        assignment.services.insert("s".into(), service);
+        assignment.services.insert("s".into(), service.into());
         let endpoint = proto::Endpoint {
             service_id: "s".into(),
             name: "web.2".into(),
             node_id: "n".into(),
             ..Default::default()
         };
-        assignment.endpoints.insert("t2".into(), endpoint);
+        assignment.add_endpoint(endpoint);
         let peer = proto::Peer {
             hostname: "n2".into(),
             ..Default::default()

@@ -29,6 +29,7 @@ use tokio::{
 use crate::{
     assignment::Assignment,
     config::Config,
+    desired,
     links::{host::Host, watch as link_watch},
     node::{LocalTask, SharedDatapath},
     session::Statuses,
@@ -126,7 +127,11 @@ struct Reconciler {
     egress: Option<String>,
     cipher: watch::Sender<Option<mesh_api::proto::Cipher>>,
     mtu: watch::Sender<u32>,
+    /// What the services contribute to the packet path.
+    parts: desired::Parts,
     zone: watch::Sender<Arc<Zone>>,
+    /// The assignment that the zone has the names of.
+    named: Arc<Assignment>,
     wake: Arc<Notify>,
     statuses: Arc<Statuses>,
     applied: watch::Sender<u64>,
@@ -175,7 +180,9 @@ pub fn start(parts: Parts) -> Result<Handle> {
         egress: None,
         cipher: parts.cipher,
         mtu: parts.mtu,
+        parts: desired::Parts::default(),
         zone: watch::channel(Arc::default()).0,
+        named: Arc::default(),
         wake: Arc::clone(&wake),
         statuses: parts.statuses,
         applied: parts.applied,

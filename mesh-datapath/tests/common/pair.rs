@@ -63,8 +63,9 @@ impl Pair {
             change(&mut node.config);
             let services = &mut node.desired.services;
             let web = service(80, TARGET, (VNI, VIP), &[&near, &far]);
-            services.insert("web".into(), web);
-            services.insert("far".into(), service(81, TARGET, (VNI, VIP_FAR), &[&far]));
+            services.insert("web".into(), web.into());
+            let own = service(81, TARGET, (VNI, VIP_FAR), &[&far]);
+            services.insert("far".into(), own.into());
             node.apply();
         }
         Self {

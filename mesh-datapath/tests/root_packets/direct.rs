@@ -1,5 +1,7 @@
 //! Direct return: what the node that was asked says of it, and where the task's node sends replies.
 
+use std::sync::Arc;
+
 use mesh_common::{FlowKey, Nat, Place, SCOPE_TASK, wire};
 
 use crate::{
@@ -25,7 +27,7 @@ fn world() -> World {
     let mut world = World::new(Side::Node);
     world.change(|desired| {
         for service in desired.services.values_mut() {
-            service.direct = true;
+            Arc::make_mut(service).direct = true;
         }
     });
     world

@@ -1,6 +1,7 @@
 //! Clients' connections while the backends of a service change: ports used again, entries lost.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use mesh_common::wire::OVERHEAD;
 use mesh_datapath::{Backend, Location};
@@ -38,7 +39,7 @@ fn scale(world: &mut World, backends: &[Ipv4Addr]) {
             address: (*address).into(),
             draining: false,
         };
-        service.ingress = backends.iter().map(backend).collect();
+        Arc::make_mut(service).ingress = backends.iter().map(backend).collect();
     });
 }
 

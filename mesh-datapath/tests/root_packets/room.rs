@@ -45,7 +45,9 @@ fn add(desired: &mut Desired, number: u16, tasks: impl Iterator<Item = u8>) {
         ingress,
         ..Service::default()
     };
-    desired.services.insert(format!("many{number:03}"), service);
+    desired
+        .services
+        .insert(format!("many{number:03}"), service.into());
 }
 
 fn port(number: u16) -> u16 {

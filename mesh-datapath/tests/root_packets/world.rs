@@ -395,9 +395,10 @@ fn desired(side: Side, moved: bool) -> Desired {
     }
     for (place, service) in SERVICES.iter().enumerate() {
         let vip = vip(u8::try_from(place).expect("few services"));
-        desired
-            .services
-            .insert(format!("s{}", service.0), published(service, vip, moved));
+        desired.services.insert(
+            format!("s{}", service.0),
+            published(service, vip, moved).into(),
+        );
     }
     desired
 }

@@ -160,7 +160,7 @@ mod tests {
                 ..Default::default()
             });
         }
-        assignment.services.insert("v".into(), service);
+        assignment.services.insert("v".into(), service.into());
         assert_eq!(publisher(&assignment, 51820), None);
         assert_eq!(publisher(&assignment, 51821), Some("vpn"));
     }

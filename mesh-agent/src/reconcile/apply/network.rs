@@ -27,32 +27,28 @@ impl Reconciler {
     /// Packet path, names, egress.
     pub(super) async fn apply_network(
         &mut self,
-        assignment: &Assignment,
+        assignment: &Arc<Assignment>,
         host: &HostView,
     ) -> Result<()> {
-        let zone = desired::zone(assignment);
-        self.zone.send_if_modified(|old| {
-            let changed = **old != zone;
-            if changed {
-                *old = Arc::new(zone);
-            }
-            changed
-        });
+        if !Arc::ptr_eq(&self.named, assignment) {
+            self.zone.send_replace(Arc::new(desired::zone(assignment)));
+            self.named = Arc::clone(assignment);
+        }
         let node = observe::node_facts(host, &self.instance, self.vtep);
         let links = observe::link_facts(host, &self.instance, assignment, self.known.values());
         let mtu = observe::uplink_mtu(host, self.vtep);
         self.mtu
             .send_if_modified(|told| std::mem::replace(told, mtu) != mtu);
-        let mut wanted = desired::datapath(assignment, &node, &links);
+        let mut wanted = desired::datapath(assignment, &node, &links, &mut self.parts);
         wanted.cipher = match self.apply_cipher(assignment, host).await {
             Ok(device) => device,
             Err(error) => {
-                // Encrypted networks wait; the others do not.
                 tracing::warn!(
                     error = format!("{error:#}"),
-                    "nothing goes to other nodes on encrypted networks"
+                    "encrypted networks do not follow what changes"
                 );
-                None
+                // What is there may well go on with the keys that it has; without it, encrypted networks wait.
+                nix::net::if_::if_nametoindex(mesh_wireguard::DEVICE).ok()
             }
         };
         wanted.namespaces = desired::namespaces(assignment, &self.configured, &links);
