@@ -20,7 +20,7 @@ use common::{
     talk::ask,
 };
 use mesh_common::Published;
-use mesh_datapath::XdpMode;
+use mesh_datapath::{Datapath, XdpMode};
 
 /// Flows of each kind.
 const FLOWS: usize = 24;
@@ -84,14 +84,14 @@ impl Old {
         // Begun with one task only: half of the flows then are in rows' slots that the other task takes.
         for node in &mut pair.nodes {
             let web = service(80, TARGET, (4097, VIP), &[&pair.near]);
-            node.desired.services.insert("web".into(), web);
+            node.desired.services.insert("web".into(), web.into());
             node.apply();
         }
         let outside = pair.client.run(|| Flows::open(N1, 80));
         let inside = pair.near.ns.run(|| Flows::open(VIP, TARGET));
         for node in &mut pair.nodes {
             let web = service(80, TARGET, (4097, VIP), &[&pair.near, &pair.far]);
-            node.desired.services.insert("web".into(), web);
+            node.desired.services.insert("web".into(), web.into());
             node.apply();
         }
         Self {
@@ -169,6 +169,13 @@ fn flows_survive_a_build_with_rows_of_version_4() {
     assert!(flows > 0);
     let old = world.end("v4");
     v4::make(&old.join("maps"));
+    // A process that comes to an end in the midst of it: the map that is read last is away.
+    let (last, away) = (old.join("maps/SCTP_PORTS"), old.join("away"));
+    fs::rename(&last, &away).expect("take the pin away");
+    let node = &world.pair.nodes[0];
+    let midway = node.ns.run(|| Datapath::open(&node.config).map(drop));
+    assert!(midway.is_err(), "a map was missing");
+    fs::rename(&away, &last).expect("put the pin back");
     world.begin(&old);
     let maps = world.pair.nodes[0].config.versioned_pin_dir().join("maps");
     assert_eq!(

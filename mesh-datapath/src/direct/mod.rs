@@ -127,7 +127,7 @@ impl Returns {
             self.send(to_send);
         }
         loop {
-            self.take_all()?;
+            self.take_until(end)?;
             let rest = end.saturating_duration_since(Instant::now());
             if rest.is_zero() {
                 return Ok(self.proofs.paths());
@@ -179,9 +179,12 @@ impl Returns {
         }
     }
 
-    fn take_all(&mut self) -> io::Result<()> {
+    /// Takes what there is, but stops at `end` even if there is more: anybody may send as much as the wire takes.
+    fn take_until(&mut self, end: Instant) -> io::Result<()> {
         let own = self.config.own;
-        while let Some((frame, _)) = self.tunnel.receive()? {
+        while Instant::now() < end
+            && let Some((frame, _)) = self.tunnel.receive()?
+        {
             let heard = Datagram::parse(frame).filter(|datagram| datagram.to == own);
             let heard = heard.and_then(|it| Some((it.from, Message::parse(it.payload)?)));
             if let Some((from, message)) = heard.filter(|(from, said)| *from == said.from) {
@@ -189,7 +192,9 @@ impl Returns {
             }
         }
         for witness in &self.witnesses {
-            while let Some((to, message)) = witness.receive()? {
+            while Instant::now() < end
+                && let Some((to, message)) = witness.receive()?
+            {
                 // Nobody but nodes is answered.
                 if message.says == Says::Proof
                     && self.config.addresses.contains(&to)

@@ -50,12 +50,10 @@ pub(crate) fn adopt(config: &Config, object: &[u8], sized: &[&str]) -> Result<Su
         pin_dir: own.clone(),
         source: Box::new(EbpfError::from(source)),
     })?;
-    // A process that came to an end in between had them converted, or at least as many as it had got to.
-    let begun = own.join("maps").join("PUBLISHED").exists();
     let mut rows = None;
     for other in &others {
         let converts = from_v4::is_in(&other.join("maps"));
-        if converts && !begun {
+        if converts {
             rows = Some(other.join("maps"));
         }
         for pin in entries(&other.join("maps"))? {
