@@ -7,6 +7,7 @@ use common::{
 };
 use mesh_manager::{Command, Config, InitOptions, Manager, ManagerHandle, Timings};
 use std::{
+    collections::BTreeSet,
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command as Process, Stdio},
@@ -39,7 +40,18 @@ async fn reopen(directory: &Path) -> ManagerHandle {
     manager
 }
 
-/// The child: creates services as fast as it can and prints each once it was answered for.
+/// A service with what was allocated for it.
+fn described(manager: &ManagerHandle, name: &str) -> String {
+    let view = manager.view();
+    let service = view
+        .find_service(name)
+        .unwrap_or_else(|e| panic!("lost {name}: {e}"));
+    let vips: Vec<_> = service.vips.iter().map(|vip| vip.address).collect();
+    format!("{name} {vips:?} {}", service.ports[0].published)
+}
+
+/// The child: creates a network, and published services on it, as fast as it can; prints each service once it was
+/// answered for.
 async fn write_until_killed(directory: &Path) {
     let identity = mesh_pki::NodeIdentity::load(&directory.join("certificates")).unwrap();
     let manager = match identity {
@@ -49,10 +61,16 @@ async fn write_until_killed(directory: &Path) {
         Some(_) => reopen(directory).await,
     };
     let start = manager.view().services().count();
+    let networks = manager.view().networks().count();
+    let network = format!("n{networks}");
+    create_network(&manager, &network).await;
     for number in start.. {
         let name = format!("s{number}");
-        create(&manager, service(&name, 0)).await;
-        println!("created {name}");
+        let mut spec = service(&name, 0);
+        attach(&mut spec, &network);
+        common::publish(&mut spec, 0, 80);
+        create(&manager, spec).await;
+        println!("created {}", described(&manager, &name));
     }
 }
 
@@ -81,10 +99,10 @@ async fn a_killed_manager_loses_nothing() {
         for line in lines {
             let Ok(line) = line else { break };
             // The harness may print on the same line.
-            let Some((_, name)) = line.split_once("created ") else {
+            let Some((_, told)) = line.split_once("created ") else {
                 continue;
             };
-            answered.push(name.to_owned());
+            answered.push(told.to_owned());
             seen += 1;
             if seen == enough {
                 // SIGKILL, in the middle of whatever it does; lines already written still count.
@@ -95,11 +113,26 @@ async fn a_killed_manager_loses_nothing() {
         assert!(seen >= enough, "the child stopped early in round {round}");
     }
     let manager = reopen(directory.path()).await;
-    let view = manager.view();
-    for name in &answered {
-        view.find_service(name)
-            .unwrap_or_else(|e| panic!("lost {name}: {e}"));
+    for told in &answered {
+        let name = told.split(' ').next().unwrap();
+        assert_eq!(&described(&manager, name), told);
     }
+    let view = manager.view();
+    let (mut vips, mut ports, mut subnets) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for service in view.services() {
+        assert!(ports.insert(service.ports[0].published), "{service:?}");
+        assert!(
+            service
+                .vips
+                .iter()
+                .all(|vip| vips.insert((vip.network_id.clone(), vip.address))),
+            "{service:?}"
+        );
+    }
+    assert!(
+        view.networks()
+            .all(|network| subnets.insert(network.subnet))
+    );
     assert!(view.cluster().is_some());
     drop(view);
     manager.shutdown().await;

@@ -157,14 +157,18 @@ fn networks_do_not_meet() {
             "a name of another network resolves: {other:?}"
         );
         let blue = rig.running("bluesh")?;
-        let own = lookup(rig, &blue[0], "tasks.bluesh")?;
-        let reds = lookup(rig, &red[0], "tasks.redsh")?;
+        let mut own = lookup(rig, &blue[0], "tasks.bluesh")?;
+        own.extend(lookup(rig, &blue[0], "bluesh")?);
+        let mut reds = lookup(rig, &red[0], "tasks.redsh")?;
+        reds.extend(lookup(rig, &red[0], "redsh")?);
         for address in &own {
             let ping = rig.exec(&red[0], &["ping", "-c", "1", "-W", "1", address]);
             ensure!(ping.is_err(), "{address} of another network answers");
         }
         for address in &reds {
             rig.exec(&red[0], &["ping", "-c", "1", "-W", "5", address])?;
+            let ping = rig.exec(&blue[0], &["ping", "-c", "1", "-W", "1", address]);
+            ensure!(ping.is_err(), "{address} of another network answers");
         }
         Ok(())
     });
