@@ -10,6 +10,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use common::{
@@ -306,8 +308,12 @@ impl World {
             let sockets = datapath.sockets().expect("the tables");
             near.run(|| sockets.list()).expect("sockets")
         };
-        assert_eq!(list(), [], "all are closed");
         for vip in ways(VIP) {
+            let deadline = Instant::now() + PATIENCE;
+            while !list().is_empty() {
+                assert!(Instant::now() < deadline, "open still: {:?}", list());
+                thread::sleep(Duration::from_millis(10));
+            }
             let stream = near
                 .run(|| TcpStream::connect((vip, PORT)))
                 .expect("connected");

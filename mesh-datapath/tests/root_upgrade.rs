@@ -169,8 +169,8 @@ fn flows_survive_a_build_with_rows_of_version_4() {
     assert!(flows > 0);
     let old = world.end("v4");
     v4::make(&old.join("maps"));
-    // A process that comes to an end in the midst of it: the map that is read last is away.
-    let (last, away) = (old.join("maps/SCTP_PORTS"), old.join("away"));
+    // A process that comes to an end in the midst of it: a map that is read after the rows is away.
+    let (last, away) = (old.join("maps/ENTRY_OF"), old.join("away"));
     fs::rename(&last, &away).expect("take the pin away");
     let node = &world.pair.nodes[0];
     let midway = node.ns.run(|| Datapath::open(&node.config).map(drop));

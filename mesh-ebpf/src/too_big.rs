@@ -89,6 +89,10 @@ pub fn run<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
     }
     let ifindex = ctx.ifindex();
     let mtu = mem::scratch().ok_or(DropReason::TooBig)?.largest;
+    // A program of an earlier build called, which keeps that elsewhere.
+    if mtu == 0 {
+        return Err(DropReason::TooBig);
+    }
     let to = mem::bytes::<6>(ctx, 0).ok_or(DropReason::TooBig)?;
     let from = mem::bytes::<6>(ctx, 6).ok_or(DropReason::TooBig)?;
     F::too_big(ctx, &tuple, mtu)?;

@@ -83,7 +83,20 @@ fn bad_input_is_refused_and_changes_nothing() {
             let answer = first.ctl(&[&create[..], args].concat())?;
             complaint(answer, word)?;
         }
-        let others: [(&[&str], &str); 12] = [
+        let network = ["network", "create", "--driver", "overlay", "--subnet"];
+        let ranged = [
+            &network[..],
+            &["10.91.0.0/24", "--ip-range", "10.91.0.128/25", "b"],
+        ]
+        .concat();
+        let twice = [
+            &network[..],
+            &["10.91.0.0/24", "--subnet", "10.92.0.0/24", "b"],
+        ]
+        .concat();
+        let others: [(&[&str], &str); 14] = [
+            (&ranged, "invalid range 10.91.0.128/25"),
+            (&twice, "a network has one IPv4 subnet"),
             (
                 &[
                     "network",
@@ -166,7 +179,10 @@ fn a_task_whose_image_is_unknown_says_so() {
             "a",
             "127.0.0.1:1/no/such:1",
         ];
-        complaint(first.ctl(&create)?, "No such image: 127.0.0.1:1/no/such:1")?;
+        complaint(
+            first.ctl(&create)?,
+            "No such image: 127.0.0.1:1/no/such:1 is not on this node",
+        )?;
         ensure!(first.ok(&["service", "ls", "-q"])?.is_empty());
         first.ok(&[&create[..], &["--no-resolve-image"]].concat())?;
         mesh_tests::eventually("a rejected task", rig::UP_LIMIT, || {

@@ -24,6 +24,7 @@ use mesh_manager::{Command, Response, state::State as ClusterState};
 use super::{
     Answer, Api,
     args::{Query, json},
+    errors::ApiError,
     services::unexpected,
 };
 use crate::desired;
@@ -198,6 +199,7 @@ pub(super) async fn create(
 ) -> Answer<(StatusCode, Json<NetworkCreateResponse>)> {
     let manager = api.manager()?;
     let request: NetworkCreateRequest = json(body).await?;
+    refuse_unknown(&request)?;
     let command = Command::CreateNetwork {
         request: Box::new(request),
     };
@@ -211,6 +213,29 @@ pub(super) async fn create(
         }
         other => Err(unexpected(&other)),
     }
+}
+
+/// Refuses what no network has. Here, not where commands are applied: logs of earlier versions may have it.
+fn refuse_unknown(request: &NetworkCreateRequest) -> Result<(), ApiError> {
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let configs = || {
+        request
+            .ipam
+            .iter()
+            .flat_map(|ipam| ipam.config.iter().flatten())
+    };
+    if let Some(range) = configs().find_map(|config| given(&config.ip_range)) {
+        return Err(ApiError::bad_request(format!(
+            "invalid range {range}: addresses are given from the whole subnet"
+        )));
+    }
+    let subnets = configs().filter_map(|config| given(&config.subnet));
+    if let Some(second) = subnets.filter(|text| !text.contains(':')).nth(1) {
+        return Err(ApiError::bad_request(format!(
+            "invalid subnet {second}: a network has one IPv4 subnet"
+        )));
+    }
+    Ok(())
 }
 
 pub(super) async fn remove(State(api): State<Api>, Path(id): Path<String>) -> Answer<StatusCode> {

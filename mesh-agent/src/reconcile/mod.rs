@@ -127,6 +127,8 @@ struct Reconciler {
     egress: Option<String>,
     cipher: watch::Sender<Option<mesh_api::proto::Cipher>>,
     mtu: watch::Sender<u32>,
+    /// The device that encrypts, as far as it is known to work.
+    cipher_device: Option<u32>,
     /// What the services contribute to the packet path.
     parts: desired::Parts,
     zone: watch::Sender<Arc<Zone>>,
@@ -180,6 +182,7 @@ pub fn start(parts: Parts) -> Result<Handle> {
         egress: None,
         cipher: parts.cipher,
         mtu: parts.mtu,
+        cipher_device: None,
         parts: desired::Parts::default(),
         zone: watch::channel(Arc::default()).0,
         named: Arc::default(),

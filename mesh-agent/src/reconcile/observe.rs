@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// MTU of a node whose uplink is not found: Ethernet's.
-const DEFAULT_MTU: u32 = 1500;
+pub(crate) const DEFAULT_MTU: u32 = 1500;
 
 /// What is there when a pass begins.
 #[derive(Debug)]
@@ -223,12 +223,12 @@ pub(crate) fn link_facts<'a>(
 
 /// MTU for links of tasks: what fits into the tunnel over the uplink.
 pub(crate) fn task_mtu(host: &HostView, vtep: IpAddr) -> u32 {
-    uplink_mtu(host, vtep) - VXLAN_OVERHEAD
+    uplink_mtu(host, vtep).unwrap_or(DEFAULT_MTU) - VXLAN_OVERHEAD
 }
 
-/// MTU of the uplink that carries the tunnels.
-pub(crate) fn uplink_mtu(host: &HostView, vtep: IpAddr) -> u32 {
-    host.holder(vtep).map_or(DEFAULT_MTU, |uplink| uplink.mtu)
+/// MTU of the uplink that carries the tunnels, if one does.
+pub(crate) fn uplink_mtu(host: &HostView, vtep: IpAddr) -> Option<u32> {
+    host.holder(vtep).map(|uplink| uplink.mtu)
 }
 
 /// Host ends of this agent that belong to none of `records`: left over from tasks long forgotten.

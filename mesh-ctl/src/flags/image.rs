@@ -31,6 +31,8 @@ pub(crate) fn split(image: &str) -> (&str, Option<&str>) {
     }
 }
 
+const WITHOUT_REGISTRY: &str = "With --no-resolve-image it is left to the nodes to find it.";
+
 /// The image with the digest its registry answers. `None`: there is no such answer, but the node that was asked has the
 /// image.
 ///
@@ -44,21 +46,24 @@ pub(crate) async fn pin(
     if image.contains('@') {
         return Ok(Some(image.to_owned()));
     }
-    let (lacking, reason) = match client.distribution(image, auth).await {
+    let (known, reason) = match client.distribution(image, auth).await {
         Ok(answer) => {
             let digest = answer.descriptor.digest;
             return Ok(digest.map(|digest| format!("{image}@{digest}")));
         }
-        Err(ClientError::Daemon { status, message }) => (status.as_u16() == 404, message),
+        Err(ClientError::Daemon { status, message }) => (status.as_u16() != 404, message),
         Err(error) => return Err(error.into()),
     };
-    if !lacking && client.image(image).await.is_ok() {
-        return Ok(None);
+    if !known {
+        bail!("No such image: {reason}\n{WITHOUT_REGISTRY}");
     }
-    bail!(
-        "No such image: {image}: {reason}\n\
-         With --no-resolve-image it is left to the nodes to find it."
-    )
+    match client.image(image).await {
+        Ok(_) => Ok(None),
+        Err(ClientError::Daemon { status, .. }) if status.as_u16() == 404 => bail!(
+            "No such image: {image} is not on this node, and its registry does not tell: {reason}\n{WITHOUT_REGISTRY}"
+        ),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What Docker says when [`pin`] gives nothing.

@@ -179,32 +179,47 @@ impl Returns {
         }
     }
 
-    /// Takes what there is, but stops at `end` even if there is more: anybody may send as much as the wire takes.
+    /// Takes what there is, but stops at `end` even if there is more: anybody may send as much as the wire takes. The
+    /// sockets in turn, so that what floods one leaves the others theirs.
     fn take_until(&mut self, end: Instant) -> io::Result<()> {
-        let own = self.config.own;
-        while Instant::now() < end
-            && let Some((frame, _)) = self.tunnel.receive()?
-        {
-            let heard = Datagram::parse(frame).filter(|datagram| datagram.to == own);
-            let heard = heard.and_then(|it| Some((it.from, Message::parse(it.payload)?)));
-            if let Some((from, message)) = heard.filter(|(from, said)| *from == said.from) {
-                self.heard(from, message);
-            }
-        }
-        for witness in &self.witnesses {
-            while Instant::now() < end
-                && let Some((to, message)) = witness.receive()?
-            {
-                // Nobody but nodes is answered.
-                if message.says == Says::Proof
-                    && self.config.addresses.contains(&to)
-                    && self.config.peers.contains(&message.from)
-                {
-                    self.tell(message.from, message.number, Says::Seen);
-                }
+        let mut more = true;
+        while more && Instant::now() < end {
+            more = self.take_told()?;
+            for witness in &self.witnesses {
+                more |= self.take_seen(witness)?;
             }
         }
         Ok(())
+    }
+
+    /// Takes one frame from the tunnel, if there is one.
+    fn take_told(&mut self) -> io::Result<bool> {
+        let own = self.config.own;
+        let Some((frame, _)) = self.tunnel.receive()? else {
+            return Ok(false);
+        };
+        let heard = Datagram::parse(frame).filter(|datagram| datagram.to == own);
+        let heard = heard.and_then(|it| Some((it.from, Message::parse(it.payload)?)));
+        if let Some((from, message)) = heard.filter(|(from, said)| *from == said.from) {
+            self.heard(from, message);
+        }
+        Ok(true)
+    }
+
+    /// Takes one packet that a witness sees, if there is one.
+    fn take_seen(&self, witness: &Witness) -> io::Result<bool> {
+        let Some(seen) = witness.receive()? else {
+            return Ok(false);
+        };
+        // Nobody but nodes is answered.
+        if let Some((to, message)) = seen
+            && message.says == Says::Proof
+            && self.config.addresses.contains(&to)
+            && self.config.peers.contains(&message.from)
+        {
+            self.tell(message.from, message.number, Says::Seen);
+        }
+        Ok(true)
     }
 
     fn heard(&mut self, from: Ipv4Addr, message: Message) {

@@ -46,18 +46,14 @@ impl Witness {
         Ok(Self { fd, header })
     }
 
-    /// The next message that is there, and the address that it was sent to under that very address.
-    pub(super) fn receive(&self) -> nix::Result<Option<(IpAddr, Message)>> {
-        loop {
-            let mut buffer = [0; LONGEST];
-            let length = match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(length) => length,
-                Err(Errno::EAGAIN) => return Ok(None),
-                Err(error) => return Err(error),
-            };
-            if let Some(seen) = self.parse(&buffer[..length]) {
-                return Ok(Some(seen));
-            }
+    /// The next packet, if there is one: its message, and the address that it was sent to under that very address. Inside
+    /// `None`: it is something else.
+    pub(super) fn receive(&self) -> nix::Result<Option<Option<(IpAddr, Message)>>> {
+        let mut buffer = [0; LONGEST];
+        match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            Ok(length) => Ok(Some(self.parse(&buffer[..length]))),
+            Err(Errno::EAGAIN) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

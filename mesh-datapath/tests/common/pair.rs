@@ -167,9 +167,9 @@ impl Pair {
                     for length in lengths {
                         let payload: Vec<u8> =
                             (0..*length).map(|i| (i >> 3) as u8 ^ round).collect();
-                        let ask = |limit| ask_within(limit, &socket, *to, *port, &payload);
+                        let ask = || ask_within(PATIENCE / 2, &socket, *to, *port, &payload);
                         let seen = loop {
-                            match ask(if lost < 2 { PATIENCE / 10 } else { PATIENCE }) {
+                            match ask() {
                                 Err(_) if lost < 2 => lost += 1,
                                 answer => break answer,
                             }

@@ -24,23 +24,8 @@ pub(super) fn choose(
     let mut wanted = configs
         .iter()
         .filter_map(|c| Some((c.subnet.as_deref()?, c.gateway.as_deref())));
-    if let Some(range) = configs
-        .iter()
-        .find_map(|c| c.ip_range.as_deref())
-        .filter(|r| !r.is_empty())
-    {
-        return Err(ManagerError::invalid(format!(
-            "invalid range {range}: addresses are given from the whole subnet"
-        )));
-    }
     let ours = |text: &str| !text.is_empty() && !subnet_v6::is_v6(text);
-    let first = wanted.find(|(subnet, _)| ours(subnet));
-    if let Some((second, _)) = wanted.find(|(subnet, _)| ours(subnet)) {
-        return Err(ManagerError::invalid(format!(
-            "invalid subnet {second}: a network has one IPv4 subnet"
-        )));
-    }
-    let Some((text, gateway)) = first else {
+    let Some((text, gateway)) = wanted.find(|(subnet, _)| ours(subnet)) else {
         let subnet = from_pools(state, cluster)?;
         return Ok((subnet, first_host(subnet)));
     };

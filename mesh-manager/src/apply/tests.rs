@@ -358,41 +358,6 @@ fn networks_get_vnis_and_subnets() {
 }
 
 #[test]
-fn what_a_network_cannot_have_is_refused() {
-    let mut world = World::new(&[]);
-    let config = |subnet: &str, range: Option<&str>| engine::IpamConfig {
-        subnet: Some(subnet.to_owned()),
-        ip_range: range.map(str::to_owned),
-        ..Default::default()
-    };
-    for (config, text) in [
-        (
-            vec![config("10.7.0.0/24", Some("10.7.0.128/25"))],
-            "invalid range 10.7.0.128/25",
-        ),
-        (
-            vec![config("10.7.0.0/24", None), config("10.8.0.0/24", None)],
-            "invalid subnet 10.8.0.0/24: a network has one IPv4 subnet",
-        ),
-    ] {
-        let request = engine::NetworkCreateRequest {
-            name: "x".to_owned(),
-            ipam: Some(engine::Ipam {
-                config: Some(config),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        let request = Box::new(request);
-        let error = world
-            .create(Command::CreateNetwork { request })
-            .unwrap_err();
-        assert_eq!(error.kind, ErrorKind::InvalidArgument, "{error}");
-        assert!(error.message.contains(text), "{error}");
-    }
-}
-
-#[test]
 fn networks_are_encrypted_if_asked_for() {
     let mut world = World::new(&[]);
     for (name, option, encrypted) in [

@@ -14,6 +14,7 @@ use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ use crate::cgroup::device;
 use crate::fds;
 use crate::spec::Output;
 use crate::wire::{self, ExecRequest, Failure, ShimConfig};
+
+/// Most that is kept of a command's output until the shim reads it, in bytes: what any user may have (pipe(7)).
+const STREAM_ROOM: i32 = 1 << 20;
 
 /// What a helper reports.
 #[derive(Debug, Serialize, Deserialize)]
@@ -387,6 +391,8 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 /// command not ended by what it writes, if the shim is killed.
 fn stream() -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = pipe()?;
+    // What a command may still say then before it has to wait. Without the room it has a sixteenth of it.
+    let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(STREAM_ROOM));
     let writer = open_both_ways(&format!("/proc/self/fd/{}", writer.as_raw_fd()))?;
     Ok((reader, writer))
 }

@@ -44,7 +44,7 @@ impl Reconciler {
             );
         }
         let set = Request::Set {
-            mtu: observe::uplink_mtu(host, self.vtep) - OVERHEAD,
+            mtu: observe::uplink_mtu(host, self.vtep).unwrap_or(observe::DEFAULT_MTU) - OVERHEAD,
             peers: peers(assignment, self.vtep),
         };
         let period = Duration::from_secs(self.config.wireguard_rotation);

@@ -36,21 +36,24 @@ impl Reconciler {
         }
         let node = observe::node_facts(host, &self.instance, self.vtep);
         let links = observe::link_facts(host, &self.instance, assignment, self.known.values());
-        let mtu = observe::uplink_mtu(host, self.vtep);
-        self.mtu
-            .send_if_modified(|told| std::mem::replace(told, mtu) != mtu);
+        if let Some(mtu) = observe::uplink_mtu(host, self.vtep) {
+            self.mtu
+                .send_if_modified(|told| std::mem::replace(told, mtu) != mtu);
+        }
         let mut wanted = desired::datapath(assignment, &node, &links, &mut self.parts);
-        wanted.cipher = match self.apply_cipher(assignment, host).await {
+        self.cipher_device = match self.apply_cipher(assignment, host).await {
             Ok(device) => device,
             Err(error) => {
                 tracing::warn!(
                     error = format!("{error:#}"),
                     "encrypted networks do not follow what changes"
                 );
-                // What is there may well go on with the keys that it has; without it, encrypted networks wait.
-                nix::net::if_::if_nametoindex(mesh_wireguard::DEVICE).ok()
+                // The device that was there may well go on with the keys that it has.
+                let named = nix::net::if_::if_nametoindex(mesh_wireguard::DEVICE).ok();
+                self.cipher_device.filter(|device| Some(*device) == named)
             }
         };
+        wanted.cipher = self.cipher_device;
         wanted.namespaces = desired::namespaces(assignment, &self.configured, &links);
         let wanted = Arc::new(wanted);
         let (shared, applied) = (self.datapath.clone(), Arc::clone(&wanted));
