@@ -7,6 +7,8 @@ use std::{
     error::{self, Error as _},
     fs, io,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -59,6 +61,9 @@ pub(crate) const TC_PROGRAMS: [&str; 7] = [
 ];
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long a program may still be on an interface after the pin of its link was removed: the kernel lets go of it later.
+const LET_GO: Duration = Duration::from_secs(1);
 
 /// A program on an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -213,7 +218,7 @@ impl Attachments {
         };
         attached.map_err(|source| {
             let interface = host::interface_or_index(ifindex);
-            if name == UPLINK_XDP && is_busy(&*source) {
+            if name == UPLINK_XDP && is(&*source, libc::EBUSY) {
                 return Error::OtherXdp { interface };
             }
             Error::Attach {
@@ -225,10 +230,11 @@ impl Attachments {
     }
 }
 
-/// Whether the kernel said EBUSY, somewhere in a chain of errors.
-fn is_busy(error: &(dyn error::Error + 'static)) -> bool {
-    let busy = |e: &io::Error| e.raw_os_error() == Some(libc::EBUSY);
-    error.downcast_ref::<io::Error>().is_some_and(busy) || error.source().is_some_and(is_busy)
+/// Whether the kernel said this, somewhere in a chain of errors.
+fn is(error: &(dyn error::Error + 'static), errno: i32) -> bool {
+    let said = |e: &io::Error| e.raw_os_error() == Some(errno);
+    let here = error.downcast_ref::<io::Error>().is_some_and(said);
+    here || error.source().is_some_and(|source| is(source, errno))
 }
 
 fn adopt(program: &mut Program, path: &Path) -> Result<(), Cause> {
@@ -265,9 +271,17 @@ fn attach_link(attachment: Attachment, program: &mut Program, path: &Path) -> Re
         }
         Program::SchedClassifier(tc) => {
             let interface = host::interface(attachment.ifindex)?;
-            let options = TcAttachOptions::TcxOrder(LinkOrder::first());
             let way = attachment.way();
-            let id = tc.attach_with_options(&interface, way, options)?;
+            let deadline = Instant::now() + LET_GO;
+            let id = loop {
+                let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+                match tc.attach_with_options(&interface, way, options) {
+                    Err(error) if is(&error, libc::EEXIST) && Instant::now() < deadline => {
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                    attached => break attached?,
+                }
+            };
             tc.take_link(id)?.try_into()?
         }
         _ => return Err("neither an XDP nor a tc program".into()),
