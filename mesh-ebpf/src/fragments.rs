@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Seconds for which a first fragment is followed: as long as Linux waits for the rest.
-const PATIENCE_S: u32 = 30;
+const PATIENCE_S: i32 = 30;
 /// No ports: as packets do not have them.
 const NONE: u32 = 0;
 
@@ -90,7 +90,8 @@ fn recall(key: &FlowKey) -> u32 {
     let Some(first) = mem::get_flow(&maps::FRAGMENTS, key) else {
         return NONE;
     };
-    if mem::now_s().wrapping_sub(first.seen_s) > PATIENCE_S {
+    // Signed: clocks of CPUs, and of user space, may be apart by the last bit.
+    if (mem::now_s().wrapping_sub(first.seen_s) as i32) > PATIENCE_S {
         return NONE;
     }
     let ([s0, s1], [d0, d1]) = (first.sport_be.to_ne_bytes(), first.dport_be.to_ne_bytes());
