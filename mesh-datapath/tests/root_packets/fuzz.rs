@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Packets per program unless `MESH_FUZZ_PACKETS` says otherwise.
-const PACKETS: u64 = 100_000;
+const PACKETS: u64 = 20_000;
 /// The seed unless `MESH_FUZZ_SEED` says otherwise.
 const SEED: u64 = 1;
 /// Shortest frame that the kernel tries a program on, and shortest IPv4 one that it tries a tc program on.
