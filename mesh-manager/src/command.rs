@@ -213,6 +213,9 @@ pub struct NodeReport {
     /// Largest packet that its uplink takes; zero: not known.
     #[serde(default)]
     pub mtu: u32,
+    /// Its agent knows encrypted networks; older ones would take them for plain.
+    #[serde(default)]
+    pub encrypts: bool,
 }
 
 /// A node's end of WireGuard.

@@ -332,5 +332,6 @@ fn describe(node: &Node, kept: &Kept) -> NodeDescription {
         engine_labels: labels.collect::<HashMap<_, _>>(),
         cipher: None,
         mtu: 0,
+        encrypts: true,
     }
 }

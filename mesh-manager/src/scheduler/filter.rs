@@ -1,7 +1,7 @@
 //! What keeps a task off a node, in Swarm's order, and how a refusal explains itself.
 
 use super::{Constraint, node_set::Candidate};
-use crate::state::{Node, Port, Task};
+use crate::state::{Network, Node, Port, State, Task};
 use mesh_api::engine;
 
 /// The filter that refused a node.
@@ -9,6 +9,7 @@ use mesh_api::engine;
 pub(super) enum Verdict {
     NotReady,
     Resources,
+    Encryption,
     Constraints,
     Platform,
     HostPort,
@@ -16,10 +17,11 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
-    pub(super) const COUNT: usize = 6;
+    pub(super) const COUNT: usize = 7;
     const ALL: [Self; Self::COUNT] = [
         Self::NotReady,
         Self::Resources,
+        Self::Encryption,
         Self::Constraints,
         Self::Platform,
         Self::HostPort,
@@ -31,6 +33,7 @@ impl Verdict {
         match self {
             Self::NotReady => format!("{nodes} node{s} not available for new tasks"),
             Self::Resources => format!("insufficient resources on {nodes} node{s}"),
+            Self::Encryption => format!("encrypted networks not supported on {nodes} node{s}"),
             Self::Constraints => {
                 format!("scheduling constraints not satisfied on {nodes} node{s}")
             }
@@ -67,6 +70,8 @@ pub(super) struct Filter<'a> {
     reserved: Reserved,
     constraints: Vec<Constraint>,
     max_replicas: u64,
+    /// One of its networks is encrypted.
+    is_encrypted: bool,
 }
 
 /// Resources that a task reserves.
@@ -91,7 +96,7 @@ impl Reserved {
 }
 
 impl<'a> Filter<'a> {
-    pub(super) fn new(task: &'a Task) -> Self {
+    pub(super) fn new(task: &'a Task, state: &State) -> Self {
         let placement = task.spec.placement.as_ref();
         Self {
             task,
@@ -101,6 +106,11 @@ impl<'a> Filter<'a> {
                 .and_then(|p| p.max_replicas)
                 .and_then(|m| u64::try_from(m).ok())
                 .unwrap_or(0),
+            is_encrypted: task
+                .attachments
+                .iter()
+                .filter_map(|attachment| state.network(&attachment.network_id))
+                .any(Network::is_encrypted),
         }
     }
 
@@ -119,6 +129,10 @@ impl<'a> Filter<'a> {
             )
         {
             return Err(Verdict::Resources);
+        }
+        // Where Swarm looks for plugins.
+        if self.is_encrypted && !has.encrypts {
+            return Err(Verdict::Encryption);
         }
         if !self.constraints.iter().all(|c| c.matches(node)) {
             return Err(Verdict::Constraints);

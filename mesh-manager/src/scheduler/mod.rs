@@ -46,7 +46,7 @@ pub(crate) fn schedule(state: &State, now: i64) -> Vec<Change> {
 
 /// The best node for one task, or why there is none.
 fn place(nodes: &NodeSet<'_>, state: &State, task: &Task, now: i64) -> Result<usize, String> {
-    let filter = Filter::new(task);
+    let filter = Filter::new(task, state);
     let mut refusals = [0usize; Verdict::COUNT];
     let mut fitting: Vec<usize> = Vec::new();
     for (index, candidate) in nodes.candidates().iter().enumerate() {

@@ -2,8 +2,8 @@
 
 use super::Constraint;
 use crate::{
-    Command,
-    fixture::{SECOND, World, constrained, published, replicated, template},
+    Command, NodeReport, Operation,
+    fixture::{SECOND, World, constrained, on, published, replicated, template},
     state::TaskState,
 };
 use mesh_api::engine;
@@ -128,6 +128,76 @@ fn what_does_not_fit_says_why() {
     world.work();
     assert_eq!(world.running_on(&id, "n2"), 1);
     assert_eq!(world.wanted(&id)[0].status.error, "");
+}
+
+/// A node tells that its agent knows encrypted networks, or does not, as older ones.
+fn tell(world: &mut World, node: &str, encrypts: bool) {
+    let description = NodeReport {
+        encrypts,
+        ..world.state.node(node).unwrap().description.clone()
+    };
+    let node_id = node.to_owned();
+    world
+        .apply(Operation::NodeUp {
+            node_id,
+            description,
+        })
+        .unwrap();
+}
+
+#[test]
+fn tasks_on_encrypted_networks_go_to_nodes_that_know_them() {
+    // n1 and n2 are told of by whether they know them; the tasks that each then runs, and why others wait.
+    let none = "no suitable node (encrypted networks not supported on 2 nodes; 1 node not available for new tasks)";
+    let n2_alone = "no suitable node (1 node not available for new tasks; encrypted networks not supported on 1 node; \
+                    scheduling constraints not satisfied on 1 node)";
+    let on_n1 = ["node.hostname==n1"].as_slice();
+    let cases = [
+        (
+            ["hidden"].as_slice(),
+            [].as_slice(),
+            [true, true],
+            [1, 1],
+            "",
+        ),
+        (&["hidden"], &[], [false, true], [0, 2], ""),
+        (&["plain", "hidden"], &[], [true, false], [2, 0], ""),
+        (&["plain"], &[], [false, false], [1, 1], ""),
+        (&["hidden"], &[], [false, false], [0, 0], none),
+        (&["hidden"], on_n1, [false, true], [0, 0], n2_alone),
+    ];
+    for (networks, constraints, knows, runs, error) in cases {
+        let mut world = World::new(&["n1", "n2"]);
+        for (node, encrypts) in ["n1", "n2"].into_iter().zip(knows) {
+            tell(&mut world, node, encrypts);
+        }
+        world.network("plain", "").unwrap();
+        let hidden = engine::NetworkCreateRequest {
+            name: "hidden".to_owned(),
+            options: Some([("encrypted".to_owned(), String::new())].into()),
+            ..Default::default()
+        };
+        let request = Box::new(hidden);
+        world.create(Command::CreateNetwork { request }).unwrap();
+        let spec = constrained(on(replicated("x", 2), networks), constraints);
+        let id = world.service(spec).unwrap();
+        world.work();
+        let case = format!("{networks:?} {constraints:?} {knows:?}");
+        assert_eq!(
+            ["n1", "n2"].map(|n| world.running_on(&id, n)),
+            runs,
+            "{case}"
+        );
+        for task in world.wanted(&id) {
+            assert_eq!(task.status.error, error, "{case}");
+        }
+        // Once the agents are newer, nothing waits.
+        tell(&mut world, "n1", true);
+        tell(&mut world, "n2", true);
+        world.work();
+        let running = ["n1", "n2"].map(|n| world.running_on(&id, n));
+        assert_eq!(running.iter().sum::<usize>(), 2, "{case}");
+    }
 }
 
 #[test]

@@ -135,6 +135,7 @@ fn report(hello: NodeDescription, remote: Option<IpAddr>) -> NodeReport {
             })
         }),
         mtu: hello.mtu,
+        encrypts: hello.encrypts,
     }
 }
 
