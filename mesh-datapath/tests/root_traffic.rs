@@ -22,7 +22,7 @@ fn run(xdp: XdpMode) {
     traffic(&pair);
     own_processes(&pair);
     virtual_addresses(&pair);
-    pair.isolation(pair.near.overlay.into(), pair.far.overlay.into());
+    pair.isolation(IpAddr::from);
     one_port_two_nodes(&pair);
     restart(&mut pair);
     nothing_changes(&mut pair);

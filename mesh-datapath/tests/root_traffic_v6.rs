@@ -55,7 +55,7 @@ fn run(xdp: XdpMode) {
     // To itself as well: `near` is one of the two.
     pair.both_answer(("task to its own node", near, node(N1), 80), 20);
     virtual_addresses(&pair);
-    pair.isolation(over(pair.near.overlay), far);
+    pair.isolation(over);
 }
 
 fn own_processes(pair: &Pair) {

@@ -68,7 +68,7 @@ fn the_only_uplink_is_a_vlan() {
     all_answer(&pair);
     let own = N1.into();
     pair.both_answer(("a task asks its node", &pair.near.ns, own, 80), 10);
-    pair.isolation(pair.near.overlay.into(), pair.far.overlay.into());
+    pair.isolation(IpAddr::from);
 }
 
 /// The first node has a VLAN on its uplink that is an uplink as well: both programs on the wire meet frames of both.

@@ -1,4 +1,4 @@
-//! Two nodes on a LAN with a client, a task on each, and a third on another network. What tests of real traffic ask
+//! Two nodes on a LAN with a client, a task on each, and two more on another network. What tests of real traffic ask
 //! of it in either Internet protocol.
 
 use std::{
@@ -32,6 +32,8 @@ pub(crate) struct Pair {
     pub(crate) far: Task,
     /// On another network, with the address of `near`.
     pub(crate) stranger: Task,
+    /// On the stranger's network, on the other node.
+    friend: Task,
     pub(crate) client: Ns,
     pub(crate) lan: Lan,
 }
@@ -58,6 +60,7 @@ impl Pair {
         let near = Task::new(&mut nodes[0], "near", VNI, a(16, 11), a(0, 11));
         let far = Task::new(&mut nodes[1], "far", VNI, a(16, 12), a(0, 12));
         let stranger = Task::new(&mut nodes[1], "stranger", OTHER, a(16, 11), a(0, 13));
+        let friend = Task::new(&mut nodes[0], "friend", OTHER, a(16, 13), a(0, 14));
         introduce(&mut nodes);
         for node in &mut nodes {
             change(&mut node.config);
@@ -73,6 +76,7 @@ impl Pair {
             near,
             far,
             stranger,
+            friend,
             client,
             lan,
         }
@@ -87,7 +91,7 @@ impl Pair {
 
     /// Starts servers in all tasks.
     pub(crate) fn serve(&self) {
-        for task in [&self.near, &self.far, &self.stranger] {
+        for task in [&self.near, &self.far, &self.stranger, &self.friend] {
             task.serve(TARGET);
         }
     }
@@ -188,14 +192,23 @@ impl Pair {
         }
     }
 
-    /// `far` reaches `near`; the stranger, on another network, does not reach `far`.
-    pub(crate) fn isolation(&self, near: IpAddr, far: IpAddr) {
-        let answer = self.far.ns.run(|| call(near, TARGET, b"x"));
+    /// `far` reaches `near`. The stranger reaches its friend, and not `far`, which is on another network. `over` gives
+    /// an address on an overlay network in the Internet protocol that is meant.
+    pub(crate) fn isolation(&self, over: fn(Ipv4Addr) -> IpAddr) {
+        let answer = self
+            .far
+            .ns
+            .run(|| call(over(self.near.overlay), TARGET, b"x"));
         assert_eq!(answer.map(|s| s.name).as_deref(), Ok("near"));
-        let refused = self.stranger.ns.run(|| {
-            let address = SocketAddr::new(far, TARGET);
-            TcpStream::connect_timeout(&address, PATIENCE / 5).is_err()
-        });
-        assert!(refused, "a task reached one of another network");
+        let connects = |task: &Task| {
+            let address = SocketAddr::new(over(task.overlay), TARGET);
+            let connect = || TcpStream::connect_timeout(&address, PATIENCE);
+            self.stranger.ns.run(connect).is_ok()
+        };
+        assert!(connects(&self.friend), "a task does not reach its network");
+        assert!(
+            !connects(&self.far),
+            "a task reached one of another network"
+        );
     }
 }
