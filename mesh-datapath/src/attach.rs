@@ -25,6 +25,7 @@ use crate::{
     Error, Report,
     clsact::{self, Filter},
     host,
+    netlink::XdpFacts,
     pins::{entries, remove_file},
 };
 
@@ -107,6 +108,14 @@ impl Attachment {
     }
 }
 
+/// An uplink that did not take XDP.
+#[derive(Debug)]
+struct GivenUp {
+    why: String,
+    /// As it was before that.
+    link: XdpFacts,
+}
+
 /// The attachments of one data plane.
 #[derive(Debug)]
 pub(crate) struct Attachments {
@@ -115,8 +124,8 @@ pub(crate) struct Attachments {
     filters: Option<PathBuf>,
     /// Attached, or adopted, by this process: they run its programs.
     current: BTreeSet<Attachment>,
-    /// Could not be attached and need not be, and why; not tried again.
-    given_up: BTreeMap<Attachment, String>,
+    /// Could not be attached and need not be: tried again once the link is not what it was.
+    given_up: BTreeMap<Attachment, GivenUp>,
 }
 
 impl Attachments {
@@ -139,8 +148,9 @@ impl Attachments {
         })
     }
 
-    /// Attaches what is wanted and is not there, and detaches the rest. With `xdp_optional`, an uplink
-    /// whose driver has no XDP is left to the tc program.
+    /// Attaches what is wanted and is not there, and detaches the rest. With `xdp_optional`, an uplink that takes no XDP
+    /// program is left to the tc program, until its MTU or the programs that it has change, or it was not wanted for a
+    /// while: one that is down is not.
     pub(crate) fn sync(
         &mut self,
         ebpf: &mut Ebpf,
@@ -148,25 +158,32 @@ impl Attachments {
         xdp_optional: bool,
         report: &mut Report,
     ) -> Result<(), Error> {
+        self.given_up.retain(|attachment, given_up| {
+            wanted.contains(attachment)
+                && XdpFacts::of(attachment.ifindex).is_ok_and(|link| link == given_up.link)
+        });
         for attachment in wanted {
             let there = self.current.contains(attachment) && self.path(*attachment).exists();
             if there || self.given_up.contains_key(attachment) {
                 continue;
             }
-            match self.attach(ebpf, *attachment) {
-                Ok(anew) => report.attached += usize::from(anew),
-                Err(error @ (Error::Attach { .. } | Error::OtherXdp { .. }))
-                    if xdp_optional && attachment.program == UPLINK_XDP =>
-                {
+            let optional = xdp_optional && attachment.program == UPLINK_XDP;
+            // Before it is tried, so that what changes meanwhile is seen the next time.
+            let link = optional
+                .then(|| XdpFacts::of(attachment.ifindex))
+                .transpose()?;
+            match (self.attach(ebpf, *attachment), link) {
+                (Ok(anew), _) => report.attached += usize::from(anew),
+                (Err(error @ (Error::Attach { .. } | Error::OtherXdp { .. })), Some(link)) => {
                     tracing::info!(%error, source = error.source(), "no XDP, the tc program does its work");
                     let why = match error.source() {
                         Some(source) => format!("{error}: {source}"),
                         None => error.to_string(),
                     };
-                    self.given_up.insert(*attachment, why);
+                    self.given_up.insert(*attachment, GivenUp { why, link });
                     continue;
                 }
-                Err(error) => return Err(error),
+                (Err(error), _) => return Err(error),
             }
             self.current.insert(*attachment);
         }
@@ -192,7 +209,7 @@ impl Attachments {
 
     /// Why the program could not be attached.
     pub(crate) fn refusal(&self, attachment: Attachment) -> Option<&str> {
-        self.given_up.get(&attachment).map(String::as_str)
+        self.given_up.get(&attachment).map(|one| one.why.as_str())
     }
 
     fn path(&self, attachment: Attachment) -> PathBuf {
@@ -218,7 +235,9 @@ impl Attachments {
         };
         attached.map_err(|source| {
             let interface = host::interface_or_index(ifindex);
-            if name == UPLINK_XDP && is(&*source, libc::EBUSY) {
+            // The latter if it is a generic one, or one of an interface above.
+            let other = [libc::EBUSY, libc::EEXIST];
+            if name == UPLINK_XDP && other.iter().any(|errno| is(&*source, *errno)) {
                 return Error::OtherXdp { interface };
             }
             Error::Attach {

@@ -1,5 +1,5 @@
-//! Netlink: one request and its answer, and the three about links that the data plane needs: make the tunnel device,
-//! remove it, ask what kind a link is.
+//! Netlink: one request and its answer, and those about links that the data plane needs: make the tunnel device, remove
+//! it, ask what kind a link is and what decides whether it takes an XDP program.
 
 use std::{
     io,
@@ -68,17 +68,42 @@ pub(crate) fn remove_link(name: &str) -> Result<(), Error> {
 
 /// The kind of a link (`veth`, `vxlan`, ...); `None` for a physical one.
 pub(crate) fn link_kind(ifindex: u32) -> Result<Option<String>, Error> {
-    let answer = request(libc::RTM_GETLINK, 0, ifindex, &[]).map_err(|source| Error::Netlink {
-        action: format!("ask about interface {ifindex}"),
-        source,
-    })?;
-    let body = answer.get(LINK_MESSAGE..).unwrap_or_default();
-    let kind = find(body, libc::IFLA_LINKINFO).and_then(|info| find(info, IFLA_INFO_KIND));
+    let link = link(ifindex)?;
+    let kind = find(&link, libc::IFLA_LINKINFO).and_then(|info| find(info, IFLA_INFO_KIND));
     Ok(kind.map(|bytes| {
         String::from_utf8_lossy(bytes)
             .trim_end_matches('\0')
             .to_owned()
     }))
+}
+
+/// What may decide whether a link takes an XDP program, in the kernel's words.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct XdpFacts {
+    mtu: Vec<u8>,
+    /// Which programs it has.
+    xdp: Vec<u8>,
+}
+
+impl XdpFacts {
+    pub(crate) fn of(ifindex: u32) -> Result<Self, Error> {
+        let link = link(ifindex)?;
+        let find = |kind| find(&link, kind).unwrap_or_default().to_vec();
+        Ok(Self {
+            mtu: find(libc::IFLA_MTU),
+            xdp: find(libc::IFLA_XDP),
+        })
+    }
+}
+
+/// The attributes of a link.
+fn link(ifindex: u32) -> Result<Vec<u8>, Error> {
+    let mut answer =
+        request(libc::RTM_GETLINK, 0, ifindex, &[]).map_err(|source| Error::Netlink {
+            action: format!("ask about interface {ifindex}"),
+            source,
+        })?;
+    Ok(answer.split_off(LINK_MESSAGE.min(answer.len())))
 }
 
 /// Sends one request about a link, up, and gives back the first message of the answer.

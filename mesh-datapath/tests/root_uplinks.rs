@@ -6,13 +6,16 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
     path::Path,
+    time::Instant,
 };
 
+use aya::programs::{Xdp, loaded_programs};
+use aya_obj::programs::XdpAttachType;
 use common::{
-    Lan, Ns, chain,
+    Lan, Node, Ns, PATIENCE, chain,
     pair::{CLIENT, N1, Pair},
 };
-use mesh_datapath::{Config, Datapath, XdpMode};
+use mesh_datapath::{Config, Datapath, UplinkMode, XdpMode};
 
 /// The first node's address on the second LAN.
 const SECOND: Ipv4Addr = Ipv4Addr::new(192, 168, 88, 1);
@@ -84,6 +87,63 @@ fn an_uplink_with_the_xdp_program_of_another() {
         error.contains("interface eth0 has another XDP program"),
         "{error}"
     );
+}
+
+/// An uplink that took no XDP program is tried again when what was in the way is gone. The loopback interface is the only one
+/// in a namespace that is not of a virtual kind; it never takes native XDP, but says so only when nothing else is in the way.
+#[test]
+fn an_uplink_without_xdp_is_tried_again_when_it_has_changed() {
+    const LO: u32 = 1;
+    let lan = Lan::new();
+    let mut node = Node::new(&lan, "n1", N1, XdpMode::Auto);
+    node.apply();
+    let program = loaded_programs()
+        .flatten()
+        .find(|program| program.name_as_str() == Some("uplink_xdp"));
+    let program = program.expect("a program to be in the way");
+    let mut other = Xdp::from_program_info(program, "other".into(), XdpAttachType::Interface)
+        .expect("an XDP program");
+    let block = |node: &Node, other: &mut Xdp| {
+        node.ns.run(|| {
+            let id = other.attach_to_if_index(LO, aya::programs::XdpMode::Skb);
+            other.take_link(id.expect("attached")).expect("a link")
+        })
+    };
+    let refusal = |node: &mut Node| {
+        node.apply();
+        let datapath = node.datapath.as_ref().expect("open");
+        let uplinks = node.ns.run(|| datapath.uplinks()).expect("uplinks");
+        let lo = uplinks.into_iter().find(|uplink| uplink.ifindex == LO);
+        match lo.expect("an uplink").mode {
+            UplinkMode::Refused(why) => why,
+            mode => panic!("{mode:?}"),
+        }
+    };
+    let blocked = "interface lo has another XDP program";
+    let link = block(&node, &mut other);
+    node.desired.uplinks.insert(LO);
+    for _ in 0..2 {
+        let why = refusal(&mut node);
+        assert!(why.contains(blocked), "{why}");
+    }
+    drop(link);
+    let deadline = Instant::now() + PATIENCE;
+    while refusal(&mut node).contains(blocked) {
+        // The kernel may detach it a moment later.
+        assert!(Instant::now() < deadline, "not tried again");
+    }
+    let why = refusal(&mut node);
+    assert!(
+        why.contains("cannot attach uplink_xdp to interface lo"),
+        "{why}"
+    );
+    // Away and back, as when it is down for a while.
+    node.desired.uplinks.remove(&LO);
+    node.apply();
+    let _link = block(&node, &mut other);
+    node.desired.uplinks.insert(LO);
+    let why = refusal(&mut node);
+    assert!(why.contains(blocked), "{why}");
 }
 
 fn pins_removed(dir: &Path) {
