@@ -4,7 +4,7 @@
 //! `session` the stream to a manager · `assignment` what it wants of this node · `desired` that, in the
 //! words of the kernel and of DNS · `container` a task's spec as a container · `reconcile` observe, plan,
 //! apply · `links` rtnetlink and namespaces · `dns` name resolution inside tasks · `logs` of this node's
-//! tasks · `queries` of managers, about `loads` of backends for `doctor` and `trace` · `returns` whether replies may
+//! tasks · `queries` of managers, about `loads` of backends, for `doctor`, `trace` and `traffic` · `returns` whether replies may
 //! go straight to clients · `metrics` for Prometheus · `api` the Engine API on the unix socket.
 
 pub mod api;
@@ -26,3 +26,4 @@ pub mod reconcile;
 pub mod returns;
 pub mod session;
 mod trace;
+mod traffic;

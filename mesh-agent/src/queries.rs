@@ -1,12 +1,12 @@
 //! Answers to what managers ask.
 
-use mesh_api::proto::{Query, Report, query::Question, report::Answer};
+use mesh_api::proto::{FlowQuestion, Query, Report, query::Question, report::Answer};
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinHandle, JoinSet},
 };
 
-use crate::{doctor, loads, node::Node, trace};
+use crate::{doctor, loads, node::Node, trace, traffic};
 
 /// Answers questions, each on its own, until the session ends.
 pub(crate) fn serve(
@@ -31,6 +31,12 @@ pub(crate) fn serve(
                         let answer = doctor::check(&node, question).await;
                         send(&reports, id, Answer::Check(answer)).await;
                     });
+                }
+                Some(Question::Flows(question)) => {
+                    open.spawn(flows(node, question, id, reports));
+                }
+                Some(Question::Drops(_)) => {
+                    open.spawn(drops(node, id, reports));
                 }
                 Some(Question::Trace(question)) => {
                     let replaced = traced.take();
@@ -65,6 +71,20 @@ async fn load(node: Node, service_id: String, id: String, reports: mpsc::Sender<
         Ok(answer) => send(&reports, id, Answer::Load(answer)).await,
         // No answer is an answer: the manager says that this node's part is missing.
         Err(error) => tracing::warn!(%error, "the load of backends is not known"),
+    }
+}
+
+async fn flows(node: Node, question: FlowQuestion, id: String, reports: mpsc::Sender<Report>) {
+    match traffic::flows(&node, question, traffic::MOST_FLOWS).await {
+        Ok(answer) => send(&reports, id, Answer::Flows(answer)).await,
+        Err(error) => tracing::warn!(%error, "the open flows are not known"),
+    }
+}
+
+async fn drops(node: Node, id: String, reports: mpsc::Sender<Report>) {
+    match traffic::drops(&node).await {
+        Ok(answer) => send(&reports, id, Answer::Drops(answer)).await,
+        Err(error) => tracing::warn!(%error, "what was dropped is not known"),
     }
 }
 

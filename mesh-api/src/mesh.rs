@@ -115,10 +115,27 @@ pub enum BackendState {
     Draining,
 }
 
+/// What several nodes answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct OfNodes<T> {
+    /// All nodes' together, node by node.
+    pub items: Vec<T>,
+    /// Host names of nodes that did not answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub silent_nodes: Vec<String>,
+    /// How many there are besides, which an answer had no room for.
+    #[serde(default)]
+    pub left_out: u64,
+}
+
 /// An open flow to a task of the node that answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Flow {
+    /// Host name of the node that answers; empty where it is the one that was asked.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node_name: String,
     /// Name of the service; empty when it is gone.
     pub service: String,
     /// `tcp`, `udp`, or the protocol's number.
@@ -142,6 +159,9 @@ pub struct Flow {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Drop {
+    /// Host name of the node; empty where it is the one that was asked.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub node_name: String,
     /// Stable name of the reason.
     pub reason: String,
     /// Stable name of the program.

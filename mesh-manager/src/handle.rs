@@ -269,16 +269,18 @@ impl ManagerHandle {
         loads::ask(&self.core, service_id).await
     }
 
-    /// Asks every node that is connected what `question` says for its id, and waits as long as `patience`.
+    /// Asks every node that is connected, or only the one with this id, what `question` says for its id, and waits as long
+    /// as `patience`.
     ///
     /// # Errors
     /// When this manager does not lead.
     pub async fn ask(
         &self,
+        only: Option<&str>,
         question: impl Fn(&str) -> Question,
         patience: Duration,
     ) -> Result<Answers, ManagerError> {
-        queries::ask(&self.core, question, patience).await
+        queries::ask(&self.core, only, question, patience).await
     }
 
     /// Asks every node that is connected a question that is answered again and again, until what this gives is dropped.

@@ -60,7 +60,7 @@ pub(crate) async fn ask(core: &Core, service_id: &str) -> Result<Loads, ManagerE
             service_id: service_id.to_owned(),
         })
     };
-    let answers = queries::ask(core, question, PATIENCE).await?;
+    let answers = queries::ask(core, None, question, PATIENCE).await?;
     let mut loads = Loads {
         silent: answers.silent,
         ..Loads::default()

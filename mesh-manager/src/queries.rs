@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 pub struct Answers {
     /// By node id.
     pub by_node: HashMap<String, Answer>,
-    /// Ids of the ready nodes that did not answer.
+    /// Ids of the ready nodes among those asked that did not answer.
     pub silent: BTreeSet<String>,
 }
 
@@ -140,24 +140,28 @@ async fn send(sessions: &[Arc<Session>], id: &str, question: impl Fn(&str) -> Qu
     join_all(sent).await;
 }
 
-/// Asks every node that has a session, each what `question` says for its id. Those that are too slow are named, not
-/// waited for.
+/// Asks every node that has a session, or only the one with this id, each what `question` says for its id. Those that
+/// are too slow are named, not waited for.
 pub(crate) async fn ask(
     core: &Core,
+    only: Option<&str>,
     question: impl Fn(&str) -> Question,
     patience: Duration,
 ) -> Result<Answers, ManagerError> {
     leads(core)?;
-    let sessions = core.sessions.all();
+    let wanted = |id: &str| only.is_none_or(|only| only == id);
+    let mut sessions = core.sessions.all();
+    sessions.retain(|session| wanted(&session.node_id));
     let mut found = Answers::default();
     // Who has not answered by then is silent.
     let asked = gather(&core.queries, &sessions, question, &mut found);
     let _ = tokio::time::timeout(patience, asked).await;
     let state = core.store.read();
-    let ready = state.nodes().filter(|node| node.state == NodeState::Ready);
-    found.silent = ready
+    found.silent = state
+        .nodes()
+        .filter(|node| wanted(&node.id) && !found.by_node.contains_key(&node.id))
+        .filter(|node| node.state == NodeState::Ready)
         .map(|node| node.id.clone())
-        .filter(|id| !found.by_node.contains_key(id))
         .collect();
     Ok(found)
 }

@@ -1,7 +1,11 @@
 //! What the mesh tells of its packets: flows, drops, metrics.
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Rig, http_get, rig::test_name, scenario_on};
+use mesh_tests::{Rig, eventually, http_get, rig::UP_LIMIT, rig::test_name, scenario_on};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 /// Requests on new connections to each node.
 const REQUESTS: usize = 10;
@@ -40,13 +44,86 @@ fn flows_drops_and_metrics_say_what_went_on() {
             REQUESTS,
             rig.nodes.len()
         );
+        of_all_nodes(rig, &client)?;
         let reasons = rig.first().ok(&["drop", "ls", "--all", "-q"])?;
         ensure!(
             reasons.lines().any(|reason| reason == "spoofed"),
             "{reasons}"
         );
-        metrics(rig)
+        metrics(rig)?;
+        one_is_silent(rig)
     });
+}
+
+/// The manager tells what all nodes know, or one of them.
+fn of_all_nodes(rig: &Rig, client: &str) -> Result<()> {
+    let flows = |node: &[&str]| -> Result<Vec<String>> {
+        let format = "{{.Node}} {{.Client}}";
+        let list = ["flow", "ls", "--service", "web", "--client", client];
+        let text = rig
+            .first()
+            .ok(&[&list[..], &["--format", format], node].concat())?;
+        Ok(text.lines().map(str::to_owned).collect())
+    };
+    let all = flows(&["--all-nodes"])?;
+    let second = flows(&["--node", "n2"])?;
+    ensure!(all.len() == rig.nodes.len() * REQUESTS, "{all:?}");
+    let told: Vec<_> = all.iter().filter(|line| line.starts_with("n2 ")).collect();
+    ensure!(
+        !told.is_empty() && told.len() < all.len() && told.iter().copied().eq(&second),
+        "{all:?}, of n2 {second:?}"
+    );
+    let nodes = rig.first().ok(&[
+        "drop",
+        "ls",
+        "--all",
+        "--all-nodes",
+        "--format",
+        "{{.Node}}",
+    ])?;
+    for node in &rig.nodes {
+        ensure!(nodes.lines().any(|line| line == node.name), "{nodes}");
+    }
+    let wrong = rig
+        .first()
+        .ctl(&["flow", "ls", "--node", "n9"])?
+        .refused()?;
+    ensure!(wrong.contains("n9"), "{wrong}");
+    Ok(())
+}
+
+/// A node that does not answer is told of, whether or not the managers know yet that it is down; of the others everything
+/// is shown.
+fn one_is_silent(rig: &Rig) -> Result<()> {
+    let second = rig.node("n2")?.pid().context("it does not run")?;
+    let second = Pid::from_raw(second.cast_signed());
+    let all = || -> Result<()> {
+        for list in [["flow", "ls"], ["drop", "ls"]] {
+            let told = rig.first().ctl(&[&list[..], &["--all-nodes"]].concat())?;
+            ensure!(told.err.contains("no answer from n2"), "{told:?}");
+            let lines: Vec<_> = told.out.lines().skip(1).collect();
+            let of_first = lines.iter().all(|line| line.starts_with("n1 "));
+            ensure!(told.code == 0 && of_first, "{told:?}");
+            // What was dropped, if anything, is not this test's.
+            ensure!(list[0] == "drop" || !lines.is_empty(), "{told:?}");
+            let only = [&list[..], &["--node", "n2"]].concat();
+            let refused = rig.first().ctl(&only)?.refused()?;
+            ensure!(refused.contains("no answer from n2"), "{refused}");
+        }
+        Ok(())
+    };
+    kill(second, Signal::SIGSTOP)?;
+    let told = all().and_then(|()| {
+        eventually("the node to be given up", UP_LIMIT, || {
+            let states = ["node", "ls", "--format", "{{.Hostname}} {{.Status}}"];
+            let states = rig.first().ok(&states)?;
+            ensure!(states.lines().any(|node| node == "n2 Down"), "{states}");
+            Ok(())
+        })?;
+        all()
+    });
+    kill(second, Signal::SIGCONT)?;
+    told
 }
 
 /// All nodes together say that every request reached a task of `web`.

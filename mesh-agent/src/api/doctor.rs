@@ -15,7 +15,7 @@ pub(super) async fn check(State(api): State<Api>) -> Answer<Json<Vec<Finding>>> 
     let manager = api.manager()?;
     let plan = Plan::of(&manager.view(), rand::random());
     let question = |id: &str| Question::Check(plan.question(id, doctor::now()));
-    let told = manager.ask(question, doctor::PATIENCE).await?;
+    let told = manager.ask(None, question, doctor::PATIENCE).await?;
     let answers: BTreeMap<_, _> = told
         .by_node
         .into_iter()

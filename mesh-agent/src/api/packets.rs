@@ -1,4 +1,7 @@
-//! `/mesh/flows`, `/mesh/drops` and `/metrics`: what the node's packet path does.
+//! `/mesh/flows`, `/mesh/drops` and `/metrics`: what the node's packet path does; the first two of all nodes under
+//! `/mesh/nodes`.
+
+use std::{net::IpAddr, time::Duration};
 
 use axum::{
     Json, Router,
@@ -7,12 +10,17 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use mesh_api::mesh::{Drop, Flow};
-use mesh_datapath::Datapath;
+use mesh_api::{
+    mesh::{Drop, Flow, OfNodes},
+    proto::{DropCount, DropQuestion, FlowQuestion, OpenFlow, query::Question, report},
+};
 use tokio::net::TcpListener;
 
 use super::{Answer, Api, args::Query, errors::ApiError};
-use crate::{metrics, node::Node, protocol};
+use crate::{metrics, node::Node, traffic};
+
+/// How long the nodes have to answer. Reading a full table of flows takes a second or two.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The text format that Prometheus reads, as the OpenMetrics specification 1.0 names it.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -21,15 +29,76 @@ pub(super) async fn flows(
     State(api): State<Api>,
     QueryOf(query): QueryOf<Query>,
 ) -> Answer<Json<Vec<Flow>>> {
-    let only = query.get("service").map(|wanted| service(&api, wanted));
-    let only = only.transpose()?;
-    let flows = read(&api, |node| node.read_datapath(Datapath::flows)).await?;
-    let flows = flows.unwrap_or_default().into_iter().map(flow);
+    let told = traffic::flows(&api.node, question(&api, &query)?, usize::MAX).await?;
     Ok(Json(
-        flows
-            .filter(|flow| only.as_ref().is_none_or(|name| *name == flow.service))
-            .collect(),
+        told.flows.into_iter().map(|told| flow("", told)).collect(),
     ))
+}
+
+/// Those of all nodes, or of one.
+pub(super) async fn flows_of_nodes(
+    State(api): State<Api>,
+    QueryOf(query): QueryOf<Query>,
+) -> Answer<Json<OfNodes<Flow>>> {
+    let mut left_out = 0;
+    let question = Question::Flows(question(&api, &query)?);
+    let mut found = ask_nodes(&api, &query, question, |name, answer| match answer {
+        report::Answer::Flows(told) => {
+            left_out += told.left_out;
+            let flows = told.flows.into_iter();
+            flows.map(|told| flow(name, told)).collect()
+        }
+        _ => Vec::new(),
+    })
+    .await?;
+    found.left_out = left_out;
+    Ok(Json(found))
+}
+
+fn question(api: &Api, query: &Query) -> Answer<FlowQuestion> {
+    let service = query.get("service").map(|wanted| service(api, wanted));
+    let client = query.number::<IpAddr>("client")?;
+    Ok(FlowQuestion {
+        service: service.transpose()?.unwrap_or_default(),
+        client: client.map(|client| client.to_string()).unwrap_or_default(),
+    })
+}
+
+/// Asks the nodes, or the one that the query names; `read` makes of a node's answer what it has, under its host name.
+async fn ask_nodes<T>(
+    api: &Api,
+    query: &Query,
+    question: Question,
+    mut read: impl FnMut(&str, report::Answer) -> Vec<T>,
+) -> Answer<OfNodes<T>> {
+    let manager = api.manager()?;
+    let only = match query.get("node") {
+        Some(node) => Some(manager.view().find_node(node)?.id.clone()),
+        None => None,
+    };
+    let question = |_: &str| question.clone();
+    let mut told = manager.ask(only.as_deref(), question, PATIENCE).await?;
+    let view = manager.view();
+    let mut nodes: Vec<(&str, &str)> = view
+        .nodes()
+        .filter(|node| only.as_ref().is_none_or(|only| *only == node.id))
+        .map(|node| (node.description.hostname.as_str(), node.id.as_str()))
+        .collect();
+    nodes.sort_unstable();
+    let mut found = OfNodes {
+        items: Vec::new(),
+        silent_nodes: Vec::new(),
+        left_out: 0,
+    };
+    for (name, id) in nodes {
+        if let Some(answer) = told.by_node.remove(id) {
+            found.items.extend(read(name, answer));
+        } else {
+            // Also if it is known to be down: its flows go on while only its agent is.
+            found.silent_nodes.push(name.to_owned());
+        }
+    }
+    Ok(found)
 }
 
 /// The name of a service that this node knows. A worker knows those on its networks and those with published ports.
@@ -45,36 +114,57 @@ fn service(api: &Api, wanted: &str) -> Answer<String> {
         .ok_or_else(|| ApiError::no_such_service(wanted))
 }
 
-fn flow(flow: mesh_datapath::Flow) -> Flow {
+fn flow(node: &str, told: OpenFlow) -> Flow {
     Flow {
-        service: flow.service.unwrap_or_default(),
-        protocol: protocol::name(flow.protocol),
-        client: flow.client.to_string(),
-        front: flow.front.to_string(),
-        backend: flow.backend.to_string(),
-        through: flow.asked.map(|node| node.to_string()).unwrap_or_default(),
-        idle_seconds: flow.idle_s,
-        closed: flow.closed,
+        node_name: node.to_owned(),
+        service: told.service,
+        protocol: told.protocol,
+        client: told.client,
+        front: told.front,
+        backend: told.backend,
+        through: told.through,
+        idle_seconds: told.idle_seconds,
+        closed: told.closed,
     }
 }
 
 pub(super) async fn drops(State(api): State<Api>) -> Answer<Json<Vec<Drop>>> {
-    let snapshot = read(&api, |node| node.read_datapath(Datapath::snapshot)).await?;
-    let drops = snapshot.unwrap_or_default().drops.into_iter();
+    let told = traffic::drops(&api.node).await?;
     Ok(Json(
-        drops
-            .map(|line| Drop {
-                reason: line.name.to_owned(),
-                place: line.place.to_owned(),
-                packets: line.packets,
-                bytes: line.bytes,
-            })
-            .collect(),
+        told.drops.into_iter().map(|told| drop("", told)).collect(),
     ))
 }
 
+/// Those of all nodes, or of one.
+pub(super) async fn drops_of_nodes(
+    State(api): State<Api>,
+    QueryOf(query): QueryOf<Query>,
+) -> Answer<Json<OfNodes<Drop>>> {
+    let question = Question::Drops(DropQuestion {});
+    let found = ask_nodes(&api, &query, question, |name, answer| match answer {
+        report::Answer::Drops(told) => {
+            let drops = told.drops.into_iter();
+            drops.map(|told| drop(name, told)).collect()
+        }
+        _ => Vec::new(),
+    });
+    Ok(Json(found.await?))
+}
+
+fn drop(node: &str, told: DropCount) -> Drop {
+    Drop {
+        node_name: node.to_owned(),
+        reason: told.reason,
+        place: told.place,
+        packets: told.packets,
+        bytes: told.bytes,
+    }
+}
+
 pub(super) async fn metrics(State(api): State<Api>) -> Answer<Response> {
-    let text = read(&api, metrics::text).await?;
+    let node = api.node.clone();
+    let text = tokio::task::spawn_blocking(move || metrics::text(&node));
+    let text = text.await.map_err(ApiError::internal)??;
     Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response())
 }
 
@@ -87,16 +177,4 @@ pub async fn serve_metrics(node: Node, listener: TcpListener) {
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "metrics are no longer served");
     }
-}
-
-/// Reads maps, which blocks, away from the asynchronous threads.
-async fn read<T: Send + 'static>(
-    api: &Api,
-    what: impl FnOnce(&Node) -> Result<T, crate::node::NodeError> + Send + 'static,
-) -> Answer<T> {
-    let node = api.node.clone();
-    tokio::task::spawn_blocking(move || what(&node))
-        .await
-        .map_err(ApiError::internal)?
-        .map_err(ApiError::from)
 }

@@ -38,6 +38,8 @@ fn beyond_docker() -> Router<Api> {
         .route("/mesh/trace", get(trace::follow))
         .route("/mesh/flows", get(packets::flows))
         .route("/mesh/drops", get(packets::drops))
+        .route("/mesh/nodes/flows", get(packets::flows_of_nodes))
+        .route("/mesh/nodes/drops", get(packets::drops_of_nodes))
         .route("/metrics", get(packets::metrics))
 }
 

@@ -1,5 +1,7 @@
 //! Calls about nodes, networks, virtual addresses and the packet path.
 
+use std::net::IpAddr;
+
 use futures::Stream;
 use hyper::Method;
 
@@ -10,7 +12,7 @@ use super::{
 use crate::{
     Filters,
     engine::{Network, NetworkCreateRequest, NetworkCreateResponse, Node, NodeSpec},
-    mesh::{Drop, Finding, Flow, TraceLine, Vip},
+    mesh::{Drop, Finding, Flow, OfNodes, TraceLine, Vip},
 };
 
 impl Client {
@@ -145,11 +147,46 @@ impl Client {
         self.get("/mesh/flows", &query).await
     }
 
+    /// The open flows of all nodes' tasks; of one node's if `node` names it, of a service and of a client's address if these
+    /// are given.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn flows_of_nodes(
+        &self,
+        node: Option<&str>,
+        service: Option<&str>,
+        client: Option<IpAddr>,
+    ) -> Result<OfNodes<Flow>, ClientError> {
+        let client = client.map(|client| client.to_string());
+        let query: Vec<_> = [
+            ("node", node),
+            ("service", service),
+            ("client", client.as_deref()),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?.to_owned())))
+        .collect();
+        self.get("/mesh/nodes/flows", &query).await
+    }
+
     /// What the node's packet path dropped: every reason at every place.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     pub async fn drops(&self) -> Result<Vec<Drop>, ClientError> {
         self.get("/mesh/drops", &[]).await
+    }
+
+    /// What all nodes dropped, or the one that `node` names.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn drops_of_nodes(&self, node: Option<&str>) -> Result<OfNodes<Drop>, ClientError> {
+        let query: Vec<_> = node
+            .map(|node| ("node", node.to_owned()))
+            .into_iter()
+            .collect();
+        self.get("/mesh/nodes/drops", &query).await
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod csv;
 pub(crate) mod image;
 pub(crate) mod mount;
 pub(crate) mod network;
+pub(crate) mod nodes;
 pub(crate) mod port;
 pub(crate) mod quantity;
 

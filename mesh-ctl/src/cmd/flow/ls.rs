@@ -5,7 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::Result;
 use mesh_api::{Client, mesh::Flow};
 
-use crate::format::{ListFlags, Listing, Row};
+use crate::{
+    flags::nodes::NodeFlags,
+    format::{ListFlags, Listing, Row},
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -16,12 +19,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDRESS")]
     client: Option<IpAddr>,
     #[command(flatten)]
+    nodes: NodeFlags,
+    #[command(flatten)]
     list: ListFlags,
 }
 
 const LISTING: Listing = Listing {
     table: "{{.Service}}\t{{.Protocol}}\t{{.Client}}\t{{.Front}}\t{{.Backend}}\t{{.Through}}\t{{.Idle}}\t{{.State}}",
     headings: &[
+        ("Node", "NODE"),
         ("Service", "SERVICE"),
         ("Protocol", "PROTOCOL"),
         ("Client", "CLIENT"),
@@ -34,17 +40,29 @@ const LISTING: Listing = Listing {
     quiet: "{{.Client}}",
 };
 
+const OF_NODES: Listing = Listing {
+    table: "{{.Node}}\t{{.Service}}\t{{.Protocol}}\t{{.Client}}\t{{.Front}}\t{{.Backend}}\t{{.Through}}\t{{.Idle}}\t{{.State}}",
+    ..LISTING
+};
+
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let filters = args.list.filters()?;
     filters.validate(&["service", "client"])?;
-    let mut flows = client.flows(args.service.as_deref()).await?;
+    let service = args.service.as_deref();
+    let (mut flows, listing) = if args.nodes.several() {
+        let node = args.nodes.node.as_deref();
+        let told = client.flows_of_nodes(node, service, args.client).await?;
+        (args.nodes.told(told)?, OF_NODES)
+    } else {
+        (client.flows(service).await?, LISTING)
+    };
     flows.retain(|flow| {
         let address = client_of(flow);
         args.client.is_none_or(|client| address == Some(client))
             && filters.matches("service", |name| name == flow.service)
             && filters.matches("client", |client| client.parse().ok() == address)
     });
-    LISTING.print(&args.list, flows.iter().map(row).collect())
+    listing.print(&args.list, flows.iter().map(row).collect())
 }
 
 fn client_of(flow: &Flow) -> Option<IpAddr> {
@@ -56,6 +74,7 @@ fn client_of(flow: &Flow) -> Option<IpAddr> {
 
 fn row(flow: &Flow) -> Row {
     Row::new()
+        .with("Node", flow.node_name.as_str())
         .with("Service", flow.service.as_str())
         .with("Protocol", flow.protocol.as_str())
         .with("Client", flow.client.as_str())
@@ -73,6 +92,7 @@ mod tests {
     #[test]
     fn table() {
         let flow = Flow {
+            node_name: "n2".into(),
             service: "web".into(),
             protocol: "tcp".into(),
             client: "192.0.2.9:40000".into(),
@@ -88,6 +108,13 @@ mod tests {
                 .expect("renders"),
             "SERVICE   PROTOCOL   CLIENT            ASKED          TASK            THROUGH     IDLE      STATE\n\
              web       tcp        192.0.2.9:40000   192.0.2.1:80   10.0.0.5:8080   192.0.2.1   3s        open\n"
+        );
+        assert_eq!(
+            OF_NODES
+                .render(&ListFlags::default(), vec![row(&flow)])
+                .expect("renders"),
+            "NODE      SERVICE   PROTOCOL   CLIENT            ASKED          TASK            THROUGH     IDLE      STATE\n\
+             n2        web       tcp        192.0.2.9:40000   192.0.2.1:80   10.0.0.5:8080   192.0.2.1   3s        open\n"
         );
         assert_eq!(client_of(&flow), "192.0.2.9".parse().ok());
     }
