@@ -2,10 +2,11 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{self, BufRead, BufReader, Read, Write},
     net::{IpAddr, Ipv4Addr},
     os::{
-        fd::{AsFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::{net::UnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
@@ -16,14 +17,14 @@ use std::{
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{getsockopt, sockopt},
+    sys::socket::{MsgFlags, getsockopt, recv, sockopt},
 };
 use serde::{Deserialize, Serialize};
 
 /// Version of what is said here. A helper that speaks another one is replaced.
 pub const PROTOCOL: u32 = 1;
-/// How long the helper may take to answer.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// How long the helper may take to answer, or to end. One that takes longer is killed, and its keys with it.
+const DEADLINE: Duration = Duration::from_secs(5);
 /// Longest complaint of a helper that is read.
 const MAX_REPORT: u64 = 4096;
 
@@ -52,8 +53,6 @@ pub enum Request {
     },
     /// Make a new key, and keep the one before until no node needs it.
     Rotate,
-    /// End. There is no answer.
-    End,
 }
 
 /// Another node's end.
@@ -133,6 +132,14 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
+    /// It does not end.
+    #[error("end the process that encrypts, at {path}: {source}")]
+    End {
+        /// Its socket.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// It could not do it.
     #[error("{0}")]
     Refused(String),
@@ -145,7 +152,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// The one at `socket`, if it runs. Asking blocks, for no longer than ten seconds.
+    /// The one at `socket`, if it runs. Asking blocks, for no longer than five seconds.
     pub fn find(socket: &Path) -> Option<Self> {
         UnixStream::connect(socket).ok()?;
         Some(Self {
@@ -159,12 +166,17 @@ impl Handle {
     /// What keeps it from starting.
     pub fn ensure(setup: &Setup, exe: &Path) -> Result<Self, Error> {
         if let Some(found) = Self::find(&setup.socket) {
-            let status = found.ask(&Request::Status);
-            if status.is_ok_and(|status| {
-                (status.protocol, status.address, status.port)
-                    == (PROTOCOL, IpAddr::V4(setup.address), setup.port)
-            }) {
-                return Ok(found);
+            match found.ask(&Request::Status) {
+                Ok(status)
+                    if (status.protocol, status.address, status.port)
+                        == (PROTOCOL, IpAddr::V4(setup.address), setup.port) =>
+                {
+                    return Ok(found);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "the process that encrypts is killed and started anew")
+                }
             }
             found.end()?;
         }
@@ -188,34 +200,30 @@ impl Handle {
         reply.map_err(Error::Refused)
     }
 
-    /// Lets it end, and waits until it has, its device gone. One that is gone already is no error.
+    /// Kills it, and waits until it has ended, its device gone. One that is gone already is no error.
     ///
     /// # Errors
-    /// It does not end.
+    /// The kernel does not let go of it.
     pub fn end(&self) -> Result<(), Error> {
-        self.end_and_wait().map_err(|source| Error::Ask {
+        self.end_and_wait().map_err(|source| Error::End {
             path: self.socket.clone(),
             source,
         })
     }
 
     fn end_and_wait(&self) -> io::Result<()> {
-        let Ok(stream) = UnixStream::connect(&self.socket) else {
-            return Ok(());
-        };
-        let pid = getsockopt(&stream, sockopt::PeerCredentials)?.pid();
-        // SAFETY: takes numbers.
-        let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        let process = Errno::result(process)? as RawFd;
-        // SAFETY: the call before has opened it, for us alone.
-        let process = unsafe { OwnedFd::from_raw_fd(process) };
-        say(&stream, &Request::End)?;
-        let mut ended = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-        match poll(
-            &mut ended,
-            PollTimeout::try_from(DEADLINE).map_err(io::Error::other)?,
-        )? {
-            0 => Err(io::ErrorKind::TimedOut.into()),
+        if let Ok(stream) = UnixStream::connect(&self.socket)
+            && let Some(process) = process_of(&stream)?
+        {
+            kill(&process)?;
+            let mut ended = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+            let deadline = PollTimeout::try_from(DEADLINE).map_err(io::Error::other)?;
+            if poll(&mut ended, deadline)? == 0 {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        match fs::remove_file(&self.socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
@@ -227,6 +235,43 @@ impl Handle {
         let mut answer = String::new();
         BufReader::new(stream).read_line(&mut answer)?;
         Ok(answer)
+    }
+}
+
+/// The process at the other end; `None` if it has ended.
+fn process_of(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    let pid = getsockopt(stream, sockopt::PeerCredentials)?.pid();
+    // SAFETY: takes numbers.
+    let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let process = match Errno::result(process) {
+        Ok(process) => process as RawFd,
+        Err(Errno::ESRCH) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    // SAFETY: the call before has opened it, for us alone.
+    let process = unsafe { OwnedFd::from_raw_fd(process) };
+    // As long as the other end is open the number has not become another process's.
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    let is_open = recv(stream.as_raw_fd(), &mut [0], flags) == Err(Errno::EAGAIN);
+    Ok(is_open.then_some(process))
+}
+
+/// Not an error if it has ended.
+fn kill(process: &OwnedFd) -> io::Result<()> {
+    let no_details = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: takes numbers, and no details of the signal.
+    let killed = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            libc::SIGKILL,
+            no_details,
+            0,
+        )
+    };
+    match Errno::result(killed) {
+        Ok(_) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

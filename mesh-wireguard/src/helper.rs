@@ -32,6 +32,9 @@ pub(crate) const READY: &str = "ready";
 /// How long who connects may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How unlikely the kernel is to choose the helper when memory runs out, from 1000 to -1000 for never.
+const OOM_SCORE: &str = "-900";
+
 /// Runs the helper. Call it first thing in `main`, before any thread exists, when the first argument is `wireguard`;
 /// `args` are the arguments after that word.
 pub fn helper_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -51,8 +54,7 @@ pub fn helper_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match open(&setup) {
         Ok((cipher, listener)) => {
             announce(READY);
-            serve(&cipher, &listener, &setup.socket);
-            ExitCode::SUCCESS
+            serve(&cipher, &listener)
         }
         Err(why) => {
             announce(&why);
@@ -96,6 +98,9 @@ fn detach() -> io::Result<()> {
     prctl::set_dumpable(false)?;
     // Only for those who list processes.
     let _ = prctl::set_name(c"mesh-wireguard");
+    // Without it the node's encrypted networks stand still, and any task is a better choice. Where that is not allowed it
+    // keeps the agent's.
+    let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     Ok(())
 }
 
@@ -119,47 +124,40 @@ fn announce(text: &str) {
     }
 }
 
-/// Answers until it is told to end.
-fn serve(cipher: &Cipher, listener: &UnixListener, socket: &Path) {
+/// Answers until it is killed.
+fn serve(cipher: &Cipher, listener: &UnixListener) -> ! {
     loop {
         // Too many open files, or the other end is gone already: the next one will do.
         let Ok((stream, _)) = listener.accept() else {
             std::thread::sleep(Duration::from_millis(10));
             continue;
         };
-        match answer(cipher, &stream) {
-            Ok(true) => {}
-            Ok(false) => {
-                let _ = fs::remove_file(socket);
-                return;
-            }
-            Err(error) => eprintln!("a request was not answered: {error}"),
+        if let Err(error) = answer(cipher, &stream) {
+            eprintln!("a request was not answered: {error}");
         }
     }
 }
 
-/// Answers one request; false if it was the last.
-fn answer(cipher: &Cipher, stream: &UnixStream) -> io::Result<bool> {
+/// Answers one request.
+fn answer(cipher: &Cipher, stream: &UnixStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = String::new();
     if BufReader::new(stream).read_line(&mut line)? == 0 {
-        return Ok(true);
+        return Ok(());
     }
     let reply: Result<Status, String> = match serde_json::from_str(&line) {
-        Ok(Request::End) => return Ok(false),
         Ok(request) => act(cipher, &request).map(|()| cipher.status()),
         Err(error) => Err(format!("a request that is none: {error}")),
     };
     let mut bytes = serde_json::to_vec(&reply)?;
     bytes.push(b'\n');
-    (&*stream).write_all(&bytes)?;
-    Ok(true)
+    (&*stream).write_all(&bytes)
 }
 
 fn act(cipher: &Cipher, request: &Request) -> Result<(), String> {
     match request {
-        Request::Status | Request::End => Ok(()),
+        Request::Status => Ok(()),
         Request::Set { mtu, peers } => {
             let peers: Result<BTreeMap<Ipv4Addr, (PublicKey, u16)>, NotAKey> = peers
                 .iter()

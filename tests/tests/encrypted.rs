@@ -1,6 +1,9 @@
 //! Encrypted networks: what tasks of different nodes say one another is not to be read, nor to be made up, on the wire.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::{
+    net::{Ipv4Addr, UdpSocket},
+    process::Command,
+};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
@@ -235,6 +238,63 @@ fn an_agent_that_is_killed_cuts_nothing_and_a_killed_helper_is_replaced() {
             rig.exec(&shell, &["curl", "-f", "-m", "2", "http://web/"])
         })?;
         ensure!(status(&rig.nodes[0])?.key != before.key);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_helper_that_hangs_is_replaced() {
+    scenario_on(test("hang"), |rig| {
+        let (_, shell) = world(rig)?;
+        let before = status(&rig.nodes[0])?;
+        for pid in rig.processes("wireguard") {
+            kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSTOP)?;
+        }
+        eventually("new keys to be agreed upon", UP_LIMIT, || {
+            rig.exec(&shell, &["curl", "-f", "-m", "2", "http://web/"])
+        })?;
+        ensure!(status(&rig.nodes[0])?.key != before.key);
+        let helpers = rig.processes("wireguard");
+        ensure!(helpers.len() == 2, "{helpers:?}");
+        // Where lowering it takes a capability that nobody has here, it is as before.
+        let lowest = "echo -900 > /proc/self/oom_score_adj; cat /proc/self/oom_score_adj";
+        let lowest = Command::new("sh").args(["-c", lowest]).output()?.stdout;
+        for helper in helpers {
+            let score = std::fs::read(format!("/proc/{helper}/oom_score_adj"))?;
+            ensure!(score == lowest, "{score:?}, not {lowest:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn ipv6_and_large_packets_are_encrypted_too() {
+    scenario_on(test("large"), |rig| {
+        let (web, shell) = world(rig)?;
+        let show = [
+            "ip", "-6", "-o", "addr", "show", "dev", "eth0", "scope", "global",
+        ];
+        let addresses = rig.exec(&web, &show)?;
+        let mut words = addresses.split(&[' ', '/']);
+        let six = words
+            .find(|word| *word == "inet6")
+            .and_then(|_| words.next());
+        let six = six.with_context(|| addresses.clone())?;
+        let capture = rig.lan.ns().enter(Capture::open)?;
+        let url = format!("http://[{six}]/bytes/1000000");
+        rig.exec(&shell, &["curl", "-f", &url])?;
+        // The largest that fits, and one that the task's kernel has to cut, each with ICMP's and IPv4's headers.
+        let fits = 1500 - 50 - 60 - 28;
+        for size in [fits, 2 * fits] {
+            let size = size.to_string();
+            rig.exec(&shell, &["ping", "-c", "3", "-s", &size, "tasks.web"])?;
+        }
+        let frames = capture.take()?;
+        let encrypted = frames.iter().filter_map(|frame| datagram(frame));
+        let encrypted = encrypted.filter(|(port, _)| *port == WIREGUARD).count();
+        // A million bytes in packets of no more than 1,500.
+        ensure!(encrypted > 1_000_000 / 1500, "{encrypted}");
+        ensure!(frames.iter().all(|frame| frame.len() <= 1514), "too large");
         Ok(())
     });
 }

@@ -4,6 +4,7 @@
 //! node's interfaces, and every few seconds to find what nobody told it about.
 
 mod apply;
+mod beside;
 pub mod jobs;
 mod listening;
 mod observe;
@@ -34,6 +35,7 @@ use crate::{
     node::{LocalTask, SharedDatapath},
     session::Statuses,
 };
+use beside::Beside;
 use jobs::Tools;
 pub(crate) use observe::task_mtu;
 use plan::Job;
@@ -129,6 +131,8 @@ struct Reconciler {
     mtu: watch::Sender<u32>,
     /// The device that encrypts, as far as it is known to work.
     cipher_device: Option<u32>,
+    /// What is asked of the process that encrypts.
+    encrypting: Beside<mesh_wireguard::Status>,
     /// What the services contribute to the packet path.
     parts: desired::Parts,
     zone: watch::Sender<Arc<Zone>>,
@@ -183,6 +187,7 @@ pub fn start(parts: Parts) -> Result<Handle> {
         cipher: parts.cipher,
         mtu: parts.mtu,
         cipher_device: None,
+        encrypting: Beside::default(),
         parts: desired::Parts::default(),
         zone: watch::channel(Arc::default()).0,
         named: Arc::default(),

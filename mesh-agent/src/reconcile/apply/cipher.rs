@@ -15,12 +15,15 @@ use crate::{
 
 /// This very program, also when its file has been replaced.
 const OWN_EXE: &str = "/proc/self/exe";
+/// How long a pass waits for the process that encrypts, which answers in a millisecond and starts in some tens. One that
+/// hangs must not hold up what has nothing to do with it.
+const PATIENCE: Duration = Duration::from_millis(250);
 
 impl Reconciler {
     /// The device that encrypts, once a network of this node is encrypted. It stays until the node leaves: peers count on
-    /// its key.
+    /// its key. While the process that encrypts takes its time, it is the device that was there.
     pub(super) async fn apply_cipher(
-        &self,
+        &mut self,
         assignment: &Assignment,
         host: &HostView,
     ) -> Result<Option<u32>> {
@@ -48,7 +51,7 @@ impl Reconciler {
             peers: peers(assignment, self.vtep),
         };
         let period = Duration::from_secs(self.config.wireguard_rotation);
-        let status = tokio::task::spawn_blocking(move || -> Result<Status> {
+        let ask = move || -> Result<Status> {
             let helper = Handle::ensure(&setup, Path::new(OWN_EXE))?;
             let status = helper.ask(&set)?;
             if !status.is_rotation_due(period) {
@@ -56,8 +59,10 @@ impl Reconciler {
             }
             tracing::info!("a new WireGuard key: others go on with the old one until they know");
             Ok(helper.ask(&Request::Rotate)?)
-        })
-        .await??;
+        };
+        let Some(status) = self.encrypting.run(PATIENCE, &self.wake, ask).await? else {
+            return Ok(self.device_that_was());
+        };
         let own = proto::Cipher {
             key: status.key,
             port: status.port.into(),
@@ -70,8 +75,15 @@ impl Reconciler {
         Ok(Some(status.ifindex))
     }
 
+    /// The last device that worked, if it is still there: it may well go on with the keys that it has.
+    pub(super) fn device_that_was(&self) -> Option<u32> {
+        let named = nix::net::if_::if_nametoindex(mesh_wireguard::DEVICE).ok();
+        self.cipher_device.filter(|device| Some(*device) == named)
+    }
+
     /// Ends the process, and with it the device.
-    pub(super) async fn end_cipher(&self) -> Result<()> {
+    pub(super) async fn end_cipher(&mut self) -> Result<()> {
+        self.encrypting.finish().await;
         let socket = self.config.wireguard_socket();
         tokio::task::spawn_blocking(move || {
             Handle::find(&socket).map_or(Ok(()), |helper| helper.end())

@@ -48,9 +48,7 @@ impl Reconciler {
                     error = format!("{error:#}"),
                     "encrypted networks do not follow what changes"
                 );
-                // The device that was there may well go on with the keys that it has.
-                let named = nix::net::if_::if_nametoindex(mesh_wireguard::DEVICE).ok();
-                self.cipher_device.filter(|device| Some(*device) == named)
+                self.device_that_was()
             }
         };
         wanted.cipher = self.cipher_device;
