@@ -244,6 +244,11 @@ fn room_left(registry: &mut Registry, room: &Room) {
         room.missing_rows as u64,
     );
     gauge(
+        "rows_refused",
+        "Ports and virtual addresses whose new backends get no flows as the kernel does not take them",
+        room.refused_rows as u64,
+    );
+    gauge(
         "backend_entries",
         "Entries of the table of backends",
         room.backends.into(),

@@ -19,7 +19,7 @@ use crate::{
     host,
     lines::ROWS,
     netlink, object, pins,
-    rows::{Length, Rows, Update},
+    rows::{Length, Rows},
     shortages::{Shortage, Shortages},
     snapshot,
     sockets::Sockets,
@@ -227,7 +227,7 @@ impl Datapath {
     pub fn room(&self) -> Room {
         let line = size_of::<Line>() as u64;
         let (used, capacity) = self.rows.fill();
-        let (short_rows, missing_rows, left_out) = self.shortages.count();
+        let (short_rows, missing_rows, refused_rows) = self.shortages.rows();
         let backends = &self.tables.backends;
         Room {
             rows_bytes: u64::from(used) * line,
@@ -235,9 +235,10 @@ impl Datapath {
             rows_capacity_bytes: u64::from(capacity) * line,
             short_rows,
             missing_rows,
+            refused_rows,
             backends: backends.used(),
             backends_capacity: backends.capacity(),
-            backends_left_out: left_out,
+            backends_left_out: self.shortages.left_out(),
         }
     }
 
@@ -300,7 +301,7 @@ impl Datapath {
         tables.peers.put(&contents.peers, report)?;
         tables.endpoints.put(&contents.endpoints, report)?;
         tables.links.put(&contents.links, report)?;
-        // What an apply that failed took is free.
+        // What rows took that could not be written is free.
         let freed = self.rows.keep(tables.pools()) || self.freed;
         self.freed = false;
         let mut ids = Ids::of(&self.tables);
@@ -358,16 +359,9 @@ impl Datapath {
         if let Some(write) = &update.write
             && let Err(error) = self.tables.write_row(old.id, write)
         {
-            if !error.lacks_memory() {
-                return Err(error);
-            }
             // What has been there is still there.
-            tracing::error!(service = %front.name, "the kernel has no memory for a row");
-            update = Update {
-                pool: old,
-                write: None,
-                length: Length::Missing,
-            };
+            update.pool = old;
+            update.length = Length::Refused(error.chain());
         }
         let shortage = Shortage {
             left_out: front.active.len() - active.len(),

@@ -103,40 +103,14 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether a map could not be made or written for want of memory, and not because the kernel does not take it.
-    pub(crate) fn lacks_memory(&self) -> bool {
-        let Self::Map { source, .. } = self else {
-            return false;
-        };
-        let reason = match &**source {
-            MapError::CreateError { io_error, .. } => io_error,
-            MapError::SyscallError(call) => &call.io_error,
-            _ => return false,
-        };
-        reason.kind() == io::ErrorKind::OutOfMemory
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use aya::sys::SyscallError;
-
-    use super::*;
-    use crate::tables::map_error;
-
-    #[test]
-    fn a_map_that_the_kernel_does_not_take_is_no_lack_of_memory() {
-        let refused = |code| {
-            let io_error = io::Error::from_raw_os_error(code);
-            let call = "bpf_map_update_elem";
-            map_error("ROWS", SyscallError { call, io_error }.into())
-        };
-        assert!(refused(libc::ENOMEM).lacks_memory());
-        assert!(!refused(libc::EINVAL).lacks_memory());
-        let create = MapError::CreateError {
-            name: "ROWS".to_owned(),
-            io_error: io::Error::from_raw_os_error(libc::ENOMEM),
-        };
-        assert!(map_error("ROWS", create).lacks_memory());
+    /// The error with all its causes, for people.
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            text = format!("{text}: {cause}");
+            next = cause.source();
+        }
+        text
     }
 }

@@ -56,7 +56,7 @@ impl Lines {
     /// Writes a row whose list is `list`, indices in `BACKENDS`; `slots` are numbers in it.
     ///
     /// # Errors
-    /// When the kernel has no memory for it (see [`Error::lacks_memory`]), or does not take what is to be added.
+    /// When the kernel has no memory for it, or this process may open no more files. Some of it may be written then.
     pub(crate) fn write(&mut self, row: &Row, slots: &[u16], list: &[u32]) -> Result<(), Error> {
         let words = (slots.len() << row.wide).div_ceil(4);
         let mut packed = vec![0; words];

@@ -161,6 +161,8 @@ pub struct Room {
     pub short_rows: usize,
     /// Fronts that go by the row that they had before, if any.
     pub missing_rows: usize,
+    /// Fronts that do as well, as the kernel did not take the one that they should have. They are tried again at each apply.
+    pub refused_rows: usize,
     /// Entries of backends in use.
     pub backends: u32,
     /// Entries there are.

@@ -40,7 +40,7 @@ pub(crate) struct Update {
 }
 
 /// How long the row is that a pool has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Length {
     /// As it should be.
     Full,
@@ -48,6 +48,8 @@ pub(crate) enum Length {
     Short,
     /// There is no room for a row of these backends: the pool keeps what it has.
     Missing,
+    /// The kernel did not take it, and why: found out by who writes it. The pool keeps what it has.
+    Refused(String),
 }
 
 /// The rows in use.

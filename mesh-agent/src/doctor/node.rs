@@ -146,6 +146,13 @@ fn tables(room: &Room) -> Finding {
         let remedy = "give the agent more --row-memory or --backend-entries";
         return fault("kernel", subject, &found, remedy);
     }
+    if room.refused_rows != 0 {
+        let found = format!(
+            "the kernel does not take the rows of {} ports and addresses, whose new tasks get no flows",
+            room.refused_rows
+        );
+        return fault("kernel", subject, &found, "the agent's log says why");
+    }
     if room.short_rows != 0 {
         let found = format!(
             "nearly full: {} ports and addresses are spread less evenly",
