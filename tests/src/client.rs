@@ -3,7 +3,7 @@
 use std::{
     io::{self, BufRead as _, BufReader, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -108,6 +108,8 @@ fn parse(bytes: &[u8], local: SocketAddr) -> Result<HttpReply> {
 pub struct KeptConnection {
     address: SocketAddr,
     stream: Option<BufReader<TcpStream>>,
+    connected: Instant,
+    replica: Option<String>,
 }
 
 impl KeptConnection {
@@ -116,7 +118,19 @@ impl KeptConnection {
         Self {
             address: SocketAddr::new(address.into(), port),
             stream: None,
+            connected: Instant::now(),
+            replica: None,
         }
+    }
+
+    /// When the connection of the last request was begun.
+    pub fn connected(&self) -> Instant {
+        self.connected
+    }
+
+    /// The replica that answers on that connection, once it has.
+    pub fn replica(&self) -> Option<&str> {
+        self.replica.as_deref()
     }
 
     /// One request; gives the status.
@@ -125,29 +139,32 @@ impl KeptConnection {
     /// When a new connection does not answer it, or the kept one breaks within the answer or is silent.
     pub fn get(&mut self, path: &str) -> Result<u16> {
         if let Some(mut stream) = self.stream.take()
-            && let Some((status, keep)) = ask(&mut stream, self.address, path)?
+            && let Some((status, keep, _)) = ask(&mut stream, self.address, path)?
         {
             self.stream = keep.then_some(stream);
             return Ok(status);
         }
+        self.connected = Instant::now();
+        self.replica = None;
         let stream = TcpStream::connect_timeout(&self.address, REQUEST_LIMIT)
             .with_context(|| format!("cannot connect to {}", self.address))?;
         stream.set_read_timeout(Some(REQUEST_LIMIT))?;
         stream.set_nodelay(true)?;
         let mut stream = BufReader::new(stream);
-        let (status, keep) = ask(&mut stream, self.address, path)?
+        let (status, keep, body) = ask(&mut stream, self.address, path)?
             .with_context(|| format!("{} closed a new connection", self.address))?;
+        self.replica = image::replica(&String::from_utf8_lossy(&body)).ok();
         self.stream = keep.then_some(stream);
         Ok(status)
     }
 }
 
-/// A request and the answer's status, and whether the connection stays open. `None`: it was closed before.
+/// A request and the answer's status, whether the connection stays open, and the body. `None`: it was closed before.
 fn ask(
     stream: &mut BufReader<TcpStream>,
     address: SocketAddr,
     path: &str,
-) -> Result<Option<(u16, bool)>> {
+) -> Result<Option<(u16, bool, Vec<u8>)>> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n");
     let mut line = String::new();
     let begun = stream
@@ -180,7 +197,7 @@ fn ask(
     stream
         .read_exact(&mut body)
         .with_context(|| format!("{address} did not answer in full"))?;
-    Ok(Some((status, keep)))
+    Ok(Some((status, keep, body)))
 }
 
 fn is_closed(error: &io::Error) -> bool {

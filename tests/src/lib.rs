@@ -10,6 +10,7 @@ pub mod ctl;
 pub mod image;
 pub mod lan;
 pub mod leftovers;
+pub mod load;
 pub mod netns;
 pub mod node;
 pub mod outside;

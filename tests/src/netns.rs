@@ -42,6 +42,14 @@ impl NetNs {
         &self.name
     }
 
+    /// The same namespace once more; dropping that value leaves it be.
+    pub fn borrowed(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            kept: true,
+        }
+    }
+
     /// Dropping the value leaves the namespace.
     pub fn keep(&mut self) {
         self.kept = true;

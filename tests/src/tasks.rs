@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     image,
@@ -162,6 +162,34 @@ impl Rig {
                 .next()
                 .with_context(|| format!("no task of {service} runs"))
         })
+    }
+
+    /// Replaces all running tasks of a service by an update, and waits until others run.
+    ///
+    /// # Errors
+    /// When the update is refused, or not over in time.
+    pub fn replace_all(&self, service: &str) -> Result<()> {
+        let before = self.running(service)?;
+        self.first()
+            .ok(&["service", "update", "--force", "-d", service])?;
+        let limit = UP_LIMIT * before.len().max(1) as u32 / 2;
+        eventually("all tasks to be replaced", limit, || {
+            let running = self.running(service)?;
+            let is_old = |task: &&Task| before.iter().any(|old| old.id == task.id);
+            let old = running.iter().filter(is_old).count();
+            ensure!(old == 0 && running.len() == before.len(), "{running:?}");
+            Ok(())
+        })
+    }
+
+    /// Ends a node's agent and shims and pulls its cable at once, as near to a power cut as it gets.
+    ///
+    /// # Errors
+    /// When its agent does not run, or a process or the cable cannot be reached.
+    pub fn cut_power(&self, node: &mut Node) -> Result<()> {
+        node.kill()?;
+        self.kill_shims(node)?;
+        self.lan.plug(&node.port, false)
     }
 
     /// The node of this name.

@@ -1,14 +1,9 @@
 //! Tasks that leave: what is open goes on and is counted, what is new goes elsewhere.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{KeptConnection, Rig, eventually, http_get, rig::UP_LIMIT, scenario};
+use mesh_tests::{Rig, eventually, http_get, load::while_all_ask, rig::UP_LIMIT, scenario};
 
 /// A request that takes so long is still under way when its task is told to leave.
 const UNDER_WAY: &str = "/sleep/6000";
@@ -88,74 +83,13 @@ fn open_flows_are_counted_until_they_end() {
     });
 }
 
-/// Asks a node again and again, on new connections or on a kept one; gives the number of answers.
-fn ask(rig: &Rig, node: Ipv4Addr, keep: bool, stop: &AtomicBool) -> Result<usize> {
-    rig.client.enter(|| {
-        let mut kept = KeptConnection::new(node, 80);
-        let mut answers = 0;
-        while !stop.load(Ordering::Relaxed) {
-            let status = if keep {
-                kept.get("/")?
-            } else {
-                http_get(node, 80, "/")?.status
-            };
-            ensure!(status == 200, "{node}: {status}");
-            answers += 1;
-            // As many requests as one likes fit between two changes; others need the processors as well.
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(answers)
-    })
-}
-
-/// All of `web`'s running tasks are others than before.
-fn wait_replaced(rig: &Rig, before: &BTreeSet<String>) -> Result<()> {
-    eventually("all tasks to be replaced", 2 * UP_LIMIT, || {
-        let running = rig.running("web")?;
-        let old = running.iter().filter(|task| before.contains(&task.id));
-        let old = old.count();
-        ensure!(old == 0 && running.len() == before.len(), "{running:?}");
-        Ok(())
-    })
-}
-
 #[test]
 fn an_update_fails_no_request() {
     scenario("roll", 3, |rig| {
         let shell = rig.web_and_shell()?;
-        let before = rig.wait_running("web", 4)?.into_iter().map(|task| task.id);
-        let before: BTreeSet<String> = before.collect();
-        let stop = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let (rig, stop, shell) = (&*rig, &stop, &shell);
-            let outside: Vec<_> = rig
-                .nodes
-                .iter()
-                .flat_map(|node| [false, true].map(|keep| (node.address, keep)))
-                .map(|(node, keep)| scope.spawn(move || ask(rig, node, keep, stop)))
-                .collect();
-            let inside = scope.spawn(move || {
-                let mut figures = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
-                    figures.push(rig.exec(shell, &["whoami", "load", "conn", "web:80", "1"])?);
-                }
-                Ok::<_, anyhow::Error>(figures)
-            });
-            let update = || -> Result<()> {
-                rig.first()
-                    .ok(&["service", "update", "--force", "-d", "web"])?;
-                wait_replaced(rig, &before)
-            };
-            let updated = update();
-            stop.store(true, Ordering::Relaxed);
-            for requests in outside {
-                let answers = requests.join().expect("no panic")?;
-                ensure!(answers > 0, "nothing was asked");
-            }
-            for figures in inside.join().expect("no panic")? {
-                ensure!(figures.contains("\"failed\":0"), "{figures}");
-            }
-            updated
-        })
+        let ((), asked) = while_all_ask(rig, &shell, || rig.replace_all("web"))?;
+        asked.all_answered()?;
+        ensure!(asked.inside > 0, "nothing was asked by its name");
+        Ok(())
     });
 }

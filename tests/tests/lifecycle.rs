@@ -71,8 +71,8 @@ fn the_tasks_of_a_lost_node_run_on_the_others() {
         web(rig, "6")?;
         let before = rig.wait_running("web", 6)?;
         ensure!(before.iter().any(|task| task.node == "n3"), "{before:?}");
-        let lost = rig.nodes.pop().expect("three nodes");
-        let mut lost = lose(rig, lost)?;
+        let mut lost = rig.nodes.pop().expect("three nodes");
+        rig.cut_power(&mut lost)?;
         after_loss(rig)?;
         // It comes back, and clears up what it finds of its former life.
         rig.lan.plug(&lost.port, true)?;
@@ -81,14 +81,6 @@ fn the_tasks_of_a_lost_node_run_on_the_others() {
         rig.wait_ready(3)?;
         rig.wait_running("web", 6).map(drop)
     });
-}
-
-/// Ends a node's agent and shims and cuts its cable at once, as near to a power cut as it gets.
-fn lose(rig: &Rig, mut node: mesh_tests::Node) -> Result<mesh_tests::Node> {
-    node.kill()?;
-    rig.kill_shims(&node)?;
-    rig.lan.plug(&node.port, false)?;
-    Ok(node)
 }
 
 fn after_loss(rig: &Rig) -> Result<()> {

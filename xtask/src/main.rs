@@ -45,6 +45,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Ask a service without pause while it is scaled, replaced, and loses agents and a node (`drill --help`)
+    Drill {
+        /// Handed to the drill program
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Run every test: unit, packet, network, end to end
     Test {
         /// Only tests whose name contains this
@@ -107,6 +113,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             build::all(release)
         }
         Task::Demo { args } => suite::demo(&args),
+        Task::Drill { args } => suite::drill(&args),
         Task::Test { filter, unit } => suite::test(filter.as_deref(), unit),
         Task::VmTest { tests } => vm::run(&tests),
         Task::Fuzz {

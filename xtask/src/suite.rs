@@ -17,6 +17,12 @@ pub(crate) fn demo(args: &[String]) -> Result<()> {
     replace(build::program("mesh-demo", false), args)
 }
 
+/// Asks a service while things happen to it.
+pub(crate) fn drill(args: &[String]) -> Result<()> {
+    prepare(false)?;
+    replace(build::program("mesh-drill", false), args)
+}
+
 /// Measures with optimised programs.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     prepare(true)?;
