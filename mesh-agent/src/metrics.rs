@@ -3,7 +3,7 @@
 use std::{sync::atomic::AtomicU64, time::Duration};
 
 use mesh_datapath::{
-    CounterLine, Fill, ReturnPath, ReturnState, Room, RunTime, ServiceCounters, Snapshot,
+    CounterLine, Fill, FullTable, ReturnPath, ReturnState, Room, RunTime, ServiceCounters, Snapshot,
 };
 use mesh_runtime::ContainerInfo;
 use prometheus_client::{
@@ -88,6 +88,7 @@ pub(crate) fn text(node: &Node) -> Result<String, NodeError> {
         services(&mut registry, &snapshot.services);
         tables(&mut registry, &fill);
         room_left(&mut registry, &room);
+        full_tables(&mut registry, &room.full);
         run_times(&mut registry, &times);
     }
     returns(&mut registry, &node.returns());
@@ -262,6 +263,21 @@ fn room_left(registry: &mut Registry, room: &Room) {
         "backends_left_out",
         "Backends that get no flows for want of room",
         room.backends_left_out as u64,
+    );
+}
+
+/// Those of a fixed size that are full.
+fn full_tables(registry: &mut Registry, full: &[FullTable]) {
+    let left_out = Family::<Table, Gauge>::default();
+    for table in full {
+        let label = Table { table: table.table };
+        let entries = i64::try_from(table.left_out).unwrap_or(i64::MAX);
+        left_out.get_or_create(&label).set(entries);
+    }
+    registry.register(
+        "table_left_out",
+        "Entries that a table of a fixed size has no room for",
+        left_out,
     );
 }
 

@@ -17,6 +17,7 @@ use crate::{
     flows::Flows,
     hooks::Hooks,
     host,
+    left_out::LeftOut,
     lines::ROWS,
     netlink, object, pins,
     rows::{Length, Rows},
@@ -48,6 +49,7 @@ pub struct Datapath {
     hooks: Hooks,
     rows: Rows,
     shortages: Shortages,
+    left_out: LeftOut,
     /// Something became free that those with a shortage may have.
     freed: bool,
     fronts: snapshot::Fronts,
@@ -119,6 +121,7 @@ impl Datapath {
             hooks: Hooks::open(dir.join("hooks"), config.cgroup.clone())?,
             rows,
             shortages: Shortages::default(),
+            left_out: LeftOut::default(),
             freed: false,
             fronts: snapshot::Fronts::default(),
             applied: None,
@@ -156,9 +159,10 @@ impl Datapath {
             .sync(&mut self.ebpf, &wanted, xdp_optional, &mut report)?;
         self.hooks.sync(&mut self.ebpf, &mut report)?;
         self.prune(&contents, applied.as_ref(), &mut report)?;
-        if self.freed && !self.shortages.is_empty() {
+        if self.freed && !(self.shortages.is_empty() && self.left_out.is_empty()) {
             self.put(&contents, &contents, &mut report)?;
         }
+        self.left_out.tell();
         self.superseded.remove()?;
         self.fronts.set(&contents, &self.tables);
         self.applied = Some(Applied {
@@ -239,6 +243,7 @@ impl Datapath {
             backends: backends.used(),
             backends_capacity: backends.capacity(),
             backends_left_out: self.shortages.left_out(),
+            full: self.left_out.tables(),
         }
     }
 
@@ -295,55 +300,79 @@ impl Datapath {
         before: &Contents,
         report: &mut Report,
     ) -> Result<(), Error> {
-        let tables = &mut self.tables;
+        let (tables, left_out) = (&mut self.tables, &mut self.left_out);
         tables.put_settings(contents.settings, report)?;
-        tables.own.put(&contents.own, report)?;
-        tables.peers.put(&contents.peers, report)?;
-        tables.endpoints.put(&contents.endpoints, report)?;
-        tables.links.put(&contents.links, report)?;
+        left_out.note("own", tables.own.put(&contents.own, report)?);
+        left_out.note("peers", tables.peers.put(&contents.peers, report)?);
+        let endpoints = tables.endpoints.put(&contents.endpoints, report)?;
+        left_out.note("endpoints", endpoints);
+        left_out.note("links", tables.links.put(&contents.links, report)?);
         // What rows took that could not be written is free.
         let freed = self.rows.keep(tables.pools()) || self.freed;
         self.freed = false;
         let mut ids = Ids::of(&self.tables);
         let now_s = host::monotonic_seconds();
+        let (mut room, mut left_out) = (self.tables.published.room(), 0);
         let mut published = BTreeMap::new();
         for (key, front) in &contents.published {
-            let old = self.tables.published.copy().get(key).map(|p| p.pool);
-            let lacks = freed && old.is_some_and(|old| self.shortages.contains(old.id));
-            if before.has_port(key, Some(front)) && !lacks {
-                continue;
-            }
-            let old = old.unwrap_or_else(|| ids.new_pool());
+            let old = match self.tables.published.copy().get(key).map(|p| p.pool) {
+                Some(old) => {
+                    let lacks = freed && self.shortages.contains(old.id);
+                    if before.has_port(key, Some(front)) && !lacks {
+                        continue;
+                    }
+                    old
+                }
+                None if room.take(key) => ids.new_pool(),
+                None => {
+                    left_out += 1;
+                    continue;
+                }
+            };
             let vni = contents.settings.ingress_vni;
             let value = Published {
-                pool: self.pool(contents, old, vni, front, now_s, report)?,
+                pool: self.pool(old, vni, front, now_s, report)?,
                 target_be: front.target_be,
                 direct: front.direct.into(),
                 pad: [0; 5],
             };
             published.insert(*key, value);
         }
+        self.left_out.note("ports", left_out);
+        let (mut room, mut left_out) = (self.tables.vips.room(), 0);
         let mut vips = BTreeMap::new();
         for (key, front) in &contents.vips {
-            let old = self.tables.vips.copy().get(key).copied();
-            let lacks = freed && old.is_some_and(|old| self.shortages.contains(old.id));
-            if before.has_vip(key, Some(front)) && !lacks {
-                continue;
-            }
-            let old = old.unwrap_or_else(|| ids.new_pool());
-            let pool = self.pool(contents, old, key.vni, front, now_s, report)?;
+            let old = match self.tables.vips.copy().get(key) {
+                Some(old) => {
+                    let lacks = freed && self.shortages.contains(old.id);
+                    if before.has_vip(key, Some(front)) && !lacks {
+                        continue;
+                    }
+                    *old
+                }
+                None if room > 0 => {
+                    room -= 1;
+                    ids.new_pool()
+                }
+                None => {
+                    left_out += 1;
+                    continue;
+                }
+            };
+            let pool = self.pool(old, key.vni, front, now_s, report)?;
             vips.insert(*key, pool);
         }
+        self.left_out.note("vips", left_out);
         self.tables.published.put(&published, report)?;
         self.tables.vips.put(&vips, report)?;
-        self.tables.namespaces.put(&contents.namespaces, report)?;
+        let namespaces = self.tables.namespaces.put(&contents.namespaces, report)?;
+        self.left_out.note("namespaces", namespaces);
         self.tables.put_ports(&contents.ports, false, report)
     }
 
     /// The pool for a front, its backends and its row written.
     fn pool(
         &mut self,
-        contents: &Contents,
         old: Pool,
         vni: u32,
         front: &Front,
@@ -354,7 +383,7 @@ impl Datapath {
             affinity_s: front.affinity_s,
             ..old
         };
-        let active = self.put_backends(contents, old.id, vni, front, report)?;
+        let active = self.put_backends(old.id, vni, front, report)?;
         let mut update = self.rows.update(&old, &active, now_s);
         if let Some(write) = &update.write
             && let Err(error) = self.tables.write_row(old.id, write)
@@ -374,7 +403,6 @@ impl Datapath {
     /// Writes the backends of a front, draining ones too. The active ones that there was room for.
     fn put_backends(
         &mut self,
-        contents: &Contents,
         pool: u32,
         vni: u32,
         front: &Front,
@@ -384,10 +412,11 @@ impl Datapath {
         let draining = front.draining.iter().map(|a| (*a, BACKEND_DRAINING));
         let mut put = Vec::with_capacity(front.active.len());
         for (address, there) in active.chain(draining) {
-            // A front has only backends that have an endpoint.
-            if let Some(endpoint) = contents.endpoints.get(&AddrKey { vni, address }) {
+            // Without one, because that table is full, it would only swallow flows.
+            let endpoints = self.tables.endpoints.copy();
+            if let Some(endpoint) = endpoints.get(&AddrKey { vni, address }).copied() {
                 let backends = &mut self.tables.backends;
-                let has_entry = backends.put(pool, address, *endpoint, there, report)?;
+                let has_entry = backends.put(pool, address, endpoint, there, report)?;
                 if has_entry && there == BACKEND_ACTIVE {
                     put.push(address);
                 }
@@ -407,6 +436,7 @@ impl Datapath {
             Some(before) => changed_pools(contents, before, &self.tables),
             None => self.tables.backends.pools(),
         };
+        let removed_before = report.removed;
         self.tables
             .namespaces
             .prune(|key| contents.namespaces.contains_key(key), report)?;
@@ -443,7 +473,9 @@ impl Datapath {
             .prune(|key| contents.peers.contains_key(key), report)?;
         tables
             .own
-            .prune(|key| contents.own.contains_key(key), report)
+            .prune(|key| contents.own.contains_key(key), report)?;
+        self.freed |= report.removed > removed_before;
+        Ok(())
     }
 
     fn wanted_attachments(

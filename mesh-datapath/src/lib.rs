@@ -18,6 +18,7 @@ mod fill;
 mod flows;
 mod hooks;
 mod host;
+mod left_out;
 mod lines;
 mod maglev;
 mod model;
@@ -54,8 +55,8 @@ pub use model::{
 };
 pub use probe::{PathState, Probes, probe};
 pub use report::{
-    BackendCounters, BackendLoad, CounterLine, Fill, Flow, Report, Room, ServiceCounters, Snapshot,
-    Uplink, UplinkMode,
+    BackendCounters, BackendLoad, CounterLine, Fill, Flow, FullTable, Report, Room,
+    ServiceCounters, Snapshot, Uplink, UplinkMode,
 };
 pub use run_times::RunTime;
 pub use sockets::{OpenSocket, Sockets, namespace_cookie};

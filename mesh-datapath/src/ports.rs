@@ -15,6 +15,7 @@ use mesh_common::{PortKey, Published, port_index, wire::SCTP};
 
 use crate::{
     Error, Report,
+    table::capacity,
     tables::{array, map_error, take},
 };
 
@@ -28,6 +29,7 @@ pub(crate) struct Ports {
     entry_of: Array<MapData, u32>,
     /// By port, network byte order: an index in `entries`.
     sctp: HashMap<MapData, u16, u32>,
+    sctp_capacity: usize,
     entries: Array<MapData, Published>,
     copy: BTreeMap<PortKey, Published>,
     used: BTreeMap<PortKey, u32>,
@@ -42,8 +44,10 @@ impl Ports {
     ) -> Result<Self, Error> {
         let entry_of: Array<MapData, u32> = array(ebpf, ENTRY_OF)?;
         let entries: Array<MapData, Published> = array(ebpf, PUBLISHED)?;
+        let sctp = take(ebpf, SCTP_PORTS)?;
+        let sctp_capacity = capacity(&sctp).map_err(|e| map_error(SCTP_PORTS, e))?;
         let sctp: HashMap<MapData, u16, u32> =
-            HashMap::try_from(take(ebpf, SCTP_PORTS)?).map_err(|e| map_error(SCTP_PORTS, e))?;
+            HashMap::try_from(sctp).map_err(|e| map_error(SCTP_PORTS, e))?;
         let mut used = BTreeMap::new();
         for port in ports {
             let entry = entry_of.get(&index(&port), 0);
@@ -71,10 +75,24 @@ impl Ports {
             free: free.collect(),
             entry_of,
             sctp,
+            sctp_capacity,
             entries,
             copy,
             used,
         })
+    }
+
+    /// For how many ports more there is room. One entry stays free for ports that change.
+    pub(crate) fn room(&self) -> PortRoom {
+        let sctp = self
+            .used
+            .keys()
+            .filter(|port| port.protocol == SCTP)
+            .count();
+        PortRoom {
+            all: self.free.len().saturating_sub(1),
+            sctp: self.sctp_capacity.saturating_sub(sctp),
+        }
     }
 
     /// What the ports have.
@@ -134,6 +152,26 @@ impl Ports {
             None => self.sctp.remove(&port.port_be),
         }
         .map_err(|e| map_error(SCTP_PORTS, e))
+    }
+}
+
+/// Room for ports that are not there yet.
+pub(crate) struct PortRoom {
+    all: usize,
+    /// Those of SCTP among them.
+    sctp: usize,
+}
+
+impl PortRoom {
+    /// Takes the room that a port needs. Whether there was.
+    pub(crate) fn take(&mut self, port: &PortKey) -> bool {
+        let is_sctp = usize::from(port.protocol == SCTP);
+        let there = self.all > 0 && self.sctp >= is_sctp;
+        if there {
+            self.all -= 1;
+            self.sctp -= is_sctp;
+        }
+        there
     }
 }
 

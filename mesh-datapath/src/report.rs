@@ -149,7 +149,7 @@ pub struct Fill {
 
 /// How full the tables are that an apply fills, and what has found no room in them. A front is a published port or a virtual
 /// address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Room {
     /// Bytes of Maglev rows in use.
     pub rows_bytes: u64,
@@ -169,6 +169,17 @@ pub struct Room {
     pub backends_capacity: u32,
     /// Backends without an entry: they get no flows.
     pub backends_left_out: usize,
+    /// The tables of a fixed size that are full.
+    pub full: Vec<FullTable>,
+}
+
+/// A table that has no room for all there is. What was there first stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct FullTable {
+    /// Stable name.
+    pub table: &'static str,
+    /// Entries that there is no room for.
+    pub left_out: usize,
 }
 
 /// An uplink, and what runs on it.

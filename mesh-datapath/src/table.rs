@@ -29,14 +29,28 @@ pub(crate) trait Store<K, V>: TryFrom<Map, Error = MapError> {
 pub(crate) struct Table<M, K, V> {
     name: &'static str,
     map: M,
+    /// Entries there may be.
+    capacity: usize,
     copy: BTreeMap<K, V>,
 }
 
 impl<M: Store<K, V>, K: Copy + Ord, V: Copy + PartialEq> Table<M, K, V> {
     pub(crate) fn open(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
-        let map = M::try_from(take(ebpf, name)?).map_err(|e| map_error(name, e))?;
+        let map = take(ebpf, name)?;
+        let capacity = capacity(&map).map_err(|e| map_error(name, e))?;
+        let map = M::try_from(map).map_err(|e| map_error(name, e))?;
         let copy = map.entries().map_err(|e| map_error(name, e))?;
-        Ok(Self { name, map, copy })
+        Ok(Self {
+            name,
+            map,
+            capacity,
+            copy,
+        })
+    }
+
+    /// How many entries more there may be.
+    pub(crate) fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.copy.len())
     }
 
     /// What the map holds.
@@ -44,22 +58,29 @@ impl<M: Store<K, V>, K: Copy + Ord, V: Copy + PartialEq> Table<M, K, V> {
         &self.copy
     }
 
-    /// Writes what is new or different.
+    /// Writes what is new or different. What is new and finds no room is left out: its number.
     pub(crate) fn put(
         &mut self,
         wanted: &BTreeMap<K, V>,
         report: &mut Report,
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
+        let mut left_out = 0;
         for (key, value) in wanted {
-            if self.copy.get(key) != Some(value) {
-                self.map
-                    .insert(key, value)
-                    .map_err(|e| map_error(self.name, e))?;
-                self.copy.insert(*key, *value);
-                report.written += 1;
+            let old = self.copy.get(key);
+            if old == Some(value) {
+                continue;
             }
+            if old.is_none() && self.room() == 0 {
+                left_out += 1;
+                continue;
+            }
+            self.map
+                .insert(key, value)
+                .map_err(|e| map_error(self.name, e))?;
+            self.copy.insert(*key, *value);
+            report.written += 1;
         }
-        Ok(())
+        Ok(left_out)
     }
 
     /// Removes what is not wanted.
@@ -110,6 +131,14 @@ impl<K: Pod + Ord, V: Pod> Store<(u32, K), V> for LpmTrie<MapData, K, V> {
         self.iter()
             .map(|entry| entry.map(|(key, value)| ((key.prefix_len(), key.data()), value)))
             .collect()
+    }
+}
+
+/// Entries that a map by hash or prefix may have.
+pub(crate) fn capacity(map: &Map) -> Result<usize, MapError> {
+    match map {
+        Map::HashMap(data) | Map::LpmTrie(data) => Ok(data.info()?.max_entries() as usize),
+        _ => Ok(0),
     }
 }
 

@@ -138,6 +138,13 @@ fn sockets(hooks: bool) -> Finding {
 
 fn tables(room: &Room) -> Finding {
     let subject = "tables";
+    if !room.full.is_empty() {
+        let full = room.full.iter();
+        let full = full.map(|full| format!("{} ({} left out)", full.table, full.left_out));
+        let found = format!("full: {}", full.collect::<Vec<_>>().join(", "));
+        let remedy = "remove services or networks: these tables do not grow";
+        return fault("kernel", subject, &found, remedy);
+    }
     if room.missing_rows != 0 || room.backends_left_out != 0 {
         let found = format!(
             "full: {} ports and addresses miss a row, {} backends an entry, and get no flows",
@@ -226,6 +233,8 @@ fn finding(level: Level, check: &str, subject: &str, found: &str, remedy: &str) 
 
 #[cfg(test)]
 mod tests {
+    use mesh_datapath::FullTable;
+
     use super::*;
 
     #[test]
@@ -265,6 +274,46 @@ mod tests {
         assert_eq!(told, [Level::Ok, Level::Warning]);
         assert_eq!(levels(encryption(true, None)), [Level::Fault]);
         assert!(encryption(false, None).is_empty());
+    }
+
+    #[test]
+    fn a_table_that_lacks_room_is_named() {
+        let enough = Room {
+            rows_bytes: 0,
+            rows_allocated_bytes: 0,
+            rows_capacity_bytes: 64,
+            short_rows: 0,
+            missing_rows: 0,
+            refused_rows: 0,
+            backends: 0,
+            backends_capacity: 8,
+            backends_left_out: 0,
+            full: Vec::new(),
+        };
+        let of = |change: fn(&mut Room)| {
+            let mut room = enough.clone();
+            change(&mut room);
+            let finding = tables(&room);
+            (finding.level(), finding.found)
+        };
+        let fault = |found: &str| (Level::Fault, found.to_owned());
+        assert_eq!(of(|_| {}).0, Level::Ok);
+        assert_eq!(of(|room| room.short_rows = 1).0, Level::Warning);
+        assert_eq!(
+            of(|room| room.refused_rows = 2),
+            fault(
+                "the kernel does not take the rows of 2 ports and addresses, whose new tasks get no flows"
+            )
+        );
+        let full = of(|room| {
+            for (table, left_out) in [("endpoints", 3), ("vips", 1)] {
+                room.full.push(FullTable { table, left_out });
+            }
+        });
+        assert_eq!(
+            full,
+            fault("full: endpoints (3 left out), vips (1 left out)")
+        );
     }
 
     #[test]

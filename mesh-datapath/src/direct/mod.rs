@@ -278,6 +278,7 @@ impl Datapath {
         let wanted: BTreeMap<Addr, u32> = proved.map(|path| (addr(path.address), until)).collect();
         let (direct, mut report) = (&mut self.tables.direct, Report::default());
         direct.prune(|address| wanted.contains_key(address), &mut report)?;
-        direct.put(&wanted, &mut report)
+        // Replies under an address that there is no room for go back through the node that was asked.
+        direct.put(&wanted, &mut report).map(drop)
     }
 }
