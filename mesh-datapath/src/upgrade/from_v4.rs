@@ -1,7 +1,7 @@
 //! Rows as versions 3 and 4 had them: a slot was an index in `BACKENDS`, eight bytes in one large array, and a pool named its
 //! rows by their first slots and lengths.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use aya::{
     Pod,
@@ -12,6 +12,7 @@ use mesh_common::{Addr, AddrKey, Backend, Counter, NARROW_BACKENDS, Pool, Publis
 use crate::{
     Error,
     lines::{Lines, ROWS},
+    pins::remove_file,
     tables::map_error,
 };
 
@@ -41,8 +42,7 @@ pub(super) fn is_in(maps: &Path) -> bool {
         && value_size(ROWS).is_ok_and(|size| size as usize == size_of::<u32>())
 }
 
-/// Copies what the maps pinned in `old` hold to those in `new`, which are empty, or hold what a process wrote that came to an
-/// end in the midst of this: first what others refer to. Once all is copied, `old` is no longer such a folder.
+/// Copies what the maps pinned in `old` hold to those in `new`, which are empty: first what others refer to.
 ///
 /// # Errors
 /// When a map cannot be read or written.
@@ -85,14 +85,12 @@ pub(super) fn convert(old: &Path, new: &Path) -> Result<(), Error> {
     let mut to: HashMap<MapData, u16, u32> = hash(new, "SCTP_PORTS")?;
     from.iter()
         .try_for_each(|entry| entry.and_then(|(port, at)| to.insert(port, at, 0)))
-        .map_err(|e| map_error("SCTP_PORTS", e))?;
-    // The old programs keep the map itself.
-    let done = old.join("PUBLISHED");
-    fs::remove_file(&done).map_err(|source| Error::Path {
-        action: "unpin",
-        path: done,
-        source,
-    })
+        .map_err(|e| map_error("SCTP_PORTS", e))
+}
+
+/// `old` is no longer a folder of such maps. The old programs keep the map that is unpinned.
+pub(super) fn be_done(old: &Path) -> Result<(), Error> {
+    remove_file(&old.join("PUBLISHED"))
 }
 
 /// What has been converted so far.

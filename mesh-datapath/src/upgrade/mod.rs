@@ -10,7 +10,8 @@
 //!
 //! From versions 3 and 4 to 5, whose rows are packed otherwise, `from_v4` copies rows, with what refers to them, into maps of
 //! their own, so that the old programs go on with the old ones. Backends keep their indices, by which `CONNS` knows them:
-//! open flows go on, those without an entry by the row that they began under.
+//! open flows go on, those without an entry by the row that they began under. What a conversion is due to fill is made anew:
+//! an earlier one may have been interrupted, and programs may go by what it wrote, if the older build came back since.
 
 mod from_v4;
 
@@ -24,7 +25,7 @@ use aya_obj::Object;
 
 use crate::{
     Config, Error, attach,
-    pins::{entries, remove_tree},
+    pins::{entries, remove_file, remove_tree},
 };
 
 /// Folders below a version's that hold what is attached.
@@ -34,15 +35,16 @@ const LINKS: [&str; 3] = [attach::LINKS, attach::FILTERS, "hooks"];
 #[derive(Debug, Default)]
 pub(crate) struct Superseded {
     folders: Vec<PathBuf>,
-    /// Pinned maps of one of them whose contents are still to be converted.
-    rows: Option<PathBuf>,
+    /// Pinned maps of some of them, the newest last, whose contents are still to be converted.
+    rows: Vec<PathBuf>,
 }
 
 /// Moves what can be taken over to this version's folder. `sized` are the maps that user space sizes.
 pub(crate) fn adopt(config: &Config, object: &[u8], sized: &[&str]) -> Result<Superseded, Error> {
     let own = config.versioned_pin_dir();
     let mut others = entries(&config.pin_dir)?;
-    others.retain(|dir| *dir != own && is_version(dir));
+    others.retain(|dir| *dir != own && version(dir).is_some());
+    others.sort_by_key(|dir| version(dir));
     if others.is_empty() {
         return Ok(Superseded::default());
     }
@@ -50,11 +52,11 @@ pub(crate) fn adopt(config: &Config, object: &[u8], sized: &[&str]) -> Result<Su
         pin_dir: own.clone(),
         source: Box::new(EbpfError::from(source)),
     })?;
-    let mut rows = None;
+    let mut rows = Vec::new();
     for other in &others {
         let converts = from_v4::is_in(&other.join("maps"));
         if converts {
-            rows = Some(other.join("maps"));
+            rows.push(other.join("maps"));
         }
         for pin in entries(&other.join("maps"))? {
             let name = pin.file_name().unwrap_or_default().to_string_lossy();
@@ -83,6 +85,11 @@ pub(crate) fn adopt(config: &Config, object: &[u8], sized: &[&str]) -> Result<Su
             }
         }
     }
+    if !rows.is_empty() {
+        for name in from_v4::MAPS {
+            remove_file(&own.join("maps").join(name))?;
+        }
+    }
     Ok(Superseded {
         folders: others,
         rows,
@@ -90,12 +97,16 @@ pub(crate) fn adopt(config: &Config, object: &[u8], sized: &[&str]) -> Result<Su
 }
 
 impl Superseded {
-    /// Fills this version's maps, which are pinned in `maps`, with what another version's hold.
+    /// Fills this version's maps, which are pinned in `maps`, with what the newest other version's hold.
     pub(crate) fn convert(&mut self, maps: &Path) -> Result<(), Error> {
-        match self.rows.take() {
-            Some(old) => from_v4::convert(&old, maps),
-            None => Ok(()),
+        let Some(newest) = self.rows.pop() else {
+            return Ok(());
+        };
+        for older in self.rows.drain(..) {
+            from_v4::be_done(&older)?;
         }
+        from_v4::convert(&newest, maps)?;
+        from_v4::be_done(&newest)
     }
 
     /// Removes the folders with what was not taken over. Once the programs are swapped.
@@ -108,11 +119,10 @@ impl Superseded {
     }
 }
 
-/// Whether a folder is named as [`Config::versioned_pin_dir`] names it.
-fn is_version(dir: &Path) -> bool {
-    let name = dir.file_name().and_then(|name| name.to_str());
-    let number = name.and_then(|name| name.strip_prefix('v'));
-    number.is_some_and(|number| number.parse::<u32>().is_ok())
+/// The version whose folder this is, if it is named as [`Config::versioned_pin_dir`] names them.
+fn version(dir: &Path) -> Option<u32> {
+    let name = dir.file_name()?.to_str()?;
+    name.strip_prefix('v')?.parse().ok()
 }
 
 /// Moves a pin, unless this version has one of that name already.
