@@ -56,6 +56,10 @@ fn publish(rig: &Rig) -> Result<()> {
         "--publish",
         "53:80/udp",
         "--publish",
+        "54:80/sctp",
+        "--publish",
+        "mode=host,published=55,target=80,protocol=udp",
+        "--publish",
         "mode=host,published=8080,target=80",
     ];
     rig.first()
@@ -81,9 +85,15 @@ fn nothing_is_wrong_with_a_mesh_that_works() {
             "{lines:#?}"
         );
         ensure!(
-            count(" port 53/udp more: in the node's tables") == 3,
+            count(" port 53/udp more: what is sent gets to a task") == 3,
             "{lines:#?}"
         );
+        ensure!(
+            count(" port 54/sctp more: what is sent gets to a task") == 3,
+            "{lines:#?}"
+        );
+        ensure!(count(" port 55/udp more: not asked") == 1, "{lines:#?}");
+        no_application_got_it(rig)?;
         ensure!(count(" port 8080/tcp more: answers in ") == 1, "{lines:#?}");
         ensure!(count(" uplink lan0: native XDP") == 3, "{lines:#?}");
         ensure!(count(" clock : ") == 3, "{lines:#?}");
@@ -96,6 +106,24 @@ fn nothing_is_wrong_with_a_mesh_that_works() {
         ensure!(refused.contains("not a swarm manager"), "{refused}");
         Ok(())
     });
+}
+
+/// What was sent to `more` has come to its task, whose kernel has dropped it.
+fn no_application_got_it(rig: &Rig) -> Result<()> {
+    let more = rig.task("more")?;
+    let stack = std::fs::read_to_string(format!("/proc/{}/net/snmp", rig.task_pid(&more)?))?;
+    let mut udp = stack.lines().filter(|line| line.starts_with("Udp: "));
+    let (names, counts) = (udp.next().context("no names")?, udp.next().context("none")?);
+    let count = |name: &str| {
+        let mut pairs = names.split(' ').zip(counts.split(' '));
+        pairs.find(|pair| pair.0 == name).map(|pair| pair.1)
+    };
+    ensure!(count("InDatagrams") == Some("0"), "{stack}");
+    ensure!(
+        count("InCsumErrors").is_some_and(|count| count != "0"),
+        "{stack}"
+    );
+    Ok(())
 }
 
 #[test]
@@ -151,10 +179,10 @@ fn narrow_link(rig: &mut Rig) -> Result<()> {
     is_well(rig)
 }
 
-/// Something between the nodes that drops what is for one published port of n2.
+/// Something between the nodes that drops what is for some published ports of n2.
 fn swallowed_port(rig: &mut Rig) -> Result<()> {
     let to = rig.nodes[1].address;
-    let rule = format!("ip daddr {to} tcp dport 80 drop");
+    let rule = format!("ip daddr {to} tcp dport 80 drop; ip daddr {to} udp dport 53 drop");
     rig.lan.ns().sh(&[
         "nft",
         &format!(
@@ -163,7 +191,10 @@ fn swallowed_port(rig: &mut Rig) -> Result<()> {
     ])?;
     let (troubles, code) = troubles(rig)?;
     rig.lan.ns().sh(&["nft", "delete table bridge block"])?;
-    let expected = ["fault n2 port 80/tcp web: asked by n3: no answer within 1500 ms"];
+    let expected = [
+        "warning n2 port 53/udp more: asked by n3: what is sent gets to no task",
+        "fault n2 port 80/tcp web: asked by n3: no answer within 1500 ms",
+    ];
     ensure!(troubles == expected && code == 1, "{code}: {troubles:#?}");
     is_well(rig)
 }

@@ -7,15 +7,15 @@ use std::{
 
 use mesh_api::{
     mesh::{Finding, Level},
-    proto::{CheckAnswer, Level as Told, PathAnswer, PortAnswer},
+    proto::{self, CheckAnswer, Level as Told, PathAnswer, PortAnswer, SeenFlow},
 };
 use mesh_manager::state::{Port, Protocol, PublishMode};
 
 use super::{
     PATIENCE,
-    questions::{Member, Plan, Target},
+    questions::{Member, Plan, Target, spoken},
 };
-use crate::links::plan::VXLAN_OVERHEAD;
+use crate::{links::plan::VXLAN_OVERHEAD, protocol};
 
 /// A clock that differs by more makes logs and times of different nodes hard to read together.
 const CLOCK_NOTED: Duration = Duration::from_secs(1);
@@ -30,12 +30,12 @@ pub(crate) fn diagnose(plan: &Plan, answers: &BTreeMap<String, CheckAnswer>) -> 
         seen: answers
             .values()
             .flat_map(|answer| &answer.flows)
-            .map(|flow| (flow.client.as_str(), flow.front.as_str()))
+            .map(|flow| (protocol_of(flow), &*flow.client, &*flow.front))
             .collect(),
         asked: answers
             .iter()
             .flat_map(|(id, answer)| answer.ports.iter().map(move |told| (id.as_str(), told)))
-            .map(|(id, told)| ((id, told.address.as_str(), told.port), told))
+            .map(|(id, told)| ((id, told.protocol(), &*told.address, told.port), told))
             .collect(),
     };
     let mut findings = Vec::new();
@@ -54,10 +54,10 @@ pub(crate) fn diagnose(plan: &Plan, answers: &BTreeMap<String, CheckAnswer>) -> 
 struct Case<'a> {
     plan: &'a Plan,
     answers: &'a BTreeMap<String, CheckAnswer>,
-    /// Client and front of the flows that tasks have seen.
-    seen: BTreeSet<(&'a str, &'a str)>,
-    /// By id of the node that asked, address and port.
-    asked: BTreeMap<(&'a str, &'a str, u32), &'a PortAnswer>,
+    /// Protocol, client and front of the flows that tasks have seen.
+    seen: BTreeSet<(&'a str, &'a str, &'a str)>,
+    /// By id of the node that asked, protocol, address and port.
+    asked: BTreeMap<(&'a str, proto::Protocol, &'a str, u32), &'a PortAnswer>,
 }
 
 impl Case<'_> {
@@ -114,15 +114,16 @@ impl Case<'_> {
             let found = "the node does not know the port yet";
             return fault(found, "see the log of its agent");
         }
-        if target.port.protocol != Protocol::Tcp {
-            let found = "in the node's tables; not asked, as an application would have to answer";
-            return ok(found);
+        let is_tcp = target.port.protocol == Protocol::Tcp;
+        if target.port.mode == PublishMode::Host && !is_tcp {
+            return ok("not asked, as an application would have to answer");
         }
         let Some(by) = target.by.map(|by| &self.plan.members[by]) else {
             let found = "not asked: there are too many";
             return warning(found, "ask it by hand");
         };
-        let key = (&*by.id, &*member.address, target.port.published.into());
+        let (spoken, number) = (spoken(&target.port), target.port.published.into());
+        let key = (&*by.id, spoken, &*member.address, number);
         let Some(told) = self.asked.get(&key) else {
             let found = format!("not asked: {} did not get to it", by.name);
             return warning(found, "ask again, or by hand");
@@ -138,17 +139,40 @@ impl Case<'_> {
         if target.port.mode == PublishMode::Host {
             return ok(format!("answers in {took}"));
         }
-        if self.seen.contains(&(told.client.as_str(), front.as_str())) {
+        let name = protocol::name(protocol::number(spoken));
+        let is_seen = self.seen.contains(&(&*name, &*told.client, &*front));
+        if is_seen && is_tcp {
             return ok(format!("a task answers in {took}"));
         }
+        if is_seen {
+            return ok("what is sent gets to a task");
+        }
         if self.answers.len() < self.plan.members.len() {
-            let found = "answers; whether a task does is not known, as not all nodes do";
+            let found = if is_tcp {
+                "answers; whether a task does is not known, as not all nodes do"
+            } else {
+                "whether what is sent gets to a task is not known, as not all nodes answer"
+            };
             return warning(found, "mend the nodes first");
+        }
+        if !is_tcp {
+            let found = format!("asked by {}: what is sent gets to no task", by.name);
+            let remedy = "mend the node's paths first; then look for a firewall on the way. One that checks checksums is no \
+                          fault: what doctor sends has a wrong one, so that no application gets it";
+            return warning(found, remedy);
         }
         let found = format!("asked by {}: something answers that is no task", by.name);
         let remedy = "find what takes the port before the mesh: a proxy or address translation on the way, or an XDP \
                       or tc program of others on the uplink (`bpftool net`)";
         fault(found, remedy)
+    }
+}
+
+/// Agents that do not say it yet are asked for connections alone.
+fn protocol_of(flow: &SeenFlow) -> &str {
+    match &*flow.protocol {
+        "" => "tcp",
+        told => told,
     }
 }
 
@@ -225,12 +249,8 @@ fn clock(ahead: i64) -> Verdict {
 
 /// `80/tcp`, as in [`CheckAnswer::fronts`].
 fn front(port: &Port) -> String {
-    let protocol = match port.protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-        Protocol::Sctp => "sctp",
-    };
-    format!("{}/{protocol}", port.published)
+    let name = protocol::name(protocol::number(spoken(port)));
+    format!("{}/{name}", port.published)
 }
 
 fn subject(service: &str, port: &Port) -> String {

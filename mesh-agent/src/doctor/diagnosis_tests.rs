@@ -1,7 +1,5 @@
 //! Answers of two nodes, spoiled in one way each, and what is made of them.
 
-use mesh_api::proto::SeenFlow;
-
 use super::*;
 
 const MILLISECOND: u64 = 1_000_000;
@@ -57,10 +55,12 @@ fn answer(peer: u8) -> CheckAnswer {
             client: client.clone(),
             error: String::new(),
             took: MILLISECOND,
+            protocol: proto::Protocol::Tcp.into(),
         }],
         flows: vec![SeenFlow {
             client,
             front: format!("192.0.2.{peer}:80"),
+            protocol: "tcp".into(),
         }],
         fronts: vec!["80/tcp".into()],
     }
@@ -224,14 +224,47 @@ fn ports() {
         unknown,
         fault("n2 port 80/tcp web: the node does not know the port yet")
     );
+    let older = found(|_, answers| answers.get_mut("id1").unwrap().flows[0].protocol.clear());
+    assert_eq!(older, []);
     let idle = found(|plan, _| plan.idle.push(("dns".into(), port(53, Protocol::Udp))));
     assert_eq!(
         idle,
         [(Level::Warning, " port 53/udp dns: no task runs".into())]
     );
-    let datagrams = found(|plan, answers| {
-        plan.targets[1].port.protocol = Protocol::Udp;
-        answers.get_mut("id2").unwrap().fronts.push("80/udp".into());
+}
+
+#[test]
+fn ports_of_datagrams() {
+    // Of n2, asked by n1; the task is there as well.
+    let udp = |spoil: fn(&mut Plan, &mut Answers)| {
+        found(|plan, answers| {
+            plan.targets[1].port.protocol = Protocol::Udp;
+            let one = answers.get_mut("id1").unwrap();
+            one.ports[0].set_protocol(proto::Protocol::Udp);
+            let flow = SeenFlow {
+                protocol: "udp".into(),
+                ..one.flows[0].clone()
+            };
+            let two = answers.get_mut("id2").unwrap();
+            two.fronts.push("80/udp".into());
+            two.flows.push(flow);
+            spoil(plan, answers);
+        })
+    };
+    let warning = |text: &str| vec![(Level::Warning, format!("n2 port 80/udp web: {text}"))];
+    assert_eq!(udp(|_, _| {}), []);
+    let lost = udp(|_, answers| drop(answers.get_mut("id2").unwrap().flows.pop()));
+    assert_eq!(lost, warning("asked by n1: what is sent gets to no task"));
+    // Agents that do not know of it have tried a connection.
+    let old = udp(|_, answers| {
+        let told = &mut answers.get_mut("id1").unwrap().ports[0];
+        told.set_protocol(proto::Protocol::Tcp);
     });
-    assert_eq!(datagrams, []);
+    assert_eq!(old, warning("not asked: n1 did not get to it"));
+    let of_host = udp(|plan, answers| {
+        plan.targets[1].port.mode = PublishMode::Host;
+        plan.targets[1].by = None;
+        answers.get_mut("id2").unwrap().flows.pop();
+    });
+    assert_eq!(of_host, []);
 }

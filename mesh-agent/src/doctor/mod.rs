@@ -1,9 +1,10 @@
 //! What is wrong with the cluster's nodes, the tunnels between them and their published ports.
 //!
 //! `check` is one node's part, for a manager that asks: `node` looks at the node itself, `paths` tries the tunnels,
-//! `ports` connects to what other nodes publish. `questions` says who is asked what, and `diagnosis` makes findings of
-//! all nodes' answers; both are pure.
+//! `ports` connects to what other nodes publish, `datagrams` sends to it. `questions` says who is asked what, and
+//! `diagnosis` makes findings of all nodes' answers; both are pure.
 
+mod datagrams;
 mod diagnosis;
 mod node;
 mod paths;
@@ -16,7 +17,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use mesh_api::proto::{CheckAnswer, CheckQuestion, SeenFlow};
+use mesh_api::proto::{CheckAnswer, CheckQuestion, PortToAsk, Protocol, SeenFlow};
 
 use crate::node::Node;
 
@@ -36,12 +37,17 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(6);
 /// This node's part.
 pub(crate) async fn check(node: &Node, question: CheckQuestion) -> CheckAnswer {
     let clock_ahead = now() - question.asked_at;
-    let (mut findings, (paths, broken), ports) = tokio::join!(
+    let is_tcp = |port: &PortToAsk| port.protocol() == Protocol::Tcp;
+    let (connect, send): (Vec<_>, Vec<_>) = question.ports.iter().cloned().partition(is_tcp);
+    let own = own_address(node);
+    let (mut findings, (paths, broken), mut ports, sent) = tokio::join!(
         node::look(node),
         paths::probe(node, &question),
-        ports::ask(own_address(node), &question.ports),
+        ports::ask(own, &connect),
+        datagrams::send(own, &send),
     );
     findings.extend(broken);
+    ports.extend(sent);
     tokio::time::sleep(SETTLING).await;
     let (flows, fronts) = seen(node, &question.peers).await;
     CheckAnswer {
@@ -89,6 +95,7 @@ async fn seen(node: &Node, peers: &[String]) -> (Vec<SeenFlow>, Vec<String>) {
             .map(|flow| SeenFlow {
                 client: flow.client.to_string(),
                 front: flow.front.to_string(),
+                protocol: crate::protocol::name(flow.protocol),
             })
             .collect(),
         fronts.collect(),

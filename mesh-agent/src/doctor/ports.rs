@@ -1,4 +1,4 @@
-//! Connects to what other nodes publish, as any client would. Nothing is sent on the connections.
+//! Connects to what other nodes publish for TCP, as any client would. Nothing is sent on the connections.
 
 use std::{
     io,
@@ -45,6 +45,7 @@ async fn ask_one(from: Option<IpAddr>, to: PortToAsk) -> PortAnswer {
         client,
         error,
         took: begun.elapsed().as_nanos() as u64,
+        protocol: to.protocol,
     }
 }
 
@@ -76,6 +77,8 @@ async fn open(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
 mod tests {
     use super::*;
 
+    use mesh_api::proto::Protocol;
+
     #[tokio::test]
     async fn who_answers_and_who_does_not() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -86,6 +89,7 @@ mod tests {
         let to = |port: u16| PortToAsk {
             address: "127.0.0.1".into(),
             port: port.into(),
+            protocol: Protocol::Tcp.into(),
         };
         let mut answers = ask(None, &[to(open), to(closed)]).await;
         answers.sort_by_key(|answer| answer.error.clone());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_api::proto::{CheckQuestion, PortToAsk};
+use mesh_api::proto::{self, CheckQuestion, PortToAsk};
 use mesh_manager::state::{NodeState, Port, Protocol, PublishMode, Service, State};
 
 /// Ports that one node asks at most; it has some seconds for them.
@@ -86,7 +86,9 @@ impl Plan {
             if member.away.is_some() || own_only && !running.contains(&member.id.as_str()) {
                 continue;
             }
-            let by = self.asker(node).filter(|_| port.protocol == Protocol::Tcp);
+            // Only the flow tells that a datagram has arrived, and ports of the host's have none.
+            let is_told = port.protocol == Protocol::Tcp || port.mode == PublishMode::Ingress;
+            let by = self.asker(node).filter(|_| is_told);
             let by = by.filter(|by| {
                 let asks = self.asks.entry(*by).or_default();
                 *asks += 1;
@@ -127,9 +129,19 @@ impl Plan {
                 .map(|target| PortToAsk {
                     address: self.members[target.node].address.clone(),
                     port: target.port.published.into(),
+                    protocol: spoken(&target.port).into(),
                 })
                 .collect(),
             tunnel_port: self.tunnel_port.into(),
         }
+    }
+}
+
+/// A port's protocol, as nodes are told.
+pub(super) fn spoken(port: &Port) -> proto::Protocol {
+    match port.protocol {
+        Protocol::Tcp => proto::Protocol::Tcp,
+        Protocol::Udp => proto::Protocol::Udp,
+        Protocol::Sctp => proto::Protocol::Sctp,
     }
 }
