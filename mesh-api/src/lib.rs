@@ -7,9 +7,11 @@ pub mod frames;
 pub mod human;
 pub mod mesh;
 pub mod progress;
+mod quorum;
 
 pub use client::{Client, ClientError};
 pub use filters::Filters;
+pub use quorum::even_managers;
 
 /// Engine API types (v1.51 shapes), as the control socket speaks them and as
 /// the managers store them.

@@ -67,23 +67,33 @@ impl Cli {
     /// Runs the command.
     pub(crate) async fn run(self) -> Result<ExitCode> {
         let client = Client::from_host(&host(self.host))?;
-        match self.command {
-            Command::Doctor(args) => return cmd::doctor::run(&client, args).await,
-            Command::Drop(command) => cmd::drop::run(&client, command).await,
-            Command::Exec(args) => return cmd::exec::run(&client, args).await,
-            Command::Flow(command) => cmd::flow::run(&client, command).await,
-            Command::Images(args) => cmd::image::ls::run(&client, args).await,
-            Command::Image(command) => cmd::image::run(&client, command).await,
-            Command::Info(args) => cmd::info::run(&client, args).await,
-            Command::Logs(args) => cmd::logs::run(&client, args).await,
-            Command::Network(command) => cmd::network::run(&client, command).await,
-            Command::Node(command) => cmd::node::run(&client, command).await,
-            Command::Ps(args) => cmd::ps::run(&client, args).await,
-            Command::Service(command) => cmd::service::run(&client, command).await,
-            Command::Swarm(command) => cmd::swarm::run(&client, command).await,
-            Command::Trace(args) => cmd::trace::run(&client, args).await,
-            Command::Version(args) => cmd::version::run(&client, args).await,
-            Command::Vip(command) => cmd::vip::run(&client, command).await,
+        let done = self.command.run(&client).await;
+        for warning in client.take_warnings() {
+            note!("WARNING: {warning}");
+        }
+        done
+    }
+}
+
+impl Command {
+    async fn run(self, client: &Client) -> Result<ExitCode> {
+        match self {
+            Command::Doctor(args) => return cmd::doctor::run(client, args).await,
+            Command::Drop(command) => cmd::drop::run(client, command).await,
+            Command::Exec(args) => return cmd::exec::run(client, args).await,
+            Command::Flow(command) => cmd::flow::run(client, command).await,
+            Command::Images(args) => cmd::image::ls::run(client, args).await,
+            Command::Image(command) => cmd::image::run(client, command).await,
+            Command::Info(args) => cmd::info::run(client, args).await,
+            Command::Logs(args) => cmd::logs::run(client, args).await,
+            Command::Network(command) => cmd::network::run(client, command).await,
+            Command::Node(command) => cmd::node::run(client, command).await,
+            Command::Ps(args) => cmd::ps::run(client, args).await,
+            Command::Service(command) => cmd::service::run(client, command).await,
+            Command::Swarm(command) => cmd::swarm::run(client, command).await,
+            Command::Trace(args) => cmd::trace::run(client, args).await,
+            Command::Version(args) => cmd::version::run(client, args).await,
+            Command::Vip(command) => cmd::vip::run(client, command).await,
         }?;
         Ok(ExitCode::SUCCESS)
     }

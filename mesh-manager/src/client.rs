@@ -9,8 +9,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+/// Where a manager that does not lead says who does: metadata of its refusal of a session.
+pub const LEADER_ADDRESS: &str = "mesh-leader";
+
 /// Longest wait for a manager to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait for a manager to sign a certificate.
 const ISSUE_TIMEOUT: Duration = Duration::from_secs(20);
 /// An idle connection is probed this often, so that a dead manager is noticed.

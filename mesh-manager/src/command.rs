@@ -123,6 +123,20 @@ pub enum Operation {
     Command(Command),
     /// A node got its certificate.
     AddNode(AddNode),
+    /// A manager is at this address from now on.
+    ManagerAt {
+        /// Its node.
+        node_id: String,
+        /// "address:port".
+        address: String,
+    },
+    /// The group of managers agrees with the role that a node is to have.
+    SetRole {
+        /// Which node.
+        node_id: String,
+        /// Its role from now on.
+        role: mesh_pki::Role,
+    },
     /// A node opened a session.
     NodeUp {
         /// Which node.

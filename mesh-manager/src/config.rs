@@ -15,6 +15,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address that other nodes reach this manager at.
     pub advertise: SocketAddr,
+    /// The Engine API, as this manager answers other managers while it leads. It is asked by HTTP/2 on `listen`.
+    pub engine_api: axum::Router,
     /// Reaction times.
     pub timings: Timings,
 }
@@ -22,9 +24,13 @@ pub struct Config {
 /// Reaction times. The defaults suit a LAN.
 #[derive(Debug, Clone)]
 pub struct Timings {
-    /// Raft heartbeat of the leader.
+    /// Period of the Raft leader's heartbeats.
     pub raft_heartbeat: Duration,
-    /// Shortest time without a leader's heartbeat before an election; the longest is twice that.
+    /// Longest wait for a manager to have log entries on disk; they are sent again after that. A follower looks whether it
+    /// should stand for election every 1.5 times this long.
+    pub raft_append: Duration,
+    /// A leader is given up after 2.3 to 2.7 times this long without a sign of life. A candidate waits as long as this for
+    /// votes.
     pub raft_election: Duration,
     /// State changes are gathered this long before they are sent to nodes in one revision.
     pub dispatch_delay: Duration,
@@ -36,18 +42,22 @@ pub struct Timings {
     pub orphan_after: Duration,
     /// The log is compacted into a snapshot after this many entries.
     pub snapshot_entries: u64,
+    /// Entries kept after that for followers that are a little behind.
+    pub kept_entries: u64,
 }
 
 impl Default for Timings {
     fn default() -> Self {
         Self {
-            raft_heartbeat: Duration::from_millis(300),
-            raft_election: Duration::from_millis(1500),
+            raft_heartbeat: Duration::from_millis(200),
+            raft_append: Duration::from_millis(500),
+            raft_election: Duration::from_millis(600),
             dispatch_delay: Duration::from_millis(20),
             drain_limit: Duration::from_secs(2),
             drain_settle: Duration::from_millis(200),
             orphan_after: Duration::from_secs(24 * 3600),
             snapshot_entries: 5000,
+            kept_entries: 1000,
         }
     }
 }

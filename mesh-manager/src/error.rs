@@ -117,6 +117,18 @@ impl ManagerError {
         )
     }
 
+    /// A manager that the others cannot do without.
+    pub fn loses_quorum() -> Self {
+        Self::precondition(
+            "can't remove member from the raft: this would result in a loss of quorum",
+        )
+    }
+
+    /// A change that is too large to be passed on between managers.
+    pub fn too_large() -> Self {
+        Self::invalid("raft: raft message is too large and can't be sent")
+    }
+
     /// The log cannot be written, say because the disk is full.
     pub fn cannot_write(reason: impl std::fmt::Display) -> Self {
         Self::new(

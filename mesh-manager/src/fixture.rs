@@ -69,6 +69,28 @@ impl World {
         world
     }
 
+    /// What `node promote` and `node demote` ask for.
+    pub(crate) fn want_role(&mut self, id: &str, role: engine::NodeSpecRoleEnum) -> Outcome {
+        let version = self.state.node(id).unwrap().meta.version;
+        self.call(Command::UpdateNode {
+            id: id.to_owned(),
+            version,
+            spec: engine::NodeSpec {
+                role: Some(role),
+                ..Default::default()
+            },
+        })
+    }
+
+    /// What the leader does about it.
+    pub(crate) fn set_role(&mut self, id: &str, role: Role) {
+        let set = Operation::SetRole {
+            node_id: id.to_owned(),
+            role,
+        };
+        self.apply(set).unwrap();
+    }
+
     pub(crate) fn node_up(&mut self, id: &str) {
         let description = NodeReport {
             hostname: id.to_owned(),
@@ -202,6 +224,7 @@ impl World {
         services.extend(self.state.tasks().map(|t| t.service_id.clone()));
         let acknowledged = |_| self.acknowledge;
         let inputs = Inputs {
+            leads_since: 0,
             now: self.now,
             timings: &self.timings,
             is_acknowledged: &acknowledged,

@@ -1,21 +1,23 @@
 //! The manager as its own node sees it.
 
 use crate::{
-    AddNode, Answers, Bootstrap, Command, Config, ErrorKind, Following, InitOptions, Loads,
-    LogSelector, LogStream, ManagerError, Operation, Response,
+    AddNode, Answers, Bootstrap, Command, Config, ErrorKind, Following, InitOptions, Lead, Loads,
+    LogSelector, LogStream, ManagerError, Managers, Operation, Response,
     core::Core,
     credentials::Credentials,
     dispatcher::Sessions,
+    leader::LeaderChannel,
     loads,
     logs::{self, LogBroker},
+    member,
     orchestrator::{Driver, Liveness},
     proposer::Proposer,
     queries::{self, Queries},
-    raft::{OpenRaft, Peer, Store},
-    server,
+    raft::{OpenRaft, Origin, Peer, Store},
+    role_manager, server,
     state::{Event, State},
 };
-use mesh_api::proto::query::Question;
+use mesh_api::{engine, proto::query::Question};
 use mesh_pki::{JoinToken, NodeIdentity, Role, RootCa};
 use std::{
     fs,
@@ -29,6 +31,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Longest wait for open connections to end when the manager stops.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
+
+/// Bytes of the largest command, as JSON: it goes to other managers in one message, which they have to have on disk before
+/// they are given up. As large as in Swarm.
+const MAX_COMMAND: usize = 3 << 19;
+/// Longest wait for the others to let this manager go.
+const RESIGN_LIMIT: Duration = Duration::from_secs(6);
+/// Pause before it asks again because its node was changed meanwhile.
+const RESIGN_RETRY: Duration = Duration::from_millis(100);
 
 /// Starts managers.
 #[derive(Debug)]
@@ -69,7 +79,7 @@ impl Manager {
                 data_path_address: String::new(),
             },
         };
-        let handle = ManagerHandle::start(config, identity, Some(&peer)).await?;
+        let handle = ManagerHandle::start(config, identity, Origin::Founds(&peer)).await?;
         let begin = async {
             let bootstrap = Operation::Bootstrap(Box::new(bootstrap));
             handle.core.change(bootstrap).await?;
@@ -90,8 +100,20 @@ impl Manager {
     }
 
     /// Starts the manager again from what is on disk. It returns when it serves, which may be
-    /// before there is a leader.
-    pub async fn restart(config: Config) -> Result<ManagerHandle, ManagerError> {
+    /// before there is a leader. `remotes` are other managers, "address:port".
+    pub async fn restart(
+        config: Config,
+        remotes: Vec<String>,
+    ) -> Result<ManagerHandle, ManagerError> {
+        let handle = Self::open(config).await?;
+        // It may have ended before it was let in, or be reached elsewhere now.
+        let core = handle.core.clone();
+        handle.core.tasks.spawn(member::keep(core, remotes));
+        Ok(handle)
+    }
+
+    /// Starts a manager with the identity and the log on disk.
+    async fn open(config: Config) -> Result<ManagerHandle, ManagerError> {
         let identity = NodeIdentity::load(&config.identity_dir)
             .map_err(|e| ManagerError::internal("cannot read the node's identity", e))?
             .ok_or_else(|| {
@@ -101,9 +123,51 @@ impl Manager {
                 )
             })?;
         let listener = server::bind(config.listen).await?;
-        let handle = ManagerHandle::start(config, identity, None).await?;
+        let handle = ManagerHandle::start(config, identity, Origin::GoesOn).await?;
         handle.run(listener);
         Ok(handle)
+    }
+
+    /// Makes the empty log of a manager that is to come into a group, in the place of whatever is there. Once the node keeps in
+    /// mind that it is a manager, [`Manager::join`] or [`Manager::restart`] ask the others to let it in: from then on the log
+    /// must not be lost.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn prepare(config: &Config) -> Result<(), ManagerError> {
+        let failed = |e: std::io::Error| ManagerError::internal("cannot make the manager's log", e);
+        match fs::remove_dir_all(&config.data_dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(&config.data_dir).map_err(failed)?;
+        OpenRaft::prepare(&config.data_dir)
+    }
+
+    /// As [`Manager::restart`], but also waits for a while until this manager has the state and a vote; whether it has is in
+    /// [`ManagerHandle::group`]. If not, it goes on asking.
+    ///
+    /// # Errors
+    /// It cannot start, or the others refuse for good: it has no vote, and its log may be removed.
+    pub async fn join(config: Config, remotes: Vec<String>) -> Result<ManagerHandle, ManagerError> {
+        let handle = Self::open(config).await?;
+        let core = handle.core.clone();
+        match member::join(&core, &remotes).await {
+            Ok(()) => Ok(handle),
+            Err(refusal) if refusal.kind != ErrorKind::Unavailable => {
+                handle.shutdown().await;
+                Err(refusal)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "this manager is not let in yet");
+                core.tasks.spawn(member::keep(core.clone(), remotes));
+                Ok(handle)
+            }
+        }
     }
 }
 
@@ -138,7 +202,7 @@ impl ManagerHandle {
     async fn start(
         config: Config,
         identity: NodeIdentity,
-        founder: Option<&Peer>,
+        origin: Origin<'_>,
     ) -> Result<Self, ManagerError> {
         fs::DirBuilder::new()
             .recursive(true)
@@ -153,7 +217,7 @@ impl ManagerHandle {
         let raft = OpenRaft::start(
             &config.data_dir,
             &identity.node_id,
-            founder,
+            origin,
             store.clone(),
             credentials.clone(),
             &config.timings,
@@ -173,6 +237,8 @@ impl ManagerHandle {
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
             liveness: Mutex::new(Liveness::new(Instant::now())),
+            leading: watch::Sender::new(false),
+            leader_channel: LeaderChannel::default(),
         };
         Ok(Self {
             core: Arc::new(core),
@@ -183,6 +249,7 @@ impl ManagerHandle {
     fn run(&self, listener: tokio::net::TcpListener) {
         server::serve(&self.core, listener);
         self.core.tasks.spawn(Driver::run(self.core.clone()));
+        self.core.tasks.spawn(role_manager::run(self.core.clone()));
         let follow = self.core.credentials.clone().follow(
             self.core.config.identity_dir.clone(),
             self.core.cancel.clone(),
@@ -198,7 +265,53 @@ impl ManagerHandle {
     /// Changes the state. Returns once the change is committed and applied; a follower forwards to
     /// the leader.
     pub async fn call(&self, command: Command) -> Result<Response, ManagerError> {
-        self.core.change(Operation::Command(command)).await
+        if crate::proposer::size(&command) > MAX_COMMAND {
+            return Err(ManagerError::too_large());
+        }
+        let demoted = self.core.demotes(&command);
+        if let Some(node_id) = &demoted {
+            self.core.check_demotion(node_id)?;
+        }
+        let done = self.core.change(Operation::Command(command)).await?;
+        if let Some(node_id) = demoted {
+            self.core.wait_for_demotion(&node_id).await;
+        }
+        Ok(done)
+    }
+
+    /// Asks to leave the group of managers, as `node demote` has it, so that the others need not count on this one any more.
+    /// Tries for some seconds. The node is told in its session once it is out.
+    ///
+    /// # Errors
+    /// It is the last manager, too few others answer, or there is no leader.
+    pub async fn resign(&self) -> Result<(), ManagerError> {
+        let resigning = async {
+            let id = self.core.identity.node_id.clone();
+            loop {
+                let (version, spec) = {
+                    let view = self.view();
+                    let node = view.find_node(&id)?;
+                    (node.meta.version, node.spec.clone())
+                };
+                let demote = Command::UpdateNode {
+                    id: id.clone(),
+                    version,
+                    spec: engine::NodeSpec {
+                        role: Some(engine::NodeSpecRoleEnum::WORKER),
+                        ..spec
+                    },
+                };
+                self.core.check_demotion(&id)?;
+                match self.core.change(Operation::Command(demote)).await {
+                    Err(error) if error == ManagerError::out_of_sequence() => {
+                        tokio::time::sleep(RESIGN_RETRY).await;
+                    }
+                    done => return done.map(drop),
+                }
+            }
+        };
+        let resigned = tokio::time::timeout(RESIGN_LIMIT, resigning).await;
+        resigned.unwrap_or_else(|_| Err(ManagerError::no_leader()))
     }
 
     /// The state as this manager has applied it.
@@ -221,9 +334,38 @@ impl ManagerHandle {
         self.core.store.index()
     }
 
-    /// Node id of the leader, if there is one.
-    pub fn leader(&self) -> Option<String> {
-        self.core.leadership().leader.map(|l| l.node_id)
+    /// Who answers for the cluster, this manager or another one. Waits for a leader until `deadline`.
+    ///
+    /// # Errors
+    /// There is none, or this manager cannot write.
+    pub async fn lead(&self, deadline: tokio::time::Instant) -> Result<Lead, ManagerError> {
+        self.core.lead(deadline).await
+    }
+
+    /// The managers as this one sees them; whether they can be reached is known to the leader alone.
+    pub fn group(&self) -> Managers {
+        let consensus = &self.core.consensus;
+        Managers {
+            leader: self.core.leadership().leader.map(|l| l.node_id),
+            voters: consensus
+                .managers()
+                .into_iter()
+                .map(|m| m.node_id)
+                .collect(),
+            reachable: consensus.reachable(),
+        }
+    }
+
+    /// The same, with what the leader knows.
+    ///
+    /// # Errors
+    /// No leader answers.
+    pub async fn group_by_leader(&self) -> Result<Managers, ManagerError> {
+        let reachable = self.core.catch_up().await?;
+        Ok(Managers {
+            reachable,
+            ..self.group()
+        })
     }
 
     /// Whether this manager is the leader.

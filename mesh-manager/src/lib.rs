@@ -21,12 +21,16 @@ mod error;
 #[cfg(test)]
 mod fixture;
 mod handle;
+mod leader;
 mod loads;
 mod logs;
+mod managers;
+mod member;
 mod orchestrator;
 mod proposer;
 mod queries;
 mod raft;
+mod role_manager;
 mod scheduler;
 mod server;
 pub mod state;
@@ -38,7 +42,9 @@ pub use command::{
 pub use config::{Config, InitOptions, Timings};
 pub use error::{ErrorKind, ManagerError};
 pub use handle::{Manager, ManagerHandle, View};
+pub use leader::{CallError, Lead, Remote};
 pub use loads::{Load, Loads};
 pub use logs::{LogLine, LogSelector, LogStream, LogTarget};
+pub use managers::Managers;
 pub use queries::{Answers, Following};
 pub use scheduler::{Constraint, ConstraintError};

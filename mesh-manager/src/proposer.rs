@@ -3,6 +3,7 @@
 
 use crate::{ManagerError, Operation, Outcome, Proposal, Response, raft::Consensus};
 use rand::RngCore;
+use serde::Serialize;
 use std::{
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -11,6 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Proposals in one entry.
 const MAX_BATCH: usize = 128;
+/// Their bytes, but for a single one that is longer: an entry goes to other managers in one message.
+const MAX_BATCH_BYTES: usize = 256 << 10;
 /// Proposals that may wait; further callers are held back.
 const QUEUE: usize = 1024;
 
@@ -72,11 +75,47 @@ impl Proposer {
     }
 }
 
+/// How many of the jobs go into one entry: at least one.
+fn fitting(jobs: &[Job]) -> usize {
+    let mut total = 0;
+    let fits = |job: &&Job| {
+        total += size(&job.proposal);
+        total <= MAX_BATCH_BYTES
+    };
+    jobs.iter().take_while(fits).count().max(1)
+}
+
+/// Bytes that something takes in the log.
+pub(crate) fn size(value: &impl Serialize) -> usize {
+    let mut counter = Counter(0);
+    // What cannot be encoded fails in consensus.
+    let _ = serde_json::to_writer(&mut counter, value);
+    counter.0
+}
+
+/// Counts what is written.
+struct Counter(usize);
+
+impl std::io::Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 async fn run(consensus: Arc<dyn Consensus>, mut queue: mpsc::Receiver<Job>) {
     let mut jobs = Vec::with_capacity(MAX_BATCH);
-    while queue.recv_many(&mut jobs, MAX_BATCH).await > 0 {
+    loop {
+        if jobs.is_empty() && queue.recv_many(&mut jobs, MAX_BATCH).await == 0 {
+            return;
+        }
+        let count = fitting(&jobs);
         let (proposals, waiting): (Vec<_>, Vec<_>) =
-            jobs.drain(..).map(|j| (j.proposal, j.done)).unzip();
+            jobs.drain(..count).map(|j| (j.proposal, j.done)).unzip();
         match consensus.propose(proposals).await {
             Ok(outcomes) => {
                 for (done, outcome) in waiting.into_iter().zip(outcomes) {

@@ -30,7 +30,7 @@ fn small_log(directory: &Path) -> Config {
 }
 
 async fn reopen(directory: &Path) -> ManagerHandle {
-    let manager = Manager::restart(small_log(directory))
+    let manager = Manager::restart(small_log(directory), Vec::new())
         .await
         .expect("the log opens");
     tokio::time::timeout(PATIENCE, manager.ready())
@@ -180,7 +180,7 @@ async fn a_restart_keeps_tasks_and_addresses() {
     // The old one's file lock goes with its last task.
     let deadline = Instant::now() + PATIENCE;
     let manager = loop {
-        match Manager::restart(config.clone()).await {
+        match Manager::restart(config.clone(), Vec::new()).await {
             Ok(manager) => break manager,
             Err(error) if Instant::now() > deadline => panic!("cannot restart: {error}"),
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,

@@ -14,7 +14,7 @@ pub const DEFAULT_CERTIFICATE_VALIDITY: Duration = Duration::from_secs(90 * 24 *
 /// Life of the root: long, because every token pins it.
 const ROOT_VALIDITY: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 /// Certificates begin this much in the past, for nodes whose clock is behind.
-const BACKDATE: Duration = Duration::from_secs(3600);
+pub(crate) const BACKDATE: Duration = Duration::from_secs(3600);
 
 /// The cluster's root certificate and, on managers, its key.
 #[derive(Clone)]

@@ -1,7 +1,9 @@
 //! A node's own identity on disk, and the identity that a peer's certificate shows.
 
 use crate::{
-    PkiError, Role, RootCa, ca::DEFAULT_CERTIFICATE_VALIDITY, new_id, new_key_and_request,
+    PkiError, Role, RootCa,
+    ca::{BACKDATE, DEFAULT_CERTIFICATE_VALIDITY},
+    new_id, new_key_and_request,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use std::{
@@ -62,6 +64,7 @@ impl NodeIdentity {
             node_id,
             cluster_id,
             role,
+            issued_at: _,
         } = PeerIdentity::from_certificate(&certificate)?;
         Ok(Self {
             node_id,
@@ -190,6 +193,8 @@ pub struct PeerIdentity {
     pub cluster_id: String,
     /// The role (OU).
     pub role: Role,
+    /// When the certificate was signed, to the second, by the clock of the manager that did it.
+    pub issued_at: SystemTime,
 }
 
 impl PeerIdentity {
@@ -221,10 +226,12 @@ impl PeerIdentity {
             .ok_or(PkiError::MissingSubject {
                 part: "organizational unit",
             })?;
+        let begins = u64::try_from(parsed.validity().not_before.timestamp()).unwrap_or(0);
         Ok(Self {
             node_id,
             cluster_id,
             role,
+            issued_at: SystemTime::UNIX_EPOCH + Duration::from_secs(begins) + BACKDATE,
         })
     }
 }

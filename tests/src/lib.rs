@@ -11,6 +11,7 @@ pub mod image;
 pub mod lan;
 pub mod leftovers;
 pub mod load;
+pub mod managers;
 pub mod netns;
 pub mod node;
 pub mod outside;

@@ -13,6 +13,7 @@ mod errors;
 mod events;
 mod exec;
 mod images;
+mod leader;
 mod mesh;
 mod networks;
 mod nodes;
@@ -36,6 +37,11 @@ use errors::ApiError;
 
 pub use packets::serve_metrics;
 pub use server::{bind, serve};
+
+/// What the manager of this node answers other managers while it leads.
+pub(crate) fn for_managers(node: &Node) -> axum::Router {
+    routes::for_managers(Api::new(node.clone()))
+}
 
 /// What every handler is given.
 #[derive(Debug, Clone)]

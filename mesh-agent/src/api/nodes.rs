@@ -24,11 +24,11 @@ pub(super) async fn list(
 ) -> Answer<Json<Vec<Node>>> {
     let manager = api.manager()?;
     let filters = query.filters(&FILTERS)?;
-    let leader = manager.leader();
+    let managers = manager.group();
     let view = manager.view();
     let nodes = view
         .nodes()
-        .map(|node| node.to_engine(leader.as_deref()))
+        .map(|node| node.to_engine(&managers))
         .filter(|node| matches(&filters, node))
         .collect();
     Ok(Json(nodes))
@@ -57,8 +57,8 @@ fn matches(filters: &Filters, node: &Node) -> bool {
 
 pub(super) async fn inspect(State(api): State<Api>, Path(id): Path<String>) -> Answer<Json<Node>> {
     let manager = api.manager()?;
-    let leader = manager.leader();
-    let node = manager.view().find_node(&id)?.to_engine(leader.as_deref());
+    let managers = manager.group();
+    let node = manager.view().find_node(&id)?.to_engine(&managers);
     Ok(Json(node))
 }
 

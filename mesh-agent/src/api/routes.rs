@@ -3,12 +3,13 @@
 use axum::{
     Router,
     extract::DefaultBodyLimit,
+    middleware::from_fn_with_state,
     routing::{delete, get, post},
 };
 
 use super::{
-    Api, containers, distribution, doctor, errors::ApiError, events, exec, images, mesh, networks,
-    nodes, packets, services, swarm, system, tasks, trace, volumes,
+    Api, containers, distribution, doctor, errors::ApiError, events, exec, images, leader, mesh,
+    networks, nodes, packets, services, swarm, system, tasks, trace, volumes,
 };
 
 /// Longest body read into memory, in bytes: a spec with configs inlined stays far below, and a
@@ -20,37 +21,44 @@ pub(super) fn router(api: Api) -> Router {
         .route("/_ping", get(system::ping))
         .route("/version", get(system::version))
         .route("/info", get(system::info))
-        .route("/events", get(events::stream))
-        .merge(cluster())
+        .merge(membership())
+        .merge(cluster().route_layer(from_fn_with_state(api.clone(), leader::answers)))
         .merge(node_local())
-        .merge(beyond_docker())
         .fallback(async || ApiError::page_not_found())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::disable())
         .with_state(api)
 }
 
-fn beyond_docker() -> Router<Api> {
+/// What the leader answers for other managers.
+pub(super) fn for_managers(api: Api) -> Router {
+    cluster()
+        .fallback(async || ApiError::page_not_found())
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
+        .layer(DefaultBodyLimit::disable())
+        .with_state(api)
+}
+
+fn membership() -> Router<Api> {
     Router::new()
+        .route("/swarm/init", post(swarm::init))
+        .route("/swarm/join", post(swarm::join))
+        .route("/swarm/leave", post(swarm::leave))
+        .route("/swarm/unlock", post(swarm::unlock))
+}
+
+/// What is the whole cluster's to answer: the leader does.
+fn cluster() -> Router<Api> {
+    Router::new()
+        .route("/events", get(events::stream))
         .route("/mesh/vips", get(mesh::list))
         .route("/mesh/vips/{reference}", get(mesh::inspect))
         .route("/mesh/doctor", get(doctor::check))
         .route("/mesh/trace", get(trace::follow))
-        .route("/mesh/flows", get(packets::flows))
-        .route("/mesh/drops", get(packets::drops))
         .route("/mesh/nodes/flows", get(packets::flows_of_nodes))
         .route("/mesh/nodes/drops", get(packets::drops_of_nodes))
-        .route("/metrics", get(packets::metrics))
-}
-
-fn cluster() -> Router<Api> {
-    Router::new()
         .route("/swarm", get(swarm::inspect))
-        .route("/swarm/init", post(swarm::init))
-        .route("/swarm/join", post(swarm::join))
-        .route("/swarm/leave", post(swarm::leave))
         .route("/swarm/update", post(swarm::update))
-        .route("/swarm/unlock", post(swarm::unlock))
         .route("/swarm/unlockkey", get(swarm::unlock_key))
         .route("/nodes", get(nodes::list))
         .route("/nodes/{id}", get(nodes::inspect).delete(nodes::remove))
@@ -75,11 +83,14 @@ fn cluster() -> Router<Api> {
         )
         .route("/secrets", get(volumes::secrets))
         .route("/configs", get(volumes::configs))
-        .route("/distribution/{*name}", get(distribution::inspect))
 }
 
 fn node_local() -> Router<Api> {
     Router::new()
+        .route("/mesh/flows", get(packets::flows))
+        .route("/mesh/drops", get(packets::drops))
+        .route("/metrics", get(packets::metrics))
+        .route("/distribution/{*name}", get(distribution::inspect))
         .route("/containers/json", get(containers::list))
         .route("/containers/{id}", delete(containers::lifecycle::remove))
         .route("/containers/{id}/json", get(containers::inspect::inspect))

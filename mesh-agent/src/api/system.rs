@@ -71,7 +71,11 @@ pub(super) async fn info(State(api): State<Api>) -> Json<SystemInfo> {
             .count();
         i64::try_from(number).ok()
     };
+    let swarm = swarm(&api);
+    let managers = swarm.managers.and_then(|n| usize::try_from(n).ok());
+    let warnings = managers.and_then(mesh_api::even_managers);
     Json(SystemInfo {
+        warnings: warnings.map(|warning| vec![warning]),
         id: Some(node.instance().to_owned()),
         name: Some(node.hostname().to_owned()),
         containers: i64::try_from(tasks.len()).ok(),
@@ -108,7 +112,7 @@ pub(super) async fn info(State(api): State<Api>) -> Json<SystemInfo> {
         server_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         default_runtime: Some("mesh-shim".to_owned()),
         live_restore_enabled: Some(true),
-        swarm: Some(swarm(&api)),
+        swarm: Some(swarm),
         security_options: Some(vec!["name=seccomp,profile=builtin".to_owned()]),
         ..Default::default()
     })

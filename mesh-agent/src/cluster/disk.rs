@@ -1,6 +1,11 @@
 //! What a member keeps of its membership: one small file besides its identity.
 
-use std::{fs, io, net::SocketAddr, path::PathBuf};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -57,6 +62,24 @@ impl Kept {
         }
     }
 
+    /// Notes whether this node runs a manager, which it asks first at `own`.
+    pub(crate) fn set_manager(&mut self, manager: bool, own: SocketAddr) {
+        let own = own.to_string();
+        self.managers.retain(|at| *at != own);
+        if manager {
+            self.managers.insert(0, own);
+        }
+        self.manager = manager;
+    }
+
+    /// Takes over the managers' addresses as they say them. A manager goes on asking itself first.
+    pub(crate) fn learn(&mut self, managers: &[String]) {
+        let own = self.advertise.to_string();
+        self.managers.truncate(usize::from(self.manager));
+        let others = managers.iter().filter(|at| !self.manager || **at != own);
+        self.managers.extend(others.cloned());
+    }
+
     /// Writes it, atomically and durably.
     ///
     /// # Errors
@@ -72,6 +95,42 @@ impl Kept {
             fs::File::open(config.swarm_dir())?.sync_all()
         };
         write().with_context(|| format!("write {}", path.display()))
+    }
+}
+
+/// The membership on disk, for the parts of a running one that change it.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    config: Config,
+    kept: Arc<Mutex<Kept>>,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config, kept: Kept) -> Self {
+        let kept = Arc::new(Mutex::new(kept));
+        Self { config, kept }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is kept.
+    pub(crate) fn get(&self) -> Kept {
+        self.lock().clone()
+    }
+
+    /// Changes it, on disk first.
+    ///
+    /// # Errors
+    /// When it cannot be written: nothing is changed then.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Kept)) -> Result<()> {
+        let mut kept = self.lock();
+        let mut next = kept.clone();
+        change(&mut next);
+        next.save(&self.config)?;
+        *kept = next;
+        Ok(())
     }
 }
 

@@ -12,7 +12,10 @@ use mesh_manager::{ManagerHandle, client};
 use mesh_pki::NodeIdentity;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
-use super::disk::{self, Kept};
+use super::{
+    disk::{self, Kept, Shared},
+    hosting::Hosting,
+};
 use crate::{
     assignment::Assignment,
     config::Config,
@@ -27,6 +30,12 @@ use crate::{
 /// How often the certificate is looked at.
 const RENEWAL_CHECK: Duration = Duration::from_secs(3600);
 
+/// First pause after the managers did not renew it; it doubles with every failure.
+const RENEWAL_RETRY: Duration = Duration::from_secs(1);
+
+/// Longest wait for the other managers to take this one out of their group.
+const STEP_DOWN: Duration = Duration::from_secs(6);
+
 /// Part of its life after which a certificate is renewed.
 const RENEWAL_FRACTION: f64 = 0.6;
 
@@ -35,7 +44,7 @@ pub struct Membership {
     kept: Kept,
     session: Session,
     reconciler: reconcile::Handle,
-    manager: Option<ManagerHandle>,
+    hosting: Hosting,
     helpers: Vec<JoinHandle<()>>,
 }
 
@@ -51,11 +60,7 @@ impl Membership {
         let info = ClusterInfo {
             node_id: identity.node_id.clone(),
             cluster_id: identity.cluster_id.clone(),
-            role: if manager.is_some() {
-                Role::Manager
-            } else {
-                Role::Worker
-            },
+            role: role(manager.is_some()),
             advertise: kept.advertise.ip(),
             data_path: kept.data_path,
             managers: kept.managers.clone(),
@@ -63,7 +68,11 @@ impl Membership {
         node.inner
             .state
             .send_replace(NodeState::Pending(Some(info.clone())));
+        let shared = Shared::new(config.clone(), kept.clone());
+        let (hosted, hosted_in) = watch::channel(manager.is_some());
+        node.host(manager);
         let (identity_out, identity_in) = watch::channel(Arc::new(identity));
+        let identity_hosting = identity_in.clone();
         let (cipher, cipher_in) = watch::channel(running_cipher(config));
         let (mtu, mtu_in) = watch::channel(0);
         let mut session = Session::start(session::Config {
@@ -92,28 +101,31 @@ impl Membership {
                 session.channel.clone(),
             ),
             queries::serve(node.clone(), queries, session.reports.clone()),
-            tokio::spawn(follow(node.clone(), kept.clone(), info, &session)),
+            tokio::spawn(follow(
+                node.clone(),
+                shared.clone(),
+                info,
+                &session,
+                hosted_in,
+            )),
             tokio::spawn(renew(
                 config.clone(),
                 identity_out,
                 session.managers.clone(),
+                session.role.clone(),
             )),
         ];
+        let hosting = Hosting::start(node.clone(), shared, identity_hosting, hosted);
         *node
             .inner
             .assignment
             .write()
             .unwrap_or_else(PoisonError::into_inner) = Some(session.assignment.clone());
-        *node
-            .inner
-            .manager
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = manager.clone();
         Ok(Self {
             kept,
             session,
             reconciler,
-            manager,
+            hosting,
             helpers,
         })
     }
@@ -131,18 +143,27 @@ impl Membership {
             kept,
             session,
             reconciler,
-            manager,
+            hosting,
             helpers,
         } = self;
+        let is_last = node.manager().is_some_and(|m| m.group().voters.len() < 2);
+        if let Some(manager) = node.manager()
+            && !is_last
+        {
+            step_down(&manager, &session).await;
+        }
         for helper in helpers {
             helper.abort();
         }
-        match manager {
-            Some(_) => drop(session),
-            None => session.leave().await,
+        hosting.end().await;
+        if is_last {
+            // Nobody is left to take note.
+            drop(session);
+        } else {
+            session.leave().await;
         }
-        forget(node);
-        if let Some(manager) = manager {
+        forget_assignment(node);
+        if let Some(manager) = node.host(None) {
             manager.shutdown().await;
         }
         if reconciler.clear().await.is_err() {
@@ -166,17 +187,25 @@ pub(super) async fn clear(node: &Node, kept: &Kept) -> Result<()> {
     reconcile::start(parts)?.clear().await
 }
 
-fn forget(node: &Node) {
+fn forget_assignment(node: &Node) {
     *node
         .inner
         .assignment
         .write()
         .unwrap_or_else(PoisonError::into_inner) = None;
-    *node
-        .inner
-        .manager
-        .write()
-        .unwrap_or_else(PoisonError::into_inner) = None;
+}
+
+/// Has the others take this manager out of their group, if they can, so that they do not count on it any more.
+async fn step_down(manager: &ManagerHandle, session: &Session) {
+    if let Err(error) = manager.resign().await {
+        tracing::warn!(%error, "this manager leaves without the others' consent");
+        return;
+    }
+    let mut role = session.role.clone();
+    let told = role.wait_for(|role| *role == Some(mesh_pki::Role::Worker));
+    if timeout(STEP_DOWN, told).await.is_err() {
+        tracing::warn!("this manager leaves before the others can do without it");
+    }
 }
 
 /// This node's end of encrypted networks, if an earlier agent left it running.
@@ -228,12 +257,13 @@ fn base(node: &Node, kept: &Kept, node_id: &str) -> Parts {
     }
 }
 
-/// Keeps the node's state and the list of managers on disk up to date with the session.
+/// Keeps the node's state and the list of managers on disk up to date with the session and with what the node hosts.
 fn follow(
     node: Node,
-    mut kept: Kept,
+    kept: Shared,
     mut info: ClusterInfo,
     session: &Session,
+    mut hosted: watch::Receiver<bool>,
 ) -> impl Future<Output = ()> + Send + 'static {
     let mut connection = session.connection.clone();
     let mut managers = session.managers.clone();
@@ -241,16 +271,14 @@ fn follow(
         loop {
             let now = connection.borrow_and_update().clone();
             let known = managers.borrow_and_update().clone();
+            info.role = role(*hosted.borrow_and_update());
             if known != info.managers && !known.is_empty() {
                 info.managers.clone_from(&known);
-                if !kept.manager {
-                    kept.managers = known;
-                    if let Err(error) = kept.save(node.config()) {
-                        tracing::warn!(
-                            error = format!("{error:#}"),
-                            "the managers' addresses are not saved"
-                        );
-                    }
+                if let Err(error) = kept.change(|kept| kept.learn(&known)) {
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "the managers' addresses are not saved"
+                    );
                 }
             }
             // Once active, a node stays so while it looks for its managers.
@@ -258,10 +286,11 @@ fn follow(
                 let next = match &now {
                     Connection::Refused(why) => NodeState::Error(why.clone()),
                     Connection::Up(_) => NodeState::Active(info.clone()),
-                    Connection::Lost(_) if matches!(state, NodeState::Pending(_)) => {
-                        NodeState::Pending(Some(info.clone()))
-                    }
-                    Connection::Lost(_) => state.clone(),
+                    Connection::Lost(_) => match state {
+                        NodeState::Pending(_) => NodeState::Pending(Some(info.clone())),
+                        NodeState::Active(_) => NodeState::Active(info.clone()),
+                        NodeState::Inactive | NodeState::Error(_) => state.clone(),
+                    },
                 };
                 let changed = *state != next;
                 *state = next;
@@ -270,44 +299,72 @@ fn follow(
             tokio::select! {
                 changed = connection.changed() => if changed.is_err() { return },
                 changed = managers.changed() => if changed.is_err() { return },
+                changed = hosted.changed() => if changed.is_err() { return },
             }
         }
     }
 }
 
-/// Renews the certificate in time.
+fn role(is_manager: bool) -> Role {
+    if is_manager {
+        Role::Manager
+    } else {
+        Role::Worker
+    }
+}
+
+/// Renews the certificate in time, and at once when the managers have given the node another role.
 async fn renew(
     config: Config,
     identity: watch::Sender<Arc<NodeIdentity>>,
     managers: watch::Receiver<Vec<String>>,
+    mut role: watch::Receiver<Option<mesh_pki::Role>>,
 ) {
     let mut check = tokio::time::interval(RENEWAL_CHECK);
     loop {
-        check.tick().await;
-        let now = identity.borrow().clone();
-        if !now
-            .is_due_for_renewal(SystemTime::now(), RENEWAL_FRACTION)
-            .unwrap_or(false)
-        {
-            continue;
+        tokio::select! {
+            _ = check.tick() => {}
+            changed = role.changed() => if changed.is_err() { return },
         }
-        let known = managers.borrow().clone();
-        for manager in known {
-            let renewed = match client::renew(&manager, &now).await {
-                Ok(renewed) => renewed,
-                Err(error) => {
-                    tracing::warn!(manager, %error, "certificate not renewed");
-                    continue;
-                }
-            };
-            if let Err(error) = renewed.save(&disk::identity_dir(&config)) {
-                tracing::warn!(%error, "renewed certificate not saved");
+        let mut pause = RENEWAL_RETRY;
+        loop {
+            let now = identity.borrow().clone();
+            let is_changed = role.borrow().is_some_and(|role| role != now.role);
+            let is_old = now.is_due_for_renewal(SystemTime::now(), RENEWAL_FRACTION);
+            if !is_changed && !is_old.unwrap_or(false) {
+                break;
+            }
+            let known = managers.borrow().clone();
+            if let Some(renewed) = ask_for_renewal(&config, &known, &now).await {
+                identity.send_replace(Arc::new(renewed));
                 continue;
             }
-            identity.send_replace(Arc::new(renewed));
-            break;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RENEWAL_CHECK);
         }
     }
+}
+
+/// Asks the managers in turn for a new certificate, and saves it.
+async fn ask_for_renewal(
+    config: &Config,
+    managers: &[String],
+    now: &NodeIdentity,
+) -> Option<NodeIdentity> {
+    for manager in managers {
+        let renewed = match client::renew(manager, now).await {
+            Ok(renewed) => renewed,
+            Err(error) => {
+                tracing::warn!(manager, %error, "certificate not renewed");
+                continue;
+            }
+        };
+        match renewed.save(&disk::identity_dir(config)) {
+            Ok(()) => return Some(renewed),
+            Err(error) => tracing::warn!(%error, "renewed certificate not saved"),
+        }
+    }
+    None
 }
 
 fn describe(node: &Node, kept: &Kept) -> NodeDescription {

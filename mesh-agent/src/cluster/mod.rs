@@ -2,7 +2,9 @@
 
 mod address;
 mod disk;
+mod hosting;
 mod member;
+mod refusal;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -17,6 +19,7 @@ use mesh_pki::NodeIdentity;
 pub use member::Membership;
 
 use crate::{
+    api,
     config::Config,
     links::host::{Host, HostView},
     node::{Node, NodeError, NodeState},
@@ -27,8 +30,8 @@ use disk::Kept;
 /// How long `init` and `join` wait for the node's first session.
 const FIRST_SESSION: Duration = Duration::from_secs(20);
 
-/// What Docker says to a manager that leaves without `--force`.
-const LEAVE_MANAGER: &str = "You are attempting to leave the swarm on a node that is participating as a manager. Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message.";
+/// Longest wait for the leader to say which managers answer.
+const GROUP_LIMIT: Duration = Duration::from_secs(3);
 
 /// What Docker says when the first session takes long.
 const JOIN_TIMEOUT: &str = "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the \"docker info\" command to see the current swarm status of your node.";
@@ -49,7 +52,7 @@ pub(crate) async fn init(
     refuse_if_member(node, membership.as_ref())?;
     if request.force_new_cluster == Some(true) {
         return Err(invalid(
-            "force-new-cluster is not supported yet; the only manager goes on by itself after a restart",
+            "force-new-cluster is not supported yet; managers go on by themselves once a majority of them runs",
         ));
     }
     let config = node.config();
@@ -100,7 +103,7 @@ pub(crate) async fn init(
     };
     // What an init left that was cut off before the membership was written is nobody's.
     disk::wipe(config)?;
-    let manager = match Manager::init(manager_config(config, &kept), options).await {
+    let manager = match Manager::init(manager_config(node, &kept), options).await {
         Ok(manager) => manager,
         Err(error) => {
             disk::wipe(config)?;
@@ -142,33 +145,58 @@ pub(crate) async fn join(
         .filter(|remote| !remote.is_empty())
         .map(|remote| with_port(remote))
         .collect();
-    let (joined, manager) = ask_to_join(&remotes, &token, availability.as_ref(), data_path).await?;
+    // What a join left that was cut off before the membership was written is nobody's.
+    disk::wipe(config)?;
+    let (joined, remote) = ask_to_join(&remotes, &token, availability.as_ref(), data_path).await?;
     let (identity, data_path_port) = (joined.identity, joined.data_path_port);
-    if identity.role == mesh_pki::Role::Manager {
-        return Err(invalid(
-            "this version keeps a single manager: join with the worker token (`swarm join-token worker`)",
-        ));
-    }
     identity
         .save(&disk::identity_dir(config))
         .context("save the node's identity")?;
-    let kept = Kept {
+    let mut kept = Kept {
         manager: false,
         listen,
         advertise,
         data_path,
         data_path_port,
-        managers: vec![manager],
+        managers: vec![remote],
         leaving: false,
     };
+    let manager = match identity.role {
+        mesh_pki::Role::Manager => Some(join_managers(node, &mut kept).await?),
+        mesh_pki::Role::Worker => None,
+    };
+    let is_in = manager
+        .as_ref()
+        .is_none_or(|m| m.group().voters.contains(&identity.node_id));
     kept.save(config)?;
-    let started = Membership::start(node, kept, identity, None)?;
+    let started = Membership::start(node, kept, identity, manager)?;
     let up = started.wait_until_up(FIRST_SESSION).await;
     *membership = Some(started);
-    if up {
+    if up && is_in {
         Ok(())
     } else {
         Err(NodeError::Remote(JOIN_TIMEOUT.to_owned()))
+    }
+}
+
+/// Starts this node's manager and has it let in by those of `kept`. From the moment that they may count on it, the membership is
+/// on disk, to be gone on with whatever happens.
+async fn join_managers(
+    node: &Node,
+    kept: &mut Kept,
+) -> Result<mesh_manager::ManagerHandle, NodeError> {
+    let failed = |error: mesh_manager::ManagerError| NodeError::Remote(error.to_string());
+    let remotes = kept.managers.clone();
+    let config = manager_config(node, kept);
+    Manager::prepare(&config).map_err(failed)?;
+    kept.set_manager(true, own_manager(kept.listen));
+    kept.save(node.config())?;
+    match Manager::join(config, remotes).await {
+        Ok(manager) => Ok(manager),
+        Err(error) => {
+            disk::wipe(node.config())?;
+            Err(failed(error))
+        }
     }
 }
 
@@ -209,7 +237,8 @@ pub(crate) async fn leave(node: &Node, force: bool) -> Result<(), NodeError> {
         return Err(NodeError::NotMember);
     };
     if kept.manager && !force {
-        return Err(NodeError::LeaveRefused(LEAVE_MANAGER.to_owned()));
+        let managers = known_managers(node).await;
+        return Err(NodeError::LeaveRefused(refusal::leaving_manager(managers)));
     }
     // From here on a crash ends in the same place: `resume` goes on with leaving.
     kept.leaving = true;
@@ -222,6 +251,15 @@ pub(crate) async fn leave(node: &Node, force: bool) -> Result<(), NodeError> {
     disk::wipe(config)?;
     node.inner.state.send_replace(NodeState::Inactive);
     Ok(())
+}
+
+/// How many managers answer, and how many do not; `None` if no leader knows.
+async fn known_managers(node: &Node) -> Option<(usize, usize)> {
+    let manager = node.manager()?;
+    let asked = tokio::time::timeout(GROUP_LIMIT, manager.group_by_leader());
+    let group = asked.await.ok()?.ok()?;
+    let reachable = group.voters.intersection(&group.reachable).count();
+    Some((reachable, group.voters.len() - reachable))
 }
 
 /// Whether there is a membership on disk to go on with, readable or not.
@@ -272,8 +310,10 @@ async fn go_on(node: &Node) -> anyhow::Result<Option<Membership>> {
     let identity = NodeIdentity::load(&disk::identity_dir(config))?.ok_or_else(|| {
         anyhow!("the node's certificate is missing; leave the swarm with --force and join again")
     })?;
-    let manager = if kept.manager {
-        Some(Manager::restart(manager_config(config, &kept)).await?)
+    // Where the certificate says otherwise, the group has changed already; what is kept follows.
+    let is_manager = kept.manager && identity.role == mesh_pki::Role::Manager;
+    let manager = if is_manager {
+        Some(Manager::restart(manager_config(node, &kept), kept.managers.clone()).await?)
     } else {
         None
     };
@@ -303,12 +343,14 @@ fn data_path(
     }
 }
 
-fn manager_config(config: &Config, kept: &Kept) -> ManagerConfig {
+fn manager_config(node: &Node, kept: &Kept) -> ManagerConfig {
+    let config = node.config();
     ManagerConfig {
         data_dir: config.manager_dir(),
         identity_dir: disk::identity_dir(config),
         listen: kept.listen,
         advertise: kept.advertise,
+        engine_api: api::for_managers(node),
         timings: Timings::default(),
     }
 }

@@ -134,6 +134,16 @@ impl Node {
             .clone()
     }
 
+    /// Changes it; gives the one that was there.
+    pub(crate) fn host(&self, manager: Option<ManagerHandle>) -> Option<ManagerHandle> {
+        let mut hosted = self
+            .inner
+            .manager
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *hosted, manager)
+    }
+
     /// What the managers want of this node, as last heard.
     pub fn assignment(&self) -> Arc<Assignment> {
         self.inner
@@ -232,7 +242,10 @@ impl Node {
         request: SwarmJoinRequest,
         availability: Option<String>,
     ) -> Result<(), NodeError> {
-        cluster::join(self, request, availability).await
+        let node = self.clone();
+        // A caller that goes away leaves nothing half done.
+        let joining = async move { cluster::join(&node, request, availability).await };
+        tokio::spawn(joining).await.context("join")?
     }
 
     /// `swarm leave`: stops every task and forgets the cluster. Managers want `force`.
@@ -240,7 +253,9 @@ impl Node {
     /// # Errors
     /// Not part of a cluster, or a manager without `force`.
     pub async fn swarm_leave(&self, force: bool) -> Result<(), NodeError> {
-        cluster::leave(self, force).await
+        let node = self.clone();
+        let leaving = async move { cluster::leave(&node, force).await };
+        tokio::spawn(leaving).await.context("leave")?
     }
 
     /// The tasks of this node with what is known of their containers, ended ones included until

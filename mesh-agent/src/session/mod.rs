@@ -10,7 +10,7 @@ mod stream;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use mesh_api::proto;
-use mesh_pki::NodeIdentity;
+use mesh_pki::{NodeIdentity, Role};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -70,6 +70,11 @@ pub enum Connection {
 #[error("{0}")]
 struct Refused(String);
 
+/// A manager that does not lead names the one that does, `address:port`.
+#[derive(Debug, thiserror::Error)]
+#[error("the leader is at {0}")]
+struct Elsewhere(String);
+
 /// A running session. Dropping it ends the session.
 #[derive(Debug)]
 pub struct Session {
@@ -83,6 +88,8 @@ pub struct Session {
     pub connection: watch::Receiver<Connection>,
     /// The managers as last told by one of them, `address:port`.
     pub managers: watch::Receiver<Vec<String>>,
+    /// The role that the managers have given this node; `None` before their first word.
+    pub role: watch::Receiver<Option<Role>>,
     /// Logs that managers want to read.
     pub logs: mpsc::Receiver<proto::LogSubscription>,
     /// Questions of managers.
@@ -114,6 +121,7 @@ impl Session {
         let (connection_out, connection) =
             watch::channel(Connection::Lost("not connected yet".to_owned()));
         let (managers_out, managers) = watch::channel(config.managers.clone());
+        let (role_out, role) = watch::channel(None);
         let (logs_out, logs) = mpsc::channel(LOG_QUEUE);
         let (queries_out, queries) = mpsc::channel(QUERY_QUEUE);
         let (reports, reports_in) = mpsc::channel(QUERY_QUEUE);
@@ -127,6 +135,7 @@ impl Session {
             assignment: assignment_out,
             connection: connection_out,
             managers: managers_out,
+            role: role_out,
             logs: logs_out,
             queries: queries_out,
             reports: reports_in,
@@ -144,6 +153,7 @@ impl Session {
             applied,
             connection,
             managers,
+            role,
             logs,
             queries,
             reports,
@@ -169,6 +179,7 @@ struct Worker {
     assignment: watch::Sender<Arc<Assignment>>,
     connection: watch::Sender<Connection>,
     managers: watch::Sender<Vec<String>>,
+    role: watch::Sender<Option<Role>>,
     logs: mpsc::Sender<proto::LogSubscription>,
     queries: mpsc::Sender<proto::Query>,
     reports: mpsc::Receiver<proto::Report>,
@@ -181,14 +192,27 @@ impl Worker {
     async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
         let mut turn = 0;
+        let mut leader = None;
+        let mut lost = None;
         loop {
             let managers = self.managers.borrow().clone();
-            let Some(manager) = managers.get(turn % managers.len().max(1)).cloned() else {
+            // The one that was just lost is asked last.
+            if managers.len() > 1 && managers.get(turn % managers.len()) == lost.take().as_ref() {
+                turn += 1;
+            }
+            let next = managers.get(turn % managers.len().max(1)).cloned();
+            let was_named = leader.is_some();
+            let Some(manager) = leader.take().or(next) else {
                 self.lost("no manager is known".to_owned());
                 return;
             };
             match self.session(&manager).await {
                 Ok(()) => info!(manager, "the session ended"),
+                // One that was named and names another is as good as one that knows of none.
+                Err(error) if error.is::<Elsewhere>() && !was_named => {
+                    leader = error.downcast::<Elsewhere>().ok().map(|Elsewhere(at)| at);
+                    continue;
+                }
                 Err(error) if error.is::<Refused>() => {
                     let refused = Connection::Refused(error.to_string());
                     self.connection.send_replace(refused);
@@ -198,6 +222,7 @@ impl Worker {
                     if self.connection.borrow().clone() == Connection::Up(manager.clone()) {
                         warn!(manager, error = format!("{error:#}"), "lost the manager");
                         pause = FIRST_PAUSE;
+                        lost = Some(manager);
                     }
                     self.lost(format!("{error:#}"));
                 }

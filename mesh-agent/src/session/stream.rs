@@ -8,13 +8,13 @@ use mesh_api::proto::{
     manager_message::Message as FromManager, node_message::Message as FromNode,
 };
 use mesh_manager::client;
-use mesh_pki::tls;
+use mesh_pki::{Role, tls};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use super::{Connection, Refused, Worker};
+use super::{Connection, Elsewhere, Refused, Worker};
 
 /// Longest wait for a manager's Welcome and first assignment.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ impl Worker {
             .max_encoding_message_size(MAX_MESSAGE)
             .session(ReceiverStream::new(receiver))
             .await
-            .map_err(refusal)?
+            .map_err(|status| elsewhere(&status).unwrap_or_else(|| refusal(status)))?
             .into_inner();
 
         let first = timeout(WELCOME_TIMEOUT, messages.message())
@@ -48,14 +48,12 @@ impl Worker {
             bail!("the manager's first word was not a welcome");
         };
         let period = Duration::from_millis(u64::from(welcome.heartbeat_period_ms.max(100)));
-        if !welcome.managers.is_empty() {
-            self.managers.send_replace(welcome.managers);
-        }
         info!(
             manager,
             session = welcome.session_id,
             "connected to a manager"
         );
+        self.learn(welcome);
         self.connection
             .send_replace(Connection::Up(manager.to_owned()));
         self.channel.send_replace(Some(channel));
@@ -134,11 +132,32 @@ impl Worker {
                     warn!("too many questions are waiting; one was dropped");
                 }
             }
-            FromManager::Welcome(welcome) => {
-                self.managers.send_replace(welcome.managers);
-            }
+            FromManager::Welcome(welcome) => self.learn(welcome),
         }
     }
+
+    /// Takes over what a manager says of the managers and of this node.
+    fn learn(&self, welcome: proto::Welcome) {
+        if !welcome.managers.is_empty() {
+            self.managers.send_replace(welcome.managers);
+        }
+        let role = [Role::Worker, Role::Manager]
+            .into_iter()
+            .find(|role| role.to_string() == welcome.role);
+        self.role.send_if_modified(|known| {
+            let is_news = role.is_some() && *known != role;
+            if is_news {
+                *known = role;
+            }
+            is_news
+        });
+    }
+}
+
+/// The leader, if a manager names it in the place of a session.
+fn elsewhere(status: &tonic::Status) -> Option<anyhow::Error> {
+    let address = status.metadata().get(client::LEADER_ADDRESS)?;
+    Some(Elsewhere(address.to_str().ok()?.to_owned()).into())
 }
 
 /// Why a manager does not take this node, or no longer.

@@ -8,12 +8,16 @@ mod services;
 mod swarm;
 mod transport;
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http_body_util::BodyExt;
-use hyper::{Method, Response, body::Incoming};
+use hyper::{Method, Response, body::Incoming, header};
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use error::ClientError;
@@ -33,6 +37,7 @@ pub type Query = Vec<(&'static str, String)>;
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    warnings: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Client {
@@ -40,6 +45,7 @@ impl Client {
     pub fn unix(path: impl Into<PathBuf>) -> Self {
         Self {
             socket: path.into(),
+            warnings: Arc::default(),
         }
     }
 
@@ -75,7 +81,20 @@ impl Client {
             target.push('=');
             target.push_str(&transport::encode(value));
         }
-        transport::send(&self.socket, method, &target, body, headers).await
+        let response = transport::send(&self.socket, method, &target, body, headers).await?;
+        let told = response.headers().get_all(header::WARNING);
+        let told = told
+            .iter()
+            .filter_map(|value| warning_text(value.to_str().ok()?));
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        warnings.extend(told.map(str::to_owned));
+        drop(warnings);
+        Ok(response)
+    }
+
+    /// What answers so far came with for people to know, each once.
+    pub fn take_warnings(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// GET, with the answer read as JSON.
@@ -154,6 +173,11 @@ impl Client {
 }
 
 /// The query argument of list calls.
+/// The text of a `Warning` header: `110 agent "text"`.
+fn warning_text(header: &str) -> Option<&str> {
+    header.split_once('"')?.1.strip_suffix('"')
+}
+
 fn filter_query(filters: &Filters) -> Query {
     filters
         .to_query()

@@ -74,6 +74,8 @@ pub(crate) fn apply(state: &mut State, index: u64, proposal: &Proposal) -> Outco
         Operation::Bootstrap(bootstrap) => cluster::bootstrap(state, cx, bootstrap),
         Operation::Command(command) => apply_command(state, cx, command),
         Operation::AddNode(add) => node::add(state, cx, add),
+        Operation::ManagerAt { node_id, address } => node::manager_at(state, cx, node_id, address),
+        Operation::SetRole { node_id, role } => node::set_role(state, cx, node_id, *role),
         Operation::NodeUp {
             node_id,
             description,

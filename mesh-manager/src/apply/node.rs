@@ -2,8 +2,8 @@
 
 use super::{Context, check_version};
 use crate::{
-    AddNode, ErrorKind, ManagerError, NodeReport, Outcome, Response,
-    state::{Meta, Node, NodeState, State, TaskState},
+    AddNode, ManagerError, NodeReport, Outcome, Response,
+    state::{Meta, Node, NodeState, Protocol, State, TaskState, engine_role},
 };
 use mesh_api::engine;
 use mesh_pki::Role;
@@ -26,10 +26,6 @@ fn check_address(state: &State, text: &str) -> Result<(), ManagerError> {
 
 pub(super) fn add(state: &mut State, cx: &mut Context, add: &AddNode) -> Outcome {
     check_address(state, &add.data_path_address)?;
-    let role = match add.role {
-        Role::Worker => engine::NodeSpecRoleEnum::WORKER,
-        Role::Manager => engine::NodeSpecRoleEnum::MANAGER,
-    };
     let old = state.node(&add.id);
     state.put_node(Node {
         id: add.id.clone(),
@@ -40,10 +36,11 @@ pub(super) fn add(state: &mut State, cx: &mut Context, add: &AddNode) -> Outcome
         spec: engine::NodeSpec {
             name: None,
             labels: Some(Default::default()),
-            role: Some(role),
+            role: Some(engine_role(add.role)),
             availability: Some(add.availability),
         },
         role: add.role,
+        demoted_at: None,
         description: NodeReport {
             hostname: add.hostname.clone(),
             ..NodeReport::default()
@@ -64,6 +61,34 @@ fn get(state: &State, id: &str) -> Result<Node, ManagerError> {
         .node(id)
         .cloned()
         .ok_or_else(|| ManagerError::not_found("node", id))
+}
+
+pub(super) fn manager_at(state: &mut State, cx: &Context, id: &str, address: &str) -> Outcome {
+    let mut node = get(state, id)?;
+    if node.role != Role::Manager || node.desired_role() != Role::Manager {
+        return Err(ManagerError::precondition(format!("node {id} is a worker")));
+    }
+    if node.manager_addr.as_deref() == Some(address) {
+        return Ok(Response::Done);
+    }
+    let (host, number) = address.rsplit_once(':').unwrap_or((address, ""));
+    check_address(state, host)?;
+    let number = number.parse().unwrap_or_default();
+    let owner = state
+        .indexes()
+        .ingress_port_owner(Protocol::Tcp, number)
+        .and_then(|id| state.service(id));
+    if let Some(service) = owner {
+        return Err(ManagerError::precondition(format!(
+            "service {} publishes port {number}, which the new manager would be reached on: choose another one with \
+             --listen-addr and --advertise-addr",
+            service.name()
+        )));
+    }
+    node.manager_addr = Some(address.to_owned());
+    cx.touch(&mut node.meta);
+    state.put_node(node);
+    Ok(Response::Done)
 }
 
 pub(super) fn up(state: &mut State, cx: &Context, id: &str, report: &NodeReport) -> Outcome {
@@ -125,33 +150,51 @@ pub(super) fn update(
 ) -> Outcome {
     let mut node = state.find_node(key)?.clone();
     check_version(&node.meta, version)?;
+    let old = node.desired_role();
     let wanted = match spec.role {
         Some(engine::NodeSpecRoleEnum::WORKER) => Role::Worker,
         Some(engine::NodeSpecRoleEnum::MANAGER) => Role::Manager,
-        None | Some(engine::NodeSpecRoleEnum::EMPTY) => node.role,
+        None | Some(engine::NodeSpecRoleEnum::EMPTY) => old,
     };
-    if wanted != node.role {
-        let managers = state.nodes().filter(|n| n.role == Role::Manager).count();
-        if node.role == Role::Manager && managers <= 1 {
+    if (old, wanted) == (Role::Manager, Role::Worker) {
+        let managers = state
+            .nodes()
+            .filter(|n| n.desired_role() == Role::Manager)
+            .count();
+        if managers <= 1 {
             return Err(ManagerError::precondition(
                 "attempting to demote the last manager of the swarm",
             ));
         }
-        return Err(ManagerError::new(
-            ErrorKind::Unimplemented,
-            "changing a node's role is not supported yet; let it leave and join again with the \
-             other token",
-        ));
+        node.demoted_at = Some(cx.time);
     }
-    node.spec = spec.clone();
+    node.spec = engine::NodeSpec {
+        role: Some(engine_role(wanted)),
+        ..spec.clone()
+    };
     cx.touch(&mut node.meta);
     state.put_node(node);
     Ok(Response::Updated { version: cx.index })
 }
 
+/// Gives a node the role that it is to have, now that the group of managers agrees with it.
+pub(super) fn set_role(state: &mut State, cx: &Context, id: &str, role: Role) -> Outcome {
+    let mut node = get(state, id)?;
+    // The user may have changed their mind since.
+    if node.role != role && node.desired_role() == role {
+        node.role = role;
+        if role == Role::Worker {
+            node.manager_addr = None;
+        }
+        cx.touch(&mut node.meta);
+        state.put_node(node);
+    }
+    Ok(Response::Done)
+}
+
 pub(super) fn remove(state: &mut State, cx: &Context, key: &str, force: bool) -> Outcome {
     let node = state.find_node(key)?;
-    if node.role == Role::Manager {
+    if node.role == Role::Manager || node.desired_role() == Role::Manager {
         return Err(ManagerError::precondition(format!(
             "node {} is a cluster manager and is a member of the raft cluster. It must be demoted \
              to worker before removal",
@@ -164,7 +207,10 @@ pub(super) fn remove(state: &mut State, cx: &Context, key: &str, force: bool) ->
             node.id
         )));
     }
-    let id = node.id.clone();
+    let (id, was_manager) = (node.id.clone(), node.demoted_at.is_some());
+    if was_manager {
+        state.removed_managers.insert(id.clone());
+    }
     // Nobody will report on its tasks any more.
     let tasks: Vec<_> = state.tasks_of_node(&id).cloned().collect();
     for mut task in tasks {

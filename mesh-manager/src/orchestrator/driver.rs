@@ -1,7 +1,7 @@
 //! Runs the pure planners while this manager leads: waits for events and for the times they asked
 //! for, reads the state, proposes the changes.
 
-use super::{Inputs, Liveness, liveness::heartbeat_period, plan};
+use super::{Inputs, Liveness, liveness::heartbeat_period, plan, stop::nanos};
 use crate::{
     Change, Operation,
     core::Core,
@@ -39,6 +39,8 @@ pub(crate) struct Driver {
     schedule: bool,
     /// When silence was last measured.
     checked: Instant,
+    /// Nanoseconds since the epoch.
+    leads_since: i64,
 }
 
 impl Driver {
@@ -62,19 +64,18 @@ impl Driver {
                 () = lost => {}
                 () = Self::lead(core.clone()) => {}
             }
+            core.leading.send_replace(false);
             core.sessions.close_all();
         }
     }
 
     async fn lead(core: Arc<Core>) {
-        // What former leaders committed has to be in the state before anything is decided.
-        while let Err(error) = core.consensus.catch_up().await {
-            tracing::debug!(%error, "waiting for the latest state");
-            tokio::time::sleep(RETRY).await;
-        }
+        Self::catch_up(&core).await;
         *core.liveness() = Liveness::new(Instant::now());
         let events = core.store.subscribe();
+        core.leading.send_replace(true);
         let mut driver = Self {
+            leads_since: now(),
             core,
             events,
             dirty: BTreeSet::new(),
@@ -98,6 +99,23 @@ impl Driver {
                 () = tokio::time::sleep(next) => driver.fire(),
                 _ = tick.tick() => driver.find_silent().await,
             }
+        }
+    }
+
+    /// Waits until all that is in the log, by former leaders or by proposals that failed here and may come true still, is in
+    /// the state: nothing may be decided twice.
+    async fn catch_up(core: &Core) {
+        let caught_up = async || {
+            if core.is_only_manager() {
+                // Its own log is all there is, and is read before it leads; its disk may take no more.
+                return core.consensus.catch_up().await;
+            }
+            let barrier = Operation::Reconcile(Vec::new());
+            core.proposer.operation(barrier).await.map(drop)
+        };
+        while let Err(error) = caught_up().await {
+            tracing::debug!(%error, "waiting for the latest state");
+            tokio::time::sleep(RETRY).await;
         }
     }
 
@@ -189,6 +207,7 @@ impl Driver {
                 tracing::warn!(%error, count, "changes were not taken; planning again");
                 self.mark_all();
                 tokio::time::sleep(RETRY).await;
+                Self::catch_up(&self.core).await;
                 return;
             }
             // What was just applied marks what has to be looked at next.
@@ -201,9 +220,18 @@ impl Driver {
         let core = self.core.clone();
         let state = core.store.read();
         let now = now();
-        let is_acknowledged = |index| core.sessions.is_acknowledged(index);
+        // Nodes look for a new leader for a moment: what they have applied is not known until then.
+        let found_by = self
+            .leads_since
+            .saturating_add(nanos(core.config.timings.drain_limit));
+        let has_all = now >= found_by || {
+            let mut ready = state.nodes().filter(|n| n.state == NodeState::Ready);
+            ready.all(|node| core.sessions.get(&node.id).is_some())
+        };
+        let is_acknowledged = |index| has_all && core.sessions.is_acknowledged(index);
         let inputs = Inputs {
             now,
+            leads_since: self.leads_since,
             timings: &core.config.timings,
             is_acknowledged: &is_acknowledged,
         };

@@ -26,6 +26,8 @@ use group::{Group, GroupKey};
 pub(crate) struct Inputs<'a> {
     /// Nanoseconds since the epoch.
     pub(crate) now: i64,
+    /// When this manager began to lead, nanoseconds since the epoch.
+    pub(crate) leads_since: i64,
     /// Reaction times.
     pub(crate) timings: &'a Timings,
     /// Whether every node has applied the state of this index.

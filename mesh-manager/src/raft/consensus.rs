@@ -2,6 +2,7 @@
 
 use crate::{ManagerError, Outcome, Proposal};
 use async_trait::async_trait;
+use std::collections::BTreeSet;
 use tokio::sync::watch;
 
 /// A manager as others reach it.
@@ -37,11 +38,37 @@ pub(crate) trait Consensus: Send + Sync + 'static {
     /// Waits until this manager, being the leader, has applied everything committed before.
     async fn catch_up(&self) -> Result<(), ManagerError>;
 
-    /// Every manager in the group.
+    /// Every manager that has a vote.
     fn managers(&self) -> Vec<Peer>;
 
-    /// A message of another manager, JSON in and out. Unknown ones are an error of the sender.
-    async fn receive(&self, message: PeerMessage, payload: &[u8]) -> Result<Vec<u8>, ManagerError>;
+    /// Node ids of the managers that have answered this one lately, itself included. Only the leader asks all of them.
+    fn reachable(&self) -> BTreeSet<String>;
+
+    /// Lets a manager take part, or moves it to another address: it gets the log, and a vote once it has caught up. Works
+    /// on the leader, and changes nothing where it is so already.
+    async fn admit(&self, manager: &Peer) -> Result<(), ManagerError>;
+
+    /// Takes a manager out of the group, this one too. Works on the leader, changes nothing where it is so already, and
+    /// refuses what would leave too few managers that answer.
+    async fn expel(&self, node_id: &str) -> Result<(), ManagerError>;
+
+    /// Whether the group would still have a majority that answers without this manager. Known to the leader alone.
+    fn can_remove(&self, node_id: &str) -> bool;
+
+    /// Whether this manager is in the group, with a vote or not, as far as is known here.
+    fn is_member(&self, node_id: &str) -> bool;
+
+    /// Ends a change of the group that a former leader, or a caller that went away, left half done. Works on the leader.
+    async fn finish_change(&self) -> Result<(), ManagerError>;
+
+    /// A message of another manager, JSON in and out, with the piece of a snapshot that it is about. Unknown ones are an
+    /// error of the sender.
+    async fn receive(
+        &self,
+        message: PeerMessage,
+        payload: &[u8],
+        data: Vec<u8>,
+    ) -> Result<Vec<u8>, ManagerError>;
 
     /// Stops taking part.
     async fn shutdown(&self);

@@ -20,6 +20,9 @@ use std::{
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
+/// Entries go to a follower in messages of so many bytes, or one by one.
+const LONGEST_MESSAGE: usize = 512 << 10;
+
 const VOTE: &str = "vote";
 const PURGED: &str = "purged";
 const SNAPSHOT_META: &str = "snapshot-meta";
@@ -141,6 +144,11 @@ impl LogStore {
     }
 
     fn range(&self, range: impl RangeBounds<u64>) -> Result<Vec<Entry>, Failure> {
+        self.range_of(range, usize::MAX)
+    }
+
+    /// The first entries of a range: no more than these bytes, but at least one.
+    fn range_of(&self, range: impl RangeBounds<u64>, bytes: usize) -> Result<Vec<Entry>, Failure> {
         let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
         let is_empty = match bounds {
             (Bound::Included(s), Bound::Excluded(e)) => s >= e,
@@ -151,9 +159,14 @@ impl LogStore {
             return Ok(Vec::new());
         }
         let table = self.db.begin_read()?.open_table(LOG)?;
-        let mut entries = Vec::new();
+        let (mut entries, mut length) = (Vec::new(), 0);
         for row in table.range::<u64>(bounds)? {
-            entries.push(serde_json::from_slice(row?.1.value())?);
+            let (_, value) = row?;
+            length += value.value().len();
+            if length > bytes && !entries.is_empty() {
+                break;
+            }
+            entries.push(serde_json::from_slice(value.value())?);
         }
         Ok(entries)
     }
@@ -165,6 +178,16 @@ impl RaftLogReader<TypeConfig> for LogStore {
         range: RB,
     ) -> Result<Vec<Entry>, StorageError> {
         self.range(range)
+            .map_err(|e| storage_error(ErrorSubject::Logs, ErrorVerb::Read, e))
+    }
+
+    /// As many of them as go into one message: a follower has to have them on disk within the period of heartbeats.
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, StorageError> {
+        self.range_of(start..end, LONGEST_MESSAGE)
             .map_err(|e| storage_error(ErrorSubject::Logs, ErrorVerb::Read, e))
     }
 }

@@ -3,6 +3,7 @@
 
 mod consensus;
 mod log_store;
+mod members;
 mod network;
 mod open_raft;
 mod state_machine;
@@ -11,7 +12,7 @@ mod types;
 
 pub(crate) use consensus::{Consensus, Leadership, Peer, PeerMessage};
 pub(crate) use network::MAX_MESSAGE;
-pub(crate) use open_raft::OpenRaft;
+pub(crate) use open_raft::{OpenRaft, Origin};
 pub(crate) use store::Store;
 
 #[cfg(test)]

@@ -18,18 +18,59 @@ use openraft::{
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
 use tonic::transport::Channel;
 
 /// One message may hold a large batch or a snapshot's chunk.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
 
+/// A manager that has not answered for so long counts as unreachable.
+const SILENCE: Duration = Duration::from_secs(3);
+
 type RpcError<E = RaftError<RaftId>> = RPCError<RaftId, RaftPeer, E>;
+
+/// When other managers answered last.
+#[derive(Debug, Default)]
+pub(super) struct Heard(Mutex<HashMap<RaftId, Instant>>);
+
+impl Heard {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RaftId, Instant>> {
+        // The map is whole between any two statements.
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Whether the manager has answered lately.
+    pub(super) fn is_reachable(&self, id: RaftId) -> bool {
+        self.lock()
+            .get(&id)
+            .is_some_and(|at| at.elapsed() < SILENCE)
+    }
+}
 
 /// Makes connections to other managers.
 #[derive(Clone)]
 pub(super) struct Network {
     pub(super) credentials: Arc<Credentials>,
+    pub(super) heard: Arc<Heard>,
+    /// By address; openraft asks for a connection for every vote and every read.
+    pub(super) channels: Arc<Mutex<HashMap<String, Channel>>>,
+}
+
+impl Network {
+    fn channel(&self, address: &str) -> Option<Channel> {
+        let mut channels = self.channels.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(channel) = channels.get(address) {
+            return Some(channel.clone());
+        }
+        let credentials = self.credentials.clone();
+        let channel = client::connect_lazy(address, move || credentials.client()).ok()?;
+        channels.insert(address.to_owned(), channel.clone());
+        Some(channel)
+    }
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -37,12 +78,11 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: RaftId, node: &RaftPeer) -> Connection {
         // A bad address shows as unreachable at the first message.
-        let credentials = self.credentials.clone();
-        let channel = client::connect_lazy(&node.addr, move || credentials.client()).ok();
         Connection {
             target,
             node: node.clone(),
-            channel,
+            channel: self.channel(&node.addr),
+            heard: self.heard.clone(),
         }
     }
 }
@@ -52,6 +92,7 @@ pub(super) struct Connection {
     target: RaftId,
     node: RaftPeer,
     channel: Option<Channel>,
+    heard: Arc<Heard>,
 }
 
 impl Connection {
@@ -65,6 +106,19 @@ impl Connection {
             .max_encoding_message_size(MAX_MESSAGE))
     }
 
+    fn message<E: std::error::Error>(
+        &self,
+        value: &impl Serialize,
+    ) -> Result<RaftMessage, RpcError<E>> {
+        let payload =
+            serde_json::to_vec(value).map_err(|e| RPCError::Network(NetworkError::new(&e)))?;
+        Ok(RaftMessage {
+            payload,
+            data: Vec::new(),
+            to: self.node.node_id.clone(),
+        })
+    }
+
     fn answer<T: DeserializeOwned, E: std::error::Error + DeserializeOwned>(
         &self,
         answer: Result<tonic::Response<RaftMessage>, tonic::Status>,
@@ -74,6 +128,9 @@ impl Connection {
         })?;
         let result: Result<T, E> = serde_json::from_slice(&message.into_inner().payload)
             .map_err(|e| RPCError::Network(NetworkError::new(&e)))?;
+        if result.is_ok() {
+            self.heard.lock().insert(self.target, Instant::now());
+        }
         result.map_err(|e| {
             RPCError::RemoteError(RemoteError::new_with_node(
                 self.target,
@@ -84,51 +141,39 @@ impl Connection {
     }
 }
 
-fn message<E: std::error::Error>(value: &impl Serialize) -> Result<RaftMessage, RpcError<E>> {
-    let payload =
-        serde_json::to_vec(value).map_err(|e| RPCError::Network(NetworkError::new(&e)))?;
-    Ok(RaftMessage { payload })
-}
-
-fn request<T>(message: T, option: &RPCOption) -> tonic::Request<T> {
-    let mut request = tonic::Request::new(message);
-    request.set_timeout(option.hard_ttl());
-    request
-}
-
+// Openraft gives up each of these after the time that its configuration has for it.
 impl RaftNetwork<TypeConfig> for Connection {
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<TypeConfig>,
-        option: RPCOption,
+        _: RPCOption,
     ) -> Result<AppendEntriesResponse<RaftId>, RpcError> {
-        let answer = self
-            .client()?
-            .append_entries(request(message(&rpc)?, &option))
-            .await;
+        let answer = self.client()?.append_entries(self.message(&rpc)?).await;
         self.answer(answer)
     }
 
     async fn install_snapshot(
         &mut self,
-        rpc: InstallSnapshotRequest<TypeConfig>,
-        option: RPCOption,
+        mut rpc: InstallSnapshotRequest<TypeConfig>,
+        _: RPCOption,
     ) -> Result<InstallSnapshotResponse<RaftId>, RpcError<RaftError<RaftId, InstallSnapshotError>>>
     {
-        let chunk = futures::stream::iter([message(&rpc)?]);
-        let answer = self
-            .client()?
-            .install_snapshot(request(chunk, &option))
-            .await;
+        // As JSON, it would be four times as long.
+        let data = std::mem::take(&mut rpc.data);
+        let piece = RaftMessage {
+            data,
+            ..self.message(&rpc)?
+        };
+        let answer = self.client()?.install_snapshot(piece).await;
         self.answer(answer)
     }
 
     async fn vote(
         &mut self,
         rpc: VoteRequest<RaftId>,
-        option: RPCOption,
+        _: RPCOption,
     ) -> Result<VoteResponse<RaftId>, RpcError> {
-        let answer = self.client()?.vote(request(message(&rpc)?, &option)).await;
+        let answer = self.client()?.vote(self.message(&rpc)?).await;
         self.answer(answer)
     }
 }

@@ -4,18 +4,19 @@
 use super::{
     Consensus, Leadership, Peer, PeerMessage, Store,
     log_store::LogStore,
-    network::Network,
+    network::{Heard, Network},
     state_machine::StateMachine,
-    types::{Batch, Raft, RaftId, RaftPeer, raft_id},
+    types::{Batch, Raft, RaftId, RaftPeer, TypeConfig, raft_id},
 };
 use crate::{ManagerError, Outcome, Proposal, config::Timings, credentials::Credentials};
 use async_trait::async_trait;
 use openraft::{
     SnapshotPolicy,
     error::{ClientWriteError, Fatal, RaftError},
+    raft::InstallSnapshotRequest,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -23,10 +24,13 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+/// Name of the log in a manager's directory.
+const LOG_FILE: &str = "raft.redb";
+
 /// Largest piece of a snapshot in one message.
-const SNAPSHOT_CHUNK: u64 = 4 << 20;
-/// Entries kept after a snapshot for followers that are a little behind.
-const KEPT_ENTRIES: u64 = 1000;
+const SNAPSHOT_CHUNK: u64 = 1 << 20;
+/// Longest wait for the answer to such a piece.
+const SNAPSHOT_ANSWER: Duration = Duration::from_secs(10);
 /// Entries in one message.
 const MAX_ENTRIES: u64 = 200;
 
@@ -35,11 +39,24 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Longest such pause: a disk that has space again is noticed within this time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// How a manager comes to its log.
+#[derive(Debug)]
+pub(crate) enum Origin<'a> {
+    /// It makes a new group, as its first and only member.
+    Founds(&'a Peer),
+    /// It has one; an empty one is filled by the group that lets it in.
+    GoesOn,
+}
+
 /// Openraft with our store.
 pub(crate) struct OpenRaft {
+    pub(super) own: RaftId,
     /// What runs, or ran last.
     raft: watch::Receiver<Raft>,
     leadership: watch::Receiver<Leadership>,
+    pub(super) heard: Arc<Heard>,
+    /// Held while the group is being changed: one change at a time.
+    pub(super) changing: tokio::sync::Mutex<()>,
     cancel: CancellationToken,
     keeper: TaskTracker,
 }
@@ -51,6 +68,10 @@ struct Group {
     config: Arc<openraft::Config>,
     network: Network,
     store: Arc<Store>,
+    /// Period of the leader's heartbeats.
+    heartbeat: Duration,
+    /// A leader that has had no answer from a majority for so long leads no more: others may have elected another.
+    quorum_lost: Duration,
 }
 
 impl Group {
@@ -110,16 +131,28 @@ impl Group {
 
     /// Tells who leads until Raft stops; gives the reason.
     async fn follow(&self, raft: &Raft, leadership: &watch::Sender<Leadership>) -> String {
-        let mut metrics = raft.server_metrics();
+        let mut metrics = raft.metrics();
+        let mut heartbeat = tokio::time::interval(self.heartbeat);
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut told = Instant::now();
         loop {
-            let (leader, is_self) = {
+            let (leader, is_self, beats) = {
                 let metrics = metrics.borrow_and_update();
-                let leader = metrics.current_leader.and_then(|id| {
+                let others = metrics.membership_config.membership().nodes().count() > 1;
+                let is_self = metrics.current_leader == Some(self.own) && metrics.state.is_leader();
+                let silence = metrics.millis_since_quorum_ack.map(Duration::from_millis);
+                // One that waits for its disk tells nothing, and sends no heartbeats.
+                let stalled = if others {
+                    told.elapsed()
+                } else {
+                    Duration::ZERO
+                };
+                let is_alone = is_self && silence.is_none_or(|s| s + stalled > self.quorum_lost);
+                let leader = metrics.current_leader.filter(|_| !is_alone).and_then(|id| {
                     let node = metrics.membership_config.membership().get_node(&id)?;
                     Some(peer(node))
                 });
-                let is_self = metrics.current_leader == Some(self.own) && metrics.state.is_leader();
-                (leader, is_self)
+                (leader, is_self && !is_alone, is_self && others)
             };
             leadership.send_if_modified(|old| {
                 let now = Leadership {
@@ -132,7 +165,14 @@ impl Group {
                 *old = now;
                 is_news
             });
-            if metrics.changed().await.is_err() {
+            let is_running = tokio::select! {
+                changed = metrics.changed() => {
+                    told = Instant::now();
+                    changed.is_ok()
+                }
+                _ = heartbeat.tick(), if beats => raft.trigger().heartbeat().await.is_ok(),
+            };
+            if !is_running {
                 return match &raft.metrics().borrow().running_state {
                     Err(Fatal::StorageError(error)) => error.to_string(),
                     Err(error) => error.to_string(),
@@ -143,7 +183,7 @@ impl Group {
     }
 }
 
-fn peer(node: &RaftPeer) -> Peer {
+pub(super) fn peer(node: &RaftPeer) -> Peer {
     Peer {
         node_id: node.node_id.clone(),
         addr: node.addr.clone(),
@@ -151,12 +191,16 @@ fn peer(node: &RaftPeer) -> Peer {
 }
 
 impl OpenRaft {
-    /// Opens the log in `directory` and takes part; `store` gets the state. `founder`: makes the log, and a new group
-    /// with this manager as its first and only member.
+    /// Makes an empty log in `directory`.
+    pub(crate) fn prepare(directory: &Path) -> Result<(), ManagerError> {
+        LogStore::create(&directory.join(LOG_FILE)).map(drop)
+    }
+
+    /// Opens or makes the log in `directory` and takes part; `store` gets the state.
     pub(crate) async fn start(
         directory: &Path,
         node_id: &str,
-        founder: Option<&Peer>,
+        origin: Origin<'_>,
         store: Arc<Store>,
         credentials: Arc<Credentials>,
         timings: &Timings,
@@ -164,32 +208,41 @@ impl OpenRaft {
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let config = openraft::Config {
             cluster_name: "mesh".to_owned(),
-            heartbeat_interval: millis(timings.raft_heartbeat),
+            // Heartbeats are sent by [`Group::follow`]: to openraft, this is the longest wait for an answer to log entries.
+            heartbeat_interval: millis(timings.raft_append),
+            enable_heartbeat: false,
             election_timeout_min: millis(timings.raft_election),
-            election_timeout_max: millis(timings.raft_election * 2),
-            install_snapshot_timeout: 10_000,
+            election_timeout_max: millis(timings.raft_election * 4 / 3),
+            install_snapshot_timeout: millis(SNAPSHOT_ANSWER),
             max_payload_entries: MAX_ENTRIES,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(timings.snapshot_entries),
             snapshot_max_chunk_size: SNAPSHOT_CHUNK,
-            max_in_snapshot_log_to_keep: KEPT_ENTRIES,
+            max_in_snapshot_log_to_keep: timings.kept_entries,
             ..openraft::Config::default()
         };
         let config = config
             .validate()
             .map_err(|e| ManagerError::internal("the raft timings do not fit together", e))?;
+        let heard = Arc::new(Heard::default());
         let group = Group {
-            log: directory.join("raft.redb"),
+            log: directory.join(LOG_FILE),
             own: raft_id(node_id),
             config: Arc::new(config),
-            network: Network { credentials },
+            network: Network {
+                credentials,
+                heard: heard.clone(),
+                channels: Arc::default(),
+            },
+            heartbeat: timings.raft_heartbeat,
             store,
+            quorum_lost: timings.raft_election * 4,
         };
-        let log = match founder {
-            Some(_) => LogStore::create(&group.log)?,
-            None => LogStore::open(&group.log)?,
+        let log = match origin {
+            Origin::Founds(_) => LogStore::create(&group.log)?,
+            Origin::GoesOn => LogStore::open(&group.log)?,
         };
-        let first = group.open(log).await?;
-        if let Some(peer) = founder {
+        let (own, first) = (group.own, group.open(log).await?);
+        if let Origin::Founds(peer) = origin {
             let node = RaftPeer {
                 node_id: peer.node_id.clone(),
                 addr: peer.addr.clone(),
@@ -204,22 +257,46 @@ impl OpenRaft {
         keeper.spawn(group.keep(raft_out, leadership_out, cancel.clone()));
         keeper.close();
         Ok(Self {
+            own,
             raft,
             leadership,
+            heard,
+            changing: tokio::sync::Mutex::default(),
             cancel,
             keeper,
         })
     }
 
-    fn raft(&self) -> Raft {
+    pub(super) fn raft(&self) -> Raft {
         self.raft.borrow().clone()
+    }
+
+    /// Does something that only a leader with a majority gets done; ends with an error when this one leads no more.
+    pub(super) async fn while_leading<T>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, ManagerError> {
+        let mut leadership = self.leadership.clone();
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            lost = leadership.wait_for(|l| !l.is_self) => Err(match lost {
+                Ok(now) => now.failure.clone().unwrap_or_else(ManagerError::no_leader),
+                Err(_) => ManagerError::no_leader(),
+            }),
+        }
     }
 }
 
 #[async_trait]
 impl Consensus for OpenRaft {
     async fn propose(&self, proposals: Vec<Proposal>) -> Result<Vec<Outcome>, ManagerError> {
-        match self.raft().client_write(Batch(proposals)).await {
+        let raft = self.raft();
+        // Without a majority an entry waits for ever, and may still be committed in the end.
+        match self
+            .while_leading(raft.client_write(Batch(proposals)))
+            .await?
+        {
             Ok(written) => Ok(written.data.0),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
                 Err(ManagerError::no_leader())
@@ -233,21 +310,52 @@ impl Consensus for OpenRaft {
     }
 
     async fn catch_up(&self) -> Result<(), ManagerError> {
-        self.raft()
-            .ensure_linearizable()
-            .await
-            .map(drop)
-            .map_err(|e| ManagerError::internal("cannot read the latest state", e))
+        let raft = self.raft();
+        match self.while_leading(raft.ensure_linearizable()).await? {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(_)) => Err(ManagerError::no_leader()),
+            Err(error) => Err(ManagerError::internal(
+                "cannot read the latest state",
+                error,
+            )),
+        }
     }
 
     fn managers(&self) -> Vec<Peer> {
-        let metrics = self.raft().server_metrics();
-        let metrics = metrics.borrow();
-        let members = metrics.membership_config.membership();
-        members.nodes().map(|(_, node)| peer(node)).collect()
+        self.voters()
     }
 
-    async fn receive(&self, kind: PeerMessage, payload: &[u8]) -> Result<Vec<u8>, ManagerError> {
+    fn reachable(&self) -> BTreeSet<String> {
+        self.heard_of()
+    }
+
+    async fn admit(&self, manager: &Peer) -> Result<(), ManagerError> {
+        self.let_in(manager).await
+    }
+
+    async fn expel(&self, node_id: &str) -> Result<(), ManagerError> {
+        self.let_out(node_id).await
+    }
+
+    fn can_remove(&self, node_id: &str) -> bool {
+        self.can_spare(raft_id(node_id))
+    }
+
+    fn is_member(&self, node_id: &str) -> bool {
+        self.standing(raft_id(node_id)).0.is_some()
+    }
+
+    async fn finish_change(&self) -> Result<(), ManagerError> {
+        let _changing = self.changing.lock().await;
+        self.finish(&self.raft()).await
+    }
+
+    async fn receive(
+        &self,
+        kind: PeerMessage,
+        payload: &[u8],
+        data: Vec<u8>,
+    ) -> Result<Vec<u8>, ManagerError> {
         let bad = |e: serde_json::Error| ManagerError::invalid(format!("bad raft message: {e}"));
         let raft = self.raft();
         let answer = match kind {
@@ -260,7 +368,9 @@ impl Consensus for OpenRaft {
                 serde_json::to_vec(&raft.vote(request).await)
             }
             PeerMessage::InstallSnapshot => {
-                let request = serde_json::from_slice(payload).map_err(bad)?;
+                let request: InstallSnapshotRequest<TypeConfig> =
+                    serde_json::from_slice(payload).map_err(bad)?;
+                let request = InstallSnapshotRequest { data, ..request };
                 serde_json::to_vec(&raft.install_snapshot(request).await)
             }
         };

@@ -35,6 +35,12 @@ fn write_error(error: impl ToString) -> StorageError {
     }
 }
 
+fn parse(snapshot: &[u8]) -> Result<State, serde_json::Error> {
+    let mut state: State = serde_json::from_slice(snapshot)?;
+    state.rebuild_indexes();
+    Ok(state)
+}
+
 impl StateMachine {
     /// Reads the stored snapshot into `store`, unless that has a state already; openraft then applies the log that
     /// follows.
@@ -49,16 +55,13 @@ impl StateMachine {
             .snapshot::<SnapshotMeta>()
             .map_err(|e| damaged(e.to_string()))?;
         if let Some((meta, data)) = stored {
-            machine
-                .replace(&meta, &data)
-                .map_err(|e| damaged(e.to_string()))?;
+            let state = parse(&data).map_err(|e| damaged(e.to_string()))?;
+            machine.replace(&meta, state);
         }
         Ok(machine)
     }
 
-    fn replace(&self, meta: &SnapshotMeta, data: &[u8]) -> Result<(), serde_json::Error> {
-        let mut state: State = serde_json::from_slice(data)?;
-        state.rebuild_indexes();
+    fn replace(&self, meta: &SnapshotMeta, state: State) {
         let index = state.index();
         *self.store.write() = state;
         *self.store.position() = Position {
@@ -66,7 +69,6 @@ impl StateMachine {
             membership: meta.last_membership.clone(),
         };
         self.store.publish(index, Vec::new());
-        Ok(())
     }
 }
 
@@ -128,8 +130,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
         let data = snapshot.into_inner();
-        self.replace(meta, &data).map_err(read_error)?;
-        self.log.put_snapshot(meta, data).await.map_err(write_error)
+        // On disk first: the log that it stands for is given up once it is in use.
+        let state = parse(&data).map_err(read_error)?;
+        self.log
+            .put_snapshot(meta, data)
+            .await
+            .map_err(write_error)?;
+        self.replace(meta, state);
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {

@@ -1,8 +1,8 @@
 //! Who calls, and whether they may. TLS has verified the certificate; here its subject is judged.
 
-use crate::core::Core;
+use crate::{core::Core, state::Node};
 use mesh_pki::{PeerIdentity, Role};
-use std::net::IpAddr;
+use std::{net::IpAddr, time::UNIX_EPOCH};
 use tonic::{Request, Status};
 
 /// The caller's identity, if it showed a certificate of this cluster.
@@ -34,24 +34,42 @@ pub(super) fn node<T>(core: &Core, request: &Request<T>) -> Result<PeerIdentity,
     Ok(peer)
 }
 
-/// A manager.
+/// A manager, by its certificate and by the state.
 pub(super) fn manager<T>(core: &Core, request: &Request<T>) -> Result<PeerIdentity, Status> {
-    let peer = peer(core, request)?;
-    if peer.role != Role::Manager {
+    let peer = node(core, request)?;
+    let state = core.store.read();
+    let is_manager = |node: &Node| node.role == Role::Manager;
+    if peer.role != Role::Manager || !state.node(&peer.node_id).is_some_and(is_manager) {
         return Err(Status::permission_denied("only managers may call this"));
     }
-    // A manager that joins has its certificate before the others have its node.
-    let state = core.store.read();
-    if state.cluster().is_some()
-        && state.node(&peer.node_id).is_none()
-        && peer.node_id != core.identity.node_id
-    {
-        return Err(Status::permission_denied(format!(
-            "node {} is not part of this swarm (any more)",
-            peer.node_id
-        )));
+    Ok(peer)
+}
+
+/// One that may take part in Raft: a manager by its certificate, which is in the group or not known to have been taken out of
+/// it since. The group and the state that are known here may be too old to have the leader in them, and get newer by its
+/// messages alone.
+pub(super) fn raft_peer<T>(core: &Core, request: &Request<T>) -> Result<PeerIdentity, Status> {
+    let peer = peer(core, request)?;
+    let issued_at = peer.issued_at.duration_since(UNIX_EPOCH);
+    let issued_at = issued_at.map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX));
+    let is_honoured = || {
+        let state = core.store.read();
+        state.honours_manager(&peer.node_id, issued_at)
+    };
+    if peer.role != Role::Manager || !(core.consensus.is_member(&peer.node_id) || is_honoured()) {
+        return Err(Status::permission_denied(
+            "only managers of this swarm may call this",
+        ));
     }
     Ok(peer)
+}
+
+/// Who shows a manager's certificate, whatever has become of it since.
+pub(super) fn may_be_manager<T>(core: &Core, request: &Request<T>) -> Result<(), Status> {
+    match peer(core, request)?.role {
+        Role::Manager => Ok(()),
+        Role::Worker => Err(Status::permission_denied("only managers may call this")),
+    }
 }
 
 /// The caller's address.

@@ -37,12 +37,15 @@ impl Service {
         if asked.token.is_empty() {
             // A renewal, with the role that the node has by now.
             let peer = auth::node(&self.0, request)?;
-            let role = self
-                .0
-                .store
-                .read()
-                .node(&peer.node_id)
-                .map_or(peer.role, |n| n.role);
+            let state = self.0.store.read();
+            let node = state.node(&peer.node_id);
+            let role = node.map_or(peer.role, |n| n.role);
+            // Whoever is on the way out gets nothing that would make it a manager once it is out.
+            if role == Role::Manager && node.is_some_and(|n| n.desired_role() == Role::Worker) {
+                return Err(Status::unavailable(
+                    "the node's role is being changed; try again",
+                ));
+            }
             return Ok((peer.node_id, role));
         }
         let role = if is_same_secret(&asked.token, &cluster.worker_token) {
@@ -54,11 +57,6 @@ impl Service {
                 "A valid join token is necessary to join this cluster",
             ));
         };
-        if role == Role::Manager {
-            return Err(Status::unimplemented(
-                "joining as a manager is not supported yet; use the worker token",
-            ));
-        }
         let availability = match asked.availability.as_str() {
             "" | "active" => Availability::ACTIVE,
             "pause" => Availability::PAUSE,
@@ -87,7 +85,7 @@ impl Service {
 }
 
 /// A refusal as gRPC has it.
-pub(super) fn status(error: ManagerError) -> Status {
+pub(crate) fn status(error: ManagerError) -> Status {
     use crate::ErrorKind;
     let code = match error.kind {
         ErrorKind::InvalidArgument => tonic::Code::InvalidArgument,
@@ -108,6 +106,8 @@ impl NodeCa for Service {
         &self,
         request: Request<IssueNodeCertificateRequest>,
     ) -> Result<Response<IssueNodeCertificateResponse>, Status> {
+        // A token that was rotated, or a node that was removed, is worth nothing from that moment on.
+        self.0.catch_up().await.map_err(status)?;
         let cluster = self.cluster()?;
         let csr = std::str::from_utf8(&request.get_ref().csr_pem)
             .map_err(|_| Status::invalid_argument("the signing request is not PEM"))?

@@ -19,7 +19,11 @@ impl Dispatcher for Service {
         &self,
         request: Request<Streaming<NodeMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let peer = auth::node(&self.0, &request)?;
+        // Who does not lead may not know the node yet, nor its own.
+        let peer = match *self.0.leading.borrow() {
+            true => auth::node(&self.0, &request)?,
+            false => auth::peer(&self.0, &request)?,
+        };
         let remote = auth::remote_ip(&request);
         let messages = session::open(&self.0, peer.node_id, remote, request.into_inner())?;
         Ok(Response::new(Box::pin(messages)))

@@ -4,11 +4,15 @@ mod auth;
 mod ca;
 mod control;
 mod dispatcher;
+mod engine;
 mod logs;
 mod raft;
 mod session;
 
-use crate::{ManagerError, core::Core, raft::MAX_MESSAGE};
+pub(crate) use ca::status;
+
+use crate::{ManagerError, core::Core, leader::ENGINE, raft::MAX_MESSAGE};
+use axum::middleware::from_fn_with_state;
 use mesh_api::proto::{
     control_server::ControlServer, dispatcher_server::DispatcherServer,
     node_ca_server::NodeCaServer, raft_server::RaftServer,
@@ -20,7 +24,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Server;
+use tonic::{service::Routes, transport::Server};
 
 /// Longest TLS handshake; a client that is slower is cut off.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -47,11 +51,7 @@ pub(crate) fn serve(core: &Arc<Core>, listener: TcpListener) {
     core.tasks
         .spawn(accept(core.clone(), listener, connections));
 
-    let router = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE * 2))
-        .tcp_nodelay(true)
-        .add_service(NodeCaServer::new(ca::Service(core.clone())))
+    let services = Routes::new(NodeCaServer::new(ca::Service(core.clone())))
         .add_service(
             DispatcherServer::new(dispatcher::Service(core.clone()))
                 .max_decoding_message_size(MAX_MESSAGE)
@@ -67,6 +67,14 @@ pub(crate) fn serve(core: &Arc<Core>, listener: TcpListener) {
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
         );
+    let api = core.config.engine_api.clone();
+    let api = api.layer(from_fn_with_state(core.clone(), engine::guard));
+    let services = services.into_axum_router().nest(ENGINE, api);
+    let router = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE * 2))
+        .tcp_nodelay(true)
+        .add_routes(Routes::from(services));
     let cancel = core.cancel.clone();
     core.tasks.spawn(async move {
         let stopped = cancel.cancelled_owned();

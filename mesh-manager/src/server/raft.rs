@@ -4,7 +4,7 @@ use super::{auth, ca::status};
 use crate::{core::Core, raft::PeerMessage};
 use mesh_api::proto::{RaftMessage, raft_server::Raft};
 use std::sync::Arc;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status};
 
 pub(super) struct Service(pub(super) Arc<Core>);
 
@@ -12,15 +12,27 @@ impl Service {
     async fn receive(
         &self,
         kind: PeerMessage,
-        payload: &[u8],
+        request: Request<RaftMessage>,
     ) -> Result<Response<RaftMessage>, Status> {
+        auth::raft_peer(&self.0, &request)?;
+        let message = request.into_inner();
+        // Another manager had this address: nobody answers for it.
+        if message.to != self.0.identity.node_id {
+            return Err(Status::failed_precondition(format!(
+                "this is not node {}",
+                message.to
+            )));
+        }
         let payload = self
             .0
             .consensus
-            .receive(kind, payload)
+            .receive(kind, &message.payload, message.data)
             .await
             .map_err(status)?;
-        Ok(Response::new(RaftMessage { payload }))
+        Ok(Response::new(RaftMessage {
+            payload,
+            ..RaftMessage::default()
+        }))
     }
 }
 
@@ -30,30 +42,17 @@ impl Raft for Service {
         &self,
         request: Request<RaftMessage>,
     ) -> Result<Response<RaftMessage>, Status> {
-        auth::manager(&self.0, &request)?;
-        self.receive(PeerMessage::AppendEntries, &request.get_ref().payload)
-            .await
+        self.receive(PeerMessage::AppendEntries, request).await
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        auth::manager(&self.0, &request)?;
-        self.receive(PeerMessage::Vote, &request.get_ref().payload)
-            .await
+        self.receive(PeerMessage::Vote, request).await
     }
 
     async fn install_snapshot(
         &self,
-        request: Request<Streaming<RaftMessage>>,
+        request: Request<RaftMessage>,
     ) -> Result<Response<RaftMessage>, Status> {
-        auth::manager(&self.0, &request)?;
-        let mut chunks = request.into_inner();
-        let mut answer = None;
-        while let Some(chunk) = chunks.message().await? {
-            answer = Some(
-                self.receive(PeerMessage::InstallSnapshot, &chunk.payload)
-                    .await?,
-            );
-        }
-        answer.ok_or_else(|| Status::invalid_argument("a snapshot without a chunk"))
+        self.receive(PeerMessage::InstallSnapshot, request).await
     }
 }

@@ -4,6 +4,7 @@
 use super::ca::status;
 use crate::{
     Cipher, NodeReport, Operation,
+    client::LEADER_ADDRESS,
     core::Core,
     dispatcher::{Sent, Session},
     orchestrator::heartbeat_period,
@@ -38,11 +39,15 @@ pub(super) fn open(
 ) -> Result<impl Stream<Item = Result<ManagerMessage, Status>> + Send + use<>, Status> {
     let leadership = core.leadership();
     if !leadership.is_self {
-        let text = match leadership.leader {
-            Some(leader) => format!("not the leader; it is at {}", leader.addr),
-            None => "the swarm does not have a leader".to_owned(),
+        let Some(leader) = leadership.leader else {
+            return Err(Status::unavailable("the swarm does not have a leader"));
         };
-        return Err(Status::unavailable(text));
+        let text = format!("not the leader; it is at {}", leader.addr);
+        let mut status = Status::unavailable(text);
+        if let Ok(address) = leader.addr.parse() {
+            status.metadata_mut().insert(LEADER_ADDRESS, address);
+        }
+        return Err(status);
     }
     let (messages, outgoing) = mpsc::channel(BACKLOG);
     core.tasks
@@ -58,7 +63,11 @@ async fn start(
     mut incoming: Streaming<NodeMessage>,
     messages: mpsc::Sender<Result<ManagerMessage, Status>>,
 ) {
-    if let Err(refusal) = introduce(&core, &node_id, remote, &mut incoming).await {
+    let introduced = async {
+        leading(&core).await?;
+        introduce(&core, &node_id, remote, &mut incoming).await
+    };
+    if let Err(refusal) = introduced.await {
         tracing::info!(node = node_id, %refusal, "session refused");
         // The node may have gone already.
         let _ = messages.send(Err(refusal)).await;
@@ -66,8 +75,27 @@ async fn start(
     }
     let session = Arc::new(Session::new(&node_id, core.cancel.child_token(), messages));
     core.sessions.add(session.clone());
+    if !*core.leading.borrow() {
+        // The others were closed before this one was there.
+        core.sessions.remove(&session);
+        return;
+    }
     tracing::info!(node = node_id, "session opened");
     run(core, session, remote, incoming).await;
+}
+
+/// Waits until this manager, which has just been elected, has applied what former leaders committed: a node must not be
+/// sent an older state than it had.
+async fn leading(core: &Core) -> Result<(), Status> {
+    let mut leading = core.leading.subscribe();
+    let wait = tokio::time::timeout(HELLO_LIMIT, leading.wait_for(|leads| *leads));
+    tokio::select! {
+        () = core.cancel.cancelled() => Err(Status::unavailable("the manager is stopping")),
+        waited = wait => match waited {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Status::unavailable("the manager does not lead yet")),
+        }
+    }
 }
 
 async fn introduce(
@@ -266,27 +294,37 @@ async fn propose_reports(core: &Core, mut queue: mpsc::Receiver<Vec<(String, Tas
     }
 }
 
-/// Sends what the node has to know, now and whenever it changes.
-async fn dispatch(core: &Core, session: &Session) {
-    let managers = core
-        .consensus
-        .managers()
-        .into_iter()
-        .map(|m| m.addr)
-        .collect();
-    let period = heartbeat_period(&core.store.read());
-    let welcome = Welcome {
+/// What a node has to know of the managers.
+fn welcome(core: &Core, session: &Session) -> Welcome {
+    let managers = core.consensus.managers();
+    let state = core.store.read();
+    let period = heartbeat_period(&state);
+    let role = state.node(&session.node_id).map(|node| node.role);
+    Welcome {
         session_id: session.id.clone(),
         heartbeat_period_ms: u32::try_from(period.as_millis()).unwrap_or(u32::MAX),
-        managers,
-    };
-    if !session.send(Out::Welcome(welcome)).await {
+        managers: managers.into_iter().map(|m| m.addr).collect(),
+        role: role.map(|role| role.to_string()).unwrap_or_default(),
+    }
+}
+
+/// Sends what the node has to know, now and whenever it changes.
+async fn dispatch(core: &Core, session: &Session) {
+    let mut told = welcome(core, session);
+    if !session.send(Out::Welcome(told.clone())).await {
         return;
     }
     let mut index = core.store.index();
     let mut sent = Sent::default();
     loop {
         index.mark_unchanged();
+        let now = welcome(core, session);
+        if now != told {
+            told = now;
+            if !session.send(Out::Welcome(told.clone())).await {
+                return;
+            }
+        }
         let assignment = {
             let state = core.store.read();
             // A node that was removed has no session, and one that was given up while it has one

@@ -4,6 +4,7 @@ use super::{
     Address, Cluster, Meta, Network, Node, NodeState, Port, Protocol, PublishMode, Service, State,
     Task, TaskState,
 };
+use crate::Managers;
 use chrono::{DateTime, Utc};
 use mesh_api::engine;
 use mesh_pki::Role;
@@ -88,15 +89,20 @@ impl Cluster {
     }
 }
 
+/// The Engine API's word for a role.
+pub(crate) fn engine_role(role: Role) -> engine::NodeSpecRoleEnum {
+    match role {
+        Role::Worker => engine::NodeSpecRoleEnum::WORKER,
+        Role::Manager => engine::NodeSpecRoleEnum::MANAGER,
+    }
+}
+
 impl Node {
-    /// `GET /nodes/{id}`. `leader` is the node id of the leader, if there is one.
-    pub fn to_engine(&self, leader: Option<&str>) -> engine::Node {
+    /// `GET /nodes/{id}`, as the leader sees it.
+    pub fn to_engine(&self, managers: &Managers) -> engine::Node {
         let report = &self.description;
         let mut spec = self.spec.clone();
-        spec.role = Some(match self.role {
-            Role::Worker => engine::NodeSpecRoleEnum::WORKER,
-            Role::Manager => engine::NodeSpecRoleEnum::MANAGER,
-        });
+        spec.role = Some(engine_role(self.desired_role()));
         spec.availability = Some(self.availability());
         engine::Node {
             id: Some(self.id.clone()),
@@ -135,10 +141,13 @@ impl Node {
                 .manager_addr
                 .as_ref()
                 .map(|addr| engine::ManagerStatus {
-                    leader: (leader == Some(self.id.as_str())).then_some(true),
-                    reachability: Some(match self.state {
-                        NodeState::Down => engine::Reachability::UNREACHABLE,
-                        NodeState::Ready | NodeState::Unknown => engine::Reachability::REACHABLE,
+                    leader: (managers.leader.as_ref() == Some(&self.id)).then_some(true),
+                    reachability: Some(if managers.reachable.contains(&self.id) {
+                        engine::Reachability::REACHABLE
+                    } else if managers.voters.contains(&self.id) {
+                        engine::Reachability::UNREACHABLE
+                    } else {
+                        engine::Reachability::UNKNOWN
                     }),
                     addr: Some(addr.clone()),
                 }),

@@ -25,6 +25,13 @@ fn by_prefix<'a, T>(
 }
 
 impl State {
+    /// Whether a manager's certificate, signed at `issued_at` (nanoseconds since the epoch), may still make this node one. The
+    /// state may be older than the certificate: who is not known, or is a worker here, has become a manager since.
+    pub(crate) fn honours_manager(&self, node_id: &str, issued_at: i64) -> bool {
+        let demoted_at = self.nodes.get(node_id).and_then(|node| node.demoted_at);
+        !self.removed_managers.contains(node_id) && demoted_at.is_none_or(|at| issued_at > at)
+    }
+
     /// A service by id, name or unique id prefix.
     pub fn find_service(&self, key: &str) -> Result<&Service, ManagerError> {
         let named = || self.services.get(self.indexes.service_by_name(key)?);

@@ -9,6 +9,7 @@ mod lookup;
 mod objects;
 mod task_state;
 
+pub(crate) use convert::engine_role;
 pub use convert::service_status;
 pub use event::{Event, EventAction, ObjectKind};
 pub(crate) use objects::v6;
@@ -20,7 +21,7 @@ pub use task_state::TaskState;
 
 use index::Indexes;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The state of the cluster after some Raft index.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -32,6 +33,9 @@ pub struct State {
     pub(crate) services: BTreeMap<String, Service>,
     pub(crate) tasks: BTreeMap<String, Task>,
     pub(crate) networks: BTreeMap<String, Network>,
+    /// Ids of nodes that were removed after they had been managers: their certificates are worth nothing.
+    #[serde(default)]
+    pub(crate) removed_managers: BTreeSet<String>,
     /// The next VNI to try.
     pub(crate) next_vni: u32,
     /// The next dynamic port to try.

@@ -68,8 +68,12 @@ pub struct Node {
     pub meta: Meta,
     /// The user's choices.
     pub spec: engine::NodeSpec,
-    /// What its certificate allows.
+    /// What its certificate allows; it follows the spec once the group of managers has been changed.
     pub role: Role,
+    /// When it was last asked to be a manager no more, nanoseconds since the epoch: its certificates from before then do not
+    /// make it one.
+    #[serde(default)]
+    pub demoted_at: Option<i64>,
     /// What it says of itself.
     pub description: NodeReport,
     /// Whether it is heard of.
@@ -83,6 +87,15 @@ pub struct Node {
 }
 
 impl Node {
+    /// The role that the user wants it to have.
+    pub fn desired_role(&self) -> Role {
+        match self.spec.role {
+            Some(engine::NodeSpecRoleEnum::WORKER) => Role::Worker,
+            Some(engine::NodeSpecRoleEnum::MANAGER) => Role::Manager,
+            None | Some(engine::NodeSpecRoleEnum::EMPTY) => self.role,
+        }
+    }
+
     /// Availability, `active` if the spec is silent.
     pub fn availability(&self) -> engine::NodeSpecAvailabilityEnum {
         match self.spec.availability {

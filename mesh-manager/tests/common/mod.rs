@@ -46,12 +46,18 @@ pub fn config(directory: &Path, address: SocketAddr) -> Config {
         identity_dir: directory.join("certificates"),
         listen: address,
         advertise: address,
+        engine_api: axum::Router::new(),
         timings: Default::default(),
     }
 }
 
 /// A manager of a new cluster, with a heartbeat that finds dead nodes fast.
 pub async fn manager(directory: &Path) -> ManagerHandle {
+    manager_with(config(directory, free_address())).await
+}
+
+/// The same, as configured.
+pub async fn manager_with(config: Config) -> ManagerHandle {
     let options = InitOptions {
         spec: engine::SwarmSpec {
             dispatcher: Some(engine::SwarmSpecDispatcher {
@@ -61,9 +67,7 @@ pub async fn manager(directory: &Path) -> ManagerHandle {
         },
         ..InitOptions::default()
     };
-    Manager::init(config(directory, free_address()), options)
-        .await
-        .expect("a new cluster")
+    Manager::init(config, options).await.expect("a new cluster")
 }
 
 /// Polls until `check` gives something.
@@ -218,8 +222,26 @@ impl FakeNode {
         Self::open(&address, joined.identity, hostname).await
     }
 
-    /// Opens a session with an identity.
+    /// Opens a session with an identity, at the leader that the manager names if it does not lead (any more).
     pub async fn open(address: &str, identity: NodeIdentity, hostname: &str) -> Self {
+        let mut address = address.to_owned();
+        loop {
+            match Self::try_open(&address, identity.clone(), hostname).await {
+                Ok(node) => return node,
+                Err(refusal) => {
+                    let named = refusal.metadata().get(client::LEADER_ADDRESS);
+                    let named = named.unwrap_or_else(|| panic!("a session: {refusal}"));
+                    address = named.to_str().expect("an address").to_owned();
+                }
+            }
+        }
+    }
+
+    async fn try_open(
+        address: &str,
+        identity: NodeIdentity,
+        hostname: &str,
+    ) -> Result<Self, tonic::Status> {
         let tls = tls::client_config(&identity).expect("the identity is whole");
         let channel = client::connect(address, tls)
             .await
@@ -241,8 +263,7 @@ impl FakeNode {
             .expect("the queue is open");
         let mut stream = dispatcher
             .session(ReceiverStream::new(messages))
-            .await
-            .expect("a session")
+            .await?
             .into_inner();
         let known = Arc::new(Mutex::new(Known::default()));
         let cancel = CancellationToken::new();
@@ -287,7 +308,7 @@ impl FakeNode {
                 }
             }
         });
-        node
+        Ok(node)
     }
 
     /// Says something of a task that the node would not say by itself.

@@ -4,19 +4,26 @@ mod inspect;
 mod ls;
 mod pretty;
 mod ps;
+pub(crate) mod role;
 mod update;
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use mesh_api::{Client, engine::Node};
 
+use super::swarm::Role;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Make managers workers
+    Demote(role::Args),
     /// Show nodes in full
     Inspect(inspect::Args),
     /// List nodes
     #[command(visible_alias = "list")]
     Ls(ls::Args),
+    /// Make workers managers
+    Promote(role::Args),
     /// List the tasks of nodes
     Ps(ps::Args),
     /// Remove nodes from the cluster
@@ -39,6 +46,8 @@ pub(crate) struct Rm {
 
 pub(crate) async fn run(client: &Client, command: Command) -> Result<()> {
     match command {
+        Command::Demote(args) => role::run(client, args, Role::Worker).await,
+        Command::Promote(args) => role::run(client, args, Role::Manager).await,
         Command::Inspect(args) => inspect::run(client, args).await,
         Command::Ls(args) => ls::run(client, args).await,
         Command::Ps(args) => ps::run(client, args).await,

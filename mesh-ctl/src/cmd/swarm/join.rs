@@ -41,5 +41,8 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
         .unwrap_or(false);
     let role = if manager { "manager" } else { "worker" };
     say!("This node joined a swarm as a {role}.")?;
+    if manager {
+        crate::cmd::node::role::warn(client).await;
+    }
     Ok(())
 }

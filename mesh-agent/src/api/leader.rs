@@ -1,0 +1,135 @@
+//! What is asked of the cluster is answered by the leader, whichever manager was asked: changes and reads alike, so that
+//! every answer holds all that was acknowledged before. Without a majority of the managers, what is known is read only.
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Method, Uri, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use mesh_manager::{CallError, Lead};
+use std::time::Duration;
+use tokio::time::Instant;
+
+use super::{Api, errors::ApiError, routes::MAX_BODY};
+
+/// Longest wait for a leader that takes a change.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait for one that answers a read: then it is answered from what this manager knows.
+const READ_PATIENCE: Duration = Duration::from_secs(3);
+/// Pause before a leader is looked for again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What comes with an answer that may be old (RFC 7234, 5.5.1).
+const STALE: HeaderValue = HeaderValue::from_static(
+    r#"110 - "The swarm does not have a leader. This is what this manager knows; nothing can be changed.""#,
+);
+
+/// Lets the request pass where this manager leads, else has the leader answer it. Without a leader, reads are answered by
+/// what this manager knows, and say so.
+pub(super) async fn answers(State(api): State<Api>, request: Request, next: Next) -> Response {
+    // Nodes that are no managers, or not yet, refuse by themselves.
+    let Ok(manager) = api.manager() else {
+        return next.run(request).await;
+    };
+    let is_read = request.method() == Method::GET;
+    let patience = if is_read { READ_PATIENCE } else { PATIENCE };
+    let deadline = Instant::now() + patience;
+    let mut request = Pending::Whole(request);
+    let refusal = loop {
+        let remote = match manager.lead(deadline).await {
+            Ok(Lead::Here) => return next.run(request.take()).await,
+            Ok(Lead::There(remote)) => remote,
+            Err(error) => break error,
+        };
+        let copy = match request.copy().await {
+            Ok(copy) => copy,
+            Err(refusal) => return refusal.into_response(),
+        };
+        let called = remote
+            .call(copy.map(tonic::body::Body::new), deadline)
+            .await;
+        match called {
+            Ok(answer) => return answer.map(Body::new),
+            Err(CallError::Lost(error)) if !is_read => break error,
+            Err(CallError::Lost(error) | CallError::NotTaken(error)) => {
+                if Instant::now() > deadline {
+                    break error;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    };
+    if !is_read {
+        return ApiError::from(refusal).into_response();
+    }
+    let mut answer = next.run(request.take()).await;
+    answer.headers_mut().insert(header::WARNING, STALE);
+    answer
+}
+
+/// A request that may have to be asked more than once.
+enum Pending {
+    Whole(Request),
+    Copied {
+        method: Method,
+        uri: Uri,
+        headers: HeaderMap,
+        body: Bytes,
+    },
+}
+
+impl Pending {
+    /// A copy, with the body read into memory.
+    async fn copy(&mut self) -> Result<Request, ApiError> {
+        if let Self::Whole(request) = self {
+            let (parts, body) = std::mem::take(request).into_parts();
+            let body = axum::body::to_bytes(body, MAX_BODY)
+                .await
+                .map_err(ApiError::unreadable_body)?;
+            let mut headers = parts.headers;
+            // These are about the connection to this manager.
+            for name in [
+                header::CONNECTION,
+                header::HOST,
+                header::TRANSFER_ENCODING,
+                header::UPGRADE,
+            ] {
+                headers.remove(name);
+            }
+            *self = Self::Copied {
+                method: parts.method,
+                uri: parts.uri,
+                headers,
+                body,
+            };
+        }
+        Ok(self.again())
+    }
+
+    fn again(&self) -> Request {
+        let mut request = Request::default();
+        if let Self::Copied {
+            method,
+            uri,
+            headers,
+            body,
+        } = self
+        {
+            *request.method_mut() = method.clone();
+            *request.uri_mut() = uri.clone();
+            *request.headers_mut() = headers.clone();
+            *request.body_mut() = Body::from(body.clone());
+        }
+        request
+    }
+
+    /// The request itself.
+    fn take(self) -> Request {
+        match self {
+            Self::Whole(request) => request,
+            copied => copied.again(),
+        }
+    }
+}

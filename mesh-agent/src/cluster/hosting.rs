@@ -1,0 +1,114 @@
+//! Hosts a manager on this node for as long as its certificate says that it is one.
+
+use std::{fs, io, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use mesh_manager::Manager;
+use mesh_pki::{NodeIdentity, Role};
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{disk::Shared, manager_config, own_manager};
+use crate::node::Node;
+
+/// Pause before a manager that did not start, or stop, is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Follows the certificate.
+#[derive(Debug)]
+pub(super) struct Hosting {
+    cancel: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Hosting {
+    /// Begins. The manager that runs, if one does, is the node's; whether one does is told through `hosted`.
+    pub(super) fn start(
+        node: Node,
+        kept: Shared,
+        identity: watch::Receiver<Arc<NodeIdentity>>,
+        hosted: watch::Sender<bool>,
+    ) -> Self {
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(follow(node, kept, identity, hosted, cancel.clone()));
+        Self { cancel, task }
+    }
+
+    /// Ends, once what it is doing is done. The manager goes on.
+    pub(super) async fn end(self) {
+        self.cancel.cancel();
+        if let Err(error) = self.task.await {
+            warn!(%error, "the node's role was not followed to the end");
+        }
+    }
+}
+
+async fn follow(
+    node: Node,
+    kept: Shared,
+    mut identity: watch::Receiver<Arc<NodeIdentity>>,
+    hosted: watch::Sender<bool>,
+    cancel: CancellationToken,
+) {
+    while !cancel.is_cancelled() {
+        let wanted = identity.borrow_and_update().role == Role::Manager;
+        let is_hosted = node.manager().is_some();
+        let done = match wanted {
+            true if !is_hosted => begin(&node, &kept).await,
+            false if is_hosted || kept.get().manager => finish(&node, &kept).await,
+            _ => Ok(()),
+        };
+        hosted.send_replace(node.manager().is_some());
+        let next = async {
+            match done {
+                Ok(()) => identity.changed().await.is_ok(),
+                Err(error) => {
+                    warn!(
+                        error = format!("{error:#}"),
+                        wanted, "the node's role is not taken up yet"
+                    );
+                    tokio::time::sleep(RETRY).await;
+                    true
+                }
+            }
+        };
+        if cancel.run_until_cancelled(next).await != Some(true) {
+            return;
+        }
+    }
+}
+
+/// Starts a manager, which asks the others to let it in.
+async fn begin(node: &Node, kept: &Shared) -> Result<()> {
+    let now = kept.get();
+    let config = manager_config(node, &now);
+    if !now.manager {
+        // Until this is on disk, no other manager counts on what is in the log.
+        Manager::prepare(&config)?;
+        let own = own_manager(now.listen);
+        kept.change(|kept| kept.set_manager(true, own))?;
+    }
+    let manager = Manager::restart(config, now.managers).await;
+    node.host(Some(manager.context("start the manager")?));
+    info!("this node is a manager now");
+    Ok(())
+}
+
+/// Stops the manager: the others have taken it out of their group.
+async fn finish(node: &Node, kept: &Shared) -> Result<()> {
+    if let Some(manager) = node.host(None) {
+        manager.shutdown().await;
+    }
+    let own = own_manager(kept.get().listen);
+    kept.change(|kept| kept.set_manager(false, own))?;
+    let log = node.config().manager_dir();
+    match fs::remove_dir_all(&log) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("remove {}", log.display()));
+        }
+        _ => {}
+    }
+    info!("this node is a worker now");
+    Ok(())
+}

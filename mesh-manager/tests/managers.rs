@@ -1,0 +1,405 @@
+//! Several managers in one process over real loopback gRPC: joining, forwarding, the loss of the leader.
+
+mod common;
+
+use common::{
+    FakeNode, OUTSIDE, PATIENCE, config, create, eventually, free_address, manager, manager_with,
+    service,
+};
+use mesh_api::{engine, proto};
+use mesh_manager::{
+    Command, Config, Lead, Manager, ManagerError, ManagerHandle, Timings, client,
+    state::{NodeState, service_status},
+};
+use mesh_pki::{NodeIdentity, Role};
+use std::{path::Path, time::Duration};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+/// A manager and where it lives.
+struct Member {
+    handle: ManagerHandle,
+    directory: TempDir,
+    config: Config,
+}
+
+fn address(manager: &ManagerHandle) -> String {
+    let own = &manager.identity().node_id;
+    let all = manager.managers();
+    let found = all.iter().find(|(id, _)| id == own);
+    found.expect("it is one of the managers").1.clone()
+}
+
+async fn join(remote: &ManagerHandle, config: Config) -> ManagerHandle {
+    let remote_address = address(remote);
+    let token = {
+        let view = remote.view();
+        view.cluster().expect("a cluster").manager_token.clone()
+    };
+    let joined = client::join(&remote_address, &token, "active", OUTSIDE)
+        .await
+        .expect("the token is good");
+    assert_eq!(joined.identity.role, Role::Manager);
+    joined.identity.save(&config.identity_dir).expect("space");
+    Manager::prepare(&config).expect("space");
+    let manager = Manager::join(config, vec![remote_address])
+        .await
+        .expect("it is not refused");
+    assert!(manager.group().voters.contains(&joined.identity.node_id));
+    manager
+}
+
+async fn member(remote: &ManagerHandle) -> Member {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(directory.path(), free_address());
+    let handle = join(remote, config.clone()).await;
+    Member {
+        handle,
+        directory,
+        config,
+    }
+}
+
+/// Three managers; the first one leads.
+async fn three(directory: &Path) -> (ManagerHandle, Member, Member) {
+    let first = manager(directory).await;
+    let second = member(&first).await;
+    // By a follower this time.
+    let third = member(&second.handle).await;
+    (first, second, third)
+}
+
+/// Starts a manager that was shut down: what served its last connections may hold the log for a moment.
+async fn restart(config: Config, remotes: Vec<String>) -> ManagerHandle {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Manager::restart(config.clone(), remotes.clone()).await {
+            Ok(manager) => return manager,
+            Err(error) if Instant::now() > deadline => panic!("it does not start: {error}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+async fn new_leader<'a>(members: &'a [&'a ManagerHandle]) -> &'a ManagerHandle {
+    eventually("another leader", || {
+        members.iter().copied().find(|m| m.is_leader())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn managers_come_in_and_agree() {
+    let directory = tempfile::tempdir().unwrap();
+    let (first, second, third) = three(directory.path()).await;
+    for manager in [&first, &second.handle, &third.handle] {
+        eventually("everybody knows three managers", || {
+            (manager.group().voters.len() == 3).then_some(())
+        })
+        .await;
+    }
+    eventually("all of them are reachable", || {
+        (first.group().reachable.len() == 3).then_some(())
+    })
+    .await;
+    // What a follower is asked to change is changed, and known to all.
+    let id = create(&third.handle, service("web", 0)).await;
+    for manager in [&first, &second.handle, &third.handle] {
+        eventually("the service is everywhere", || {
+            manager.view().service(&id).map(drop)
+        })
+        .await;
+    }
+    let deadline = Instant::now() + Duration::from_secs(5);
+    assert!(matches!(first.lead(deadline).await, Ok(Lead::Here)));
+    assert!(matches!(
+        second.handle.lead(deadline).await,
+        Ok(Lead::There(_))
+    ));
+    for manager in [third.handle, second.handle, first] {
+        manager.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leaders_end_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (first, second, third) = three(directory.path()).await;
+    let node = FakeNode::join(&first, "n1").await;
+    let id = create(&first, service("web", 3)).await;
+    let running = |manager: &ManagerHandle| {
+        let view = manager.view();
+        let service = view.service(&id)?;
+        (service_status(&view, service).running_tasks == Some(3)).then_some(())
+    };
+    eventually("three tasks", || running(&first)).await;
+    first.shutdown().await;
+
+    let rest = [&second.handle, &third.handle];
+    let leader = new_leader(&rest).await;
+    let follower = if leader.identity().node_id == second.handle.identity().node_id {
+        &third.handle
+    } else {
+        &second.handle
+    };
+    assert!(running(leader).is_some(), "nothing acknowledged is lost");
+    let other = create(follower, service("more", 0)).await;
+    eventually("the change is at the leader", || {
+        leader.view().service(&other).map(drop)
+    })
+    .await;
+
+    // A follower names the leader in the place of a session.
+    let tls = mesh_pki::tls::client_config(&node.identity).unwrap();
+    let channel = client::connect(&address(follower), tls).await.unwrap();
+    let refused = proto::dispatcher_client::DispatcherClient::new(channel)
+        .session(futures::stream::pending())
+        .await
+        .unwrap_err();
+    let named = refused.metadata().get(client::LEADER_ADDRESS).unwrap();
+    assert_eq!(named.to_str().unwrap(), address(leader));
+
+    // The node finds it in time, and is told of nothing but what it has.
+    let again = FakeNode::open(&address(leader), node.identity.clone(), "n1").await;
+    eventually("the node has its tasks", || {
+        (again.known.lock().unwrap().tasks.len() == 3).then_some(())
+    })
+    .await;
+    assert_eq!(
+        leader.view().node(node.id()).unwrap().state,
+        NodeState::Ready
+    );
+    eventually("the first one is missed", || {
+        (leader.group().reachable.len() == 2).then_some(())
+    })
+    .await;
+
+    // Back again, it follows.
+    let config = config(directory.path(), address(&first).parse().unwrap());
+    let first = restart(config, vec![address(leader)]).await;
+    eventually("it catches up", || first.view().service(&other).map(drop)).await;
+    for manager in [first, second.handle, third.handle] {
+        manager.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_majority_nothing_hangs() {
+    let directory = tempfile::tempdir().unwrap();
+    let (first, second, third) = three(directory.path()).await;
+    second.handle.shutdown().await;
+    third.handle.shutdown().await;
+    eventually("the leader knows that it is alone", || {
+        (!first.is_leader()).then_some(())
+    })
+    .await;
+    let text = "The swarm does not have a leader.";
+    let deadline = Instant::now() + Duration::from_millis(500);
+    let Err(error) = first.lead(deadline).await else {
+        panic!("there is no leader");
+    };
+    assert!(error.message.contains(text), "{error}");
+    assert_eq!(first.view().nodes().count(), 3, "what it knows stays");
+
+    let second = restart(second.config.clone(), Vec::new()).await;
+    let both = [&first, &second];
+    new_leader(&both).await;
+    create(&first, service("web", 0)).await;
+    drop(third.directory);
+    for manager in [first, second] {
+        manager.shutdown().await;
+    }
+}
+
+/// What `node promote` and `node demote` ask for.
+async fn want_role(
+    by: &ManagerHandle,
+    node: &str,
+    role: engine::NodeSpecRoleEnum,
+) -> Result<(), ManagerError> {
+    let (version, spec) = {
+        let view = by.view();
+        let node = view.node(node).expect("it is a node");
+        (node.meta.version, node.spec.clone())
+    };
+    let spec = engine::NodeSpec {
+        role: Some(role),
+        ..spec
+    };
+    let id = node.to_owned();
+    let update = Command::UpdateNode { id, version, spec };
+    by.call(update).await.map(drop)
+}
+
+/// What a manager answers to a message of Raft that makes no sense, to whom it listens.
+async fn raft_message(to: &ManagerHandle, identity: &NodeIdentity, named: &str) -> tonic::Status {
+    let tls = mesh_pki::tls::client_config(identity).unwrap();
+    let channel = client::connect(&address(to), tls).await.unwrap();
+    let message = proto::RaftMessage {
+        payload: b"nonsense".to_vec(),
+        to: named.to_owned(),
+        ..Default::default()
+    };
+    let mut raft = proto::raft_client::RaftClient::new(channel);
+    raft.vote(message).await.unwrap_err()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demoted_manager_has_no_say() {
+    let directory = tempfile::tempdir().unwrap();
+    let (first, second, third) = three(directory.path()).await;
+    let identity = second.handle.identity().clone();
+    let (id, first_id) = (identity.node_id.clone(), first.identity().node_id.clone());
+    eventually("all of them are reachable", || {
+        (first.group().reachable.len() == 3).then_some(())
+    })
+    .await;
+    let listened = raft_message(&first, &identity, &first_id).await;
+    assert_eq!(listened.code(), tonic::Code::InvalidArgument, "{listened}");
+    let other = raft_message(&first, &identity, &id).await;
+    assert_eq!(other.code(), tonic::Code::FailedPrecondition, "{other}");
+    let remove = || Command::RemoveNode {
+        id: id.clone(),
+        force: true,
+    };
+    let error = first.call(remove()).await.unwrap_err();
+    assert!(error.message.contains("must be demoted"), "{error}");
+
+    let worker = engine::NodeSpecRoleEnum::WORKER;
+    want_role(&first, &id, worker).await.unwrap();
+    assert_eq!(first.view().node(&id).unwrap().role, Role::Worker);
+    assert_eq!(first.group().voters.len(), 2);
+    let refused = raft_message(&first, &identity, &first_id).await;
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused}");
+    // Its node gets a certificate that says so.
+    let renewed = client::renew(&address(&first), &identity).await.unwrap();
+    assert_eq!(renewed.role, Role::Worker);
+
+    first.call(remove()).await.unwrap();
+    let refused = raft_message(&first, &identity, &first_id).await;
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused}");
+    create(&third.handle, service("web", 0)).await;
+    for manager in [second.handle, third.handle, first] {
+        manager.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_is_demoted() {
+    let directory = tempfile::tempdir().unwrap();
+    let (first, second, third) = three(directory.path()).await;
+    let id = first.identity().node_id.clone();
+    eventually("all of them are reachable", || {
+        (first.group().reachable.len() == 3).then_some(())
+    })
+    .await;
+    want_role(&first, &id, engine::NodeSpecRoleEnum::WORKER)
+        .await
+        .unwrap();
+    let rest = [&second.handle, &third.handle];
+    let leader = new_leader(&rest).await;
+    eventually("the new leader gives it its role", || {
+        (leader.view().node(&id)?.role == Role::Worker).then_some(())
+    })
+    .await;
+    assert_eq!(leader.group().voters.len(), 2);
+    assert!(!first.is_leader());
+    create(leader, service("web", 0)).await;
+    for manager in [first, second.handle, third.handle] {
+        manager.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_that_is_needed_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let (first, second, third) = three(directory.path()).await;
+    let second_id = second.handle.identity().node_id.clone();
+    let third_id = third.handle.identity().node_id.clone();
+    third.handle.shutdown().await;
+    eventually("the third is missed", || {
+        (first.group().reachable.len() == 2).then_some(())
+    })
+    .await;
+    let worker = engine::NodeSpecRoleEnum::WORKER;
+    let error = want_role(&first, &second_id, worker).await.unwrap_err();
+    assert!(error.message.contains("a loss of quorum"), "{error}");
+    let first_id = first.identity().node_id.clone();
+    let error = want_role(&first, &first_id, worker).await.unwrap_err();
+    assert!(error.message.contains("a loss of quorum"), "{error}");
+    // The one that is lost can go, and then its neighbour.
+    want_role(&first, &third_id, worker).await.unwrap();
+    want_role(&first, &second_id, worker).await.unwrap();
+    assert_eq!(first.group().voters.len(), 1);
+    let error = want_role(&first, &first_id, worker).await.unwrap_err();
+    assert!(error.message.contains("the last manager"), "{error}");
+    create(&first, service("web", 0)).await;
+    for manager in [second.handle, first] {
+        manager.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_comes_at_a_dead_managers_address_is_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let (first, second, third) = three(directory.path()).await;
+    let dead = third.handle.identity().node_id.clone();
+    let config = third.config.clone();
+    third.handle.shutdown().await;
+    drop(third.directory);
+    let wiped = tempfile::tempdir().unwrap();
+    let config = Config {
+        data_dir: wiped.path().join("raft"),
+        identity_dir: wiped.path().join("certificates"),
+        ..config
+    };
+    let again = join(&first, config).await;
+    eventually("the dead one is missed", || {
+        let group = first.group();
+        let is_missed = group.voters.len() == 4 && group.reachable.len() == 3;
+        (is_missed && !group.reachable.contains(&dead)).then_some(())
+    })
+    .await;
+    let worker = engine::NodeSpecRoleEnum::WORKER;
+    want_role(&first, &dead, worker).await.unwrap();
+    let remove = Command::RemoveNode {
+        id: dead,
+        force: true,
+    };
+    first.call(remove).await.unwrap();
+    assert_eq!(first.group().voters.len(), 3);
+    create(&again, service("web", 0)).await;
+    for manager in [again, second.handle, first] {
+        manager.shutdown().await;
+    }
+}
+
+/// A log that was compacted: who joins gets the state as a snapshot in pieces.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_state_reaches_a_new_manager() {
+    let directory = tempfile::tempdir().unwrap();
+    let timings = Timings {
+        snapshot_entries: 10,
+        kept_entries: 5,
+        ..Timings::default()
+    };
+    let first = manager_with(Config {
+        timings,
+        ..config(directory.path(), free_address())
+    })
+    .await;
+    // Larger than a piece of a snapshot, and than a message of gRPC by default.
+    let count = 40;
+    for number in 0..count {
+        let mut spec = service(&format!("s{number}"), 0);
+        let labels = [("filler".to_owned(), "x".repeat(256 << 10))];
+        spec.labels = Some(labels.into());
+        create(&first, spec).await;
+    }
+    let second = member(&first).await;
+    let known = second.handle.view().services().count();
+    assert_eq!(known, count, "it has all before it has a vote");
+    for manager in [second.handle, first] {
+        manager.shutdown().await;
+    }
+}

@@ -1,0 +1,76 @@
+//! Clusters of several managers, and what is said of them.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{Node, Rig, eventually, rig::UP_LIMIT};
+
+/// Makes the cluster with all nodes as managers.
+///
+/// # Errors
+/// One of them is not let in.
+pub fn form(rig: &Rig) -> Result<()> {
+    let first = rig.first();
+    let address = first.address.to_string();
+    first.ok(&["swarm", "init", "--advertise-addr", &address])?;
+    let token = first.ok(&["swarm", "join-token", "-q", "manager"])?;
+    for node in rig.nodes.iter().skip(1) {
+        let own = node.address.to_string();
+        let remote = format!("{address}:2377");
+        let said = node.ok(&[
+            "swarm",
+            "join",
+            "--token",
+            token.trim(),
+            "--advertise-addr",
+            &own,
+            &remote,
+        ])?;
+        ensure!(said.contains("as a manager"), "{said}");
+    }
+    rig.wait_ready(rig.nodes.len())
+}
+
+/// Host names with what `node ls` says of them as managers, asked of `by`.
+///
+/// # Errors
+/// It does not answer.
+pub fn statuses(by: &Node) -> Result<Vec<(String, String)>> {
+    let list = by.ok(&["node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}"])?;
+    let pair = |line: &str| {
+        let (name, status) = line.split_once(' ').unwrap_or((line, ""));
+        (name.to_owned(), status.to_owned())
+    };
+    Ok(list.lines().map(pair).collect())
+}
+
+/// Index in `rig.nodes` of the leader, as `by` says.
+///
+/// # Errors
+/// There is none.
+pub fn leader(rig: &Rig, by: &Node) -> Result<usize> {
+    let all = statuses(by)?;
+    let (name, _) = all
+        .iter()
+        .find(|(_, status)| status == "Leader")
+        .with_context(|| format!("no leader in {all:?}"))?;
+    let found = rig.nodes.iter().position(|node| node.name == *name);
+    found.with_context(|| format!("no node {name}"))
+}
+
+/// Waits until these nodes, by number, and no others are managers that answer, as `by` says.
+///
+/// # Errors
+/// It does not come to that.
+pub fn wait_for(rig: &Rig, by: &Node, managers: &[usize]) -> Result<()> {
+    eventually("the managers", UP_LIMIT, || {
+        let said = statuses(by)?;
+        for (number, node) in rig.nodes.iter().enumerate() {
+            let status = said.iter().find(|(name, _)| *name == node.name);
+            let status = status.map_or("", |(_, status)| status);
+            let is_manager = ["Leader", "Reachable"].contains(&status);
+            ensure!(is_manager == managers.contains(&number), "{said:?}");
+            ensure!(is_manager || status.is_empty(), "{said:?}");
+        }
+        Ok(())
+    })
+}
