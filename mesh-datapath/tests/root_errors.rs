@@ -6,7 +6,7 @@ use std::{
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::AsRawFd as _,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use common::{
@@ -48,7 +48,7 @@ fn told(pair: &Pair, ns: &Ns, to: IpAddr, port: u16, length: usize) -> std::io::
         assert_eq!(set, 0, "path MTU discovery");
         socket.connect(SocketAddr::new(to, port)).expect("connect");
         socket
-            .set_read_timeout(Some(PATIENCE / 50))
+            .set_read_timeout(Some(Duration::from_millis(100)))
             .expect("a time-out");
         let began = Instant::now();
         while began.elapsed() < PATIENCE {

@@ -205,7 +205,7 @@ fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), BrokenPipe | ConnectionReset)
 }
 
-/// Sends `count` datagrams that must each come back; gives how many did.
+/// Sends `count` datagrams that must each come back, a hundred by each socket; gives how many did.
 ///
 /// # Errors
 /// When the socket cannot be used at all.
@@ -215,18 +215,20 @@ pub fn udp_echo(address: impl Into<IpAddr>, port: u16, count: usize) -> Result<u
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.connect((address, port))?;
-    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     let mut back = 0;
     let mut buffer = [0_u8; 2048];
-    for number in 0..count {
-        let sent = format!("datagram {number}");
-        socket.send(sent.as_bytes())?;
-        if let Ok(length) = socket.recv(&mut buffer)
-            && String::from_utf8_lossy(&buffer[..length]).contains(&sent)
-        {
-            back += 1;
+    for first in (0..count).step_by(100) {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((address, port))?;
+        socket.set_read_timeout(Some(REQUEST_LIMIT))?;
+        for number in first..count.min(first + 100) {
+            let sent = format!("datagram {number};");
+            socket.send(sent.as_bytes())?;
+            if let Ok(length) = socket.recv(&mut buffer)
+                && String::from_utf8_lossy(&buffer[..length]).contains(&sent)
+            {
+                back += 1;
+            }
         }
     }
     Ok(back)

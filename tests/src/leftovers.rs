@@ -35,7 +35,7 @@ pub struct Traces {
 const PINS: &str = "/sys/fs/bpf/mesh";
 
 /// How long processes that were killed may take to be gone.
-const KILL_LIMIT: Duration = Duration::from_secs(10);
+const KILL_LIMIT: Duration = Duration::from_secs(30);
 
 impl Traces {
     /// Everything that is there, one line each, in words.
@@ -61,15 +61,18 @@ impl Traces {
                 found.push(format!("namespace {name}"));
             }
         }
+        if self.dir.exists() {
+            found.push(format!("folder {}", self.dir.display()));
+        }
         found
     }
 
-    /// As [`find`](Self::find) without the namespaces and what lives only inside them: what an agent
-    /// that left its cluster and stopped must have cleared up itself.
+    /// As [`find`](Self::find) without the namespaces, what lives only inside them, and the folder: what an agent that left
+    /// its cluster and stopped must have cleared up itself.
     pub fn find_of_agents(&self) -> Vec<String> {
         self.find()
             .into_iter()
-            .filter(|line| !line.starts_with("namespace "))
+            .filter(|line| !line.starts_with("namespace ") && !line.starts_with("folder "))
             .collect()
     }
 

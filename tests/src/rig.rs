@@ -288,18 +288,14 @@ impl Rig {
                 }
             }
         }
-        let gone = eventually(
-            "everything to be cleared up",
-            Duration::from_secs(10),
-            || {
-                let mut left = self.traces.find_of_agents();
-                for node in &self.nodes {
-                    left.extend(node.network_left()?);
-                }
-                anyhow::ensure!(left.is_empty(), "left behind:\n{}", left.join("\n"));
-                Ok(())
-            },
-        );
+        let gone = eventually("everything to be cleared up", UP_LIMIT, || {
+            let mut left = self.traces.find_of_agents();
+            for node in &self.nodes {
+                left.extend(node.network_left()?);
+            }
+            anyhow::ensure!(left.is_empty(), "left behind:\n{}", left.join("\n"));
+            Ok(())
+        });
         if let Err(error) = gone {
             faults.push(format!("{error:#}"));
         }

@@ -1,6 +1,6 @@
 //! The demo, as other programs drive it: up, described, and gone without a trace.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{Answer, Rig, node, rig};
@@ -51,6 +51,46 @@ fn a_demo_that_is_kept_is_described_and_goes_without_a_trace() {
     assert!(left.is_empty(), "{left:?}");
     let told = demo(name, &["--down"]).and_then(Answer::ok).unwrap();
     assert_eq!(told.trim(), "No demo is up.");
+}
+
+#[test]
+fn a_step_that_fails_is_told_with_its_cause_and_nothing_is_left() {
+    let up = Up(rig::test_name("demof"));
+    let tools = tempfile::tempdir().unwrap();
+    let curl = tools.path().join("curl");
+    fs::write(&curl, "#!/bin/sh\necho no curl today >&2\nexit 7\n").unwrap();
+    fs::set_permissions(&curl, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let output = Command::new(node::program("mesh-demo").unwrap())
+        .args(["--name", &up.0, "--nodes", "1"])
+        .env("PATH", format!("{}:{path}", tools.path().display()))
+        .output()
+        .unwrap();
+    let (told, cause) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{told}{cause}");
+    assert!(cause.contains("no curl today"), "{cause}");
+    for wanted in [
+        "A step failed",
+        "--- n1",
+        "To look around in it: cargo xtask demo --keep",
+    ] {
+        assert!(told.contains(wanted), "{wanted} is not in\n{told}");
+    }
+    let left = Rig::traces(&up.0, 1).find();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_description_that_cannot_be_written_is_told_before_anything_is_made() {
+    let name = rig::test_name("demoj");
+    let answer = demo(&name, &["--json", "/proc/none/demo.json"]).unwrap();
+    let told = answer.refused().unwrap();
+    assert!(told.contains("--json"), "{told}");
+    assert!(Rig::traces(&name, NODES).find().is_empty());
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// What the file says is so.

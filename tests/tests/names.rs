@@ -162,11 +162,12 @@ fn networks_do_not_meet() {
         let mut reds = lookup(rig, &red[0], "tasks.redsh")?;
         reds.extend(lookup(rig, &red[0], "redsh")?);
         for address in &own {
+            rig.exec(&blue[0], &["ping", "-c", "1", "-W", "10", address])?;
             let ping = rig.exec(&red[0], &["ping", "-c", "1", "-W", "1", address]);
             ensure!(ping.is_err(), "{address} of another network answers");
         }
         for address in &reds {
-            rig.exec(&red[0], &["ping", "-c", "1", "-W", "5", address])?;
+            rig.exec(&red[0], &["ping", "-c", "1", "-W", "10", address])?;
             let ping = rig.exec(&blue[0], &["ping", "-c", "1", "-W", "1", address]);
             ensure!(ping.is_err(), "{address} of another network answers");
         }

@@ -15,7 +15,10 @@ fn state(node: &Node) -> Result<String> {
     ])?;
     let networks = node.ok(&["network", "ls", "--format", "{{.ID}} {{.Name}}"])?;
     let images = node.ok(&["image", "ls", "-q"])?;
-    Ok([services, networks, images].concat())
+    let nodes = node.ok(&["node", "ls", "--format", "{{.ID}} {{.Availability}}"])?;
+    let addresses = node.ok(&["vip", "ls"])?;
+    let specs = node.ok(&["service", "inspect", "web"])?;
+    Ok([services, networks, images, nodes, addresses, specs].concat())
 }
 
 #[test]

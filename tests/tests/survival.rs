@@ -1,9 +1,9 @@
-//! `kill -9` of an agent: packets and tasks go on, and the next agent takes over what it finds.
+//! `kill -9` of an agent: packets, open connections and tasks go on, and the next agent takes over what it finds.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Node, Rig, eventually, http_get, rig::UP_LIMIT, scenario};
+use mesh_tests::{KeptConnection, Node, Rig, eventually, http_get, rig::UP_LIMIT, scenario};
 
 /// Requests that run while the agent is killed.
 const REQUESTS: usize = 1000;
@@ -31,6 +31,8 @@ fn no_request_fails_while_the_asked_agent_is_killed() {
         let before = alive(rig)?;
         let asked = rig.nodes[1].address;
         ensure!(rig.running("web")?.iter().any(|task| task.node == "n2"));
+        let mut open = KeptConnection::new(asked, 80);
+        ensure!(rig.client.enter(|| open.get("/"))? == 200);
         let done = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             let client = &rig.client;
@@ -51,6 +53,7 @@ fn no_request_fails_while_the_asked_agent_is_killed() {
                 Ok(())
             })?;
             rig.nodes[1].kill()?;
+            go_on(rig, &mut open).context("the agent away")?;
             let killed_at = done.load(Ordering::Relaxed);
             ensure!(
                 killed_at < REQUESTS - WITHOUT_AGENT,
@@ -75,8 +78,16 @@ fn no_request_fails_while_the_asked_agent_is_killed() {
         })?;
         let reply = rig.client.enter(|| http_get(asked, 80, "/"))?;
         ensure!(reply.status == 200);
-        Ok(())
+        go_on(rig, &mut open).context("the agent back")
     });
+}
+
+/// The next request on an open connection, which must not have to be made anew for it.
+fn go_on(rig: &Rig, open: &mut KeptConnection) -> Result<()> {
+    let begun = open.connected();
+    let status = rig.client.enter(|| open.get("/"))?;
+    ensure!(status == 200 && open.connected() == begun, "{open:?}");
+    Ok(())
 }
 
 #[test]

@@ -229,6 +229,11 @@ fn refuse_unknown(request: &NetworkCreateRequest) -> Result<(), ApiError> {
             "invalid range {range}: addresses are given from the whole subnet"
         )));
     }
+    if let Some(scope) = given(&request.scope).filter(|scope| *scope != "swarm") {
+        return Err(ApiError::bad_request(format!(
+            "invalid scope {scope}: networks are the cluster's (swarm)"
+        )));
+    }
     let subnets = configs().filter_map(|config| given(&config.subnet));
     if let Some(second) = subnets.filter(|text| !text.contains(':')).nth(1) {
         return Err(ApiError::bad_request(format!(

@@ -27,8 +27,10 @@ pub(crate) const LAN_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 3, 0, 0, 0, 0);
 /// Makes names of namespaces unique.
 static COUNTER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
 
-/// Longest wait for an answer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for an answer that comes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Wait for one that may be lost, or must not come.
+pub(crate) const SILENCE: Duration = Duration::from_secs(3);
 
 /// The IPv6 address that goes with `address` on a network.
 pub(crate) fn six(prefix: Ipv6Addr, address: Ipv4Addr) -> Ipv6Addr {

@@ -163,8 +163,8 @@ fn after_change(before: UpdateStatus, time: i64) -> Option<UpdateStatus> {
     }
 }
 
-/// Whether tasks made from the old spec have to be replaced. Placement does not count: the
-/// constraint enforcer looks after tasks that no longer fit.
+/// Whether tasks made from the old spec have to be replaced. Placement does not count: tasks that no longer
+/// fit are the orchestrator's.
 fn makes_tasks_outdated(old: &Service, new: &Service) -> bool {
     let template = |s: &Service| {
         let mut template = s.spec.task_template.clone().unwrap_or_default();

@@ -3,6 +3,7 @@
 mod defaults;
 pub(super) mod logs;
 mod names;
+mod refused;
 
 use axum::{
     Json,
@@ -124,6 +125,7 @@ async fn spec_in(body: Body) -> Result<ServiceSpec, ApiError> {
     }
     let mut spec: ServiceSpec =
         serde_json::from_value(value).map_err(|error| ApiError::bad_body(&error))?;
+    refused::check(&spec)?;
     defaults::mode(&mut spec);
     Ok(spec)
 }

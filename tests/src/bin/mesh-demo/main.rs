@@ -3,7 +3,7 @@
 mod show;
 mod steps;
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{fs::File, io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -67,22 +67,25 @@ fn run(cli: Cli) -> Result<()> {
         println!("An earlier demo is still there: removing it.");
         remove(&earlier)?;
     }
+    // Before anything is made: a file that cannot be written is to be told at once.
+    let description = cli.json.as_ref().map(File::create).transpose();
+    let description = description.context("cannot write the file of --json")?;
     let mut show = Show::default();
     let mut rig = steps::world(&mut show, &cli.name, cli.nodes).context(
         "the nodes did not come up; `cargo xtask setup` installs what is missing, and `dmesg` may tell more",
     )?;
     let done = steps::all(&mut show, &mut rig);
-    if let Some(path) = &cli.json {
-        let text = serde_json::to_string_pretty(&rig.describe())?;
-        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    if let Err(error) = &done {
-        explain(&rig, error, cli.keep);
+    let described = description.map(|file| describe(&rig, file)).transpose();
+    if done.is_err() {
+        explain(&rig, cli.keep);
     }
     if cli.keep {
         how_to_enter(&rig);
         rig.keep();
-        return done;
+    }
+    let done = done.and(described);
+    if cli.keep {
+        return done.map(drop);
     }
     if done.is_ok() {
         show.step("every node leaves, every agent stops");
@@ -91,22 +94,29 @@ fn run(cli: Cli) -> Result<()> {
         )?;
         println!("Nothing is left: no namespace, link, pin, cgroup, mount or process.");
     }
-    done
+    done.map(drop)
 }
 
-/// What a failed step leaves to look at.
-fn explain(rig: &Rig, error: &anyhow::Error, kept: bool) {
-    println!("\nA step failed: {error:#}");
+/// Writes what was made, for other programs.
+fn describe(rig: &Rig, mut file: File) -> Result<()> {
+    serde_json::to_writer_pretty(&file, &rig.describe())
+        .context("cannot write the file of --json")?;
+    writeln!(file).context("cannot write the file of --json")
+}
+
+/// What a failed step leaves to look at. The cause is told at the very end, by [`main`].
+fn explain(rig: &Rig, kept: bool) {
+    println!("\nA step failed. What the agents said last:");
     for node in &rig.nodes {
-        println!(
-            "--- end of the log of {} ({})",
-            node.name,
-            node.log().display()
-        );
-        println!("{}", node.log_tail(12));
+        if kept {
+            println!("--- {}: end of {}", node.name, node.log().display());
+        } else {
+            println!("--- {}", node.name);
+        }
+        println!("{}", node.log_tail(40));
     }
     if !kept {
-        println!("To look around in it: cargo xtask demo --keep");
+        println!("\nTo look around in it: cargo xtask demo --keep");
     }
 }
 
