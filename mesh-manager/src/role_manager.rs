@@ -87,7 +87,11 @@ impl Core {
     /// Refuses to demote a manager without which too few are left that answer. The leader alone knows; a change that
     /// reaches it by another way waits until there are enough.
     pub(crate) fn check_demotion(&self, node_id: &str) -> Result<(), ManagerError> {
-        let is_last = self.consensus.managers().len() < 2;
+        let is_last = {
+            let state = self.store.read();
+            let mut managers = state.nodes().filter(|n| n.desired_role() == Role::Manager);
+            managers.all(|n| n.id == node_id)
+        };
         // The state says what is wrong with that.
         if is_last || !*self.leading.borrow() || self.consensus.can_remove(node_id) {
             return Ok(());

@@ -93,7 +93,10 @@ fn the_leader_killed_under_writes_and_requests() {
                 })?;
                 let took = killed.elapsed();
                 for _ in 0..WRITES_AFTER {
-                    ensure!(write(&rig.nodes), "a write after the first");
+                    eventually("another write", UP_LIMIT, || {
+                        ensure!(write(&rig.nodes), "not yet");
+                        Ok(())
+                    })?;
                 }
                 Ok(took)
             })();

@@ -120,11 +120,13 @@ fn a_manager_that_leaves_is_missed_by_nobody() {
         wait_for(rig, &rig.nodes[0], &[0, 1, 2])?;
         let leaving = leader(rig, &rig.nodes[0])?;
         let (node, by) = (&rig.nodes[leaving], &rig.nodes[(leaving + 1) % 3]);
-        refused(
-            node,
-            &["swarm", "leave"],
-            "participating as a manager. The only way to restore",
-        )?;
+        eventually("who is there to be known", UP_LIMIT, || {
+            refused(
+                node,
+                &["swarm", "leave"],
+                "participating as a manager. The only way to restore",
+            )
+        })?;
         node.ok(&["swarm", "leave", "--force"])?;
         let others: Vec<usize> = (0..3).filter(|n| *n != leaving).collect();
         eventually("the others to go on", UP_LIMIT, || {
@@ -144,7 +146,9 @@ fn a_manager_that_leaves_is_missed_by_nobody() {
             Ok(())
         })?;
         by.ok(&["node", "rm", &node.name])?;
-        refused(by, &["swarm", "leave"], "leaves 1 managers out of 2.")?;
+        eventually("who is there to be known", UP_LIMIT, || {
+            refused(by, &["swarm", "leave"], "leaves 1 managers out of 2.")
+        })?;
 
         // Back again, it is another one.
         let token = by.ok(&["swarm", "join-token", "-q", "manager"])?;
@@ -178,11 +182,13 @@ fn without_a_majority_the_state_is_read_only() {
             &["node", "demote", &rig.nodes[1].name],
             "this would result in a loss of quorum",
         )?;
-        refused(
-            &rig.nodes[0],
-            &["swarm", "leave"],
-            "leaves 1 managers out of 3. Without a Raft quorum your swarm will be inaccessible.",
-        )?;
+        eventually("who is there to be known", UP_LIMIT, || {
+            refused(
+                &rig.nodes[0],
+                &["swarm", "leave"],
+                "leaves 1 managers out of 3. Without a Raft quorum your swarm will be inaccessible.",
+            )
+        })?;
         rig.nodes[1].kill()?;
         let alone = &rig.nodes[0];
         let create = [

@@ -146,7 +146,10 @@ impl Membership {
             hosting,
             helpers,
         } = self;
-        let is_last = node.manager().is_some_and(|m| m.group().voters.len() < 2);
+        // One that is coming in has no vote yet.
+        let is_last = node
+            .manager()
+            .is_some_and(|m| m.group().voters.iter().eq([&m.identity().node_id]));
         if let Some(manager) = node.manager()
             && !is_last
         {

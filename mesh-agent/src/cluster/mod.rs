@@ -31,7 +31,7 @@ use disk::Kept;
 const FIRST_SESSION: Duration = Duration::from_secs(20);
 
 /// Longest wait for the leader to say which managers answer.
-const GROUP_LIMIT: Duration = Duration::from_secs(3);
+const GROUP_LIMIT: Duration = Duration::from_secs(10);
 
 /// What Docker says when the first session takes long.
 const JOIN_TIMEOUT: &str = "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the \"docker info\" command to see the current swarm status of your node.";
@@ -256,6 +256,14 @@ pub(crate) async fn leave(node: &Node, force: bool) -> Result<(), NodeError> {
 /// How many managers answer, and how many do not; `None` if no leader knows.
 async fn known_managers(node: &Node) -> Option<(usize, usize)> {
     let manager = node.manager()?;
+    if manager
+        .group()
+        .voters
+        .iter()
+        .eq([&manager.identity().node_id])
+    {
+        return Some((1, 0));
+    }
     let asked = tokio::time::timeout(GROUP_LIMIT, manager.group_by_leader());
     let group = asked.await.ok()?.ok()?;
     let reachable = group.voters.intersection(&group.reachable).count();

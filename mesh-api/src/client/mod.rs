@@ -172,12 +172,12 @@ impl Client {
     }
 }
 
-/// The query argument of list calls.
 /// The text of a `Warning` header: `110 agent "text"`.
 fn warning_text(header: &str) -> Option<&str> {
     header.split_once('"')?.1.strip_suffix('"')
 }
 
+/// The query argument of list calls.
 fn filter_query(filters: &Filters) -> Query {
     filters
         .to_query()

@@ -220,6 +220,8 @@ impl Driver {
         let core = self.core.clone();
         let state = core.store.read();
         let now = now();
+        // A clock may be set back.
+        self.leads_since = self.leads_since.min(now);
         // Nodes look for a new leader for a moment: what they have applied is not known until then.
         let found_by = self
             .leads_since

@@ -138,20 +138,22 @@ impl Group {
         loop {
             let (leader, is_self, beats) = {
                 let metrics = metrics.borrow_and_update();
-                let others = metrics.membership_config.membership().nodes().count() > 1;
+                let members = metrics.membership_config.membership();
+                let others = members.nodes().count() > 1;
+                let may_lead = members.voter_ids().count() > 1;
                 let is_self = metrics.current_leader == Some(self.own) && metrics.state.is_leader();
                 let silence = metrics.millis_since_quorum_ack.map(Duration::from_millis);
                 // One that waits for its disk tells nothing, and sends no heartbeats.
-                let stalled = if others {
+                let stalled = if may_lead {
                     told.elapsed()
                 } else {
                     Duration::ZERO
                 };
                 let is_alone = is_self && silence.is_none_or(|s| s + stalled > self.quorum_lost);
-                let leader = metrics.current_leader.filter(|_| !is_alone).and_then(|id| {
-                    let node = metrics.membership_config.membership().get_node(&id)?;
-                    Some(peer(node))
-                });
+                let leader = metrics
+                    .current_leader
+                    .filter(|_| !is_alone)
+                    .and_then(|id| members.get_node(&id).map(peer));
                 (leader, is_self && !is_alone, is_self && others)
             };
             leadership.send_if_modified(|old| {

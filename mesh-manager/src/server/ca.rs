@@ -106,8 +106,12 @@ impl NodeCa for Service {
         &self,
         request: Request<IssueNodeCertificateRequest>,
     ) -> Result<Response<IssueNodeCertificateResponse>, Status> {
-        // A token that was rotated, or a node that was removed, is worth nothing from that moment on.
-        self.0.catch_up().await.map_err(status)?;
+        // A token that was rotated, or a node that was removed, is worth nothing from that moment on. The only manager knows,
+        // and a full disk keeps no node from renewing what it has.
+        let is_renewal = request.get_ref().token.is_empty();
+        if !(is_renewal && self.0.is_only_manager()) {
+            self.0.catch_up().await.map_err(status)?;
+        }
         let cluster = self.cluster()?;
         let csr = std::str::from_utf8(&request.get_ref().csr_pem)
             .map_err(|_| Status::invalid_argument("the signing request is not PEM"))?

@@ -44,7 +44,12 @@ impl Control for Service {
             node_id,
             addr: address,
         };
-        self.0.let_in(manager, is_forwarded).await?;
+        let core = self.0.clone();
+        // Comes to an end also where the caller does not wait for it: a manager that died on the way in is taken out again.
+        let let_in = tokio::spawn(async move { core.let_in(manager, is_forwarded).await });
+        let_in
+            .await
+            .map_err(|e| Status::internal(format!("the join ended early: {e}")))??;
         Ok(Response::new(JoinResponse {}))
     }
 
