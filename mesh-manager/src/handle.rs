@@ -20,7 +20,7 @@ use crate::{
 use mesh_api::{engine, proto::query::Question};
 use mesh_pki::{JoinToken, NodeIdentity, Role, RootCa};
 use std::{
-    fs,
+    fs, mem,
     ops::Deref,
     os::unix::fs::DirBuilderExt,
     sync::{Arc, Mutex, RwLockReadGuard},
@@ -47,7 +47,10 @@ pub struct Manager;
 impl Manager {
     /// Makes a new cluster with this node as its first manager: root CA, the node's identity (saved
     /// into [`Config::identity_dir`]), the Raft log, the ingress network. Serves when it returns.
-    pub async fn init(config: Config, options: InitOptions) -> Result<ManagerHandle, ManagerError> {
+    pub async fn init(
+        mut config: Config,
+        options: InitOptions,
+    ) -> Result<ManagerHandle, ManagerError> {
         let failed = |e: mesh_pki::PkiError| ManagerError::internal("cannot make the cluster", e);
         let listener = server::bind(config.listen).await?;
         let root = RootCa::create().map_err(failed)?;
@@ -79,6 +82,7 @@ impl Manager {
                 data_path_address: String::new(),
             },
         };
+        let api = mem::take(&mut config.engine_api);
         let handle = ManagerHandle::start(config, identity, Origin::Founds(&peer)).await?;
         let begin = async {
             let bootstrap = Operation::Bootstrap(Box::new(bootstrap));
@@ -89,7 +93,7 @@ impl Manager {
                 .identity
                 .save(&handle.core.config.identity_dir)
                 .map_err(failed)?;
-            handle.run(listener);
+            handle.run(listener, api);
             Ok(())
         };
         if let Err(error) = begin.await {
@@ -113,7 +117,7 @@ impl Manager {
     }
 
     /// Starts a manager with the identity and the log on disk.
-    async fn open(config: Config) -> Result<ManagerHandle, ManagerError> {
+    async fn open(mut config: Config) -> Result<ManagerHandle, ManagerError> {
         let identity = NodeIdentity::load(&config.identity_dir)
             .map_err(|e| ManagerError::internal("cannot read the node's identity", e))?
             .ok_or_else(|| {
@@ -123,8 +127,9 @@ impl Manager {
                 )
             })?;
         let listener = server::bind(config.listen).await?;
+        let api = mem::take(&mut config.engine_api);
         let handle = ManagerHandle::start(config, identity, Origin::GoesOn).await?;
-        handle.run(listener);
+        handle.run(listener, api);
         Ok(handle)
     }
 
@@ -245,9 +250,9 @@ impl ManagerHandle {
         })
     }
 
-    /// Starts the services and the reconcilers.
-    fn run(&self, listener: tokio::net::TcpListener) {
-        server::serve(&self.core, listener);
+    /// Starts the services and the reconcilers. The services alone hold the `api`, which may hold this very handle.
+    fn run(&self, listener: tokio::net::TcpListener, api: axum::Router) {
+        server::serve(&self.core, listener, api);
         self.core.tasks.spawn(Driver::run(self.core.clone()));
         self.core.tasks.spawn(role_manager::run(self.core.clone()));
         let follow = self.core.credentials.clone().follow(

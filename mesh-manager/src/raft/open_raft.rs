@@ -11,7 +11,7 @@ use super::{
 use crate::{ManagerError, Outcome, Proposal, config::Timings, credentials::Credentials};
 use async_trait::async_trait;
 use openraft::{
-    SnapshotPolicy,
+    RaftMetrics, SnapshotPolicy,
     error::{ClientWriteError, Fatal, RaftError},
     raft::InstallSnapshotRequest,
 };
@@ -138,6 +138,10 @@ impl Group {
         loop {
             let (leader, is_self, beats) = {
                 let metrics = metrics.borrow_and_update();
+                // Before it is told that nobody leads: whoever waits is to be told why.
+                if let Some(reason) = why_stopped(&metrics) {
+                    return reason;
+                }
                 let members = metrics.membership_config.membership();
                 let others = members.nodes().count() > 1;
                 let may_lead = members.voter_ids().count() > 1;
@@ -175,13 +179,19 @@ impl Group {
                 _ = heartbeat.tick(), if beats => raft.trigger().heartbeat().await.is_ok(),
             };
             if !is_running {
-                return match &raft.metrics().borrow().running_state {
-                    Err(Fatal::StorageError(error)) => error.to_string(),
-                    Err(error) => error.to_string(),
-                    Ok(()) => Fatal::<RaftId>::Panicked.to_string(),
-                };
+                let why = why_stopped(&raft.metrics().borrow());
+                return why.unwrap_or_else(|| Fatal::<RaftId>::Panicked.to_string());
             }
         }
+    }
+}
+
+/// Why Raft runs no more.
+fn why_stopped(metrics: &RaftMetrics<RaftId, RaftPeer>) -> Option<String> {
+    match &metrics.running_state {
+        Err(Fatal::StorageError(error)) => Some(error.to_string()),
+        Err(error) => Some(error.to_string()),
+        Ok(()) => None,
     }
 }
 

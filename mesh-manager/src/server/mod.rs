@@ -46,7 +46,7 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, ManagerErro
 }
 
 /// Serves until the manager is cancelled.
-pub(crate) fn serve(core: &Arc<Core>, listener: TcpListener) {
+pub(crate) fn serve(core: &Arc<Core>, listener: TcpListener, api: axum::Router) {
     let (connections, incoming) = mpsc::channel(BACKLOG);
     core.tasks
         .spawn(accept(core.clone(), listener, connections));
@@ -67,7 +67,6 @@ pub(crate) fn serve(core: &Arc<Core>, listener: TcpListener) {
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
         );
-    let api = core.config.engine_api.clone();
     let api = api.layer(from_fn_with_state(core.clone(), engine::guard));
     let services = services.into_axum_router().nest(ENGINE, api);
     let router = Server::builder()
