@@ -11,7 +11,7 @@ use std::{
 };
 
 use clap::Parser;
-use common::{ip, open};
+use common::{ip, open, traces};
 use mesh_agent::{
     config::Config,
     links::netns,
@@ -21,9 +21,9 @@ use mesh_api::engine::{self, SwarmInitRequest, SwarmJoinRequest};
 use mesh_manager::Command;
 
 /// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Directories, namespaces and the link between them; taken away at the end whatever happens.
+/// Directories, namespaces and the link between them; taken away at the end whatever happens, with all that runs there.
 struct World {
     dir: tempfile::TempDir,
 }
@@ -106,14 +106,12 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        for name in ["a", "b"] {
-            let tasks = std::fs::read_dir(self.base(name).join("run/netns"));
-            for entry in tasks.into_iter().flatten().flatten() {
-                let _ = netns::remove(&entry.path());
-            }
-            let _ = netns::remove(&self.netns(name));
-        }
+        traces(self.dir.path(), ["a", "b"].map(instance)).remove();
     }
+}
+
+fn instance(name: &str) -> String {
+    format!("{name}{}", std::process::id())
 }
 
 struct Machine {
@@ -149,13 +147,24 @@ impl Machine {
     }
 
     fn kill(mut self) {
+        self.end().expect("ended");
+    }
+
+    fn end(&mut self) -> thread::Result<()> {
         drop(self.stop.take());
-        self.thread.take().expect("running").join().expect("ended");
+        self.thread.take().map_or(Ok(()), JoinHandle::join)
+    }
+}
+
+impl Drop for Machine {
+    /// After a failed assertion: what is taken away then must not be made again.
+    fn drop(&mut self) {
+        let _ = self.end();
     }
 }
 
 async fn boot(name: &str, base: &Path) -> Node {
-    let instance = format!("{name}{}", std::process::id());
+    let instance = instance(name);
     let config = Config::parse_from([
         "mesh-agent".as_ref(),
         "--data-dir".as_ref(),
@@ -285,4 +294,7 @@ fn two_nodes_make_a_cluster() {
     assert!(!Path::new(&format!("/proc/{}", pids.0)).exists());
     two.kill();
     one.kill();
+    let left = traces(world.dir.path(), ["a", "b"].map(instance)).find_of_agents();
+    let own = |line: &String| line.starts_with("mount ") && line.contains("/ns-");
+    assert!(left.iter().all(own), "{left:?}");
 }

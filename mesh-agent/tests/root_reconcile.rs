@@ -5,7 +5,7 @@ mod common;
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Parser;
-use common::{ip, open};
+use common::{ip, open, traces};
 use mesh_agent::{
     assignment::Assignment,
     config::Config,
@@ -20,11 +20,11 @@ use mesh_runtime::Runtime;
 use tokio::sync::watch;
 
 /// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 const NODE_ADDRESS: &str = "192.0.2.1";
 
-/// A node's directories and namespace; everything is taken away at the end, whatever happens.
+/// A node's directories and namespace; everything is taken away at the end, whatever happens, with all that runs there.
 struct World {
     dir: tempfile::TempDir,
     instance: String,
@@ -76,18 +76,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        let base = self.dir.path().to_owned();
-        let mut paths = vec![self.path("node")];
-        paths.extend(
-            std::fs::read_dir(base.join("run/netns"))
-                .into_iter()
-                .flatten()
-                .flatten()
-                .map(|e| e.path()),
-        );
-        for path in paths {
-            let _ = netns::remove(&path);
-        }
+        traces(self.dir.path(), [self.instance.clone()]).remove();
     }
 }
 

@@ -76,8 +76,13 @@ impl Traces {
             .collect()
     }
 
-    /// Processes started for the rig: those in its namespaces, or with its folder on their command line.
+    /// Processes started for the rig: those in its namespaces or cgroups, or with its folder on their command line.
     pub fn processes(&self) -> Vec<u32> {
+        let contained: BTreeSet<u32> = self
+            .cgroups()
+            .iter()
+            .flat_map(|at| cgroup_members(at))
+            .collect();
         let spaces: BTreeSet<u64> = self
             .namespaces
             .iter()
@@ -94,7 +99,7 @@ impl Traces {
                 let proc = PathBuf::from(format!("/proc/{pid}"));
                 let inside = fs::metadata(proc.join("ns/net"))
                     .is_ok_and(|meta| spaces.contains(&meta.ino()));
-                inside || text(&proc.join("cmdline")).contains(&dir)
+                inside || contained.contains(pid) || text(&proc.join("cmdline")).contains(&dir)
             })
             .collect()
     }
@@ -180,6 +185,11 @@ impl Traces {
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+fn cgroup_members(dir: &Path) -> Vec<u32> {
+    let members = text(&dir.join("cgroup.procs"));
+    members.lines().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 fn remove_cgroup(dir: &Path) {

@@ -5,6 +5,7 @@
 
 mod build;
 mod ebpf;
+mod leftovers;
 mod setup;
 mod sh;
 mod suite;

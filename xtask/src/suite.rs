@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build, ebpf, setup, sh};
+use crate::{build, ebpf, leftovers::Leftovers, setup, sh};
 
 /// Shows a mesh at work.
 pub(crate) fn demo(args: &[String]) -> Result<()> {
@@ -79,6 +79,7 @@ pub(crate) fn test(filter: Option<&str>, unit_only: bool) -> Result<()> {
     setup::run()?;
     let began = Instant::now();
     build::all(false)?;
+    let leftovers = Leftovers::look();
     let mut count = Count::default();
     let mut ok = true;
 
@@ -111,13 +112,18 @@ pub(crate) fn test(filter: Option<&str>, unit_only: bool) -> Result<()> {
     }
 
     println!("{count} ({} s)", began.elapsed().as_secs());
+    let cleared = leftovers.check();
     if count.failed > 0 || !ok {
-        bail!("tests failed; run one again with `cargo xtask test <part of its name>`");
+        let left = cleared
+            .err()
+            .map(|left| format!("{left:#}\n"))
+            .unwrap_or_default();
+        bail!("{left}tests failed; run one again with `cargo xtask test <part of its name>`");
     }
     if count.passed == 0 {
         bail!("no test has {:?} in its name", filter.unwrap_or_default());
     }
-    Ok(())
+    cleared
 }
 
 /// Runs `cargo test`, passes its lines on and counts them.
@@ -128,6 +134,7 @@ fn tally(
     count: &mut Count,
 ) -> Result<bool> {
     cargo.arg("--").args(filter).args(harness);
+    Leftovers::mark(cargo);
     println!("+ {}", sh::shown(cargo));
     let mut child = cargo
         .stdout(Stdio::piped())

@@ -1,4 +1,4 @@
-//! What tests with whole agents share: containers, an image to make them from, ip(8).
+//! What tests with whole agents share: containers, an image to make them from, what to clear up, ip(8).
 
 use std::{io, path::Path, process::Command};
 
@@ -9,6 +9,7 @@ use mesh_image::{
     silent,
 };
 use mesh_runtime::{Runtime, RuntimeConfig};
+use mesh_tests::leftovers::Traces;
 
 /// Runs ip(8) with these words.
 pub(crate) fn ip(line: &str) -> io::Result<()> {
@@ -39,6 +40,15 @@ pub(crate) async fn open(config: &Config, instance: &str) -> (Runtime, ImageStor
             .expect("load");
     }
     (runtime, images)
+}
+
+/// What agents of these instances leave on the machine if nobody clears up; all their directories are in `dir`.
+pub(crate) fn traces(dir: &Path, instances: impl Into<Vec<String>>) -> Traces {
+    Traces {
+        dir: dir.to_owned(),
+        instances: instances.into(),
+        namespaces: Vec::new(),
+    }
 }
 
 fn archive() -> io::Result<Vec<u8>> {
