@@ -107,3 +107,53 @@ fn after_loss(rig: &Rig) -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn tasks_whose_node_no_longer_fits_are_rejected_and_run_elsewhere() {
+    scenario("fits", 2, |rig| {
+        let first = rig.first();
+        let label = |verb, label, node| first.ok(&["node", "update", verb, label, node]);
+        label("--label-add", "disk=ssd", "n2")?;
+        let args = ["--replicas", "2", "--publish", "80:80"];
+        rig.create(
+            "web",
+            &[&args[..], &["--constraint", "node.labels.disk==ssd"]].concat(),
+        )?;
+        let before = rig.wait_running("web", 2)?;
+        ensure!(before.iter().all(|task| task.node == "n2"), "{before:?}");
+        let pids = [rig.task_pid(&before[0])?, rig.task_pid(&before[1])?];
+        label("--label-rm", "disk", "n2")?;
+        eventually("the tasks to be rejected", UP_LIMIT, || {
+            let told = first.ok(&[
+                "service",
+                "ps",
+                "--no-trunc",
+                "--filter",
+                "desired-state=shutdown",
+                "--format",
+                "{{.DesiredState}} {{.CurrentState}} {{.Error}}",
+                "web",
+            ])?;
+            let is_rejected = |line: &&str| {
+                line.starts_with("Shutdown Rejected ")
+                    && line.ends_with("\"assigned node no longer meets constraints\"")
+            };
+            ensure!(told.lines().filter(is_rejected).count() == 2, "{told}");
+            Ok(())
+        })?;
+        for pid in pids {
+            ensure!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+        }
+        let told = first.ok(&["service", "ps", "--no-trunc", "web"])?;
+        let reason = "no suitable node (scheduling constraints not satisfied on 2 nodes)";
+        ensure!(told.matches(reason).count() == 2, "{told}");
+        label("--label-add", "disk=ssd", "n1")?;
+        let after = rig.wait_running("web", 2)?;
+        ensure!(after.iter().all(|task| task.node == "n1"), "{after:?}");
+        let reply = rig
+            .client
+            .enter(|| http_get(rig.nodes[1].address, 80, "/"))?;
+        ensure!(reply.status == 200);
+        Ok(())
+    });
+}

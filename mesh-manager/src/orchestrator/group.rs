@@ -1,6 +1,10 @@
 //! The tasks that stand for one replica: those of a slot, or of a node for a global service.
 
-use super::{Plan, stop};
+use super::{
+    Plan,
+    constraints::{Fate, fate},
+    stop,
+};
 use crate::state::{Service, State, Task, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,6 +66,16 @@ impl<'a> Group<'a> {
         }
         for task in &self.history {
             stop::desire(task, TaskState::Remove, plan);
+        }
+    }
+
+    /// Stops what its node does not keep; its history stays.
+    pub(super) fn enforce(&mut self, state: &State, service: &Service, plan: &mut Plan) {
+        self.is_retired = true;
+        for task in &self.live {
+            if let Fate::Lost(end) = fate(state, service, task) {
+                stop::stop(state, task, end, plan);
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 //! level-triggered: a plan follows from the state alone, so that a new leader goes on where the
 //! old one stopped, and a change that apply has skipped is planned again.
 
+mod constraints;
 mod driver;
 mod group;
 mod liveness;
@@ -62,9 +63,9 @@ pub(crate) fn plan(state: &State, service_id: &str, inputs: &Inputs<'_>) -> Plan
             for task in state.tasks_of_service(service_id).filter(|t| t.is_wanted()) {
                 stop::stop(state, task, TaskState::Remove, &mut plan);
             }
-            // Ended tasks of a removed service are history of nothing.
+            // Those that were told to stop are history of nothing; a drain that is under way is not cut short.
             for task in state.tasks_of_service(service_id) {
-                if !task.is_wanted() && task.drained_at.is_none() {
+                if task.desired > TaskState::Running {
                     stop::desire(task, TaskState::Remove, &mut plan);
                 }
             }
@@ -137,6 +138,7 @@ fn plan_global(
             }
             // A node that is down keeps its task on paper, told to stop when it comes back.
             Some(node) if node.state == NodeState::Down => group.shut_down(state, plan),
+            Some(node) if node.keeps_tasks() => group.enforce(state, service, plan),
             _ => group.retire(state, plan),
         }
     }
@@ -152,16 +154,6 @@ fn plan_global(
             });
         }
     }
-}
-
-/// Whether a task's node can go on running it.
-fn node_keeps(state: &State, service: &Service, task: &Task) -> bool {
-    let Some(id) = task.node_id.as_deref() else {
-        return true;
-    };
-    state.node(id).is_some_and(|node| {
-        node.keeps_tasks() && crate::scheduler::fits_node(service.placement(), node)
-    })
 }
 
 /// Whether a task's node is known and not down: it will report the task's end.

@@ -1,7 +1,11 @@
 //! The restart supervisor: replaces tasks that ended or whose node is gone, and lets replacements
 //! start in time.
 
-use super::{Group, GroupKey, Inputs, Plan, node_keeps, node_reports, stop};
+use super::{
+    Group, GroupKey, Inputs, Plan,
+    constraints::{Fate, fate},
+    node_reports, stop,
+};
 use crate::{
     Change,
     state::{Service, State, Task, TaskState},
@@ -95,12 +99,12 @@ pub(super) fn plan(
             }
             stop::desire(task, TaskState::Shutdown, plan);
             lost = Some((task, true));
-        } else if !node_keeps(state, service, task) {
-            stop::stop(state, task, TaskState::Shutdown, plan);
+        } else if let Fate::Lost(end) = fate(state, service, task) {
+            stop::stop(state, task, end, plan);
             lost = Some((task, false));
         }
     }
-    let is_lost = |t: &Task| t.status.state.is_terminal() || !node_keeps(state, service, t);
+    let is_lost = |t: &Task| t.status.state.is_terminal() || fate(state, service, t) != Fate::Kept;
     let has_more = group.live.iter().any(|t| !is_lost(t));
     if let (Some((task, has_ended)), false) = (lost, has_more) {
         if should_restart(service, group, task, now) {

@@ -16,12 +16,13 @@ pub(super) fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Begins to stop a task; `then` is its desired state in the end.
+/// Begins to stop a task; `then` is its desired state in the end, or *rejected*, which its status becomes.
 pub(super) fn stop(state: &State, task: &Task, then: TaskState, plan: &mut Plan) {
     if task.drained_at.is_some() {
         return;
     }
-    if task.is_endpoint() && node_reports(state, task) {
+    // What the report of its end becomes is noted with the drain.
+    if then == TaskState::Rejected || task.is_endpoint() && node_reports(state, task) {
         plan.push(Change::Drain {
             task_id: task.id.clone(),
             then,
@@ -49,6 +50,11 @@ pub(super) fn finish_drains(state: &State, service_id: &str, inputs: &Inputs<'_>
             (task.drained_at, task.drained_time, task.drain_to)
         else {
             continue;
+        };
+        // Managers desire a stop; that it was a rejection is its status.
+        let then = match then {
+            TaskState::Rejected => TaskState::Shutdown,
+            then => then,
         };
         if task.desired >= then {
             continue;

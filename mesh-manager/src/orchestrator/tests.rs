@@ -235,6 +235,9 @@ fn a_drained_nodes_tasks_move_one_after_the_other_stops() {
         world.state.task(&old.id).unwrap().status.state,
         TaskState::Shutdown
     );
+    world.call(Command::RemoveService { id }).unwrap();
+    world.work();
+    assert_eq!(world.state.tasks().count(), 0, "no history of nothing");
 }
 
 #[test]

@@ -237,10 +237,13 @@ impl Task {
                 }),
             }),
             desired_state: Some(
-                self.drain_to
-                    .unwrap_or(self.desired)
-                    .max(self.desired)
-                    .into(),
+                match self.drain_to {
+                    // What its status becomes; what is wanted is that it stops.
+                    Some(TaskState::Rejected) => TaskState::Shutdown,
+                    then => then.unwrap_or(self.desired),
+                }
+                .max(self.desired)
+                .into(),
             ),
             job_iteration: None,
         }

@@ -305,7 +305,7 @@ pub struct Task {
     pub drained_at: Option<u64>,
     /// When that was.
     pub drained_time: Option<i64>,
-    /// The desired state to set once every node has heard of it.
+    /// The desired state to set once every node has heard of it. *Rejected*: shutdown, and its status becomes that.
     pub drain_to: Option<TaskState>,
     /// Its addresses. An ended task keeps the record but no longer owns them.
     pub attachments: Vec<Address>,
