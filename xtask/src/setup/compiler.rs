@@ -50,7 +50,9 @@ pub(crate) fn ensure() -> Result<Compiler> {
         ]))
         .context("neither Debian's rustc-web nor a rustup nightly can be installed")?;
     }
-    detect().context("the compiler was installed but its library source is not where it belongs")
+    detect().context(
+        "the compiler was installed, but its library source is not where it belongs, or no bpf-linker reads its LLVM",
+    )
 }
 
 fn install_debian() -> Result<()> {
@@ -68,10 +70,26 @@ fn new_enough() -> bool {
         .is_some_and(|minor| minor >= OLDEST)
 }
 
-/// A rustup nightly with rust-src whose LLVM Debian's (or an installed bpf-linker's) can read.
+/// A rustup nightly with rust-src, where a bpf-linker that reads its bitcode is there or can be built.
 fn nightly() -> Option<Compiler> {
     let rustc = sh::output("rustup", &["which", "--toolchain", "nightly", "rustc"])?;
-    inspect(Path::new(rustc.trim()), false)
+    inspect(Path::new(rustc.trim()), false).filter(|compiler| is_linkable(compiler.llvm))
+}
+
+fn is_linkable(llvm: u32) -> bool {
+    match super::bpf_linker_path() {
+        // One with its LLVM inside does not tell which.
+        Some(linker) => sh::output("ldd", &[linker])
+            .and_then(|libraries| llvm_of(&libraries))
+            .is_none_or(|newest| llvm <= newest),
+        None => super::llvm_config(llvm).exists() || apt::known(&format!("llvm-{llvm}-dev")),
+    }
+}
+
+/// The LLVM among a program's libraries: it reads the bitcode of older ones too.
+fn llvm_of(libraries: &str) -> Option<u32> {
+    let (_, version) = libraries.split_once("libLLVM.so.")?;
+    version.split(['.', ' ']).next()?.parse().ok()
 }
 
 fn debian() -> Option<Compiler> {
@@ -101,4 +119,16 @@ fn inspect(rustc: &Path, bootstrap: bool) -> Option<Compiler> {
         llvm,
         version,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_llvm_of_a_linker_is_read() {
+        let libraries = "\tlinux-vdso.so.1 (0x1)\n\tlibLLVM.so.22.1 => /usr/lib/llvm-22/lib/libLLVM.so.22.1 (0x2)\n";
+        assert_eq!(llvm_of(libraries), Some(22));
+        assert_eq!(llvm_of("\tlibc.so.6 => /lib/libc.so.6 (0x3)\n"), None);
+    }
 }

@@ -4,7 +4,10 @@ pub(crate) mod apt;
 mod compiler;
 mod docker;
 
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 
@@ -88,7 +91,7 @@ pub(crate) fn run() -> Result<()> {
 
 /// bpf-linker turns LLVM bitcode into BPF objects; it must know the compiler's LLVM.
 fn bpf_linker(compiler: &Compiler) -> Result<()> {
-    if sh::has("bpf-linker") || cargo_bin().is_some_and(|dir| dir.join("bpf-linker").exists()) {
+    if bpf_linker_path().is_some() {
         return Ok(());
     }
     let llvm = compiler.llvm;
@@ -97,7 +100,7 @@ fn bpf_linker(compiler: &Compiler) -> Result<()> {
     ));
     let prefix = format!("/usr/lib/llvm-{llvm}");
     let wanted = [format!("llvm-{llvm}-dev"), format!("libpolly-{llvm}-dev")];
-    if !Path::new(&prefix).join("bin/llvm-config").exists() {
+    if !llvm_config(llvm).exists() {
         apt::install(&[&wanted[0], &wanted[1]])?;
     }
     sh::run(
@@ -110,9 +113,23 @@ fn bpf_linker(compiler: &Compiler) -> Result<()> {
     .context("bpf-linker did not build: see the messages above")
 }
 
+/// The bpf-linker that is there.
+fn bpf_linker_path() -> Option<PathBuf> {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths)
+        .chain(cargo_bin())
+        .map(|dir| dir.join("bpf-linker"))
+        .find(|path| path.exists())
+}
+
+/// Where Debian's `llvm-N-dev` has it.
+fn llvm_config(llvm: u32) -> PathBuf {
+    format!("/usr/lib/llvm-{llvm}/bin/llvm-config").into()
+}
+
 /// Where `cargo install` puts programs.
-pub(crate) fn cargo_bin() -> Option<std::path::PathBuf> {
-    let home = std::env::var_os("CARGO_HOME").map(std::path::PathBuf::from);
+pub(crate) fn cargo_bin() -> Option<PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cargo")))?;
     Some(home.join("bin"))
 }
