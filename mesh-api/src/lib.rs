@@ -8,10 +8,12 @@ pub mod human;
 pub mod mesh;
 pub mod progress;
 mod quorum;
+mod sensitive;
 
 pub use client::{Client, ClientError};
 pub use filters::Filters;
 pub use quorum::even_managers;
+pub use sensitive::Sensitive;
 
 /// Engine API types (v1.51 shapes), as the control socket speaks them and as
 /// the managers store them.

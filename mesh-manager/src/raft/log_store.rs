@@ -1,7 +1,11 @@
 //! Log, vote and snapshot in one redb file. Every write is on disk when it is acknowledged, so that
-//! a process that is killed at any moment loses nothing it has answered for.
+//! a process that is killed at any moment loses nothing it has answered for. Entries and snapshots
+//! are encrypted with a key in a file of its own.
 
-use super::types::{Entry, LogId, StorageError, TypeConfig, Vote};
+use super::{
+    seal::{Sealer, is_sealed},
+    types::{Entry, LogId, StorageError, TypeConfig, Vote},
+};
 use crate::ManagerError;
 use openraft::{
     AnyError, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogId, RaftLogReader,
@@ -28,6 +32,9 @@ const PURGED: &str = "purged";
 const SNAPSHOT_META: &str = "snapshot-meta";
 const SNAPSHOT_DATA: &str = "snapshot-data";
 
+/// What the key's file is called: as the log, but for this extension.
+const KEY_EXTENSION: &str = "key";
+
 /// Any failure below openraft.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -35,6 +42,14 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, Clone)]
 pub(super) struct LogStore {
     db: Arc<Database>,
+    sealer: Arc<Sealer>,
+}
+
+/// What an entry of the log is encrypted for.
+fn place_of(index: u64) -> [u8; 11] {
+    let mut place = *b"log........";
+    place[3..].copy_from_slice(&index.to_be_bytes());
+    place
 }
 
 fn storage_error(
@@ -51,22 +66,37 @@ fn storage_error(
 impl LogStore {
     /// Makes the file.
     pub(super) fn create(path: &Path) -> Result<Self, ManagerError> {
-        Self::start(path, Database::create(path))
+        Self::start(path, || Database::create(path))
     }
 
     /// Opens the file, which has to be there: without it, this manager's part in past decisions would be forgotten.
     pub(super) fn open(path: &Path) -> Result<Self, ManagerError> {
-        Self::start(path, Database::open(path))
+        Self::start(path, || Database::open(path))
     }
 
-    fn start(path: &Path, db: Result<Database, DatabaseError>) -> Result<Self, ManagerError> {
+    fn start(
+        path: &Path,
+        open: impl FnOnce() -> Result<Database, DatabaseError>,
+    ) -> Result<Self, ManagerError> {
         let start = || -> Result<Self, Failure> {
-            let db = db?;
+            let db = open()?;
             let txn = db.begin_write()?;
             txn.open_table(LOG)?;
             txn.open_table(META)?;
             txn.commit()?;
-            Ok(Self { db: Arc::new(db) })
+            let key = path.with_extension(KEY_EXTENSION);
+            let sealer = match Sealer::load(&key)? {
+                Some(sealer) => sealer,
+                None if has_sealed(&db)? => {
+                    return Err(format!("its key {} is missing", key.display()).into());
+                }
+                // New, or of a version that did not encrypt.
+                None => Sealer::create(&key)?,
+            };
+            Ok(Self {
+                db: Arc::new(db),
+                sealer: Arc::new(sealer),
+            })
         };
         start().map_err(|e| {
             ManagerError::internal(&format!("cannot open the raft log {}", path.display()), e)
@@ -112,9 +142,10 @@ impl LogStore {
         else {
             return Ok(None);
         };
+        let data = self.sealer.open(SNAPSHOT_DATA.as_bytes(), data.value())?;
         Ok(Some((
             serde_json::from_slice(meta.value())?,
-            data.value().to_vec(),
+            data.into_owned(),
         )))
     }
 
@@ -125,7 +156,9 @@ impl LogStore {
         data: Vec<u8>,
     ) -> Result<(), Failure> {
         let meta = serde_json::to_vec(meta)?;
+        let sealer = self.sealer.clone();
         self.write(move |txn| {
+            let data = sealer.seal(SNAPSHOT_DATA.as_bytes(), &data)?;
             let mut table = txn.open_table(META)?;
             table.insert(SNAPSHOT_META, meta.as_slice())?;
             table.insert(SNAPSHOT_DATA, data.as_slice())?;
@@ -136,11 +169,16 @@ impl LogStore {
 
     fn last(&self) -> Result<Option<LogId>, Failure> {
         let table = self.db.begin_read()?.open_table(LOG)?;
-        let Some((_, value)) = table.last()? else {
+        let Some((index, value)) = table.last()? else {
             return Ok(None);
         };
-        let entry: Entry = serde_json::from_slice(value.value())?;
+        let entry = self.entry(index.value(), value.value())?;
         Ok(Some(*entry.get_log_id()))
+    }
+
+    fn entry(&self, index: u64, record: &[u8]) -> Result<Entry, Failure> {
+        let clear = self.sealer.open(&place_of(index), record)?;
+        Ok(serde_json::from_slice(&clear)?)
     }
 
     fn range(&self, range: impl RangeBounds<u64>) -> Result<Vec<Entry>, Failure> {
@@ -161,15 +199,24 @@ impl LogStore {
         let table = self.db.begin_read()?.open_table(LOG)?;
         let (mut entries, mut length) = (Vec::new(), 0);
         for row in table.range::<u64>(bounds)? {
-            let (_, value) = row?;
+            let (index, value) = row?;
             length += value.value().len();
             if length > bytes && !entries.is_empty() {
                 break;
             }
-            entries.push(serde_json::from_slice(value.value())?);
+            entries.push(self.entry(index.value(), value.value())?);
         }
         Ok(entries)
     }
+}
+
+/// Whether anything in there is encrypted.
+fn has_sealed(db: &Database) -> Result<bool, Failure> {
+    let txn = db.begin_read()?;
+    let (log, meta) = (txn.open_table(LOG)?, txn.open_table(META)?);
+    let (last, snapshot) = (log.last()?, meta.get(SNAPSHOT_DATA)?);
+    Ok(last.is_some_and(|(_, record)| is_sealed(record.value()))
+        || snapshot.is_some_and(|record| is_sealed(record.value())))
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
@@ -232,7 +279,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let encode = |entry: Entry| -> Result<(u64, Vec<u8>), Failure> {
-            Ok((entry.get_log_id().index, serde_json::to_vec(&entry)?))
+            let index = entry.get_log_id().index;
+            let clear = serde_json::to_vec(&entry)?;
+            Ok((index, self.sealer.seal(&place_of(index), &clear)?))
         };
         let rows = entries
             .into_iter()

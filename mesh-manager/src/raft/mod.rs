@@ -6,6 +6,7 @@ mod log_store;
 mod members;
 mod network;
 mod open_raft;
+mod seal;
 mod state_machine;
 mod store;
 mod types;

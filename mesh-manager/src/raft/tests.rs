@@ -1,13 +1,19 @@
-//! The store under openraft's own suite.
+//! The store under openraft's own suite, and what it leaves on disk.
 
 use super::{
     Store,
     log_store::LogStore,
     state_machine::StateMachine,
-    types::{StorageError, TypeConfig},
+    types::{Batch, Entry, LogId, StorageError, TypeConfig},
 };
-use openraft::testing::{StoreBuilder, Suite};
-use std::sync::Arc;
+use crate::{Command, Operation, Proposal};
+use openraft::{
+    CommittedLeaderId, EntryPayload, RaftLogReader,
+    storage::{RaftLogStorage, RaftLogStorageExt},
+    testing::{StoreBuilder, Suite},
+};
+use redb::{Database, TableDefinition};
+use std::{fs, path::Path, sync::Arc};
 
 struct Builder;
 
@@ -23,4 +29,92 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Bui
 #[test]
 fn openrafts_suite_is_content() {
     Suite::test_all(Builder).unwrap();
+}
+
+/// The log file's bytes.
+fn on_disk(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap()
+}
+
+fn has(bytes: &[u8], text: &str) -> bool {
+    bytes
+        .windows(text.len())
+        .any(|part| part == text.as_bytes())
+}
+
+/// An entry that makes a service of this name.
+fn entry(index: u64, name: &str) -> Entry {
+    let spec = serde_json::from_value(serde_json::json!({ "Name": name })).unwrap();
+    let command = Command::CreateService {
+        spec: Box::new(spec),
+        registry_auth: String::new(),
+    };
+    Entry {
+        log_id: LogId::new(CommittedLeaderId::new(1, 1), index),
+        payload: EntryPayload::Normal(Batch(vec![Proposal::new(Operation::Command(command))])),
+    }
+}
+
+fn names(entries: &[Entry]) -> Vec<String> {
+    let name = |entry: &Entry| {
+        let EntryPayload::Normal(Batch(proposals)) = &entry.payload else {
+            panic!("{entry:?}");
+        };
+        let Operation::Command(Command::CreateService { spec, .. }) = &proposals[0].operation
+        else {
+            panic!("{proposals:?}");
+        };
+        spec.name.clone().unwrap()
+    };
+    entries.iter().map(name).collect()
+}
+
+#[tokio::test]
+async fn what_is_on_disk_is_encrypted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("raft.redb");
+    // As a version left it that did not encrypt.
+    let db = Database::create(&path).unwrap();
+    let txn = db.begin_write().unwrap();
+    let old = serde_json::to_vec(&entry(1, "of-old")).unwrap();
+    let table = TableDefinition::<u64, &[u8]>::new("log");
+    let mut rows = txn.open_table(table).unwrap();
+    rows.insert(1, old.as_slice()).unwrap();
+    drop(rows);
+    txn.commit().unwrap();
+    drop(db);
+    assert!(has(&on_disk(&path), "of-old"));
+
+    let mut log = LogStore::open(&path).unwrap();
+    log.blocking_append([entry(2, "of-now")]).await.unwrap();
+    log.put_snapshot(&1, b"{\"a\":\"snapshot-of-now\"}".to_vec())
+        .await
+        .unwrap();
+    drop(log);
+    let mut log = LogStore::open(&path).unwrap();
+    let entries = log.try_get_log_entries(1..3).await.unwrap();
+    assert_eq!(names(&entries), ["of-old", "of-now"]);
+    let (_, data) = log.snapshot::<u64>().unwrap().unwrap();
+    assert_eq!(data, b"{\"a\":\"snapshot-of-now\"}");
+    assert_eq!(
+        log.get_log_state()
+            .await
+            .unwrap()
+            .last_log_id
+            .unwrap()
+            .index,
+        2
+    );
+    drop(log);
+    assert!(!has(&on_disk(&path), "of-now"));
+
+    // Without its key nothing is made of it, and no new key in the place of the lost one.
+    let key = path.with_extension("key");
+    let kept = fs::read(&key).unwrap();
+    fs::remove_file(&key).unwrap();
+    let refused = LogStore::open(&path).unwrap_err().to_string();
+    assert!(refused.contains("raft.key is missing"), "{refused}");
+    assert!(!key.exists());
+    fs::write(&key, kept).unwrap();
+    LogStore::open(&path).unwrap();
 }
