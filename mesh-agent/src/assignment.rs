@@ -1,5 +1,7 @@
 //! What the managers want of this node: the full assignment, kept by applying deltas, and kept on
-//! disk as well, so that the node goes on with its last good one while no manager answers.
+//! disk as well, so that the node goes on with its last good one while no manager answers. Secrets
+//! and configs are kept in memory only: after a restart, tasks that have yet to be made wait for a
+//! manager to tell them again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,11 +12,17 @@ use std::{
     sync::Arc,
 };
 
-use mesh_api::proto::{self, Kind, object::Object};
+use mesh_api::{
+    Sensitive, handout,
+    proto::{self, Kind, object::Object},
+};
 use prost::Message;
 
 /// The tasks of one service, by task id.
 pub type Tasks = BTreeMap<String, proto::Endpoint>;
+
+/// What secrets, or configs, hold, by id.
+pub type Handouts = BTreeMap<String, Arc<Sensitive>>;
 
 /// Everything assigned to this node, by id. What the cluster has many of is shared with the state before: a delta copies
 /// only the services that it is about.
@@ -32,6 +40,10 @@ pub struct Assignment {
     pub endpoints: BTreeMap<String, Arc<Tasks>>,
     /// The other nodes, by node id.
     pub peers: BTreeMap<String, proto::Peer>,
+    /// What the secrets of this node's tasks hold; not saved.
+    pub secrets: Handouts,
+    /// What the configs of this node's tasks hold; not saved.
+    pub configs: Handouts,
 }
 
 impl Assignment {
@@ -50,6 +62,12 @@ impl Assignment {
                 }
                 Object::Endpoint(endpoint) => self.add_endpoint(endpoint),
                 Object::Peer(peer) => drop(self.peers.insert(peer.id.clone(), peer)),
+                Object::Secret(it) => {
+                    drop(self.secrets.insert(it.id, Arc::new(it.data.into())));
+                }
+                Object::Config(it) => {
+                    drop(self.configs.insert(it.id, Arc::new(it.data.into())));
+                }
             }
         }
         let mut ended = BTreeSet::new();
@@ -60,10 +78,20 @@ impl Assignment {
                 Kind::Service => drop(self.services.remove(&gone.id)),
                 Kind::Endpoint => drop(ended.insert(gone.id)),
                 Kind::Peer => drop(self.peers.remove(&gone.id)),
+                Kind::Secret => drop(self.secrets.remove(&gone.id)),
+                Kind::Config => drop(self.configs.remove(&gone.id)),
                 Kind::Unspecified => {}
             }
         }
         self.remove_endpoints(&ended);
+    }
+
+    /// What a secret or config holds, if a manager has told since this process began.
+    pub fn handout(&self, kind: handout::Kind, id: &str) -> Option<&Arc<Sensitive>> {
+        match kind {
+            handout::Kind::Secret => self.secrets.get(id),
+            handout::Kind::Config => self.configs.get(id),
+        }
     }
 
     /// Adds a task of the cluster, or replaces what was known of it.
@@ -90,7 +118,7 @@ impl Assignment {
         });
     }
 
-    /// The whole state as one message.
+    /// The whole state as one message, but for secrets and configs.
     pub fn to_message(&self) -> proto::Assignment {
         let objects = (self.tasks.values().cloned().map(Object::Task))
             .chain(self.networks.values().cloned().map(Object::Network))
@@ -231,6 +259,56 @@ mod tests {
         assert!(!state.endpoints.contains_key("c"));
         assert_eq!(ids(&before, "a"), ["1", "2"], "another state");
         assert_eq!(ids(&before, "c"), ["4"]);
+    }
+
+    #[test]
+    fn secrets_and_configs_are_kept_off_the_disk() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("assignment");
+        let handout = |id: &str| proto::Handout {
+            id: id.into(),
+            data: format!("sesame of {id}").into_bytes(),
+        };
+        let object = |object| proto::Object {
+            object: Some(object),
+        };
+        let mut state = Assignment::default();
+        let told = vec![
+            task("a", "ready"),
+            object(Object::Secret(handout("key"))),
+            object(Object::Config(handout("conf"))),
+            object(Object::Secret(handout("old"))),
+        ];
+        state.apply(message(1, true, told));
+        let mut delta = message(2, false, Vec::new());
+        for (kind, id) in [(Kind::Secret, "old"), (Kind::Config, "key")] {
+            delta.removed.push(proto::ObjectId {
+                kind: kind.into(),
+                id: id.into(),
+            });
+        }
+        state.apply(delta);
+        let held = |state: &Assignment, kind, id| {
+            let data = state.handout(kind, id)?;
+            Some(String::from_utf8_lossy(data.reveal()).into_owned())
+        };
+        use handout::Kind::{Config, Secret};
+        assert_eq!(
+            held(&state, Secret, "key").as_deref(),
+            Some("sesame of key")
+        );
+        assert_eq!(
+            held(&state, Config, "conf").as_deref(),
+            Some("sesame of conf")
+        );
+        assert_eq!(held(&state, Secret, "old"), None);
+        assert!(!format!("{state:?}").contains("sesame"));
+        state.save(&path).expect("saved");
+        let bytes = fs::read(&path).expect("a file");
+        assert!(!bytes.windows(6).any(|six| six == b"sesame"));
+        let read = Assignment::load(&path).expect("read").expect("something");
+        assert_eq!(read.tasks, state.tasks);
+        assert!(read.secrets.is_empty() && read.configs.is_empty());
     }
 
     #[test]

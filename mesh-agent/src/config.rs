@@ -93,6 +93,16 @@ impl Config {
         self.run_dir.join("netns").join(task_id)
     }
 
+    /// Where files for a task's container are while it is being made.
+    pub fn handover_path(&self, task_id: &str) -> PathBuf {
+        self.handover_dir().join(task_id)
+    }
+
+    /// Where all of those are.
+    pub fn handover_dir(&self) -> PathBuf {
+        self.run_dir.join("handover")
+    }
+
     /// Where the process that encrypts listens for the agent.
     pub fn wireguard_socket(&self) -> PathBuf {
         self.run_dir.join("wireguard.sock")

@@ -2,7 +2,10 @@
 
 mod common;
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, net::IpAddr, os::unix::fs::MetadataExt, path::PathBuf, sync::Arc,
+    time::Duration,
+};
 
 use clap::Parser;
 use common::{ip, open, traces};
@@ -182,6 +185,15 @@ impl Agent {
         self.assignment.send_replace(Arc::new(next));
     }
 
+    /// Tells what a secret holds.
+    fn hand(&self, id: &str, data: &[u8]) {
+        let mut next = self.assignment.borrow().as_ref().clone();
+        next.revision += 1;
+        let data = Arc::new(data.to_vec().into());
+        next.secrets.insert(id.into(), data);
+        self.assignment.send_replace(Arc::new(next));
+    }
+
     async fn until(&mut self, what: &str, done: impl Fn(&BTreeMap<String, LocalTask>) -> bool) {
         let by_id = |tasks: &Arc<Vec<LocalTask>>| -> BTreeMap<String, LocalTask> {
             tasks
@@ -344,5 +356,45 @@ fn a_new_agent_adopts_the_tasks_and_mends_what_is_broken() {
         }
         agent.handle.clear().await.expect("clear");
         assert!(agent.runtime.list().is_empty());
+    });
+}
+
+#[test]
+fn a_task_waits_for_its_secret_and_takes_it_along() {
+    let world = World::new("handed");
+    world.run(|machine| async move {
+        let mut agent = machine.boot().await;
+        let mut wanted = task("keyed", "exec sleep 1000", "running");
+        let mut spec: serde_json::Value =
+            serde_json::from_slice(&wanted.spec_json).expect("a spec");
+        let file = serde_json::json!({"Name": "key", "UID": "7", "GID": "8", "Mode": 0o440});
+        spec["ContainerSpec"]["Secrets"] =
+            serde_json::json!([{"SecretID": "1", "SecretName": "key", "File": file}]);
+        wanted.spec_json = spec.to_string().into_bytes();
+        // As after a restart without a manager: the task is known, its secret is not.
+        agent.assign(std::slice::from_ref(&wanted));
+        agent.until_state("keyed", "preparing").await;
+        assert!(agent.runtime.list().is_empty());
+        agent.hand("1", b"sesame");
+        let running = agent.until_state("keyed", "running").await;
+        let root = PathBuf::from(format!("/proc/{}/root", running.status.pid));
+        let path = root.join("run/secrets/key");
+        assert_eq!(std::fs::read(&path).expect("the secret"), b"sesame");
+        let meta = std::fs::metadata(&path).expect("its owner");
+        assert_eq!(
+            (meta.uid(), meta.gid(), meta.mode() & 0o7777),
+            (7, 8, 0o440)
+        );
+        // The container alone has it.
+        let handover = machine.base.join("run/handover");
+        let left = std::fs::read_dir(&handover).expect("a folder").count();
+        assert_eq!(left, 0);
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let handover = handover.to_string_lossy();
+        assert!(!mounts.contains(&*handover), "{mounts}");
+
+        agent.assign(&[]);
+        agent.until("keyed gone", BTreeMap::is_empty).await;
+        agent.handle.clear().await.expect("cleared");
     });
 }

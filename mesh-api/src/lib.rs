@@ -4,6 +4,7 @@
 pub mod client;
 pub mod filters;
 pub mod frames;
+pub mod handout;
 pub mod human;
 pub mod mesh;
 pub mod progress;
@@ -36,4 +37,12 @@ pub mod proto {
         reason = "generated code"
     )]
     tonic::include_proto!("mesh.v1");
+
+    impl std::fmt::Debug for Handout {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.debug_struct("Handout")
+                .field("id", &self.id)
+                .finish_non_exhaustive()
+        }
+    }
 }

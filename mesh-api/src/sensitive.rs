@@ -59,4 +59,13 @@ mod tests {
         let bad = serde_json::from_str::<Sensitive>("\"b3Bl~\"").expect_err("no base64");
         assert!(bad.to_string().starts_with("not in base64"), "{bad}");
     }
+
+    #[test]
+    fn a_message_with_it_does_not_show_it_either() {
+        let handout = crate::proto::Handout {
+            id: "abc".to_owned(),
+            data: b"sesame".to_vec(),
+        };
+        assert_eq!(format!("{handout:?}"), "Handout { id: \"abc\", .. }");
+    }
 }

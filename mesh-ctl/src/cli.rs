@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use mesh_api::Client;
+use mesh_api::{Client, handout::Kind};
 
 use crate::cmd;
 
@@ -21,6 +21,9 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Manage configs
+    #[command(subcommand)]
+    Config(cmd::handout::Command),
     /// Check every node, the tunnels between them and their published ports
     Doctor(cmd::doctor::Args),
     /// Look at packets the node dropped
@@ -48,6 +51,9 @@ enum Command {
     Node(cmd::node::Command),
     /// List the node's containers
     Ps(cmd::ps::Args),
+    /// Manage secrets
+    #[command(subcommand)]
+    Secret(cmd::handout::Command),
     /// Manage services
     #[command(subcommand)]
     Service(cmd::service::Command),
@@ -78,6 +84,7 @@ impl Cli {
 impl Command {
     async fn run(self, client: &Client) -> Result<ExitCode> {
         match self {
+            Command::Config(command) => cmd::handout::run(client, Kind::Config, command).await,
             Command::Doctor(args) => return cmd::doctor::run(client, args).await,
             Command::Drop(command) => cmd::drop::run(client, command).await,
             Command::Exec(args) => return cmd::exec::run(client, args).await,
@@ -89,6 +96,7 @@ impl Command {
             Command::Network(command) => cmd::network::run(client, command).await,
             Command::Node(command) => cmd::node::run(client, command).await,
             Command::Ps(args) => cmd::ps::run(client, args).await,
+            Command::Secret(command) => cmd::handout::run(client, Kind::Secret, command).await,
             Command::Service(command) => cmd::service::run(client, command).await,
             Command::Swarm(command) => cmd::swarm::run(client, command).await,
             Command::Trace(args) => cmd::trace::run(client, args).await,

@@ -4,8 +4,9 @@ use crate::{
     ManagerError,
     state::{TaskState, TaskStatus},
 };
-use mesh_api::engine;
+use mesh_api::{Sensitive, engine, handout};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A request that changes the cluster's state. Objects are named by id, name or unique id prefix.
 #[expect(
@@ -47,6 +48,39 @@ pub enum Command {
     /// `DELETE /networks/{id}`.
     RemoveNetwork {
         /// Which network.
+        id: String,
+    },
+    /// `POST /secrets/create`, `POST /configs/create`.
+    CreateHandout {
+        /// Secret or config.
+        kind: handout::Kind,
+        /// Its name.
+        name: String,
+        /// The user's labels.
+        labels: BTreeMap<String, String>,
+        /// What it holds.
+        data: Sensitive,
+    },
+    /// `POST /secrets/{id}/update`, `POST /configs/{id}/update`.
+    UpdateHandout {
+        /// Secret or config.
+        kind: handout::Kind,
+        /// Which one.
+        id: String,
+        /// The version that the caller saw.
+        version: u64,
+        /// Its name, which has to be what it was.
+        name: String,
+        /// The new labels.
+        labels: BTreeMap<String, String>,
+        /// What it holds; if given, it has to be what it was.
+        data: Option<Sensitive>,
+    },
+    /// `DELETE /secrets/{id}`, `DELETE /configs/{id}`.
+    RemoveHandout {
+        /// Secret or config.
+        kind: handout::Kind,
+        /// Which one.
         id: String,
     },
     /// `POST /nodes/{id}/update`.
@@ -220,7 +254,7 @@ pub struct NodeReport {
     /// Memory in bytes.
     pub memory_bytes: i64,
     /// Labels of the engine.
-    pub engine_labels: std::collections::BTreeMap<String, String>,
+    pub engine_labels: BTreeMap<String, String>,
     /// Its end of WireGuard, once it takes part in encrypted networks.
     #[serde(default)]
     pub cipher: Option<Cipher>,
@@ -230,6 +264,9 @@ pub struct NodeReport {
     /// Its agent knows encrypted networks; older ones would take them for plain.
     #[serde(default)]
     pub encrypts: bool,
+    /// Its agent hands secrets and configs to tasks; older ones would start them without.
+    #[serde(default)]
+    pub hands_out: bool,
 }
 
 /// A node's end of WireGuard.

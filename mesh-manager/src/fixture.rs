@@ -8,10 +8,10 @@ use crate::{
     scheduler::schedule,
     state::{State, Task, TaskState, TaskStatus},
 };
-use mesh_api::engine;
+use mesh_api::{engine, handout::Kind};
 use mesh_pki::Role;
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One second in nanoseconds.
 pub(crate) const SECOND: i64 = 1_000_000_000;
@@ -100,6 +100,7 @@ impl World {
             os: "linux".to_owned(),
             nano_cpus: 2 * SECOND,
             memory_bytes: 1 << 30,
+            hands_out: true,
             ..NodeReport::default()
         };
         self.apply(Operation::NodeUp {
@@ -165,6 +166,47 @@ impl World {
         self.create(Command::CreateNetwork {
             request: Box::new(request),
         })
+    }
+
+    /// Makes a secret or config.
+    pub(crate) fn handout(
+        &mut self,
+        kind: Kind,
+        name: &str,
+        data: &[u8],
+    ) -> Result<String, ManagerError> {
+        self.create(Command::CreateHandout {
+            kind,
+            name: name.to_owned(),
+            labels: BTreeMap::new(),
+            data: data.to_vec().into(),
+        })
+    }
+
+    /// Has a service's tasks handed secrets and configs, by name.
+    pub(crate) fn claiming(
+        &self,
+        mut spec: engine::ServiceSpec,
+        claims: &[(Kind, &str)],
+    ) -> engine::ServiceSpec {
+        let container = template(&mut spec).container_spec.as_mut().unwrap();
+        for (kind, name) in claims {
+            let id = &self.state.find_handout(*kind, name).unwrap().id;
+            let file = json!({"Name": name, "UID": "0", "GID": "0", "Mode": 0o444});
+            match kind {
+                Kind::Secret => {
+                    let claim = json!({"SecretID": id, "SecretName": name, "File": file});
+                    let claim = serde_json::from_value(claim).unwrap();
+                    container.secrets.get_or_insert_default().push(claim);
+                }
+                Kind::Config => {
+                    let claim = json!({"ConfigID": id, "ConfigName": name, "File": file});
+                    let claim = serde_json::from_value(claim).unwrap();
+                    container.configs.get_or_insert_default().push(claim);
+                }
+            }
+        }
+        spec
     }
 
     /// Updates a service with an edited copy of its spec.

@@ -235,14 +235,69 @@ fn past_events(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// Kinds of objects that nobody has made, and volumes, which mounts make.
+/// Secrets and configs: what comes in, what goes out, and what may change.
+fn handouts(node: &Node) -> Result<()> {
+    for (noun, shown) in [
+        ("secret", Value::Null),
+        ("config", json!("b3BlbiBzZXNhbWU=")),
+    ] {
+        let path = |rest: &str| format!("/{noun}s{rest}");
+        ensure!(get(node, &path(""))?.json()? == json!([]), "{noun}");
+        let spec = json!({"Name": "key", "Labels": {"a": "b"}, "Data": "b3BlbiBzZXNhbWU="});
+        let made = post(node, &path("/create"), &spec)?;
+        ensure!(made.status == "201 Created", "{}", made.status);
+        let id = made.json()?["ID"].as_str().context("an id")?.to_owned();
+        ensure!(id.len() == 25, "{id}");
+        let told = post(node, &path("/create"), &spec)?.refused("409")?;
+        ensure!(told == format!("{noun} key already exists"), "{told}");
+        let missing = get(node, &path("/nobody"))?.refused("404")?;
+        ensure!(missing == format!("{noun} nobody not found"), "{missing}");
+        for key in [&*id, "key", &id[..9]] {
+            let one = get(node, &path(&format!("/{key}")))?.json()?;
+            ensure!(one["ID"] == *id && one["Spec"]["Name"] == "key", "{one}");
+            ensure!(one["Spec"]["Data"] == shown, "{one}");
+            ensure!(one["CreatedAt"] == one["UpdatedAt"], "{one}");
+        }
+        let filters = |text: &str| path(&format!("?filters={text}"));
+        let found = get(node, &filters("%7B%22name%22%3A%5B%22ke%22%5D%7D"))?.json()?;
+        ensure!(found[0]["ID"] == *id, "{found}");
+        let unknown = get(node, &filters("%7B%22x%22%3A%5B%22y%22%5D%7D"))?.refused("400")?;
+        ensure!(unknown == "invalid filter 'x'", "{unknown}");
+
+        let one = get(node, &path("/key"))?.json()?;
+        let version = one["Version"]["Index"].as_u64().context("a version")?;
+        let update = |version: u64, spec: &Value| {
+            post(node, &path(&format!("/key/update?version={version}")), spec)
+        };
+        let labels = json!({"Name": "key", "Labels": {"c": "d"}});
+        let stale = update(version - 1, &labels)?.refused("500")?;
+        ensure!(stale.contains("update out of sequence"), "{stale}");
+        let renamed = update(version, &json!({"Name": "other"}))?.refused("400")?;
+        ensure!(
+            renamed.contains("only updates to Labels are allowed"),
+            "{renamed}"
+        );
+        let changed = update(version, &labels)?;
+        ensure!(changed.status == "200 OK", "{}", changed.status);
+        let one = get(node, &path("/key"))?.json()?;
+        ensure!(one["Spec"]["Labels"] == json!({"c": "d"}), "{one}");
+        ensure!(one["Spec"]["Data"] == shown, "{one}");
+        let removed = send(node, "DELETE", &path("/key"), "Connection: close\r\n", "")?;
+        ensure!(removed.status == "204 No Content", "{}", removed.status);
+        let bad = json!({"Name": "key", "Data": "b3Bl~"});
+        let told = post(node, &path("/create"), &bad)?.refused("400")?;
+        ensure!(told == "invalid JSON: illegal base64 data", "{told}");
+        ensure!(get(node, &path(""))?.json()? == json!([]), "{noun}");
+    }
+    Ok(())
+}
+
+/// Kinds of objects that few clients make.
 #[test]
 fn lists_that_clients_ask_for() {
     scenario("lists", 1, |rig| {
         let node = rig.first();
-        for path in ["/secrets", "/configs"] {
-            ensure!(get(node, path)?.json()? == json!([]), "{path}");
-        }
+        handouts(node)?;
         ensure!(get(node, "/volumes")?.json()?["Volumes"] == json!([]));
         let create = ["service", "create", "-q", "--name", "kept", "--mount"];
         let mount = ["type=volume,source=store,target=/store", image::WHOAMI];

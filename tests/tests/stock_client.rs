@@ -1,6 +1,6 @@
 //! The stock `docker` command on our socket.
 
-use std::{path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{Answer, Node, eventually, image, rig::UP_LIMIT, scenario};
@@ -25,6 +25,71 @@ fn docker(node: &Node, args: &[&str]) -> Result<Answer> {
         .args(args)
         .output()?;
     Ok(Answer::of(format!("docker {}", args.join(" ")), &output))
+}
+
+#[test]
+fn the_docker_command_hands_out_secrets_and_configs() {
+    scenario("stocksec", 1, |rig| {
+        let node = rig.first();
+        let file = rig.dir().join("sesame");
+        fs::write(&file, "open sesame")?;
+        let file = file.to_string_lossy();
+        for noun in ["secret", "config"] {
+            let made = docker(node, &[noun, "create", "-l", "a=b", "key", &file])?.ok()?;
+            for args in [
+                &[noun, "ls"][..],
+                &[noun, "ls", "--filter", "label=a", "-q"],
+                &[noun, "inspect", "key"],
+                &[noun, "inspect", "--pretty", made.trim()],
+                &[noun, "inspect", "--format", "{{.Spec.Name}} {{.ID}}", "key"],
+            ] {
+                let (theirs, ours) = (docker(node, args)?.ok()?, node.ok(args)?);
+                ensure!(
+                    theirs == ours,
+                    "{args:?}: docker says\n{theirs}\nmesh-ctl says\n{ours}"
+                );
+            }
+            let again = docker(node, &[noun, "create", "key", &file])?;
+            let told = format!("{noun} key already exists");
+            ensure!(again.code == 1 && again.err.contains(&told), "{again:?}");
+        }
+        let create = ["service", "create", "--name", "web"];
+        let claims = [
+            "--secret",
+            "key",
+            "--config",
+            "source=key,target=/etc/key,mode=0400",
+        ];
+        let image = [image::WHOAMI];
+        docker(node, &[&create[..], &claims, &image].concat())?.ok()?;
+        let pretty = ["service", "inspect", "--pretty", "web"];
+        let (theirs, ours) = (docker(node, &pretty)?.ok()?, node.ok(&pretty)?);
+        ensure!(theirs == ours, "{theirs}\n{ours}");
+        let task = rig.task("web")?;
+        for path in ["/run/secrets/key", "/etc/key"] {
+            let shown = docker(node, &["exec", &task.container, "cat", path])?.ok()?;
+            ensure!(shown == "open sesame", "{path}: {shown}");
+        }
+        let used = docker(node, &["secret", "rm", "key"])?;
+        let told = "secret 'key' is in use by the following service: web";
+        ensure!(used.code == 1 && used.err.contains(told), "{used:?}");
+        let update = [
+            "service",
+            "update",
+            "--secret-rm",
+            "key",
+            "--config-rm",
+            "key",
+        ];
+        docker(node, &[&update[..], &["web"]].concat())?.ok()?;
+        for noun in ["secret", "config"] {
+            docker(node, &[noun, "rm", "key"])?.ok()?;
+        }
+        let task = rig.task("web")?;
+        let gone = docker(node, &["exec", &task.container, "cat", "/run/secrets/key"])?;
+        ensure!(gone.code == 1, "{gone:?}");
+        Ok(())
+    });
 }
 
 #[test]

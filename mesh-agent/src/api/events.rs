@@ -16,12 +16,14 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{Answer, Api, args::Query, stream::json_lines};
 
-const FILTERS: [&str; 8] = [
+const FILTERS: [&str; 10] = [
+    "config",
     "event",
     "label",
     "network",
     "node",
     "scope",
+    "secret",
     "service",
     "type",
     "container",
@@ -99,6 +101,8 @@ impl Source {
             ObjectKind::Node => (EventMessageTypeEnum::NODE, "node"),
             ObjectKind::Service => (EventMessageTypeEnum::SERVICE, "service"),
             ObjectKind::Network => (EventMessageTypeEnum::NETWORK, "network"),
+            ObjectKind::Secret => (EventMessageTypeEnum::SECRET, "secret"),
+            ObjectKind::Config => (EventMessageTypeEnum::CONFIG, "config"),
             // Docker tells of neither.
             ObjectKind::Cluster | ObjectKind::Task => return None,
         };
@@ -112,13 +116,20 @@ impl Source {
         let wanted = filters.exact("type", word)
             && filters.exact("event", action)
             && filters.exact("scope", "swarm")
-            && ["node", "service", "network", "container"]
-                .iter()
-                .all(|key| {
-                    filters.matches(key, |value| {
-                        *key == word && (value == event.id || value == name)
-                    })
-                });
+            && [
+                "node",
+                "service",
+                "network",
+                "container",
+                "secret",
+                "config",
+            ]
+            .iter()
+            .all(|key| {
+                filters.matches(key, |value| {
+                    *key == word && (value == event.id || value == name)
+                })
+            });
         if !wanted {
             return None;
         }

@@ -12,6 +12,7 @@ mod doctor;
 mod errors;
 mod events;
 mod exec;
+mod handouts;
 mod images;
 mod leader;
 mod mesh;

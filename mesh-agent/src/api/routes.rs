@@ -1,15 +1,17 @@
 //! The table of routes.
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::DefaultBodyLimit,
     middleware::from_fn_with_state,
     routing::{delete, get, post},
 };
 
+use mesh_api::handout::Kind;
+
 use super::{
-    Api, containers, distribution, doctor, errors::ApiError, events, exec, images, leader, mesh,
-    networks, nodes, packets, services, swarm, system, tasks, trace, volumes,
+    Api, containers, distribution, doctor, errors::ApiError, events, exec, handouts, images,
+    leader, mesh, networks, nodes, packets, services, swarm, system, tasks, trace, volumes,
 };
 
 /// Longest body read into memory, in bytes: a spec with configs inlined stays far below, and a
@@ -81,8 +83,21 @@ fn cluster() -> Router<Api> {
             "/networks/{id}",
             get(networks::inspect).delete(networks::remove),
         )
-        .route("/secrets", get(volumes::secrets))
-        .route("/configs", get(volumes::configs))
+        .merge(handed_out(Kind::Secret))
+        .merge(handed_out(Kind::Config))
+}
+
+fn handed_out(kind: Kind) -> Router<Api> {
+    let path = |rest: &str| format!("/{}s{rest}", kind.noun());
+    Router::new()
+        .route(&path(""), get(handouts::list))
+        .route(&path("/create"), post(handouts::create))
+        .route(
+            &path("/{id}"),
+            get(handouts::inspect).delete(handouts::remove),
+        )
+        .route(&path("/{id}/update"), post(handouts::update))
+        .route_layer(Extension(kind))
 }
 
 fn node_local() -> Router<Api> {

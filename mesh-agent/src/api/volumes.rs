@@ -1,12 +1,11 @@
-//! `/volumes`: the node's local volumes, as the tasks' mounts have made them; and `/secrets` and `/configs`, of which
-//! there are none.
+//! `/volumes`: the node's local volumes, as the tasks' mounts have made them.
 
 use axum::{
     Json,
     extract::{Path, Query as QueryOf, State},
 };
 use chrono::DateTime;
-use mesh_api::engine::{Config, Secret, Volume, VolumeListResponse, VolumeScopeEnum};
+use mesh_api::engine::{Volume, VolumeListResponse, VolumeScopeEnum};
 
 use super::{Answer, Api, args::Query, errors::ApiError};
 
@@ -58,12 +57,4 @@ fn read(api: &Api) -> Answer<Vec<Volume>> {
     }
     volumes.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(volumes)
-}
-
-pub(super) async fn secrets(State(api): State<Api>) -> Answer<Json<Vec<Secret>>> {
-    api.manager().map(|_| Json(Vec::new()))
-}
-
-pub(super) async fn configs(State(api): State<Api>) -> Answer<Json<Vec<Config>>> {
-    api.manager().map(|_| Json(Vec::new()))
 }

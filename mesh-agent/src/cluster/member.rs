@@ -393,5 +393,6 @@ fn describe(node: &Node, kept: &Kept) -> NodeDescription {
         cipher: None,
         mtu: 0,
         encrypts: true,
+        hands_out: true,
     }
 }

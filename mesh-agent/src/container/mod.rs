@@ -1,6 +1,7 @@
 //! From a task's specification and its image's defaults to the container the runtime makes. Pure.
 
 mod files;
+mod handouts;
 mod mounts;
 mod template;
 
@@ -20,6 +21,7 @@ use nix::sys::signal::Signal;
 use crate::links::plan::container_id;
 
 pub use files::{hosts, resolv_conf};
+pub use handouts::{Handed, handed};
 pub use template::Names;
 
 /// Time between the stop signal and the kill where the specification names none (Docker's default).
@@ -47,6 +49,16 @@ pub enum SpecError {
     Mount {
         /// bind, volume, tmpfs ...
         kind: String,
+        /// What is wrong.
+        cause: String,
+    },
+    /// A secret or config that cannot be shown as asked.
+    #[error("invalid {noun} {name:?}: {cause}")]
+    Handout {
+        /// secret or config.
+        noun: &'static str,
+        /// Which one.
+        name: String,
         /// What is wrong.
         cause: String,
     },
@@ -79,6 +91,8 @@ pub struct Plan {
     pub container: ContainerSpec,
     /// Local volumes by name: directories to create where missing.
     pub volumes: BTreeMap<String, PathBuf>,
+    /// Secrets and configs, to be mounted after all that the container has already.
+    pub handed: Vec<Handed>,
 }
 
 /// The container of a task.
@@ -147,7 +161,11 @@ pub fn plan(
         labels: labels(task, wanted, image, node),
         ..ContainerSpec::default()
     };
-    Ok(Plan { container, volumes })
+    Ok(Plan {
+        container,
+        volumes,
+        handed: handed(wanted)?,
+    })
 }
 
 /// The task's host name: what the specification says, else the start of its container's id, which

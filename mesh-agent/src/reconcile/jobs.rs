@@ -1,16 +1,16 @@
 //! Work for one task that takes its time, done beside the loop: images, root file systems, the
 //! container's life. Each piece may be repeated from the start after a crash.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, anyhow};
-use mesh_api::{engine::TaskSpec, proto};
+use mesh_api::{Sensitive, engine::TaskSpec, handout::Kind, proto};
 use mesh_image::{Credentials, ImageRecord, ImageStore, PullOptions, Reference, silent};
 use mesh_runtime::{Runtime, RuntimeError};
 use tokio::sync::Semaphore;
 
-use super::listening;
-use crate::container::{self, Names, Places};
+use super::{handover::Handover, listening};
+use crate::container::{self, Handed, Names, Places};
 
 /// Tasks prepared or started at the same time; more only compete for the same CPUs and disk.
 const AT_ONCE: usize = 8;
@@ -40,6 +40,10 @@ pub struct Order {
     pub netns: Option<PathBuf>,
     /// Directory for the files shown to it.
     pub files: PathBuf,
+    /// Directory for its secrets and configs while its container is being made.
+    pub handover: PathBuf,
+    /// What those hold, as far as it is known.
+    pub handouts: BTreeMap<(Kind, String), Arc<Sensitive>>,
     /// Its addresses, the first one first in /etc/hosts.
     pub addresses: Vec<IpAddr>,
 }
@@ -93,7 +97,7 @@ impl Tools {
             hostname: order.files.join("hostname"),
             volumes: self.volumes.clone(),
         };
-        let plan = container::plan(task, &spec, &image.config, &self.names, &places)?;
+        let mut plan = container::plan(task, &spec, &image.config, &self.names, &places)?;
         for path in plan.volumes.values() {
             std::fs::create_dir_all(path)
                 .with_context(|| format!("create volume {}", path.display()))?;
@@ -119,6 +123,10 @@ impl Tools {
         }
         // A half-made container of an earlier agent is in the way.
         self.runtime.delete(&task.id).await?;
+        // Until the container has what is in there.
+        let handover = order.hand_over(plan.handed).await?;
+        let mounts = handover.iter().flat_map(Handover::mounts);
+        plan.container.mounts.extend(mounts);
         self.runtime.create(&plan.container).await?;
         Ok(())
     }
@@ -196,6 +204,24 @@ impl Tools {
     pub async fn forget(&self, id: &str) -> Result<()> {
         self.runtime.delete(id).await?;
         self.release(id).await
+    }
+}
+
+impl Order {
+    /// Makes the files that the task is handed, if there are any.
+    async fn hand_over(&self, files: Vec<Handed>) -> Result<Option<Handover>> {
+        if files.is_empty() {
+            return Ok(None);
+        }
+        let known = |file: Handed| match self.handouts.get(&(file.kind, file.id.clone())) {
+            Some(data) => Ok((file, Arc::clone(data))),
+            None => Err(anyhow!("{} {} is not known", file.kind.noun(), file.id)),
+        };
+        let files = files.into_iter().map(known).collect::<Result<Vec<_>>>()?;
+        let at = self.handover.clone();
+        let make = move || Handover::make(&at, files.iter().map(|(file, data)| (file, &**data)));
+        let made = tokio::task::spawn_blocking(make).await?;
+        made.context("hand over secrets and configs").map(Some)
     }
 }
 

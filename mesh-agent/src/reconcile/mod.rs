@@ -5,6 +5,7 @@
 
 mod apply;
 mod beside;
+mod handover;
 pub mod jobs;
 mod listening;
 mod observe;
@@ -158,6 +159,7 @@ struct Done {
 pub fn start(parts: Parts) -> Result<Handle> {
     let records = Records::new(parts.config.tasks_dir());
     let known = records.load().context("read the task records")?;
+    handover::sweep(&parts.config.handover_dir()).context("remove what was left for tasks")?;
     let (done, finished) = mpsc::unbounded_channel();
     let wake = Arc::new(Notify::new());
     let upstreams = Upstreams::new(crate::dns::node_upstreams(

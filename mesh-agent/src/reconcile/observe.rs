@@ -3,15 +3,21 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
-use mesh_api::proto;
+use mesh_api::{
+    Sensitive,
+    handout::{Kind, references},
+    proto,
+};
 use mesh_runtime::{ContainerInfo, ContainerState};
 
 use super::{
     jobs,
     plan::{Container, Net},
     record::Record,
+    state::TaskState,
 };
 use crate::{
     assignment::Assignment,
@@ -86,6 +92,27 @@ pub(crate) fn ingress_v6(assignment: &Assignment) -> Option<Ipv6Addr> {
 pub(crate) fn host_names(instance: &str, task: &proto::Task) -> Vec<String> {
     (0..=task.attachments.len())
         .map(|index| plan::host_name(instance, &task.id, index))
+        .collect()
+}
+
+/// Whether all is known that a task is handed, as far as that matters now.
+pub(crate) fn is_handed(assignment: &Assignment, record: &Record) -> bool {
+    record.state() > TaskState::Preparing || handouts(assignment, &record.task).is_some()
+}
+
+/// What the secrets and configs of a task hold; `None` while one of them is not known.
+pub(crate) fn handouts(
+    assignment: &Assignment,
+    task: &proto::Task,
+) -> Option<BTreeMap<(Kind, String), Arc<Sensitive>>> {
+    let spec = jobs::spec_of(task).unwrap_or_default();
+    let container = spec.container_spec.unwrap_or_default();
+    let claims = references(&container);
+    claims
+        .map(|claim| {
+            let data = assignment.handout(claim.kind, claim.id)?;
+            Some(((claim.kind, claim.id.to_owned()), Arc::clone(data)))
+        })
         .collect()
 }
 

@@ -14,6 +14,8 @@ pub struct TaskFacts {
     pub state: Option<TaskState>,
     /// Its container.
     pub container: Container,
+    /// Its secrets and configs are known, or it has none.
+    pub handed: bool,
     /// Work under way for it.
     pub job: Option<Job>,
     /// Its namespace and links.
@@ -132,6 +134,8 @@ pub fn next(facts: &TaskFacts) -> Option<Step> {
     match (state, &facts.container) {
         (TaskState::Accepted, _) => Some(Step::Move(TaskState::Preparing, None)),
         (TaskState::Preparing, Container::Created) => Some(Step::Move(TaskState::Ready, None)),
+        // A manager has to tell them again after a restart.
+        (TaskState::Preparing, _) if !facts.handed => None,
         (TaskState::Preparing, _) => Some(Step::Begin(Job::Prepare)),
         (TaskState::Ready, _) if wanted == Wanted::Running => {
             Some(Step::Move(TaskState::Starting, None))

@@ -7,6 +7,7 @@ fn facts(wanted: Option<Wanted>, state: Option<TaskState>, container: Container)
         wanted,
         state,
         container,
+        handed: true,
         job: None,
         net: Net::Complete,
         names: true,
@@ -168,6 +169,7 @@ fn whole_lives_settle() {
                     wanted: Some(first),
                     state: None,
                     container: Container::None,
+                    handed: true,
                     job: None,
                     net: Net::Absent,
                     names: false,
@@ -197,4 +199,31 @@ fn whole_lives_settle() {
             }
         }
     }
+}
+
+#[test]
+fn a_task_waits_for_what_it_is_handed() {
+    let preparing = facts(
+        Some(Wanted::Running),
+        Some(TaskState::Preparing),
+        Container::None,
+    );
+    assert_eq!(next(&preparing), Some(Step::Begin(Job::Prepare)));
+    let waiting = TaskFacts {
+        handed: false,
+        ..preparing
+    };
+    assert_eq!(next(&waiting), None);
+    // Not once it is not wanted any more.
+    let unwanted = TaskFacts {
+        wanted: Some(Wanted::Shutdown),
+        ..waiting.clone()
+    };
+    assert_eq!(next(&unwanted), Some(Step::Move(TaskState::Shutdown, None)));
+    // Nor once its container is there.
+    let made = TaskFacts {
+        container: Container::Created,
+        ..waiting
+    };
+    assert_eq!(next(&made), Some(Step::Move(TaskState::Ready, None)));
 }

@@ -2,6 +2,7 @@
 //! per call.
 
 mod error;
+mod handouts;
 mod node_local;
 mod nodes;
 mod services;

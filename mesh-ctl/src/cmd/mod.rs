@@ -4,6 +4,7 @@ pub(crate) mod doctor;
 pub(crate) mod drop;
 pub(crate) mod exec;
 pub(crate) mod flow;
+pub(crate) mod handout;
 pub(crate) mod image;
 pub(crate) mod info;
 pub(crate) mod logs;

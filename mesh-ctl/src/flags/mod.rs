@@ -1,6 +1,7 @@
 //! Reads arguments in Docker's notations: ports, mounts, networks, sizes, durations, variables.
 
 pub(crate) mod csv;
+pub(crate) mod handout;
 pub(crate) mod image;
 pub(crate) mod mount;
 pub(crate) mod network;

@@ -31,6 +31,16 @@ pub(crate) fn ago(now: DateTime<Utc>, then: DateTime<Utc>) -> String {
     format!("{} ago", duration((now - then).num_seconds()))
 }
 
+/// A time in Go's notation; empty for none.
+pub(crate) fn moment(at: Option<DateTime<Utc>>) -> String {
+    let Some(at) = at else {
+        return String::new();
+    };
+    let at = at.format("%Y-%m-%d %H:%M:%S%.9f").to_string();
+    let at = at.trim_end_matches('0').trim_end_matches('.');
+    format!("{at} +0000 utc")
+}
+
 /// Bytes with three significant digits and decimal units.
 pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];

@@ -4,6 +4,7 @@
 
 mod address;
 mod cluster;
+mod handout;
 mod network;
 mod node;
 mod port;
@@ -120,6 +121,29 @@ fn apply_command(state: &mut State, cx: &mut Context, command: &Command) -> Outc
         Command::RemoveService { id } => service::remove(state, id),
         Command::CreateNetwork { request } => network::create(state, cx, request),
         Command::RemoveNetwork { id } => network::remove(state, id),
+        Command::CreateHandout {
+            kind,
+            name,
+            labels,
+            data,
+        } => handout::create(state, cx, *kind, name, labels, data),
+        Command::UpdateHandout {
+            kind,
+            id,
+            version,
+            name,
+            labels,
+            data,
+        } => {
+            let request = handout::Update {
+                version: *version,
+                name,
+                labels,
+                data: data.as_ref(),
+            };
+            handout::update(state, cx, *kind, id, &request)
+        }
+        Command::RemoveHandout { kind, id } => handout::remove(state, *kind, id),
         Command::UpdateNode { id, version, spec } => node::update(state, cx, id, *version, spec),
         Command::RemoveNode { id, force } => node::remove(state, cx, id, *force),
         Command::UpdateSwarm {

@@ -1,6 +1,6 @@
 //! Services: create, update, roll back, remove, with their ports and virtual addresses.
 
-use super::{Context, address::Allocation, check_version, port, validate};
+use super::{Context, address::Allocation, check_version, handout, port, validate};
 use crate::{
     ErrorKind, ManagerError, Outcome, Response,
     state::{Address, Port, PublishMode, Service, State, UpdateStatus},
@@ -24,6 +24,7 @@ pub(super) fn create(
     if state.indexes().service_by_name(name).is_some() {
         return Err(ManagerError::name_conflict("service", name));
     }
+    handout::check(state, spec)?;
     let id = cx.new_id();
     let networks = resolve_networks(state, spec)?;
     let (ports, next_port) = port::settle(state, &id, None, spec)?;
@@ -117,6 +118,7 @@ pub(super) fn replace_spec(
             "rpc error: code = Unimplemented desc = service mode change is not allowed",
         ));
     }
+    handout::check(state, &spec)?;
     let networks = resolve_networks(state, &spec)?;
     let (ports, next_port) = port::settle(state, &old.id, Some(&old), &spec)?;
     let mut service = old.clone();

@@ -1,7 +1,8 @@
 //! Checks of specs that need nothing but the spec. The texts are Swarm's.
 
 use crate::{ErrorKind, ManagerError, scheduler::Constraint, traffic::Traffic};
-use mesh_api::engine;
+use mesh_api::{engine, handout};
+use std::collections::BTreeMap;
 
 /// Longest name of a service: a DNS label.
 const MAX_SERVICE_NAME: usize = 63;
@@ -114,14 +115,7 @@ fn task(template: &engine::TaskSpec) -> Result<(), ManagerError> {
         return Err(ManagerError::invalid("TaskSpec: missing runtime"));
     };
     image(container.image.as_deref().unwrap_or_default())?;
-    if container.secrets.as_ref().is_some_and(|s| !s.is_empty())
-        || container.configs.as_ref().is_some_and(|c| !c.is_empty())
-    {
-        return Err(ManagerError::new(
-            ErrorKind::Unimplemented,
-            "secrets and configs are not supported yet; use bind mounts or environment variables",
-        ));
-    }
+    handouts(container)?;
     texts(container)?;
     if let Some(privileges) = &container.privileges {
         self::privileges(privileges)?;
@@ -180,6 +174,35 @@ fn task(template: &engine::TaskSpec) -> Result<(), ManagerError> {
         .and_then(|p| p.constraints.as_deref());
     for constraint in constraints.unwrap_or_default() {
         Constraint::parse(constraint).map_err(|e| ManagerError::invalid(e.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Claims to secrets and configs; whether those are there is checked with the state.
+fn handouts(container: &engine::TaskSpecContainerSpec) -> Result<(), ManagerError> {
+    let mut targets = BTreeMap::new();
+    for claim in handout::references(container) {
+        let noun = claim.kind.noun();
+        let name = claim.name;
+        if claim.id.is_empty() || name.is_empty() {
+            return Err(ManagerError::invalid(format!("malformed {noun} reference")));
+        }
+        let Some(file) = claim.file else {
+            return Err(ManagerError::invalid(format!(
+                "malformed {noun} reference, no target provided"
+            )));
+        };
+        if file.name.is_empty() {
+            return Err(ManagerError::invalid(format!(
+                "malformed file {noun} reference, invalid target file name provided"
+            )));
+        }
+        if let Some(other) = targets.insert((claim.kind, file.name), name) {
+            return Err(ManagerError::invalid(format!(
+                "{noun} references '{other}' and '{name}' have a conflicting target: '{}'",
+                file.name
+            )));
+        }
     }
     Ok(())
 }

@@ -1,14 +1,17 @@
 //! The part of the state that concerns one node. Pure.
 //!
 //! A node is told of: its own tasks; the networks they are on and the ingress network; the services
-//! with ingress ports, on those networks, or of its tasks; the endpoints of those services; and all
-//! peers.
+//! with ingress ports, on those networks, or of its tasks; the endpoints of those services; the
+//! secrets and configs of its tasks that have not ended; and all peers.
 
 use crate::state::{
     Address, Network, Node, NodeState, Port, Protocol, PublishMode, Service, State, Task, TaskState,
 };
 use crate::traffic::Traffic;
-use mesh_api::proto::{self, object::Object as Body};
+use mesh_api::{
+    handout,
+    proto::{self, object::Object as Body},
+};
 use std::{
     collections::{BTreeSet, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
@@ -22,6 +25,8 @@ pub(crate) struct Sent {
     services: Known,
     endpoints: Known,
     peers: Known,
+    secrets: Known,
+    configs: Known,
     round: u64,
 }
 
@@ -65,15 +70,37 @@ impl Sent {
 
         let mut networks: BTreeSet<&str> = BTreeSet::new();
         let mut services: BTreeSet<&str> = BTreeSet::new();
+        let mut handouts: BTreeSet<(handout::Kind, &str)> = BTreeSet::new();
         networks.extend(state.ingress_network().map(|n| n.id.as_str()));
         let own = |t: &&Task| t.status.state >= TaskState::Assigned;
         for task in state.tasks_of_node(node_id).filter(own) {
             if !task.status.state.is_terminal() {
                 networks.extend(task.attachments.iter().map(|a| a.network_id.as_str()));
                 services.insert(&task.service_id);
+                let claims = task.spec.container_spec.iter();
+                handouts.extend(
+                    claims
+                        .flat_map(handout::references)
+                        .map(|claim| (claim.kind, claim.id)),
+                );
             }
             if self.tasks.note(&task.id, task.desired as u64, round) {
                 bodies.push(Body::Task(task_message(task)));
+            }
+        }
+        for (kind, id) in handouts {
+            // What one holds never changes.
+            if let Some(handout) = state.handout(kind, id)
+                && self.handouts(kind).note(id, 0, round)
+            {
+                let message = proto::Handout {
+                    id: id.to_owned(),
+                    data: handout.data.reveal().to_vec(),
+                };
+                bodies.push(match kind {
+                    handout::Kind::Secret => Body::Secret(message),
+                    handout::Kind::Config => Body::Config(message),
+                });
             }
         }
         for id in networks {
@@ -137,6 +164,8 @@ impl Sent {
         self.endpoints
             .sweep(proto::Kind::Endpoint, round, &mut removed);
         self.peers.sweep(proto::Kind::Peer, round, &mut removed);
+        self.secrets.sweep(proto::Kind::Secret, round, &mut removed);
+        self.configs.sweep(proto::Kind::Config, round, &mut removed);
 
         let full = round == 1;
         (full || !bodies.is_empty() || !removed.is_empty()).then(|| proto::Assignment {
@@ -148,6 +177,13 @@ impl Sent {
                 .collect(),
             removed,
         })
+    }
+
+    fn handouts(&mut self, kind: handout::Kind) -> &mut Known {
+        match kind {
+            handout::Kind::Secret => &mut self.secrets,
+            handout::Kind::Config => &mut self.configs,
+        }
     }
 }
 

@@ -5,7 +5,10 @@ use crate::{
     Command,
     fixture::{SECOND, World, constrained, on, published, replicated, template},
 };
-use mesh_api::proto::{self, object::Object as Body};
+use mesh_api::{
+    handout::Kind,
+    proto::{self, object::Object as Body},
+};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +20,8 @@ fn brings(assignment: &proto::Assignment) -> Vec<String> {
         Body::Service(s) => format!("service {}", s.name),
         Body::Endpoint(e) => format!("endpoint of {}", e.name.split('.').next().unwrap()),
         Body::Peer(p) => format!("peer {}", p.hostname),
+        Body::Secret(s) => format!("secret {}", String::from_utf8_lossy(&s.data)),
+        Body::Config(c) => format!("config {}", String::from_utf8_lossy(&c.data)),
     };
     let mut names: Vec<_> = assignment.objects.iter().map(name).collect();
     names.sort_unstable();
@@ -86,6 +91,63 @@ fn a_node_learns_what_concerns_it() {
     let mut kinds: Vec<_> = delta.removed.iter().map(|r| r.kind()).collect();
     kinds.sort_unstable();
     assert_eq!(kinds, [proto::Kind::Service, proto::Kind::Endpoint]);
+}
+
+#[test]
+fn secrets_and_configs_go_to_nodes_with_a_task_that_claims_them() {
+    let mut world = World::new(&["n1", "n2"]);
+    for (kind, name) in [
+        (Kind::Secret, "key"),
+        (Kind::Secret, "unused"),
+        (Kind::Config, "conf"),
+    ] {
+        world.handout(kind, name, name.as_bytes()).unwrap();
+    }
+    let claims = [(Kind::Secret, "key"), (Kind::Config, "conf")];
+    let spec = world.claiming(replicated("web", 1), &claims);
+    let id = world
+        .service(constrained(spec, &["node.hostname==n1"]))
+        .unwrap();
+    let [mut first, mut second] = [Sent::default(), Sent::default()];
+    let handed = |sent: &mut Sent, world: &World, node: &str| -> Vec<String> {
+        let assignment = sent.advance(&world.state, node);
+        let mut told = assignment.map(|a| brings(&a)).unwrap_or_default();
+        told.retain(|name| name.starts_with("secret") || name.starts_with("config"));
+        told
+    };
+    assert!(handed(&mut first, &world, "n1").is_empty(), "no task yet");
+    world.settle();
+    // With the task itself, before it begins.
+    let both = ["config conf", "secret key"];
+    assert_eq!(handed(&mut first, &world, "n1"), both);
+    world.work();
+    assert!(handed(&mut first, &world, "n1").is_empty(), "nothing new");
+    assert!(handed(&mut second, &world, "n2").is_empty());
+    // One that starts anew is told again, in full.
+    assert_eq!(handed(&mut Sent::default(), &world, "n1"), both);
+
+    // Other labels are nothing to a node.
+    let version = world.state.find_handout(Kind::Secret, "key").unwrap();
+    let version = version.meta.version;
+    world
+        .call(Command::UpdateHandout {
+            kind: Kind::Secret,
+            id: "key".to_owned(),
+            version,
+            name: "key".to_owned(),
+            labels: [("a".to_owned(), "b".to_owned())].into(),
+            data: None,
+        })
+        .unwrap();
+    assert!(handed(&mut first, &world, "n1").is_empty());
+
+    // They go with the last task that has them.
+    world.scale(&id, 0);
+    world.work();
+    let last = first.advance(&world.state, "n1").unwrap();
+    let mut kinds: Vec<_> = last.removed.iter().map(|r| r.kind()).collect();
+    kinds.retain(|kind| matches!(kind, proto::Kind::Secret | proto::Kind::Config));
+    assert_eq!(kinds, [proto::Kind::Secret, proto::Kind::Config]);
 }
 
 #[test]

@@ -165,7 +165,7 @@ impl Driver {
                 self.mark_all();
             }
             ObjectKind::Cluster => self.mark_all(),
-            ObjectKind::Network => {}
+            ObjectKind::Network | ObjectKind::Secret | ObjectKind::Config => {}
         }
     }
 

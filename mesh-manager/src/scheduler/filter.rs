@@ -2,7 +2,7 @@
 
 use super::{Constraint, node_set::Candidate};
 use crate::state::{Network, Node, Port, State, Task};
-use mesh_api::engine;
+use mesh_api::{engine, handout};
 
 /// The filter that refused a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +10,7 @@ pub(super) enum Verdict {
     NotReady,
     Resources,
     Encryption,
+    Handouts,
     Constraints,
     Platform,
     HostPort,
@@ -17,11 +18,12 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
-    pub(super) const COUNT: usize = 7;
+    pub(super) const COUNT: usize = 8;
     const ALL: [Self; Self::COUNT] = [
         Self::NotReady,
         Self::Resources,
         Self::Encryption,
+        Self::Handouts,
         Self::Constraints,
         Self::Platform,
         Self::HostPort,
@@ -34,6 +36,7 @@ impl Verdict {
             Self::NotReady => format!("{nodes} node{s} not available for new tasks"),
             Self::Resources => format!("insufficient resources on {nodes} node{s}"),
             Self::Encryption => format!("encrypted networks not supported on {nodes} node{s}"),
+            Self::Handouts => format!("secrets and configs not supported on {nodes} node{s}"),
             Self::Constraints => {
                 format!("scheduling constraints not satisfied on {nodes} node{s}")
             }
@@ -72,6 +75,8 @@ pub(super) struct Filter<'a> {
     max_replicas: u64,
     /// One of its networks is encrypted.
     is_encrypted: bool,
+    /// It is handed secrets or configs.
+    is_handed: bool,
 }
 
 /// Resources that a task reserves.
@@ -111,6 +116,11 @@ impl<'a> Filter<'a> {
                 .iter()
                 .filter_map(|attachment| state.network(&attachment.network_id))
                 .any(Network::is_encrypted),
+            is_handed: task
+                .spec
+                .container_spec
+                .as_ref()
+                .is_some_and(|container| handout::references(container).next().is_some()),
         }
     }
 
@@ -133,6 +143,9 @@ impl<'a> Filter<'a> {
         // Where Swarm looks for plugins.
         if self.is_encrypted && !has.encrypts {
             return Err(Verdict::Encryption);
+        }
+        if self.is_handed && !has.hands_out {
+            return Err(Verdict::Handouts);
         }
         if !self.constraints.iter().all(|c| c.matches(node)) {
             return Err(Verdict::Constraints);

@@ -10,12 +10,12 @@ use mesh_api::engine;
 use mesh_pki::Role;
 
 /// A time in nanoseconds since the epoch as the Engine API's date.
-fn nanos_to_date(nanos: i64) -> DateTime<Utc> {
+pub(super) fn nanos_to_date(nanos: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_nanos(nanos)
 }
 
 impl Meta {
-    fn version(&self) -> Option<engine::ObjectVersion> {
+    pub(super) fn version(&self) -> Option<engine::ObjectVersion> {
         Some(engine::ObjectVersion {
             index: Some(self.version),
         })

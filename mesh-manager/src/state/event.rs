@@ -13,6 +13,10 @@ pub enum ObjectKind {
     Task,
     /// A network.
     Network,
+    /// A secret.
+    Secret,
+    /// A config.
+    Config,
 }
 
 /// What happened to it.
@@ -45,7 +49,7 @@ pub struct Event {
     pub action: EventAction,
     /// Its id.
     pub id: String,
-    /// Its name, if it is a node, service or network.
+    /// Its name, unless it is a task or the cluster.
     pub name: String,
     /// Of a task: its service.
     pub service_id: Option<String>,

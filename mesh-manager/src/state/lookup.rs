@@ -5,7 +5,7 @@ use crate::ManagerError;
 use std::collections::BTreeMap;
 
 /// The one object whose id begins with `prefix`.
-fn by_prefix<'a, T>(
+pub(super) fn by_prefix<'a, T>(
     noun: &str,
     objects: &'a BTreeMap<String, T>,
     prefix: &str,

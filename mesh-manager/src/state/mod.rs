@@ -4,6 +4,7 @@
 
 mod convert;
 mod event;
+mod handout;
 mod index;
 mod lookup;
 mod objects;
@@ -12,6 +13,7 @@ mod task_state;
 pub(crate) use convert::engine_role;
 pub use convert::service_status;
 pub use event::{Event, EventAction, ObjectKind};
+pub use handout::Handout;
 pub(crate) use objects::v6;
 pub use objects::{
     Address, Cluster, Meta, Network, Node, NodeState, Port, Protocol, PublishMode, Service, Task,
@@ -33,6 +35,10 @@ pub struct State {
     pub(crate) services: BTreeMap<String, Service>,
     pub(crate) tasks: BTreeMap<String, Task>,
     pub(crate) networks: BTreeMap<String, Network>,
+    #[serde(default)]
+    secrets: BTreeMap<String, Handout>,
+    #[serde(default)]
+    configs: BTreeMap<String, Handout>,
     /// Ids of nodes that were removed after they had been managers: their certificates are worth nothing.
     #[serde(default)]
     pub(crate) removed_managers: BTreeSet<String>,

@@ -377,7 +377,7 @@ impl Known {
                 Some(Body::Service(s)) => drop(self.services.insert(s.id.clone(), s)),
                 Some(Body::Endpoint(e)) => drop(self.endpoints.insert(e.id.clone(), e)),
                 Some(Body::Peer(p)) => drop(self.peers.insert(p.id.clone(), p)),
-                None => {}
+                Some(Body::Secret(_) | Body::Config(_)) | None => {}
             }
         }
         for id in assignment.removed {
@@ -387,7 +387,7 @@ impl Known {
                 proto::Kind::Service => drop(self.services.remove(&id.id)),
                 proto::Kind::Endpoint => drop(self.endpoints.remove(&id.id)),
                 proto::Kind::Peer => drop(self.peers.remove(&id.id)),
-                proto::Kind::Unspecified => {}
+                proto::Kind::Secret | proto::Kind::Config | proto::Kind::Unspecified => {}
             }
         }
         let mut statuses = Vec::new();

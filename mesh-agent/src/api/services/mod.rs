@@ -1,6 +1,7 @@
 //! `/services`
 
 mod defaults;
+mod handouts;
 pub(super) mod logs;
 mod names;
 mod refused;
@@ -98,6 +99,7 @@ pub(super) async fn create(
         let view = manager.view();
         spec.name = Some(names::make_up(|name| view.find_service(name).is_ok()));
     }
+    handouts::resolve(&manager.view(), &mut spec)?;
     let command = Command::CreateService {
         spec: Box::new(spec),
         registry_auth: registry_auth(&headers).unwrap_or_default(),
@@ -150,10 +152,14 @@ pub(super) async fn update(
         Some("previous") => true,
         Some(other) => return Err(ApiError::bad_argument("rollback", other)),
     };
+    let mut spec = spec_in(body).await?;
+    if !rollback {
+        handouts::resolve(&manager.view(), &mut spec)?;
+    }
     let command = Command::UpdateService {
         id,
         version: query.version()?,
-        spec: Box::new(spec_in(body).await?),
+        spec: Box::new(spec),
         registry_auth: registry_auth(&headers),
         rollback,
     };

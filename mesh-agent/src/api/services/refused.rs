@@ -2,7 +2,7 @@
 
 use mesh_api::engine::{Mount, ServiceSpec};
 
-use crate::api::errors::ApiError;
+use crate::{api::errors::ApiError, container};
 
 /// Refuses a spec that asks for such things.
 ///
@@ -19,6 +19,9 @@ pub(super) fn check(spec: &ServiceSpec) -> Result<(), ApiError> {
         .flatten()
     {
         volume(mount)?;
+    }
+    if let Some(container) = container {
+        container::handed(container).map_err(|error| ApiError::bad_request(error.to_string()))?;
     }
     let limits = template.resources.as_ref().and_then(|r| r.limits.as_ref());
     match limits.and_then(|limits| limits.pids) {
@@ -92,6 +95,23 @@ mod tests {
             let told = mount(options).expect("refused");
             assert!(told.contains(word) && told.contains("/d"), "{told}");
         }
+    }
+
+    #[test]
+    fn handouts() {
+        let secret = |file: Value| {
+            let secrets = json!([{"SecretID": "1", "SecretName": "key", "File": file}]);
+            told(json!({"ContainerSpec": {"Image": "a", "Secrets": secrets}}))
+        };
+        assert_eq!(
+            secret(json!({"Name": "key", "UID": "7", "Mode": 0o400})),
+            None
+        );
+        let refused = secret(json!({"Name": "../key"})).expect("refused");
+        assert!(
+            refused.contains("\"../key\" is not the path of a file"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -77,6 +77,7 @@ impl Reconciler {
                         .map(|t| Wanted::parse(&t.desired_state)),
                     state: record.map(Record::state),
                     container: observed.container(id),
+                    handed: record.is_none_or(|record| observe::is_handed(assignment, record)),
                     job: self.jobs.get(id).map(|(job, _)| *job),
                     net: record.map_or(plan::Net::Absent, |record| {
                         let configured = self.configured.contains_key(id);

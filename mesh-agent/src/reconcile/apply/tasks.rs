@@ -85,6 +85,8 @@ impl Reconciler {
             task: record.task.clone(),
             netns: (!observe::uses_host_network(&record.task)).then(|| self.config.netns_path(id)),
             files: self.records.files(id),
+            handover: self.config.handover_path(id),
+            handouts: observe::handouts(assignment, &record.task).unwrap_or_default(),
             addresses: observe::links_of(&self.instance, assignment, record)
                 .unwrap_or_default()
                 .iter()

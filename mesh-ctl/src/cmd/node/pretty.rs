@@ -24,10 +24,9 @@ pub(super) fn render(node: &Node) -> String {
         "Hostname:              \t{}",
         text(&known.hostname)
     ));
-    if let Some(at) = node.created_at {
-        let at = at.format("%Y-%m-%d %H:%M:%S%.9f").to_string();
-        let at = at.trim_end_matches('0').trim_end_matches('.');
-        out.put(format!("Joined at:             \t{at} +0000 utc"));
+    if node.created_at.is_some() {
+        let at = human::moment(node.created_at);
+        out.put(format!("Joined at:             \t{at}"));
     }
     out.put("Status:");
     out.put(format!(

@@ -11,12 +11,13 @@ use mesh_api::{
         TaskSpecContainerSpecDnsConfig, TaskSpecPlacement, TaskSpecPlacementPreferences,
         TaskSpecPlacementSpread, TaskSpecResources,
     },
+    handout::Kind,
 };
 
 use super::{
     WaitFlags, registry_flags::RegistryFlags, rollout_flags::RolloutFlags, spec_flags::SpecFlags,
 };
-use crate::flags::{environment, image, labels, mount, network, non_empty, port, words};
+use crate::flags::{environment, handout, image, labels, mount, network, non_empty, port, words};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -59,6 +60,12 @@ pub(crate) struct Args {
     /// Mount: type=bind|volume|tmpfs,source=..,target=.. and, where wanted, readonly
     #[arg(long = "mount", value_name = "MOUNT")]
     mounts: Vec<String>,
+    /// Secret to hand to tasks: its name, or source=..,target=..,uid=..,gid=..,mode=..
+    #[arg(long = "secret", value_name = "SECRET")]
+    secrets: Vec<String>,
+    /// Config to hand to tasks: its name, or source=..,target=..,uid=..,gid=..,mode=..
+    #[arg(long = "config", value_name = "CONFIG")]
+    configs: Vec<String>,
     /// Where tasks may run, as node.role==worker
     #[arg(long = "constraint", value_name = "CONSTRAINT")]
     constraints: Vec<String>,
@@ -96,7 +103,12 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let (wait, registry) = (args.wait.clone(), args.registry.clone());
+    let (secrets, configs) = (args.secrets.clone(), args.configs.clone());
     let mut spec = spec(args)?;
+    let template = spec.task_template.get_or_insert_default();
+    let container = template.container_spec.get_or_insert_default();
+    handout::add(client, container, Kind::Secret, &secrets).await?;
+    handout::add(client, container, Kind::Config, &configs).await?;
     let warning = registry.pin(client, &mut spec).await?;
     let auth = registry.auth(&spec);
     let answer = client.service_create(&spec, auth.as_deref()).await?;

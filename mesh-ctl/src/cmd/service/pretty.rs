@@ -5,6 +5,7 @@ use mesh_api::engine::{
     EndpointPortConfig, Limit, Mount, ResourceObject, Service, ServiceUpdateStatus, TaskSpec,
     TaskSpecContainerSpec,
 };
+use mesh_api::handout::{Kind, references};
 
 use crate::{
     format::{human, lines::Lines},
@@ -167,6 +168,19 @@ impl Lines {
             self.put("Mounts:");
             mounts.iter().for_each(|mount| self.mount(mount));
         }
+        for (kind, heading) in [(Kind::Config, "Configs:"), (Kind::Secret, "Secrets:")] {
+            let mut claims = references(container)
+                .filter(|claim| claim.kind == kind)
+                .peekable();
+            if claims.peek().is_some() {
+                self.put(heading);
+            }
+            for claim in claims {
+                let target = claim.file.map_or("", |file| file.name);
+                self.put(format!(" Target:\t{target}"));
+                self.put(format!("  Source:\t{}", claim.name));
+            }
+        }
     }
 
     fn mount(&mut self, mount: &Mount) {
@@ -261,6 +275,12 @@ Mounts:
   Source:\t/tmp
   ReadOnly:\ttrue
   Type:\t\tbind
+Configs:
+ Target:\t/etc/conf
+  Source:\tconf
+Secrets:
+ Target:\tkey
+  Source:\tkey
 Resources:
  Reservations:
   Memory:\t32MiB
@@ -289,7 +309,9 @@ Ports:
                     "ContainerSpec": {
                         "Image": "busybox:latest", "Args": ["sleep", "300"], "Env": ["A=b"],
                         "Init": false, "User": "root",
-                        "Mounts": [{"Type": "bind", "Source": "/tmp", "Target": "/x", "ReadOnly": true}]
+                        "Mounts": [{"Type": "bind", "Source": "/tmp", "Target": "/x", "ReadOnly": true}],
+                        "Secrets": [{"SecretID": "1", "SecretName": "key", "File": {"Name": "key"}}],
+                        "Configs": [{"ConfigID": "2", "ConfigName": "conf", "File": {"Name": "/etc/conf"}}]
                     },
                     "Placement": {"Constraints": ["node.role==manager"]},
                     "Resources": {"Limits": {"NanoCPUs": 500_000_000, "MemoryBytes": 64 << 20},

@@ -7,12 +7,13 @@ use mesh_api::{
         EndpointPortConfig, EndpointPortConfigProtocolEnum as Protocol, ServiceSpec,
         TaskSpecContainerSpec,
     },
+    handout::Kind,
 };
 
 use super::{
     WaitFlags, registry_flags::RegistryFlags, rollout_flags::RolloutFlags, spec_flags::SpecFlags,
 };
-use crate::flags::{environment, image, labels, network, port, words};
+use crate::flags::{environment, handout, image, labels, network, port, words};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -54,6 +55,18 @@ pub(crate) struct Args {
     /// Detach from a network
     #[arg(long, value_name = "NETWORK")]
     network_rm: Vec<String>,
+    /// Hand a secret to tasks
+    #[arg(long, value_name = "SECRET")]
+    secret_add: Vec<String>,
+    /// Hand a secret to tasks no more
+    #[arg(long, value_name = "NAME")]
+    secret_rm: Vec<String>,
+    /// Hand a config to tasks
+    #[arg(long, value_name = "CONFIG")]
+    config_add: Vec<String>,
+    /// Hand a config to tasks no more
+    #[arg(long, value_name = "NAME")]
+    config_rm: Vec<String>,
     /// Add a placement constraint
     #[arg(long, value_name = "CONSTRAINT")]
     constraint_add: Vec<String>,
@@ -101,7 +114,15 @@ async fn change(client: &Client, spec: &mut ServiceSpec, args: &Args) -> Result<
     if args.force {
         task.force_update = Some(task.force_update.unwrap_or(0) + 1);
     }
-    container(task.container_spec.get_or_insert_default(), args)?;
+    let container = task.container_spec.get_or_insert_default();
+    self::container(container, args)?;
+    for (kind, removed, added) in [
+        (Kind::Secret, &args.secret_rm, &args.secret_add),
+        (Kind::Config, &args.config_rm, &args.config_add),
+    ] {
+        handout::remove(container, kind, removed);
+        handout::add(client, container, kind, added).await?;
+    }
     if !args.constraint_add.is_empty() || !args.constraint_rm.is_empty() {
         let constraints = task
             .placement
