@@ -326,19 +326,37 @@ mod tests {
         assert_eq!(&body[..], br#"{"message":"page not found"}"#);
     }
 
+    /// Clients compare these texts, so they are Docker's to the letter.
     #[test]
     fn not_a_manager() {
-        for error in [
-            ApiError::no_swarm(),
-            ApiError::worker(),
-            ApiError::manager_not_ready(),
-        ] {
+        let texts = [
+            (
+                ApiError::no_swarm(),
+                "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to \
+                 swarm and try again.",
+            ),
+            (
+                ApiError::worker(),
+                "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this \
+                 command on a manager node or promote the current node to a manager.",
+            ),
+            (
+                ApiError::manager_not_ready(),
+                "This node is not a swarm manager. Manager is being prepared or has trouble connecting to the cluster.",
+            ),
+            (
+                NodeError::AlreadyMember.into(),
+                "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.",
+            ),
+            (
+                ManagerError::no_leader().into(),
+                "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half of \
+                 the managers are online.",
+            ),
+        ];
+        for (error, text) in texts {
             assert_eq!(error.status, StatusCode::SERVICE_UNAVAILABLE);
-            assert!(
-                error
-                    .message
-                    .starts_with("This node is not a swarm manager. ")
-            );
+            assert_eq!(error.message, text);
         }
     }
 }
