@@ -35,8 +35,16 @@ impl Rig {
     /// When a service is refused or does not run in time.
     pub fn web_and_shell(&self) -> Result<Task> {
         self.network("front")?;
-        let web = ["--network", "front", "--replicas", "4"];
-        self.create("web", &[&web[..], &["--publish", "80:80"]].concat())?;
+        let web = [
+            "--network",
+            "front",
+            "--replicas",
+            "4",
+            "--publish",
+            "80:80",
+        ];
+        // Longer than any request that a test makes.
+        self.create("web", &[&web[..], &["--stop-grace-period", "2m"]].concat())?;
         self.sleepers("shell", &["--network", "front"])?;
         self.wait_running("web", 4)?;
         self.task("shell")
@@ -64,7 +72,9 @@ impl Rig {
     /// # Errors
     /// When it is refused or does not run.
     pub fn sleepers(&self, name: &str, args: &[&str]) -> Result<()> {
-        self.service(name, args, &["sleep", "1000000"])
+        // As the first process of a container, busybox' sleep takes no notice of SIGTERM.
+        let at_once = ["--stop-grace-period", "100ms"];
+        self.service(name, &[&at_once, args].concat(), &["sleep", "1000000"])
     }
 
     fn service(&self, name: &str, args: &[&str], command: &[&str]) -> Result<()> {

@@ -19,11 +19,13 @@ impl Ours {
             .build()?;
         rig.load_image(&image::whoami_archive(&rig.dir())?)?;
         rig.network("front")?;
-        let at = |place| ["--network", "front", "--constraint", place];
+        // Both at once: each command would wait until its tasks have run for a while.
+        let at = |place| ["-d", "--network", "front", "--constraint", place];
         let (http, echo) = (format!("{HTTP}:{HTTP}"), format!("{ECHO}:{ECHO}"));
         let ports = ["--publish", &http, "--publish", &echo];
-        rig.create("web", &[at("node.hostname==n2"), ports].concat())?;
+        rig.create("web", &[&at("node.hostname==n2")[..], &ports].concat())?;
         rig.sleepers("gen", &at("node.hostname==n1"))?;
+        rig.wait_running("web", 1)?;
         let task = rig.task("gen")?;
         Ok(Self {
             generator: task.container,
