@@ -56,10 +56,23 @@ impl HttpReply {
 /// # Errors
 /// When nothing answers in [`REQUEST_LIMIT`], or something other than HTTP.
 pub fn http_get(address: impl Into<IpAddr>, port: u16, path: &str) -> Result<HttpReply> {
+    http_get_within(address, port, path, REQUEST_LIMIT)
+}
+
+/// As [`http_get`], with a limit of the caller's for the answer.
+///
+/// # Errors
+/// When nothing answers in time, or something other than HTTP.
+pub fn http_get_within(
+    address: impl Into<IpAddr>,
+    port: u16,
+    path: &str,
+    limit: Duration,
+) -> Result<HttpReply> {
     let address = SocketAddr::new(address.into(), port);
     let mut stream = TcpStream::connect_timeout(&address, REQUEST_LIMIT)
         .with_context(|| format!("cannot connect to {address}"))?;
-    stream.set_read_timeout(Some(REQUEST_LIMIT))?;
+    stream.set_read_timeout(Some(limit))?;
     stream.set_nodelay(true)?;
     let local = stream.local_addr()?;
     write!(
@@ -198,6 +211,14 @@ fn ask(
         .read_exact(&mut body)
         .with_context(|| format!("{address} did not answer in full"))?;
     Ok(Some((status, keep, body)))
+}
+
+/// Whether what went wrong is that the other end reset an established connection.
+pub fn is_reset(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::ConnectionReset)
 }
 
 fn is_closed(error: &io::Error) -> bool {

@@ -3,10 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Rig, eventually, http_get, load::while_all_ask, rig::UP_LIMIT, scenario};
+use mesh_tests::{
+    Rig, client::http_get_within, eventually, load::while_all_ask, rig::UP_LIMIT, scenario,
+};
 
-/// A request that takes so long is still under way when its task is told to leave.
-const UNDER_WAY: &str = "/sleep/6000";
+/// A request that takes so long is still under way when its task is told to leave, on a busy machine too.
+const UNDER_WAY: &str = "/sleep/12000";
+/// How long it may take at most, seconds.
+const ANSWER_LIMIT: u64 = 60;
 /// Requests under way from each side.
 const OPEN: u64 = 6;
 
@@ -49,22 +53,29 @@ fn open_flows_are_counted_until_they_end() {
         wait_open(rig, 0, UP_LIMIT)?;
         std::thread::scope(|scope| {
             let (rig, shell) = (&*rig, &shell);
+            let limit = Duration::from_secs(ANSWER_LIMIT);
             let requests: Vec<_> = (0..OPEN)
                 .flat_map(|_| {
                     let outside = move || {
-                        let reply = rig.client.enter(|| http_get(asked, 80, UNDER_WAY))?;
+                        let reply = rig
+                            .client
+                            .enter(|| http_get_within(asked, 80, UNDER_WAY, limit))?;
                         ensure!(reply.status == 200, "{}", reply.status);
                         Ok(())
                     };
                     let url = format!("http://web{UNDER_WAY}");
-                    let inside = move || rig.exec(shell, &["curl", "-f", &url]).map(drop);
+                    let seconds = ANSWER_LIMIT.to_string();
+                    let inside = move || {
+                        rig.exec(shell, &["curl", "-f", "-m", &seconds, &url])
+                            .map(drop)
+                    };
                     [scope.spawn(outside), scope.spawn(inside)]
                 })
                 .collect();
             wait_open(rig, OPEN, UP_LIMIT)?;
             // Until after the tasks that leave have answered all, and are gone.
             let load =
-                scope.spawn(move || rig.exec(shell, &["whoami", "load", "conn", "web:80", "8"]));
+                scope.spawn(move || rig.exec(shell, &["whoami", "load", "conn", "web:80", "17"]));
             rig.first().ok(&["service", "scale", "-d", "web=1"])?;
             eventually("open flows of tasks that leave", UP_LIMIT, || {
                 let open = open_flows(rig)?;

@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{KeptConnection, Node, Rig, eventually, http_get, rig::UP_LIMIT, scenario};
+use mesh_tests::{
+    KeptConnection, Node, Rig, client::is_reset, eventually, http_get, rig::UP_LIMIT, scenario,
+};
 
 /// Requests that run while the agent is killed.
 const REQUESTS: usize = 1000;
@@ -105,24 +107,34 @@ fn others_answer_throughout_while_agent_and_shims_of_a_node_are_killed() {
         let others = [rig.nodes[0].address, rig.nodes[1].address];
         let mut node = rig.nodes.pop().context("no node")?;
         let (done, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let given_up = AtomicBool::new(false);
         let survived = std::thread::scope(|scope| {
             let (client, done, asked_to_stop) = (&rig.client, &done, &stop);
+            let given_up = &given_up;
             let requests = scope.spawn(move || {
                 client.enter(|| {
-                    let mut failed = Vec::new();
+                    let mut reset = [0; 2];
                     while !asked_to_stop.load(Ordering::Relaxed) {
                         let number = done.fetch_add(1, Ordering::Relaxed);
-                        match http_get(others[number % 2], 80, "/") {
+                        let asked = number % others.len();
+                        match http_get(others[asked], 80, "/") {
                             Ok(reply) => ensure!(reply.status == 200, "{}", reply.status),
-                            Err(error) => failed.push(format!("request {number}: {error:#}")),
+                            Err(error) if given_up.load(Ordering::Relaxed) && is_reset(&error) => {
+                                reset[asked] += 1;
+                            }
+                            Err(error) => return Err(error.context(format!("request {number}"))),
                         }
                     }
-                    // The one that a task of the node has when the managers give the node up may be reset.
-                    ensure!(failed.len() <= 1, "{failed:?}");
+                    // The one that a task of the node has when the managers give the node up may be reset, through
+                    // each of the others as it hears of that.
+                    ensure!(
+                        reset.iter().all(|&reset| reset <= 1),
+                        "{reset:?} were reset"
+                    );
                     Ok(())
                 })
             });
-            let story = lose_and_find_again(rig, &mut node, done, &lost);
+            let story = lose_and_find_again(rig, &mut node, done, given_up, &lost);
             stop.store(true, Ordering::Relaxed);
             match requests.join() {
                 Ok(result) => result.and(story),
@@ -134,9 +146,15 @@ fn others_answer_throughout_while_agent_and_shims_of_a_node_are_killed() {
     });
 }
 
-/// Kills agent and shims of a node, waits for its tasks' replacements, and starts it again. `done` counts requests, `lost`
-/// are its tasks' processes.
-fn lose_and_find_again(rig: &Rig, node: &mut Node, done: &AtomicUsize, lost: &[u32]) -> Result<()> {
+/// Kills agent and shims of a node, waits for its tasks' replacements, and starts it again. `done` counts requests,
+/// `given_up` holds while the managers may be giving the node up, `lost` are its tasks' processes.
+fn lose_and_find_again(
+    rig: &Rig,
+    node: &mut Node,
+    done: &AtomicUsize,
+    given_up: &AtomicBool,
+    lost: &[u32],
+) -> Result<()> {
     let more = |what: &str| {
         let before = done.load(Ordering::Relaxed);
         eventually(what, UP_LIMIT, || {
@@ -145,6 +163,7 @@ fn lose_and_find_again(rig: &Rig, node: &mut Node, done: &AtomicUsize, lost: &[u
         })
     };
     more("requests to run")?;
+    given_up.store(true, Ordering::Relaxed);
     node.kill()?;
     rig.kill_shims(node)?;
     eventually("the lost tasks to be replaced", UP_LIMIT, || {
@@ -153,6 +172,7 @@ fn lose_and_find_again(rig: &Rig, node: &mut Node, done: &AtomicUsize, lost: &[u
         ensure!(here == 6, "{here} of 6 run on the others");
         Ok(())
     })?;
+    given_up.store(false, Ordering::Relaxed);
     more("requests to run without the node")?;
     node.start()?;
     rig.wait_ready(3)?;

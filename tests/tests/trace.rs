@@ -30,7 +30,7 @@ fn trace(
     let mut child = rig
         .first()
         .ctl_command()?
-        .args(["trace", "--format", "json", "--timeout", "5"])
+        .args(["trace", "--format", "json", "--timeout", "10"])
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -114,12 +114,17 @@ fn open_requests_are_answered_before_the_end() {
 #[test]
 fn a_stall_while_draining_cuts_no_request() {
     let mut server = Server::start();
-    let slow = server.ask("/sleep/1000", "close");
+    let slow = server.ask("/sleep/3000", "close");
     server.signal("-TERM");
     let end = Instant::now() + LIMIT;
     while !text(server.ask("/health", "close")).starts_with("HTTP/1.1 503") {
         assert!(Instant::now() < end, "it does not drain");
     }
+    slow.set_nonblocking(true).unwrap();
+    let answered = slow.peek(&mut [0]);
+    let is_open = answered.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(is_open, "the request was over before the stall");
+    slow.set_nonblocking(false).unwrap();
     server.signal("-STOP");
     thread::sleep(Duration::from_millis(500));
     server.signal("-CONT");
