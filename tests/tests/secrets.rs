@@ -8,7 +8,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Answer, Node, Rig, Task, eventually, rig::UP_LIMIT, scenario};
+use mesh_tests::{
+    Answer, Node, Rig, Task, eventually,
+    managers::{self, leader},
+    rig::{UP_LIMIT, test_name},
+    scenario, scenario_on,
+};
 
 /// What nobody but the tasks may see.
 const SECRET: &str = "open-sesame-4711-of-the-secret";
@@ -310,5 +315,45 @@ fn what_cannot_be_is_refused() {
         let shown = rig.exec(&rig.task("b")?, &["cat", "/run/secrets/key"])?;
         ensure!(shown == SECRET, "{shown}");
         Ok(())
+    });
+}
+
+#[test]
+fn every_manager_answers_for_them_and_none_shows_them() {
+    let builder = Rig::builder(&test_name("secmgr")).nodes(3).without_swarm();
+    scenario_on(builder, |rig| {
+        managers::form(rig)?;
+        let leads = leader(rig, rig.first())?;
+        let asked = &rig.nodes[(leads + 1) % 3];
+        let id = make(asked, "secret", "key", SECRET.as_bytes())?.ok()?;
+        make(asked, "config", "conf", CONFIG.as_bytes())?.ok()?;
+        let claims = ["--secret", "key", "--config", "conf", "--mode", "global"];
+        rig.sleepers("holder", &claims)?;
+        for node in &rig.nodes {
+            ensure!(node.ok(&["secret", "ls", "-q"])? == id, "{}", node.name);
+            let shown = node.ok(&["config", "inspect", "--pretty", "conf"])?;
+            ensure!(shown.contains(CONFIG), "{shown}");
+            let told = node.ctl(&["secret", "rm", "key"])?.refused()?;
+            ensure!(told.contains("is in use"), "{told}");
+        }
+        // Who takes over has them too.
+        rig.nodes[leads].kill()?;
+        let asked = &rig.nodes[(leads + 1) % 3];
+        eventually("another secret", UP_LIMIT, || {
+            let made = make(asked, "secret", "other", SECRET.as_bytes())?;
+            ensure!(
+                made.code == 0 || made.err.contains("already exists"),
+                "{made:?}"
+            );
+            Ok(())
+        })?;
+        ensure!(asked.ok(&["secret", "inspect", "--format", "{{.ID}}", "key"])? == id);
+        rig.nodes[leads].start()?;
+        rig.wait_ready(3)?;
+        for task in rig.wait_running("holder", 3)? {
+            let shown = rig.exec(&task, &["cat", "/run/secrets/key", "/conf"])?;
+            ensure!(shown == format!("{SECRET}{CONFIG}"), "{shown}");
+        }
+        nothing_on_disk(rig)
     });
 }

@@ -1,5 +1,7 @@
 //! `--secret` and `--config`: `name`, or `source=name,target=file,uid=0,gid=0,mode=0444`.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, bail};
 use mesh_api::{
     Client,
@@ -7,7 +9,7 @@ use mesh_api::{
         TaskSpecContainerSpec, TaskSpecContainerSpecConfigs, TaskSpecContainerSpecFile,
         TaskSpecContainerSpecFile1, TaskSpecContainerSpecSecrets,
     },
-    handout::Kind,
+    handout::{Kind, references},
 };
 
 use crate::view::text;
@@ -117,23 +119,35 @@ pub(crate) async fn add(
     Ok(())
 }
 
-/// Takes the claims to these names or ids away from a container's.
+/// Takes the claims to these names, ids or unique prefixes of ids away from a container's.
 pub(crate) fn remove(container: &mut TaskSpecContainerSpec, kind: Kind, names: &[String]) {
-    let is_named = |name: &Option<String>, id: &Option<String>| {
-        let (name, id) = (text(name), text(id));
-        names.iter().any(|given| given == name || given == id)
-    };
-    match kind {
-        Kind::Secret => {
-            if let Some(claims) = &mut container.secrets {
-                claims.retain(|claim| !is_named(&claim.secret_name, &claim.secret_id));
-            }
-        }
-        Kind::Config => {
-            if let Some(claims) = &mut container.configs {
-                claims.retain(|claim| !is_named(&claim.config_name, &claim.config_id));
-            }
-        }
+    let claims: BTreeSet<(String, String)> = references(container)
+        .filter(|claim| claim.kind == kind)
+        .map(|claim| (claim.id.to_owned(), claim.name.to_owned()))
+        .collect();
+    let gone: BTreeSet<&str> = names
+        .iter()
+        .filter_map(|name| named(&claims, name))
+        .collect();
+    let stays = |id: &Option<String>| !gone.contains(text(id));
+    if let Some(claims) = container.secrets.as_mut().filter(|_| kind == Kind::Secret) {
+        claims.retain(|claim| stays(&claim.secret_id));
+    }
+    if let Some(claims) = container.configs.as_mut().filter(|_| kind == Kind::Config) {
+        claims.retain(|claim| stays(&claim.config_id));
+    }
+}
+
+/// The id that a word stands for, among these ids and names.
+fn named<'a>(claims: &'a BTreeSet<(String, String)>, word: &str) -> Option<&'a str> {
+    let is_exact = |(id, name): &&(String, String)| id == word || name == word;
+    if let Some((id, _)) = claims.iter().find(is_exact) {
+        return Some(id);
+    }
+    let mut begun = claims.iter().filter(|(id, _)| id.starts_with(word));
+    match (begun.next(), begun.next()) {
+        (Some((id, _)), None) if !word.is_empty() => Some(id),
+        _ => None,
     }
 }
 
@@ -183,19 +197,36 @@ mod tests {
     }
 
     #[test]
-    fn claims_go_by_name_or_id() {
-        let container = json!({"Secrets": [
-            {"SecretID": "1", "SecretName": "a"}, {"SecretID": "2", "SecretName": "b"},
-            {"SecretID": "3", "SecretName": "c"},
-        ]});
-        let mut container: TaskSpecContainerSpec =
-            serde_json::from_value(container).expect("a container");
-        let names = ["a".to_owned(), "2".to_owned(), "nobody".to_owned()];
-        remove(&mut container, Kind::Config, &names);
-        assert_eq!(container.secrets.as_ref().expect("claims").len(), 3);
-        remove(&mut container, Kind::Secret, &names);
-        let left = container.secrets.expect("claims");
-        assert_eq!(left.len(), 1);
-        assert_eq!(left[0].secret_id.as_deref(), Some("3"));
+    fn claims_go_by_whatever_names_them() {
+        let claim = |id: &str, name: &str| json!({"SecretID": id, "SecretName": name});
+        // One is claimed twice, and one is called as another's id begins.
+        let claims = [
+            ("11", "a"),
+            ("21", "b"),
+            ("31", "c"),
+            ("32", "3"),
+            ("21", "b"),
+            ("41", "d"),
+        ];
+        let claims = claims.map(|(id, name)| claim(id, name));
+        let given: TaskSpecContainerSpec =
+            serde_json::from_value(json!({ "Secrets": claims })).expect("a container");
+        let left = |kind, names: &[&str]| -> String {
+            let mut container = given.clone();
+            let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+            remove(&mut container, kind, &names);
+            let left = container.secrets.expect("claims");
+            left.iter().map(|claim| text(&claim.secret_name)).collect()
+        };
+        for (names, expected) in [
+            (&["a", "21"][..], "c3d"),
+            (&["4", "nobody", ""], "abc3b"),
+            (&["3"], "abcbd"),
+            (&["2"], "ac3d"),
+            (&["31"], "ab3bd"),
+        ] {
+            assert_eq!(left(Kind::Secret, names), expected, "{names:?}");
+            assert_eq!(left(Kind::Config, names), "abc3bd");
+        }
     }
 }
