@@ -15,6 +15,7 @@ pub mod container;
 pub mod desired;
 pub mod dns;
 mod doctor;
+pub mod health;
 pub mod links;
 mod loads;
 pub mod logs;

@@ -13,6 +13,7 @@ use mesh_agent::{
     assignment::Assignment,
     config::Config,
     container::Names,
+    health::Table,
     links::netns,
     node::LocalTask,
     reconcile::{self, Handle, Parts, jobs::Tools},
@@ -135,6 +136,7 @@ impl Machine {
             cipher: watch::channel(None).0,
             mtu: watch::channel(0).0,
             tasks: tasks_out,
+            health: Table::default(),
             datapath: Arc::default(),
         })
         .expect("reconciler");

@@ -1,5 +1,7 @@
 //! Lengths of time as Docker words them: in `docker ps`'s status by the agent, elsewhere by clients.
 
+use std::time::Duration;
+
 /// A length of time in one unit, such as `3 seconds` or `About a minute`.
 pub fn duration(seconds: i64) -> String {
     const MINUTE: i64 = 60;
@@ -27,9 +29,45 @@ pub fn duration(seconds: i64) -> String {
     }
 }
 
+/// A length of time in Go's notation, such as `1m30s` or `1.5ms`.
+pub fn go_duration(time: Duration) -> String {
+    const SECOND: u128 = 1_000_000_000;
+    const MINUTE: u128 = 60 * SECOND;
+    let nanos = time.as_nanos();
+    // Below a second Go takes the largest unit that leaves something before the point.
+    for (unit, name) in [(1_000_000, "ms"), (1_000, "µs"), (1, "ns")] {
+        if (unit..SECOND).contains(&nanos) {
+            return format!("{}{name}", nanos as f64 / unit as f64);
+        }
+    }
+    let minutes = nanos / MINUTE;
+    let seconds = (nanos % MINUTE) as f64 / SECOND as f64;
+    match (minutes / 60, minutes % 60) {
+        (0, 0) => format!("{seconds}s"),
+        (0, minutes) => format!("{minutes}m{seconds}s"),
+        (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_gos() {
+        for (nanos, expected) in [
+            (0, "0s"),
+            (5_000_000_000, "5s"),
+            (1_500_000_000, "1.5s"),
+            (500_000_000, "500ms"),
+            (1_500, "1.5µs"),
+            (90_500_000_000, "1m30.5s"),
+            (90_000_000_000, "1m30s"),
+            (3_600_000_000_000, "1h0m0s"),
+        ] {
+            assert_eq!(go_duration(Duration::from_nanos(nanos)), expected);
+        }
+    }
 
     #[test]
     fn durations() {

@@ -10,6 +10,7 @@ pub mod mesh;
 pub mod progress;
 mod quorum;
 mod sensitive;
+pub mod spelling;
 
 pub use client::{Client, ClientError};
 pub use filters::Filters;

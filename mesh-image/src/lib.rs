@@ -27,7 +27,7 @@ mod unpack;
 pub use digest::Digest;
 pub use error::{ErrorKind, ImageError, Result};
 pub use progress::{ProgressEvent, ProgressFn, silent};
-pub use record::{ImageConfig, ImageRecord};
+pub use record::{Healthcheck, ImageConfig, ImageRecord};
 pub use reference::Reference;
 pub use registry::{Credentials, Distribution, Platform, PullOptions, RegistryOptions};
 pub use store::{ImageStore, LoadedImage, Pruned, Removed};

@@ -75,6 +75,31 @@ pub struct ImageConfig {
     /// Signal that asks it to stop: `SIGTERM` or a number; none means SIGTERM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
+    /// How to find out whether a container does well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<Healthcheck>,
+    /// What commands in the form of one text are given to; empty means `/bin/sh -c`.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    pub shell: Vec<String>,
+}
+
+/// An image's HEALTHCHECK. Times are nanoseconds; zero means that the image says nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Healthcheck {
+    /// `NONE`, `CMD` and its arguments, or `CMD-SHELL` and a text for the shell.
+    #[serde(deserialize_with = "or_default")]
+    pub test: Vec<String>,
+    /// Between two runs.
+    pub interval: i64,
+    /// For one run.
+    pub timeout: i64,
+    /// After the start, while failures do not count.
+    pub start_period: i64,
+    /// Between two runs during that time.
+    pub start_interval: i64,
+    /// Failures in a row that make a container unhealthy.
+    pub retries: i64,
 }
 
 /// Images write `null` where they mean "nothing".
@@ -107,7 +132,8 @@ mod tests {
         let config: ImageConfig = serde_json::from_str(
             r#"{"Hostname":"","User":"www","Env":["A=b"],"Entrypoint":null,"Cmd":["sh"],
                 "ExposedPorts":{"80/tcp":{},"53/udp":{}},"Volumes":null,"WorkingDir":"/srv",
-                "Labels":null,"StopSignal":"SIGQUIT","OnBuild":null}"#,
+                "Labels":null,"StopSignal":"SIGQUIT","OnBuild":null,"Shell":["/bin/ash","-c"],
+                "Healthcheck":{"Test":["CMD-SHELL","true"],"Interval":5000000000}}"#,
         )
         .unwrap();
         assert_eq!(config.user, "www");
@@ -117,6 +143,10 @@ mod tests {
             ["53/udp", "80/tcp"]
         );
         assert_eq!(config.stop_signal.as_deref(), Some("SIGQUIT"));
+        assert_eq!(config.shell, ["/bin/ash", "-c"]);
+        let check = config.healthcheck.clone().unwrap();
+        assert_eq!(check.test, ["CMD-SHELL", "true"]);
+        assert_eq!((check.interval, check.timeout), (5_000_000_000, 0));
         let json = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<ImageConfig>(&json).unwrap(), config);
     }

@@ -136,6 +136,10 @@ pub enum Response {
 /// The outcome of one proposal.
 pub type Outcome = Result<Response, ManagerError>;
 
+/// The rules by which managers of this version apply what they propose. 0: health checks and jobs are refused. 1: health
+/// checks are taken.
+pub const RULES: u32 = 1;
+
 /// A change together with all that is not a function of the state: apply has no clock and rolls
 /// no dice.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -144,6 +148,9 @@ pub struct Proposal {
     pub time: i64,
     /// Where new ids and secrets come from.
     pub seed: [u8; 16],
+    /// By which rules it is applied, see [`RULES`]: what was refused stays refused when the log is read again.
+    #[serde(default)]
+    pub rules: u32,
     /// The change.
     pub operation: Operation,
 }

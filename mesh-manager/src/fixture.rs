@@ -3,6 +3,7 @@
 use crate::{
     AddNode, Bootstrap, Change, Command, ManagerError, NodeReport, Operation, Outcome, Proposal,
     Response, apply,
+    command::RULES,
     config::{DEFAULT_DATA_PATH_PORT, DEFAULT_SUBNET_SIZE, Timings, default_pool},
     orchestrator::{Inputs, plan},
     scheduler::schedule,
@@ -120,12 +121,18 @@ impl World {
     }
 
     pub(crate) fn apply(&mut self, operation: Operation) -> Outcome {
+        self.apply_by(RULES, operation)
+    }
+
+    /// As a log is read again that managers of other versions have written.
+    pub(crate) fn apply_by(&mut self, rules: u32, operation: Operation) -> Outcome {
         self.index += 1;
         let mut seed = [0u8; 16];
         seed[..8].copy_from_slice(&self.index.to_be_bytes());
         let proposal = Proposal {
             time: self.now,
             seed,
+            rules,
             operation,
         };
         apply::apply(&mut self.state, self.index, &proposal)
@@ -243,6 +250,17 @@ impl World {
             state,
             timestamp: self.now,
             ..TaskStatus::default()
+        };
+        self.apply(Operation::TaskStatuses(vec![(task.to_owned(), status)]))
+            .unwrap();
+    }
+
+    /// A node says that a task's health check has failed for good.
+    pub(crate) fn sicken(&mut self, task: &str) {
+        let status = TaskStatus {
+            unhealthy: true,
+            timestamp: self.now,
+            ..self.state.task(task).unwrap().status.clone()
         };
         self.apply(Operation::TaskStatuses(vec![(task.to_owned(), status)]))
             .unwrap();

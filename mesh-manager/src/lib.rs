@@ -37,7 +37,8 @@ pub mod state;
 mod traffic;
 
 pub use command::{
-    AddNode, Bootstrap, Change, Cipher, Command, NodeReport, Operation, Outcome, Proposal, Response,
+    AddNode, Bootstrap, Change, Cipher, Command, NodeReport, Operation, Outcome, Proposal, RULES,
+    Response,
 };
 pub use config::{Config, InitOptions, Timings};
 pub use error::{ErrorKind, ManagerError};

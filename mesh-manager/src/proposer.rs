@@ -1,7 +1,9 @@
 //! One queue in front of consensus: whatever waits while an entry is written shares the next one,
 //! so that a thousand callers cost far fewer than a thousand fsyncs.
 
-use crate::{ManagerError, Operation, Outcome, Proposal, Response, raft::Consensus};
+use crate::{
+    ManagerError, Operation, Outcome, Proposal, Response, command::RULES, raft::Consensus,
+};
 use rand::RngCore;
 use serde::Serialize;
 use std::{
@@ -44,6 +46,7 @@ impl Proposal {
         Self {
             time: now(),
             seed,
+            rules: RULES,
             operation,
         }
     }

@@ -27,6 +27,6 @@ pub use runtime::{
 };
 pub use shim::shim_main;
 pub use spec::{
-    BindMount, ContainerSpec, ExecSpec, ExtraFile, LogLimits, Mount, Output, Resources, TmpfsMount,
-    Ulimit,
+    BindMount, ContainerSpec, ExecSpec, ExtraFile, HealthCheck, LogLimits, Mount, Output,
+    Resources, TmpfsMount, Ulimit,
 };

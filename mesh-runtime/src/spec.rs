@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -57,8 +58,27 @@ pub struct ContainerSpec {
     pub stop_signal: Option<i32>,
     /// Carried along for whoever lists containers; not interpreted.
     pub labels: BTreeMap<String, String>,
+    /// How to find out whether it does well. Carried along for whoever asks it; the runtime does not.
+    pub health: Option<HealthCheck>,
     /// Rotation of the container's log.
     pub log: LogLimits,
+}
+
+/// A command that tells by its exit code whether a container does well, and when to run it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// Command and arguments; never empty.
+    pub command: Vec<String>,
+    /// From the container's start to the first run, and from the end of one to the next.
+    pub interval: Duration,
+    /// A run that takes longer has failed.
+    pub timeout: Duration,
+    /// Time after the container's start in which failures do not count, until a run succeeds.
+    pub start_period: Duration,
+    /// In place of `interval` during that time.
+    pub start_interval: Duration,
+    /// So many failures in a row make it unhealthy.
+    pub retries: u32,
 }
 
 /// Limits enforced by cgroups. Zero or `None` means no limit.
@@ -180,6 +200,9 @@ pub struct ExecSpec {
     pub stdin: bool,
     /// Run with all capabilities and without the seccomp filter.
     pub privileged: bool,
+    /// Leave nothing behind: what the command has started is killed when the command ends, and both when nobody holds
+    /// the session's handle any more, this process included.
+    pub bound: bool,
 }
 
 /// Which of a process's two output streams.

@@ -103,6 +103,9 @@ pub(crate) struct ExecRequest {
     pub(crate) size: Option<(u16, u16)>,
     /// Apply the container's seccomp filter.
     pub(crate) seccomp: bool,
+    /// Ends, with all that it has started, when the agent closes its side of the connection.
+    #[serde(default)]
+    pub(crate) bound: bool,
 }
 
 /// What a shim answers.

@@ -235,3 +235,49 @@ async fn many_execs_at_once() {
     })
     .await;
 }
+
+/// A command with children that leave its session, and outlive their parents.
+const FAMILY: &str = "(setsid sleep 1000 &) ; sleep 1000 & echo up; ";
+
+#[tokio::test]
+async fn a_bound_exec_leaves_nothing_behind() {
+    let world = World::new("bound").await;
+    world.run(&world.spec("a", "sleep 1000")).await;
+    let alone = || world.runtime.pids("a").unwrap().len() == 1;
+    let begin = async |end: &str| {
+        let mut spec = exec(&["sh", "-c", &format!("{FAMILY}{end}")]);
+        spec.bound = true;
+        let mut session = world.runtime.exec("a", &spec).await.unwrap();
+        let mut line = [0; 3];
+        let out = session.stdout.as_mut().unwrap();
+        within(out.read_exact(&mut line)).await.unwrap();
+        assert_eq!(&line, b"up\n");
+        session
+    };
+
+    // It ends by itself.
+    let session = begin("exit 3").await;
+    assert_eq!(within(session.handle.wait()).await.unwrap(), 3);
+    common::eventually("its children are gone", alone).await;
+
+    // It is ended, and its end can be waited for.
+    let session = begin("sleep 1000").await;
+    assert!(world.runtime.pids("a").unwrap().len() >= 4);
+    session.handle.end();
+    assert_eq!(within(session.handle.wait()).await.unwrap(), 137);
+    common::eventually("all of it is gone", alone).await;
+
+    // Nobody holds it any more, as when the agent is killed.
+    let session = begin("sleep 1000").await;
+    drop(session);
+    common::eventually("what nobody holds is gone", alone).await;
+
+    // An exec that is not bound goes on.
+    let args = ["sh", "-c", "sleep 1000"];
+    drop(world.runtime.exec("a", &exec(&args)).await.unwrap());
+    assert_eq!(world.exec("a", &["true"]).await.0, 0);
+    common::eventually("it goes on alone", || {
+        world.runtime.pids("a").unwrap().len() == 2
+    })
+    .await;
+}

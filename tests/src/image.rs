@@ -29,6 +29,11 @@ const BUSYBOX: &str = "/bin/busybox";
 /// # Errors
 /// When whoami was not built or busybox is missing.
 pub(crate) fn whoami() -> Result<ArchiveBuilder> {
+    named(WHOAMI, |_| {})
+}
+
+/// The same image under another name, its configuration changed.
+fn named(name: &str, change: impl FnOnce(&mut ImageConfig)) -> Result<ArchiveBuilder> {
     let whoami = static_whoami()?;
     let mut layer = LayerBuilder::new();
     for dir in [
@@ -52,13 +57,14 @@ pub(crate) fn whoami() -> Result<ArchiveBuilder> {
     {
         layer.symlink(&format!("bin/{applet}"), "busybox")?;
     }
-    let config = ImageConfig {
+    let mut config = ImageConfig {
         cmd: vec!["/bin/whoami".into()],
         env: vec!["PATH=/bin:/usr/bin".into()],
         working_dir: "/".into(),
         ..ImageConfig::default()
     };
-    Ok(ArchiveBuilder::new(WHOAMI, config)
+    change(&mut config);
+    Ok(ArchiveBuilder::new(name, config)
         .created(created(&whoami)?)
         .layer(layer.finish()?))
 }
@@ -82,11 +88,28 @@ fn created(program: &Path) -> Result<String> {
 /// When whoami was not built or busybox is missing, or the archive cannot be written.
 pub fn whoami_archive(dir: &Path) -> Result<PathBuf> {
     let path = dir.join("whoami.tar");
-    let image = whoami()?;
-    File::create(&path)
-        .and_then(|file| image.write_oci(file))
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    write(&whoami()?, &path)?;
     Ok(path)
+}
+
+/// Writes the OCI archive of the same image under another name, its configuration changed; gives its path.
+///
+/// # Errors
+/// As [`whoami_archive`].
+pub fn changed_archive(
+    dir: &Path,
+    name: &str,
+    change: impl FnOnce(&mut ImageConfig),
+) -> Result<PathBuf> {
+    let path = dir.join("changed.tar");
+    write(&named(name, change)?, &path)?;
+    Ok(path)
+}
+
+fn write(image: &ArchiveBuilder, path: &Path) -> Result<()> {
+    File::create(path)
+        .and_then(|file| image.write_oci(file))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The host name of the replica that gave this answer.

@@ -157,13 +157,29 @@ fn the_docker_command_works_on_the_socket() {
         // Without a number of replicas: the client goes on only if it is told one.
         let one = docker(node, &["service", "create", "--name", "one", image::WHOAMI])?.ok()?;
         ensure!(one.contains("converged"), "{one}");
-        let create = ["service", "create", "--name", "checked", "--health-cmd"];
-        let checked = docker(node, &[&create[..], &["true", image::WHOAMI]].concat())?;
+        let create = ["service", "create", "--name", "checked", "--mode", "global"];
+        let check = ["--health-cmd", "true", "--health-interval", "100ms"];
+        docker(node, &[&create[..], &check, &[image::WHOAMI]].concat())?.ok()?;
+        let pretty = ["service", "inspect", "--pretty", "checked"];
+        let (theirs, ours) = (docker(node, &pretty)?.ok()?, node.ok(&pretty)?);
         ensure!(
-            checked.code == 1 && checked.err.contains("health checks are not supported"),
-            "{checked:?}"
+            theirs == ours,
+            "docker says\n{theirs}\nmesh-ctl says\n{ours}"
         );
-        docker(node, &["service", "rm", "one"])?.ok()?;
+        let healthy = docker(node, &["ps", "--filter", "health=healthy", "-q"])?.ok()?;
+        let listed = docker(node, &["inspect", healthy.trim()])?.ok()?;
+        ensure!(listed.contains("\"FailingStreak\": 0"), "{listed}");
+        let status = docker(node, &["ps", "--format", "{{.Names}} {{.Status}}"])?.ok()?;
+        let marked = status.lines().find(|line| line.contains("(healthy)"));
+        ensure!(
+            marked.is_some_and(|line| line.starts_with("checked.")),
+            "{status}"
+        );
+        let off = ["service", "update", "--no-healthcheck", "checked"];
+        docker(node, &off)?.ok()?;
+        let left = docker(node, &["ps", "--filter", "health=healthy", "-q"])?.ok()?;
+        ensure!(left.is_empty(), "{left}");
+        docker(node, &["service", "rm", "one", "checked"])?.ok()?;
         docker(node, &["service", "rm", "web"])?.ok()?;
         // The network is in use until the last task has stopped.
         eventually("the network to be removed", UP_LIMIT, || {

@@ -7,7 +7,7 @@ use axum::{
     http::HeaderMap,
 };
 use http_body_util::{BodyExt, Limited};
-use mesh_api::Filters;
+use mesh_api::{Filters, spelling};
 use serde::de::DeserializeOwned;
 
 use super::{errors::ApiError, routes::MAX_BODY};
@@ -88,7 +88,7 @@ pub(super) async fn json<T: DeserializeOwned>(body: Body) -> Result<T, ApiError>
             "invalid JSON: got EOF while reading request body",
         ));
     }
-    serde_json::from_slice(&bytes).map_err(|error| ApiError::bad_body(&error))
+    spelling::from_slice(&bytes).map_err(|error| ApiError::bad_body(&error))
 }
 
 /// The body, if it is not too long.

@@ -165,7 +165,7 @@ fn describe(view: &ClusterState, service: &Service, vip: &Address) -> Vip {
                     .unwrap_or_default(),
                 node_id,
                 address: held.address.to_string(),
-                state: if task.is_wanted() {
+                state: if task.is_active() {
                     BackendState::Active
                 } else {
                     BackendState::Draining

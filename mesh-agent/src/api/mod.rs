@@ -31,6 +31,11 @@ mod volumes;
 
 use std::sync::Arc;
 
+use axum::{
+    http::header,
+    response::{IntoResponse, Response},
+};
+use mesh_api::spelling;
 use mesh_manager::ManagerHandle;
 
 use crate::node::{Node, NodeState, Role};
@@ -84,3 +89,15 @@ impl Api {
 
 /// What most handlers answer.
 type Answer<T> = Result<T, ApiError>;
+
+/// An object with a container specification, spelled as Docker spells it.
+struct Shown<T>(T);
+
+impl<T: serde::Serialize> IntoResponse for Shown<T> {
+    fn into_response(self) -> Response {
+        match spelling::to_vec(&self.0) {
+            Ok(bytes) => ([(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
+            Err(error) => ApiError::internal(error.to_string()).into_response(),
+        }
+    }
+}

@@ -1,13 +1,10 @@
 //! `/tasks`
 
-use axum::{
-    Json,
-    extract::{Path, Query as QueryOf, State},
-};
+use axum::extract::{Path, Query as QueryOf, State};
 use mesh_api::{Filters, engine};
 use mesh_manager::state::{State as ClusterState, Task, TaskState};
 
-use super::{Answer, Api, args::Query, errors::ApiError};
+use super::{Answer, Api, Shown, args::Query, errors::ApiError};
 
 const FILTERS: [&str; 8] = [
     "_up-to-date",
@@ -23,7 +20,7 @@ const FILTERS: [&str; 8] = [
 pub(super) async fn list(
     State(api): State<Api>,
     QueryOf(query): QueryOf<Query>,
-) -> Answer<Json<Vec<engine::Task>>> {
+) -> Answer<Shown<Vec<engine::Task>>> {
     let manager = api.manager()?;
     let own = manager.identity().node_id.clone();
     let filters = query.filters(&FILTERS)?;
@@ -42,7 +39,7 @@ pub(super) async fn list(
             .map(Task::to_engine)
             .collect(),
     };
-    Ok(Json(tasks))
+    Ok(Shown(tasks))
 }
 
 /// The filters with names resolved.
@@ -130,8 +127,8 @@ fn desired(task: &Task, wanted: &str) -> bool {
 pub(super) async fn inspect(
     State(api): State<Api>,
     Path(id): Path<String>,
-) -> Answer<Json<engine::Task>> {
+) -> Answer<Shown<engine::Task>> {
     let manager = api.manager()?;
     let task = manager.view().find_task(&id)?.to_engine();
-    Ok(Json(task))
+    Ok(Shown(task))
 }

@@ -256,6 +256,7 @@ fn base(node: &Node, kept: &Kept, node_id: &str) -> Parts {
         cipher: watch::channel(None).0,
         mtu: watch::channel(0).0,
         tasks: node.inner.tasks.clone(),
+        health: node.inner.health.clone(),
         datapath: Arc::clone(&node.inner.datapath),
     }
 }

@@ -18,7 +18,7 @@ use mesh_image::ImageConfig;
 use mesh_runtime::{ContainerSpec, ExtraFile, Resources, Ulimit};
 use nix::sys::signal::Signal;
 
-use crate::links::plan::container_id;
+use crate::{health, links::plan::container_id};
 
 pub use files::{hosts, resolv_conf};
 pub use handouts::{Handed, handed};
@@ -159,6 +159,7 @@ pub fn plan(
             .is_some_and(|seccomp| seccomp.mode == Some(Seccomp::UNCONFINED)),
         stop_signal,
         labels: labels(task, wanted, image, node),
+        health: health::check::of(wanted.health_check.as_ref(), image),
         ..ContainerSpec::default()
     };
     Ok(Plan {

@@ -73,7 +73,7 @@ impl Plan {
     fn add(&mut self, state: &State, service: &Service, port: Port) {
         let running: Vec<&str> = state
             .tasks_of_service(&service.id)
-            .filter(|task| task.is_endpoint() && task.is_wanted())
+            .filter(|task| task.is_active())
             .filter_map(|task| task.node_id.as_deref())
             .collect();
         if running.is_empty() {

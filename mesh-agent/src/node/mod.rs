@@ -18,7 +18,7 @@ pub use error::NodeError;
 pub use state::{ClusterInfo, NodeState, Role};
 pub use tasks::LocalTask;
 
-use crate::{assignment::Assignment, cluster, config::Config};
+use crate::{assignment::Assignment, cluster, config::Config, health};
 
 /// The packet path, once it is open; the reconciler writes it, others read its counters.
 pub type SharedDatapath = Arc<Mutex<Option<Datapath>>>;
@@ -38,6 +38,7 @@ pub(crate) struct Inner {
     pub(crate) datapath: SharedDatapath,
     pub(crate) state: watch::Sender<NodeState>,
     pub(crate) tasks: watch::Sender<Arc<Vec<LocalTask>>>,
+    pub(crate) health: health::Table,
     /// What is known of direct return: see `returns`.
     pub(crate) returns: RwLock<Arc<Vec<ReturnPath>>>,
     pub(crate) assignment: RwLock<Option<watch::Receiver<Arc<Assignment>>>>,
@@ -87,6 +88,7 @@ impl Node {
                 datapath: SharedDatapath::default(),
                 state: watch::channel(state).0,
                 tasks: watch::channel(Arc::default()).0,
+                health: health::Table::default(),
                 returns: RwLock::default(),
                 assignment: RwLock::default(),
                 manager: RwLock::default(),
@@ -262,6 +264,11 @@ impl Node {
     /// the managers forget them.
     pub fn tasks(&self) -> Arc<Vec<LocalTask>> {
         Arc::clone(&self.inner.tasks.borrow())
+    }
+
+    /// What is known of a task's health; `None` if it has no health check.
+    pub fn health(&self, task: &LocalTask) -> Option<health::Health> {
+        self.inner.health.get(&task.task.id)
     }
 
     /// The task whose id, container id, name or unique prefix of an id this is.

@@ -32,6 +32,7 @@ use crate::{
     assignment::Assignment,
     config::Config,
     desired,
+    health::{self, Watchers},
     links::{host::Host, watch as link_watch},
     node::{LocalTask, SharedDatapath},
     session::Statuses,
@@ -68,6 +69,8 @@ pub struct Parts {
     pub applied: watch::Sender<u64>,
     /// The tasks, for the API.
     pub tasks: watch::Sender<Arc<Vec<LocalTask>>>,
+    /// What is known of their health, for the API.
+    pub health: health::Table,
     /// Where this node's end of encrypted networks is told.
     pub cipher: watch::Sender<Option<mesh_api::proto::Cipher>>,
     /// Where the largest packet that the uplink takes is told.
@@ -121,6 +124,8 @@ struct Reconciler {
     orphans: bool,
     /// Tasks that answer on their published ports, as far as they are going to.
     answering: HashSet<String>,
+    /// The health checks of running tasks.
+    watchers: Watchers,
     /// Failed attempts to connect a task.
     failures: HashMap<String, u32>,
     servers: HashMap<String, mesh_dns::Server>,
@@ -180,6 +185,7 @@ pub fn start(parts: Parts) -> Result<Handle> {
         configured: BTreeMap::new(),
         orphans: true,
         answering: HashSet::new(),
+        watchers: Watchers::new(parts.health, Arc::clone(&wake)),
         failures: HashMap::new(),
         servers: HashMap::new(),
         upstreams,

@@ -5,6 +5,9 @@
 
 use super::state::{TaskState, Wanted};
 
+/// Docker's words for a task that was ended because its health check had failed.
+const UNHEALTHY: &str = "dockerexec: unhealthy container";
+
 /// What is known of a task when a pass begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskFacts {
@@ -24,8 +27,32 @@ pub struct TaskFacts {
     pub names: bool,
     /// It answers on its published ports, or has none, or has been waited for.
     pub answers: bool,
+    /// What its health check says.
+    pub health: Health,
     /// Its root file system is mounted.
     pub rootfs: bool,
+}
+
+/// What a task's health check says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// It succeeded, or there is none.
+    Good,
+    /// It has not succeeded yet.
+    Awaited,
+    /// It has failed for good.
+    Bad,
+    /// It has, and the managers take the task out of load balancing, then end it.
+    Told,
+    /// It has, and the managers have had their time.
+    Late,
+}
+
+impl Health {
+    /// Whether the task is to end for it.
+    fn is_bad(self) -> bool {
+        matches!(self, Self::Bad | Self::Told | Self::Late)
+    }
 }
 
 /// A task's container as observed.
@@ -87,6 +114,8 @@ pub enum Step {
     Accept,
     /// Report a state; the text is the error, if it is one.
     Move(TaskState, Option<String>),
+    /// Report that its health check has failed for good.
+    Accuse,
     /// Make or mend namespace and links.
     Connect,
     /// Start the name server.
@@ -108,7 +137,11 @@ pub fn next(facts: &TaskFacts) -> Option<Step> {
     if let Some(job) = facts.job {
         let useless = match job {
             Job::Prepare => wanted >= Wanted::Shutdown,
-            Job::Listen => wanted >= Wanted::Shutdown || facts.container != Container::Running,
+            Job::Listen => {
+                wanted >= Wanted::Shutdown
+                    || facts.container != Container::Running
+                    || facts.health.is_bad()
+            }
             _ => false,
         };
         return useless.then_some(Step::Abort);
@@ -124,6 +157,15 @@ pub fn next(facts: &TaskFacts) -> Option<Step> {
             Container::Running | Container::Created => Step::Begin(Job::Stop),
             _ => Step::Move(TaskState::Shutdown, None),
         });
+    }
+    if facts.container == Container::Running {
+        match facts.health {
+            Health::Good | Health::Awaited => {}
+            Health::Bad => return Some(Step::Accuse),
+            // Clients may be talking to it.
+            Health::Told if state == TaskState::Running => return None,
+            Health::Told | Health::Late => return Some(Step::Begin(Job::Stop)),
+        }
     }
     match facts.net {
         Net::Unknown => return None,
@@ -141,10 +183,12 @@ pub fn next(facts: &TaskFacts) -> Option<Step> {
             Some(Step::Move(TaskState::Starting, None))
         }
         (TaskState::Starting, Container::Created) => Some(Step::Begin(Job::Start)),
-        (TaskState::Starting, Container::Running) if facts.answers => {
+        (TaskState::Starting, Container::Running) if !facts.answers => {
+            Some(Step::Begin(Job::Listen))
+        }
+        (TaskState::Starting, Container::Running) if facts.health == Health::Good => {
             Some(Step::Move(TaskState::Running, None))
         }
-        (TaskState::Starting, Container::Running) => Some(Step::Begin(Job::Listen)),
         // Somebody unmounted it: the command cannot go on reading its files.
         (TaskState::Running, Container::Running) if !facts.rootfs => Some(Step::Begin(Job::Stop)),
         _ => None,
@@ -170,6 +214,14 @@ fn after_the_end(facts: &TaskFacts) -> Option<Step> {
 fn ended(facts: &TaskFacts, state: TaskState, wanted: Wanted) -> Option<Step> {
     let begun = state >= TaskState::Ready;
     let (over, error) = match &facts.container {
+        // Whoever had it ended.
+        Container::Exited { code, .. } if facts.health.is_bad() => {
+            let text = match code {
+                0 => UNHEALTHY.to_owned(),
+                code => format!("task: non-zero exit ({code}): {UNHEALTHY}"),
+            };
+            return Some(Step::Move(TaskState::Failed, Some(text)));
+        }
         Container::Exited {
             code: 0,
             error: None,

@@ -12,6 +12,7 @@ fn facts(wanted: Option<Wanted>, state: Option<TaskState>, container: Container)
         net: Net::Complete,
         names: true,
         answers: true,
+        health: Health::Good,
         rootfs: true,
     }
 }
@@ -117,6 +118,59 @@ fn a_task_counts_as_running_once_it_listens() {
 }
 
 #[test]
+fn a_health_check_holds_a_task_back_and_ends_it() {
+    use Health::{Awaited, Bad, Good, Late, Told};
+    use TaskState as S;
+    use Wanted as W;
+    let stop = Some(Step::Begin(Job::Stop));
+    for (wanted, state, health, expected) in [
+        (W::Running, S::Starting, Awaited, None),
+        (
+            W::Running,
+            S::Starting,
+            Good,
+            Some(Step::Move(S::Running, None)),
+        ),
+        (W::Running, S::Starting, Bad, Some(Step::Accuse)),
+        // Nobody has been sent to it yet.
+        (W::Running, S::Starting, Told, stop.clone()),
+        (W::Running, S::Running, Good, None),
+        // An agent that was restarted has nothing against a task that runs.
+        (W::Running, S::Running, Awaited, None),
+        (W::Running, S::Running, Bad, Some(Step::Accuse)),
+        (W::Running, S::Running, Told, None),
+        (W::Running, S::Running, Late, stop.clone()),
+        (W::Shutdown, S::Running, Told, stop.clone()),
+        (W::Shutdown, S::Running, Bad, stop),
+    ] {
+        let mut facts = facts(Some(wanted), Some(state), Container::Running);
+        facts.health = health;
+        assert_eq!(next(&facts), expected, "{wanted:?} {state:?} {health:?}");
+    }
+    for (code, wanted, text) in [
+        (0, W::Running, "dockerexec: unhealthy container"),
+        (
+            143,
+            W::Running,
+            "task: non-zero exit (143): dockerexec: unhealthy container",
+        ),
+        (
+            137,
+            W::Shutdown,
+            "task: non-zero exit (137): dockerexec: unhealthy container",
+        ),
+    ] {
+        let mut facts = facts(Some(wanted), Some(S::Running), exited(code));
+        facts.health = Told;
+        let failed = Step::Move(S::Failed, Some(text.to_owned()));
+        assert_eq!(next(&facts), Some(failed));
+    }
+    let mut facts = facts(Some(W::Running), Some(S::Starting), Container::Running);
+    (facts.job, facts.answers, facts.health) = (Some(Job::Listen), false, Bad);
+    assert_eq!(next(&facts), Some(Step::Abort));
+}
+
+#[test]
 fn what_is_missing_is_mended() {
     let mut facts = facts(
         Some(Wanted::Running),
@@ -144,6 +198,7 @@ fn carry_out(facts: &mut TaskFacts, step: Step) {
             );
             facts.state = Some(state);
         }
+        Step::Accuse => facts.health = Health::Told,
         Step::Connect => facts.net = Net::Complete,
         Step::Serve => facts.names = true,
         Step::Disconnect => (facts.net, facts.names) = (Net::Absent, false),
@@ -174,6 +229,7 @@ fn whole_lives_settle() {
                     net: Net::Absent,
                     names: false,
                     answers: false,
+                    health: Health::Good,
                     rootfs: false,
                 };
                 for _ in 0..stop_after {

@@ -25,7 +25,7 @@ pub use error::ClientError;
 pub use node_local::LogOptions;
 pub use transport::{Body, Upgraded};
 
-use crate::{API_VERSION, Filters};
+use crate::{API_VERSION, Filters, spelling};
 use transport::{empty_body, json_body};
 
 /// A stream of bytes from the agent.
@@ -219,7 +219,7 @@ pub fn json_lines<T: DeserializeOwned + Send + 'static>(
 
 async fn read_json<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, ClientError> {
     let bytes = response.into_body().collect().await?.to_bytes();
-    serde_json::from_slice(&bytes).map_err(ClientError::Decode)
+    spelling::from_slice(&bytes).map_err(ClientError::Decode)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
 use super::ClientError;
+use crate::spelling;
 
 /// The body of a request.
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -32,7 +33,7 @@ pub(super) fn empty_body() -> Body {
 /// # Errors
 /// [`ClientError::Decode`] when the value has no JSON, such as a map with keys that are not text.
 pub(super) fn json_body<T: Serialize>(value: &T) -> Result<Body, ClientError> {
-    let bytes = serde_json::to_vec(value).map_err(ClientError::Decode)?;
+    let bytes = spelling::to_vec(value).map_err(ClientError::Decode)?;
     Ok(Full::new(Bytes::from(bytes))
         .map_err(|never| match never {})
         .boxed_unsync())

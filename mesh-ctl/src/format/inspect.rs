@@ -1,8 +1,8 @@
 //! Writes whole objects: as JSON, or with a template.
 
 use anyhow::Result;
+use mesh_api::spelling;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::template::Template;
 
@@ -14,13 +14,15 @@ pub(crate) fn print<T: Serialize>(objects: &[T], format: Option<&str>) -> Result
 fn render<T: Serialize>(objects: &[T], format: Option<&str>) -> Result<String> {
     match format {
         None | Some("") => indented(objects),
-        Some("json") => Ok(format!("{}\n", serde_json::to_string(objects)?)),
+        Some("json") => Ok(format!(
+            "{}\n",
+            String::from_utf8(spelling::to_vec(&objects)?)?
+        )),
         Some(format) => {
             let template = Template::parse(format)?;
             let mut out = String::new();
             for object in objects {
-                let value: Value = serde_json::to_value(object)?;
-                out.push_str(&template.render_object(&value)?);
+                out.push_str(&template.render_object(&spelling::to_value(object)?)?);
                 out.push('\n');
             }
             Ok(out)
@@ -44,6 +46,7 @@ fn indented<T: Serialize + ?Sized>(value: &T) -> Result<String> {
         &mut out, formatter,
     ))?;
     out.push(b'\n');
+    spelling::respell(&mut out);
     Ok(String::from_utf8(out)?)
 }
 

@@ -28,6 +28,8 @@ struct Context {
     /// Time of the proposal, nanoseconds since the epoch.
     time: i64,
     seed: [u8; 16],
+    /// See [`RULES`](crate::command::RULES).
+    rules: u32,
     ids: u32,
 }
 
@@ -68,6 +70,7 @@ pub(crate) fn apply(state: &mut State, index: u64, proposal: &Proposal) -> Outco
         index,
         time: proposal.time,
         seed: proposal.seed,
+        rules: proposal.rules,
         ids: 0,
     };
     let cx = &mut context;

@@ -19,7 +19,7 @@ pub(super) fn create(
     spec: &engine::ServiceSpec,
     registry_auth: &str,
 ) -> Outcome {
-    validate::service(spec)?;
+    validate::service(spec, cx.rules)?;
     let name = spec.name.as_deref().unwrap_or_default();
     if state.indexes().service_by_name(name).is_some() {
         return Err(ManagerError::name_conflict("service", name));
@@ -104,7 +104,7 @@ pub(super) fn replace_spec(
     spec: engine::ServiceSpec,
     (update_state, message): (engine::ServiceUpdateStatusStateEnum, &str),
 ) -> Result<(), ManagerError> {
-    validate::service(&spec)?;
+    validate::service(&spec, cx.rules)?;
     if spec.name.as_deref() != Some(old.name()) {
         return Err(ManagerError::new(
             ErrorKind::Unimplemented,

@@ -1,7 +1,7 @@
 //! What is refused and with which words; what is given out.
 
 use crate::{
-    Cipher, Command, ErrorKind, NodeReport, Operation, Response,
+    Cipher, Command, ErrorKind, NodeReport, Operation, Proposal, Response,
     fixture::{World, constrained, global, on, published, replicated, template},
     state::{PublishMode, State, TaskState},
 };
@@ -196,16 +196,6 @@ fn bad_services_are_refused_and_nothing_changes() {
             "jobs are not supported yet; use mode replicated or global".to_owned(),
         ),
         (
-            container(|c| {
-                c.health_check = Some(engine::HealthConfig {
-                    test: Some(vec!["CMD".to_owned(), "true".to_owned()]),
-                    ..Default::default()
-                });
-            }),
-            Unimplemented,
-            "health checks are not supported yet; leave them out".to_owned(),
-        ),
-        (
             privileged(r#"{"Seccomp": {"Mode": "custom", "Profile": "e30="}}"#),
             Unimplemented,
             "custom seccomp profiles are not supported; use mode default or unconfined".to_owned(),
@@ -227,6 +217,32 @@ fn bad_services_are_refused_and_nothing_changes() {
         assert_eq!((error.kind, error.message), (kind, message));
         assert_eq!(picture(&world.state), before);
     }
+}
+
+#[test]
+fn what_an_older_version_refused_stays_refused() {
+    let mut world = World::new(&[]);
+    let mut spec = replicated("web", 1);
+    let container = template(&mut spec).container_spec.as_mut().unwrap();
+    container.health_check = Some(engine::HealthConfig {
+        test: Some(vec!["CMD".to_owned(), "true".to_owned()]),
+        ..Default::default()
+    });
+    let create = Operation::Command(Command::CreateService {
+        spec: Box::new(spec),
+        registry_auth: String::new(),
+    });
+    let seed = [0u8; 16];
+    let written = serde_json::json!({"time": 1, "seed": seed, "operation": create});
+    let old: Proposal = serde_json::from_value(written).unwrap();
+    let error = world.apply_by(old.rules, old.operation).unwrap_err();
+    assert_eq!(
+        error.message,
+        "health checks are not supported yet; leave them out"
+    );
+    assert!(world.state.services().next().is_none());
+    world.apply(create).unwrap();
+    assert_eq!(world.state.services().count(), 1);
 }
 
 #[test]

@@ -46,14 +46,14 @@ pub(super) fn network_name(name: &str) -> Result<(), ManagerError> {
     Ok(())
 }
 
-/// Checks a service's spec.
-pub(super) fn service(spec: &engine::ServiceSpec) -> Result<(), ManagerError> {
+/// Checks a service's spec by these [rules](crate::command::RULES).
+pub(super) fn service(spec: &engine::ServiceSpec, rules: u32) -> Result<(), ManagerError> {
     service_name(spec.name.as_deref().unwrap_or_default())?;
     Traffic::of(spec.labels.as_ref()).map_err(ManagerError::invalid)?;
     let Some(template) = &spec.task_template else {
         return Err(ManagerError::invalid("TaskSpec: missing runtime"));
     };
-    task(template)?;
+    task(template, rules)?;
     mode(spec.mode.as_ref())?;
     let update = spec
         .update_config
@@ -110,7 +110,7 @@ fn mode(mode: Option<&engine::ServiceSpecMode>) -> Result<(), ManagerError> {
     Ok(())
 }
 
-fn task(template: &engine::TaskSpec) -> Result<(), ManagerError> {
+fn task(template: &engine::TaskSpec, rules: u32) -> Result<(), ManagerError> {
     let Some(container) = &template.container_spec else {
         return Err(ManagerError::invalid("TaskSpec: missing runtime"));
     };
@@ -124,10 +124,8 @@ fn task(template: &engine::TaskSpec) -> Result<(), ManagerError> {
         .health_check
         .as_ref()
         .and_then(|h| h.test.as_ref());
-    if check
-        .and_then(|test| test.first())
-        .is_some_and(|word| word != "NONE")
-    {
+    let is_check = |test: &Vec<String>| test.first().is_some_and(|word| word != "NONE");
+    if rules < 1 && check.is_some_and(is_check) {
         return Err(ManagerError::new(
             ErrorKind::Unimplemented,
             "health checks are not supported yet; leave them out",

@@ -188,7 +188,7 @@ impl Sent {
 }
 
 /// How the packet path sees a task: active while it runs, reachable without taking new flows while
-/// it starts or is about to stop, else not at all.
+/// it starts, has become unhealthy or is about to stop, else not at all.
 fn endpoint_state(state: &State, task: &Task) -> Option<proto::EndpointState> {
     let status = task.status.state;
     if status < TaskState::Assigned || status.is_terminal() {
@@ -198,7 +198,7 @@ fn endpoint_state(state: &State, task: &Task) -> Option<proto::EndpointState> {
     if node.state == NodeState::Down {
         return None;
     }
-    if task.is_endpoint() && task.is_wanted() {
+    if task.is_active() {
         Some(proto::EndpointState::Active)
     } else {
         Some(proto::EndpointState::Draining)

@@ -1,5 +1,5 @@
-//! The restart supervisor: replaces tasks that ended or whose node is gone, and lets replacements
-//! start in time.
+//! The restart supervisor: replaces tasks that ended, became unhealthy or whose node is gone, and lets
+//! replacements start in time.
 
 use super::{
     Group, GroupKey, Inputs, Plan,
@@ -102,9 +102,15 @@ pub(super) fn plan(
         } else if let Fate::Lost(end) = fate(state, service, task) {
             stop::stop(state, task, end, plan);
             lost = Some((task, false));
+        } else if task.status.unhealthy {
+            stop::stop(state, task, TaskState::Shutdown, plan);
+            lost = Some((task, true));
         }
     }
-    let is_lost = |t: &Task| t.status.state.is_terminal() || fate(state, service, t) != Fate::Kept;
+    let is_lost = |t: &Task| {
+        let has_ended = t.status.state.is_terminal() || t.status.unhealthy;
+        has_ended || fate(state, service, t) != Fate::Kept
+    };
     let has_more = group.live.iter().any(|t| !is_lost(t));
     if let (Some((task, has_ended)), false) = (lost, has_more) {
         if should_restart(service, group, task, now) {
@@ -124,8 +130,8 @@ pub(super) fn plan(
     if group.live.is_empty() {
         // The last task ended earlier and was not replaced: finished, unless the spec changed.
         if let Some(newest) = group.newest() {
-            group.is_finished =
-                newest.status.state.is_terminal() && !should_restart(service, group, newest, now);
+            let has_ended = newest.status.state.is_terminal() || newest.status.unhealthy;
+            group.is_finished = has_ended && !should_restart(service, group, newest, now);
         }
         return;
     }

@@ -446,3 +446,89 @@ fn a_failing_update_pauses_or_rolls_back() {
         }
     }
 }
+
+#[test]
+fn an_unhealthy_task_is_drained_and_replaced_as_the_policy_says() {
+    for (condition, is_replaced) in [
+        (Condition::ANY, true),
+        (Condition::ON_FAILURE, true),
+        (Condition::NONE, false),
+    ] {
+        let mut world = World::new(&["n1", "n2"]);
+        let mut spec = replicated("web", 1);
+        restart(&mut spec, condition, 3 * SECOND, None);
+        let id = world.service(spec).unwrap();
+        world.work();
+        let old = only(&world, &id).id;
+        assert!(world.state.task(&old).unwrap().is_active());
+        world.acknowledge = false;
+        world.sicken(&old);
+        assert!(!world.state.task(&old).unwrap().is_active(), "at once");
+        world.settle();
+        let task = world.state.task(&old).unwrap();
+        assert!(task.drained_at.is_some());
+        assert_eq!(task.desired, TaskState::Running, "nodes still send to it");
+        let desired = |world: &World| -> Vec<TaskState> {
+            world.wanted(&id).iter().map(|t| t.desired).collect()
+        };
+        let next = |state| if is_replaced { vec![state] } else { vec![] };
+        assert_eq!(desired(&world), next(TaskState::Ready));
+        world.acknowledge = true;
+        world.now += SECOND;
+        world.settle();
+        assert_eq!(world.state.task(&old).unwrap().desired, TaskState::Shutdown);
+        world.now += 3 * SECOND;
+        world.settle();
+        assert_eq!(desired(&world), next(TaskState::Ready), "the old one runs");
+        world.report(&old, TaskState::Failed);
+        world.settle();
+        assert_eq!(desired(&world), next(TaskState::Running));
+    }
+}
+
+#[test]
+fn a_start_first_update_waits_for_health_and_pauses_without() {
+    let mut world = World::new(&["n1"]);
+    let mut spec = replicated("web", 2);
+    spec.update_config = Some(engine::ServiceSpecUpdateConfig {
+        order: Some(engine::ServiceSpecUpdateConfigOrderEnum::START_FIRST),
+        ..Default::default()
+    });
+    let id = world.service(spec).unwrap();
+    world.work();
+    let old: Vec<String> = world.wanted(&id).iter().map(|t| t.id.clone()).collect();
+    let news = |world: &World| -> Vec<Task> {
+        let wanted = world.wanted(&id).into_iter().cloned();
+        wanted.filter(|t| !old.contains(&t.id)).collect()
+    };
+    world.force_update(&id);
+    world.settle();
+    let first = news(&world)[0].id.clone();
+    world.report(&first, TaskState::Starting);
+    world.now += 600 * SECOND;
+    world.settle();
+    assert_eq!(news(&world).len(), 1, "its health check is awaited");
+    assert_eq!(world.wanted(&id).len(), 3);
+    world.report(&first, TaskState::Running);
+    world.settle();
+    world.now += SECOND;
+    world.settle();
+    let is_told = |id: &&String| world.state.task(id).unwrap().desired == TaskState::Shutdown;
+    let replaced = old.iter().find(is_told).unwrap().clone();
+    world.report(&replaced, TaskState::Shutdown);
+    world.settle();
+    let second = news(&world).into_iter().find(|t| t.id != first).unwrap().id;
+    world.report(&second, TaskState::Starting);
+    world.sicken(&second);
+    world.settle();
+    world.report(&second, TaskState::Failed);
+    world.settle();
+    let update = world.state.service(&id).unwrap().update.clone().unwrap();
+    assert_eq!(update.state, Update::PAUSED);
+    let kept = world
+        .wanted(&id)
+        .iter()
+        .filter(|t| old.contains(&t.id))
+        .count();
+    assert_eq!(kept, 1, "the old one runs on");
+}

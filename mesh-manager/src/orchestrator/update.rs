@@ -101,7 +101,7 @@ pub(super) fn plan(
         let clean = group.live.iter().rfind(|t| !is_dirty(t));
         let has_dirty = group.live.iter().any(|t| is_dirty(t));
         match clean {
-            Some(task) if task.status.state == TaskState::Running => {
+            Some(task) if task.status.state == TaskState::Running && !task.status.unhealthy => {
                 // Start first: the new one runs, the old ones may go.
                 for old in group.live.iter().filter(|t| is_dirty(t)) {
                     stop::stop(state, old, TaskState::Shutdown, plan);

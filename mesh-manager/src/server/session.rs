@@ -270,6 +270,7 @@ fn own_statuses(
             container_id: status.container_id,
             pid: status.pid,
             exit_code: status.exit_code,
+            unhealthy: status.unhealthy,
         };
         own.push((status.task_id, report));
     }

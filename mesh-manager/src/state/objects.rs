@@ -268,6 +268,9 @@ pub struct TaskStatus {
     pub pid: i32,
     /// Exit code of the process.
     pub exit_code: Option<i32>,
+    /// Its health check has failed for good: it gets nothing new, and is ended.
+    #[serde(default)]
+    pub unhealthy: bool,
 }
 
 /// A task: one run of one container.
@@ -342,6 +345,11 @@ impl Task {
     /// Whether it owns an address on the network of this id.
     pub fn is_on(&self, network_id: &str) -> bool {
         self.owns_addresses() && self.attachments.iter().any(|a| a.network_id == network_id)
+    }
+
+    /// Whether new connections are given to it.
+    pub fn is_active(&self) -> bool {
+        self.is_endpoint() && self.is_wanted() && !self.status.unhealthy
     }
 
     /// Whether connections may reach it.

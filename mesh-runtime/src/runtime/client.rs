@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::io::Interest;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
 use crate::fds;
@@ -82,6 +82,12 @@ impl Connection {
     /// The next reply, which the shim owes at once.
     pub(super) async fn answer(&mut self) -> io::Result<Reply> {
         within(self.next()).await
+    }
+
+    /// Says that nothing more will be asked; replies still come.
+    pub(super) async fn close(&mut self) {
+        // A shim that is gone needs not be told.
+        let _ = self.stream.shutdown().await;
     }
 
     /// A descriptor that came with the replies so far.

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::client::Connection;
 use super::container::ContainerRef;
@@ -45,6 +45,7 @@ pub struct ExecHandle {
     pid: u32,
     terminal: Option<Arc<AsyncFd<OwnedFd>>>,
     outcome: watch::Receiver<Option<i32>>,
+    end: Arc<Notify>,
 }
 
 impl ExecHandle {
@@ -70,6 +71,12 @@ impl ExecHandle {
     /// The exit code if the command has ended.
     pub fn exit_code(&self) -> Option<i32> {
         *self.outcome.borrow()
+    }
+
+    /// Kills the command and what it has started, if it was started as [bound](ExecSpec::bound); [`wait`](Self::wait)
+    /// tells when the command is gone.
+    pub fn end(&self) {
+        self.end.notify_one();
     }
 
     /// Sets the terminal's size; without a terminal it does nothing.
@@ -115,6 +122,7 @@ pub(super) async fn start(
         tty: spec.tty,
         size: spec.size,
         seccomp: !of.seccomp_unconfined && !spec.privileged,
+        bound: spec.bound,
     });
     let local = |error: io::Error| RuntimeError::Shim {
         id: container.id().to_owned(),
@@ -137,11 +145,13 @@ pub(super) async fn start(
         Some(fd) => Some(Arc::new(nonblocking(fd).map_err(local)?)),
         None => None,
     };
+    let end = Arc::new(Notify::new());
     let handle = ExecHandle {
         id: container.id().to_owned(),
         pid: pid as u32,
         terminal: terminal.clone(),
-        outcome: follow(connection),
+        outcome: follow(connection, Arc::clone(&end)),
+        end,
     };
     let session = match (pipes, terminal) {
         (Some(pipes), _) => pipes.into_session(handle).map_err(local)?,
@@ -158,12 +168,20 @@ pub(super) async fn start(
     Ok(session)
 }
 
-/// Waits for the exit code in a task of its own.
-fn follow(mut connection: Connection) -> watch::Receiver<Option<i32>> {
+/// Waits for the exit code in a task of its own, for as long as anybody wants to know it.
+fn follow(mut connection: Connection, end: Arc<Notify>) -> watch::Receiver<Option<i32>> {
     let (sender, receiver) = watch::channel(None);
     tokio::spawn(async move {
         loop {
-            match connection.next().await {
+            let reply = tokio::select! {
+                reply = connection.next() => reply,
+                () = end.notified() => {
+                    connection.close().await;
+                    continue;
+                }
+                () = sender.closed() => return,
+            };
+            match reply {
                 Ok(Reply::Exited { code }) => {
                     sender.send_replace(Some(code));
                     return;

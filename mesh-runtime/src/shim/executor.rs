@@ -24,6 +24,8 @@ pub(super) struct MeshExecutor {
     pub(super) init: bool,
     /// Where to write why the command could not be executed; closed on success.
     pub(super) error_fd: Option<RawFd>,
+    /// Where to write "0" to get into a cgroup before anything else is done.
+    pub(super) cgroup: Option<RawFd>,
     /// For an exec, to which libcontainer applies no filter: load this one, then keep only these
     /// capabilities.
     pub(super) confine: Option<Confinement>,
@@ -87,6 +89,14 @@ impl MeshExecutor {
     fn run(&self, spec: &Spec) -> Result<std::convert::Infallible, Failure> {
         let command = Command::from_spec(spec)?;
         let path = command.resolve()?;
+        if let Some(fd) = self.cgroup {
+            // SAFETY: the helper that began this process keeps the descriptor open for it.
+            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+            crate::fds::write(fd, b"0").map_err(|error| Failure {
+                code: 126,
+                message: format!("cannot enter the cgroup of the command: {error}"),
+            })?;
+        }
         if let Some((rows, columns)) = self.window {
             // A terminal that keeps its size is no reason not to run.
             let _ = crate::fds::set_window_size(io::stdin().as_fd(), rows, columns);

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::console::Console;
 use super::diagnose::Recording;
 use super::executor::{Confinement, MeshExecutor, unmark};
+use super::leaf::Leaf;
 use super::{log, refused};
 use crate::cgroup::device;
 use crate::fds;
@@ -117,7 +118,7 @@ pub(super) fn start(config: &ShimConfig, run: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Starts an exec; the outcome arrives on the returned socket.
+/// Starts an exec, in a cgroup of its own if one is given; the outcome arrives on the returned socket.
 pub(super) fn exec(
     config: &ShimConfig,
     state: &Path,
@@ -125,9 +126,10 @@ pub(super) fn exec(
     serial: u64,
     request: &ExecRequest,
     stdio: Vec<OwnedFd>,
+    leaf: Option<&Leaf>,
 ) -> io::Result<(Pid, UnixStream)> {
     fork_helper(|report| {
-        let result = build_exec(config, state, run, serial, request, stdio);
+        let result = build_exec(config, state, run, serial, request, stdio, leaf);
         report.finish(result);
     })
 }
@@ -207,6 +209,7 @@ fn build_container(
         .with_executor(MeshExecutor {
             init: config.init,
             error_fd: Some(error_fd),
+            cgroup: None,
             confine: None,
             directory: None,
             window: None,
@@ -238,9 +241,15 @@ fn build_exec(
     serial: u64,
     request: &ExecRequest,
     stdio: Vec<OwnedFd>,
+    leaf: Option<&Leaf>,
 ) -> Result<(i32, Option<OwnedFd>), Failure> {
     let recording = Recording::begin(&state.join(wire::SHIM_LOG));
     join_cgroup(config)?;
+    // Open until the command is executed.
+    let entry = leaf
+        .map(Leaf::entry)
+        .transpose()
+        .map_err(|e| refused(format!("open a cgroup: {e}")))?;
     let name = format!("exec-{serial}");
     let console = Console::new(request.tty, run, &name).map_err(console_failure)?;
     let path = run.join(format!("{name}.json"));
@@ -254,6 +263,7 @@ fn build_exec(
         .with_executor(MeshExecutor {
             init: false,
             error_fd: None,
+            cgroup: entry.as_ref().map(AsRawFd::as_raw_fd),
             confine: Some(confine),
             directory,
             window: request.size.filter(|_| request.tty),

@@ -11,6 +11,7 @@ mod execs;
 mod executor;
 mod init;
 mod launch;
+mod leaf;
 mod log;
 mod root;
 mod serve;

@@ -31,6 +31,12 @@ pub(super) struct Client {
     role: Role,
 }
 
+impl AsRawFd for Client {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+}
+
 enum Role {
     /// Its request has not arrived in full.
     Asking,
@@ -110,6 +116,7 @@ impl Server {
                 self.accept();
             }
             self.serve_clients(&polled);
+            self.execs.hang_up(&polled);
             self.execs.progress(&polled, &self.shim);
         }
     }

@@ -7,13 +7,14 @@ use axum::{
 use chrono::{DateTime, SecondsFormat};
 use mesh_api::engine::{
     ContainerConfig, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum,
-    ContainerSummaryStateEnum, HostConfig, MountPoint, MountPointTypeEnum, MountTypeEnum,
-    NetworkSettings,
+    ContainerSummaryStateEnum, Health, HealthStatusEnum, HealthcheckResult, HostConfig, MountPoint,
+    MountPointTypeEnum, MountTypeEnum, NetworkSettings,
 };
 
 use super::{container_spec, image_and_command, labels, networks, node_id, state};
 use crate::{
     api::{Answer, Api},
+    health::{self, Status},
     node::LocalTask,
 };
 
@@ -36,7 +37,7 @@ pub(in crate::api) async fn inspect(
         created: Some(DateTime::from_timestamp_nanos(task.created)),
         path: Some(path),
         args: Some(args),
-        state: Some(container_state(&task)),
+        state: Some(container_state(&task, api.node.health(&task))),
         image: Some(image),
         name: Some(format!("/{}", task.task.name)),
         restart_count: Some(0),
@@ -76,7 +77,7 @@ pub(in crate::api) async fn inspect(
     }))
 }
 
-fn container_state(task: &LocalTask) -> ContainerState {
+fn container_state(task: &LocalTask, health: Option<health::Health>) -> ContainerState {
     let running = state(task) == ContainerSummaryStateEnum::RUNNING;
     let time = |nanos: i64| match nanos {
         0 => NEVER.to_owned(),
@@ -102,7 +103,35 @@ fn container_state(task: &LocalTask) -> ContainerState {
         error: Some(task.status.error.clone()),
         started_at: Some(time(task.started)),
         finished_at: Some(time(task.finished)),
-        health: None,
+        health: health.map(described),
+    }
+}
+
+/// Docker's word for a task's health.
+pub(super) fn health_word(health: Option<&health::Health>) -> &'static str {
+    match health.map(|health| health.status) {
+        None => "none",
+        Some(Status::Starting) => "starting",
+        Some(Status::Healthy) => "healthy",
+        Some(Status::Unhealthy) => "unhealthy",
+    }
+}
+
+fn described(health: health::Health) -> Health {
+    let run = |run: health::Run| HealthcheckResult {
+        start: Some(run.start),
+        end: Some(run.end),
+        exit_code: Some(run.code.into()),
+        output: Some(run.output),
+    };
+    Health {
+        status: Some(match health.status {
+            Status::Starting => HealthStatusEnum::STARTING,
+            Status::Healthy => HealthStatusEnum::HEALTHY,
+            Status::Unhealthy => HealthStatusEnum::UNHEALTHY,
+        }),
+        failing_streak: Some(health.failing_streak.into()),
+        log: Some(health.log.into_iter().map(run).collect()),
     }
 }
 

@@ -22,7 +22,12 @@ use mesh_api::{
 use mesh_manager::state::TaskState;
 
 use super::{Answer, Api, args::Query};
-use crate::{container, links::plan::mac_of, node::LocalTask};
+use crate::{
+    container,
+    health::{Health, Status},
+    links::plan::mac_of,
+    node::LocalTask,
+};
 
 const FILTERS: [&str; 12] = [
     "ancestor", "before", "exited", "health", "id", "is-task", "label", "name", "network", "since",
@@ -44,7 +49,7 @@ pub(super) async fn list(
     let mut found: Vec<&LocalTask> = tasks
         .iter()
         .filter(|task| all || state(task) == ContainerSummaryStateEnum::RUNNING)
-        .filter(|task| matches(&filters, task, &own))
+        .filter(|task| matches(&filters, task, &own, api.node.health(task)))
         .collect();
     found.sort_by_key(|task| std::cmp::Reverse(task.created));
     if let Some(limit) = limit.filter(|limit| *limit > 0) {
@@ -58,13 +63,14 @@ pub(super) async fn list(
     ))
 }
 
-fn matches(filters: &Filters, task: &LocalTask, node_id: &str) -> bool {
+fn matches(filters: &Filters, task: &LocalTask, node_id: &str, health: Option<Health>) -> bool {
     let labels = labels(task, node_id);
     let word = word(state(task));
     filters.prefix("id", &task.container_id)
         && filters.substring("name", &task.task.name)
         && filters.exact("status", word)
         && filters.exact("is-task", "true")
+        && filters.exact("health", inspect::health_word(health.as_ref()))
         && filters.matches("ancestor", |image| task_image(task).contains(image))
         && filters.matches("network", |network| {
             task.task
@@ -84,6 +90,8 @@ fn matches(filters: &Filters, task: &LocalTask, node_id: &str) -> bool {
 pub(super) fn state(task: &LocalTask) -> ContainerSummaryStateEnum {
     match TaskState::parse(&task.status.state) {
         Some(TaskState::Running) => ContainerSummaryStateEnum::RUNNING,
+        // It has to prove first that it answers, or does well.
+        Some(TaskState::Starting) if task.started != 0 => ContainerSummaryStateEnum::RUNNING,
         Some(state) if state.is_terminal() => ContainerSummaryStateEnum::EXITED,
         _ => ContainerSummaryStateEnum::CREATED,
     }
@@ -97,11 +105,19 @@ fn word(state: ContainerSummaryStateEnum) -> &'static str {
     }
 }
 
-/// Such as `Up 3 minutes` or `Exited (137) 2 seconds ago`.
-fn status_text(task: &LocalTask, now: DateTime<Utc>) -> String {
+/// Such as `Up 3 minutes (healthy)` or `Exited (137) 2 seconds ago`.
+fn status_text(task: &LocalTask, health: Option<Health>, now: DateTime<Utc>) -> String {
     let seconds = |nanos: i64| (now - DateTime::from_timestamp_nanos(nanos)).num_seconds();
     match state(task) {
-        ContainerSummaryStateEnum::RUNNING => format!("Up {}", duration(seconds(task.started))),
+        ContainerSummaryStateEnum::RUNNING => {
+            let health = match health.map(|health| health.status) {
+                None => "",
+                Some(Status::Starting) => " (health: starting)",
+                Some(Status::Healthy) => " (healthy)",
+                Some(Status::Unhealthy) => " (unhealthy)",
+            };
+            format!("Up {}{health}", duration(seconds(task.started)))
+        }
         ContainerSummaryStateEnum::EXITED => format!(
             "Exited ({}) {} ago",
             task.status.exit_code.unwrap_or(0),
@@ -194,7 +210,7 @@ fn summary(api: &Api, task: &LocalTask, now: DateTime<Utc>) -> ContainerSummary 
         ports: Some(Vec::new()),
         labels: Some(labels(task, &node_id(api))),
         state: Some(state(task)),
-        status: Some(status_text(task, now)),
+        status: Some(status_text(task, api.node.health(task), now)),
         host_config: Some(ContainerSummaryHostConfig {
             network_mode: Some("default".to_owned()),
             annotations: None,

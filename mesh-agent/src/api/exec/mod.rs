@@ -144,6 +144,7 @@ fn spec(
             .map(Into::into),
         stdin: config.attach_stdin.unwrap_or(false) && !detached,
         privileged: config.privileged.unwrap_or(false),
+        bound: false,
     }
 }
 

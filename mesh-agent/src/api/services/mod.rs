@@ -17,10 +17,9 @@ use mesh_api::{
     engine::{Service, ServiceCreateResponse, ServiceSpec, ServiceUpdateResponse},
 };
 use mesh_manager::{Command, Response, state::service_status};
-use serde_json::Value;
 
 use super::{
-    Answer, Api,
+    Answer, Api, Shown,
     args::{Query, json, registry_auth},
     errors::ApiError,
 };
@@ -30,7 +29,7 @@ const FILTERS: [&str; 5] = ["id", "label", "mode", "name", "runtime"];
 pub(super) async fn list(
     State(api): State<Api>,
     QueryOf(query): QueryOf<Query>,
-) -> Answer<Json<Vec<Service>>> {
+) -> Answer<Shown<Vec<Service>>> {
     let manager = api.manager()?;
     let filters = query.filters(&FILTERS)?;
     let view = manager.view();
@@ -45,7 +44,7 @@ pub(super) async fn list(
             shown
         })
         .collect();
-    Ok(Json(services))
+    Ok(Shown(services))
 }
 
 fn matches(filters: &Filters, id: &str, spec: &ServiceSpec) -> bool {
@@ -76,7 +75,7 @@ pub(super) async fn inspect(
     State(api): State<Api>,
     Path(id): Path<String>,
     QueryOf(query): QueryOf<Query>,
-) -> Answer<Json<Service>> {
+) -> Answer<Shown<Service>> {
     let manager = api.manager()?;
     let view = manager.view();
     let mut service = view.find_service(&id)?.to_engine(&view);
@@ -85,7 +84,7 @@ pub(super) async fn inspect(
     {
         defaults::insert(spec);
     }
-    Ok(Json(service))
+    Ok(Shown(service))
 }
 
 pub(super) async fn create(
@@ -118,15 +117,7 @@ pub(super) async fn create(
 
 /// The spec in a body.
 async fn spec_in(body: Body) -> Result<ServiceSpec, ApiError> {
-    let mut value: Value = json(body).await?;
-    // The stock client's spelling; the types have that of the API's description.
-    if let Some(Value::Object(container)) = value.pointer_mut("/TaskTemplate/ContainerSpec")
-        && let Some(check) = container.remove("Healthcheck")
-    {
-        container.insert("HealthCheck".to_owned(), check);
-    }
-    let mut spec: ServiceSpec =
-        serde_json::from_value(value).map_err(|error| ApiError::bad_body(&error))?;
+    let mut spec: ServiceSpec = json(body).await?;
     refused::check(&spec)?;
     defaults::mode(&mut spec);
     Ok(spec)

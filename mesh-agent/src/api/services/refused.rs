@@ -1,8 +1,11 @@
 //! What a spec asks for and no node would follow. It is refused here, as the manager's log may hold older specs.
 
-use mesh_api::engine::{Mount, ServiceSpec};
+use mesh_api::engine::{HealthConfig, Mount, ServiceSpec};
 
 use crate::{api::errors::ApiError, container};
+
+/// Least time in a health check that is not zero, nanoseconds.
+const LEAST_TIME: i64 = 1_000_000;
 
 /// Refuses a spec that asks for such things.
 ///
@@ -13,6 +16,9 @@ pub(super) fn check(spec: &ServiceSpec) -> Result<(), ApiError> {
         return Ok(());
     };
     let container = template.container_spec.as_ref();
+    if let Some(wanted) = container.and_then(|c| c.health_check.as_ref()) {
+        health_check(wanted)?;
+    }
     for mount in container
         .and_then(|c| c.mounts.as_ref())
         .into_iter()
@@ -29,6 +35,51 @@ pub(super) fn check(spec: &ServiceSpec) -> Result<(), ApiError> {
             "invalid pids limit {pids}: must be 0, which is no limit, or more"
         ))),
         _ => Ok(()),
+    }
+}
+
+/// What Swarm refuses of a health check, and what nobody could run.
+fn health_check(wanted: &HealthConfig) -> Result<(), ApiError> {
+    let refused = |what: &str| {
+        Err(ApiError::bad_request(format!(
+            "rpc error: code = InvalidArgument desc = ContainerSpec: {what}"
+        )))
+    };
+    for (name, nanos) in [
+        ("Interval", wanted.interval),
+        ("Timeout", wanted.timeout),
+        ("StartPeriod", wanted.start_period),
+        ("StartInterval", wanted.start_interval),
+    ] {
+        if nanos.is_some_and(|nanos| nanos != 0 && nanos < LEAST_TIME) {
+            return refused(&format!("{name} in HealthConfig cannot be less than 1ms"));
+        }
+    }
+    match wanted.retries {
+        Some(retries) if retries < 0 => {
+            return refused("Retries in HealthConfig cannot be negative");
+        }
+        Some(retries) if u32::try_from(retries).is_err() => {
+            return refused(&format!("Retries in HealthConfig cannot be {retries}"));
+        }
+        _ => {}
+    }
+    let test = wanted.test.as_deref().unwrap_or_default();
+    let Some((kind, command)) = test.split_first() else {
+        return Ok(());
+    };
+    match kind.as_str() {
+        "NONE" => Ok(()),
+        "CMD" | "CMD-SHELL" if command.is_empty() => refused(&format!(
+            "Test in HealthConfig names no command after {kind}"
+        )),
+        "CMD" | "CMD-SHELL" if command.iter().any(|word| word.contains('\0')) => {
+            refused("Test in HealthConfig holds a NUL")
+        }
+        "CMD" | "CMD-SHELL" => Ok(()),
+        _ => refused(&format!(
+            "Test in HealthConfig begins with {kind:?}: it is NONE, CMD or CMD-SHELL"
+        )),
     }
 }
 
@@ -112,6 +163,63 @@ mod tests {
             refused.contains("\"../key\" is not the path of a file"),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn health_checks() {
+        let check = |check: Value| told(json!({"ContainerSpec": {"HealthCheck": check}}));
+        for fine in [
+            json!({}),
+            json!({"Test": []}),
+            json!({"Test": ["NONE"]}),
+            json!({"Test": ["CMD", "true"], "Interval": 1_000_000, "Retries": 0}),
+            json!({"Test": ["CMD-SHELL", "exit 0"], "Timeout": 0, "StartInterval": 5_000_000}),
+        ] {
+            assert_eq!(check(fine.clone()), None, "{fine}");
+        }
+        for (bad, words) in [
+            (
+                json!({"Interval": 999_999}),
+                "Interval in HealthConfig cannot be less than 1ms",
+            ),
+            (
+                json!({"Timeout": -1}),
+                "Timeout in HealthConfig cannot be less than 1ms",
+            ),
+            (
+                json!({"StartPeriod": 1}),
+                "StartPeriod in HealthConfig cannot be less than 1ms",
+            ),
+            (
+                json!({"StartInterval": 1}),
+                "StartInterval in HealthConfig cannot be less than 1ms",
+            ),
+            (
+                json!({"Retries": -1}),
+                "Retries in HealthConfig cannot be negative",
+            ),
+            (
+                json!({"Retries": 1_i64 << 40}),
+                "Retries in HealthConfig cannot be 1099511627776",
+            ),
+            (
+                json!({"Test": ["CMD"]}),
+                "Test in HealthConfig names no command after CMD",
+            ),
+            (
+                json!({"Test": ["CMD", "a\u{0}"]}),
+                "Test in HealthConfig holds a NUL",
+            ),
+            (
+                json!({"Test": ["HTTP", "/"]}),
+                "Test in HealthConfig begins with \"HTTP\": it is NONE, CMD or CMD-SHELL",
+            ),
+        ] {
+            let told = check(bad).expect("refused");
+            let expected =
+                format!("rpc error: code = InvalidArgument desc = ContainerSpec: {words}");
+            assert_eq!(told, expected);
+        }
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Brings about what was planned. Nothing else in the agent writes maps, links or names.
 //!
 //! This file walks the steps · `connect` namespaces, links, name servers · `network` packet path,
-//! names, egress · `cipher` encrypted networks · `sockets` those of ended backends · `tasks` records, states and background work.
+//! names, egress · `cipher` encrypted networks · `sockets` those of ended backends · `tasks` records, states and background work ·
+//! `health` who is watched, and what is told of the sick.
 
 mod cipher;
 mod connect;
+mod health;
 mod network;
 mod sockets;
 mod tasks;
@@ -43,6 +45,7 @@ impl Reconciler {
                 self.records.store(record).context("write a task record")?;
             }
         }
+        self.watch(assignment, &observed);
         let steps = self.plan(assignment, &observed);
         let again = !steps.is_empty();
         let rewired = self.carry_out(assignment, &observed, steps).await?;
@@ -92,6 +95,7 @@ impl Reconciler {
                     }),
                     names: self.servers.contains_key(id),
                     answers: self.answering.contains(id),
+                    health: self.health(id, observed),
                     rootfs: observed
                         .containers
                         .get(id)
@@ -122,6 +126,7 @@ impl Reconciler {
             let done = match step {
                 Step::Accept => self.accept(&assignment.tasks[&id]),
                 Step::Move(state, error) => self.move_to(&id, state, error, observed),
+                Step::Accuse => self.accuse(&id),
                 Step::Connect => {
                     connect.push(id.clone());
                     Ok(())

@@ -122,6 +122,7 @@ impl Reconciler {
             (Job::Forget, Ok(())) => {
                 self.known.remove(&id);
                 self.answering.remove(&id);
+                self.watchers.forget(&id);
                 self.statuses.forget(&id);
                 self.records.remove(&id).context("remove a task record")
             }
@@ -161,7 +162,19 @@ impl Reconciler {
         for record in self.known.values() {
             self.statuses.report(record.status.clone());
         }
-        let tasks: Vec<_> = self.known.values().filter_map(LocalTask::of).collect();
+        let local = |record| {
+            let mut task = LocalTask::of(record)?;
+            // A container may run for long before its task does, if a health check says so.
+            if record.state() == TaskState::Starting
+                && let Ok(container) = self.tools.runtime.inspect(&record.task.id)
+                && let Some(started) = container.started_at
+            {
+                task.started = started.timestamp_nanos_opt().unwrap_or_default();
+                task.status.pid = i32::try_from(container.pid).unwrap_or_default();
+            }
+            Some(task)
+        };
+        let tasks: Vec<_> = self.known.values().filter_map(local).collect();
         self.tasks.send_if_modified(|old| {
             let changed = **old != tasks;
             if changed {
@@ -183,7 +196,8 @@ fn status(id: &str, state: TaskState, error: Option<String>, now: i64) -> TaskSt
     }
 }
 
-fn now() -> i64 {
+/// Nanoseconds since the epoch.
+pub(super) fn now() -> i64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .ok()

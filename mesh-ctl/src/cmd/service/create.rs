@@ -15,7 +15,8 @@ use mesh_api::{
 };
 
 use super::{
-    WaitFlags, registry_flags::RegistryFlags, rollout_flags::RolloutFlags, spec_flags::SpecFlags,
+    WaitFlags, health_flags::HealthFlags, registry_flags::RegistryFlags,
+    rollout_flags::RolloutFlags, spec_flags::SpecFlags,
 };
 use crate::flags::{environment, handout, image, labels, mount, network, non_empty, port, words};
 
@@ -94,6 +95,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     spec: SpecFlags,
     #[command(flatten)]
+    health: HealthFlags,
+    #[command(flatten)]
     rollout: RolloutFlags,
     #[command(flatten)]
     registry: RegistryFlags,
@@ -126,7 +129,7 @@ fn spec(args: Args) -> Result<ServiceSpec> {
     for text in &args.publish {
         ports.extend(port::parse(text)?);
     }
-    let container = TaskSpecContainerSpec {
+    let mut container = TaskSpecContainerSpec {
         image: Some(image::with_tag(&args.image)?),
         args: non_empty(args.command),
         command: args.entrypoint.as_deref().map(words).transpose()?,
@@ -152,6 +155,7 @@ fn spec(args: Args) -> Result<ServiceSpec> {
         capability_drop: non_empty(args.cap_drop),
         ..Default::default()
     };
+    args.health.apply(&mut container)?;
     let placement = TaskSpecPlacement {
         constraints: non_empty(args.constraints),
         preferences: non_empty(

@@ -1,6 +1,7 @@
 //! `service`: services and their tasks.
 
 mod create;
+mod health_flags;
 mod inspect;
 mod logs;
 mod ls;

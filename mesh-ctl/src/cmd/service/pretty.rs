@@ -1,11 +1,16 @@
 //! `service inspect --pretty`, line for line as Docker prints it.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
-use mesh_api::engine::{
-    EndpointPortConfig, Limit, Mount, ResourceObject, Service, ServiceUpdateStatus, TaskSpec,
-    TaskSpecContainerSpec,
-};
 use mesh_api::handout::{Kind, references};
+use mesh_api::{
+    engine::{
+        EndpointPortConfig, HealthConfig, Limit, Mount, ResourceObject, Service,
+        ServiceUpdateStatus, TaskSpec, TaskSpecContainerSpec,
+    },
+    human::go_duration,
+};
 
 use crate::{
     format::{human, lines::Lines},
@@ -79,28 +84,19 @@ pub(super) fn render(service: &Service, networks: &[String], now: DateTime<Utc>)
         "Endpoint Mode:\t{}",
         word(endpoint.spec.and_then(|spec| spec.mode))
     ));
-    out.ports(&endpoint.ports.unwrap_or_default());
+    let ports = endpoint.ports.unwrap_or_default();
+    out.ports(&ports);
+    let container = task.container_spec.unwrap_or_default();
+    if let Some(check) = &container.health_check {
+        out.health_check(check);
+    }
     out.put("");
     out.0
 }
 
-/// Nanoseconds in Go's notation.
-fn go_duration(nanos: i64) -> String {
-    const SECOND: i64 = 1_000_000_000;
-    const MINUTE: i64 = 60 * SECOND;
-    // Below a second Go takes the largest unit that leaves something before the point.
-    for (unit, name) in [(1_000_000, "ms"), (1_000, "µs"), (1, "ns")] {
-        if (unit..SECOND).contains(&nanos) {
-            return format!("{}{name}", nanos as f64 / unit as f64);
-        }
-    }
-    let minutes = nanos / MINUTE;
-    let seconds = (nanos % MINUTE) as f64 / SECOND as f64;
-    match (minutes / 60, minutes % 60) {
-        (0, 0) => format!("{seconds}s"),
-        (0, minutes) => format!("{minutes}m{seconds}s"),
-        (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
-    }
+/// Nanoseconds as Go writes them.
+fn go(nanos: i64) -> String {
+    go_duration(Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
 }
 
 impl Lines {
@@ -131,13 +127,13 @@ impl Lines {
 
     fn delay(&mut self, delay: Option<i64>) {
         if let Some(delay) = delay.filter(|delay| *delay > 0) {
-            self.put(format!(" Delay:\t\t{}", go_duration(delay)));
+            self.put(format!(" Delay:\t\t{}", go(delay)));
         }
     }
 
     fn monitor(&mut self, monitor: Option<i64>) {
         if let Some(monitor) = monitor.filter(|monitor| *monitor > 0) {
-            self.put(format!(" Monitoring Period: {}", go_duration(monitor)));
+            self.put(format!(" Monitoring Period: {}", go(monitor)));
         }
     }
 
@@ -230,6 +226,24 @@ impl Lines {
         }
     }
 
+    /// Docker's template leaves a blank at the end.
+    fn health_check(&mut self, check: &HealthConfig) {
+        self.put(" Healthcheck:");
+        self.put(format!("  Interval = {}", go(check.interval.unwrap_or(0))));
+        self.put(format!("  Retries = {}", check.retries.unwrap_or(0)));
+        self.put(format!(
+            "  StartPeriod =\t{}",
+            go(check.start_period.unwrap_or(0))
+        ));
+        self.put(format!("  Timeout =\t{}", go(check.timeout.unwrap_or(0))));
+        let test = check.test.as_deref().unwrap_or_default();
+        if !test.is_empty() {
+            self.put("  Tests:");
+            let words: Vec<String> = test.iter().map(|w| format!("\t Test = {w}")).collect();
+            self.put(format!("{} ", words.join("\n")));
+        }
+    }
+
     fn ports(&mut self, ports: &[EndpointPortConfig]) {
         if !ports.is_empty() {
             self.put("Ports:");
@@ -298,6 +312,20 @@ Ports:
 ";
 
     #[test]
+    fn health_checks() {
+        let mut out = Lines::default();
+        out.health_check(&HealthConfig {
+            test: Some(vec!["CMD-SHELL".to_owned(), "true".to_owned()]),
+            interval: Some(100_000_000),
+            ..HealthConfig::default()
+        });
+        assert_eq!(
+            out.0,
+            " Healthcheck:\n  Interval = 100ms\n  Retries = 0\n  StartPeriod =\t0s\n  Timeout =\t0s\n  Tests:\n\t Test = CMD-SHELL\n\t Test = true \n"
+        );
+    }
+
+    #[test]
     fn as_docker_prints_it() {
         let service: Service = serde_json::from_value(serde_json::json!({
             "ID": "4vmb9kwvzn9n11dlgxqni5uox",
@@ -324,20 +352,5 @@ Ports:
         }))
         .expect("service");
         assert_eq!(render(&service, &["front".to_owned()], Utc::now()), GOLDEN);
-    }
-
-    #[test]
-    fn durations_are_gos() {
-        for (nanos, expected) in [
-            (5_000_000_000, "5s"),
-            (1_500_000_000, "1.5s"),
-            (500_000_000, "500ms"),
-            (1_500, "1.5µs"),
-            (90_500_000_000, "1m30.5s"),
-            (90_000_000_000, "1m30s"),
-            (3_600_000_000_000, "1h0m0s"),
-        ] {
-            assert_eq!(go_duration(nanos), expected);
-        }
     }
 }

@@ -11,7 +11,8 @@ use mesh_api::{
 };
 
 use super::{
-    WaitFlags, registry_flags::RegistryFlags, rollout_flags::RolloutFlags, spec_flags::SpecFlags,
+    WaitFlags, health_flags::HealthFlags, registry_flags::RegistryFlags,
+    rollout_flags::RolloutFlags, spec_flags::SpecFlags,
 };
 use crate::flags::{environment, handout, image, labels, network, port, words};
 
@@ -76,6 +77,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     spec: SpecFlags,
     #[command(flatten)]
+    health: HealthFlags,
+    #[command(flatten)]
     rollout: RolloutFlags,
     #[command(flatten)]
     registry: RegistryFlags,
@@ -116,6 +119,7 @@ async fn change(client: &Client, spec: &mut ServiceSpec, args: &Args) -> Result<
     }
     let container = task.container_spec.get_or_insert_default();
     self::container(container, args)?;
+    args.health.apply(container)?;
     for (kind, removed, added) in [
         (Kind::Secret, &args.secret_rm, &args.secret_add),
         (Kind::Config, &args.config_rm, &args.config_add),
