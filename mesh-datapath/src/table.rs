@@ -151,3 +151,67 @@ fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A table of two entries, and how often the kernel was asked to write.
+    struct Small(BTreeMap<u32, u32>, usize);
+
+    impl TryFrom<Map> for Small {
+        type Error = MapError;
+
+        fn try_from(_: Map) -> Result<Self, MapError> {
+            Err(MapError::KeyNotFound)
+        }
+    }
+
+    impl Store<u32, u32> for Small {
+        fn insert(&mut self, key: &u32, value: &u32) -> Result<(), MapError> {
+            self.0.insert(*key, *value);
+            self.1 += 1;
+            // As the kernel would.
+            let is_full = self.0.len() > 2;
+            assert!(!is_full, "more than there is room for");
+            Ok(())
+        }
+
+        fn remove(&mut self, key: &u32) -> Result<(), MapError> {
+            self.0.remove(key).map(drop).ok_or(MapError::KeyNotFound)
+        }
+
+        fn entries(&self) -> Result<BTreeMap<u32, u32>, MapError> {
+            Ok(self.0.clone())
+        }
+    }
+
+    #[test]
+    fn what_finds_no_room_is_left_out_and_takes_nobodys_place() {
+        let mut table = Table {
+            name: "small",
+            map: Small(BTreeMap::new(), 0),
+            capacity: 2,
+            copy: BTreeMap::new(),
+        };
+        let report = &mut Report::default();
+        let mut put = |table: &mut Table<_, _, _>, wanted: &[(u32, u32)]| {
+            let wanted = wanted.iter().copied().collect();
+            let left_out = table.put(&wanted, report).expect("put");
+            table
+                .prune(|key| wanted.contains_key(key), report)
+                .expect("pruned");
+            left_out
+        };
+        assert_eq!(put(&mut table, &[(8, 1), (9, 1)]), 0);
+        // Earlier in order, and later to come. What is there may change.
+        assert_eq!(put(&mut table, &[(1, 1), (2, 1), (8, 2), (9, 1)]), 2);
+        assert_eq!(table.map.0, BTreeMap::from([(8, 2), (9, 1)]));
+        assert_eq!(put(&mut table, &[(1, 1), (2, 1), (8, 2), (9, 1)]), 2);
+        assert_eq!(table.map.1, 3, "nothing is written in vain");
+        // Room is made after it was asked for: the next time there is some.
+        assert_eq!(put(&mut table, &[(1, 1), (8, 2)]), 1);
+        assert_eq!(put(&mut table, &[(1, 1), (8, 2)]), 0);
+        assert_eq!(table.map.0, BTreeMap::from([(1, 1), (8, 2)]));
+    }
+}

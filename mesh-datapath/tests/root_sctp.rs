@@ -10,12 +10,15 @@ use std::{
 };
 
 use common::{
-    LAN_V6, Ns, PATIENCE,
+    LAN_V6, Node, Ns, PATIENCE, SILENCE,
     pair::{N1, N2, Pair, TARGET},
     six,
 };
-use mesh_common::crc;
-use mesh_datapath::{PublishedPort, XdpMode};
+use mesh_common::{
+    crc,
+    wire::{SCTP, TCP},
+};
+use mesh_datapath::{PublishedPort, Service, XdpMode};
 use nix::sys::{
     socket::{
         AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, recvfrom,
@@ -136,7 +139,7 @@ fn run(xdp: XdpMode) {
     for node in &mut pair.nodes {
         let web = node.desired.services.get_mut("web").expect("web");
         Arc::make_mut(web).ports.insert(PublishedPort {
-            protocol: 132,
+            protocol: SCTP,
             published: 80,
             target: TARGET,
         });
@@ -165,4 +168,74 @@ fn sctp_traffic() {
 #[test]
 fn sctp_traffic_without_xdp() {
     run(XdpMode::Off);
+}
+
+/// Entries of the table of SCTP's ports.
+const PORTS: u16 = 4096;
+/// More than there is room for.
+const MORE: u16 = 5;
+/// Published when the table is full.
+const LATE: u16 = 82;
+
+#[test]
+fn ports_that_find_no_room_keep_none_of_the_others_from_working() {
+    let mut pair = Pair::new(XdpMode::Off);
+    let published = |protocol, published| PublishedPort {
+        protocol,
+        published,
+        target: TARGET,
+    };
+    let both = BTreeSet::from(["far", "near"].map(str::to_owned));
+    for node in &mut pair.nodes {
+        let web = node.desired.services.get_mut("web").expect("web");
+        Arc::make_mut(web).ports.insert(published(SCTP, 80));
+        node.apply();
+    }
+    pair.serve();
+    serve(&pair.near.ns, "near", false);
+    serve(&pair.far.ns, "far", false);
+    let left_out = |node: &Node| {
+        let full = node.datapath.as_ref().expect("open").room().full;
+        full.iter()
+            .map(|full| (full.table, full.left_out))
+            .collect::<Vec<_>>()
+    };
+    for node in &mut pair.nodes {
+        let filler = Service {
+            name: "filler".into(),
+            ports: (0..PORTS + MORE - 1)
+                .map(|number| published(SCTP, 1000 + number))
+                .collect(),
+            ..Service::default()
+        };
+        let services = &mut node.desired.services;
+        services.insert("filler".into(), filler.into());
+        node.apply();
+        assert_eq!(left_out(node), [("ports", MORE.into())]);
+        assert!(node.apply().is_empty(), "nothing takes another's place");
+        // The same port of TCP has a table of its own.
+        let web = node.desired.services.get_mut("web").expect("web");
+        let ports = [SCTP, TCP].map(|protocol| published(protocol, LATE));
+        Arc::make_mut(web).ports.extend(ports);
+        node.apply();
+        assert_eq!(left_out(node), [("ports", usize::from(MORE) + 1)]);
+    }
+    assert_eq!(ask(&pair.client, N1.into(), 80), both);
+    pair.both_answer(("late", &pair.client, N1.into(), LATE), 20);
+    let late = Raw::open(&pair.client, false);
+    let silence = TimeVal::new(SILENCE.as_secs().cast_signed(), 0);
+    setsockopt(&late.0, ReceiveTimeout, &silence).expect("a time-out");
+    let asked = Packet {
+        from: 30_000,
+        to: LATE,
+        rest: Vec::new(),
+    };
+    late.send(&asked, N1.into());
+    assert_eq!(late.receive(), None, "a port without an entry");
+    for node in &mut pair.nodes {
+        node.desired.services.remove("filler");
+        node.apply();
+        assert_eq!(left_out(node), []);
+    }
+    assert_eq!(ask(&pair.client, N1.into(), LATE), both);
 }

@@ -5,17 +5,17 @@ mod common;
 
 use std::{
     collections::BTreeSet,
-    fs,
     io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    path::{Path, PathBuf},
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use common::{
-    Lan, Node, OVERLAY_V6, PATIENCE, Task, introduce, service, six,
+    Lan, Node, OVERLAY_V6, PATIENCE, Task,
+    cgroup::Cgroup,
+    introduce, service, six,
     talk::{ask, call},
 };
 use mesh_datapath::{Datapath, OpenSocket, Subnet, XdpMode, namespace_cookie};
@@ -51,44 +51,6 @@ fn any(peer: IpAddr) -> IpAddr {
     match peer {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    }
-}
-
-/// A cgroup2 directory that this process is in, until dropped.
-struct Cgroup {
-    directory: PathBuf,
-    before: PathBuf,
-}
-
-impl Cgroup {
-    fn enter() -> Self {
-        let mounts = fs::read_to_string("/proc/self/mounts").expect("the mount table");
-        let root = mounts
-            .lines()
-            .filter(|line| line.split(' ').nth(2) == Some("cgroup2"))
-            .find_map(|line| line.split(' ').nth(1))
-            .expect("cgroup2 is mounted");
-        let own = fs::read_to_string("/proc/self/cgroup").expect("the own cgroup");
-        let own = own
-            .lines()
-            .find_map(|line| line.strip_prefix("0::/"))
-            .expect("the own cgroup2");
-        let before = Path::new(root).join(own);
-        let directory = Path::new(root).join(format!("mesh-test-{}", std::process::id()));
-        fs::create_dir(&directory).expect("a cgroup");
-        join(&directory);
-        Self { directory, before }
-    }
-}
-
-fn join(cgroup: &Path) {
-    fs::write(cgroup.join("cgroup.procs"), "0").expect("enter the cgroup");
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        join(&self.before);
-        let _ = fs::remove_dir(&self.directory);
     }
 }
 

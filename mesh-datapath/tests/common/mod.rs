@@ -1,6 +1,7 @@
 //! A small world for root tests: namespaces on one LAN, tasks with their links, servers and clients inside.
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+pub(crate) mod cgroup;
 pub(crate) mod pair;
 pub(crate) mod talk;
 

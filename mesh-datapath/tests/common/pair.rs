@@ -13,8 +13,8 @@ use super::{
     talk::{Seen, ask, ask_within, call},
 };
 
-const VNI: u32 = 4097;
-const OTHER: u32 = 4098;
+pub(crate) const VNI: u32 = 4097;
+pub(crate) const OTHER: u32 = 4098;
 pub(crate) const N1: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 pub(crate) const N2: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 100);
@@ -103,6 +103,13 @@ impl Pair {
             .ns
             .sh(&format!("ip link set eth0 mtu {mtu}"));
         self.lan.0.sh(&format!("ip link set p-{name} mtu {mtu}"));
+    }
+
+    /// Has the LAN lose larger packets than these of both nodes, whose wires are as before.
+    pub(crate) fn narrow(&self, mtu: u32) {
+        for port in ["p-n1", "p-n2"] {
+            self.lan.0.sh(&format!("ip link set {port} mtu {mtu}"));
+        }
     }
 
     /// Tells the other node what a node's wire takes.
