@@ -1,11 +1,14 @@
 //! Encrypted networks: what tasks of different nodes say one another is not to be read, nor to be made up, on the wire.
 
 use std::{
-    net::{Ipv4Addr, UdpSocket},
+    fs::File,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     process::Command,
+    thread,
+    time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use mesh_tests::{
     Capture, Node, Rig, Task, eventually, http_get,
     rig::{UP_LIMIT, test_name},
@@ -13,10 +16,12 @@ use mesh_tests::{
 };
 use mesh_wireguard::{Handle, Request, Status};
 use nix::{
+    sched::{CloneFlags, setns},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 /// UDP ports of VXLAN and WireGuard.
 const VXLAN: u16 = 4789;
@@ -115,13 +120,9 @@ fn nothing_of_an_encrypted_network_is_read_on_the_wire_or_taken_from_it() {
         ensure!(frames.iter().any(|frame| plain(&frame)), "nothing seen");
 
         // Made up by somebody with a node's address.
-        let address = rig.exec(&web, &["ip", "-4", "-o", "addr", "show", "dev", "eth0"])?;
-        let task: Ipv4Addr = address
-            .split(&[' ', '/'])
-            .skip_while(|word| *word != "inet")
-            .nth(1)
-            .with_context(|| address.clone())?
-            .parse()?;
+        let IpAddr::V4(task) = address(rig, &web, "inet")? else {
+            bail!("no IPv4");
+        };
         let before = packets_dropped(&rig.nodes[0])?;
         let to = rig.nodes[0].address;
         rig.nodes[1].ns.enter(|| {
@@ -267,20 +268,67 @@ fn a_helper_that_hangs_is_replaced() {
     });
 }
 
+/// A task's address on its overlay network: of the family `inet` or `inet6`.
+fn address(rig: &Rig, task: &Task, family: &str) -> Result<IpAddr> {
+    let show = ["ip", "-o", "addr", "show", "dev", "eth0", "scope", "global"];
+    let addresses = rig.exec(task, &show)?;
+    let mut words = addresses.split(&[' ', '/']);
+    let found = words
+        .find(|word| *word == family)
+        .and_then(|_| words.next());
+    Ok(found.with_context(|| addresses.clone())?.parse()?)
+}
+
+/// Sends datagrams of 8,000 bytes from a task's namespace, which come back whole. Two may be lost, one on each way: the
+/// first that is too big for a tunnel is only told so.
+fn large_datagrams(rig: &Rig, from: &Task, to: IpAddr) -> Result<()> {
+    const SENT: [u8; 8000] = [7; 8000];
+    let namespace = File::open(format!("/proc/{}/ns/net", rig.task_pid(from)?))?;
+    let work = || {
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        let any: IpAddr = match to {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let mut lost = 0;
+        for number in 0..20 {
+            socket.send_to(&SENT, (to, 80))?;
+            let mut back = [0; 9000];
+            match socket.recv(&mut back) {
+                Ok(length) => ensure!(back[..length].ends_with(&SENT), "{length} bytes"),
+                Err(error) if lost == 2 => bail!("{to}, datagram {number}: {error}"),
+                Err(_) => lost += 1,
+            }
+        }
+        Ok(())
+    };
+    thread::scope(|scope| scope.spawn(work).join())
+        .map_err(|_| anyhow!("the thread in the task's namespace panicked"))?
+}
+
+/// 100 MB from a task to another one; what came is what whoami sends.
+fn large_stream(rig: &Rig, shell: &Task, web: IpAddr) -> Result<()> {
+    const SIZE: usize = 100_000_000;
+    let bytes = (0..SIZE).map(|at| ((at % 65521) % 251) as u8);
+    let sum = Sha256::digest(bytes.collect::<Vec<_>>());
+    let expected: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+    let url = match web {
+        IpAddr::V4(four) => format!("http://{four}/bytes/{SIZE}"),
+        IpAddr::V6(six) => format!("http://[{six}]/bytes/{SIZE}"),
+    };
+    let came = rig.exec(shell, &["sh", "-c", &format!("curl -f {url} | sha256sum")])?;
+    ensure!(came.starts_with(&expected), "{url}: {came}");
+    Ok(())
+}
+
 #[test]
 fn ipv6_and_large_packets_are_encrypted_too() {
     scenario_on(test("large"), |rig| {
         let (web, shell) = world(rig)?;
-        let show = [
-            "ip", "-6", "-o", "addr", "show", "dev", "eth0", "scope", "global",
-        ];
-        let addresses = rig.exec(&web, &show)?;
-        let mut words = addresses.split(&[' ', '/']);
-        let six = words
-            .find(|word| *word == "inet6")
-            .and_then(|_| words.next());
-        let six = six.with_context(|| addresses.clone())?;
         let capture = rig.lan.ns().enter(Capture::open)?;
+        let six = address(rig, &web, "inet6")?;
         let url = format!("http://[{six}]/bytes/1000000");
         rig.exec(&shell, &["curl", "-f", &url])?;
         // The largest that fits, and one that the task's kernel has to cut, each with ICMP's and IPv4's headers.
@@ -295,6 +343,11 @@ fn ipv6_and_large_packets_are_encrypted_too() {
         // A million bytes in packets of no more than 1,500.
         ensure!(encrypted > 1_000_000 / 1500, "{encrypted}");
         ensure!(frames.iter().all(|frame| frame.len() <= 1514), "too large");
+        drop(capture);
+        for to in [address(rig, &web, "inet")?, six] {
+            large_datagrams(rig, &shell, to)?;
+            large_stream(rig, &shell, to)?;
+        }
         Ok(())
     });
 }
