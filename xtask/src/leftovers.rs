@@ -117,7 +117,8 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
 fn ours(dir: &Path) -> Vec<PathBuf> {
     let is_ours = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name == "mesh" || name.starts_with("mesh-") || name.starts_with("rt-")
+        let starts = ["mesh-", "rt-", "mdp-"];
+        name == "mesh" || starts.iter().any(|start| name.starts_with(start))
     };
     entries(dir).into_iter().filter(is_ours).collect()
 }
