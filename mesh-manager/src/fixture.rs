@@ -293,7 +293,7 @@ impl World {
             .iter()
             .flat_map(|id| plan(&self.state, id, &inputs).changes)
             .collect();
-        changes.extend(schedule(&self.state, self.now));
+        changes.extend(schedule(&self.state, self.now, usize::MAX));
         changes
     }
 

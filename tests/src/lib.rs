@@ -12,6 +12,7 @@ pub mod lan;
 pub mod leftovers;
 pub mod load;
 pub mod managers;
+pub mod memory;
 pub mod netns;
 pub mod node;
 pub mod outside;

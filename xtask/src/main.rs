@@ -79,7 +79,7 @@ enum Task {
     },
     /// What each program costs the kernel's verifier, beside its bound
     Verifier,
-    /// Measure: ingress, overlay, vip, packet (`bench --help`)
+    /// Measure: ingress, overlay, vip, packet (`bench --help`); or the managers (`bench control --help`)
     Bench {
         /// Handed to the bench program
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -26,7 +26,12 @@ pub(crate) fn drill(args: &[String]) -> Result<()> {
 /// Measures with optimised programs.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     prepare(true)?;
-    replace(build::program("mesh-bench", true), args)
+    match args.split_first() {
+        Some((first, rest)) if first == "control" => {
+            replace(build::program("control-bench", true), rest)
+        }
+        _ => replace(build::program("mesh-bench", true), args),
+    }
 }
 
 /// Random packets through the programs whose name contains `program`. Each program starts with the same seed, given

@@ -23,11 +23,13 @@ pub(crate) struct Sent {
     tasks: Known,
     networks: Known,
     services: Known,
-    endpoints: Known,
+    endpoints: Endpoints,
     peers: Known,
     secrets: Known,
     configs: Known,
     round: u64,
+    /// Raft index of the state that was looked at last.
+    index: u64,
 }
 
 /// Objects of one kind by id: fingerprint of what was sent, and the round that saw it last.
@@ -60,13 +62,48 @@ impl Known {
     }
 }
 
+/// The endpoints of each service, with the round in which the node had to do with the service last.
+#[derive(Debug, Default)]
+struct Endpoints(HashMap<String, (Known, u64)>);
+
+impl Endpoints {
+    /// The endpoints of a service are as they were. False if there was nothing yet to stay so.
+    fn stay(&mut self, service_id: &str, round: u64) -> bool {
+        let known = self.0.get_mut(service_id);
+        known.map(|(_, seen)| *seen = round).is_some()
+    }
+
+    /// Those of a service, all to be noted anew.
+    fn of(&mut self, service_id: &str, round: u64) -> &mut Known {
+        let (known, seen) = self.0.entry(service_id.to_owned()).or_default();
+        *seen = round;
+        known
+    }
+
+    /// Forgets the services that this round has not seen.
+    fn sweep(&mut self, round: u64, removed: &mut Vec<proto::ObjectId>) {
+        self.0.retain(|_, (known, seen)| {
+            let is_current = *seen == round;
+            if !is_current {
+                known.sweep(proto::Kind::Endpoint, round, removed);
+            }
+            is_current
+        });
+    }
+}
+
 impl Sent {
     /// What a node has to learn to go from what was sent to `state`; `None` if nothing. The first
     /// one is full.
     pub(crate) fn advance(&mut self, state: &State, node_id: &str) -> Option<proto::Assignment> {
         self.round += 1;
         let round = self.round;
+        let looked_at = std::mem::replace(&mut self.index, state.index());
+        let indexes = state.indexes();
+        // What has not changed since the last look is not looked at again: there are as many sessions as nodes.
+        let has_same_nodes = round > 1 && indexes.has_nodes_of(looked_at);
         let mut bodies = Vec::new();
+        let mut removed = Vec::new();
 
         let mut networks: BTreeSet<&str> = BTreeSet::new();
         let mut services: BTreeSet<&str> = BTreeSet::new();
@@ -104,7 +141,7 @@ impl Sent {
             }
         }
         for id in networks {
-            let on_it = state.indexes().services_on_network(id);
+            let on_it = indexes.services_on_network(id);
             services.extend(on_it.map(String::as_str));
             if let Some(network) = state.network(id)
                 && self.networks.note(id, network.meta.version, round)
@@ -124,19 +161,26 @@ impl Sent {
             {
                 bodies.push(Body::Service(service_message(service)));
             }
-            for task in state.tasks_of_service(id) {
+            // A node that goes down takes its endpoints with it.
+            let is_same = has_same_nodes && indexes.has_service_of(id, looked_at);
+            if is_same && self.endpoints.stay(id, round) {
+                continue;
+            }
+            let known = self.endpoints.of(id, round);
+            for task in state.endpoints_of_service(id) {
                 let Some(endpoint_state) = endpoint_state(state, task) else {
                     continue;
                 };
-                if self.endpoints.note(&task.id, endpoint_state as u64, round) {
+                if known.note(&task.id, endpoint_state as u64, round) {
                     bodies.push(Body::Endpoint(endpoint_message(task, endpoint_state)));
                 }
             }
+            known.sweep(proto::Kind::Endpoint, round, &mut removed);
         }
-        for node in state
+        let tunnels = state
             .nodes()
-            .filter(|n| !n.description.data_path_address.is_empty())
-        {
+            .filter(|n| !n.description.data_path_address.is_empty());
+        for node in tunnels.filter(|_| !has_same_nodes) {
             if self.peers.note(&node.id, peer_fingerprint(node), round) {
                 bodies.push(Body::Peer(proto::Peer {
                     id: node.id.clone(),
@@ -155,15 +199,15 @@ impl Sent {
             }
         }
 
-        let mut removed = Vec::new();
         self.tasks.sweep(proto::Kind::Task, round, &mut removed);
         self.networks
             .sweep(proto::Kind::Network, round, &mut removed);
         self.services
             .sweep(proto::Kind::Service, round, &mut removed);
-        self.endpoints
-            .sweep(proto::Kind::Endpoint, round, &mut removed);
-        self.peers.sweep(proto::Kind::Peer, round, &mut removed);
+        self.endpoints.sweep(round, &mut removed);
+        if !has_same_nodes {
+            self.peers.sweep(proto::Kind::Peer, round, &mut removed);
+        }
         self.secrets.sweep(proto::Kind::Secret, round, &mut removed);
         self.configs.sweep(proto::Kind::Config, round, &mut removed);
 

@@ -9,7 +9,7 @@ use mesh_api::{
     handout::Kind,
     proto::{self, object::Object as Body},
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 /// Names of what an assignment brings, sorted.
@@ -227,4 +227,77 @@ fn a_state_is_acknowledged_when_every_session_has_it() {
     assert!(a.cancel.is_cancelled());
     sessions.remove(&a);
     assert_eq!(sessions.get("a").unwrap().id, again.id);
+}
+
+/// What a node knows: its objects by kind and id.
+#[derive(Debug, Default, PartialEq)]
+struct Known(BTreeMap<(i32, String), Body>);
+
+impl Known {
+    fn take(&mut self, assignment: proto::Assignment) {
+        let id = |body: &Body| {
+            let (kind, id) = match body {
+                Body::Task(t) => (proto::Kind::Task, &t.id),
+                Body::Network(n) => (proto::Kind::Network, &n.id),
+                Body::Service(s) => (proto::Kind::Service, &s.id),
+                Body::Endpoint(e) => (proto::Kind::Endpoint, &e.id),
+                Body::Peer(p) => (proto::Kind::Peer, &p.id),
+                Body::Secret(s) => (proto::Kind::Secret, &s.id),
+                Body::Config(c) => (proto::Kind::Config, &c.id),
+            };
+            (kind.into(), id.clone())
+        };
+        for object in assignment.objects {
+            let body = object.object.unwrap();
+            self.0.insert(id(&body), body);
+        }
+        for gone in assignment.removed {
+            self.0.remove(&(gone.kind, gone.id));
+        }
+    }
+}
+
+#[test]
+fn differences_add_up_to_the_whole() {
+    let mut world = World::new(&["n1", "n2", "n3"]);
+    world.network("front", "").unwrap();
+    let web = world.service(on(replicated("web", 3), &["front"])).unwrap();
+    let shop = world.service(published("shop", 80, false)).unwrap();
+    let plain = world.service(replicated("plain", 4)).unwrap();
+    let mut sessions: Vec<(&str, Sent, Known)> = ["n1", "n2", "n3"]
+        .map(|node| (node, Sent::default(), Known::default()))
+        .into();
+    let mut step = |world: &mut World, what: &str, change: &dyn Fn(&mut World)| {
+        change(world);
+        for _ in 0..2 {
+            // Both with everything under way and at rest.
+            for (node, sent, known) in &mut sessions {
+                if let Some(assignment) = sent.advance(&world.state, node) {
+                    known.take(assignment);
+                }
+                let mut whole = Known::default();
+                let all = Sent::default().advance(&world.state, node);
+                whole.take(all.unwrap());
+                assert_eq!(*known, whole, "{node} after {what}");
+            }
+            world.work();
+        }
+    };
+    step(&mut world, "the first tasks", &|world| world.work());
+    step(&mut world, "web grew", &|world| world.scale(&web, 6));
+    step(&mut world, "shop grew", &|world| world.scale(&shop, 3));
+    step(&mut world, "n3 went down", &|world| world.node_down("n3"));
+    step(&mut world, "plain shrank", &|world| world.scale(&plain, 1));
+    step(&mut world, "n3 came back", &|world| world.node_up("n3"));
+    step(&mut world, "web shrank", &|world| world.scale(&web, 1));
+    step(&mut world, "a snapshot was read", &|world| {
+        world.state.rebuild_indexes();
+    });
+    step(&mut world, "shop was removed", &|world| {
+        let id = shop.clone();
+        world.call(Command::RemoveService { id }).unwrap();
+    });
+    step(&mut world, "web was renewed", &|world| {
+        world.force_update(&web)
+    });
 }

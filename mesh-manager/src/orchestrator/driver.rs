@@ -24,6 +24,8 @@ const LIVENESS_TICK: Duration = Duration::from_millis(250);
 const STALL: Duration = Duration::from_secs(2);
 /// Changes in one proposal, so that other proposals get their turn. A service's plan is never cut.
 const MAX_CHANGES: usize = 500;
+/// Tasks that are placed in one proposal.
+const MAX_PLACED: usize = 2000;
 /// Pause after a proposal failed, say because the leadership is being lost.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -250,8 +252,9 @@ impl Driver {
             }
         }
         if self.schedule && changes.len() < MAX_CHANGES {
+            // What is placed marks tasks, and so the scheduler: those that are left get their turn.
             self.schedule = false;
-            changes.extend(scheduler::schedule(&state, now));
+            changes.extend(scheduler::schedule(&state, now, MAX_PLACED));
         }
         changes
     }

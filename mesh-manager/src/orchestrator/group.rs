@@ -6,10 +6,10 @@ use super::{
     stop,
 };
 use crate::state::{Service, State, Task, TaskState};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 /// What a group is named by.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum GroupKey {
     /// Slot of a replicated service.
     Slot(u64),
@@ -140,24 +140,33 @@ pub(super) fn surplus(state: &State, groups: &[Group<'_>], wanted: u64) -> BTree
             .iter()
             .any(|t| t.status.state == TaskState::Running && super::node_reports(state, t))
     };
-    let mut left: Vec<&Group<'_>> = groups.iter().collect();
+    let load = |per_node: &BTreeMap<&str, usize>, group: &Group<'_>| {
+        let load = node_of(group).and_then(|node| per_node.get(node));
+        load.copied().unwrap_or(0)
+    };
+    let mut left: BinaryHeap<_> = groups
+        .iter()
+        .enumerate()
+        .map(|(at, group)| {
+            let load = load(&per_node, group);
+            (group.live.is_empty(), !runs(group), load, &group.key, at)
+        })
+        .collect();
     let mut chosen = BTreeSet::new();
-    for _ in 0..excess {
-        let rank = |group: &&Group<'_>| {
-            let load = node_of(group)
-                .and_then(|n| per_node.get(n))
-                .copied()
-                .unwrap_or(0);
-            (group.live.is_empty(), !runs(group), load, group.key.clone())
-        };
-        let Some(at) = (0..left.len()).max_by_key(|i| rank(&left[*i])) else {
+    while chosen.len() < excess {
+        let Some((is_empty, is_idle, ranked, key, at)) = left.pop() else {
             break;
         };
-        let group = left.swap_remove(at);
-        if let Some(count) = node_of(group).and_then(|n| per_node.get_mut(n)) {
+        // Loads only fall: one that fell since takes its new place.
+        let now = load(&per_node, &groups[at]);
+        if now < ranked {
+            left.push((is_empty, is_idle, now, key, at));
+            continue;
+        }
+        if let Some(count) = node_of(&groups[at]).and_then(|n| per_node.get_mut(n)) {
             *count -= 1;
         }
-        chosen.insert(group.key.clone());
+        chosen.insert(key.clone());
     }
     chosen
 }

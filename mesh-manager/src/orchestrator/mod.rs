@@ -22,6 +22,10 @@ use crate::{
     state::{Node, NodeState, Service, State, Task, TaskState},
 };
 use group::{Group, GroupKey};
+use std::collections::HashSet;
+
+/// New tasks of a replicated service in one plan, so that an entry of the log stays small.
+const MAX_NEW: u64 = 2000;
 
 /// What a plan depends on besides the state.
 pub(crate) struct Inputs<'a> {
@@ -101,11 +105,17 @@ fn plan_replicated(
         }
     }
     // Slots without a task: those past the wanted number were given up earlier.
-    let mut occupied = groups.iter().filter(|g| g.is_occupied()).count() as u64;
+    let occupied: HashSet<&GroupKey> = groups
+        .iter()
+        .filter(|g| g.is_occupied())
+        .map(|g| &g.key)
+        .collect();
+    let missing = wanted.saturating_sub(occupied.len() as u64);
+    // The new tasks mark the service: it is planned again, and gets the others.
+    let mut missing = missing.min(MAX_NEW);
     let mut slot = 1;
-    while occupied < wanted {
-        let key = GroupKey::Slot(slot);
-        if !groups.iter().any(|g| g.key == key && g.is_occupied()) {
+    while missing > 0 {
+        if !occupied.contains(&GroupKey::Slot(slot)) {
             plan.push(Change::CreateTask {
                 service_id: service.id.clone(),
                 slot,
@@ -113,7 +123,7 @@ fn plan_replicated(
                 desired: TaskState::Running,
                 start_after: None,
             });
-            occupied += 1;
+            missing -= 1;
         }
         slot += 1;
     }
@@ -142,9 +152,13 @@ fn plan_global(
             _ => group.retire(state, plan),
         }
     }
+    let occupied: HashSet<&GroupKey> = groups
+        .iter()
+        .filter(|g| g.is_occupied())
+        .map(|g| &g.key)
+        .collect();
     for node in state.nodes().filter(|n| n.takes_tasks() && fits(n)) {
-        let key = GroupKey::Node(node.id.clone());
-        if !groups.iter().any(|g| g.key == key && g.is_occupied()) {
+        if !occupied.contains(&GroupKey::Node(node.id.clone())) {
             plan.push(Change::CreateTask {
                 service_id: service.id.clone(),
                 slot: 0,

@@ -1,8 +1,10 @@
 //! Puts pending tasks on nodes: filters first, then spreading. Pure.
 
 mod constraint;
+mod failures;
 mod filter;
 mod node_set;
+mod replicas;
 
 pub use constraint::{Constraint, ConstraintError};
 pub(crate) use filter::fits_node;
@@ -11,41 +13,72 @@ use crate::{
     Change,
     state::{State, Task},
 };
+use failures::Failures;
 use filter::{Filter, Verdict};
+use mesh_api::engine;
 use node_set::{Candidate, NodeSet};
+use replicas::Replicas;
 
-/// Where the pending tasks go, and why the others stay. `now` is nanoseconds since the epoch.
-pub(crate) fn schedule(state: &State, now: i64) -> Vec<Change> {
+/// Where pending tasks go, and why others stay: at most `limit` changes, for more tasks may be pending than one entry of
+/// the log should hold. `now` is nanoseconds since the epoch.
+pub(crate) fn schedule(state: &State, now: i64, limit: usize) -> Vec<Change> {
     let mut pending: Vec<&Task> = state.pending_tasks().collect();
     if pending.is_empty() {
         return Vec::new();
     }
     pending.sort_by(|a, b| (&a.service_id, a.slot, &a.id).cmp(&(&b.service_id, b.slot, &b.id)));
     let mut nodes = NodeSet::build(state);
-    let mut changes = Vec::with_capacity(pending.len());
-    for task in pending {
-        match place(&nodes, state, task, now) {
-            Ok(index) => {
-                let node_id = nodes.assign(index, task);
-                changes.push(Change::Assign {
+    let mut changes = Vec::with_capacity(pending.len().min(limit));
+    let alike =
+        |a: &&Task, b: &&Task| (&a.service_id, a.spec_version) == (&b.service_id, b.spec_version);
+    for tasks in pending.chunk_by(alike) {
+        let failures = Failures::count(state, &tasks[0].service_id, now);
+        let mut replicas = Replicas::of(tasks[0], &failures, &nodes, state);
+        for task in tasks {
+            if changes.len() >= limit {
+                return changes;
+            }
+            let placed = match &mut replicas {
+                Some(replicas) => replicas.place(&mut nodes, task),
+                None => {
+                    place(&nodes, state, &failures, task).map(|index| nodes.assign(index, task))
+                }
+            };
+            match placed {
+                Ok(node_id) => changes.push(Change::Assign {
                     task_id: task.id.clone(),
                     node_id,
-                });
-            }
-            Err(error) if error != task.status.error => {
-                changes.push(Change::Explain {
+                }),
+                Err(error) if error != task.status.error => changes.push(Change::Explain {
                     task_id: task.id.clone(),
                     error,
-                });
+                }),
+                Err(_) => {}
             }
-            Err(_) => {}
         }
     }
     changes
 }
 
+/// What the nodes that fit a task are ordered by; the smallest is the best.
+type Rank<'a> = (bool, u64, u64, &'a str);
+
+fn rank<'a>(candidate: &Candidate<'a>, failures: &Failures<'_>, service_id: &str) -> Rank<'a> {
+    (
+        failures.are_many_on(&candidate.node.id),
+        candidate.tasks_of(service_id),
+        candidate.tasks,
+        candidate.node.id.as_str(),
+    )
+}
+
 /// The best node for one task, or why there is none.
-fn place(nodes: &NodeSet<'_>, state: &State, task: &Task, now: i64) -> Result<usize, String> {
+fn place(
+    nodes: &NodeSet<'_>,
+    state: &State,
+    failures: &Failures<'_>,
+    task: &Task,
+) -> Result<usize, String> {
     let filter = Filter::new(task, state);
     let mut refusals = [0usize; Verdict::COUNT];
     let mut fitting: Vec<usize> = Vec::new();
@@ -63,35 +96,23 @@ fn place(nodes: &NodeSet<'_>, state: &State, task: &Task, now: i64) -> Result<us
             Err(verdict) => refusals[verdict as usize] += 1,
         }
     }
-    if fitting.is_empty() {
-        return Err(Verdict::explain(&refusals));
-    }
-    let fitting = preferred(nodes, task, fitting);
-    let key = |index: &usize| {
-        let candidate: &Candidate<'_> = &nodes.candidates()[*index];
-        (
-            candidate.fails_often(state, &task.service_id, now),
-            candidate.tasks_of(&task.service_id),
-            candidate.tasks,
-            candidate.node.id.as_str(),
-        )
-    };
-    fitting
+    preferred(nodes, task, fitting)
         .into_iter()
-        .min_by_key(key)
+        .min_by_key(|index| rank(&nodes.candidates()[*index], failures, &task.service_id))
         .ok_or_else(|| Verdict::explain(&refusals))
+}
+
+fn preferences(task: &Task) -> &[engine::TaskSpecPlacementPreferences] {
+    let placement = task.spec.placement.as_ref();
+    placement
+        .and_then(|p| p.preferences.as_deref())
+        .unwrap_or_default()
 }
 
 /// Walks the tree of spread preferences: at each level only the branch (label value, a missing
 /// label being one as well) with the fewest tasks of the service is followed.
 fn preferred(nodes: &NodeSet<'_>, task: &Task, mut fitting: Vec<usize>) -> Vec<usize> {
-    let preferences = task
-        .spec
-        .placement
-        .as_ref()
-        .and_then(|p| p.preferences.as_deref())
-        .unwrap_or_default();
-    for preference in preferences {
+    for preference in preferences(task) {
         let Some(descriptor) = preference
             .spread
             .as_ref()

@@ -4,11 +4,6 @@ use super::{constraint, filter::Reserved};
 use crate::state::{Node, Protocol, State, Task, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Failures of a service on a node within [`FAILURE_WINDOW`] that make the node a last resort.
-const MAX_FAILURES: usize = 5;
-/// Five minutes, in nanoseconds.
-const FAILURE_WINDOW: i64 = 5 * 60 * 1_000_000_000;
-
 /// A node and its load.
 #[derive(Debug)]
 pub(super) struct Candidate<'a> {
@@ -29,20 +24,6 @@ impl Candidate<'_> {
     /// The value of a spread descriptor; the empty string when the label is missing.
     pub(super) fn label(&self, descriptor: &str) -> String {
         constraint::label(self.node, descriptor).unwrap_or_default()
-    }
-
-    /// Whether the service failed often on this node of late. `now` is nanoseconds since the epoch.
-    pub(super) fn fails_often(&self, state: &State, service_id: &str, now: i64) -> bool {
-        let is_recent_failure = |t: &&Task| {
-            matches!(t.status.state, TaskState::Failed | TaskState::Rejected)
-                && t.node_id.as_deref() == Some(self.node.id.as_str())
-                && now - t.status.timestamp < FAILURE_WINDOW
-        };
-        state
-            .tasks_of_service(service_id)
-            .filter(is_recent_failure)
-            .count()
-            >= MAX_FAILURES
     }
 
     fn add(&mut self, task: &Task) {

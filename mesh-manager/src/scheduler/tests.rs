@@ -1,8 +1,8 @@
 //! Filters, spreading, and the words for what does not fit.
 
-use super::Constraint;
+use super::{Constraint, Failures, NodeSet, place, schedule};
 use crate::{
-    Command, NodeReport, Operation,
+    Change, Command, NodeReport, Operation,
     fixture::{SECOND, World, constrained, on, published, replicated, template},
     state::TaskState,
 };
@@ -306,4 +306,46 @@ fn a_node_that_fails_a_service_comes_last() {
         .unwrap();
     world.work();
     assert_eq!(world.running_on(&id, "n2"), 1);
+}
+
+#[test]
+fn many_replicas_go_where_each_by_itself_would() {
+    let mut world = World::new(&["n1", "n2", "n3", "n4"]);
+    // Some nodes have other tasks already, and each takes so many of these only.
+    world
+        .service(constrained(replicated("old", 5), &["node.hostname==n2"]))
+        .unwrap();
+    world.work();
+    world
+        .service(placed(40, json!({"MaxReplicas": 7})))
+        .unwrap();
+    while world.state.pending_tasks().count() < 40 {
+        let changes = world.plan();
+        let created = changes
+            .into_iter()
+            .filter(|c| matches!(c, Change::CreateTask { .. }))
+            .collect();
+        world.apply(Operation::Reconcile(created)).unwrap();
+    }
+    let state = &world.state;
+    let mut pending: Vec<_> = state.pending_tasks().collect();
+    pending.sort_by_key(|t| t.slot);
+    let failures = Failures::count(state, &pending[0].service_id, world.now);
+    let mut nodes = NodeSet::build(state);
+    let alone: Vec<_> = pending
+        .iter()
+        .map(|task| place(&nodes, state, &failures, task).map(|index| nodes.assign(index, task)))
+        .collect();
+    assert_eq!(alone.iter().filter(|placed| placed.is_ok()).count(), 28);
+
+    let together: Vec<_> = schedule(state, world.now, usize::MAX)
+        .into_iter()
+        .map(|change| match change {
+            Change::Assign { node_id, .. } => Ok(node_id),
+            Change::Explain { error, .. } => Err(error),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(together, alone);
+    assert_eq!(schedule(state, world.now, 10).len(), 10);
 }

@@ -13,10 +13,22 @@ pub(crate) struct Indexes {
     networks_by_name: BTreeMap<String, String>,
     tasks_by_service: BTreeMap<String, BTreeSet<String>>,
     tasks_by_node: BTreeMap<String, BTreeSet<String>>,
+    /// Only tasks that have addresses.
+    endpoints_by_service: BTreeMap<String, BTreeSet<String>>,
     services_by_network: BTreeMap<String, BTreeSet<String>>,
     pending: BTreeSet<String>,
     ingress_ports: BTreeMap<(Protocol, u16), String>,
     addresses: BTreeMap<String, BTreeMap<Ipv4Addr, String>>,
+    changes: Changes,
+}
+
+/// Raft indexes of the last changes, so that who knows an older state can tell what to look at.
+#[derive(Debug, Clone, Default)]
+struct Changes {
+    /// All that was there when the indexes were built is taken to have changed then.
+    built: u64,
+    nodes: u64,
+    services: BTreeMap<String, u64>,
 }
 
 fn insert(map: &mut BTreeMap<String, BTreeSet<String>>, key: &str, value: &str) {
@@ -44,10 +56,40 @@ fn members<'a>(
 impl Indexes {
     pub(super) fn build(state: &State) -> Self {
         let mut indexes = Self::default();
+        indexes.changes.built = state.index;
         state.networks().for_each(|n| indexes.add_network(n));
         state.services().for_each(|s| indexes.add_service(s));
         state.tasks().for_each(|t| indexes.add_task(t));
         indexes
+    }
+
+    /// A node was added, changed or removed.
+    pub(super) fn note_nodes(&mut self, index: u64) {
+        self.changes.nodes = index;
+    }
+
+    /// A service or one of its tasks was added, changed or removed.
+    pub(super) fn note_service(&mut self, id: &str, index: u64) {
+        match self.changes.services.get_mut(id) {
+            Some(changed) => *changed = index,
+            None => drop(self.changes.services.insert(id.to_owned(), index)),
+        }
+    }
+
+    /// Nothing is left of a service.
+    pub(super) fn forget_service(&mut self, id: &str) {
+        self.changes.services.remove(id);
+    }
+
+    /// Whether the state of `index` has the same nodes.
+    pub(crate) fn has_nodes_of(&self, index: u64) -> bool {
+        self.changes.nodes.max(self.changes.built) <= index
+    }
+
+    /// Whether a service and its tasks are as they were in the state of `index`.
+    pub(crate) fn has_service_of(&self, id: &str, index: u64) -> bool {
+        let changed = self.changes.services.get(id).copied().unwrap_or(0);
+        changed.max(self.changes.built) <= index
     }
 
     pub(super) fn add_network(&mut self, network: &Network) {
@@ -97,6 +139,9 @@ impl Indexes {
 
     pub(super) fn add_task(&mut self, task: &Task) {
         insert(&mut self.tasks_by_service, &task.service_id, &task.id);
+        if !task.attachments.is_empty() {
+            insert(&mut self.endpoints_by_service, &task.service_id, &task.id);
+        }
         if let Some(node) = &task.node_id {
             insert(&mut self.tasks_by_node, node, &task.id);
         }
@@ -112,6 +157,7 @@ impl Indexes {
 
     pub(super) fn remove_task(&mut self, task: &Task) {
         remove(&mut self.tasks_by_service, &task.service_id, &task.id);
+        remove(&mut self.endpoints_by_service, &task.service_id, &task.id);
         if let Some(node) = &task.node_id {
             remove(&mut self.tasks_by_node, node, &task.id);
         }
@@ -152,6 +198,10 @@ impl Indexes {
 
     pub(super) fn tasks_of_service(&self, id: &str) -> impl Iterator<Item = &String> {
         members(&self.tasks_by_service, id)
+    }
+
+    pub(super) fn endpoints_of_service(&self, id: &str) -> impl Iterator<Item = &String> {
+        members(&self.endpoints_by_service, id)
     }
 
     pub(super) fn tasks_of_node(&self, id: &str) -> impl Iterator<Item = &String> {

@@ -119,6 +119,16 @@ impl State {
             .filter_map(|id| self.tasks.get(id))
     }
 
+    /// Tasks of a service that have addresses, by task id.
+    pub(crate) fn endpoints_of_service<'a>(
+        &'a self,
+        service_id: &str,
+    ) -> impl Iterator<Item = &'a Task> {
+        self.indexes
+            .endpoints_of_service(service_id)
+            .filter_map(|id| self.tasks.get(id))
+    }
+
     /// Tasks on a node, by task id.
     pub fn tasks_of_node<'a>(&'a self, node_id: &str) -> impl Iterator<Item = &'a Task> {
         self.indexes
@@ -152,6 +162,7 @@ impl State {
     }
 
     pub(crate) fn put_node(&mut self, node: Node) {
+        self.indexes.note_nodes(self.index);
         let (id, name) = (node.id.clone(), node.description.hostname.clone());
         let action = EventAction::of(self.nodes.insert(id.clone(), node).is_none());
         self.event(ObjectKind::Node, action, id, name);
@@ -163,6 +174,7 @@ impl State {
             self.indexes.remove_service(old);
         }
         self.indexes.add_service(&service);
+        self.indexes.note_service(&id, self.index);
         let name = service.name().to_owned();
         let action = EventAction::of(self.services.insert(id.clone(), service).is_none());
         self.event(ObjectKind::Service, action, id, name);
@@ -174,6 +186,7 @@ impl State {
             self.indexes.remove_task(old);
         }
         self.indexes.add_task(&task);
+        self.indexes.note_service(&task.service_id, self.index);
         let action = EventAction::of(!self.tasks.contains_key(&id));
         self.events.push(Event {
             index: self.index,
@@ -199,6 +212,7 @@ impl State {
 
     pub(crate) fn remove_node(&mut self, id: &str) {
         if let Some(old) = self.nodes.remove(id) {
+            self.indexes.note_nodes(self.index);
             let name = old.description.hostname;
             self.event(ObjectKind::Node, EventAction::Remove, id.to_owned(), name);
         }
@@ -207,6 +221,7 @@ impl State {
     pub(crate) fn remove_service(&mut self, id: &str) {
         if let Some(old) = self.services.remove(id) {
             self.indexes.remove_service(&old);
+            self.note_removal(id);
             let name = old.name().to_owned();
             self.event(
                 ObjectKind::Service,
@@ -220,6 +235,7 @@ impl State {
     pub(crate) fn remove_task(&mut self, id: &str) {
         if let Some(old) = self.tasks.remove(id) {
             self.indexes.remove_task(&old);
+            self.note_removal(&old.service_id);
             self.events.push(Event {
                 index: self.index,
                 time: self.time,
@@ -229,6 +245,17 @@ impl State {
                 name: String::new(),
                 service_id: Some(old.service_id),
             });
+        }
+    }
+
+    /// A service was removed, or a task of it.
+    fn note_removal(&mut self, service_id: &str) {
+        let is_gone = !self.services.contains_key(service_id)
+            && self.indexes.tasks_of_service(service_id).next().is_none();
+        if is_gone {
+            self.indexes.forget_service(service_id);
+        } else {
+            self.indexes.note_service(service_id, self.index);
         }
     }
 

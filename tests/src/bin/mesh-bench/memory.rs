@@ -1,20 +1,11 @@
 //! Memory of the agents and of the shims, as the kernel counts it.
 
-use std::fs;
-
-use anyhow::{Context, Result};
-use mesh_tests::Rig;
+use anyhow::Result;
+use mesh_tests::{
+    Rig,
+    memory::{Size, mib},
+};
 use serde_json::{Value, json};
-
-/// Kilobytes of one process.
-struct Size {
-    /// Resident.
-    rss: u64,
-    /// Proportional: shared pages divided among their users.
-    pss: u64,
-    /// In no other process.
-    private: u64,
-}
 
 /// The processes of all nodes.
 pub(crate) struct Memory {
@@ -25,11 +16,11 @@ pub(crate) struct Memory {
 impl Memory {
     pub(crate) fn of(rig: &Rig) -> Result<Self> {
         let agents = rig.nodes.iter().filter_map(mesh_tests::Node::pid);
-        let agents = agents.map(of_process).collect::<Result<_>>()?;
+        let agents = agents.map(Size::of_process).collect::<Result<_>>()?;
         let shims = rig
             .shims()
             .into_iter()
-            .map(of_process)
+            .map(Size::of_process)
             .collect::<Result<_>>()?;
         Ok(Self { agents, shims })
     }
@@ -49,42 +40,7 @@ impl Memory {
     }
 
     pub(crate) fn json(&self) -> Value {
-        let rows = |all: &[Size]| -> Vec<Value> {
-            all.iter()
-                .map(|size| {
-                    json!({
-                        "rss_kib": size.rss,
-                        "pss_kib": size.pss,
-                        "private_kib": size.private,
-                    })
-                })
-                .collect()
-        };
+        let rows = |all: &[Size]| -> Vec<Value> { all.iter().map(Size::json).collect() };
         json!({ "agents": rows(&self.agents), "shims": rows(&self.shims) })
     }
-}
-
-fn mib(kib: u64) -> f64 {
-    kib as f64 / 1024.0
-}
-
-fn of_process(pid: u32) -> Result<Size> {
-    let path = format!("/proc/{pid}/smaps_rollup");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let value = |name: &str| {
-        text.lines()
-            .find_map(|line| {
-                line.strip_prefix(name)?
-                    .split_whitespace()
-                    .next()?
-                    .parse::<u64>()
-                    .ok()
-            })
-            .with_context(|| format!("no {name} in {path}"))
-    };
-    Ok(Size {
-        rss: value("Rss:")?,
-        pss: value("Pss:")?,
-        private: value("Private_Clean:")? + value("Private_Dirty:")?,
-    })
 }
