@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use mesh_tests::rig::UP_LIMIT;
+use mesh_tests::{interrupt, rig::UP_LIMIT};
 use serde_json::{Value, json};
 
 use crate::{
@@ -17,6 +17,7 @@ pub(crate) fn run(cluster: &mut Cluster, kills: usize) -> Result<Value> {
     let mut took = Vec::new();
     let mut asked = 0;
     for number in 0..kills {
+        interrupt::check()?;
         cluster.wait_whole()?;
         let leader = cluster.leader(asked)?;
         // The two others in turn.

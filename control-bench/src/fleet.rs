@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use mesh_manager::client;
 use mesh_pki::NodeIdentity;
-use mesh_tests::NetNs;
+use mesh_tests::{NetNs, interrupt};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::Semaphore,
@@ -132,6 +132,7 @@ impl Fleet {
             if begun.elapsed() > limit {
                 bail!("waited {limit:?} for {what}: {seen} of {wanted}");
             }
+            interrupt::check()?;
             std::thread::sleep(LOOK);
         }
     }

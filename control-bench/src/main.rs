@@ -16,6 +16,7 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
+use mesh_tests::interrupt;
 use serde_json::json;
 
 use crate::cluster::Cluster;
@@ -80,6 +81,7 @@ fn run(cli: &Cli) -> Result<()> {
     if counts.contains(&0) || cli.nodes.is_empty() || cli.nodes.contains(&0) {
         bail!("nothing to measure: all numbers must be above zero");
     }
+    interrupt::watch()?;
     raise_file_limit()?;
     let wanted = |one: Scenario| cli.scenarios.is_empty() || cli.scenarios.contains(&one);
     let mut report = json!({});

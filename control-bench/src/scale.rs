@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use mesh_tests::memory::Size;
+use mesh_tests::{interrupt, memory::Size};
 use serde_json::{Value, json};
 
 use crate::{
@@ -89,6 +89,7 @@ fn change(cluster: &Cluster, fleet: &Fleet, before: usize, changes: usize) -> Re
     told.wait(fleet, BACKENDS * fleet.nodes)?;
     told = Told::default();
     for number in 1..=changes {
+        interrupt::check()?;
         cluster.scale(&id, BACKENDS + number)?;
         told.wait(fleet, number * fleet.nodes)?;
     }

@@ -8,6 +8,7 @@ pub mod capture;
 pub mod client;
 pub mod ctl;
 pub mod image;
+pub mod interrupt;
 pub mod lan;
 pub mod leftovers;
 pub mod load;

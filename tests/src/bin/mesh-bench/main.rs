@@ -3,7 +3,6 @@
 mod awake;
 mod direct;
 mod figures;
-mod interrupt;
 mod kernel;
 mod memory;
 mod ours;
@@ -15,7 +14,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use mesh_tests::lan::Cable;
+use mesh_tests::{interrupt, lan::Cable};
 use serde_json::json;
 
 use crate::figures::{Kind, Load, Sample};

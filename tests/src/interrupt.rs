@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM end the bench after the step at hand, so that its worlds are taken down.
+//! Ctrl-C and SIGTERM end a bench after the step at hand, so that its worlds are taken down.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,7 +12,10 @@ extern "C" fn note(_: libc::c_int) {
 }
 
 /// From here on the signals are noted. Programs started later have their usual handling.
-pub(crate) fn watch() -> Result<()> {
+///
+/// # Errors
+/// When the kernel refuses a handler.
+pub fn watch() -> Result<()> {
     let action = SigAction::new(
         SigHandler::Handler(note),
         SaFlags::SA_RESTART,
@@ -25,8 +28,11 @@ pub(crate) fn watch() -> Result<()> {
     Ok(())
 }
 
-/// An error once the bench has been asked to end.
-pub(crate) fn check() -> Result<()> {
+/// Whether the bench shall go on.
+///
+/// # Errors
+/// Once it has been asked to end.
+pub fn check() -> Result<()> {
     if ASKED.load(Ordering::Relaxed) {
         bail!("interrupted");
     }
