@@ -21,8 +21,10 @@ pub(super) fn report(state: &mut State, cx: &Context, id: &str, status: &TaskSta
     }
     task.status = status.clone();
     // Rejected by the constraint enforcer, which waited for its end.
-    let is_rejected = task.drain_to == Some(TaskState::Rejected);
-    if is_rejected && task.status.state.is_terminal() && task.status.state < TaskState::Rejected {
+    if task.has_lost_its_node()
+        && task.status.state.is_terminal()
+        && task.status.state < TaskState::Rejected
+    {
         task.status.state = TaskState::Rejected;
         task.status.message = "task rejected by constraint enforcer".to_owned();
         task.status.error = "assigned node no longer meets constraints".to_owned();

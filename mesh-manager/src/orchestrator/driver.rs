@@ -214,6 +214,10 @@ impl Driver {
             }
             // What was just applied marks what has to be looked at next.
             self.drain();
+            // However much there is to do, silent nodes are looked for in time.
+            if self.checked.elapsed() >= LIVENESS_TICK {
+                return;
+            }
         }
     }
 

@@ -50,7 +50,9 @@ fn should_restart(service: &Service, group: &Group<'_>, task: &Task, now: i64) -
     };
     let window = policy.and_then(|p| p.window).unwrap_or(0);
     let counts = |t: &&&Task| {
-        t.spec_version == service.spec_version && (window <= 0 || now - t.meta.created_at < window)
+        t.spec_version == service.spec_version
+            && !t.has_lost_its_node()
+            && (window <= 0 || now - t.meta.created_at < window)
     };
     let made = group
         .live
@@ -90,6 +92,11 @@ pub(super) fn plan(
     let now = inputs.now;
     let mut lost: Option<(&Task, bool)> = None;
     for task in &group.live {
+        // It waits for a node by what was asked for before; once it is gone, its slot is filled.
+        let is_pending = task.status.state == TaskState::Pending && task.node_id.is_none();
+        if is_pending && task.spec.placement.as_ref() != service.placement() {
+            stop::desire(task, TaskState::Remove, plan);
+        }
         if task.status.state.is_terminal() {
             // It failed before its own delay was over, say while fetching its image: a new one
             // would fail as fast, so the delay is waited for first.

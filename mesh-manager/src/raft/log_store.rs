@@ -157,8 +157,10 @@ impl LogStore {
     ) -> Result<(), Failure> {
         let meta = serde_json::to_vec(meta)?;
         let sealer = self.sealer.clone();
+        // Before the transaction: votes and entries do not wait for it.
+        let seal = move || sealer.seal(SNAPSHOT_DATA.as_bytes(), &data);
+        let data = tokio::task::spawn_blocking(seal).await??;
         self.write(move |txn| {
-            let data = sealer.seal(SNAPSHOT_DATA.as_bytes(), &data)?;
             let mut table = txn.open_table(META)?;
             table.insert(SNAPSHOT_META, meta.as_slice())?;
             table.insert(SNAPSHOT_DATA, data.as_slice())?;

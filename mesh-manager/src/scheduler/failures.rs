@@ -17,6 +17,7 @@ impl<'a> Failures<'a> {
     pub(super) fn count(state: &'a State, service_id: &str, now: i64) -> Self {
         let is_recent_failure = |t: &&Task| {
             matches!(t.status.state, TaskState::Failed | TaskState::Rejected)
+                && !t.has_lost_its_node()
                 && now - t.status.timestamp < FAILURE_WINDOW
         };
         let mut by_node = BTreeMap::new();

@@ -29,8 +29,11 @@ pub(crate) fn schedule(state: &State, now: i64, limit: usize) -> Vec<Change> {
     pending.sort_by(|a, b| (&a.service_id, a.slot, &a.id).cmp(&(&b.service_id, b.slot, &b.id)));
     let mut nodes = NodeSet::build(state);
     let mut changes = Vec::with_capacity(pending.len().min(limit));
-    let alike =
-        |a: &&Task, b: &&Task| (&a.service_id, a.spec_version) == (&b.service_id, b.spec_version);
+    // A change of placement alone makes no new version of the spec.
+    let alike = |a: &&Task, b: &&Task| {
+        (&a.service_id, a.spec_version, &a.spec.placement)
+            == (&b.service_id, b.spec_version, &b.spec.placement)
+    };
     for tasks in pending.chunk_by(alike) {
         let failures = Failures::count(state, &tasks[0].service_id, now);
         let mut replicas = Replicas::of(tasks[0], &failures, &nodes, state);

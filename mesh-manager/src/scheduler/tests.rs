@@ -349,3 +349,23 @@ fn many_replicas_go_where_each_by_itself_would() {
     assert_eq!(together, alone);
     assert_eq!(schedule(state, world.now, 10).len(), 10);
 }
+
+#[test]
+fn a_changed_placement_counts_for_tasks_that_wait() {
+    let mut world = World::new(&["n1", "n2"]);
+    let spec = constrained(replicated("web", 2), &["node.labels.zone==a"]);
+    let id = world.service(spec).unwrap();
+    world.work();
+    assert_eq!(world.state.pending_tasks().count(), 2);
+    // Two more, and all four may go anywhere now.
+    world
+        .edit(&id, |spec| {
+            template(spec).placement = None;
+            spec.mode = replicated("web", 4).mode;
+        })
+        .unwrap();
+    world.work();
+    assert_eq!(world.running_on(&id, "n1"), 2);
+    assert_eq!(world.running_on(&id, "n2"), 2);
+    assert_eq!(world.state.tasks_of_service(&id).count(), 4);
+}

@@ -317,6 +317,11 @@ pub struct Task {
 }
 
 impl Task {
+    /// Whether the constraint enforcer took it from its node: no failure of its own.
+    pub(crate) fn has_lost_its_node(&self) -> bool {
+        self.drain_to == Some(TaskState::Rejected)
+    }
+
     /// `<service>.<slot|node id>.<task id>`.
     pub fn name(&self) -> String {
         format!("{}.{}", self.short_name(), self.id)
