@@ -32,7 +32,7 @@ pub struct ContainerSpec {
     pub hostname: String,
     /// Bind and tmpfs mounts, in order.
     pub mounts: Vec<Mount>,
-    /// Host files bound over files of the container (resolv.conf, hosts, hostname, secrets, configs).
+    /// Host files bound over files of the container (resolv.conf, hosts, hostname).
     pub extra_files: Vec<ExtraFile>,
     /// Give the command a terminal; stdout and stderr are then one stream.
     pub tty: bool,

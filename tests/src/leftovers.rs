@@ -138,22 +138,23 @@ impl Traces {
         found
     }
 
+    /// Agents keep theirs below `mesh`, by their instance's name.
     fn walk_cgroups(&self, dir: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
-            self.walk_cgroups(&entry.path(), found);
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if self.is_ours(&name) {
+            let is_ours = dir.ends_with("mesh")
+                && self
+                    .instances
+                    .iter()
+                    .any(|instance| entry.file_name() == instance.as_str());
+            if is_ours {
                 found.push(entry.path());
+            } else {
+                self.walk_cgroups(&entry.path(), found);
             }
         }
-    }
-
-    fn is_ours(&self, name: &str) -> bool {
-        let mut instances = self.instances.iter();
-        instances.any(|instance| name.contains(instance.as_str()))
     }
 
     /// Removes everything by force, goes on past errors.
@@ -187,9 +188,19 @@ impl Traces {
     }
 }
 
+/// Processes of a cgroup and of all below it.
 fn cgroup_members(dir: &Path) -> Vec<u32> {
     let members = text(&dir.join("cgroup.procs"));
-    members.lines().filter_map(|pid| pid.parse().ok()).collect()
+    let below = fs::read_dir(dir).into_iter().flatten().flatten();
+    members
+        .lines()
+        .filter_map(|pid| pid.parse().ok())
+        .chain(
+            below
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .flat_map(|entry| cgroup_members(&entry.path())),
+        )
+        .collect()
 }
 
 fn remove_cgroup(dir: &Path) {

@@ -11,7 +11,7 @@ fn the_bench_measures_all_sides_on_all_paths() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("bench.json");
     let output = Command::new(node::program("mesh-bench").unwrap())
-        .args(["--rounds", "1", "--seconds", "0.05", "--json"])
+        .args(["--rounds", "1", "--seconds", "0.2", "--json"])
         .arg(&file)
         .args(["ingress", "overlay", "vip"])
         .output()

@@ -51,9 +51,17 @@ fn contains(bytes: &[u8], text: &str) -> bool {
 
 /// Files below a folder that show one of these texts.
 fn files_with(dir: &Path, texts: &[&str], found: &mut Vec<String>) -> Result<()> {
-    for entry in fs::read_dir(dir)? {
+    let entries = match fs::read_dir(dir) {
+        // It went meanwhile.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
         let entry = entry?;
-        let (kind, path) = (entry.file_type()?, entry.path());
+        let (kind, path) = match entry.file_type() {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            kind => (kind?, entry.path()),
+        };
         if kind.is_dir() {
             files_with(&path, texts, found)?;
         } else if kind.is_file() {

@@ -3,7 +3,8 @@
 //! What was there before is nobody's fault. What came meanwhile may be another run's: a process is told apart by a
 //! variable that only this run's processes inherit, a container or a thing without processes by its name, which holds
 //! the number of the test program that made it. This run's programs have all ended when the second look is taken. A demo
-//! that somebody starts meanwhile has no such number, and is named as if it were left behind.
+//! or bench that somebody starts meanwhile has no such number, nor have new tasks of a mesh that was there before: they are
+//! named as if they were left behind.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -162,6 +163,14 @@ fn processes() -> BTreeMap<String, Option<String>> {
             String::from_utf8_lossy(&bytes).into_owned()
         };
         let Some(pid) = number(&dir) else { continue };
+        // One that has ended and that nobody has waited for is whoever's should have.
+        let stat = read("stat");
+        if stat
+            .rsplit_once(')')
+            .is_some_and(|(_, rest)| rest.starts_with(" Z"))
+        {
+            continue;
+        }
         let line = read("cmdline").replace('\0', " ");
         let is_marked = read("environ").split('\0').any(|variable| variable == mark);
         let groups = read("cgroup");

@@ -9,7 +9,8 @@ mod probe;
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    fs,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -149,9 +150,24 @@ impl Watcher {
         (at - self.started).to_std().unwrap_or_default()
     }
 
-    /// The kernel knows of its end before the shim has told.
+    /// The kernel knows of its end before the shim has told, and ends what was run in it first.
     fn is_running(&self) -> bool {
         let told = self.runtime.inspect(&self.id);
-        told.is_ok_and(|info| info.state == ContainerState::Running) && self.process.exists()
+        told.is_ok_and(|info| info.state == ContainerState::Running) && !is_ending(&self.process)
     }
+}
+
+/// Whether a process is gone or on its way out; `process` is its folder in /proc.
+fn is_ending(process: &Path) -> bool {
+    /// The kernel's PF_EXITING.
+    const EXITING: u32 = 4;
+    let Ok(stat) = fs::read_to_string(process.join("stat")) else {
+        return true;
+    };
+    // proc_pid_stat(5): behind the name in brackets come the state (3rd field) and, as the 9th, the flags.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let mut fields = fields.split_ascii_whitespace();
+    let state = fields.next();
+    let flags = fields.nth(5).and_then(|flags| flags.parse().ok());
+    matches!(state, None | Some("Z" | "X")) || flags.is_none_or(|flags: u32| flags & EXITING != 0)
 }

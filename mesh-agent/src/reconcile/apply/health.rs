@@ -18,7 +18,7 @@ use crate::{
 
 /// How long the managers may take to have an unhealthy task ended before the node does it by itself: they wait for other
 /// nodes for two seconds at most.
-const TOLD: Duration = Duration::from_secs(5);
+const TOLD: Duration = Duration::from_secs(15);
 
 impl Reconciler {
     /// Has the tasks watched that run and shall go on, and no others.
