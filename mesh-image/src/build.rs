@@ -36,26 +36,41 @@ impl LayerBuilder {
     }
 
     /// Adds a file owned by root; `mode` are the permission bits (`0o755`).
+    ///
+    /// # Errors
+    /// When the path does not fit a tar header, or the archive cannot be written.
     pub fn file(&mut self, path: &str, mode: u32, content: &[u8]) -> io::Result<&mut Self> {
         self.add(path, mode, tar::EntryType::Regular, content, None)
     }
 
     /// Adds a directory owned by root.
+    ///
+    /// # Errors
+    /// As [`file`](Self::file).
     pub fn directory(&mut self, path: &str, mode: u32) -> io::Result<&mut Self> {
         self.add(path, mode, tar::EntryType::Directory, &[], None)
     }
 
     /// Adds a symbolic link.
+    ///
+    /// # Errors
+    /// As [`file`](Self::file).
     pub fn symlink(&mut self, path: &str, target: &str) -> io::Result<&mut Self> {
         self.add(path, 0o777, tar::EntryType::Symlink, &[], Some(target))
     }
 
     /// Adds another name of a file that was added before.
+    ///
+    /// # Errors
+    /// As [`file`](Self::file).
     pub fn hard_link(&mut self, path: &str, target: &str) -> io::Result<&mut Self> {
         self.add(path, 0o644, tar::EntryType::Link, &[], Some(target))
     }
 
     /// Adds a file of this machine under `path`.
+    ///
+    /// # Errors
+    /// As [`file`](Self::file), and when `from` cannot be read.
     pub fn copy(&mut self, path: &str, mode: u32, from: &Path) -> io::Result<&mut Self> {
         let content = std::fs::read(from)
             .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", from.display())))?;
@@ -63,6 +78,9 @@ impl LayerBuilder {
     }
 
     /// Ends the layer: the tar's bytes.
+    ///
+    /// # Errors
+    /// When the archive cannot be written.
     pub fn finish(self) -> io::Result<Vec<u8>> {
         self.tar.into_inner()
     }
@@ -172,6 +190,9 @@ impl ArchiveBuilder {
     }
 
     /// Writes it as an OCI image layout.
+    ///
+    /// # Errors
+    /// When `out` takes no more.
     pub fn write_oci(&self, out: impl Write) -> io::Result<()> {
         let mut named = descriptor(OCI_MANIFEST, &self.manifest_bytes());
         named["annotations"] = json!({ CONTAINERD_NAME: self.name });
@@ -186,6 +207,9 @@ impl ArchiveBuilder {
     }
 
     /// Writes it as `docker save` does.
+    ///
+    /// # Errors
+    /// As [`write_oci`](Self::write_oci).
     pub fn write_docker(&self, out: impl Write) -> io::Result<()> {
         let mut tar = Members::new(out);
         let config = self.config_bytes();

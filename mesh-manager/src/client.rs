@@ -52,6 +52,9 @@ pub enum ClientError {
 }
 
 /// Opens a gRPC channel to the manager at `address` ("host:port") and waits until it stands.
+///
+/// # Errors
+/// [`ClientError::Connect`] when nobody answers, [`ClientError::Untrusted`] when it is not a manager of this cluster.
 pub async fn connect(
     address: &str,
     tls: Arc<rustls::ClientConfig>,
@@ -152,6 +155,9 @@ pub struct Joined {
 /// Joins a cluster: trusts the manager at `address` by the token's digest, has a fresh key signed,
 /// and returns the node's new identity. `availability` is `active`, `pause` or
 /// `drain`; `data_path` the node's tunnel end point.
+///
+/// # Errors
+/// As [`connect`]; [`ClientError::Pki`] when the token is none, [`ClientError::Refused`] with the manager's words.
 pub async fn join(
     address: &str,
     token: &str,
@@ -170,6 +176,9 @@ pub async fn join(
 }
 
 /// Renews a node's certificate: a new key, the same id, the role that the managers hold now.
+///
+/// # Errors
+/// As [`join`].
 pub async fn renew(address: &str, identity: &NodeIdentity) -> Result<NodeIdentity, ClientError> {
     let channel = connect(address, tls::client_config(identity)?).await?;
     let renewed = issue(address, channel, Default::default()).await?;

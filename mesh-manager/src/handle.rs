@@ -47,6 +47,9 @@ pub struct Manager;
 impl Manager {
     /// Makes a new cluster with this node as its first manager: root CA, the node's identity (saved
     /// into [`Config::identity_dir`]), the Raft log, the ingress network. Serves when it returns.
+    ///
+    /// # Errors
+    /// The address is taken, or the disk refuses. No identity is kept then.
     pub async fn init(
         mut config: Config,
         options: InitOptions,
@@ -105,6 +108,9 @@ impl Manager {
 
     /// Starts the manager again from what is on disk. It returns when it serves, which may be
     /// before there is a leader. `remotes` are other managers, "address:port".
+    ///
+    /// # Errors
+    /// There is no identity, the log cannot be opened, or the address is taken.
     pub async fn restart(
         config: Config,
         remotes: Vec<String>,
@@ -269,6 +275,9 @@ impl ManagerHandle {
 
     /// Changes the state. Returns once the change is committed and applied; a follower forwards to
     /// the leader.
+    ///
+    /// # Errors
+    /// The state machine's refusal; unavailable when there is no leader in time, which does not say that nothing was changed.
     pub async fn call(&self, command: Command) -> Result<Response, ManagerError> {
         if crate::proposer::size(&command) > MAX_COMMAND {
             return Err(ManagerError::too_large());
@@ -379,6 +388,9 @@ impl ManagerHandle {
     }
 
     /// Waits until there is a leader and, on the leader, until its state is up to date.
+    ///
+    /// # Errors
+    /// The manager is stopping, or stops leading meanwhile.
     pub async fn ready(&self) -> Result<(), ManagerError> {
         let mut leadership = self.core.consensus.leadership();
         let is_self = leadership
@@ -404,6 +416,9 @@ impl ManagerHandle {
     }
 
     /// Logs of tasks.
+    ///
+    /// # Errors
+    /// This manager does not lead, or there is no such service or task.
     pub fn logs(&self, selector: LogSelector) -> Result<LogStream, ManagerError> {
         logs::subscribe(&self.core, selector)
     }

@@ -33,6 +33,9 @@ pub struct KeyAndRequest {
 }
 
 /// Makes a node key and its signing request. The subject is chosen by the manager that signs.
+///
+/// # Errors
+/// When no key can be made.
 pub fn new_key_and_request() -> Result<KeyAndRequest, PkiError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::default();
@@ -46,6 +49,9 @@ pub fn new_key_and_request() -> Result<KeyAndRequest, PkiError> {
 
 impl RootCa {
     /// A new root with a new key.
+    ///
+    /// # Errors
+    /// When no key can be made.
     pub fn create() -> Result<Self, PkiError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
@@ -67,6 +73,9 @@ impl RootCa {
     }
 
     /// The root of an existing cluster; `key_pem` only where certificates are to be signed.
+    ///
+    /// # Errors
+    /// When the text is no certificate. The key is read when something is signed.
     pub fn from_pem(certificate_pem: &str, key_pem: Option<&str>) -> Result<Self, PkiError> {
         let certificate =
             CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(|e| {
@@ -98,6 +107,9 @@ impl RootCa {
 
     /// Signs a node's request. Whatever subject it asks for is replaced by the given one.
     /// Returns the certificate, PEM.
+    ///
+    /// # Errors
+    /// When this root has no key, or the request is none.
     pub fn sign(
         &self,
         request_pem: &str,

@@ -49,6 +49,9 @@ impl std::fmt::Debug for NodeIdentity {
 impl NodeIdentity {
     /// Puts a key, the certificate signed for it and the root together; ids and role come from
     /// the certificate.
+    ///
+    /// # Errors
+    /// When they are no certificate and key, or the certificate names no node and role.
     pub fn new(
         certificate_pem: String,
         key_pem: String,
@@ -77,6 +80,9 @@ impl NodeIdentity {
     }
 
     /// The identity of a new cluster's first manager, signed by `root`.
+    ///
+    /// # Errors
+    /// As [`RootCa::sign`].
     pub fn first_manager(root: &RootCa) -> Result<Self, PkiError> {
         let pair = new_key_and_request()?;
         let certificate = root.sign(
@@ -90,6 +96,9 @@ impl NodeIdentity {
     }
 
     /// Reads the identity from `directory`; `None` when there is none.
+    ///
+    /// # Errors
+    /// When a file cannot be read or holds something else.
     pub fn load(directory: &Path) -> Result<Option<Self>, PkiError> {
         let read = |name: &str| -> Result<Option<String>, PkiError> {
             let path = directory.join(name);
@@ -122,6 +131,9 @@ impl NodeIdentity {
 
     /// Writes the identity into `directory` (made with mode 0700), each file with mode 0600,
     /// replaced atomically and synced.
+    ///
+    /// # Errors
+    /// When the disk refuses.
     pub fn save(&self, directory: &Path) -> Result<(), PkiError> {
         let failed = |path: &Path, source| PkiError::File {
             action: "write",
@@ -160,6 +172,9 @@ impl NodeIdentity {
     }
 
     /// First and last moment of the certificate's life.
+    ///
+    /// # Errors
+    /// When the certificate cannot be read.
     pub fn validity(&self) -> Result<(SystemTime, SystemTime), PkiError> {
         let invalid = |reason: String| PkiError::InvalidCertificate { reason };
         let der = CertificateDer::from_pem_slice(self.certificate_pem.as_bytes())
@@ -177,6 +192,9 @@ impl NodeIdentity {
     }
 
     /// Whether the certificate is past `fraction` (0 to 1) of its life at `now`.
+    ///
+    /// # Errors
+    /// As [`validity`](Self::validity).
     pub fn is_due_for_renewal(&self, now: SystemTime, fraction: f64) -> Result<bool, PkiError> {
         let (start, end) = self.validity()?;
         let life = end.duration_since(start).unwrap_or_default();
@@ -200,6 +218,9 @@ pub struct PeerIdentity {
 impl PeerIdentity {
     /// Reads the subject of a certificate. It proves nothing by itself: TLS has to have verified
     /// the certificate.
+    ///
+    /// # Errors
+    /// When it names no node, role and cluster.
     pub fn from_certificate(certificate: &CertificateDer<'_>) -> Result<Self, PkiError> {
         let (_, parsed) =
             X509Certificate::from_der(certificate).map_err(|e| PkiError::InvalidCertificate {

@@ -40,6 +40,9 @@ impl<R: AsyncRead + Unpin> Read for Blocking<R> {
 impl ImageStore {
     /// Loads all images of an archive: an OCI layout or `docker save` output, plain or compressed
     /// with gzip or zstd. Either all images of the archive get their names or none does.
+    ///
+    /// # Errors
+    /// When the archive is torn, of another form, or disagrees with its digests, and when the disk refuses.
     pub async fn load(
         &self,
         archive: impl AsyncRead + Send + Unpin + 'static,
@@ -58,6 +61,9 @@ impl ImageStore {
     }
 
     /// [`load`](Self::load) from a blocking reader, for threads that may block.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
     pub fn load_blocking(
         &self,
         archive: impl Read,

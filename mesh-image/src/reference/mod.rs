@@ -33,6 +33,9 @@ pub struct Reference {
 
 impl Reference {
     /// Parses what a user wrote. Without tag and digest the tag is `latest`.
+    ///
+    /// # Errors
+    /// When it is none, with Docker's words.
     pub fn parse(text: &str) -> Result<Self> {
         let fail = |reason| ImageError::InvalidReference {
             reference: text.chars().take(300).collect(),
@@ -134,6 +137,9 @@ impl Reference {
     }
 
     /// The same repository with this tag and no digest.
+    ///
+    /// # Errors
+    /// When the tag holds what no tag may.
     pub fn with_tag(&self, tag: &str) -> Result<Self> {
         if !valid_tag(tag) {
             return Err(ImageError::InvalidReference {

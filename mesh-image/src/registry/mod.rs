@@ -58,6 +58,9 @@ impl fmt::Debug for Credentials {
 impl Credentials {
     /// Reads the Engine API's `X-Registry-Auth` header: base64 (either alphabet) of a JSON object
     /// with `username` and `password`, or `registrytoken`. Empty means anonymous.
+    ///
+    /// # Errors
+    /// When it is neither base64 nor such an object.
     pub fn from_registry_auth(header: &str) -> Result<Self> {
         #[derive(Deserialize, Default)]
         #[serde(default)]

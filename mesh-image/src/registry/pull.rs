@@ -49,6 +49,10 @@ impl ImageStore {
     /// concurrent pulls of the same layer fetch it once. Cancel by dropping the future.
     ///
     /// A reference with a digest gets no tag, as with Docker.
+    ///
+    /// # Errors
+    /// When the registry cannot be reached, refuses or does not have it, when what it sends disagrees with its digest, and
+    /// when the disk refuses.
     pub async fn pull(
         &self,
         reference: &Reference,
@@ -113,6 +117,9 @@ impl ImageStore {
     }
 
     /// Asks the registry which manifest `reference` stands for now, and for which platforms.
+    ///
+    /// # Errors
+    /// When the registry cannot be reached, refuses or does not have it.
     pub async fn resolve_digest(
         &self,
         reference: &Reference,

@@ -33,6 +33,9 @@ impl ImageStore {
     /// Removes a name, and the image with its last name. An image named by id must have at most
     /// one name unless `force`. An image that a container uses loses at most its names, and its
     /// last one only with `force`.
+    ///
+    /// # Errors
+    /// When there is no such image, when what is said above forbids it, and when the disk refuses.
     pub fn remove(&self, name: &str, force: bool) -> Result<Removed> {
         let mut removed = Removed::default();
         self.change(|state| {
@@ -75,6 +78,9 @@ impl ImageStore {
 
     /// Removes images without a name (with `all`: every image no container uses) and layers
     /// nothing refers to.
+    ///
+    /// # Errors
+    /// When the disk refuses.
     pub fn prune(&self, all: bool) -> Result<Pruned> {
         let mut pruned = Pruned::default();
         let before = self.layer_bytes(&lock(&self.inner.state));

@@ -55,11 +55,17 @@ pub struct LoadedImage {
 impl ImageStore {
     /// Opens (or creates) the store in `dir` with default registry options. Leftovers of an
     /// interrupted pull or load are removed.
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with).
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(dir, RegistryOptions::default())
     }
 
     /// Opens (or creates) the store in `dir`.
+    ///
+    /// # Errors
+    /// When the folder cannot be made, read or written.
     pub fn open_with(dir: impl AsRef<Path>, registries: RegistryOptions) -> Result<Self> {
         let files = Files::open(dir.as_ref())?;
         let mut state = State::load(&files)?;
@@ -100,6 +106,9 @@ impl ImageStore {
 
     /// The image named by `name`: a reference with tag or digest, an id, or a unique id prefix
     /// of at least four digits, with or without `sha256:`.
+    ///
+    /// # Errors
+    /// When there is none, or the prefix is that of several.
     pub fn get(&self, name: &str) -> Result<ImageRecord> {
         let state = lock(&self.inner.state);
         let named = state.find(name)?;
@@ -111,6 +120,9 @@ impl ImageStore {
     }
 
     /// Gives the image named `source` one more name; the name is taken from another image if need be.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), and when the disk refuses.
     pub fn tag(&self, source: &str, target: &Reference) -> Result<()> {
         let name = target
             .tagged()
@@ -127,6 +139,9 @@ impl ImageStore {
 
     /// Mounts a writable root file system of `image` for `container_id`; returns where. Asked again for the
     /// same container, it returns the mount that is there, or mounts again with what was written.
+    ///
+    /// # Errors
+    /// When a layer is not there any more, or the kernel refuses the mount.
     pub fn mount_rootfs(&self, image: &ImageRecord, container_id: &str) -> Result<PathBuf> {
         rootfs::check_id(container_id)?;
         let files = &self.inner.files;
@@ -160,6 +175,9 @@ impl ImageStore {
 
     /// Unmounts a container's root file system and deletes what was written to it. One that does
     /// not exist is no error.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or what was written cannot be deleted.
     pub fn unmount_rootfs(&self, container_id: &str) -> Result<()> {
         rootfs::check_id(container_id)?;
         let trash = {

@@ -28,6 +28,9 @@ pub struct Constraint {
 
 impl Constraint {
     /// Parses `key==value` or `key!=value`; blanks around both sides do not count.
+    ///
+    /// # Errors
+    /// When it is none, with Swarm's words.
     pub fn parse(text: &str) -> Result<Self, ConstraintError> {
         let (key, equal, value) = match (text.find("=="), text.find("!=")) {
             (Some(at), None) => (&text[..at], true, &text[at + 2..]),

@@ -80,6 +80,9 @@ impl State {
     }
 
     /// One by id, name or unique id prefix.
+    ///
+    /// # Errors
+    /// Not found, or the prefix is that of several.
     pub fn find_handout(&self, kind: Kind, key: &str) -> Result<&Handout, ManagerError> {
         let exact = self.handout(kind, key);
         match exact.or_else(|| self.handout_named(kind, key)) {

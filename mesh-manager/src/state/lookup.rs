@@ -33,6 +33,9 @@ impl State {
     }
 
     /// A service by id, name or unique id prefix.
+    ///
+    /// # Errors
+    /// Not found, or the prefix is that of several.
     pub fn find_service(&self, key: &str) -> Result<&Service, ManagerError> {
         let named = || self.services.get(self.indexes.service_by_name(key)?);
         match self.services.get(key).or_else(named) {
@@ -42,6 +45,9 @@ impl State {
     }
 
     /// A network by id, name or unique id prefix.
+    ///
+    /// # Errors
+    /// As [`find_service`](Self::find_service).
     pub fn find_network(&self, key: &str) -> Result<&Network, ManagerError> {
         let named = || self.networks.get(self.indexes.network_by_name(key)?);
         match self.networks.get(key).or_else(named) {
@@ -51,6 +57,9 @@ impl State {
     }
 
     /// A node by id, host name or unique id prefix. Host names need not be unique: one of several nodes names none.
+    ///
+    /// # Errors
+    /// As [`find_service`](Self::find_service).
     pub fn find_node(&self, key: &str) -> Result<&Node, ManagerError> {
         if let Some(node) = self.nodes.get(key) {
             return Ok(node);
@@ -67,6 +76,9 @@ impl State {
     }
 
     /// A task by id, name or unique id prefix.
+    ///
+    /// # Errors
+    /// As [`find_service`](Self::find_service).
     pub fn find_task(&self, key: &str) -> Result<&Task, ManagerError> {
         if let Some(task) = self.tasks.get(key) {
             return Ok(task);

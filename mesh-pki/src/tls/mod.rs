@@ -50,6 +50,9 @@ fn roots(pem: &str) -> Result<Arc<RootCertStore>, PkiError> {
 
 /// The managers' server side. Client certificates are verified where shown and asked for, not
 /// demanded: a joining node has none yet. Services check the peer themselves.
+///
+/// # Errors
+/// When the certificate or the key does not suit TLS.
 pub fn server_config(identity: &NodeIdentity) -> Result<Arc<ServerConfig>, PkiError> {
     let verifier =
         WebPkiClientVerifier::builder_with_provider(roots(&identity.root_pem)?, provider())
@@ -70,6 +73,9 @@ pub fn server_config(identity: &NodeIdentity) -> Result<Arc<ServerConfig>, PkiEr
 
 /// A node's client side: proves the node, demands a manager of the same cluster.
 /// Connect with the server name [`MANAGER_NAME`].
+///
+/// # Errors
+/// As [`server_config`].
 pub fn client_config(identity: &NodeIdentity) -> Result<Arc<ClientConfig>, PkiError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -85,6 +91,9 @@ pub fn client_config(identity: &NodeIdentity) -> Result<Arc<ClientConfig>, PkiEr
 /// The client side of a node that has only a join token: the manager's certificate has to be
 /// signed by the root with this digest (see [`crate::JoinToken::digest`]), which the manager shows
 /// in its chain. Connect with the server name [`MANAGER_NAME`].
+///
+/// # Errors
+/// When the digest is none.
 pub fn pinned_client_config(digest: &str) -> Result<Arc<ClientConfig>, PkiError> {
     let verifier = PinnedRoot {
         digest: digest.to_owned(),
