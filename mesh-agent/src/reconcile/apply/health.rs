@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How long the managers may take to have an unhealthy task ended before the node does it by itself: they wait for other
-/// nodes for two seconds at most.
+/// nodes for two seconds at most, and longer only while they elect a leader.
 const TOLD: Duration = Duration::from_secs(15);
 
 impl Reconciler {
