@@ -7,6 +7,8 @@
 pub mod capture;
 pub mod client;
 pub mod ctl;
+pub mod engine;
+pub mod history;
 pub mod image;
 pub mod interrupt;
 pub mod lan;
@@ -26,6 +28,7 @@ pub mod wait;
 pub use capture::Capture;
 pub use client::{HttpReply, KeptConnection, http_get};
 pub use ctl::Answer;
+pub use engine::Engine;
 pub use lan::Lan;
 pub use netns::NetNs;
 pub use node::Node;

@@ -1,8 +1,51 @@
 //! Clusters of several managers, and what is said of them.
 
+use std::net::Ipv4Addr;
+
 use anyhow::{Context, Result, ensure};
 
 use crate::{Node, Rig, eventually, rig::UP_LIMIT};
+
+/// Which packets between managers a [`cut`] takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Those that come.
+    In,
+    /// Those that go.
+    Out,
+    /// All.
+    Both,
+}
+
+/// Drops what managers say to each other between a node and these others, until it is [`mend`]ed.
+///
+/// # Errors
+/// The rules are not taken.
+pub fn cut(node: &Node, others: &[Ipv4Addr], way: Way) -> Result<()> {
+    let mut rules = String::from("table inet cut {\n");
+    for (hook, side, is_cut) in [
+        ("input", "saddr", way != Way::Out),
+        ("output", "daddr", way != Way::In),
+    ] {
+        rules += &format!("chain {hook} {{ type filter hook {hook} priority 0;\n");
+        for other in others.iter().filter(|_| is_cut) {
+            for end in ["sport", "dport"] {
+                rules += &format!("ip {side} {other} tcp {end} 2377 drop\n");
+            }
+        }
+        rules += "}\n";
+    }
+    rules += "}\n";
+    node.ns.sh(&["nft", &rules]).map(drop)
+}
+
+/// Takes what [`cut`] did away.
+///
+/// # Errors
+/// Nothing was cut.
+pub fn mend(node: &Node) -> Result<()> {
+    node.ns.sh(&["nft", "delete table inet cut"]).map(drop)
+}
 
 /// Makes the cluster with all nodes as managers.
 ///

@@ -14,7 +14,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{ctl::Answer, netns::NetNs, wait::eventually};
+use crate::{ctl::Answer, engine::Engine, netns::NetNs, wait::eventually};
 
 /// How long an agent may take until its socket answers.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -75,6 +75,11 @@ impl Node {
     /// The Engine API socket.
     pub fn socket(&self) -> PathBuf {
         self.run_dir().join("mesh.sock")
+    }
+
+    /// The Engine API, exchange by exchange.
+    pub fn engine(&self) -> Engine {
+        Engine::at(self.socket())
     }
 
     /// The agent's log.

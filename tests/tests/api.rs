@@ -1,101 +1,11 @@
 //! The Engine API on the socket, byte by byte where clients depend on the bytes: versions, headers,
 //! statuses, error texts, upgraded streams.
 
-use std::{
-    io::{Read, Write},
-    os::unix::net::UnixStream,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{Node, Rig, image, rig, scenario, scenario_on};
 use serde_json::{Value, json};
-
-/// How long one exchange may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A response.
-struct Response {
-    /// Without the protocol: `200 OK`.
-    status: String,
-    /// Names in lower case.
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-}
-
-impl Response {
-    fn header(&self, name: &str) -> &str {
-        let found = self.headers.iter().find(|(known, _)| known == name);
-        found.map_or("", |(_, value)| value)
-    }
-
-    fn json(&self) -> Result<Value> {
-        serde_json::from_slice(&self.body)
-            .with_context(|| format!("not JSON: {}", String::from_utf8_lossy(&self.body)))
-    }
-
-    /// The message of a refusal with this status.
-    fn refused(&self, status: &str) -> Result<String> {
-        ensure!(
-            self.status.starts_with(status),
-            "{} is not {status}",
-            self.status
-        );
-        ensure!(
-            self.header("content-type") == "application/json",
-            "content type {:?}",
-            self.header("content-type")
-        );
-        let message = self.json()?["message"].as_str().map(str::to_owned);
-        message.context("a refusal without a message")
-    }
-}
-
-/// One exchange on a connection of its own; the body is all that comes after the headers.
-fn send(node: &Node, method: &str, path: &str, headers: &str, body: &str) -> Result<Response> {
-    let mut stream = UnixStream::connect(node.socket())?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: docker\r\n{headers}Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    )?;
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes)?;
-    let end = bytes
-        .windows(4)
-        .position(|four| four == b"\r\n\r\n")
-        .context("no end of the headers")?;
-    let head = String::from_utf8(bytes[..end].to_vec())?;
-    let mut lines = head.lines();
-    let status = lines
-        .next()
-        .and_then(|line| line.split_once(' '))
-        .context("no status")?
-        .1;
-    Ok(Response {
-        status: status.to_owned(),
-        headers: lines
-            .filter_map(|line| line.split_once(": "))
-            .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
-            .collect(),
-        body: bytes[end + 4..].to_vec(),
-    })
-}
-
-fn get(node: &Node, path: &str) -> Result<Response> {
-    send(node, "GET", path, "Connection: close\r\n", "")
-}
-
-fn post(node: &Node, path: &str, body: &Value) -> Result<Response> {
-    send(
-        node,
-        "POST",
-        path,
-        "Connection: close\r\n",
-        &body.to_string(),
-    )
-}
 
 #[test]
 fn outside_of_a_cluster() {
@@ -105,7 +15,9 @@ fn outside_of_a_cluster() {
     scenario_on(builder, |rig| {
         let node = rig.first();
         for method in ["GET", "HEAD"] {
-            let ping = send(node, method, "/_ping", "Connection: close\r\n", "")?;
+            let ping = node
+                .engine()
+                .send(method, "/_ping", "Connection: close\r\n", "")?;
             ensure!(ping.status == "200 OK", "{}", ping.status);
             for (name, value) in [
                 ("api-version", "1.51"),
@@ -121,16 +33,19 @@ fn outside_of_a_cluster() {
             }
         }
         for path in ["/version", "/v1.24/version", "/v1.51/version"] {
-            ensure!(get(node, path)?.json()?["ApiVersion"] == "1.51", "{path}");
+            ensure!(
+                node.engine().get(path)?.json()?["ApiVersion"] == "1.51",
+                "{path}"
+            );
         }
-        let new = get(node, "/v1.52/version")?.refused("400")?;
+        let new = node.engine().get("/v1.52/version")?.refused("400")?;
         ensure!(
             new.contains("1.52 is too new. Maximum supported API version is 1.51"),
             "{new}"
         );
-        let old = get(node, "/v1.23/version")?.refused("400")?;
+        let old = node.engine().get("/v1.23/version")?.refused("400")?;
         ensure!(old.contains("1.23 is too old"), "{old}");
-        ensure!(get(node, "/v1.51/nonsense")?.refused("404")? == "page not found");
+        ensure!(node.engine().get("/v1.51/nonsense")?.refused("404")? == "page not found");
         let refusal = "This node is not a swarm manager. Use \"docker swarm init\" or \
                        \"docker swarm join\" to connect this node to swarm and try again.";
         for path in [
@@ -140,15 +55,22 @@ fn outside_of_a_cluster() {
             "/tasks",
             "/services/x/logs?stdout=1",
         ] {
-            let told = get(node, path)?.refused("503")?;
+            let told = node.engine().get(path)?.refused("503")?;
             ensure!(told == refusal, "{path}: {told}");
         }
-        let bad = post(node, "/swarm/init", &json!({"Availability": "asleep"}))?.refused("400")?;
+        let bad = node
+            .engine()
+            .post("/swarm/init", &json!({"Availability": "asleep"}))?
+            .refused("400")?;
         ensure!(bad.contains("asleep"), "{bad}");
-        let forced =
-            post(node, "/swarm/init", &json!({"ForceNewCluster": true}))?.refused("400")?;
+        let forced = node
+            .engine()
+            .post("/swarm/init", &json!({"ForceNewCluster": true}))?
+            .refused("400")?;
         ensure!(forced.contains("not supported"), "{forced}");
-        let garbage = send(node, "POST", "/swarm/join", "Connection: close\r\n", "{")?;
+        let garbage = node
+            .engine()
+            .send("POST", "/swarm/join", "Connection: close\r\n", "{")?;
         ensure!(garbage.refused("400")?.contains("invalid JSON"));
         Ok(())
     });
@@ -158,7 +80,7 @@ fn outside_of_a_cluster() {
 fn in_a_cluster() {
     scenario("apiin", 1, |rig| {
         let node = rig.first();
-        ensure!(get(node, "/_ping")?.header("swarm") == "active/manager");
+        ensure!(node.engine().get("/_ping")?.header("swarm") == "active/manager");
         let unknown = get(
             node,
             "/services?filters=%7B%22colour%22%3A%7B%22red%22%3Atrue%7D%7D",
@@ -170,11 +92,13 @@ fn in_a_cluster() {
             "Mode": {"Replicated": {"Replicas": 1}},
             "EndpointSpec": {"Mode": "vip"}
         });
-        let made = post(node, "/v1.43/services/create", &spec)?;
+        let made = node.engine().post("/v1.43/services/create", &spec)?;
         ensure!(made.status == "201 Created", "{}", made.status);
         let id = made.json()?["ID"].as_str().context("an id")?.to_owned();
         ensure!(id.len() == 25, "{id}");
-        post(node, "/services/create", &spec)?.refused("409")?;
+        node.engine()
+            .post("/services/create", &spec)?
+            .refused("409")?;
         let by_prefix = get(
             node,
             &format!("/services/{}?insertDefaults=true", &id[..10]),
@@ -184,7 +108,9 @@ fn in_a_cluster() {
             by_prefix["Spec"]["UpdateConfig"]["FailureAction"] == "pause",
             "{by_prefix}"
         );
-        ensure!(get(node, "/services/nobody")?.refused("404")? == "service nobody not found");
+        ensure!(
+            node.engine().get("/services/nobody")?.refused("404")? == "service nobody not found"
+        );
         let version = by_prefix["Version"]["Index"]
             .as_u64()
             .context("a version")?;
@@ -198,11 +124,16 @@ fn in_a_cluster() {
         let mut bad = spec.clone();
         bad["Name"] = json!("bad");
         bad["TaskTemplate"]["ContainerSpec"]["Env"] = json!(["A=\0"]);
-        let told = post(node, "/services/create", &bad)?.refused("400")?;
+        let told = node
+            .engine()
+            .post("/services/create", &bad)?
+            .refused("400")?;
         ensure!(told.contains("env \"A=\\0\" holds a NUL"), "{told}");
         // What the framework refuses looks like all other refusals.
-        get(node, "/services/%ff")?.refused("400")?;
-        let gone = send(node, "DELETE", "/services/web", "Connection: close\r\n", "")?;
+        node.engine().get("/services/%ff")?.refused("400")?;
+        let gone = node
+            .engine()
+            .send("DELETE", "/services/web", "Connection: close\r\n", "")?;
         ensure!(gone.status == "200 OK", "{}", gone.status);
         past_events(node)
     });
@@ -214,7 +145,7 @@ fn past_events(node: &Node) -> Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let asked = |since, until| -> Result<Vec<String>> {
         let path = format!("/events?since={since}&until={until}&{web}");
-        let response = get(node, &path)?;
+        let response = node.engine().get(&path)?;
         let text = String::from_utf8(response.body)?;
         let objects = text.lines().filter(|line| line.starts_with('{'));
         objects
@@ -242,32 +173,42 @@ fn handouts(node: &Node) -> Result<()> {
         ("config", json!("b3BlbiBzZXNhbWU=")),
     ] {
         let path = |rest: &str| format!("/{noun}s{rest}");
-        ensure!(get(node, &path(""))?.json()? == json!([]), "{noun}");
+        ensure!(node.engine().get(&path(""))?.json()? == json!([]), "{noun}");
         let spec = json!({"Name": "key", "Labels": {"a": "b"}, "Data": "b3BlbiBzZXNhbWU="});
-        let made = post(node, &path("/create"), &spec)?;
+        let made = node.engine().post(&path("/create"), &spec)?;
         ensure!(made.status == "201 Created", "{}", made.status);
         let id = made.json()?["ID"].as_str().context("an id")?.to_owned();
         ensure!(id.len() == 25, "{id}");
-        let told = post(node, &path("/create"), &spec)?.refused("409")?;
+        let told = node
+            .engine()
+            .post(&path("/create"), &spec)?
+            .refused("409")?;
         ensure!(told == format!("{noun} key already exists"), "{told}");
-        let missing = get(node, &path("/nobody"))?.refused("404")?;
+        let missing = node.engine().get(&path("/nobody"))?.refused("404")?;
         ensure!(missing == format!("{noun} nobody not found"), "{missing}");
         for key in [&*id, "key", &id[..9]] {
-            let one = get(node, &path(&format!("/{key}")))?.json()?;
+            let one = node.engine().get(&path(&format!("/{key}")))?.json()?;
             ensure!(one["ID"] == *id && one["Spec"]["Name"] == "key", "{one}");
             ensure!(one["Spec"]["Data"] == shown, "{one}");
             ensure!(one["CreatedAt"] == one["UpdatedAt"], "{one}");
         }
         let filters = |text: &str| path(&format!("?filters={text}"));
-        let found = get(node, &filters("%7B%22name%22%3A%5B%22ke%22%5D%7D"))?.json()?;
+        let found = node
+            .engine()
+            .get(&filters("%7B%22name%22%3A%5B%22ke%22%5D%7D"))?
+            .json()?;
         ensure!(found[0]["ID"] == *id, "{found}");
-        let unknown = get(node, &filters("%7B%22x%22%3A%5B%22y%22%5D%7D"))?.refused("400")?;
+        let unknown = node
+            .engine()
+            .get(&filters("%7B%22x%22%3A%5B%22y%22%5D%7D"))?
+            .refused("400")?;
         ensure!(unknown == "invalid filter 'x'", "{unknown}");
 
-        let one = get(node, &path("/key"))?.json()?;
+        let one = node.engine().get(&path("/key"))?.json()?;
         let version = one["Version"]["Index"].as_u64().context("a version")?;
         let update = |version: u64, spec: &Value| {
-            post(node, &path(&format!("/key/update?version={version}")), spec)
+            node.engine()
+                .post(&path(&format!("/key/update?version={version}")), spec)
         };
         let labels = json!({"Name": "key", "Labels": {"c": "d"}});
         let stale = update(version - 1, &labels)?.refused("500")?;
@@ -279,15 +220,17 @@ fn handouts(node: &Node) -> Result<()> {
         );
         let changed = update(version, &labels)?;
         ensure!(changed.status == "200 OK", "{}", changed.status);
-        let one = get(node, &path("/key"))?.json()?;
+        let one = node.engine().get(&path("/key"))?.json()?;
         ensure!(one["Spec"]["Labels"] == json!({"c": "d"}), "{one}");
         ensure!(one["Spec"]["Data"] == shown, "{one}");
-        let removed = send(node, "DELETE", &path("/key"), "Connection: close\r\n", "")?;
+        let removed = node
+            .engine()
+            .send("DELETE", &path("/key"), "Connection: close\r\n", "")?;
         ensure!(removed.status == "204 No Content", "{}", removed.status);
         let bad = json!({"Name": "key", "Data": "b3Bl~"});
-        let told = post(node, &path("/create"), &bad)?.refused("400")?;
+        let told = node.engine().post(&path("/create"), &bad)?.refused("400")?;
         ensure!(told == "invalid JSON: illegal base64 data", "{told}");
-        ensure!(get(node, &path(""))?.json()? == json!([]), "{noun}");
+        ensure!(node.engine().get(&path(""))?.json()? == json!([]), "{noun}");
     }
     Ok(())
 }
@@ -298,15 +241,15 @@ fn lists_that_clients_ask_for() {
     scenario("lists", 1, |rig| {
         let node = rig.first();
         handouts(node)?;
-        ensure!(get(node, "/volumes")?.json()?["Volumes"] == json!([]));
+        ensure!(node.engine().get("/volumes")?.json()?["Volumes"] == json!([]));
         let create = ["service", "create", "-q", "--name", "kept", "--mount"];
         let mount = ["type=volume,source=store,target=/store", image::WHOAMI];
         node.ok(&[&create[..], &mount].concat())?;
-        let volumes = get(node, "/volumes")?.json()?;
+        let volumes = node.engine().get("/volumes")?.json()?;
         ensure!(volumes["Volumes"][0]["Name"] == "store", "{volumes}");
-        let one = get(node, "/volumes/store")?.json()?;
+        let one = node.engine().get("/volumes/store")?.json()?;
         ensure!(one["Driver"] == "local", "{one}");
-        let told = get(node, "/volumes/other")?.refused("404")?;
+        let told = node.engine().get("/volumes/other")?.refused("404")?;
         ensure!(told.contains("no such volume"), "{told}");
         Ok(())
     });
@@ -316,10 +259,15 @@ fn lists_that_clients_ask_for() {
 fn exec(rig: &Rig) -> Result<()> {
     let node = rig.first();
     let task = rig.wait_running("web", 1)?.remove(0);
-    let logs = get(node, &format!("/containers/{}/logs", task.id))?.refused("400")?;
+    let logs = node
+        .engine()
+        .get(&format!("/containers/{}/logs", task.id))?
+        .refused("400")?;
     ensure!(logs.contains("at least one stream"), "{logs}");
     let wanted = json!({"Cmd": ["sh", "-c", "echo out; echo err >&2; exit 7"], "AttachStdout": true, "AttachStderr": true});
-    let made = post(node, &format!("/containers/{}/exec", task.id), &wanted)?;
+    let made = node
+        .engine()
+        .post(&format!("/containers/{}/exec", task.id), &wanted)?;
     ensure!(
         made.status == "201 Created",
         "{}: {}",
@@ -331,7 +279,7 @@ fn exec(rig: &Rig) -> Result<()> {
     let path = format!("/exec/{exec}/start");
     let upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\n";
     let body = json!({"Detach": false, "Tty": false}).to_string();
-    let stream = send(node, "POST", &path, upgrade, &body)?;
+    let stream = node.engine().send("POST", &path, upgrade, &body)?;
     ensure!(stream.status == "101 UPGRADED", "{}", stream.status);
     let kind = stream.header("content-type");
     ensure!(
@@ -354,11 +302,13 @@ fn exec(rig: &Rig) -> Result<()> {
         "{frames} frames and {} bytes",
         rest.len()
     );
-    let ended = get(node, &format!("/exec/{exec}/json"))?.json()?;
+    let ended = node.engine().get(&format!("/exec/{exec}/json"))?.json()?;
     ensure!(
         ended["Running"] == false && ended["ExitCode"] == 7,
         "{ended}"
     );
-    let again = send(node, "POST", &path, "Connection: close\r\n", &body)?;
+    let again = node
+        .engine()
+        .send("POST", &path, "Connection: close\r\n", &body)?;
     again.refused("409").map(drop)
 }

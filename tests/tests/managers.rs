@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, ensure};
 use mesh_tests::{
     Node, Rig, Task, eventually, http_get,
-    managers::{self, leader, statuses},
+    managers::{self, Way, leader, statuses},
     rig::{UP_LIMIT, test_name},
     scenario_on,
 };
@@ -152,24 +152,8 @@ fn a_leader_cut_off_leads_no_more() {
         let leads = leader(rig, rig.first())?;
         let other = &rig.nodes[(leads + 1) % 3];
         let cut = &rig.nodes[leads];
-        cut.ns.sh(&["nft", "add table inet cut"])?;
-        for hook in ["input", "output"] {
-            let chain =
-                format!("add chain inet cut {hook} {{ type filter hook {hook} priority 0; }}");
-            cut.ns.sh(&["nft", &chain])?;
-            let port = format!("add rule inet cut {hook} oifname != lo tcp dport 2377 drop");
-            let back = format!("add rule inet cut {hook} tcp sport 2377 iifname != lo drop");
-            cut.ns
-                .sh(&["nft", if hook == "output" { &port } else { &back }])?;
-        }
-        cut.ns.sh(&[
-            "nft",
-            "add rule inet cut input iifname != lo tcp dport 2377 drop",
-        ])?;
-        cut.ns.sh(&[
-            "nft",
-            "add rule inet cut output oifname != lo tcp sport 2377 drop",
-        ])?;
+        let others: Vec<_> = (1..3).map(|n| rig.nodes[(leads + n) % 3].address).collect();
+        managers::cut(cut, &others, Way::Both)?;
         let begun = Instant::now();
         eventually("the others to elect", UP_LIMIT, || {
             let made = other.ctl(&[
@@ -223,7 +207,7 @@ fn a_leader_cut_off_leads_no_more() {
             known.err
         );
         ensure!(begun.elapsed() < Duration::from_secs(30), "it hung");
-        cut.ns.sh(&["nft", "delete table inet cut"])?;
+        managers::mend(cut)?;
         eventually("the old leader to follow", UP_LIMIT, || {
             let known = names(cut)?;
             ensure!(known == ["other"], "{known:?}");

@@ -1,15 +1,19 @@
 //! The programs of `tests/`: demo, bench, and the test runs with their summary.
 
 use std::{
-    fmt,
+    collections::BTreeMap,
+    fmt, fs,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
     time::{Instant, SystemTime},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{build, ebpf, leftovers::Leftovers, setup, sh};
+
+/// The folder of the crate whose tests run nodes.
+const SCENARIOS: &str = "tests";
 
 /// Shows a mesh at work.
 pub(crate) fn demo(args: &[String]) -> Result<()> {
@@ -99,19 +103,14 @@ pub(crate) fn test(filter: Option<&str>, unit_only: bool) -> Result<()> {
     if !unit_only {
         sh::say("tests of single crates that need root");
         let mut root = sh::cargo();
-        root.args([
-            "test",
-            "--workspace",
-            "--exclude",
-            "mesh-tests",
-            "--no-fail-fast",
-        ]);
-        root.args(["--test", "*"]);
+        root.args(["test", "--workspace", "--no-fail-fast"]);
+        root.args(tests_of(|folder| folder != SCENARIOS)?);
         ok &= tally(&mut root, filter, &[], &mut count)?;
 
         sh::say("end to end: nodes as network namespaces");
         let mut whole = sh::cargo();
-        whole.args(["test", "-p", "mesh-tests", "--no-fail-fast", "--test", "*"]);
+        whole.args(["test", "--workspace", "--no-fail-fast"]);
+        whole.args(tests_of(|folder| folder == SCENARIOS)?);
         // A rig is several agents and many tasks: two at a time suit two cores.
         ok &= tally(&mut whole, filter, &["--test-threads=2"], &mut count)?;
     }
@@ -129,6 +128,33 @@ pub(crate) fn test(filter: Option<&str>, unit_only: bool) -> Result<()> {
         bail!("no test has {:?} in its name", filter.unwrap_or_default());
     }
     cleared
+}
+
+/// What makes cargo run the test programs of the crates in these folders. Choosing crates instead would resolve their
+/// dependencies' features anew, and compile most of them a second time.
+fn tests_of(is_wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+    let mut names: BTreeMap<String, bool> = BTreeMap::new();
+    for folder in fs::read_dir(sh::root())? {
+        let folder = folder?;
+        let wanted = is_wanted(&folder.file_name().to_string_lossy());
+        for test in fs::read_dir(folder.path().join("tests"))
+            .into_iter()
+            .flatten()
+        {
+            let test = test?.path();
+            let is_source = test.extension().is_some_and(|extension| extension == "rs");
+            if !is_source && !test.join("main.rs").exists() {
+                continue;
+            }
+            let name = test.file_stem().unwrap_or_default().to_string_lossy();
+            let of_both = *names.entry(name.to_string()).or_insert(wanted) != wanted;
+            ensure!(!of_both, "tests of two kinds are called {name}");
+        }
+    }
+    let wanted = names.into_iter().filter(|(_, wanted)| *wanted);
+    Ok(wanted
+        .flat_map(|(name, _)| ["--test".to_owned(), name])
+        .collect())
 }
 
 /// Runs `cargo test`, passes its lines on and counts them.

@@ -1,0 +1,250 @@
+//! What clients of three managers read and write while managers are killed, stopped and cut off: there has to be an
+//! order of all calls that explains every answer.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{
+    Engine, Node, Rig, eventually,
+    history::{Call, Event, History, Value},
+    managers::{self, Way, leader},
+    rig::{UP_LIMIT, test_name},
+    scenario_on,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::json;
+
+/// Objects that are read and written.
+const OBJECTS: usize = 3;
+/// Clients at each manager.
+const CLIENTS: usize = 2;
+/// Answers that are waited for in each state of the cluster that can give any.
+const ENOUGH: u64 = 40;
+
+/// The label that is written.
+const LABEL: &str = "value";
+
+/// All that is recorded.
+struct Record {
+    objects: Vec<Mutex<History>>,
+    /// The number of the last write.
+    last: AtomicU64,
+    /// Reads and writes that were done.
+    answers: AtomicU64,
+    over: AtomicBool,
+}
+
+impl Record {
+    fn new() -> Self {
+        Self {
+            objects: (0..OBJECTS).map(|_| Mutex::default()).collect(),
+            last: AtomicU64::new(0),
+            answers: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+        }
+    }
+
+    fn with<T>(&self, object: usize, act: impl FnOnce(&mut History) -> T) -> T {
+        let mut history = self.objects[object]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        act(&mut history)
+    }
+
+    /// Reads and writes one object after the other, until it is over.
+    fn client(&self, engine: &Engine, first: usize) -> Result<()> {
+        let mut object = first;
+        while !self.over.load(Ordering::Relaxed) {
+            object = (object + 1) % OBJECTS;
+            if let Some((version, value)) = self.read(engine, object)? {
+                self.write(engine, object, version, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Version and value, if a leader says so.
+    fn read(&self, engine: &Engine, object: usize) -> Result<Option<(u64, Value)>> {
+        let begun = Instant::now();
+        // A manager that was killed does not answer, or with half an answer; without a leader, it tells what it knows.
+        let Ok(answer) = engine.get(&format!("/configs/{}", name(object))) else {
+            return Ok(None);
+        };
+        let ended = Instant::now();
+        let Ok(told) = answer.json() else {
+            return Ok(None);
+        };
+        if !answer.is_success() || !answer.header("warning").is_empty() {
+            return Ok(None);
+        }
+        let version = told["Version"]["Index"].as_u64().context("no version")?;
+        let value = told["Spec"]["Labels"][LABEL].as_str().unwrap_or("0");
+        let value = value.parse().context("not a value of ours")?;
+        self.with(object, |history| {
+            history.version(version, value)?;
+            history.add(Event {
+                call: Call::Read(value),
+                begun,
+                ended,
+            });
+            anyhow::Ok(())
+        })?;
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        Ok(Some((version, value)))
+    }
+
+    fn write(&self, engine: &Engine, object: usize, version: u64, from: Value) -> Result<()> {
+        let to = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let spec = json!({"Name": name(object), "Labels": {LABEL: to.to_string()}});
+        let begun = Instant::now();
+        let path = format!("/configs/{}/update?version={version}", name(object));
+        let answer = engine.post(&path, &spec);
+        let ended = Instant::now();
+        let call = match &answer {
+            Ok(answer) if answer.is_success() => Call::Write { from, to },
+            Ok(answer) if answer.status.starts_with("500") => {
+                let told = String::from_utf8_lossy(&answer.body);
+                ensure!(told.contains("update out of sequence"), "{told}");
+                Call::Refused { from }
+            }
+            // The leader may have been lost before it could answer.
+            Ok(answer) if answer.status.starts_with("503") => Call::Lost { from, to },
+            Ok(answer) => anyhow::bail!("{}: {:?}", answer.status, answer.json()),
+            Err(_) => Call::Lost { from, to },
+        };
+        self.with(object, |history| history.add(Event { call, begun, ended }));
+        if !matches!(call, Call::Lost { .. }) {
+            self.answers.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Waits until some more was answered.
+    fn goes_on(&self, when: &str) -> Result<()> {
+        let before = self.answers.load(Ordering::Relaxed);
+        eventually(&format!("answers {when}"), UP_LIMIT, || {
+            let since = self.answers.load(Ordering::Relaxed) - before;
+            ensure!(since >= ENOUGH, "{since} of {ENOUGH}");
+            Ok(())
+        })
+    }
+}
+
+fn name(object: usize) -> String {
+    format!("object{object}")
+}
+
+fn signal(node: &Node, signal: Signal) -> Result<()> {
+    let pid = node.pid().context("the agent does not run")?;
+    Ok(kill(Pid::from_raw(pid.cast_signed()), signal)?)
+}
+
+/// All that can happen to managers, one after the other.
+fn faults(rig: &mut Rig, record: &Record) -> Result<()> {
+    let addresses: Vec<_> = rig.nodes.iter().map(|node| node.address).collect();
+    record.goes_on("to begin with")?;
+
+    let leads = leader(rig, rig.first())?;
+    rig.nodes[leads].kill()?;
+    record.goes_on("with the leader killed")?;
+    rig.nodes[leads].start()?;
+    record.goes_on("with it back")?;
+
+    let leads = leader(rig, rig.first())?;
+    signal(&rig.nodes[leads], Signal::SIGSTOP)?;
+    record.goes_on("with the leader stopped")?;
+    // It wakes as one who leads, and does not any more.
+    signal(&rig.nodes[leads], Signal::SIGCONT)?;
+    record.goes_on("with it going on")?;
+
+    for way in [Way::Both, Way::In, Way::Out] {
+        let leads = leader(rig, rig.first())?;
+        let others: Vec<_> = (1..3).map(|n| addresses[(leads + n) % 3]).collect();
+        managers::cut(&rig.nodes[leads], &others, way)?;
+        record.goes_on(&format!("with the leader cut off: {way:?}"))?;
+        managers::mend(&rig.nodes[leads])?;
+        record.goes_on("with it mended")?;
+    }
+    // Two that do not hear each other, and one that hears both.
+    let leads = leader(rig, rig.first())?;
+    let other = addresses[(leads + 1) % 3];
+    managers::cut(&rig.nodes[leads], &[other], Way::Both)?;
+    record.goes_on("with the leader cut off from one other")?;
+    managers::mend(&rig.nodes[leads])?;
+
+    for node in &mut rig.nodes {
+        node.kill()?;
+    }
+    for node in &mut rig.nodes {
+        node.start()?;
+    }
+    record.goes_on("after all were killed")
+}
+
+#[test]
+fn what_was_answered_has_an_order() {
+    let builder = Rig::builder(&test_name("hist")).nodes(3).without_swarm();
+    scenario_on(builder, |rig| {
+        managers::form(rig)?;
+        for object in 0..OBJECTS {
+            let spec = json!({"Name": name(object), "Data": "eA=="});
+            let made = rig.first().engine().post("/configs/create", &spec)?;
+            ensure!(made.status == "201 Created", "{}", made.status);
+        }
+        let record = Record::new();
+        let engines: Vec<Engine> = rig.nodes.iter().map(Node::engine).collect();
+        std::thread::scope(|scope| {
+            let record = &record;
+            let clients: Vec<_> = engines
+                .iter()
+                .enumerate()
+                .flat_map(|(at, engine)| (0..CLIENTS).map(move |n| (at + n, engine)))
+                .map(|(first, engine)| {
+                    scope.spawn(move || {
+                        let ended = record.client(engine, first);
+                        // With one gone, what waits for answers need not wait for long.
+                        ended.inspect_err(|_| record.over.store(true, Ordering::Relaxed))
+                    })
+                })
+                .collect();
+            let happened = faults(rig, record);
+            record.over.store(true, Ordering::Relaxed);
+            for client in clients {
+                match client.join() {
+                    Ok(ended) => ended?,
+                    Err(_) => anyhow::bail!("a client panicked"),
+                }
+            }
+            happened
+        })?;
+        // What every manager says in the end is part of it.
+        for node in &rig.nodes {
+            for object in 0..OBJECTS {
+                eventually("the last answer", UP_LIMIT, || {
+                    let read = record.read(&node.engine(), object)?;
+                    read.context("nobody leads").map(drop)
+                })?;
+            }
+        }
+        println!(
+            "{} answers, {} writes asked for",
+            record.answers.load(Ordering::Relaxed),
+            record.last.load(Ordering::Relaxed)
+        );
+        for object in 0..OBJECTS {
+            record
+                .with(object, History::check)
+                .with_context(|| name(object))?;
+        }
+        Ok(())
+    });
+}
