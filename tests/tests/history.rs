@@ -25,8 +25,10 @@ use serde_json::json;
 
 /// Objects that are read and written.
 const OBJECTS: usize = 3;
-/// Clients at each manager.
-const CLIENTS: usize = 2;
+/// Clients at each manager that read and write, and others that only read: a leader that has lost the others lets writes
+/// wait, and might still tell what is no longer so.
+const WRITERS: usize = 2;
+const READERS: usize = 1;
 /// Answers that are waited for in each state of the cluster that can give any.
 const ENOUGH: u64 = 40;
 
@@ -60,13 +62,14 @@ impl Record {
         act(&mut history)
     }
 
-    /// Reads and writes one object after the other, until it is over.
-    fn client(&self, engine: &Engine, first: usize) -> Result<()> {
+    /// Reads one object after the other, until it is over, and writes each where it `writes`.
+    fn client(&self, engine: &Engine, first: usize, writes: bool) -> Result<()> {
         let mut object = first;
         while !self.over.load(Ordering::Relaxed) {
             object = (object + 1) % OBJECTS;
-            if let Some((version, value)) = self.read(engine, object)? {
-                self.write(engine, object, version, value)?;
+            match self.read(engine, object)? {
+                Some((version, value)) if writes => self.write(engine, object, version, value)?,
+                _ => {}
             }
         }
         Ok(())
@@ -148,18 +151,23 @@ fn signal(node: &Node, signal: Signal) -> Result<()> {
     Ok(kill(Pid::from_raw(pid.cast_signed()), signal)?)
 }
 
+/// Index in `rig.nodes` of the leader. A manager that has just come back does not know it yet.
+fn led_by(rig: &Rig) -> Result<usize> {
+    eventually("a leader", UP_LIMIT, || leader(rig, rig.first()))
+}
+
 /// All that can happen to managers, one after the other.
 fn faults(rig: &mut Rig, record: &Record) -> Result<()> {
     let addresses: Vec<_> = rig.nodes.iter().map(|node| node.address).collect();
     record.goes_on("to begin with")?;
 
-    let leads = leader(rig, rig.first())?;
+    let leads = led_by(rig)?;
     rig.nodes[leads].kill()?;
     record.goes_on("with the leader killed")?;
     rig.nodes[leads].start()?;
     record.goes_on("with it back")?;
 
-    let leads = leader(rig, rig.first())?;
+    let leads = led_by(rig)?;
     signal(&rig.nodes[leads], Signal::SIGSTOP)?;
     record.goes_on("with the leader stopped")?;
     // It wakes as one who leads, and does not any more.
@@ -167,7 +175,7 @@ fn faults(rig: &mut Rig, record: &Record) -> Result<()> {
     record.goes_on("with it going on")?;
 
     for way in [Way::Both, Way::In, Way::Out] {
-        let leads = leader(rig, rig.first())?;
+        let leads = led_by(rig)?;
         let others: Vec<_> = (1..3).map(|n| addresses[(leads + n) % 3]).collect();
         managers::cut(&rig.nodes[leads], &others, way)?;
         record.goes_on(&format!("with the leader cut off: {way:?}"))?;
@@ -175,7 +183,7 @@ fn faults(rig: &mut Rig, record: &Record) -> Result<()> {
         record.goes_on("with it mended")?;
     }
     // Two that do not hear each other, and one that hears both.
-    let leads = leader(rig, rig.first())?;
+    let leads = led_by(rig)?;
     let other = addresses[(leads + 1) % 3];
     managers::cut(&rig.nodes[leads], &[other], Way::Both)?;
     record.goes_on("with the leader cut off from one other")?;
@@ -207,10 +215,10 @@ fn what_was_answered_has_an_order() {
             let clients: Vec<_> = engines
                 .iter()
                 .enumerate()
-                .flat_map(|(at, engine)| (0..CLIENTS).map(move |n| (at + n, engine)))
-                .map(|(first, engine)| {
+                .flat_map(|(at, engine)| (0..WRITERS + READERS).map(move |n| (at, n, engine)))
+                .map(|(at, number, engine)| {
                     scope.spawn(move || {
-                        let ended = record.client(engine, first);
+                        let ended = record.client(engine, at + number, number < WRITERS);
                         // With one gone, what waits for answers need not wait for long.
                         ended.inspect_err(|_| record.over.store(true, Ordering::Relaxed))
                     })
