@@ -4,7 +4,7 @@
 use axum::{
     body::{Body, Bytes},
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, Uri, header},
+    http::{HeaderValue, Method, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -72,23 +72,18 @@ pub(super) async fn answers(State(api): State<Api>, request: Request, next: Next
 /// A request that may have to be asked more than once.
 enum Pending {
     Whole(Request),
-    Copied {
-        method: Method,
-        uri: Uri,
-        headers: HeaderMap,
-        body: Bytes,
-    },
+    /// With what the router has found out of it, which whoever answers it here needs.
+    Copied(Parts, Bytes),
 }
 
 impl Pending {
     /// A copy, with the body read into memory.
     async fn copy(&mut self) -> Result<Request, ApiError> {
         if let Self::Whole(request) = self {
-            let (parts, body) = std::mem::take(request).into_parts();
+            let (mut parts, body) = std::mem::take(request).into_parts();
             let body = axum::body::to_bytes(body, MAX_BODY)
                 .await
                 .map_err(ApiError::unreadable_body)?;
-            let mut headers = parts.headers;
             // These are about the connection to this manager.
             for name in [
                 header::CONNECTION,
@@ -96,40 +91,58 @@ impl Pending {
                 header::TRANSFER_ENCODING,
                 header::UPGRADE,
             ] {
-                headers.remove(name);
+                parts.headers.remove(name);
             }
-            *self = Self::Copied {
-                method: parts.method,
-                uri: parts.uri,
-                headers,
-                body,
-            };
+            *self = Self::Copied(parts, body);
         }
         Ok(self.again())
     }
 
     fn again(&self) -> Request {
-        let mut request = Request::default();
-        if let Self::Copied {
-            method,
-            uri,
-            headers,
-            body,
-        } = self
-        {
-            *request.method_mut() = method.clone();
-            *request.uri_mut() = uri.clone();
-            *request.headers_mut() = headers.clone();
-            *request.body_mut() = Body::from(body.clone());
+        match self {
+            Self::Whole(_) => Request::default(),
+            Self::Copied(parts, body) => {
+                Request::from_parts(parts.clone(), Body::from(body.clone()))
+            }
         }
-        request
     }
 
     /// The request itself.
     fn take(self) -> Request {
         match self {
             Self::Whole(request) => request,
-            copied => copied.again(),
+            Self::Copied(parts, body) => Request::from_parts(parts, Body::from(body)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{Router, extract::Path, middleware, routing::post};
+    use tower::ServiceExt;
+
+    /// As [`answers`] does once nobody else is there to answer.
+    async fn copied(request: Request, next: Next) -> Response {
+        let mut pending = Pending::Whole(request);
+        for _ in 0..2 {
+            let copy = pending.copy().await.unwrap();
+            assert_eq!(copy.uri().path(), "/nodes/n1");
+            let body = axum::body::to_bytes(copy.into_body(), 10).await.unwrap();
+            assert_eq!(body, "body");
+        }
+        next.run(pending.take()).await
+    }
+
+    #[tokio::test]
+    async fn what_was_copied_is_answered_here_as_well() {
+        let tell = async |Path(name): Path<String>, body: String| format!("{name} {body}");
+        let router = Router::new()
+            .route("/nodes/{name}", post(tell))
+            .route_layer(middleware::from_fn(copied));
+        let request = Request::post("/nodes/n1").body(Body::from("body")).unwrap();
+        let answer = router.oneshot(request).await.unwrap();
+        let body = axum::body::to_bytes(answer.into_body(), 100).await.unwrap();
+        assert_eq!(body, "n1 body");
     }
 }
