@@ -1,6 +1,7 @@
 //! The wire nouns: Engine API types, the client of the control socket, and the
 //! node and manager protocols.
 
+pub mod backup;
 pub mod client;
 pub mod filters;
 pub mod frames;
@@ -29,6 +30,9 @@ pub const MIN_API_VERSION: &str = "1.24";
 
 /// Where the agent listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/mesh/mesh.sock";
+
+/// Header with the unlock key of a backup that is restored.
+pub const UNLOCK_KEY: &str = "x-mesh-unlock-key";
 
 /// The gRPC protocols of `proto/mesh.proto`.
 pub mod proto {

@@ -1,8 +1,11 @@
 //! Our own terminal: its size, and its raw mode.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::{
+    io::{self, Write},
+    os::fd::{AsFd, AsRawFd},
+};
 
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{LocalFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
 nix::ioctl_read_bad!(get_window_size, nix::libc::TIOCGWINSZ, nix::libc::winsize);
 
@@ -19,19 +22,44 @@ pub(crate) fn size() -> Option<(u16, u16)> {
     (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 
-/// Our terminal passes every key on; dropped, it is as before.
+/// Our terminal in another mode; dropped, it is as before.
 pub(crate) struct RawTerminal(Termios);
 
 impl RawTerminal {
-    /// `None`: standard input is no terminal.
+    /// Passes every key on. `None`: standard input is no terminal.
     pub(crate) fn enter() -> Option<Self> {
+        Self::with(cfmakeraw)
+    }
+
+    /// Shows nothing of what is typed. `None`: standard input is no terminal.
+    fn silent() -> Option<Self> {
+        Self::with(|mode| mode.local_flags.remove(LocalFlags::ECHO))
+    }
+
+    fn with(change: impl FnOnce(&mut Termios)) -> Option<Self> {
         let stdin = std::io::stdin();
         let before = tcgetattr(stdin.as_fd()).ok()?;
-        let mut raw = before.clone();
-        cfmakeraw(&mut raw);
-        tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &raw).ok()?;
+        let mut mode = before.clone();
+        change(&mut mode);
+        tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &mode).ok()?;
         Some(Self(before))
     }
+}
+
+/// A line of standard input; on a terminal it is asked for, and not shown.
+pub(crate) fn read_hidden(prompt: &str) -> io::Result<String> {
+    let silent = RawTerminal::silent();
+    let mut shown = io::stderr();
+    if silent.is_some() {
+        write!(shown, "{prompt}")?;
+        shown.flush()?;
+    }
+    let mut line = String::new();
+    io::stdin().read_line(&mut line)?;
+    if silent.is_some() {
+        writeln!(shown)?;
+    }
+    Ok(line)
 }
 
 impl Drop for RawTerminal {

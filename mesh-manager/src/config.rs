@@ -91,6 +91,19 @@ pub struct InitOptions {
     pub hostname: String,
 }
 
+/// The choices of a restore.
+#[derive(Debug, Clone)]
+pub struct RestoreOptions {
+    /// Opens a backup that is locked.
+    pub unlock_key: Option<mesh_pki::UnlockKey>,
+    /// Availability of this node.
+    pub availability: engine::NodeSpecAvailabilityEnum,
+    /// Its host name, until its session says more.
+    pub hostname: String,
+    /// Its tunnel end point: it must not be inside a network of the backup.
+    pub data_path_address: String,
+}
+
 impl Default for InitOptions {
     fn default() -> Self {
         Self {

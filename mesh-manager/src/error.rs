@@ -140,6 +140,15 @@ impl ManagerError {
         )
     }
 
+    /// The group of managers has gone on without this one.
+    pub fn dismissed() -> Self {
+        Self::new(
+            ErrorKind::Unavailable,
+            "This node is not a swarm manager. The other managers have gone on without it: it becomes a worker once it \
+             reaches one of them",
+        )
+    }
+
     /// A failure of the manager itself; `context` says what it was doing.
     pub fn internal(context: &str, error: impl std::fmt::Display) -> Self {
         Self::new(ErrorKind::Unknown, format!("{context}: {error}"))

@@ -3,6 +3,9 @@
 use crate::{
     AddNode, Answers, Bootstrap, Command, Config, ErrorKind, Following, InitOptions, Lead, Loads,
     LogSelector, LogStream, ManagerError, Managers, Operation, Response,
+    apply::{self, Survivor},
+    backup,
+    config::RestoreOptions,
     core::Core,
     credentials::Credentials,
     dispatcher::Sessions,
@@ -11,9 +14,9 @@ use crate::{
     logs::{self, LogBroker},
     member,
     orchestrator::{Driver, Liveness},
-    proposer::Proposer,
+    proposer::{Proposer, now},
     queries::{self, Queries},
-    raft::{OpenRaft, Origin, Peer, Store},
+    raft::{self, OpenRaft, Origin, Peer, Store},
     role_manager, server,
     state::{Event, State},
 };
@@ -122,16 +125,99 @@ impl Manager {
         Ok(handle)
     }
 
+    /// Makes this manager, which does not run, the only one of its cluster: for when a majority of the managers is lost. The
+    /// state that its log holds is kept, the other managers are workers from now on, and what they send is not heard any more.
+    /// All of it is on disk when this returns; [`Manager::restart`] goes on from there.
+    ///
+    /// # Errors
+    /// There is no identity or no state here, this node's certificate is not a manager's, or the log cannot be opened or
+    /// written: nothing is changed then.
+    pub async fn rebuild(config: &Config) -> Result<(), ManagerError> {
+        let identity = identity(config)?;
+        if identity.role != Role::Manager {
+            return Err(ManagerError::precondition("this node is a worker"));
+        }
+        let own = Peer {
+            node_id: identity.node_id.clone(),
+            addr: config.advertise.to_string(),
+        };
+        raft::rebuild(&config.data_dir, &own, |state| {
+            if state.cluster().is_some() && state.node(&own.node_id).is_none() {
+                return Err(ManagerError::precondition(
+                    "the state here is from before this node was part of the swarm",
+                ));
+            }
+            let node = AddNode {
+                id: own.node_id.clone(),
+                role: Role::Manager,
+                availability: engine::NodeSpecAvailabilityEnum::ACTIVE,
+                hostname: String::new(),
+                manager_addr: Some(own.addr.clone()),
+                data_path_address: String::new(),
+            };
+            apply::rebuild(state, &Survivor::new(node, now()))
+        })
+        .await
+    }
+
+    /// Goes on with the cluster of a backup, with this node as its only manager: it is a new node of that cluster, whose nodes
+    /// trust it by the root CA that is in the backup. Serves when it returns.
+    ///
+    /// # Errors
+    /// The backup cannot be read, the address is taken, or the disk refuses. No identity is kept then.
+    pub async fn restore(
+        mut config: Config,
+        file: &[u8],
+        options: RestoreOptions,
+    ) -> Result<ManagerHandle, ManagerError> {
+        let failed =
+            |e: mesh_pki::PkiError| ManagerError::internal("cannot restore the cluster", e);
+        let restored = backup::read(file, options.unlock_key.as_ref())
+            .map_err(|e| ManagerError::new(ErrorKind::InvalidArgument, e.to_string()))?
+            .state;
+        let Some(cluster) = restored.cluster() else {
+            return Err(ManagerError::precondition(
+                "there is no cluster in this backup",
+            ));
+        };
+        let root = RootCa::from_pem(&cluster.root_certificate_pem, Some(&cluster.root_key_pem))
+            .map_err(failed)?;
+        let identity = NodeIdentity::manager(&root, &cluster.id).map_err(failed)?;
+        let own = Peer {
+            node_id: identity.node_id.clone(),
+            addr: config.advertise.to_string(),
+        };
+        let node = AddNode {
+            id: own.node_id.clone(),
+            role: Role::Manager,
+            availability: options.availability,
+            hostname: options.hostname,
+            manager_addr: Some(own.addr.clone()),
+            data_path_address: options.data_path_address,
+        };
+        let survivor = Survivor::new(node, now());
+        let listener = server::bind(config.listen).await?;
+        Self::prepare(&config)?;
+        raft::rebuild(&config.data_dir, &own, move |state| {
+            *state = restored;
+            apply::rebuild(state, &survivor)
+        })
+        .await?;
+        let api = mem::take(&mut config.engine_api);
+        let handle = ManagerHandle::start(config, identity, Origin::GoesOn).await?;
+        // Last, so that a start that failed leaves no identity behind.
+        let core = &handle.core;
+        if let Err(error) = core.identity.save(&core.config.identity_dir) {
+            handle.shutdown().await;
+            return Err(failed(error));
+        }
+        handle.run(listener, api);
+        Ok(handle)
+    }
+
     /// Starts a manager with the identity and the log on disk.
     async fn open(mut config: Config) -> Result<ManagerHandle, ManagerError> {
-        let identity = NodeIdentity::load(&config.identity_dir)
-            .map_err(|e| ManagerError::internal("cannot read the node's identity", e))?
-            .ok_or_else(|| {
-                ManagerError::new(
-                    ErrorKind::NotFound,
-                    format!("no node identity in {}", config.identity_dir.display()),
-                )
-            })?;
+        let identity = identity(&config)?;
         let listener = server::bind(config.listen).await?;
         let api = mem::take(&mut config.engine_api);
         let handle = ManagerHandle::start(config, identity, Origin::GoesOn).await?;
@@ -180,6 +266,18 @@ impl Manager {
             }
         }
     }
+}
+
+/// The node's identity on disk.
+fn identity(config: &Config) -> Result<NodeIdentity, ManagerError> {
+    NodeIdentity::load(&config.identity_dir)
+        .map_err(|e| ManagerError::internal("cannot read the node's identity", e))?
+        .ok_or_else(|| {
+            ManagerError::new(
+                ErrorKind::NotFound,
+                format!("no node identity in {}", config.identity_dir.display()),
+            )
+        })
 }
 
 /// A running manager. Cheap to clone; the manager runs until [`ManagerHandle::shutdown`].
@@ -455,6 +553,19 @@ impl ManagerHandle {
         patience: Duration,
     ) -> Result<Following, ManagerError> {
         queries::follow(&self.core, question, patience).await
+    }
+
+    /// A backup of the state as this manager knows it, to be restored by [`Manager::restore`].
+    ///
+    /// # Errors
+    /// There is no state yet.
+    pub fn backup(&self) -> Result<Vec<u8>, ManagerError> {
+        let state = self.view().clone();
+        if state.cluster().is_none() {
+            return Err(ManagerError::no_leader());
+        }
+        backup::write(state, now(), None)
+            .map_err(|e| ManagerError::internal("cannot make a backup", e))
     }
 
     /// Stops serving and closes the log.

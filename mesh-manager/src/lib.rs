@@ -11,6 +11,7 @@
 //! each node is told · `server` the gRPC services · `client` how a node reaches them.
 
 mod apply;
+mod backup;
 pub mod client;
 mod command;
 pub mod config;
@@ -36,11 +37,12 @@ mod server;
 pub mod state;
 mod traffic;
 
+pub use backup::BackupError;
 pub use command::{
     AddNode, Bootstrap, Change, Cipher, Command, NodeReport, Operation, Outcome, Proposal, RULES,
     Response,
 };
-pub use config::{Config, InitOptions, Timings};
+pub use config::{Config, InitOptions, RestoreOptions, Timings};
 pub use error::{ErrorKind, ManagerError};
 pub use handle::{Manager, ManagerHandle, View};
 pub use leader::{CallError, Lead, Remote};

@@ -3,83 +3,18 @@
 mod common;
 
 use common::{
-    FakeNode, OUTSIDE, PATIENCE, config, create, eventually, free_address, manager, manager_with,
-    service,
+    FakeNode, config, create, eventually, free_address,
+    group::{address, join, member, restart, three},
+    manager, manager_with, service,
 };
 use mesh_api::{engine, proto};
 use mesh_manager::{
-    Command, Config, Lead, Manager, ManagerError, ManagerHandle, Timings, client,
+    Command, Config, Lead, ManagerError, ManagerHandle, Timings, client,
     state::{NodeState, service_status},
 };
 use mesh_pki::{NodeIdentity, Role};
-use std::{path::Path, time::Duration};
-use tempfile::TempDir;
+use std::time::Duration;
 use tokio::time::Instant;
-
-/// A manager and where it lives.
-struct Member {
-    handle: ManagerHandle,
-    directory: TempDir,
-    config: Config,
-}
-
-fn address(manager: &ManagerHandle) -> String {
-    let own = &manager.identity().node_id;
-    let all = manager.managers();
-    let found = all.iter().find(|(id, _)| id == own);
-    found.expect("it is one of the managers").1.clone()
-}
-
-async fn join(remote: &ManagerHandle, config: Config) -> ManagerHandle {
-    let remote_address = address(remote);
-    let token = {
-        let view = remote.view();
-        view.cluster().expect("a cluster").manager_token.clone()
-    };
-    let joined = client::join(&remote_address, &token, "active", OUTSIDE)
-        .await
-        .expect("the token is good");
-    assert_eq!(joined.identity.role, Role::Manager);
-    joined.identity.save(&config.identity_dir).expect("space");
-    Manager::prepare(&config).expect("space");
-    let manager = Manager::join(config, vec![remote_address])
-        .await
-        .expect("it is not refused");
-    assert!(manager.group().voters.contains(&joined.identity.node_id));
-    manager
-}
-
-async fn member(remote: &ManagerHandle) -> Member {
-    let directory = tempfile::tempdir().unwrap();
-    let config = config(directory.path(), free_address());
-    let handle = join(remote, config.clone()).await;
-    Member {
-        handle,
-        directory,
-        config,
-    }
-}
-
-/// Three managers; the first one leads.
-async fn three(directory: &Path) -> (ManagerHandle, Member, Member) {
-    let first = manager(directory).await;
-    let second = member(&first).await;
-    // By a follower this time.
-    let third = member(&second.handle).await;
-    (first, second, third)
-}
-
-/// Starts a manager that was shut down: what served its last connections may hold the log for a moment.
-async fn restart(config: Config, remotes: Vec<String>) -> ManagerHandle {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match Manager::restart(config.clone(), remotes.clone()).await {
-            Ok(manager) => return manager,
-            Err(error) if Instant::now() > deadline => panic!("it does not start: {error}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    }
-}
 
 async fn new_leader<'a>(members: &'a [&'a ManagerHandle]) -> &'a ManagerHandle {
     eventually("another leader", || {

@@ -43,6 +43,12 @@ pub enum PkiError {
         /// Digest of the root that the manager showed.
         actual: String,
     },
+    /// An unlock key that does not parse; Docker's text.
+    #[error("invalid key string")]
+    InvalidUnlockKey,
+    /// An unlock key that does not open what it is given for, or something that was changed since it was sealed.
+    #[error("the unlock key does not fit, or what it is for is damaged")]
+    WrongUnlockKey,
     /// The root CA's private key is not on this node.
     #[error("the root CA key is not available; only managers can sign certificates")]
     NoSigningKey,

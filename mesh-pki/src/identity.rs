@@ -84,12 +84,20 @@ impl NodeIdentity {
     /// # Errors
     /// As [`RootCa::sign`].
     pub fn first_manager(root: &RootCa) -> Result<Self, PkiError> {
+        Self::manager(root, &new_id())
+    }
+
+    /// The identity of a new manager of this cluster, signed by `root`.
+    ///
+    /// # Errors
+    /// As [`RootCa::sign`].
+    pub fn manager(root: &RootCa, cluster_id: &str) -> Result<Self, PkiError> {
         let pair = new_key_and_request()?;
         let certificate = root.sign(
             &pair.request_pem,
             &new_id(),
             Role::Manager,
-            &new_id(),
+            cluster_id,
             DEFAULT_CERTIFICATE_VALIDITY,
         )?;
         Self::new(certificate, pair.key_pem, root.certificate_pem().to_owned())

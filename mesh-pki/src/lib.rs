@@ -11,6 +11,7 @@ mod identity;
 mod role;
 pub mod tls;
 mod token;
+mod unlock;
 
 pub use ca::{DEFAULT_CERTIFICATE_VALIDITY, KeyAndRequest, RootCa, new_key_and_request};
 pub use error::PkiError;
@@ -18,3 +19,4 @@ pub use id::{base36, id_from_bytes, new_id};
 pub use identity::{NodeIdentity, PeerIdentity};
 pub use role::Role;
 pub use token::{JoinToken, root_digest};
+pub use unlock::UnlockKey;

@@ -52,11 +52,19 @@ pub fn mend(node: &Node) -> Result<()> {
 /// # Errors
 /// One of them is not let in.
 pub fn form(rig: &Rig) -> Result<()> {
+    form_of(rig, rig.nodes.len())
+}
+
+/// The same with so many of the nodes, the first ones; the others are in no cluster.
+///
+/// # Errors
+/// As [`form`].
+pub fn form_of(rig: &Rig, count: usize) -> Result<()> {
     let first = rig.first();
     let address = first.address.to_string();
     first.ok(&["swarm", "init", "--advertise-addr", &address])?;
     let token = first.ok(&["swarm", "join-token", "-q", "manager"])?;
-    for node in rig.nodes.iter().skip(1) {
+    for node in rig.nodes.iter().take(count).skip(1) {
         let own = node.address.to_string();
         let remote = format!("{address}:2377");
         let said = node.ok(&[
@@ -70,7 +78,7 @@ pub fn form(rig: &Rig) -> Result<()> {
         ])?;
         ensure!(said.contains("as a manager"), "{said}");
     }
-    rig.wait_ready(rig.nodes.len())
+    rig.wait_ready(count)
 }
 
 /// Host names with what `node ls` says of them as managers, asked of `by`.

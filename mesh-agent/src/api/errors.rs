@@ -105,10 +105,7 @@ impl ApiError {
 
     /// The node is a worker.
     pub(crate) fn worker() -> Self {
-        Self::not_manager(
-            "Worker nodes can't be used to view or modify cluster state. Please run this command \
-             on a manager node or promote the current node to a manager.",
-        )
+        NodeError::NotManager.into()
     }
 
     /// The manager has not begun to work.
@@ -263,6 +260,7 @@ impl From<NodeError> for ApiError {
         let status = match &error {
             NodeError::AlreadyMember
             | NodeError::NotMember
+            | NodeError::NotManager
             | NodeError::LeaveRefused(_)
             | NodeError::Remote(_) => StatusCode::SERVICE_UNAVAILABLE,
             NodeError::Invalid(_) => StatusCode::BAD_REQUEST,

@@ -47,6 +47,7 @@ fn membership() -> Router<Api> {
         .route("/swarm/join", post(swarm::join))
         .route("/swarm/leave", post(swarm::leave))
         .route("/swarm/unlock", post(swarm::unlock))
+        .route("/mesh/swarm/restore", post(swarm::restore))
 }
 
 /// What is the whole cluster's to answer: the leader does.
@@ -59,6 +60,7 @@ fn cluster() -> Router<Api> {
         .route("/mesh/trace", get(trace::follow))
         .route("/mesh/nodes/flows", get(packets::flows_of_nodes))
         .route("/mesh/nodes/drops", get(packets::drops_of_nodes))
+        .route("/mesh/swarm/backup", get(swarm::backup))
         .route("/swarm", get(swarm::inspect))
         .route("/swarm/update", post(swarm::update))
         .route("/swarm/unlockkey", get(swarm::unlock_key))

@@ -2,10 +2,15 @@
 
 use axum::{
     Json,
-    body::Body,
+    body::{Body, to_bytes},
     extract::{Query as QueryOf, State},
+    http::{HeaderMap, header},
+    response::IntoResponse,
 };
-use mesh_api::engine::{Swarm, SwarmInitRequest, SwarmJoinRequest, SwarmSpec, UnlockKeyResponse};
+use mesh_api::{
+    UNLOCK_KEY,
+    engine::{Swarm, SwarmInitRequest, SwarmJoinRequest, SwarmSpec, UnlockKeyResponse},
+};
 use mesh_manager::Command;
 use serde::Deserialize;
 
@@ -14,6 +19,10 @@ use super::{
     args::{Query, json},
     errors::ApiError,
 };
+use crate::cluster::RestoreRequest;
+
+/// Longest backup, bytes: the state of a thousand nodes with 30,000 tasks takes some 100 MiB.
+const LONGEST_BACKUP: usize = 1 << 30;
 
 /// A request with the field that the generated types leave out.
 #[derive(Deserialize)]
@@ -62,6 +71,41 @@ pub(super) async fn update(
     };
     manager.call(command).await?;
     Ok(())
+}
+
+/// A backup, as its file is.
+pub(super) async fn backup(State(api): State<Api>) -> Answer<impl IntoResponse> {
+    let manager = api.manager()?;
+    // Much to write down for a large cluster: not on a thread that others wait for.
+    let backup = tokio::task::spawn_blocking(move || manager.backup()).await;
+    let backup = backup.map_err(ApiError::internal)??;
+    let kind = (header::CONTENT_TYPE, "application/octet-stream");
+    Ok(([kind], backup))
+}
+
+/// Goes on with the cluster of the backup that is the body.
+pub(super) async fn restore(
+    State(api): State<Api>,
+    QueryOf(query): QueryOf<Query>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<Json<String>> {
+    let text = |name: &str| query.get(name).map(str::to_owned);
+    let key = headers.get(UNLOCK_KEY).map(|key| key.to_str());
+    let request = RestoreRequest {
+        listen_addr: text("listenAddr"),
+        advertise_addr: text("advertiseAddr"),
+        data_path_addr: text("dataPathAddr"),
+        availability: text("availability"),
+        unlock_key: key
+            .transpose()
+            .map_err(|_| ApiError::bad_request("invalid key string"))?
+            .map(str::to_owned),
+    };
+    let backup = to_bytes(body, LONGEST_BACKUP)
+        .await
+        .map_err(ApiError::unreadable_body)?;
+    Ok(Json(api.node.swarm_restore(request, backup.into()).await?))
 }
 
 /// A manager that starts is never locked here: there is nothing to unlock.

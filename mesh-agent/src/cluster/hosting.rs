@@ -5,12 +5,15 @@ use std::{fs, io, sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use mesh_manager::Manager;
 use mesh_pki::{NodeIdentity, Role};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{Mutex, Notify, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{disk::Shared, manager_config, own_manager};
-use crate::node::Node;
+use super::{disk::Shared, manager_config, own_manager, rebuild};
+use crate::node::{Node, NodeError};
 
 /// Pause before a manager that did not start, or stop, is tried again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -18,8 +21,19 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Follows the certificate.
 #[derive(Debug)]
 pub(super) struct Hosting {
+    kept: Shared,
+    turn: Arc<Turn>,
     cancel: CancellationToken,
     task: JoinHandle<()>,
+}
+
+/// Who may start and stop the manager.
+#[derive(Debug, Default)]
+struct Turn {
+    /// Held meanwhile.
+    lock: Mutex<()>,
+    /// Look again whether one is to be started.
+    again: Notify,
 }
 
 impl Hosting {
@@ -31,8 +45,33 @@ impl Hosting {
         hosted: watch::Sender<bool>,
     ) -> Self {
         let cancel = CancellationToken::new();
-        let task = tokio::spawn(follow(node, kept, identity, hosted, cancel.clone()));
-        Self { cancel, task }
+        let turn = Arc::<Turn>::default();
+        let follow = follow(
+            node,
+            kept.clone(),
+            identity,
+            hosted,
+            turn.clone(),
+            cancel.clone(),
+        );
+        Self {
+            kept,
+            turn,
+            task: tokio::spawn(follow),
+            cancel,
+        }
+    }
+
+    /// Ends the manager, makes it the only one of its cluster, and has it started again, also where that failed.
+    pub(super) async fn rebuild(&self, node: &Node) -> Result<(), NodeError> {
+        let held = self.turn.lock.lock().await;
+        if let Some(manager) = node.host(None) {
+            manager.shutdown().await;
+        }
+        let rebuilt = rebuild::rebuild_log(node, &self.kept.get()).await;
+        drop(held);
+        self.turn.again.notify_one();
+        rebuilt
     }
 
     /// Ends, once what it is doing is done. The manager goes on.
@@ -49,9 +88,11 @@ async fn follow(
     kept: Shared,
     mut identity: watch::Receiver<Arc<NodeIdentity>>,
     hosted: watch::Sender<bool>,
+    turn: Arc<Turn>,
     cancel: CancellationToken,
 ) {
     while !cancel.is_cancelled() {
+        let held = turn.lock.lock().await;
         let wanted = identity.borrow_and_update().role == Role::Manager;
         let is_hosted = node.manager().is_some();
         let done = match wanted {
@@ -60,9 +101,13 @@ async fn follow(
             _ => Ok(()),
         };
         hosted.send_replace(node.manager().is_some());
+        drop(held);
         let next = async {
             match done {
-                Ok(()) => identity.changed().await.is_ok(),
+                Ok(()) => tokio::select! {
+                    changed = identity.changed() => changed.is_ok(),
+                    () = turn.again.notified() => true,
+                },
                 Err(error) => {
                     warn!(
                         error = format!("{error:#}"),

@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     container::Names,
     logs,
-    node::{ClusterInfo, Node, NodeState, Role},
+    node::{ClusterInfo, Node, NodeError, NodeState, Role},
     queries,
     reconcile::{self, Parts, jobs},
     session::{self, Connection, Session, Statuses},
@@ -135,6 +135,11 @@ impl Membership {
         let mut connection = self.session.connection.clone();
         let up = connection.wait_for(|connection| matches!(connection, Connection::Up(_)));
         matches!(timeout(patience, up).await, Ok(Ok(_)))
+    }
+
+    /// Goes on with this node's manager as the only one of the cluster.
+    pub(super) async fn rebuild_manager(&self, node: &Node) -> Result<(), NodeError> {
+        self.hosting.rebuild(node).await
     }
 
     /// Ends everything and takes away all that was made on the node.

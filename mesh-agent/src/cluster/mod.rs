@@ -4,9 +4,14 @@ mod address;
 mod disk;
 mod hosting;
 mod member;
+mod rebuild;
 mod refusal;
+mod restore;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow};
 use ipnetwork::IpNetwork;
@@ -17,6 +22,7 @@ use mesh_manager::{
 use mesh_pki::NodeIdentity;
 
 pub use member::Membership;
+pub(crate) use restore::{Request as RestoreRequest, restore};
 
 use crate::{
     api,
@@ -49,17 +55,17 @@ pub(crate) async fn init(
     availability: Option<String>,
 ) -> Result<String, NodeError> {
     let mut membership = node.inner.membership.lock().await;
-    refuse_if_member(node, membership.as_ref())?;
     if request.force_new_cluster == Some(true) {
-        return Err(invalid(
-            "force-new-cluster is not supported yet; managers go on by themselves once a majority of them runs",
-        ));
+        return rebuild::force_new_cluster(node, &mut membership, &request).await;
     }
+    refuse_if_member(node, membership.as_ref())?;
     let config = node.config();
-    let host = observe().await?;
-    let listen = address::listen(&host, request.listen_addr.as_deref())?;
-    let advertise = address::advertise(&host, request.advertise_addr.as_deref(), listen)?;
-    let data_path = data_path(&host, request.data_path_addr.as_deref(), advertise)?;
+    let (listen, advertise, data_path) = addresses(
+        &observe().await?,
+        request.listen_addr.as_deref(),
+        request.advertise_addr.as_deref(),
+        request.data_path_addr.as_deref(),
+    )?;
     let data_path_port = match request.data_path_port {
         None | Some(0) => config.vxlan_port,
         Some(port) => u16::try_from(port)
@@ -110,9 +116,19 @@ pub(crate) async fn init(
             return Err(NodeError::Remote(error.to_string()));
         }
     };
+    found(node, &mut membership, kept, manager).await
+}
+
+/// Takes up a cluster with this node's manager, and waits for the node's first session. Gives the node's id.
+async fn found(
+    node: &Node,
+    membership: &mut Option<Membership>,
+    kept: Kept,
+    manager: mesh_manager::ManagerHandle,
+) -> Result<String, NodeError> {
     let identity = manager.identity().clone();
     let node_id = identity.node_id.clone();
-    kept.save(config)?;
+    kept.save(node.config())?;
     let started = Membership::start(node, kept, identity, Some(manager))?;
     let up = started.wait_until_up(FIRST_SESSION).await;
     *membership = Some(started);
@@ -133,10 +149,12 @@ pub(crate) async fn join(
     refuse_if_member(node, membership.as_ref())?;
     let config = node.config();
     let availability = parse_availability(availability.as_deref())?;
-    let host = observe().await?;
-    let listen = address::listen(&host, request.listen_addr.as_deref())?;
-    let advertise = address::advertise(&host, request.advertise_addr.as_deref(), listen)?;
-    let data_path = data_path(&host, request.data_path_addr.as_deref(), advertise)?;
+    let (listen, advertise, data_path) = addresses(
+        &observe().await?,
+        request.listen_addr.as_deref(),
+        request.advertise_addr.as_deref(),
+        request.data_path_addr.as_deref(),
+    )?;
     let token = request.join_token.unwrap_or_default();
     let remotes: Vec<String> = request
         .remote_addrs
@@ -205,7 +223,7 @@ async fn ask_to_join(
     remotes: &[String],
     token: &str,
     availability: &str,
-    data_path: std::net::IpAddr,
+    data_path: IpAddr,
 ) -> Result<(client::Joined, String), NodeError> {
     let mut failure = invalid("at least 1 RemoteAddr is required to join");
     for remote in remotes {
@@ -340,15 +358,20 @@ async fn observe() -> Result<HostView, NodeError> {
     Ok(host.observe().await.map_err(anyhow::Error::from)?)
 }
 
-fn data_path(
+/// What this node listens on, is reached at, and ends its tunnels at.
+fn addresses(
     host: &HostView,
-    asked: Option<&str>,
-    advertise: SocketAddr,
-) -> Result<std::net::IpAddr, NodeError> {
-    match asked.filter(|text| !text.is_empty()) {
-        Some(asked) => Ok(address::parse(host, asked, 0)?.ip()),
-        None => Ok(advertise.ip()),
-    }
+    listen: Option<&str>,
+    advertise: Option<&str>,
+    data_path: Option<&str>,
+) -> Result<(SocketAddr, SocketAddr, IpAddr), NodeError> {
+    let listen = address::listen(host, listen)?;
+    let advertise = address::advertise(host, advertise, listen)?;
+    let data_path = match data_path.filter(|text| !text.is_empty()) {
+        Some(asked) => address::parse(host, asked, 0)?.ip(),
+        None => advertise.ip(),
+    };
+    Ok((listen, advertise, data_path))
 }
 
 fn manager_config(node: &Node, kept: &Kept) -> ManagerConfig {

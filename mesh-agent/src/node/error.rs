@@ -11,6 +11,11 @@ pub enum NodeError {
     /// 503.
     #[error("This node is not part of a swarm")]
     NotMember,
+    /// 503.
+    #[error(
+        "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager."
+    )]
+    NotManager,
     /// 503: leaving as the last or a needed manager.
     #[error("{0}")]
     LeaveRefused(String),

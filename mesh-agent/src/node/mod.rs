@@ -232,7 +232,25 @@ impl Node {
         request: SwarmInitRequest,
         availability: Option<String>,
     ) -> Result<String, NodeError> {
-        cluster::init(self, request, availability).await
+        let node = self.clone();
+        // A caller that goes away leaves nothing half done.
+        let making = async move { cluster::init(&node, request, availability).await };
+        tokio::spawn(making).await.context("init")?
+    }
+
+    /// `swarm init --restore`: goes on with the cluster of a backup, as its only manager; returns the node id.
+    ///
+    /// # Errors
+    /// Already part of a cluster, no usable address, the backup cannot be read, the state cannot be written.
+    pub(crate) async fn swarm_restore(
+        &self,
+        request: cluster::RestoreRequest,
+        backup: Vec<u8>,
+    ) -> Result<String, NodeError> {
+        let node = self.clone();
+        // A caller that goes away leaves nothing half done.
+        let restoring = async move { cluster::restore(&node, request, backup).await };
+        tokio::spawn(restoring).await.context("restore")?
     }
 
     /// `swarm join`: becomes a node of the cluster the token belongs to.

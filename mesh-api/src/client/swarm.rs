@@ -1,10 +1,15 @@
 //! Calls about the cluster and the agent itself.
 
+use hyper::Method;
 use serde::Serialize;
 
-use super::{Client, ClientError};
-use crate::engine::{
-    Swarm, SwarmInitRequest, SwarmJoinRequest, SwarmSpec, SystemInfo, SystemVersion,
+use super::{
+    ByteStream, Client, ClientError, byte_stream, read_json,
+    transport::{bytes_body, empty_body},
+};
+use crate::{
+    UNLOCK_KEY,
+    engine::{Swarm, SwarmInitRequest, SwarmJoinRequest, SwarmSpec, SystemInfo, SystemVersion},
 };
 
 /// A request with the availability that the generated type lacks.
@@ -55,6 +60,36 @@ impl Client {
             availability,
         };
         self.post("/swarm/init", &[], &body).await
+    }
+
+    /// A backup of the cluster; the key to it all, so not to be shown to anyone.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    pub async fn swarm_backup(&self) -> Result<ByteStream, ClientError> {
+        let path = "/mesh/swarm/backup";
+        let answer = self.request(Method::GET, path, &[], empty_body(), &[]);
+        Ok(byte_stream(answer.await?))
+    }
+
+    /// Makes this node the only manager of the cluster of a backup. Gives the node's id. The addresses and the
+    /// availability are as in [`swarm_init`](Self::swarm_init), by the names `listenAddr`, `advertiseAddr`, `dataPathAddr`
+    /// and `availability`.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn swarm_restore(
+        &self,
+        backup: Vec<u8>,
+        query: &[(&'static str, String)],
+        unlock_key: Option<&str>,
+    ) -> Result<String, ClientError> {
+        let path = "/mesh/swarm/restore";
+        let key = unlock_key.map(|key| (UNLOCK_KEY, key.to_owned()));
+        let headers: Vec<_> = key.into_iter().collect();
+        let body = bytes_body(backup);
+        let answer = self.request(Method::POST, path, query, body, &headers);
+        read_json(answer.await?).await
     }
 
     /// Joins a cluster.

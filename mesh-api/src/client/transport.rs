@@ -33,10 +33,16 @@ pub(super) fn empty_body() -> Body {
 /// # Errors
 /// [`ClientError::Decode`] when the value has no JSON, such as a map with keys that are not text.
 pub(super) fn json_body<T: Serialize>(value: &T) -> Result<Body, ClientError> {
-    let bytes = spelling::to_vec(value).map_err(ClientError::Decode)?;
-    Ok(Full::new(Bytes::from(bytes))
+    spelling::to_vec(value)
+        .map(bytes_body)
+        .map_err(ClientError::Decode)
+}
+
+/// A body of these bytes.
+pub(super) fn bytes_body(bytes: Vec<u8>) -> Body {
+    Full::new(Bytes::from(bytes))
         .map_err(|never| match never {})
-        .boxed_unsync())
+        .boxed_unsync()
 }
 
 /// A body sent as it is read.

@@ -8,6 +8,7 @@ mod handout;
 mod network;
 mod node;
 mod port;
+mod rebuild;
 mod service;
 mod subnet;
 mod subnet_v6;
@@ -19,6 +20,8 @@ use crate::{
     state::{Meta, State},
 };
 use sha2::{Digest, Sha256};
+
+pub(crate) use rebuild::{Survivor, rebuild};
 
 /// What an operation may use besides the state.
 #[derive(Debug)]

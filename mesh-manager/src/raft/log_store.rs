@@ -4,7 +4,7 @@
 
 use super::{
     seal::{Sealer, is_sealed},
-    types::{Entry, LogId, StorageError, TypeConfig, Vote},
+    types::{Entry, LogId, SnapshotMeta, StorageError, TypeConfig, Vote},
 };
 use crate::ManagerError;
 use openraft::{
@@ -169,6 +169,47 @@ impl LogStore {
         .await
     }
 
+    /// Gives up the log for a snapshot of another history, with the vote that goes with it.
+    pub(super) async fn replace(
+        &self,
+        vote: Vote,
+        meta: SnapshotMeta,
+        data: Vec<u8>,
+    ) -> Result<(), Failure> {
+        let data = self.sealer.seal(SNAPSHOT_DATA.as_bytes(), &data)?;
+        let rows = [
+            (VOTE, serde_json::to_vec(&vote)?),
+            (PURGED, serde_json::to_vec(&meta.last_log_id)?),
+            (SNAPSHOT_META, serde_json::to_vec(&meta)?),
+            (SNAPSHOT_DATA, data),
+        ];
+        self.write(move |txn| {
+            txn.open_table(LOG)?.retain(|_, _| false)?;
+            let mut table = txn.open_table(META)?;
+            for (key, value) in &rows {
+                table.insert(*key, value.as_slice())?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// The vote that was given last.
+    pub(super) fn vote(&self) -> Result<Option<Vote>, Failure> {
+        self.get(VOTE)
+    }
+
+    /// The last entry that was ever in the log.
+    pub(super) fn last_log_id(&self) -> Result<Option<LogId>, Failure> {
+        let purged: Option<LogId> = self.get(PURGED)?;
+        Ok(self.last()?.or(purged))
+    }
+
+    /// The entries from this index on.
+    pub(super) fn entries_from(&self, index: u64) -> Result<Vec<Entry>, Failure> {
+        self.range(index..)
+    }
+
     fn last(&self) -> Result<Option<LogId>, Failure> {
         let table = self.db.begin_read()?.open_table(LOG)?;
         let Some((index, value)) = table.last()? else {
@@ -246,11 +287,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
         let read = || -> Result<LogState<TypeConfig>, Failure> {
-            let purged: Option<LogId> = self.get(PURGED)?;
-            let last = self.last()?.or(purged);
             Ok(LogState {
-                last_purged_log_id: purged,
-                last_log_id: last,
+                last_purged_log_id: self.get(PURGED)?,
+                last_log_id: self.last_log_id()?,
             })
         };
         read().map_err(|e| storage_error(ErrorSubject::Logs, ErrorVerb::Read, e))
@@ -267,7 +306,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        self.get(VOTE)
+        self.vote()
             .map_err(|e| storage_error(ErrorSubject::Vote, ErrorVerb::Read, e))
     }
 

@@ -5,7 +5,10 @@
     reason = "openraft's trait wants its own large error by value"
 )]
 
-use super::types::{RaftId, RaftPeer, TypeConfig};
+use super::{
+    Store,
+    types::{RaftId, RaftPeer, TypeConfig},
+};
 use crate::{client, credentials::Credentials};
 use mesh_api::proto::{RaftMessage, raft_client::RaftClient};
 use openraft::{
@@ -23,10 +26,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
+use tokio::sync::Notify;
 use tonic::transport::Channel;
 
 /// One message may hold a large batch or a snapshot's chunk.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
+
+/// Metadata of the refusal of a manager that the group has gone on without.
+pub(crate) const DISMISSED: &str = "mesh-dismissed";
 
 /// A manager that has not answered for so long counts as unreachable.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -58,6 +65,10 @@ pub(super) struct Network {
     pub(super) heard: Arc<Heard>,
     /// By address; openraft asks for a connection for every vote and every read.
     pub(super) channels: Arc<Mutex<HashMap<String, Channel>>>,
+    /// The state, which says what group this manager is of.
+    pub(super) store: Arc<Store>,
+    /// Told when another manager says that the group has gone on without this one.
+    pub(super) dismissed: Arc<Notify>,
 }
 
 impl Network {
@@ -83,6 +94,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             node: node.clone(),
             channel: self.channel(&node.addr),
             heard: self.heard.clone(),
+            store: self.store.clone(),
+            dismissed: self.dismissed.clone(),
         }
     }
 }
@@ -93,6 +106,8 @@ pub(super) struct Connection {
     node: RaftPeer,
     channel: Option<Channel>,
     heard: Arc<Heard>,
+    store: Arc<Store>,
+    dismissed: Arc<Notify>,
 }
 
 impl Connection {
@@ -116,6 +131,7 @@ impl Connection {
             payload,
             data: Vec::new(),
             to: self.node.node_id.clone(),
+            incarnation: self.store.read().incarnation.clone(),
         })
     }
 
@@ -124,6 +140,9 @@ impl Connection {
         answer: Result<tonic::Response<RaftMessage>, tonic::Status>,
     ) -> Result<T, RpcError<E>> {
         let message = answer.map_err(|status| {
+            if status.metadata().contains_key(DISMISSED) {
+                self.dismissed.notify_one();
+            }
             RPCError::Unreachable(Unreachable::new(&AnyError::error(status.to_string())))
         })?;
         let result: Result<T, E> = serde_json::from_slice(&message.into_inner().payload)

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Name of the log in a manager's directory.
-const LOG_FILE: &str = "raft.redb";
+pub(super) const LOG_FILE: &str = "raft.redb";
 
 /// Largest piece of a snapshot in one message.
 const SNAPSHOT_CHUNK: u64 = 1 << 20;
@@ -102,14 +102,14 @@ impl Group {
             if let Err(error) = running.shutdown().await {
                 tracing::warn!(%error, "raft did not stop cleanly");
             }
-            let Some(mut reason) = stopped else { return };
+            let Some(mut failure) = stopped else { return };
             if began.elapsed() > LONGEST_PAUSE {
                 pause = FIRST_PAUSE;
             }
             loop {
-                tracing::error!(%reason, ?pause, "raft stopped; it will be opened anew");
+                tracing::error!(%failure, ?pause, "raft stopped; it will be opened anew");
                 leadership.send_replace(Leadership {
-                    failure: Some(ManagerError::cannot_write(&reason)),
+                    failure: Some(failure),
                     ..Leadership::default()
                 });
                 let slept = cancel.run_until_cancelled(tokio::time::sleep(pause)).await;
@@ -123,24 +123,26 @@ impl Group {
                 };
                 match opened {
                     Ok(opened) => break drop(raft.send_replace(opened)),
-                    Err(error) => reason = error.to_string(),
+                    Err(error) => failure = ManagerError::cannot_write(error),
                 }
             }
         }
     }
 
-    /// Tells who leads until Raft stops; gives the reason.
-    async fn follow(&self, raft: &Raft, leadership: &watch::Sender<Leadership>) -> String {
+    /// Tells who leads until Raft stops, or this manager has been dismissed; gives the reason.
+    async fn follow(&self, raft: &Raft, leadership: &watch::Sender<Leadership>) -> ManagerError {
         let mut metrics = raft.metrics();
         let mut heartbeat = tokio::time::interval(self.heartbeat);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut told = Instant::now();
+        let dismissed = self.network.dismissed.notified();
+        tokio::pin!(dismissed);
         loop {
             let (leader, is_self, beats) = {
                 let metrics = metrics.borrow_and_update();
                 // Before it is told that nobody leads: whoever waits is to be told why.
                 if let Some(reason) = why_stopped(&metrics) {
-                    return reason;
+                    return ManagerError::cannot_write(reason);
                 }
                 let members = metrics.membership_config.membership();
                 let others = members.nodes().count() > 1;
@@ -177,10 +179,12 @@ impl Group {
                     changed.is_ok()
                 }
                 _ = heartbeat.tick(), if beats => raft.trigger().heartbeat().await.is_ok(),
+                () = &mut dismissed => return ManagerError::dismissed(),
             };
             if !is_running {
                 let why = why_stopped(&raft.metrics().borrow());
-                return why.unwrap_or_else(|| Fatal::<RaftId>::Panicked.to_string());
+                let why = why.unwrap_or_else(|| Fatal::<RaftId>::Panicked.to_string());
+                return ManagerError::cannot_write(why);
             }
         }
     }
@@ -244,6 +248,8 @@ impl OpenRaft {
                 credentials,
                 heard: heard.clone(),
                 channels: Arc::default(),
+                store: store.clone(),
+                dismissed: Arc::default(),
             },
             heartbeat: timings.raft_heartbeat,
             store,

@@ -1,19 +1,23 @@
 //! The store under openraft's own suite, and what it leaves on disk.
 
 use super::{
-    Store,
+    Peer, Store,
     log_store::LogStore,
     state_machine::StateMachine,
-    types::{Batch, Entry, LogId, StorageError, TypeConfig},
+    types::{Batch, Entry, LogId, StorageError, TypeConfig, Vote, raft_id},
 };
-use crate::{Command, Operation, Proposal};
+use crate::{Command, ManagerError, Operation, Proposal, state::State};
 use openraft::{
     CommittedLeaderId, EntryPayload, RaftLogReader,
-    storage::{RaftLogStorage, RaftLogStorageExt},
+    storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine},
     testing::{StoreBuilder, Suite},
 };
 use redb::{Database, TableDefinition};
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 struct Builder;
 
@@ -117,4 +121,56 @@ async fn what_is_on_disk_is_encrypted() {
     assert!(!key.exists());
     fs::write(&key, kept).unwrap();
     LogStore::open(&path).unwrap();
+}
+
+#[tokio::test]
+async fn a_log_is_rebuilt_whole_or_not_at_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("raft.redb");
+    let own = Peer {
+        node_id: "left".to_owned(),
+        addr: "192.0.2.1:2377".to_owned(),
+    };
+    let mut log = LogStore::create(&path).unwrap();
+    // The last one may not be committed; it may have been acknowledged as well.
+    let entries = [entry(0, "a"), entry(1, "b"), entry(2, "c")];
+    log.blocking_append(entries).await.unwrap();
+    log.save_vote(&Vote::new(7, 3)).await.unwrap();
+    let told = || ManagerError::precondition("not this time");
+    let refused = log.rebuild(&own, |_| Err(told())).await.unwrap_err();
+    assert_eq!(refused, told());
+    assert_eq!(
+        names(&log.try_get_log_entries(0..9).await.unwrap()).len(),
+        3
+    );
+    assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(7, 3)));
+    assert!(log.snapshot::<u64>().unwrap().is_none());
+
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let out = seen.clone();
+    let keep = move |state: &mut State| {
+        out.lock().unwrap().push(state.index());
+        state.incarnation = "another".to_owned();
+        Ok(())
+    };
+    log.rebuild(&own, keep).await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), [2], "all entries are applied");
+    drop(log);
+    let mut log = LogStore::open(&path).unwrap();
+    let id = raft_id("left");
+    assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(8, id)));
+    let state = log.get_log_state().await.unwrap();
+    let last = LogId::new(CommittedLeaderId::new(8, id), 3);
+    assert_eq!(state.last_purged_log_id, Some(last));
+    assert_eq!(state.last_log_id, Some(last));
+    assert!(log.try_get_log_entries(0..9).await.unwrap().is_empty());
+    let store = Arc::new(Store::new());
+    let mut machine = StateMachine::open(store.clone(), log.clone()).unwrap();
+    let (applied, membership) = machine.applied_state().await.unwrap();
+    assert_eq!(applied, Some(last));
+    assert_eq!(membership.voter_ids().collect::<Vec<_>>(), [id]);
+    let node = membership.membership().get_node(&id).unwrap();
+    assert_eq!(node.addr, own.addr);
+    assert_eq!(store.read().incarnation, "another");
+    assert_eq!(store.read().index(), 3);
 }

@@ -1,9 +1,9 @@
 //! Who calls, and whether they may. TLS has verified the certificate; here its subject is judged.
 
-use crate::{core::Core, state::Node};
+use crate::{core::Core, raft::DISMISSED, state::Node};
 use mesh_pki::{PeerIdentity, Role};
 use std::{net::IpAddr, time::UNIX_EPOCH};
-use tonic::{Request, Status};
+use tonic::{Request, Status, metadata::MetadataValue};
 
 /// The caller's identity, if it showed a certificate of this cluster.
 pub(super) fn peer<T>(core: &Core, request: &Request<T>) -> Result<PeerIdentity, Status> {
@@ -57,11 +57,17 @@ pub(super) fn raft_peer<T>(core: &Core, request: &Request<T>) -> Result<PeerIden
         state.honours_manager(&peer.node_id, issued_at)
     };
     if peer.role != Role::Manager || !(core.consensus.is_member(&peer.node_id) || is_honoured()) {
-        return Err(Status::permission_denied(
-            "only managers of this swarm may call this",
-        ));
+        return Err(dismissed());
     }
     Ok(peer)
+}
+
+/// Tells a manager that the group has gone on without it.
+pub(super) fn dismissed() -> Status {
+    let mut status = Status::permission_denied("only managers of this swarm may call this");
+    let metadata = status.metadata_mut();
+    metadata.insert(DISMISSED, MetadataValue::from_static("true"));
+    status
 }
 
 /// Who shows a manager's certificate, whatever has become of it since.

@@ -23,6 +23,15 @@ impl Service {
                 message.to
             )));
         }
+        // One of a group that this one took the place of; or it is this manager whose group is of the past, and it will
+        // be told so when it asks. Who has no state yet follows any.
+        let is_of_another = {
+            let state = self.0.store.read();
+            state.cluster().is_some() && state.incarnation != message.incarnation
+        };
+        if is_of_another {
+            return Err(auth::dismissed());
+        }
         let payload = self
             .0
             .consensus

@@ -42,6 +42,10 @@ pub struct State {
     /// Ids of nodes that were removed after they had been managers: their certificates are worth nothing.
     #[serde(default)]
     pub(crate) removed_managers: BTreeSet<String>,
+    /// What the group of managers differs by from those that it took the place of, when it was rebuilt from one manager or
+    /// a backup; empty in one that never was. Managers of another one are not heard.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) incarnation: String,
     /// The next VNI to try.
     pub(crate) next_vni: u32,
     /// The next dynamic port to try.

@@ -6,6 +6,8 @@
     reason = "every test file uses another part of this module"
 )]
 
+pub mod group;
+
 use mesh_api::{engine, proto};
 use mesh_manager::{Command, Config, InitOptions, Manager, ManagerHandle, Response, client};
 use mesh_pki::{NodeIdentity, tls};

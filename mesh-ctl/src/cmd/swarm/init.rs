@@ -1,8 +1,10 @@
 //! `swarm init`
 
-use anyhow::Result;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
 use mesh_api::{
-    Client,
+    Client, backup,
     engine::{
         SwarmInitRequest, SwarmSpec, SwarmSpecCaConfig, SwarmSpecEncryptionConfig,
         SwarmSpecOrchestration,
@@ -44,9 +46,18 @@ pub(crate) struct Args {
     /// Ended tasks kept per slot
     #[arg(long)]
     task_history_limit: Option<i64>,
-    /// Rebuild a cluster from this manager's state
-    #[arg(long)]
+    /// Go on with this manager alone, with all of the cluster's state: for when a majority of the managers is lost
+    #[arg(long, conflicts_with_all = [
+        "data_path_port", "default_addr_pool", "default_addr_pool_mask_length", "availability", "autolock", "cert_expiry",
+        "task_history_limit",
+    ])]
     force_new_cluster: bool,
+    /// Go on with the cluster of this backup, see `swarm backup`, with this node as its only manager
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "data_path_port", "default_addr_pool", "default_addr_pool_mask_length", "autolock", "cert_expiry",
+        "task_history_limit", "force_new_cluster",
+    ])]
+    restore: Option<PathBuf>,
 }
 
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
@@ -73,7 +84,10 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
         subnet_size: Some(args.default_addr_pool_mask_length),
         spec: Some(spec),
     };
-    let id = client.swarm_init(&request, &args.availability).await?;
+    let id = match args.restore {
+        Some(file) => restore(client, &file, &request, args.availability).await?,
+        None => client.swarm_init(&request, &args.availability).await?,
+    };
     let join = super::join_command(client, Role::Worker).await?;
     say!(
         "Swarm initialized: current node ({id}) is now a manager.\n\n\
@@ -81,4 +95,27 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
          To add a manager to this swarm, run 'mesh-ctl swarm join-token manager' and follow the instructions.\n"
     )?;
     Ok(())
+}
+
+/// Has the agent go on with the cluster of a backup.
+async fn restore(
+    client: &Client,
+    file: &Path,
+    request: &SwarmInitRequest,
+    availability: String,
+) -> Result<String> {
+    let backup = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let key = match backup::is_locked(&backup) {
+        true => Some(super::unlock_key()?),
+        false => None,
+    };
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let query = [
+        ("listenAddr", text(&request.listen_addr)),
+        ("advertiseAddr", text(&request.advertise_addr)),
+        ("dataPathAddr", text(&request.data_path_addr)),
+        ("availability", availability),
+    ];
+    let restored = client.swarm_restore(backup, &query, key.as_deref());
+    Ok(restored.await?)
 }

@@ -1,17 +1,23 @@
 //! `swarm`: the cluster.
 
+mod backup;
 mod init;
 mod join;
 mod join_token;
 mod leave;
+mod secret_file;
 mod update;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use mesh_api::{Client, engine::SwarmSpec};
 
+use crate::terminal;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Write all of the cluster's state to a file, to go on with it elsewhere
+    Backup(backup::Args),
     /// Start a cluster with this node as its first manager
     Init(init::Args),
     /// Join a cluster
@@ -26,6 +32,7 @@ pub(crate) enum Command {
 
 pub(crate) async fn run(client: &Client, command: Command) -> Result<()> {
     match command {
+        Command::Backup(args) => backup::run(client, args).await,
         Command::Init(args) => init::run(client, args).await,
         Command::Join(args) => join::run(client, args).await,
         Command::JoinToken(args) => join_token::run(client, args).await,
@@ -89,4 +96,10 @@ async fn token(client: &Client, role: Role) -> Result<String> {
         Role::Manager => tokens.manager,
     }
     .with_context(|| format!("the agent gave no {role} token"))
+}
+
+/// The unlock key, as typed, or as the first line of standard input where that is no terminal.
+fn unlock_key() -> Result<String> {
+    let line = terminal::read_hidden("Enter unlock key: ").context("cannot read the unlock key")?;
+    Ok(line.trim().to_owned())
 }

@@ -1,0 +1,36 @@
+//! `swarm backup`
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use futures::StreamExt;
+use mesh_api::Client;
+
+use super::secret_file::SecretFile;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// File to write, readable by its owner alone: whoever has it has the cluster's root key, tokens and secrets
+    file: PathBuf,
+}
+
+pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
+    let path = &args.file;
+    let failed = || format!("cannot write {}", path.display());
+    let mut backup = client.swarm_backup().await?;
+    let mut file = SecretFile::create(path).with_context(failed)?;
+    let mut length = 0;
+    while let Some(piece) = backup.next().await {
+        let piece = piece?;
+        length += piece.len();
+        file.write(&piece).with_context(failed)?;
+    }
+    ensure!(length > 0, "the agent gave an empty backup");
+    file.finish().with_context(failed)?;
+    say!(
+        "Backup of the swarm written to {} ({length} bytes).\n\
+         It holds the root key, the join tokens and all secrets: keep it as you keep these.",
+        path.display()
+    )?;
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! A cluster that has lost the majority of its managers goes on with one of them, and the others cannot undo it.
+
+mod common;
+
+use common::{
+    FakeNode, create, eventually, free_address,
+    group::{Member, address, restart, three},
+    service,
+};
+use mesh_manager::{ErrorKind, Manager, ManagerHandle, state::TaskState};
+use mesh_pki::Role;
+use std::time::Duration;
+use tokio::time::Instant;
+
+fn services(manager: &ManagerHandle) -> Vec<String> {
+    let view = manager.view();
+    let mut names: Vec<String> = view.services().map(|s| s.name().to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Rebuilds the cluster of a manager that was shut down: what served its last connections may hold the log for a moment.
+async fn rebuild(config: &mesh_manager::Config) {
+    let deadline = Instant::now() + common::PATIENCE;
+    while let Err(error) = Manager::rebuild(config).await {
+        assert!(Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_manager_goes_on_and_the_others_cannot_undo_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (first, second, third) = three(directory.path()).await;
+    let node = FakeNode::join(&first, "n1").await;
+    let id = create(&first, service("before", 2)).await;
+    let running = |manager: &ManagerHandle| {
+        let view = manager.view();
+        let tasks = view.tasks_of_service(&id);
+        let running = tasks.filter(|t| t.status.state == TaskState::Running);
+        let mut ids: Vec<String> = running.map(|t| t.id.clone()).collect();
+        ids.sort();
+        ids
+    };
+    eventually("two tasks on every manager", || {
+        (running(&second.handle).len() == 2).then_some(())
+    })
+    .await;
+    let before = running(&second.handle);
+    let tokens = |manager: &ManagerHandle| {
+        let view = manager.view();
+        let cluster = view.cluster().unwrap();
+        (cluster.worker_token.clone(), cluster.root_key_pem.clone())
+    };
+    let kept = tokens(&first);
+    for manager in [&first, &second.handle, &third.handle] {
+        manager.shutdown().await;
+    }
+    node.kill();
+    let Member {
+        config,
+        directory: _second,
+        handle: old,
+    } = second;
+    let (id_of_third, own) = (
+        third.handle.identity().node_id.clone(),
+        old.identity().node_id.clone(),
+    );
+    rebuild(&config).await;
+    let alone = restart(config.clone(), Vec::new()).await;
+    alone.ready().await.unwrap();
+    assert_eq!(alone.group().voters.iter().collect::<Vec<_>>(), [&own]);
+    assert_eq!(services(&alone), ["before"]);
+    assert_eq!(tokens(&alone), kept);
+    {
+        let view = alone.view();
+        let managers = view.nodes().filter(|n| n.role == Role::Manager);
+        assert_eq!(managers.map(|n| &n.id).collect::<Vec<_>>(), [&own]);
+    }
+    // The worker comes back, and its tasks are what they were.
+    let again = FakeNode::open(&address(&alone), node.identity.clone(), "n1").await;
+    eventually("the node has its tasks", || {
+        (again.known.lock().unwrap().tasks.len() == 2).then_some(())
+    })
+    .await;
+    assert_eq!(running(&alone), before);
+    create(&alone, service("after", 0)).await;
+
+    // Both of the others are a majority of the group that was: they elect, but take nothing of this one back, and stop
+    // once they are told.
+    let first_config = mesh_manager::Config {
+        listen: address(&first).parse().unwrap(),
+        ..common::config(directory.path(), address(&first).parse().unwrap())
+    };
+    let first = restart(first_config, Vec::new()).await;
+    let third_again = restart(third.config.clone(), Vec::new()).await;
+    for manager in [&first, &third_again] {
+        let deadline = Instant::now() + common::PATIENCE;
+        loop {
+            let told = manager.lead(Instant::now() + Duration::from_secs(1)).await;
+            match told {
+                Err(error) if error.message.contains("have gone on without it") => break,
+                _ => assert!(Instant::now() < deadline, "it was never told"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert!(alone.is_leader());
+    assert_eq!(services(&alone), ["after", "before"]);
+    // Its node gets a worker's certificate, as after any demotion.
+    let renewed = mesh_manager::client::renew(&address(&alone), third_again.identity()).await;
+    assert_eq!(renewed.unwrap().role, Role::Worker);
+    assert_eq!(alone.view().node(&id_of_third).unwrap().role, Role::Worker);
+
+    // The group grows again.
+    let new = common::group::member(&alone).await;
+    create(&new.handle, service("grown", 0)).await;
+    assert_eq!(services(&alone), ["after", "before", "grown"]);
+    alone.shutdown().await;
+    let alone = restart(config, Vec::new()).await;
+    eventually("a leader of the two", || {
+        (alone.is_leader() || new.handle.is_leader()).then_some(())
+    })
+    .await;
+    for manager in [alone, first, third_again, new.handle] {
+        manager.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_without_state_or_certificate_rebuilds_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = common::config(directory.path(), free_address());
+    let refused = Manager::rebuild(&config).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::NotFound, "{refused}");
+
+    // One that was never let in has an empty log.
+    let (_keep, manager) = {
+        let directory = tempfile::tempdir().unwrap();
+        let manager = common::manager(directory.path()).await;
+        (directory, manager)
+    };
+    let token = manager.view().cluster().unwrap().manager_token.clone();
+    let joined =
+        mesh_manager::client::join(&address(&manager), &token, "active", common::OUTSIDE).await;
+    joined.unwrap().identity.save(&config.identity_dir).unwrap();
+    Manager::prepare(&config).unwrap();
+    let refused = Manager::rebuild(&config).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::FailedPrecondition, "{refused}");
+    assert!(
+        refused.message.contains("no state of the swarm"),
+        "{refused}"
+    );
+
+    let worker = manager.view().cluster().unwrap().worker_token.clone();
+    let joined =
+        mesh_manager::client::join(&address(&manager), &worker, "active", common::OUTSIDE).await;
+    joined.unwrap().identity.save(&config.identity_dir).unwrap();
+    let refused = Manager::rebuild(&config).await.unwrap_err();
+    assert!(refused.message.contains("is a worker"), "{refused}");
+    manager.shutdown().await;
+}
