@@ -58,6 +58,12 @@ pub const XDP_TRACE: u32 = 1;
 /// header on.
 pub const PEER_MTU_UNKNOWN: u32 = 1;
 
+/// [`PathMtu::mtu`] is at least this, from the outer IP header on: what every link takes that may carry IPv6 (RFC 8200,
+/// section 5).
+pub const PATH_MTU_LEAST: u32 = 1280;
+/// For so many seconds what a router has said is believed (RFC 1191, section 6.3; Linux's `mtu_expires`).
+pub const PATH_KEPT_S: u32 = 600;
+
 /// Ports in a [`TraceFilter`].
 pub const TRACE_PORTS: usize = 8;
 
@@ -316,6 +322,14 @@ layouts! {
         direct: u8,
         /// Zero.
         pad: [u8; 5],
+    }
+
+    /// Value of `PATHS`: what routers on the way to another node take.
+    struct PathMtu(8) {
+        /// Largest packet in bytes, from its IP header on.
+        mtu: u32,
+        /// Not known from then on: seconds of the monotonic clock, modulo 2^32.
+        until_s: u32,
     }
 
     /// Key of `ENDPOINTS` and `VIPS`. IPv4 throughout: see [`Prefix`].

@@ -19,7 +19,9 @@ use crate::{
     host,
     left_out::LeftOut,
     lines::ROWS,
-    netlink, object, pins,
+    netlink, object,
+    paths::Paths,
+    pins,
     rows::{Length, Rows},
     shortages::{Shortage, Shortages},
     snapshot,
@@ -45,6 +47,7 @@ pub struct Datapath {
     pub(crate) tables: Tables,
     twins: Twins,
     lrus: Lrus,
+    pub(crate) paths: Paths,
     attachments: Attachments,
     hooks: Hooks,
     rows: Rows,
@@ -107,6 +110,7 @@ impl Datapath {
         superseded.convert(&maps)?;
         let tables = Tables::open(&mut ebpf)?;
         let lrus = Lrus::open(&mut ebpf)?;
+        let paths = Paths::open(&mut ebpf)?;
         let mut rows = Rows::new(config.row_bytes / size_of::<Line>() as u32);
         for pool in tables.pools() {
             rows.adopt(pool, |row| tables.read_row(row))?;
@@ -117,6 +121,7 @@ impl Datapath {
             tables,
             twins,
             lrus,
+            paths,
             attachments: Attachments::open(&dir)?,
             hooks: Hooks::open(dir.join("hooks"), config.cgroup.clone())?,
             rows,

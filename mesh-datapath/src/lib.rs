@@ -26,6 +26,7 @@ mod moved;
 mod netlink;
 mod object;
 mod packet_socket;
+mod paths;
 mod pins;
 mod ports;
 mod probe;
@@ -53,6 +54,7 @@ pub use host::{boot_nanoseconds, interface_or_index};
 pub use model::{
     Backend, Desired, Endpoint, Link, Location, Mac, PublishedPort, Service, Subnet, mac_of,
 };
+pub use paths::NarrowPath;
 pub use probe::{PathState, Probes, probe};
 pub use report::{
     BackendCounters, BackendLoad, CounterLine, Fill, Flow, FullTable, Report, Room,

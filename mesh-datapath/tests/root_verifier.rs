@@ -19,7 +19,7 @@ const BOUNDS: [(&str, u32); 36] = [
     ("overlay_tc_v6", 40_000),
     ("gateway_tc_v6", 45_000),
     ("loopback_tc_v6", 50_000),
-    ("uplink_error", 5_000),
+    ("uplink_error", 9_000),
     ("uplink_error_v6", 28_000),
     ("tunnel_error", 4_000),
     ("tunnel_error_v6", 20_000),

@@ -7,7 +7,7 @@ use crate::{
     family::{Family, V4, V6},
     maps::{self, HOP_SLOTS, Hop},
     mem::{self, Packet as _},
-    services,
+    paths, services,
 };
 
 /// Clock ticks for which an answer is used: a quarter of a second where there are 1000 a second, 2.6 s where
@@ -72,8 +72,9 @@ pub extern "C" fn next_hop_v6(xdp: *mut xdp_md, slot: u32) -> u32 {
 fn ask<F: Family>(ctx: &XdpContext, slot: u32) -> Option<u32> {
     let hop = mem::own(&maps::HOPS, slot)?;
     let found = mem::next_hop::<F>(ctx, &F::address(&hop.src), &F::address(&hop.dst))?;
-    // A packet in a tunnel has to fit the wire at its end as well.
-    hop.mtu = found.mtu.min(services::peer_mtu(&hop.dst));
+    // A packet in a tunnel has to fit the wire at its end as well, and those between.
+    let taken = services::peer_mtu(&hop.dst).min(paths::to(&hop.dst));
+    hop.mtu = found.mtu.min(taken);
     hop.macs = found.macs;
     Some(found.ifindex)
 }

@@ -14,7 +14,7 @@ use crate::{
     family::Family,
     maps, mem, nat, overlay,
     packet::Tuple,
-    services,
+    paths, services,
     tunnel::{self, Inner},
 };
 
@@ -185,7 +185,8 @@ fn arrive<F: Family>(
     tunnel::deliver(ctx, endpoint.ifindex, endpoint.mac, smac)
 }
 
-/// From a router or a client, about a reply that went out under this node's address.
+/// From a router or a client, about a reply that went out under this node's address; or from a router between two
+/// nodes.
 #[inline(always)]
 pub fn uplink<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
     mem::pull(ctx, F::HEADERS);
@@ -197,6 +198,9 @@ pub fn uplink<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
     let Some(packet) = about::<F>(ctx, 0) else {
         return Ok(Verdict::Pass);
     };
+    if paths::learn(ctx, settings, &packet) {
+        return Ok(Verdict::Pass);
+    }
     // What the client sent: it names the backend as any of its packets does.
     let mut asked = packet.reply();
     asked.ports = true;

@@ -104,7 +104,7 @@ pub fn from_peer<F: Family>(
         });
     };
     tunnel::strip::<F>(ctx)?;
-    mss::clamp(ctx, settings.uplink, tuple)?;
+    mss::clamp(ctx, settings.uplink, peer_be, tuple)?;
     let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
     let kind = if smac[1] == asked_mac(0, 1)[1] {
         NAT_DIRECT

@@ -15,7 +15,8 @@
 //! ```
 //!
 //! `ingress` balances published ports for all tc programs, `services` chooses backends, `hops` knows neighbours for
-//! XDP, `nat` rewrites, `tunnel` encapsulates, `mss` lowers what TCP announces, `answer`, `discovery` and `refused`
+//! XDP, `nat` rewrites, `tunnel` encapsulates, `mss` lowers what TCP announces, `paths`
+//! knows what routers between nodes take, `answer`, `discovery` and `refused`
 //! reply in place, `extensions` and `fragments` find ports where they are not in their usual place. `family` is what differs between IPv4 and IPv6; a program that meets IPv6 goes on in its twin, which
 //! has a stack of its own. `maps` has all maps, `mem` all unsafe code but that of socket calls, which is in `sockaddr`.
 //!
@@ -45,6 +46,7 @@ mod mss;
 mod nat;
 mod overlay;
 mod packet;
+mod paths;
 mod refused;
 mod services;
 mod sockaddr;

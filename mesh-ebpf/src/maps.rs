@@ -1,4 +1,4 @@
-//! All maps. Pinned by name; user space writes them, except `CONNS`, `FLOWS`, `FRAGMENTS`, `SOCKETS` and
+//! All maps. Pinned by name; user space writes them, except `CONNS`, `FLOWS`, `FRAGMENTS`, `PATHS`, `SOCKETS` and
 //! `DATAGRAMS`, which only programs write, and the counters.
 
 use aya_ebpf::{
@@ -10,8 +10,8 @@ use aya_ebpf::{
 use mesh_common::{
     Addr, AddrKey, Backend, CHUNK_LINES, CHUNKS, COUNTS, Conn, Connected, Counter, Datagram,
     DatagramKey, Endpoint, FlowKey, Fragment, Line, Link, MORE_PROGRAMS, Nat, PORT_WORDS,
-    PORTS as ALL_PORTS, Place, Pool, Published, ScopedAddr, Settings, TABLES as ALL_TABLES,
-    TableCount, TraceFilter, Traced, V6_PROGRAMS, VerdictCount,
+    PORTS as ALL_PORTS, PathMtu, Place, Pool, Published, ScopedAddr, Settings,
+    TABLES as ALL_TABLES, TableCount, TraceFilter, Traced, V6_PROGRAMS, VerdictCount,
 };
 
 use crate::tunnel::Inner;
@@ -36,6 +36,10 @@ pub static PEERS: HashMap<Addr, u32> = HashMap::pinned(4096, 0);
 /// clock from which that is too long ago. User space renews it.
 #[map]
 pub static DIRECT: HashMap<Addr, u32> = HashMap::pinned(4096, BPF_F_NO_PREALLOC);
+
+/// How large packets routers on the way to another node take, as they have said.
+#[map]
+pub static PATHS: LruHashMap<Addr, PathMtu> = LruHashMap::pinned(4096, 0);
 
 /// By `port_index`: one more than the port's entry in `PUBLISHED`, zero where nothing is published.
 #[map]

@@ -14,6 +14,7 @@ use crate::{
     family::{Family, TCP_LEN},
     mem::{self, Packet},
     packet::Tuple,
+    paths, too_big,
     tunnel::store,
 };
 
@@ -29,10 +30,9 @@ const OPTIONS: usize = 10;
 const LENGTH: usize = 12;
 const CHECKSUM: usize = 16;
 
-/// Largest segment that fits a tunnel by `device`.
+/// Largest segment that fits a tunnel that takes packets of `mtu` bytes; zero: any.
 #[inline(always)]
-fn most<F: Family>(packet: &impl Packet, device: u32) -> u16 {
-    let mtu = mem::mtu(packet, device);
+fn most<F: Family>(mtu: u32) -> u16 {
     let most = mtu.saturating_sub((OVERHEAD + F::HEADER_LEN + TCP_LEN) as u32);
     if mtu == 0 || most > u32::from(u16::MAX) {
         u16::MAX
@@ -41,13 +41,20 @@ fn most<F: Family>(packet: &impl Packet, device: u32) -> u16 {
     }
 }
 
-/// In tc: lowers what the packet announces to what fits a tunnel by `device`, if it opens a connection.
+/// In tc: lowers what the packet announces to what fits a tunnel by `device` to the node at `peer_be`, if it opens a
+/// connection.
 #[inline(always)]
-pub fn clamp<F: Family>(ctx: &TcContext, device: u32, tuple: &Tuple<F>) -> Result<(), DropReason> {
+pub fn clamp<F: Family>(
+    ctx: &TcContext,
+    device: u32,
+    peer_be: u32,
+    tuple: &Tuple<F>,
+) -> Result<(), DropReason> {
     if !tuple.opens() {
         return Ok(());
     }
-    let (tcp, most) = (ETH_LEN as u32 + u32::from(tuple.l4), most::<F>(ctx, device));
+    let tcp = ETH_LEN as u32 + u32::from(tuple.l4);
+    let most = most::<F>(too_big::tunnel_mtu(ctx.skb.skb, device, peer_be, u32::MAX));
     if lower_mss(ctx.skb.skb, tcp, most.into()) != 0 {
         Ok(())
     } else {
@@ -120,12 +127,13 @@ fn replace(ctx: &TcContext, tcp: usize, at: usize, old: u16, new: u16) -> bool {
 }
 
 /// In XDP: whether the packet, whose Ethernet header is at `eth` and whose IP header is a plain one, announces no more
-/// than fits, be it that it has just been lowered. If not, tc has to look for the option.
+/// than fits a tunnel to the node at `peer_be`, be it that it has just been lowered. If not, tc has to look for the option.
 #[inline(always)]
 pub fn clamp_first<F: Family>(
     ctx: &XdpContext,
     settings: &Settings,
     eth: usize,
+    peer_be: u32,
     tuple: &Tuple<F>,
 ) -> bool {
     let tcp = eth + ETH_LEN + F::HEADER_LEN;
@@ -139,10 +147,8 @@ pub fn clamp_first<F: Family>(
     if kind != MSS || length != MSS_LEN {
         return false;
     }
-    let (old, most) = (
-        u16::from_be_bytes([high, low]),
-        most::<F>(ctx, settings.uplink),
-    );
+    let mtu = mem::mtu(ctx, settings.uplink).min(paths::path_mtu(peer_be));
+    let (old, most) = (u16::from_be_bytes([high, low]), most::<F>(mtu));
     if old <= most {
         return true;
     }

@@ -2,16 +2,19 @@
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use mesh_common::{
-    Addr, DropReason, Place, Verdict,
+    Addr, DropReason, PATH_MTU_LEAST, Place, Verdict,
     wire::{ETH_LEN, OVERHEAD, TCP},
 };
 
 use crate::{
-    family::Family, maps, mem, mem::Packet as _, mss, packet::Tuple, services, tunnel::store,
+    family::Family, maps, mem, mem::Packet as _, mss, packet::Tuple, paths, services, tunnel::store,
 };
 
 /// The loopback interface's index: 1 in every namespace.
 const LOOPBACK: u32 = 1;
+
+/// A tunnel packet that routers take, whatever they have said, be it that it is to be encrypted, which takes 60 bytes.
+const SMALL: u32 = PATH_MTU_LEAST - 60;
 
 /// Whether a packet fits into a tunnel by `device` to the node at `peer_be`; if not, goes on in the program that answers
 /// it. To be asked before the packet is changed, as the answer quotes it. What opens a connection is made to announce
@@ -23,37 +26,43 @@ pub fn check<F: Family>(
     peer_be: u32,
     tuple: &Tuple<F>,
 ) -> Result<(), DropReason> {
-    let mtu = if tuple.protocol == TCP {
+    let length = length(ctx, tuple) + OVERHEAD as u32;
+    let mtu = if tuple.protocol == TCP && length <= SMALL {
         // Made to fit at the other end as well.
         mem::mtu(ctx, device)
     } else {
-        tunnel_mtu(ctx.skb.skb, device, peer_be)
+        tunnel_mtu(ctx.skb.skb, device, peer_be, length)
     };
-    if mtu == 0 || length(ctx, tuple) + OVERHEAD as u32 <= mtu {
-        return mss::clamp(ctx, device, tuple);
+    if mtu == 0 || length <= mtu {
+        return mss::clamp(ctx, device, peer_be, tuple);
     }
     mem::scratch().ok_or(DropReason::Kernel)?.largest = mtu.saturating_sub(OVERHEAD as u32);
     mem::continue_in(&maps::TC_MORE, ctx, F::MORE + mesh_common::MORE_TOO_BIG);
     Err(DropReason::TooBig)
 }
 
-/// Largest tunnel packet that both `device` and the wire of the node at `peer_be` take; zero: there is no such device.
-/// Verified once.
+/// Largest tunnel packet that `device`, the wire of the node at `peer_be` and what is between them take; zero: there is no
+/// such device. What is between them is not asked for a `length` that it takes anyhow. Verified once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tunnel_mtu(skb: *mut __sk_buff, device: u32, peer_be: u32) -> u32 {
+pub extern "C" fn tunnel_mtu(skb: *mut __sk_buff, device: u32, peer_be: u32, length: u32) -> u32 {
     let ctx = TcContext::new(skb);
     let own = mem::mtu(&ctx, device);
     let Some(settings) = services::settings() else {
         return own;
     };
-    // What encryption takes, it takes of the other wire too.
+    // What encryption takes, it takes of the other wires too.
     let taken = if device == settings.uplink {
         0
     } else {
         mem::mtu(&ctx, settings.uplink).saturating_sub(own)
     };
-    let peer = services::peer_mtu(&Addr::v4_be(peer_be));
+    let way = if length > SMALL {
+        paths::path_mtu(peer_be)
+    } else {
+        u32::MAX
+    };
+    let peer = services::peer_mtu(&Addr::v4_be(peer_be)).min(way);
     own.min(peer.saturating_sub(taken))
 }
 

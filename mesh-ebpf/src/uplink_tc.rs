@@ -142,7 +142,7 @@ fn unpack<F: Family>(
         // Not before: a packet that may not enter leaves nothing behind for those that may.
         fragments::follow(ctx, OVERHEAD, &mut inner, vni);
         tunnel::strip::<F>(ctx)?;
-        mss::clamp(ctx, device, &inner)?;
+        mss::clamp(ctx, device, outer.src, &inner)?;
         return overlay::arrive(ctx, vni, &inner, endpoint, smac);
     }
     fragments::follow(ctx, OVERHEAD, &mut inner, vni);
@@ -155,11 +155,11 @@ fn unpack<F: Family>(
                 return Ok(Verdict::Pass);
             }
             tunnel::strip::<F>(ctx)?;
-            mss::clamp(ctx, settings.uplink, &inner)?;
+            mss::clamp(ctx, settings.uplink, outer.src, &inner)?;
             return Ok(leave(ctx, settings, &inner));
         };
         tunnel::strip::<F>(ctx)?;
-        mss::clamp(ctx, settings.uplink, &inner)?;
+        mss::clamp(ctx, settings.uplink, outer.src, &inner)?;
         return nat::reply(ctx, settings, &inner, nat);
     }
     if kind != mac_of(0)[1] {
@@ -214,7 +214,7 @@ fn stripped<F: Family>(ctx: &TcContext) -> Result<Verdict, DropReason> {
     if vni != settings.ingress_vni || !services::is_own::<F>(&inner.src) {
         return Err(DropReason::NoEndpoint);
     }
-    mss::clamp(ctx, settings.uplink, &inner)?;
+    mss::clamp(ctx, settings.uplink, peer, &inner)?;
     mem::adopt(ctx);
     Ok(leave(ctx, settings, &inner))
 }

@@ -105,7 +105,7 @@ fn request<F: Family>(
     let Some(hop) = hops::find::<V4>(ctx, &vtep, &peer, outer) else {
         return Ok(Verdict::Handover);
     };
-    if !mss::clamp_first(ctx, settings, 0, tuple) {
+    if !mss::clamp_first(ctx, settings, 0, peer, tuple) {
         return Ok(Verdict::Handover);
     }
     services::count(&choice, ctx, tuple.begins());
@@ -166,7 +166,7 @@ fn back<F: Family>(
     let Some(hop) = hops::find::<F>(ctx, &inner.src, &inner.dst, length) else {
         return Ok(Verdict::Handover);
     };
-    if !mss::clamp_first(ctx, settings, OVERHEAD, &inner) {
+    if !mss::clamp_first(ctx, settings, OVERHEAD, outer.src, &inner) {
         return Ok(Verdict::Handover);
     }
     mem::adjust_head(ctx, OVERHEAD as i32)?;

@@ -212,6 +212,14 @@ fn path(port: u16, from: &Member, to: &Member, sent: &PathAnswer, arrived: &Path
         let remedy = format!("see the path from {} to {node}", to.name);
         return warning(found, remedy);
     }
+    let took = milliseconds(sent.round_trip);
+    if sent.narrowed != 0 && sent.narrowed <= sent.largest {
+        let found = format!(
+            "packets of up to {} bytes, as a router on the way says, answered in {took}",
+            sent.narrowed
+        );
+        return ok(found);
+    }
     if sent.largest < sent.wanted {
         let found = format!(
             "packets of more than {} bytes are lost; tasks send up to {}",
@@ -228,7 +236,6 @@ fn path(port: u16, from: &Member, to: &Member, sent: &PathAnswer, arrived: &Path
         );
         return fault(found, remedy);
     }
-    let took = milliseconds(sent.round_trip);
     let found = format!("packets of up to {} bytes, answered in {took}", sent.wanted);
     ok(found)
 }

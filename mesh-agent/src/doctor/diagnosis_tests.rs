@@ -48,6 +48,7 @@ fn answer(peer: u8) -> CheckAnswer {
             heard: 2,
             changed: 0,
             bad_checksums: 0,
+            narrowed: 0,
         }],
         ports: vec![PortAnswer {
             address: format!("192.0.2.{peer}"),
@@ -201,6 +202,11 @@ fn paths() {
         smaller,
         [(Level::Warning, format!("n1 path to n2: {lost}"))]
     );
+    // A router that says so is followed, but not what it takes beyond that.
+    let said = path(|one, _| (one.largest, one.narrowed) = (1354, 1350));
+    assert_eq!(said, []);
+    let less = path(|one, _| (one.largest, one.narrowed) = (1350, 1400));
+    assert_eq!(less, fault(&format!("n1 path to n2: {lost}")));
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! Tries the tunnels to the other nodes.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use mesh_api::proto::{CheckQuestion, Finding, Level, PathAnswer};
 use mesh_datapath::Probes;
 
 use super::PROBING;
 use crate::{
-    links::host::Host,
+    links::{host::Host, plan::VXLAN_OVERHEAD},
     node::{Node, NodeState},
     reconcile,
 };
@@ -51,6 +54,13 @@ async fn try_all(node: &Node, question: &CheckQuestion) -> anyhow::Result<Vec<Pa
         time: PROBING,
     };
     let paths = tokio::task::spawn_blocking(move || mesh_datapath::probe(&probes)).await??;
+    // After the probes: they are what a router may have answered.
+    let narrow = node.read_datapath(mesh_datapath::Datapath::narrow_paths)?;
+    let narrow: BTreeMap<Ipv4Addr, u32> = narrow
+        .unwrap_or_default()
+        .into_iter()
+        .map(|path| (path.peer, path.mtu.saturating_sub(VXLAN_OVERHEAD)))
+        .collect();
     let answer = |(peer, state): (Ipv4Addr, mesh_datapath::PathState)| PathAnswer {
         peer: peer.to_string(),
         round_trip: state.round_trip.map_or(0, |took| took.as_nanos() as u64),
@@ -59,6 +69,7 @@ async fn try_all(node: &Node, question: &CheckQuestion) -> anyhow::Result<Vec<Pa
         heard: state.heard,
         changed: state.changed,
         bad_checksums: state.bad_checksums,
+        narrowed: narrow.get(&peer).copied().unwrap_or(0),
     };
     Ok(paths.into_iter().map(answer).collect())
 }

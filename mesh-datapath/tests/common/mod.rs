@@ -3,6 +3,7 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod pair;
+pub(crate) mod routers;
 pub(crate) mod talk;
 
 use std::{
@@ -209,12 +210,10 @@ impl Node {
 
     /// Counters, for a failed test to show.
     pub(crate) fn counters(&self) -> String {
-        let snapshot = self
-            .datapath
-            .as_ref()
-            .expect("open")
-            .snapshot()
-            .expect("counters");
+        let Some(datapath) = &self.datapath else {
+            return "closed".to_owned();
+        };
+        let snapshot = datapath.snapshot().expect("counters");
         let lines = snapshot
             .verdicts
             .iter()

@@ -9,7 +9,9 @@ use std::{
 use mesh_datapath::{Config, XdpMode};
 
 use super::{
-    Lan, Node, Ns, PATIENCE, SILENCE, Task, introduce, service,
+    Lan, Node, Ns, PATIENCE, SILENCE, Task, introduce,
+    routers::Routers,
+    service,
     talk::{Seen, ask, ask_within, call},
 };
 
@@ -36,6 +38,8 @@ pub(crate) struct Pair {
     friend: Task,
     pub(crate) client: Ns,
     pub(crate) lan: Lan,
+    /// Between the first node and the second, if there are any.
+    pub(crate) routers: Option<Routers>,
 }
 
 /// A call: what it is, who makes it, of which address and port.
@@ -49,10 +53,21 @@ impl Pair {
 
     /// The same with nodes of another configuration.
     pub(crate) fn with(xdp: XdpMode, change: impl Fn(&mut Config)) -> Self {
+        Self::on(Lan::new(), None, xdp, change)
+    }
+
+    /// The second node is behind routers, which take packets of `mtu` bytes from one another.
+    pub(crate) fn routed(xdp: XdpMode, mtu: u32) -> Self {
         let lan = Lan::new();
+        let routers = Routers::new(&lan, mtu, xdp == XdpMode::Native);
+        Self::on(lan, Some(routers), xdp, |_| {})
+    }
+
+    fn on(lan: Lan, routers: Option<Routers>, xdp: XdpMode, change: impl Fn(&mut Config)) -> Self {
+        let second = routers.as_ref().map_or(&lan, |routers| &routers.beyond);
         let mut nodes = vec![
             Node::new(&lan, "n1", N1, xdp),
-            Node::new(&lan, "n2", N2, xdp),
+            Node::new(second, "n2", N2, xdp),
         ];
         let client = Ns::new("client");
         lan.join(&client, "p-client", CLIENT, false);
@@ -79,6 +94,7 @@ impl Pair {
             friend,
             client,
             lan,
+            routers,
         }
     }
 

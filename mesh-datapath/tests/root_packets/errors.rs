@@ -306,17 +306,16 @@ fn too_big(packet: &Frame, six: bool, most: u16) -> Frame {
     .unnumbered()
 }
 
-/// Packets that fit no tunnel; `most`: what one takes if it is no TCP, which has been made to fit.
-fn sizes(place: Place, six: bool, most: u16) -> Vec<Row> {
+/// Packets that fit no tunnel; `most`: what one takes.
+pub(crate) fn sizes(place: Place, six: bool, most: u16) -> Vec<Row> {
     let payload = |of: u16| usize::from(of) - headers(six);
     let fits = |frame: Frame| frame.payload(&vec![5; payload(most)]);
     let large = |frame: Frame| frame.payload(&vec![5; payload(most) + 1]);
-    let segment = open(80).payload(&vec![5; payload(MTU) + 1]);
+    let segment = large(open(80));
     let last = datagram(80).fragment(90, true).payload(&vec![5; 1450]);
     let whole = |frame: Frame| frame.ip(|ip| ip.dont_fragment = true);
     let cuttable = |frame: Frame| frame.ip(|ip| ip.dont_fragment = false);
-    let answer = |packet: &Frame, most| too_big(packet, six, most);
-    let too_big = |packet: &Frame| answer(packet, most);
+    let too_big = |packet: &Frame| too_big(packet, six, most);
     match place {
         Place::UplinkXdp => vec![
             row("as large as the tunnel takes", fits(datagram(80)))
@@ -337,7 +336,7 @@ fn sizes(place: Place, six: bool, most: u16) -> Vec<Row> {
                 .binds(published(wire::UDP, 80), FAR_GATE)
                 .counts("udp/80", FAR_GATE, true),
             row("a segment that is larger", whole(segment.clone()))
-                .answers(answer(&whole(segment), MTU))
+                .answers(too_big(&whole(segment)))
                 .counts("tcp/80", FAR_GATE, false),
             row(
                 "larger, and may be fragmented",

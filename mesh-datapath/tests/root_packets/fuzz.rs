@@ -156,7 +156,7 @@ fn rows_v4(place: Place) -> Vec<Row> {
 fn packets_of(place: Place, families: Families) -> Vec<(Vec<u8>, u32)> {
     let sizes = match place {
         Place::Tunnel | Place::Loopback => [Vec::new(), Vec::new()],
-        _ => sizes::all(place),
+        _ => sizes::all(place, errors::MTU),
     };
     let [fragments, fragments_v6] = fragments::all(place);
     let [sizes, sizes_v6] = sizes;

@@ -16,6 +16,7 @@ mod loopback_tc;
 mod neighbours;
 mod overlay_tc;
 mod overlay_vips;
+mod paths;
 mod render;
 mod reuse;
 mod room;

@@ -27,9 +27,9 @@ fn announces(frame: Frame, most: u16) -> Frame {
 /// An uplink of 1,500 bytes.
 const MORE: u16 = 1460;
 
-/// The rows of a place; `six`: as they are in IPv6, whose header is longer.
-fn rows(place: Place, six: bool) -> Vec<Row> {
-    let most = MTU - if six { 60 } else { 40 };
+/// The rows of a place, where tunnels take packets of `mtu` bytes; `six`: as they are in IPv6, whose header is longer.
+fn rows(place: Place, six: bool, mtu: u16) -> Vec<Row> {
+    let most = mtu - if six { 60 } else { 40 };
     let accepted = |from, to| syn(from, to).flags(|tcp| tcp.ack = true);
     let lowered = |frame: Frame| [announces(frame.clone(), MORE), announces(frame, most)];
     match place {
@@ -160,13 +160,13 @@ fn rows(place: Place, six: bool) -> Vec<Row> {
 }
 
 /// In both protocols, on the interface that it comes in by.
-pub(crate) fn all(place: Place) -> [Vec<Row>; 2] {
+pub(crate) fn all(place: Place, mtu: u16) -> [Vec<Row>; 2] {
     let interface = match place {
         Place::Overlay => OVER,
         Place::Gateway => GATE,
         _ => UP,
     };
-    [rows(place, false), six(rows(place, true))].map(|rows| {
+    [rows(place, false, mtu), six(rows(place, true, mtu))].map(|rows| {
         let rows = rows.into_iter();
         rows.map(|row| row.by_default(interface)).collect()
     })
@@ -180,7 +180,7 @@ fn largest_segments() {
         Place::Overlay,
         Place::Gateway,
     ] {
-        for rows in all(place) {
+        for rows in all(place, MTU) {
             check_all(place, &rows);
         }
     }

@@ -7,7 +7,7 @@ use std::{
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use mesh_common::{
-    self as contract, Addr, AddrKey, Conn, FlowKey, Fragment, Nat, Pool, Published,
+    self as contract, Addr, AddrKey, Conn, FlowKey, Fragment, Nat, PathMtu, Pool, Published,
     SCOPE_PUBLISHED, port_index, wire,
 };
 use mesh_datapath::{
@@ -102,6 +102,7 @@ pub(crate) struct World {
     conns: HashMap<MapData, FlowKey, Conn>,
     fragments: HashMap<MapData, FlowKey, Fragment>,
     direct: HashMap<MapData, Addr, u32>,
+    paths: HashMap<MapData, Addr, PathMtu>,
     backends: Array<MapData, contract::Backend>,
     entry_of: Array<MapData, u32>,
     sctp_ports: HashMap<MapData, u16, u32>,
@@ -178,6 +179,7 @@ impl World {
             conns: HashMap::try_from(map("CONNS")).expect("a hash map"),
             fragments: HashMap::try_from(map("FRAGMENTS")).expect("a hash map"),
             direct: HashMap::try_from(map("DIRECT")).expect("a hash map"),
+            paths: HashMap::try_from(map("PATHS")).expect("a hash map"),
             backends: Array::try_from(map("BACKENDS")).expect("an array"),
             entry_of: Array::try_from(map("ENTRY_OF")).expect("an array"),
             sctp_ports: HashMap::try_from(map("SCTP_PORTS")).expect("a hash map"),
@@ -219,6 +221,16 @@ impl World {
         let until = now_s().wrapping_add_signed(seconds);
         for address in [addr(node), Addr::v6(six(LAN_V6, node).octets())] {
             self.direct.insert(address, until, 0).expect("DIRECT");
+        }
+    }
+
+    /// What a router on the way to a node has said that it takes, and for how many seconds that is known yet.
+    pub(crate) fn narrow(&mut self, node: Ipv4Addr, known: Option<(u32, i32)>) {
+        let _ = self.paths.remove(&addr(node));
+        if let Some((mtu, seconds)) = known {
+            let until_s = now_s().wrapping_add_signed(seconds);
+            let path = PathMtu { mtu, until_s };
+            self.paths.insert(addr(node), path, 0).expect("PATHS");
         }
     }
 
