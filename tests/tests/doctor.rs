@@ -96,6 +96,7 @@ fn nothing_is_wrong_with_a_mesh_that_works() {
         no_application_got_it(rig)?;
         ensure!(count(" port 8080/tcp more: answers in ") == 1, "{lines:#?}");
         ensure!(count(" uplink lan0: native XDP") == 3, "{lines:#?}");
+        direct_return(rig, &[])?;
         ensure!(count(" clock : ") == 3, "{lines:#?}");
         let (shown, _) = doctor(
             rig.first(),
@@ -134,6 +135,7 @@ fn what_is_wrong_is_said_and_where() {
         is_well(rig)?;
         tunnels_dropped(rig)?;
         narrow_link(rig)?;
+        guarded_port(rig)?;
         swallowed_port(rig)?;
         port_of_another(rig)?;
         dead_node(rig)
@@ -176,6 +178,44 @@ fn narrow_link(rig: &mut Rig) -> Result<()> {
     let ways = [("n1", "n2"), ("n2", "n1"), ("n2", "n3"), ("n3", "n2")];
     let expected = ways.map(|(from, to)| format!("fault {from} path to {to}: {found}"));
     ensure!(troubles == expected && code == 1, "{code}: {troubles:#?}");
+    is_well(rig)
+}
+
+/// Of every two nodes it is said whether direct return would be possible, which no service asks for: it is, but from the
+/// nodes that are named.
+fn direct_return(rig: &Rig, guarded: &[&str]) -> Result<()> {
+    eventually("direct return to be tried", PATIENCE, || {
+        let (lines, code) = doctor(rig.first(), &["--filter", "check=return"])?;
+        ensure!(code == 0 && lines.len() == 6, "{code}: {lines:#?}");
+        for line in &lines {
+            let expected = if guarded
+                .iter()
+                .any(|node| line.starts_with(&format!("ok {node} ")))
+            {
+                "the network loses packets that this node sends under that node's address"
+            } else {
+                ": direct return is possible"
+            };
+            ensure!(line.ends_with(expected), "{lines:#?}");
+        }
+        Ok(())
+    })
+}
+
+/// A switch that takes from n2 only what n2 sends under its own address.
+fn guarded_port(rig: &mut Rig) -> Result<()> {
+    let n2 = &rig.nodes[1];
+    let (port, own) = (&n2.port, n2.address);
+    let lan = rig.lan.ns();
+    lan.sh(&[
+        "nft",
+        &format!(
+            "table netdev guard {{ chain c {{ type filter hook ingress device {port} priority 0; \
+             ip saddr 192.168.77.0/24 ip saddr != {own} drop; }}; }}"
+        ),
+    ])?;
+    direct_return(rig, &["n2"])?;
+    rig.lan.ns().sh(&["nft", "delete table netdev guard"])?;
     is_well(rig)
 }
 

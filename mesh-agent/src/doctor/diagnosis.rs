@@ -7,8 +7,9 @@ use std::{
 
 use mesh_api::{
     mesh::{Finding, Level},
-    proto::{self, CheckAnswer, Level as Told, PathAnswer, PortAnswer, SeenFlow},
+    proto::{self, CheckAnswer, DirectReturn, Level as Told, PathAnswer, PortAnswer, SeenFlow},
 };
+use mesh_datapath::ReturnState;
 use mesh_manager::state::{Port, Protocol, PublishMode};
 
 use super::{
@@ -90,7 +91,8 @@ impl Case<'_> {
             remedy: told.remedy.clone(),
         }));
         let others = self.plan.members.iter().filter(|to| to.id != member.id);
-        findings.extend(others.filter_map(|to| self.path(member, to)));
+        findings.extend(others.clone().filter_map(|to| self.path(member, to)));
+        findings.extend(others.filter_map(|to| direct_return(member, to, answer)));
         let targets = self.plan.targets.iter();
         let own = targets.filter(|target| self.plan.members[target.node].id == member.id);
         findings.extend(own.map(|target| {
@@ -238,6 +240,27 @@ fn path(port: u16, from: &Member, to: &Member, sent: &PathAnswer, arrived: &Path
     }
     let found = format!("packets of up to {} bytes, answered in {took}", sent.wanted);
     ok(found)
+}
+
+/// Whether tasks of one node could reply straight to clients of another, if a service asked for it. Never a fault: where one
+/// does ask, the node says itself what that costs. Nothing if it was not tried.
+fn direct_return(from: &Member, to: &Member, answer: &CheckAnswer) -> Option<Finding> {
+    let tried = path_of(answer, &to.address)?;
+    let state = match tried.direct_return() {
+        DirectReturn::Untried => return None,
+        DirectReturn::Possible => ReturnState::Direct,
+        DirectReturn::Undecided => ReturnState::Trying,
+        DirectReturn::Silent => ReturnState::Silent,
+        DirectReturn::Lost => ReturnState::Lost,
+    };
+    let verdict = match state {
+        ReturnState::Direct => ok("direct return is possible"),
+        _ => ok(format!(
+            "direct return is not possible under {}: {state}",
+            tried.returned_under
+        )),
+    };
+    Some(verdict.finding(&from.name, "return", format!("to clients of {}", to.name)))
 }
 
 fn clock(ahead: i64) -> Verdict {

@@ -49,6 +49,8 @@ fn answer(peer: u8) -> CheckAnswer {
             changed: 0,
             bad_checksums: 0,
             narrowed: 0,
+            direct_return: DirectReturn::Possible.into(),
+            returned_under: String::new(),
         }],
         ports: vec![PortAnswer {
             address: format!("192.0.2.{peer}"),
@@ -114,6 +116,7 @@ fn all_well() {
             "node agent: answers",
             "clock : 0.002 s ahead of the manager's",
             "path to n2: packets of up to 1450 bytes, answered in 0.10 ms",
+            "return to clients of n2: direct return is possible",
             "port 80/tcp web: a task answers in 1.00 ms",
         ]
     );
@@ -207,6 +210,23 @@ fn paths() {
     assert_eq!(said, []);
     let less = path(|one, _| (one.largest, one.narrowed) = (1350, 1400));
     assert_eq!(less, fault(&format!("n1 path to n2: {lost}")));
+}
+
+#[test]
+fn direct_return_that_nobody_asks_for_is_no_fault() {
+    let told = |state: DirectReturn| {
+        let (plan, mut answers) = (plan(), answers());
+        let path = &mut answers.get_mut("id1").unwrap().paths[0];
+        path.set_direct_return(state);
+        path.returned_under = "192.0.2.2".into();
+        let findings = diagnose(&plan, &answers).into_iter();
+        let mut returns = findings.filter(|f| f.node == "n1" && f.check == "return");
+        returns.next().map(|finding| (finding.level, finding.found))
+    };
+    assert_eq!(told(DirectReturn::Untried), None);
+    let lost = "direct return is not possible under 192.0.2.2: the network loses packets that this node sends under that \
+                node's address";
+    assert_eq!(told(DirectReturn::Lost), Some((Level::Ok, lost.into())));
 }
 
 #[test]

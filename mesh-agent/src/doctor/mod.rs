@@ -1,7 +1,7 @@
 //! What is wrong with the cluster's nodes, the tunnels between them and their published ports.
 //!
 //! `check` is one node's part, for a manager that asks: `node` looks at the node itself, `paths` tries the tunnels,
-//! `ports` connects to what other nodes publish, `datagrams` sends to it. `questions` says who is asked what, and
+//! `returns` direct return, `ports` connects to what other nodes publish, `datagrams` sends to it. `questions` says who is asked what, and
 //! `diagnosis` makes findings of all nodes' answers; both are pure.
 
 mod datagrams;
@@ -10,6 +10,7 @@ mod node;
 mod paths;
 mod ports;
 mod questions;
+mod returns;
 
 use std::{
     collections::BTreeSet,
@@ -24,7 +25,7 @@ use crate::node::Node;
 pub(crate) use diagnosis::diagnose;
 pub(crate) use questions::Plan;
 
-/// How long a node tries the tunnels and the ports. Nodes begin when the question reaches them, so this is also how long
+/// How long a node tries the tunnels, direct return and the ports. Nodes begin when the question reaches them, so this is also how long
 /// they answer each other.
 const PROBING: Duration = Duration::from_millis(2500);
 
@@ -40,13 +41,15 @@ pub(crate) async fn check(node: &Node, question: CheckQuestion) -> CheckAnswer {
     let is_tcp = |port: &PortToAsk| port.protocol() == Protocol::Tcp;
     let (connect, send): (Vec<_>, Vec<_>) = question.ports.iter().cloned().partition(is_tcp);
     let own = own_address(node);
-    let (mut findings, (paths, broken), mut ports, sent) = tokio::join!(
+    let (mut findings, (mut paths, broken), tried, mut ports, sent) = tokio::join!(
         node::look(node),
         paths::probe(node, &question),
+        returns::probe(node),
         ports::ask(own, &connect),
         datagrams::send(own, &send),
     );
     findings.extend(broken);
+    returns::tell(&mut paths, &tried);
     ports.extend(sent);
     tokio::time::sleep(SETTLING).await;
     let (flows, fronts) = seen(node, &question.peers).await;

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use mesh_api::proto::{CheckQuestion, Finding, Level, PathAnswer};
+use mesh_api::proto::{CheckQuestion, DirectReturn, Finding, Level, PathAnswer};
 use mesh_datapath::Probes;
 
 use super::PROBING;
@@ -70,6 +70,9 @@ async fn try_all(node: &Node, question: &CheckQuestion) -> anyhow::Result<Vec<Pa
         changed: state.changed,
         bad_checksums: state.bad_checksums,
         narrowed: narrow.get(&peer).copied().unwrap_or(0),
+        // See `returns`.
+        direct_return: DirectReturn::Untried.into(),
+        returned_under: String::new(),
     };
     Ok(paths.into_iter().map(answer).collect())
 }

@@ -40,6 +40,8 @@ use witness::Witness;
 
 /// How often proofs are sent.
 const ROUND: Duration = Duration::from_secs(1);
+/// The same in a trial, which lasts for seconds only: five rounds say whether proofs are lost.
+const TRIAL_ROUND: Duration = Duration::from_millis(400);
 /// For so many seconds the programs go by a proof. An agent that has ended renews none.
 const LEASE_S: u64 = 10;
 
@@ -116,7 +118,26 @@ impl Returns {
     /// # Errors
     /// When a socket fails.
     pub fn round(&mut self) -> io::Result<Vec<ReturnPath>> {
-        let end = Instant::now() + ROUND;
+        self.round_of(ROUND)
+    }
+
+    /// Proves for so long, and is a witness, without having replies leave otherwise than before: blocks. What is known then.
+    ///
+    /// # Errors
+    /// As [`Returns::open`] and [`Returns::round`].
+    pub fn trial(config: ReturnsConfig, time: Duration) -> io::Result<Vec<ReturnPath>> {
+        let end = Instant::now() + time;
+        let mut returns = Self::open(config)?;
+        loop {
+            let known = returns.round_of(TRIAL_ROUND)?;
+            if Instant::now() >= end {
+                return Ok(known);
+            }
+        }
+    }
+
+    fn round_of(&mut self, time: Duration) -> io::Result<Vec<ReturnPath>> {
+        let end = Instant::now() + time;
         let nobody = BTreeSet::new();
         let peers = if self.config.proves {
             &self.config.peers
@@ -248,6 +269,17 @@ impl Datapath {
             let at = desired.endpoints.get(&(desired.ingress_vni, address));
             at.is_some_and(|endpoint| matches!(endpoint.location, Location::Local(_)))
         };
+        let proves = direct.any(|service| service.ingress.iter().any(|b| is_here(b.address)));
+        Some(ReturnsConfig {
+            proves,
+            ..self.returns_to_try()?
+        })
+    }
+
+    /// What a [`Returns::trial`] needs to know, as of the last apply, whether a service asks for direct return or none
+    /// does; `None` if this node has no tunnels.
+    pub fn returns_to_try(&self) -> Option<ReturnsConfig> {
+        let desired = &self.applied.as_ref()?.desired;
         let IpAddr::V4(own) = desired.vtep? else {
             return None;
         };
@@ -262,7 +294,7 @@ impl Datapath {
             uplinks: desired.uplinks.clone(),
             uplink: host::uplink_of(desired),
             port: self.config.vxlan_port,
-            proves: direct.any(|service| service.ingress.iter().any(|b| is_here(b.address))),
+            proves: true,
         })
     }
 
