@@ -137,8 +137,8 @@ pub enum Response {
 pub type Outcome = Result<Response, ManagerError>;
 
 /// The rules by which managers of this version apply what they propose. 0: health checks and jobs are refused. 1: health
-/// checks are taken.
-pub const RULES: u32 = 1;
+/// checks are taken. 2: so are jobs.
+pub const RULES: u32 = 2;
 
 /// A change together with all that is not a function of the state: apply has no clock and rolls
 /// no dice.
@@ -292,7 +292,7 @@ pub enum Change {
     CreateTask {
         /// Which service, by id.
         service_id: String,
-        /// Slot of a replicated task, 0 for a global one.
+        /// Slot of a replicated task from 1, 0 for a global one.
         slot: u64,
         /// Node of a global task.
         node_id: Option<String>,

@@ -370,6 +370,21 @@ pub(crate) fn global(name: &str) -> engine::ServiceSpec {
     spec
 }
 
+/// A job of so many tasks, of which so many run at a time.
+pub(crate) fn job(name: &str, completions: u64, concurrent: u64) -> engine::ServiceSpec {
+    let mut spec = replicated(name, 1);
+    let job = json!({"TotalCompletions": completions, "MaxConcurrent": concurrent});
+    spec.mode = serde_json::from_value(json!({"ReplicatedJob": job})).unwrap();
+    spec
+}
+
+/// A job of a task on each node.
+pub(crate) fn global_job(name: &str) -> engine::ServiceSpec {
+    let mut spec = replicated(name, 1);
+    spec.mode = serde_json::from_value(json!({"GlobalJob": {}})).unwrap();
+    spec
+}
+
 /// A service with a port.
 pub(crate) fn published(name: &str, port: i64, host: bool) -> engine::ServiceSpec {
     let mut spec = replicated(name, 1);

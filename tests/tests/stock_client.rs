@@ -93,6 +93,77 @@ fn the_docker_command_hands_out_secrets_and_configs() {
 }
 
 #[test]
+fn the_docker_command_runs_jobs() {
+    scenario("stockjob", 2, |rig| {
+        let node = rig.first();
+        let create = ["service", "create", "--restart-delay", "100ms", "--mode"];
+        let replicated = ["replicated-job", "--name", "some", "--replicas", "3"];
+        let exit = [image::WHOAMI, "whoami", "exit", "0"];
+        let all = [&create[..], &replicated, &["--max-concurrent", "2"], &exit].concat();
+        for line in [
+            &all[..],
+            &[&create[..], &["global-job", "--name", "all"], &exit].concat(),
+            &["service", "update", "--force", "some"],
+            &["service", "scale", "some=2"],
+            &["service", "update", "--env-add", "A=b", "all"],
+            &["service", "rollback", "all"],
+        ] {
+            let told = docker(node, line)?.ok()?;
+            ensure!(told.contains("job complete"), "{line:?}: {told}");
+        }
+        for args in [
+            &["service", "ls"][..],
+            &["service", "ps", "-q", "some"],
+            &[
+                "service",
+                "ps",
+                "--format",
+                "{{.Name}} {{.DesiredState}}",
+                "all",
+            ],
+            &[
+                "service",
+                "inspect",
+                "--format",
+                "{{json .JobStatus}}",
+                "some",
+            ],
+            &[
+                "service",
+                "inspect",
+                "--format",
+                "{{json .Spec.Mode}}",
+                "some",
+                "all",
+            ],
+        ] {
+            let (theirs, ours) = (docker(node, args)?.ok()?, node.ok(args)?);
+            ensure!(
+                theirs == ours,
+                "{args:?}: docker says\n{theirs}\nmesh-ctl says\n{ours}"
+            );
+        }
+        let listed = docker(node, &["service", "ls"])?.ok()?;
+        for replicas in ["0/2 (2/2 completed)", "0/0 (2/2 completed)"] {
+            ensure!(listed.contains(replicas), "{listed}");
+        }
+        let scaled = docker(node, &["service", "scale", "all=2"])?;
+        let told = "scale can only be used with replicated or replicated-job mode";
+        ensure!(scaled.code == 1 && scaled.err.contains(told), "{scaled:?}");
+        let update = ["service", "update", "--update-delay", "1s", "some"];
+        let refused = docker(node, &update)?;
+        let told = "Jobs may not have an update config";
+        ensure!(
+            refused.code == 1 && refused.err.contains(told),
+            "{refused:?}"
+        );
+        docker(node, &["service", "rm", "some", "all"])?
+            .ok()
+            .map(drop)
+    });
+}
+
+#[test]
 fn the_docker_command_works_on_the_socket() {
     scenario("stock", 2, |rig| {
         let node = rig.first();

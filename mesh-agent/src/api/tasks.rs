@@ -76,10 +76,15 @@ impl<'a> Wanted<'a> {
         for state in filters.get("desired-state") {
             if !matches!(
                 TaskState::parse(state),
-                Some(TaskState::Running | TaskState::Shutdown | TaskState::Accepted)
+                Some(
+                    TaskState::Running
+                        | TaskState::Complete
+                        | TaskState::Shutdown
+                        | TaskState::Accepted
+                )
             ) {
                 return Err(ApiError::bad_request(format!(
-                    "invalid filter 'desired-state={state}': it is running, shutdown or accepted"
+                    "invalid filter 'desired-state={state}': it is running, complete, shutdown or accepted"
                 )));
             }
         }
@@ -115,10 +120,12 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// To its users a task is wanted to run, or it is not.
+/// To its users a task is wanted to run, a job's to complete, or it is not.
 fn desired(task: &Task, wanted: &str) -> bool {
+    let is_job = task.job_iteration.is_some();
     match wanted {
-        "running" => task.desired == TaskState::Running,
+        "running" => task.desired == TaskState::Running && !is_job,
+        "complete" => task.desired == TaskState::Running && is_job,
         "accepted" => task.desired == TaskState::Accepted,
         _ => task.desired == TaskState::Shutdown,
     }

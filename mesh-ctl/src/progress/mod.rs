@@ -1,6 +1,7 @@
 //! Watches a service until its tasks are as asked for, as Docker shows it: bars on a terminal, one
 //! line per change elsewhere. Ctrl-C leaves the service to itself.
 
+mod job;
 mod screen;
 
 use std::{
@@ -15,6 +16,7 @@ use mesh_api::{
 };
 
 use crate::view::word;
+use job::Active;
 use screen::Screen;
 
 /// How often the service is looked at.
@@ -84,15 +86,15 @@ async fn watch(client: &Client, id: &str, screen: &mut Screen, rollback: bool) -
         let nodes = live_nodes(client).await?;
         let picture = Picture::new(&service, &tasks, &nodes);
         screen.show(&picture);
+        if picture.converged() && picture.job.is_some() {
+            // What is done stays done.
+            screen.finish("job complete");
+            return Ok(());
+        }
         if picture.converged() && !updating {
             let since = *converged_at.get_or_insert_with(Instant::now);
-            let job = service
-                .spec
-                .as_ref()
-                .and_then(|spec| spec.mode.as_ref())
-                .is_some_and(|mode| mode.replicated_job.is_some() || mode.global_job.is_some());
             match monitor.checked_sub(since.elapsed()) {
-                Some(left) if !left.is_zero() && !job => {
+                Some(left) if !left.is_zero() => {
                     let seconds = left.as_secs_f64().ceil() as u64;
                     screen.verify(&format!(
                         "Waiting {seconds} seconds to verify that tasks are stable..."
@@ -141,6 +143,8 @@ struct Picture {
     wanted: usize,
     /// One for each slot; none if there are too many.
     bars: Vec<Bar>,
+    /// Of a job.
+    job: Option<Active>,
 }
 
 /// How far a slot is.
@@ -158,24 +162,25 @@ impl Picture {
             .as_ref()
             .and_then(|spec| spec.mode.clone())
             .unwrap_or_default();
-        let job = mode.replicated_job.is_some() || mode.global_job.is_some();
-        let global = mode.global.is_some() || mode.global_job.is_some();
-        let goal = if job {
-            TaskState::COMPLETE
-        } else {
-            TaskState::RUNNING
-        };
+        if let Some(job) = &mode.replicated_job {
+            return job::replicated(service, job, tasks);
+        }
+        if mode.global_job.is_some() {
+            return job::global(service, tasks);
+        }
+        let global = mode.global.is_some();
         let slots = newest_by_slot(tasks, nodes, global);
         let wanted = if global {
             // The tasks of a new service are not there at once.
             slots.len().max(1)
-        } else if let Some(job) = &mode.replicated_job {
-            usize::try_from(job.total_completions.unwrap_or(1)).unwrap_or(0)
         } else {
             let replicas = mode.replicated.and_then(|replicated| replicated.replicas);
             usize::try_from(replicas.unwrap_or(1)).unwrap_or(0)
         };
-        let done = slots.values().filter(|task| state(task) == goal).count();
+        let done = slots
+            .values()
+            .filter(|task| state(task) == TaskState::RUNNING)
+            .count();
         let mut bars = Vec::new();
         if wanted <= MAX_BARS {
             bars.extend((1..=wanted).map(|number| Bar {
@@ -197,7 +202,12 @@ impl Picture {
                 }
             }
         }
-        Self { done, wanted, bars }
+        Self {
+            done,
+            wanted,
+            bars,
+            job: None,
+        }
     }
 
     fn converged(&self) -> bool {
@@ -264,7 +274,7 @@ fn place(state: TaskState) -> (String, usize) {
     (word(Some(state)), place)
 }
 
-/// The place of running, and of the states after it.
+/// The place of running, and of the states after it; a job's task has one more to go then.
 const GOAL: usize = 8;
 
 #[cfg(test)]

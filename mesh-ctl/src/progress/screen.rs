@@ -2,7 +2,9 @@
 
 use std::io::IsTerminal;
 
-use super::{GOAL, Picture, place};
+use mesh_api::engine::TaskState;
+
+use super::{Active, Bar, GOAL, Picture, place};
 
 /// Width of a bar between its brackets, in characters.
 const BAR: usize = 50;
@@ -55,6 +57,13 @@ impl Screen {
         self.draw();
     }
 
+    /// Shows that nothing will change any more.
+    pub(super) fn finish(&mut self, text: &str) {
+        self.put(text);
+        self.verify = Some(text.to_owned());
+        self.draw();
+    }
+
     /// Shows something once.
     pub(super) fn line(&mut self, name: &str, text: &str) {
         let line = format!("{name}: {text}");
@@ -97,28 +106,50 @@ impl Screen {
 }
 
 fn render(picture: &Picture, bars: bool) -> Vec<String> {
-    let mut lines = vec![format!(
-        "overall progress: {} out of {} tasks",
-        picture.done, picture.wanted
-    )];
-    for bar in &picture.bars {
-        let (word, done) = place(bar.state);
-        let text = if !bar.error.is_empty() {
-            bar.error.clone()
+    let mut lines = head(picture, bars);
+    let goal = GOAL + usize::from(picture.job.is_some());
+    for Bar { name, state, error } in &picture.bars {
+        let (word, done) = place(*state);
+        let text = if !error.is_empty() {
+            error.clone()
         } else if bars {
-            let full = BAR * done / GOAL;
-            let head = if full > 0 { ">" } else { "" };
-            format!(
-                "{word:<STATE$} [{}{head}{}]",
-                "=".repeat(full),
-                " ".repeat(BAR - full)
-            )
+            let is_complete = *state == TaskState::COMPLETE;
+            let done = if is_complete { goal } else { done };
+            format!("{word:<STATE$} {}", drawn(done, goal))
         } else {
             word
         };
-        lines.push(format!("{}: {text}", bar.name).trim_end().to_owned());
+        lines.push(format!("{name}: {text}").trim_end().to_owned());
     }
     lines
+}
+
+/// The lines about all tasks, in Docker's words.
+fn head(picture: &Picture, bars: bool) -> Vec<String> {
+    let Picture { done, wanted, .. } = picture;
+    let Some(active) = &picture.job else {
+        return vec![format!("overall progress: {done} out of {wanted} tasks")];
+    };
+    if *active == Active::Awaited {
+        return vec!["job progress: waiting for tasks".to_owned()];
+    }
+    let width = wanted.to_string().len();
+    let mut line = format!("job progress: {done:>width$} out of {wanted} complete");
+    if bars && *wanted > 0 {
+        line = format!("{line} {}", drawn(*done, *wanted));
+    }
+    let mut lines = vec![line];
+    if let Active::Some(active, at_once) = active {
+        lines.push(format!("active tasks: {active} out of {at_once} tasks"));
+    }
+    lines
+}
+
+/// A bar that is filled as far.
+fn drawn(done: usize, goal: usize) -> String {
+    let full = BAR * done.min(goal) / goal;
+    let head = if full > 0 { ">" } else { "" };
+    format!("[{}{head}{}]", "=".repeat(full), " ".repeat(BAR - full))
 }
 
 fn width() -> usize {
@@ -127,9 +158,7 @@ fn width() -> usize {
 
 #[cfg(test)]
 mod tests {
-    use mesh_api::engine::TaskState;
-
-    use super::{super::Bar, *};
+    use super::*;
 
     #[test]
     fn words_and_bars() {
@@ -142,6 +171,7 @@ mod tests {
             done: 1,
             wanted: 1,
             bars: vec![bar],
+            job: None,
         };
         let running = picture(bar(TaskState::RUNNING, ""));
         assert_eq!(
@@ -156,5 +186,30 @@ mod tests {
             render(&picture(bar(TaskState::REJECTED, "no such image")), true)[1],
             "1/1: no such image"
         );
+        let mut job = picture(bar(TaskState::RUNNING, ""));
+        (job.wanted, job.job) = (10, Some(Active::Some(2, 3)));
+        assert_eq!(
+            render(&job, false),
+            [
+                "job progress:  1 out of 10 complete",
+                "active tasks: 2 out of 3 tasks",
+                "1/1: running"
+            ]
+        );
+        let lines = render(&job, true);
+        assert_eq!(
+            lines[0],
+            format!(
+                "job progress:  1 out of 10 complete [{}>{}]",
+                "=".repeat(5),
+                " ".repeat(45)
+            )
+        );
+        assert!(
+            lines[2].contains("=>      ]"),
+            "it has not completed: {lines:?}"
+        );
+        job.job = Some(Active::Awaited);
+        assert_eq!(render(&job, false)[0], "job progress: waiting for tasks");
     }
 }

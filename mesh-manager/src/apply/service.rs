@@ -3,7 +3,7 @@
 use super::{Context, address::Allocation, check_version, handout, port, validate};
 use crate::{
     ErrorKind, ManagerError, Outcome, Response,
-    state::{Address, Port, PublishMode, Service, State, UpdateStatus},
+    state::{Address, JobStatus, Port, PublishMode, Service, ServiceMode, State, UpdateStatus},
 };
 use mesh_api::engine;
 
@@ -38,6 +38,10 @@ pub(super) fn create(
         vips: Vec::new(),
         networks,
         update: None,
+        job: ServiceMode::of(spec).is_job().then_some(JobStatus {
+            iteration: 0,
+            last_execution: cx.time,
+        }),
         registry_auth: registry_auth.to_owned(),
     };
     let mut allocation = Allocation::default();
@@ -96,7 +100,7 @@ pub(super) fn update(
     Ok(Response::Updated { version: cx.index })
 }
 
-/// Puts a new spec into a service and begins a rolling update where tasks are out of date.
+/// Puts a new spec into a service and begins a rolling update where tasks are out of date, or executes a job again.
 pub(super) fn replace_spec(
     state: &mut State,
     cx: &mut Context,
@@ -111,8 +115,7 @@ pub(super) fn replace_spec(
             "rpc error: code = Unimplemented desc = renaming services is not supported",
         ));
     }
-    let is_global = spec.mode.as_ref().is_some_and(|m| m.global.is_some());
-    if is_global != old.is_global() {
+    if ServiceMode::of(&spec) != old.mode() {
         return Err(ManagerError::new(
             ErrorKind::Unimplemented,
             "rpc error: code = Unimplemented desc = service mode change is not allowed",
@@ -127,7 +130,12 @@ pub(super) fn replace_spec(
     service.ports = ports;
     let mut allocation = Allocation::default();
     service.vips = virtual_addresses(state, &mut allocation, &service)?;
-    if makes_tasks_outdated(&old, &service) {
+    if let Some(job) = &mut service.job {
+        // Whatever was changed, it is executed again; what it did before is not taken back.
+        job.iteration += 1;
+        job.last_execution = cx.time;
+        service.spec_version = cx.index;
+    } else if makes_tasks_outdated(&old, &service) {
         service.spec_version = cx.index;
         let has_tasks = state.tasks_of_service(&old.id).any(|t| t.is_wanted());
         service.update = has_tasks.then(|| UpdateStatus {

@@ -20,8 +20,9 @@ pub(super) fn report(state: &mut State, cx: &Context, id: &str, status: &TaskSta
         task.running_since = Some(cx.time);
     }
     task.status = status.clone();
-    // Rejected by the constraint enforcer, which waited for its end.
+    // Rejected by the constraint enforcer, which waited for its end. What a job's task has done is done.
     if task.has_lost_its_node()
+        && !task.has_done_its_job()
         && task.status.state.is_terminal()
         && task.status.state < TaskState::Rejected
     {
@@ -208,6 +209,7 @@ fn create(
         node_id: node_id.map(str::to_owned),
         spec: service.spec.task_template.clone().unwrap_or_default(),
         spec_version: service.spec_version,
+        job_iteration: service.iteration(),
         host_ports: service
             .ports
             .iter()

@@ -2,8 +2,8 @@
 
 use crate::{
     Cipher, Command, ErrorKind, NodeReport, Operation, Proposal, Response,
-    fixture::{World, constrained, global, on, published, replicated, template},
-    state::{PublishMode, State, TaskState},
+    fixture::{World, constrained, global, global_job, job, on, published, replicated, template},
+    state::{PublishMode, ServiceMode, State, TaskState},
 };
 use mesh_api::engine;
 use std::collections::BTreeSet;
@@ -186,16 +186,6 @@ fn bad_services_are_refused_and_nothing_changes() {
             invalid("TaskSpec: missing runtime"),
         ),
         (
-            edited(|s| {
-                s.mode = Some(engine::ServiceSpecMode {
-                    replicated_job: Some(Default::default()),
-                    ..Default::default()
-                });
-            }),
-            Unimplemented,
-            "jobs are not supported yet; use mode replicated or global".to_owned(),
-        ),
-        (
             privileged(r#"{"Seccomp": {"Mode": "custom", "Profile": "e30="}}"#),
             Unimplemented,
             "custom seccomp profiles are not supported; use mode default or unconfined".to_owned(),
@@ -228,21 +218,30 @@ fn what_an_older_version_refused_stays_refused() {
         test: Some(vec!["CMD".to_owned(), "true".to_owned()]),
         ..Default::default()
     });
-    let create = Operation::Command(Command::CreateService {
-        spec: Box::new(spec),
-        registry_auth: String::new(),
-    });
-    let seed = [0u8; 16];
-    let written = serde_json::json!({"time": 1, "seed": seed, "operation": create});
-    let old: Proposal = serde_json::from_value(written).unwrap();
-    let error = world.apply_by(old.rules, old.operation).unwrap_err();
-    assert_eq!(
-        error.message,
-        "health checks are not supported yet; leave them out"
-    );
-    assert!(world.state.services().next().is_none());
-    world.apply(create).unwrap();
-    assert_eq!(world.state.services().count(), 1);
+    let checks = "health checks are not supported yet; leave them out";
+    let jobs = "jobs are not supported yet; use mode replicated or global";
+    for (spec, rules, text) in [
+        (spec, None, checks),
+        (job("a", 1, 1), None, jobs),
+        (global_job("b"), Some(1), jobs),
+    ] {
+        let before = world.state.services().count();
+        let create = Operation::Command(Command::CreateService {
+            spec: Box::new(spec),
+            registry_auth: String::new(),
+        });
+        let seed = [0u8; 16];
+        let mut written = serde_json::json!({"time": 1, "seed": seed, "operation": create});
+        if let Some(rules) = rules {
+            written["rules"] = serde_json::json!(rules);
+        }
+        let old: Proposal = serde_json::from_value(written).unwrap();
+        let error = world.apply_by(old.rules, old.operation).unwrap_err();
+        assert_eq!(error.message, text);
+        assert_eq!(world.state.services().count(), before);
+        world.apply(create).unwrap();
+        assert_eq!(world.state.services().count(), before + 1);
+    }
 }
 
 #[test]
@@ -628,7 +627,8 @@ fn a_snapshot_gives_the_same_state() {
     let bytes = serde_json::to_vec(&world.state).unwrap();
     let mut copy: State = serde_json::from_slice(&bytes).unwrap();
     copy.rebuild_indexes();
-    assert!(copy.find_service("new").unwrap().is_global());
+    let mode = copy.find_service("new").unwrap().mode();
+    assert_eq!(mode, ServiceMode::Global);
     world.state = copy;
     assert!(
         world.service(published("other", 80, false)).is_err(),

@@ -54,7 +54,7 @@ pub(super) fn service(spec: &engine::ServiceSpec, rules: u32) -> Result<(), Mana
         return Err(ManagerError::invalid("TaskSpec: missing runtime"));
     };
     task(template, rules)?;
-    mode(spec.mode.as_ref())?;
+    mode(spec.mode.as_ref(), rules)?;
     let update = spec
         .update_config
         .as_ref()
@@ -88,9 +88,9 @@ pub(super) fn service(spec: &engine::ServiceSpec, rules: u32) -> Result<(), Mana
     Ok(())
 }
 
-fn mode(mode: Option<&engine::ServiceSpecMode>) -> Result<(), ManagerError> {
+fn mode(mode: Option<&engine::ServiceSpecMode>, rules: u32) -> Result<(), ManagerError> {
     let Some(mode) = mode else { return Ok(()) };
-    if mode.replicated_job.is_some() || mode.global_job.is_some() {
+    if rules < 2 && (mode.replicated_job.is_some() || mode.global_job.is_some()) {
         return Err(ManagerError::new(
             ErrorKind::Unimplemented,
             "jobs are not supported yet; use mode replicated or global",

@@ -121,7 +121,7 @@ impl Sent {
                         .map(|claim| (claim.kind, claim.id)),
                 );
             }
-            if self.tasks.note(&task.id, task.desired as u64, round) {
+            if self.tasks.note(&task.id, desired(task) as u64, round) {
                 bodies.push(Body::Task(task_message(task)));
             }
         }
@@ -266,14 +266,23 @@ fn attachment(address: &Address) -> proto::Attachment {
     }
 }
 
+/// What the node is told to make of a task. One that has ended is never to run again, though the managers may have wanted
+/// nothing else of it: a job's.
+fn desired(task: &Task) -> TaskState {
+    match task.status.state {
+        state if state.is_terminal() => task.desired.max(TaskState::Shutdown),
+        _ => task.desired,
+    }
+}
+
 fn task_message(task: &Task) -> proto::Task {
     proto::Task {
         id: task.id.clone(),
         service_id: task.service_id.clone(),
         service_name: task.service_name.clone(),
         name: task.name(),
-        slot: task.slot,
-        desired_state: task.desired.as_str().to_owned(),
+        slot: task.shown_slot(),
+        desired_state: desired(task).as_str().to_owned(),
         // A spec that came in as JSON goes out as JSON.
         spec_json: serde_json::to_vec(&task.spec).unwrap_or_default(),
         attachments: task.attachments.iter().map(attachment).collect(),

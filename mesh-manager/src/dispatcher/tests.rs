@@ -3,7 +3,8 @@
 use super::{Sent, Session, Sessions};
 use crate::{
     Command,
-    fixture::{SECOND, World, constrained, on, published, replicated, template},
+    fixture::{SECOND, World, constrained, job, on, published, replicated, template},
+    state::TaskState,
 };
 use mesh_api::{
     handout::Kind,
@@ -26,6 +27,34 @@ fn brings(assignment: &proto::Assignment) -> Vec<String> {
     let mut names: Vec<_> = assignment.objects.iter().map(name).collect();
     names.sort_unstable();
     names
+}
+
+#[test]
+fn a_task_that_has_ended_is_never_to_run_again() {
+    let mut world = World::new(&["n1"]);
+    world.service(job("job", 1, 1)).unwrap();
+    world.work();
+    let told = |assignment: &proto::Assignment| -> Vec<String> {
+        let mut told: Vec<String> = Vec::new();
+        for object in &assignment.objects {
+            match object.object.as_ref().unwrap() {
+                Body::Task(t) => told.push(format!("{} {}", t.slot, t.desired_state)),
+                Body::Endpoint(_) => told.push("endpoint".to_owned()),
+                _ => {}
+            }
+        }
+        told
+    };
+    let mut sent = Sent::default();
+    let first = sent.advance(&world.state, "n1").unwrap();
+    assert_eq!(told(&first), ["0 running"]);
+    let task = world.state.tasks().next().unwrap().id.clone();
+    world.report(&task, TaskState::Complete);
+    let delta = sent.advance(&world.state, "n1").unwrap();
+    assert_eq!(told(&delta), ["0 shutdown"]);
+    // An agent that remembers nothing of it is told all.
+    let anew = Sent::default().advance(&world.state, "n1").unwrap();
+    assert_eq!(told(&anew), ["0 shutdown"]);
 }
 
 #[test]

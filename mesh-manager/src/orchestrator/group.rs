@@ -35,6 +35,8 @@ pub(super) struct Group<'a> {
     pub(super) live: Vec<&'a Task>,
     /// Those that were shut down or are on their way, oldest first.
     pub(super) history: Vec<&'a Task>,
+    /// It is a job's, and one of its tasks has done its work.
+    pub(super) is_complete: bool,
     /// Nothing runs and nothing shall, by the restart policy.
     pub(super) is_finished: bool,
     /// A replacement is planned in this very round.
@@ -46,7 +48,8 @@ pub(super) struct Group<'a> {
 impl<'a> Group<'a> {
     /// Whether the replica needs no new task.
     pub(super) fn is_occupied(&self) -> bool {
-        !self.is_retired && (!self.live.is_empty() || self.is_finished || self.is_refilled)
+        let has_tasks = !self.live.is_empty() || self.is_refilled;
+        !self.is_retired && (has_tasks || self.is_finished || self.is_complete)
     }
 
     /// The newest task of all.
@@ -69,6 +72,14 @@ impl<'a> Group<'a> {
         }
     }
 
+    /// Stops what was to do the work that is done: one task may have taken the place of another that was thought lost.
+    pub(super) fn finish(&mut self, state: &State, plan: &mut Plan) {
+        let left = self.live.iter().filter(|t| !t.status.state.is_terminal());
+        for task in left {
+            stop::stop(state, task, TaskState::Remove, plan);
+        }
+    }
+
     /// Stops what its node does not keep; its history stays.
     pub(super) fn enforce(&mut self, state: &State, service: &Service, plan: &mut Plan) {
         self.is_retired = true;
@@ -88,13 +99,16 @@ impl<'a> Group<'a> {
     }
 }
 
-/// The groups of a service. Tasks that are to be removed belong to none.
+/// The groups of a service. Tasks that are to be removed belong to none, and neither do those of a job's former iterations.
 pub(super) fn groups<'a>(state: &'a State, service: &Service) -> Vec<Group<'a>> {
     let mut groups: BTreeMap<GroupKey, Group<'a>> = BTreeMap::new();
     let mut tasks: Vec<&Task> = state.tasks_of_service(&service.id).collect();
     tasks.sort_by_key(|t| (t.meta.created_at, &t.id));
     for task in tasks {
-        if task.desired == TaskState::Remove || task.drain_to == Some(TaskState::Remove) {
+        let is_former = task.job_iteration != service.iteration();
+        let is_leaving =
+            task.desired == TaskState::Remove || task.drain_to == Some(TaskState::Remove);
+        if is_former || is_leaving {
             continue;
         }
         let key = GroupKey::of(task);
@@ -102,10 +116,12 @@ pub(super) fn groups<'a>(state: &'a State, service: &Service) -> Vec<Group<'a>> 
             key,
             live: Vec::new(),
             history: Vec::new(),
+            is_complete: false,
             is_finished: false,
             is_refilled: false,
             is_retired: false,
         });
+        group.is_complete |= task.has_done_its_job();
         if task.is_wanted() {
             group.live.push(task);
         } else {

@@ -7,6 +7,7 @@
 mod constraints;
 mod driver;
 mod group;
+mod jobs;
 mod liveness;
 mod reaper;
 mod restart;
@@ -19,7 +20,7 @@ pub(crate) use liveness::{Liveness, heartbeat_period};
 use crate::{
     Change,
     config::Timings,
-    state::{Node, NodeState, Service, State, Task, TaskState},
+    state::{Node, NodeState, Service, ServiceMode, State, Task, TaskState},
 };
 use group::{Group, GroupKey};
 use std::collections::HashSet;
@@ -76,12 +77,17 @@ pub(crate) fn plan(state: &State, service_id: &str, inputs: &Inputs<'_>) -> Plan
         }
         Some(service) => {
             let mut groups = group::groups(state, service);
-            if service.is_global() {
-                plan_global(state, service, &mut groups, inputs, &mut plan);
+            let plan_groups = match service.mode() {
+                ServiceMode::Replicated => plan_replicated,
+                ServiceMode::ReplicatedJob => jobs::plan_replicated,
+                ServiceMode::Global | ServiceMode::GlobalJob => plan_global,
+            };
+            plan_groups(state, service, &mut groups, inputs, &mut plan);
+            if service.mode().is_job() {
+                jobs::end_former(state, service, &mut plan);
             } else {
-                plan_replicated(state, service, &mut groups, inputs, &mut plan);
+                update::plan(state, service, &groups, inputs, &mut plan);
             }
-            update::plan(state, service, &groups, inputs, &mut plan);
         }
     }
     reaper::plan(state, service_id, inputs, &mut plan);
@@ -143,6 +149,8 @@ fn plan_global(
             GroupKey::Slot(_) => None,
         };
         match node {
+            // It is done with, whatever becomes of the node.
+            Some(_) if group.is_complete => group.finish(state, plan),
             Some(node) if node.keeps_tasks() && fits(node) => {
                 restart::plan(state, service, group, inputs, plan);
             }

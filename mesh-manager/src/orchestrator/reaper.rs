@@ -37,7 +37,12 @@ pub(super) fn plan(state: &State, service_id: &str, inputs: &Inputs<'_>, plan: &
     for mut tasks in groups.into_values() {
         let excess = tasks.len().saturating_sub(limit.max(1));
         tasks.sort_by_key(|t| (t.meta.created_at, &t.id));
-        let ended = |t: &&Task| t.desired == TaskState::Shutdown && t.status.state.is_terminal();
+        // What a job's tasks of this iteration have completed is no history yet.
+        let is_past = |t: &&Task| match t.job_iteration == service.iteration() {
+            true => t.desired == TaskState::Shutdown && !t.has_done_its_job(),
+            false => true,
+        };
+        let ended = |t: &&Task| is_past(t) && t.status.state.is_terminal();
         for task in tasks.into_iter().filter(ended).take(excess) {
             plan.push(Change::DeleteTask {
                 task_id: task.id.clone(),

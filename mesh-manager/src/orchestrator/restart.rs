@@ -43,6 +43,8 @@ fn should_restart(service: &Service, group: &Group<'_>, task: &Task, now: i64) -
     let is_wanted = match policy.and_then(|p| p.condition) {
         Some(Condition::NONE) => false,
         Some(Condition::ON_FAILURE) => task.status.state != TaskState::Complete,
+        // A job's task that has done its work would have to do it again.
+        _ if task.has_done_its_job() => false,
         Some(Condition::ANY | Condition::EMPTY) | None => true,
     };
     let Some(attempts) = policy.and_then(|p| p.max_attempts).filter(|a| *a > 0) else {

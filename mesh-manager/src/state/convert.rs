@@ -1,13 +1,14 @@
 //! The objects as the Engine API shows them.
 
 use super::{
-    Address, Cluster, Meta, Network, Node, NodeState, Port, Protocol, PublishMode, Service, State,
-    Task, TaskState,
+    Address, Cluster, Meta, Network, Node, NodeState, Port, Protocol, PublishMode, Service,
+    ServiceMode, State, Task, TaskState,
 };
 use crate::Managers;
 use chrono::{DateTime, Utc};
 use mesh_api::engine;
 use mesh_pki::Role;
+use std::collections::BTreeSet;
 
 /// A time in nanoseconds since the epoch as the Engine API's date.
 pub(super) fn nanos_to_date(nanos: i64) -> DateTime<Utc> {
@@ -190,9 +191,17 @@ impl Service {
                 message: Some(u.message.clone()),
             }),
             service_status: None,
-            job_status: None,
+            job_status: self.job.map(|job| engine::ServiceJobStatus {
+                job_iteration: Some(iteration(job.iteration)),
+                last_execution: Some(nanos_to_date(job.last_execution)),
+            }),
         }
     }
+}
+
+/// The number of a job's execution, as the Engine API has it.
+fn iteration(index: u64) -> engine::ObjectVersion {
+    engine::ObjectVersion { index: Some(index) }
 }
 
 /// An address with its network's prefix length, as Docker prints it.
@@ -218,7 +227,8 @@ impl Task {
             labels: Some(Default::default()),
             spec: Some(self.spec.clone()),
             service_id: Some(self.service_id.clone()),
-            slot: (self.slot > 0).then(|| i64::try_from(self.slot).unwrap_or(i64::MAX)),
+            slot: (self.shown_slot() > 0)
+                .then(|| i64::try_from(self.shown_slot()).unwrap_or(i64::MAX)),
             node_id: self.node_id.clone(),
             assigned_generic_resources: None,
             status: Some(engine::TaskStatus {
@@ -236,16 +246,21 @@ impl Task {
                         .then(|| self.host_ports.iter().copied().map(Into::into).collect()),
                 }),
             }),
-            desired_state: Some(
-                match self.drain_to {
-                    // What its status becomes; what is wanted is that it stops.
-                    Some(TaskState::Rejected) => TaskState::Shutdown,
-                    then => then.unwrap_or(self.desired),
-                }
-                .max(self.desired)
-                .into(),
-            ),
-            job_iteration: None,
+            desired_state: Some(self.shown_desired().into()),
+            job_iteration: self.job_iteration.map(iteration),
+        }
+    }
+
+    fn shown_desired(&self) -> TaskState {
+        let desired = match self.drain_to {
+            // What its status becomes; what is wanted is that it stops.
+            Some(TaskState::Rejected) => TaskState::Shutdown,
+            then => then.unwrap_or(self.desired),
+        }
+        .max(self.desired);
+        match desired {
+            TaskState::Running if self.job_iteration.is_some() => TaskState::Complete,
+            desired => desired,
         }
     }
 }
@@ -298,7 +313,15 @@ impl Network {
 pub fn service_status(state: &State, service: &Service) -> engine::ServiceServiceStatus {
     let mut running = 0;
     let mut wanted = 0;
-    for task in state.tasks_of_service(&service.id) {
+    // A slot that was lost with its node may complete twice.
+    let mut completed = BTreeSet::new();
+    let is_current = |task: &&Task| task.job_iteration == service.iteration();
+    for task in state.tasks_of_service(&service.id).filter(is_current) {
+        if task.has_done_its_job() {
+            let node = task.node_id.as_ref().filter(|_| task.slot == 0);
+            completed.insert((task.slot, node));
+            continue;
+        }
         let node_up = task
             .node_id
             .as_deref()
@@ -313,11 +336,11 @@ pub fn service_status(state: &State, service: &Service) -> engine::ServiceServic
     }
     engine::ServiceServiceStatus {
         running_tasks: Some(running),
-        desired_tasks: Some(if service.is_global() {
-            wanted
-        } else {
-            service.replicas()
+        desired_tasks: Some(match service.mode() {
+            ServiceMode::Replicated => service.replicas(),
+            ServiceMode::ReplicatedJob => service.max_concurrent(),
+            ServiceMode::Global | ServiceMode::GlobalJob => wanted,
         }),
-        completed_tasks: None,
+        completed_tasks: service.job.map(|_| completed.len() as u64),
     }
 }

@@ -7,6 +7,7 @@ mod event;
 mod handout;
 mod index;
 mod lookup;
+mod mode;
 mod objects;
 mod task_state;
 
@@ -14,10 +15,11 @@ pub(crate) use convert::engine_role;
 pub use convert::service_status;
 pub use event::{Event, EventAction, ObjectKind};
 pub use handout::Handout;
+pub use mode::ServiceMode;
 pub(crate) use objects::v6;
 pub use objects::{
-    Address, Cluster, Meta, Network, Node, NodeState, Port, Protocol, PublishMode, Service, Task,
-    TaskStatus, UpdateStatus,
+    Address, Cluster, JobStatus, Meta, Network, Node, NodeState, Port, Protocol, PublishMode,
+    Service, Task, TaskStatus, UpdateStatus,
 };
 pub use task_state::TaskState;
 

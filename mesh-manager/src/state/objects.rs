@@ -1,7 +1,7 @@
 //! The objects of the cluster. A *spec* is the user's and never edited; the rest is observed or
 //! allocated. Times are nanoseconds since the epoch.
 
-use super::TaskState;
+use super::{ServiceMode, TaskState};
 use crate::{command::NodeReport, traffic::Traffic};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use mesh_api::engine;
@@ -178,6 +178,15 @@ pub struct UpdateStatus {
     pub message: String,
 }
 
+/// How often a job was executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// Number of the execution, from 0: each change of the service begins another one.
+    pub iteration: u64,
+    /// When it began.
+    pub last_execution: i64,
+}
+
 /// A service.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Service {
@@ -199,6 +208,9 @@ pub struct Service {
     pub networks: Vec<(String, Vec<String>)>,
     /// Rolling update, if there was one.
     pub update: Option<UpdateStatus>,
+    /// Of a job: its execution. Other services have none.
+    #[serde(default)]
+    pub job: Option<JobStatus>,
     /// Registry credentials, base64 JSON, or empty.
     pub registry_auth: String,
 }
@@ -230,9 +242,14 @@ impl Service {
         Traffic::of(self.spec.labels.as_ref()).is_ok_and(|traffic| traffic.direct_return)
     }
 
-    /// Whether one task runs per node.
-    pub fn is_global(&self) -> bool {
-        self.spec.mode.as_ref().is_some_and(|m| m.global.is_some())
+    /// Its mode.
+    pub fn mode(&self) -> ServiceMode {
+        ServiceMode::of(&self.spec)
+    }
+
+    /// Of a job: the number of its execution.
+    pub fn iteration(&self) -> Option<u64> {
+        self.job.map(|job| job.iteration)
     }
 
     /// Wanted number of tasks of a replicated service.
@@ -243,6 +260,22 @@ impl Service {
             .and_then(|m| m.replicated.as_ref())
             .and_then(|r| r.replicas)
             .map_or(1, |r| u64::try_from(r).unwrap_or(0))
+    }
+
+    /// Of a replicated job: how many tasks have to complete.
+    pub fn completions(&self) -> u64 {
+        let wanted = self.replicated_job().and_then(|job| job.total_completions);
+        wanted.map_or_else(|| self.max_concurrent(), |n| u64::try_from(n).unwrap_or(0))
+    }
+
+    /// Of a replicated job: how many tasks may run at the same time.
+    pub fn max_concurrent(&self) -> u64 {
+        let wanted = self.replicated_job().and_then(|job| job.max_concurrent);
+        wanted.map_or(1, |n| u64::try_from(n).unwrap_or(0))
+    }
+
+    fn replicated_job(&self) -> Option<&engine::ServiceSpecModeReplicatedJob> {
+        self.spec.mode.as_ref()?.replicated_job.as_ref()
     }
 
     /// Whether it publishes a port on every node.
@@ -294,9 +327,12 @@ pub struct Task {
     pub spec: engine::TaskSpec,
     /// The service's `spec_version` at that time.
     pub spec_version: u64,
+    /// Of a job: the execution that it belongs to.
+    #[serde(default)]
+    pub job_iteration: Option<u64>,
     /// Copy of the service's host-mode ports.
     pub host_ports: Vec<Port>,
-    /// What the managers want.
+    /// What the managers want: *running* also of a job's task, which is shown as *complete*.
     pub desired: TaskState,
     /// What the node says.
     pub status: TaskStatus,
@@ -329,15 +365,30 @@ impl Task {
 
     /// `<service>.<slot|node id>`.
     pub fn short_name(&self) -> String {
-        if self.slot > 0 {
-            format!("{}.{}", self.service_name, self.slot)
-        } else {
-            let node = self.node_id.as_deref().unwrap_or_default();
-            format!("{}.{node}", self.service_name)
+        match self.shown_slot() {
+            0 => {
+                let node = self.node_id.as_deref().unwrap_or_default();
+                format!("{}.{node}", self.service_name)
+            }
+            slot => format!("{}.{slot}", self.service_name),
         }
     }
 
-    /// Whether the managers want it to run, now or later.
+    /// Its slot as users see it: those of a replicated job count from 0, as Swarm's do and its clients expect. Where it is
+    /// 0, the node is named in its place.
+    pub fn shown_slot(&self) -> u64 {
+        match self.job_iteration {
+            Some(_) => self.slot.saturating_sub(1),
+            None => self.slot,
+        }
+    }
+
+    /// Whether it is a job's and has done its work.
+    pub(crate) fn has_done_its_job(&self) -> bool {
+        self.job_iteration.is_some() && self.status.state == TaskState::Complete
+    }
+
+    /// Whether the managers want it to run, now or later; or wanted it, until it completed.
     pub fn is_wanted(&self) -> bool {
         self.desired <= TaskState::Running && self.drained_at.is_none()
     }

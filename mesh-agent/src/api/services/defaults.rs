@@ -8,6 +8,7 @@ use mesh_api::engine::{
     TaskSpecContainerSpec, TaskSpecPlacement, TaskSpecRestartPolicy,
     TaskSpecRestartPolicyConditionEnum,
 };
+use mesh_manager::state::ServiceMode;
 
 const SECOND: i64 = 1_000_000_000;
 /// How long a task may take to stop.
@@ -36,6 +37,15 @@ pub(super) fn insert(spec: &mut ServiceSpec) {
     restart.delay.get_or_insert(RESTART_DELAY);
     restart.max_attempts.get_or_insert(0);
     mode(spec);
+    let endpoint = spec.endpoint_spec.get_or_insert_with(EndpointSpec::default);
+    endpoint.mode.get_or_insert(EndpointSpecModeEnum::VIP);
+    if !ServiceMode::of(spec).is_job() {
+        rollout(spec);
+    }
+}
+
+/// How tasks are replaced; a job begins anew instead.
+fn rollout(spec: &mut ServiceSpec) {
     let update = spec
         .update_config
         .get_or_insert_with(ServiceSpecUpdateConfig::default);
@@ -60,19 +70,27 @@ pub(super) fn insert(spec: &mut ServiceSpec) {
     rollback
         .order
         .get_or_insert(ServiceSpecRollbackConfigOrderEnum::STOP_FIRST);
-    let endpoint = spec.endpoint_spec.get_or_insert_with(EndpointSpec::default);
-    endpoint.mode.get_or_insert(EndpointSpecModeEnum::VIP);
 }
 
-/// A service of no other mode is replicated, once where no number is given. Stored, too: clients count on the number.
+/// A service of no other mode is replicated, once where no number is given; a replicated job has one task at a time, and as
+/// many in all as at a time. Stored, too: clients count on the numbers.
 pub(super) fn mode(spec: &mut ServiceSpec) {
+    let kind = ServiceMode::of(spec);
     let mode = spec.mode.get_or_insert_default();
-    let other = mode.global.is_some() || mode.replicated_job.is_some() || mode.global_job.is_some();
-    if !other {
-        let replicated = mode
-            .replicated
-            .get_or_insert_with(ServiceSpecModeReplicated::default);
-        replicated.replicas.get_or_insert(1);
+    match kind {
+        ServiceMode::Replicated => {
+            let replicated = mode
+                .replicated
+                .get_or_insert_with(ServiceSpecModeReplicated::default);
+            replicated.replicas.get_or_insert(1);
+        }
+        ServiceMode::ReplicatedJob => {
+            if let Some(job) = &mut mode.replicated_job {
+                let concurrent = *job.max_concurrent.get_or_insert(1);
+                job.total_completions.get_or_insert(concurrent);
+            }
+        }
+        ServiceMode::Global | ServiceMode::GlobalJob => {}
     }
 }
 
@@ -96,6 +114,28 @@ mod tests {
             spec["TaskTemplate"]["ContainerSpec"]["StopGracePeriod"],
             STOP_GRACE
         );
+    }
+
+    #[test]
+    fn jobs_have_numbers_and_no_update() {
+        for (given, stored) in [
+            (serde_json::json!({}), (1, 1)),
+            (serde_json::json!({"MaxConcurrent": 3}), (3, 3)),
+            (serde_json::json!({"TotalCompletions": 5}), (1, 5)),
+            (
+                serde_json::json!({"MaxConcurrent": 0, "TotalCompletions": 2}),
+                (0, 2),
+            ),
+        ] {
+            let mut spec: ServiceSpec =
+                serde_json::from_value(serde_json::json!({"Mode": {"ReplicatedJob": given}}))
+                    .expect("spec");
+            insert(&mut spec);
+            assert!(spec.update_config.is_none() && spec.rollback_config.is_none());
+            let job = spec.mode.and_then(|mode| mode.replicated_job).expect("job");
+            let numbers = (job.max_concurrent, job.total_completions);
+            assert_eq!(numbers, (Some(stored.0), Some(stored.1)));
+        }
     }
 
     #[test]

@@ -16,7 +16,10 @@ use mesh_api::{
     Filters,
     engine::{Service, ServiceCreateResponse, ServiceSpec, ServiceUpdateResponse},
 };
-use mesh_manager::{Command, Response, state::service_status};
+use mesh_manager::{
+    Command, Response,
+    state::{ServiceMode, service_status},
+};
 
 use super::{
     Answer, Api, Shown,
@@ -57,18 +60,9 @@ fn matches(filters: &Filters, id: &str, spec: &ServiceSpec) -> bool {
         .unwrap_or("container");
     filters.prefix("id", id)
         && filters.prefix("name", spec.name.as_deref().unwrap_or_default())
-        && filters.exact("mode", mode(spec))
+        && filters.exact("mode", ServiceMode::of(spec).as_str())
         && filters.exact("runtime", runtime)
         && filters.labels("label", |name| labels?.get(name).map(String::as_str))
-}
-
-fn mode(spec: &ServiceSpec) -> &'static str {
-    match &spec.mode {
-        Some(mode) if mode.global.is_some() => "global",
-        Some(mode) if mode.replicated_job.is_some() => "replicated-job",
-        Some(mode) if mode.global_job.is_some() => "global-job",
-        _ => "replicated",
-    }
 }
 
 pub(super) async fn inspect(

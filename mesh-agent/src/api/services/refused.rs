@@ -1,6 +1,7 @@
 //! What a spec asks for and no node would follow. It is refused here, as the manager's log may hold older specs.
 
 use mesh_api::engine::{HealthConfig, Mount, ServiceSpec};
+use mesh_manager::state::ServiceMode;
 
 use crate::{api::errors::ApiError, container};
 
@@ -12,6 +13,7 @@ const LEAST_TIME: i64 = 1_000_000;
 /// # Errors
 /// Names the first.
 pub(super) fn check(spec: &ServiceSpec) -> Result<(), ApiError> {
+    mode(spec)?;
     let Some(template) = &spec.task_template else {
         return Ok(());
     };
@@ -38,13 +40,43 @@ pub(super) fn check(spec: &ServiceSpec) -> Result<(), ApiError> {
     }
 }
 
+/// Swarm's words for what a spec asks for.
+fn invalid(what: &str) -> ApiError {
+    ApiError::bad_request(format!("rpc error: code = InvalidArgument desc = {what}"))
+}
+
+/// Several modes, and what Swarm refuses of a job.
+fn mode(spec: &ServiceSpec) -> Result<(), ApiError> {
+    let Some(mode) = &spec.mode else {
+        return Ok(());
+    };
+    let modes = [
+        mode.replicated.is_some(),
+        mode.global.is_some(),
+        mode.replicated_job.is_some(),
+        mode.global_job.is_some(),
+    ];
+    if modes.into_iter().filter(|is_given| *is_given).count() > 1 {
+        return Err(ApiError::bad_request("must specify only one service mode"));
+    }
+    if let Some(job) = &mode.replicated_job {
+        let is_negative = |number: Option<i64>| number.is_some_and(|number| number < 0);
+        if is_negative(job.max_concurrent) {
+            return Err(invalid("Maximum concurrent jobs must not be negative"));
+        }
+        if is_negative(job.total_completions) {
+            return Err(invalid("Total completed jobs must not be negative"));
+        }
+    }
+    if ServiceMode::of(spec).is_job() && spec.update_config.is_some() {
+        return Err(invalid("Jobs may not have an update config"));
+    }
+    Ok(())
+}
+
 /// What Swarm refuses of a health check, and what nobody could run.
 fn health_check(wanted: &HealthConfig) -> Result<(), ApiError> {
-    let refused = |what: &str| {
-        Err(ApiError::bad_request(format!(
-            "rpc error: code = InvalidArgument desc = ContainerSpec: {what}"
-        )))
-    };
+    let refused = |what: &str| Err(invalid(&format!("ContainerSpec: {what}")));
     for (name, nanos) in [
         ("Interval", wanted.interval),
         ("Timeout", wanted.timeout),
@@ -219,6 +251,48 @@ mod tests {
             let expected =
                 format!("rpc error: code = InvalidArgument desc = ContainerSpec: {words}");
             assert_eq!(told, expected);
+        }
+    }
+
+    #[test]
+    fn modes() {
+        let told = |spec: Value| {
+            let spec = serde_json::from_value(spec).expect("a spec");
+            check(&spec).err().map(|error| error.message().to_owned())
+        };
+        let job = json!({"MaxConcurrent": 2, "TotalCompletions": 0});
+        for fine in [
+            json!({}),
+            json!({"Mode": {"Global": {}}, "UpdateConfig": {}}),
+            json!({"Mode": {"ReplicatedJob": job}, "RollbackConfig": {}}),
+            json!({"Mode": {"GlobalJob": {}}}),
+        ] {
+            assert_eq!(told(fine.clone()), None, "{fine}");
+        }
+        let desc = "rpc error: code = InvalidArgument desc = ";
+        for (bad, words) in [
+            (
+                json!({"Mode": {"Replicated": {}, "GlobalJob": {}}}),
+                "must specify only one service mode".to_owned(),
+            ),
+            (
+                json!({"Mode": {"ReplicatedJob": {"MaxConcurrent": -1}}}),
+                format!("{desc}Maximum concurrent jobs must not be negative"),
+            ),
+            (
+                json!({"Mode": {"ReplicatedJob": {"TotalCompletions": -1}}}),
+                format!("{desc}Total completed jobs must not be negative"),
+            ),
+            (
+                json!({"Mode": {"ReplicatedJob": job}, "UpdateConfig": {}}),
+                format!("{desc}Jobs may not have an update config"),
+            ),
+            (
+                json!({"Mode": {"GlobalJob": {}}, "UpdateConfig": {}}),
+                format!("{desc}Jobs may not have an update config"),
+            ),
+        ] {
+            assert_eq!(told(bad), Some(words));
         }
     }
 

@@ -37,6 +37,9 @@ pub(crate) struct Args {
     #[arg(long, default_value = "replicated",
           value_parser = ["replicated", "global", "replicated-job", "global-job"])]
     mode: String,
+    /// Of a replicated job: number of tasks at the same time; as many as --replicas where not said
+    #[arg(long, value_parser = clap::value_parser!(u32), allow_hyphen_values = true)]
+    max_concurrent: Option<u32>,
     /// Publish a port: 8080:80[/udp], or published=8080,target=80,protocol=tcp,mode=ingress|host
     #[arg(short, long = "publish", value_name = "PORT")]
     publish: Vec<String>,
@@ -124,7 +127,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
 }
 
 fn spec(args: Args) -> Result<ServiceSpec> {
-    let mode = mode(&args.mode, args.replicas)?;
+    let mode = mode(&args)?;
     let mut ports = Vec::new();
     for text in &args.publish {
         ports.extend(port::parse(text)?);
@@ -199,15 +202,26 @@ fn spec(args: Args) -> Result<ServiceSpec> {
     };
     args.spec.apply(&mut spec);
     args.rollout.apply(&mut spec);
+    let has_rollout = spec.update_config.is_some() || spec.rollback_config.is_some();
+    if args.mode.ends_with("-job") && has_rollout {
+        bail!("update and rollback configuration is not supported for jobs");
+    }
     Ok(spec)
 }
 
-fn mode(mode: &str, replicas: Option<u32>) -> Result<ServiceSpecMode> {
-    if replicas.is_some() && mode.starts_with("global") {
+fn mode(args: &Args) -> Result<ServiceSpecMode> {
+    let is_global = args.mode.starts_with("global");
+    if args.replicas.is_some() && is_global {
         bail!("replicas can only be used with replicated or replicated-job mode");
     }
-    let count = replicas.map(i64::from);
-    Ok(match mode {
+    if args.spec.limits_replicas_per_node() && is_global {
+        bail!("replicas-max-per-node can only be used with replicated or replicated-job mode");
+    }
+    if args.max_concurrent.is_some() && args.mode != "replicated-job" {
+        bail!("max-concurrent can only be used with replicated-job mode");
+    }
+    let count = args.replicas.map(i64::from);
+    Ok(match args.mode.as_str() {
         "global" => ServiceSpecMode {
             global: Some(HashMap::new()),
             ..Default::default()
@@ -218,7 +232,7 @@ fn mode(mode: &str, replicas: Option<u32>) -> Result<ServiceSpecMode> {
         },
         "replicated-job" => ServiceSpecMode {
             replicated_job: Some(ServiceSpecModeReplicatedJob {
-                max_concurrent: count,
+                max_concurrent: args.max_concurrent.map(i64::from).or(count),
                 total_completions: count,
             }),
             ..Default::default()
@@ -312,6 +326,24 @@ mod tests {
             vec!["--replicas", "-1", "nginx"],
             vec!["--replicas", "x", "nginx"],
             vec!["--mode", "global", "--replicas", "2", "nginx"],
+            vec!["--mode", "global-job", "--replicas", "2", "nginx"],
+            vec![
+                "--mode",
+                "global-job",
+                "--replicas-max-per-node",
+                "2",
+                "nginx",
+            ],
+            vec!["--max-concurrent", "2", "nginx"],
+            vec!["--mode", "global-job", "--max-concurrent", "2", "nginx"],
+            vec!["--mode", "global-job", "--update-parallelism", "2", "nginx"],
+            vec![
+                "--mode",
+                "replicated-job",
+                "--rollback-delay",
+                "2s",
+                "nginx",
+            ],
             vec!["--publish", "99999", "nginx"],
             vec!["--mount", "type=bind,dst=/x", "nginx"],
             vec!["--limit-memory", "lots", "nginx"],
@@ -330,8 +362,26 @@ mod tests {
             json!({"Global": {}})
         );
         assert_eq!(
-            read(&["--mode", "replicated-job", "--replicas", "3", "x"]).expect("job")["Mode"],
-            json!({"ReplicatedJob": {"MaxConcurrent": 3, "TotalCompletions": 3}})
+            read(&["--mode", "global-job", "x"]).expect("global")["Mode"],
+            json!({"GlobalJob": {}})
         );
+        for (flags, numbers) in [
+            (
+                &["--replicas", "3"][..],
+                json!({"MaxConcurrent": 3, "TotalCompletions": 3}),
+            ),
+            (
+                &["--replicas", "3", "--max-concurrent", "2"],
+                json!({"MaxConcurrent": 2, "TotalCompletions": 3}),
+            ),
+            (&["--max-concurrent", "2"], json!({"MaxConcurrent": 2})),
+            (&[], json!({})),
+        ] {
+            let line = [&["--mode", "replicated-job"], flags, &["x"]].concat();
+            assert_eq!(
+                read(&line).expect("job")["Mode"],
+                json!({"ReplicatedJob": numbers})
+            );
+        }
     }
 }

@@ -76,16 +76,15 @@ fn replicas(service: &Service) -> String {
                 .max_replicas
         })
         .filter(|most| *most > 0);
-    let job = service
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.mode.as_ref()?.replicated_job.clone());
+    let mode = service.spec.as_ref().and_then(|spec| spec.mode.as_ref());
     let completed = status.completed_tasks.unwrap_or(0);
-    match (most, job) {
-        (_, Some(job)) => format!(
-            "{running}/{desired} ({completed}/{} completed)",
-            job.total_completions.unwrap_or(1)
-        ),
+    let wanted = mode.and_then(|mode| match &mode.replicated_job {
+        Some(job) => Some(u64::try_from(job.total_completions.unwrap_or(1)).unwrap_or(0)),
+        // What is desired of it is what has not completed yet.
+        None => mode.global_job.as_ref().map(|_| desired + completed),
+    });
+    match (most, wanted) {
+        (_, Some(wanted)) => format!("{running}/{desired} ({completed}/{wanted} completed)"),
         (Some(most), None) => format!("{running}/{desired} (max {most} per node)"),
         (None, None) => format!("{running}/{desired}"),
     }

@@ -110,13 +110,13 @@ fn identity(service: &Service) -> Result<(String, u64)> {
     Ok((id, version))
 }
 
-/// Sets the number of tasks. `what` asks for it, in the error's words.
-fn set_replicas(spec: &mut ServiceSpec, replicas: u32, what: &str) -> Result<()> {
+/// Sets the number of tasks.
+fn set_replicas(spec: &mut ServiceSpec, replicas: u32) -> Result<()> {
     let mode = spec.mode.get_or_insert_default();
     if let Some(job) = &mut mode.replicated_job {
         job.total_completions = Some(replicas.into());
     } else if mode.global.is_some() || mode.global_job.is_some() {
-        bail!("{what} can only be used with replicated or replicated-job mode");
+        bail!("scale can only be used with replicated or replicated-job mode");
     } else {
         mode.replicated.get_or_insert_default().replicas = Some(replicas.into());
     }
@@ -141,7 +141,7 @@ mod tests {
         let set = |mode: serde_json::Value| {
             let mut spec: ServiceSpec =
                 serde_json::from_value(json!({ "Mode": mode })).expect("spec");
-            set_replicas(&mut spec, 3, "scale")?;
+            set_replicas(&mut spec, 3)?;
             Ok::<_, anyhow::Error>(serde_json::to_value(spec).expect("json")["Mode"].clone())
         };
         assert_eq!(
@@ -154,5 +154,6 @@ mod tests {
             json!({"ReplicatedJob": {"MaxConcurrent": 2, "TotalCompletions": 3}})
         );
         assert!(set(json!({"Global": {}})).is_err());
+        assert!(set(json!({"GlobalJob": {}})).is_err());
     }
 }

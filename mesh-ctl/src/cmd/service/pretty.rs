@@ -1,4 +1,4 @@
-//! `service inspect --pretty`, line for line as Docker prints it.
+//! `service inspect --pretty`, line for line as Docker prints it; but a job's mode and numbers, for which Docker has no line.
 
 use std::time::Duration;
 
@@ -39,6 +39,12 @@ pub(super) fn render(service: &Service, networks: &[String], now: DateTime<Utc>)
     if mode.global.is_none() && mode.global_job.is_none() && mode.replicated_job.is_none() {
         let replicas = mode.replicated.and_then(|replicated| replicated.replicas);
         out.put(format!(" Replicas:\t{}", replicas.unwrap_or(1)));
+    }
+    if let Some(job) = &mode.replicated_job {
+        let completions = job.total_completions.unwrap_or(1);
+        out.put(format!(" Completions:\t{completions}"));
+        let concurrent = job.max_concurrent.unwrap_or(1);
+        out.put(format!(" Max concurrent:\t{concurrent}"));
     }
     if let Some(update) = &service.update_status {
         out.update_status(update, now);

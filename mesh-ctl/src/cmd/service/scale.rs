@@ -51,7 +51,7 @@ async fn scale(client: &Client, reference: &str, replicas: u32) -> Result<String
     let service = client.service(reference, false).await?;
     let (id, version) = super::identity(&service)?;
     let mut spec = service.spec.unwrap_or_default();
-    super::set_replicas(&mut spec, replicas, "scale")?;
+    super::set_replicas(&mut spec, replicas)?;
     let answer = client.service_update(&id, version, &spec, None).await?;
     super::warn(answer.warnings, None);
     Ok(id)

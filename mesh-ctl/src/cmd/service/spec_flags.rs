@@ -76,6 +76,11 @@ pub(super) struct SpecFlags {
 }
 
 impl SpecFlags {
+    /// Whether a node may have so many tasks only.
+    pub(super) fn limits_replicas_per_node(&self) -> bool {
+        self.replicas_max_per_node.is_some_and(|most| most > 0)
+    }
+
     /// Sets what was given.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) {
         let task = spec.task_template.get_or_insert_default();

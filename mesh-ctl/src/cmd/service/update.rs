@@ -1,6 +1,6 @@
 //! `service update`
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use mesh_api::{
     Client,
     engine::{
@@ -26,7 +26,10 @@ pub(crate) struct Args {
     /// Number of tasks
     #[arg(long, allow_hyphen_values = true)]
     replicas: Option<u32>,
-    /// Replace every task even if nothing changes
+    /// Of a replicated job: number of tasks at the same time
+    #[arg(long, allow_hyphen_values = true)]
+    max_concurrent: Option<u32>,
+    /// Replace every task even if nothing changes; execute a job again
     #[arg(long)]
     force: bool,
     /// Arguments of the command; quoted as in a shell
@@ -106,7 +109,17 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
 
 async fn change(client: &Client, spec: &mut ServiceSpec, args: &Args) -> Result<()> {
     if let Some(replicas) = args.replicas {
-        super::set_replicas(spec, replicas, "replicas")?;
+        let mode = spec.mode.get_or_insert_default();
+        if mode.global.is_some() || mode.global_job.is_some() || mode.replicated_job.is_some() {
+            bail!("replicas can only be used with replicated mode");
+        }
+        mode.replicated.get_or_insert_default().replicas = Some(replicas.into());
+    }
+    if let Some(tasks) = args.max_concurrent {
+        match spec.mode.as_mut().and_then(|m| m.replicated_job.as_mut()) {
+            Some(job) => job.max_concurrent = Some(tasks.into()),
+            None => bail!("max-concurrent can only be used with replicated-job mode"),
+        }
     }
     args.spec.apply(spec);
     args.rollout.apply(spec);
