@@ -19,10 +19,11 @@ use mesh_runtime::{ContainerSpec, ExtraFile, Resources, Ulimit};
 use nix::sys::signal::Signal;
 
 use crate::{health, links::plan::container_id};
+use template::Values;
 
 pub use files::{hosts, resolv_conf};
 pub use handouts::{Handed, handed};
-pub use template::Names;
+pub use template::{Names, check_templates};
 
 /// Time between the stop signal and the kill where the specification names none (Docker's default).
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
@@ -37,11 +38,11 @@ pub enum SpecError {
     #[error("no command specified")]
     NoCommand,
     /// A placeholder in env, hostname or a mount cannot be filled in.
-    #[error("invalid template {text:?}: {cause}")]
+    #[error("expanding {place} failed: {cause}")]
     Template {
-        /// The text with the placeholder.
-        text: String,
-        /// What the template engine says.
+        /// env, mounts or hostname.
+        place: &'static str,
+        /// Where in there, and what the template engine says.
         cause: String,
     },
     /// A mount that makes no sense.
@@ -107,7 +108,7 @@ pub fn plan(
     places: &Places,
 ) -> Result<Plan, SpecError> {
     let wanted = spec.container_spec.as_ref().ok_or(SpecError::NoContainer)?;
-    let fill = |text: &str| template::fill(text, task, node);
+    let values = Values { task, node };
     let args = command(wanted, image);
     if args.is_empty() {
         return Err(SpecError::NoCommand);
@@ -117,13 +118,13 @@ pub fn plan(
         _ => None,
     };
     let privileges = wanted.privileges.clone().unwrap_or_default();
-    let (mounts, volumes) = mounts::mounts(wanted, image, places, &task.id, fill)?;
+    let (mounts, volumes) = mounts::mounts(wanted, image, places, values)?;
     let container = ContainerSpec {
         id: task.id.clone(),
         rootfs: places.rootfs.clone(),
         netns: places.netns.clone(),
         args,
-        env: environment(wanted, image, fill)?,
+        env: environment(wanted, image, values)?,
         cwd: first_of(wanted.dir.as_deref(), &image.working_dir),
         user: first_of(wanted.user.as_deref(), &image.user),
         groups: wanted.groups.clone().unwrap_or_default(),
@@ -180,7 +181,7 @@ pub fn hostname(
     node: &Names,
 ) -> Result<String, SpecError> {
     match wanted.hostname.as_deref() {
-        Some(text) if !text.is_empty() => template::fill(text, task, node),
+        Some(text) if !text.is_empty() => Values { task, node }.hostname(text),
         _ => Ok(container_id(&task.id).chars().take(12).collect()),
     }
 }
@@ -205,12 +206,12 @@ pub fn command(wanted: &TaskSpecContainerSpec, image: &ImageConfig) -> Vec<Strin
 fn environment(
     wanted: &TaskSpecContainerSpec,
     image: &ImageConfig,
-    fill: impl Fn(&str) -> Result<String, SpecError>,
+    values: Values<'_>,
 ) -> Result<Vec<String>, SpecError> {
     let mut all = image.env.clone();
     let name_of = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
     for entry in wanted.env.iter().flatten() {
-        let entry = fill(entry)?;
+        let entry = values.variable(entry)?;
         let name = name_of(&entry);
         all.retain(|old| name_of(old) != name);
         if entry.contains('=') {

@@ -9,7 +9,7 @@ use mesh_api::engine::{Mount as EngineMount, MountTypeEnum, TaskSpecContainerSpe
 use mesh_image::ImageConfig;
 use mesh_runtime::{BindMount, Mount, TmpfsMount};
 
-use super::{Places, SpecError};
+use super::{Places, SpecError, template::Values};
 
 type Planned = (Vec<Mount>, BTreeMap<String, PathBuf>);
 
@@ -17,13 +17,12 @@ pub(super) fn mounts(
     wanted: &TaskSpecContainerSpec,
     image: &ImageConfig,
     places: &Places,
-    task_id: &str,
-    fill: impl Fn(&str) -> Result<String, SpecError>,
+    values: Values<'_>,
 ) -> Result<Planned, SpecError> {
     let mut mounts = Vec::new();
     let mut volumes = BTreeMap::new();
     for mount in wanted.mounts.iter().flatten() {
-        mounts.push(one(mount, places, task_id, &fill, &mut volumes)?);
+        mounts.push(one(mount, places, values, &mut volumes)?);
     }
     // Paths the image wants kept get a volume of their own, unless something is mounted there.
     for target in &image.volumes {
@@ -36,7 +35,7 @@ pub(super) fn mounts(
                 typ: Some(MountTypeEnum::VOLUME),
                 ..EngineMount::default()
             };
-            mounts.push(one(&mount, places, task_id, &fill, &mut volumes)?);
+            mounts.push(one(&mount, places, values, &mut volumes)?);
         }
     }
     Ok((mounts, volumes))
@@ -45,8 +44,7 @@ pub(super) fn mounts(
 fn one(
     mount: &EngineMount,
     places: &Places,
-    task_id: &str,
-    fill: impl Fn(&str) -> Result<String, SpecError>,
+    values: Values<'_>,
     volumes: &mut BTreeMap<String, PathBuf>,
 ) -> Result<Mount, SpecError> {
     let kind = mount.typ.unwrap_or(MountTypeEnum::VOLUME);
@@ -54,8 +52,8 @@ fn one(
         kind: kind.to_string(),
         cause: cause.to_owned(),
     };
-    let source = fill(mount.source.as_deref().unwrap_or_default())?;
-    let target = PathBuf::from(fill(mount.target.as_deref().unwrap_or_default())?);
+    let (source, target) = values.paths(mount)?;
+    let target = PathBuf::from(target);
     if !target.is_absolute() {
         return Err(wrong("the target must be an absolute path"));
     }
@@ -89,7 +87,8 @@ fn one(
             // A volume without a name belongs to the one task.
             let name = if source.is_empty() {
                 format!(
-                    "{task_id}{}",
+                    "{}{}",
+                    values.task.id,
                     target.display().to_string().replace('/', "_")
                 )
             } else {

@@ -1,11 +1,17 @@
-//! Placeholders such as `{{.Task.Slot}}` in env, hostname and mounts.
+//! Placeholders such as `{{.Task.Slot}}` in env, hostname and mounts: Go templates, with the names and functions of Swarm's.
 
 use std::collections::HashMap;
 
-use gtmpl::Value;
-use mesh_api::proto;
+use gtmpl::{Context, Func, FuncError, Template, Value};
+use mesh_api::{
+    engine::{Mount, TaskSpecContainerSpec},
+    proto,
+};
 
 use super::SpecError;
+
+/// Opening braces and parentheses of one template: the engine's parser calls itself for each level.
+const MAX_OPENING: usize = 400;
 
 /// What placeholders may name of the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,15 +24,129 @@ pub struct Names {
     pub architecture: String,
 }
 
-/// Fills the placeholders of `text`; text without any costs nothing.
-pub(super) fn fill(text: &str, task: &proto::Task, node: &Names) -> Result<String, SpecError> {
-    if !text.contains("{{") {
-        return Ok(text.to_owned());
+/// Tries the placeholders of a specification before there are tasks, for a service of this name and labels.
+///
+/// # Errors
+/// One that no node could fill in.
+pub fn check_templates(
+    wanted: &TaskSpecContainerSpec,
+    service_name: &str,
+    labels: &HashMap<String, String>,
+) -> Result<(), SpecError> {
+    let task = proto::Task {
+        id: "taskid".to_owned(),
+        service_id: "serviceid".to_owned(),
+        service_name: service_name.to_owned(),
+        name: "taskname".to_owned(),
+        slot: 1,
+        service_labels: labels.clone(),
+        ..proto::Task::default()
+    };
+    let node = Names {
+        id: "nodeid".to_owned(),
+        hostname: "nodeHostname".to_owned(),
+        architecture: "architecture".to_owned(),
+    };
+    let values = Values {
+        task: &task,
+        node: &node,
+    };
+    for entry in wanted.env.iter().flatten() {
+        values.variable(entry)?;
     }
-    gtmpl::template(text, context(task, node)).map_err(|error| SpecError::Template {
-        text: text.to_owned(),
-        cause: error.to_string(),
-    })
+    for mount in wanted.mounts.iter().flatten() {
+        values.paths(mount)?;
+    }
+    let hostname = wanted.hostname.as_deref().unwrap_or_default();
+    values.hostname(hostname).map(drop)
+}
+
+/// What stands for the placeholders of one task. Errors are worded as Swarm's.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Values<'a> {
+    pub(super) task: &'a proto::Task,
+    pub(super) node: &'a Names,
+}
+
+impl Values<'_> {
+    /// `NAME=value`: the value is a template, the name is not.
+    pub(super) fn variable(&self, entry: &str) -> Result<String, SpecError> {
+        let Some((name, value)) = entry.split_once('=') else {
+            return Ok(entry.to_owned());
+        };
+        match self.fill(value) {
+            Ok(value) => Ok(format!("{name}={value}")),
+            Err(cause) => Err(SpecError::Template {
+                place: "env",
+                cause: format!("expanding env {entry:?}: {cause}"),
+            }),
+        }
+    }
+
+    /// Source and target of a mount.
+    pub(super) fn paths(&self, mount: &Mount) -> Result<(String, String), SpecError> {
+        let path = |what: &str, text: &Option<String>| {
+            let text = text.as_deref().unwrap_or_default();
+            self.fill(text).map_err(|cause| SpecError::Template {
+                place: "mounts",
+                cause: format!("expanding mount {what} {text:?}: {cause}"),
+            })
+        };
+        Ok((
+            path("source", &mount.source)?,
+            path("target", &mount.target)?,
+        ))
+    }
+
+    pub(super) fn hostname(&self, text: &str) -> Result<String, SpecError> {
+        self.fill(text).map_err(|cause| SpecError::Template {
+            place: "hostname",
+            cause,
+        })
+    }
+
+    /// Text without placeholders costs nothing.
+    fn fill(&self, text: &str) -> Result<String, String> {
+        if !text.contains("{{") {
+            return Ok(text.to_owned());
+        }
+        if text.matches(['{', '(']).count() > MAX_OPENING {
+            return Err(format!(
+                "a template has at most {MAX_OPENING} opening braces and parentheses"
+            ));
+        }
+        let mut template = Template::default();
+        template.add_funcs(&[("join", join as Func), ("index", index)]);
+        template.parse(text).map_err(|error| error.to_string())?;
+        let filled = template.render(&Context::from(context(self.task, self.node)));
+        filled.map_err(|error| {
+            let error = error.to_string();
+            // gtmpl shows the whole object after the field it lacks.
+            error.split(" for {").next().unwrap_or(&error).to_owned()
+        })
+    }
+}
+
+/// Swarm's `join`: the separator comes first.
+fn join(args: &[Value]) -> Result<Value, FuncError> {
+    let [Value::String(separator), parts @ ..] = args else {
+        return Err(FuncError::Generic("join wants a separator".to_owned()));
+    };
+    let parts: Vec<String> = parts.iter().map(ToString::to_string).collect();
+    Ok(Value::from(parts.join(separator)))
+}
+
+/// Go's `index` of labels: one that is not there is empty.
+fn index(args: &[Value]) -> Result<Value, FuncError> {
+    match args {
+        [Value::Object(labels), Value::String(name)] => {
+            let label = labels.get(name).cloned();
+            Ok(label.unwrap_or_else(|| Value::from("")))
+        }
+        _ => Err(FuncError::Generic(
+            "index wants labels and the name of one".to_owned(),
+        )),
+    }
 }
 
 fn context(task: &proto::Task, node: &Names) -> Value {
@@ -46,7 +166,8 @@ fn context(task: &proto::Task, node: &Names) -> Value {
             object([
                 ("ID", text(&task.service_id)),
                 ("Name", text(&task.service_name)),
-                ("Labels", Value::Map(labels)),
+                // As in Swarm, a label that is not there is an error; `index` finds nothing in its place.
+                ("Labels", Value::Object(labels)),
             ]),
         ),
         (

@@ -30,6 +30,10 @@ pub(super) fn check(spec: &ServiceSpec) -> Result<(), ApiError> {
     }
     if let Some(container) = container {
         container::handed(container).map_err(|error| ApiError::bad_request(error.to_string()))?;
+        let name = spec.name.as_deref().unwrap_or_default();
+        let labels = spec.labels.clone().unwrap_or_default();
+        container::check_templates(container, name, &labels)
+            .map_err(|error| invalid(&error.to_string()))?;
     }
     let limits = template.resources.as_ref().and_then(|r| r.limits.as_ref());
     match limits.and_then(|limits| limits.pids) {
@@ -294,6 +298,67 @@ mod tests {
         ] {
             assert_eq!(told(bad), Some(words));
         }
+    }
+
+    #[test]
+    fn templates() {
+        let told = |container: Value| {
+            let template = json!({ "ContainerSpec": container });
+            let spec = json!({"Name": "web", "Labels": {"a": "b"}, "TaskTemplate": template});
+            let spec = serde_json::from_value(spec).expect("a spec");
+            check(&spec).err().map(|error| error.message().to_owned())
+        };
+        let mount = |source: &str, target: &str| json!({"Mounts": [{"Type": "volume", "Source": source, "Target": target}]});
+        let known = "{{.Service.ID}} {{.Service.Name}} {{.Service.Labels}} {{.Service.Labels.a}} {{.Node.ID}} \
+                     {{.Node.Hostname}} {{.Node.Platform.OS}} {{.Node.Platform.Architecture}} {{.Task.ID}} {{.Task.Name}} \
+                     {{.Task.Slot}} {{index .Service.Labels \"c\"}} {{join \"-\" .Task.ID .Task.Slot}}";
+        for fine in [
+            json!({"Env": [format!("X={known}"), "{{.Nobody}}=a", "{{.Nobody}}"], "Hostname": known}),
+            mount("{{.Node.ID}}", "/{{.Task.Slot}}"),
+        ] {
+            assert_eq!(told(fine.clone()), None, "{fine}");
+        }
+        for (bad, words) in [
+            (
+                json!({"Env": ["X={{.Nobody}}"]}),
+                "expanding env failed: expanding env \"X={{.Nobody}}\": no field Nobody",
+            ),
+            (
+                json!({"Env": ["X={{.Service.Labels.c}}"]}),
+                "expanding env failed: expanding env \"X={{.Service.Labels.c}}\": no field c",
+            ),
+            (
+                json!({"Hostname": "{{.Node.Name}}"}),
+                "expanding hostname failed: no field Name",
+            ),
+            (
+                mount("{{.Task.Node}}", "/a"),
+                "expanding mounts failed: expanding mount source \"{{.Task.Node}}\": no field Node",
+            ),
+            (
+                mount("a", "/{{.Task.Node}}"),
+                "expanding mounts failed: expanding mount target \"/{{.Task.Node}}\": no field Node",
+            ),
+            (
+                json!({"Hostname": "{{.Task.Slot"}),
+                "expanding hostname failed: ",
+            ),
+            (
+                json!({"Hostname": "{{nothing}}"}),
+                "expanding hostname failed: ",
+            ),
+            (
+                json!({"Hostname": format!("{{{{{}", "(".repeat(100_000))}),
+                "expanding hostname failed: a template has at most 400 opening braces",
+            ),
+        ] {
+            let told = told(bad).expect("refused");
+            let expected = format!("rpc error: code = InvalidArgument desc = {words}");
+            assert!(told.starts_with(&expected), "{told}");
+        }
+        // What counts is just short of overflowing the stack of a test's thread.
+        let deep = format!("{{{{{}", "(".repeat(398));
+        assert!(told(json!({ "Hostname": deep })).is_some());
     }
 
     #[test]
