@@ -49,5 +49,6 @@ pub use leader::{CallError, Lead, Remote};
 pub use loads::{Load, Loads};
 pub use logs::{LogLine, LogSelector, LogStream, LogTarget};
 pub use managers::Managers;
+pub use orchestrator::rebalance_budget;
 pub use queries::{Answers, Following};
 pub use scheduler::{Constraint, ConstraintError};

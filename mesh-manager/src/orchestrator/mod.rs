@@ -10,12 +10,14 @@ mod group;
 mod jobs;
 mod liveness;
 mod reaper;
+mod rebalance;
 mod restart;
 mod stop;
 mod update;
 
 pub(crate) use driver::Driver;
 pub(crate) use liveness::{Liveness, heartbeat_period};
+pub use rebalance::budget as rebalance_budget;
 
 use crate::{
     Change,
@@ -87,6 +89,9 @@ pub(crate) fn plan(state: &State, service_id: &str, inputs: &Inputs<'_>) -> Plan
                 jobs::end_former(state, service, &mut plan);
             } else {
                 update::plan(state, service, &groups, inputs, &mut plan);
+            }
+            if service.mode() == ServiceMode::Replicated {
+                rebalance::plan(state, service, &groups, inputs, &mut plan);
             }
         }
     }

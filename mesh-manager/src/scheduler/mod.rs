@@ -3,11 +3,13 @@
 mod constraint;
 mod failures;
 mod filter;
+mod moves;
 mod node_set;
 mod replicas;
 
 pub use constraint::{Constraint, ConstraintError};
 pub(crate) use filter::fits_node;
+pub(crate) use moves::moves;
 
 use crate::{
     Change,

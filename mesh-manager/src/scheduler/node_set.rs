@@ -35,6 +35,19 @@ impl Candidate<'_> {
         self.host_ports
             .extend(task.host_ports.iter().map(|p| (p.protocol, p.published)));
     }
+
+    fn remove(&mut self, task: &Task) {
+        self.tasks -= 1;
+        if let Some(count) = self.by_service.get_mut(&task.service_id) {
+            *count -= 1;
+        }
+        let reserved = Reserved::of(task);
+        self.reserved.nano_cpus -= reserved.nano_cpus;
+        self.reserved.memory_bytes -= reserved.memory_bytes;
+        for port in &task.host_ports {
+            self.host_ports.remove(&(port.protocol, port.published));
+        }
+    }
 }
 
 /// Every node.
@@ -69,6 +82,17 @@ impl<'a> NodeSet<'a> {
 
     pub(super) fn candidates(&self) -> &[Candidate<'a>] {
         &self.candidates
+    }
+
+    /// The node that a task is on.
+    pub(super) fn index_of(&self, task: &Task) -> Option<usize> {
+        let id = task.node_id.as_deref()?;
+        self.candidates.iter().position(|c| c.node.id == id)
+    }
+
+    /// Counts a task on a node no more.
+    pub(super) fn remove(&mut self, index: usize, task: &Task) {
+        self.candidates[index].remove(task);
     }
 
     /// Counts a task on a node; returns the node's id.

@@ -14,6 +14,7 @@ const LEAST_TIME: i64 = 1_000_000;
 /// Names the first.
 pub(super) fn check(spec: &ServiceSpec) -> Result<(), ApiError> {
     mode(spec)?;
+    mesh_manager::rebalance_budget(spec.labels.as_ref()).map_err(ApiError::bad_request)?;
     let Some(template) = &spec.task_template else {
         return Ok(());
     };
@@ -359,6 +360,16 @@ mod tests {
         // What counts is just short of overflowing the stack of a test's thread.
         let deep = format!("{{{{{}", "(".repeat(398));
         assert!(told(json!({ "Hostname": deep })).is_some());
+    }
+
+    #[test]
+    fn labels_that_mean_nothing() {
+        let labelled = |value: &str| {
+            let spec = json!({"Labels": {"mesh.rebalance": value}});
+            super::check(&serde_json::from_value(spec).unwrap())
+        };
+        assert!(labelled("2").is_ok());
+        assert!(labelled("many").is_err());
     }
 
     #[test]
