@@ -161,7 +161,8 @@ impl Manager {
     }
 
     /// Goes on with the cluster of a backup, with this node as its only manager: it is a new node of that cluster, whose nodes
-    /// trust it by the root CA that is in the backup. Serves when it returns.
+    /// trust it by the root CA that is in the backup. `clear` makes room on the disk, once the backup was read and the address is
+    /// had. Serves when it returns.
     ///
     /// # Errors
     /// The backup cannot be read, the address is taken, or the disk refuses. No identity is kept then.
@@ -169,6 +170,7 @@ impl Manager {
         mut config: Config,
         file: &[u8],
         options: RestoreOptions,
+        clear: impl FnOnce() -> Result<(), ManagerError> + Send,
     ) -> Result<ManagerHandle, ManagerError> {
         let failed =
             |e: mesh_pki::PkiError| ManagerError::internal("cannot restore the cluster", e);
@@ -197,6 +199,7 @@ impl Manager {
         };
         let survivor = Survivor::new(node, now());
         let listener = server::bind(config.listen).await?;
+        clear()?;
         Self::prepare(&config)?;
         raft::rebuild(&config.data_dir, &own, move |state| {
             *state = restored;

@@ -1,6 +1,6 @@
 //! `swarm init --restore`: the cluster of a backup goes on with this node as its only manager.
 
-use mesh_manager::{ErrorKind, Manager, RestoreOptions};
+use mesh_manager::{ErrorKind, Manager, ManagerError, RestoreOptions};
 use mesh_pki::UnlockKey;
 
 use super::{
@@ -56,12 +56,23 @@ pub(crate) async fn restore(
         managers: vec![own_manager(listen).to_string()],
         leaving: false,
     };
-    // What an init left that was cut off before the membership was written is nobody's.
-    disk::wipe(config)?;
-    let manager = match Manager::restore(manager_config(node, &kept), &file, options).await {
+    let mut is_cleared = false;
+    // What an init left that was cut off before the membership was written is nobody's. Yet it may be all that is left of a
+    // cluster: a file that is no backup of one does not cost it.
+    let clear = || {
+        is_cleared = true;
+        let wiped = disk::wipe(config);
+        wiped.map_err(|e| {
+            ManagerError::internal("cannot make room for the backup", format!("{e:#}"))
+        })
+    };
+    let config_of_manager = manager_config(node, &kept);
+    let manager = match Manager::restore(config_of_manager, &file, options, clear).await {
         Ok(manager) => manager,
         Err(error) => {
-            disk::wipe(config)?;
+            if is_cleared {
+                disk::wipe(config)?;
+            }
             return Err(match error.kind {
                 ErrorKind::InvalidArgument | ErrorKind::FailedPrecondition => {
                     invalid(error.message)

@@ -71,6 +71,18 @@ pub(super) fn manager_at(state: &mut State, cx: &Context, id: &str, address: &st
     if node.manager_addr.as_deref() == Some(address) {
         return Ok(Response::Done);
     }
+    check_manager_address(state, address)?;
+    node.manager_addr = Some(address.to_owned());
+    cx.touch(&mut node.meta);
+    state.put_node(node);
+    Ok(Response::Done)
+}
+
+/// Whether a manager can be reached there, "address:port": neither is a network's or a service's.
+///
+/// # Errors
+/// Whose it is.
+pub(super) fn check_manager_address(state: &State, address: &str) -> Result<(), ManagerError> {
     let (host, number) = address.rsplit_once(':').unwrap_or((address, ""));
     check_address(state, host)?;
     let number = number.parse().unwrap_or_default();
@@ -85,10 +97,7 @@ pub(super) fn manager_at(state: &mut State, cx: &Context, id: &str, address: &st
             service.name()
         )));
     }
-    node.manager_addr = Some(address.to_owned());
-    cx.touch(&mut node.meta);
-    state.put_node(node);
-    Ok(Response::Done)
+    Ok(())
 }
 
 pub(super) fn up(state: &mut State, cx: &Context, id: &str, report: &NodeReport) -> Outcome {

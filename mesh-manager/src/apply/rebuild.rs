@@ -50,6 +50,9 @@ pub(crate) fn rebuild(state: &mut State, survivor: &Survivor) -> Result<(), Mana
     };
     state.time = survivor.time;
     if state.node(id).is_none() {
+        if let Some(address) = &survivor.node.manager_addr {
+            node::check_manager_address(state, address)?;
+        }
         node::add(state, &mut cx, &survivor.node)?;
     }
     state.index = cx.index;
@@ -81,7 +84,7 @@ pub(crate) fn rebuild(state: &mut State, survivor: &Survivor) -> Result<(), Mana
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::World;
+    use crate::fixture::{World, published};
     use mesh_api::engine::{NodeSpecAvailabilityEnum, NodeSpecRoleEnum};
 
     fn survivor(id: &str, time: i64) -> Survivor {
@@ -152,6 +155,17 @@ mod tests {
         let managers = world.state.nodes().filter(|n| n.role == Role::Manager);
         let managers: Vec<&str> = managers.map(|n| n.id.as_str()).collect();
         assert_eq!(managers, ["new"]);
+    }
+
+    #[test]
+    fn a_new_node_is_not_reached_where_a_service_is() {
+        let mut world = World::new(&["n1"]);
+        world.service(published("web", 2377, false)).unwrap_err();
+        world.service(published("web", 8080, false)).unwrap();
+        let mut taken = survivor("new", world.now);
+        taken.node.manager_addr = Some("192.0.2.7:8080".to_owned());
+        let refused = rebuild(&mut world.state, &taken).unwrap_err();
+        assert!(refused.message.contains("publishes port 8080"), "{refused}");
     }
 
     #[test]

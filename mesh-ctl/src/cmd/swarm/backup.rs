@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use futures::StreamExt;
 use mesh_api::Client;
 
@@ -20,8 +20,15 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let mut backup = client.swarm_backup().await?;
     let mut file = SecretFile::create(path).with_context(failed)?;
     let mut length = 0;
-    while let Some(piece) = backup.next().await {
-        let piece = piece?;
+    loop {
+        let piece = tokio::select! {
+            piece = backup.next() => piece,
+            // So that what was written of it is removed.
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        };
+        let Some(piece) = piece.transpose()? else {
+            break;
+        };
         length += piece.len();
         file.write(&piece).with_context(failed)?;
     }

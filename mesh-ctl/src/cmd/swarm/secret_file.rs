@@ -18,8 +18,12 @@ pub(super) struct SecretFile {
 }
 
 impl SecretFile {
-    /// Begins, beside `path`.
+    /// Begins, beside `path`, where only an older file may be: a device or a link would be replaced, not written to.
     pub(super) fn create(path: &Path) -> io::Result<Self> {
+        if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) {
+            let what = "there is something else than a file";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+        }
         let name = path
             .file_name()
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not the name of a file"))?;
@@ -93,6 +97,10 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(names(), 1);
         assert!(SecretFile::create(Path::new("/")).is_err());
+        assert!(SecretFile::create(Path::new("/dev/null")).is_err());
+        let link = directory.join("link");
+        std::os::unix::fs::symlink(&path, &link).expect("linked");
+        assert!(SecretFile::create(&link).is_err());
         fs::remove_dir_all(&directory).expect("removed");
     }
 }
