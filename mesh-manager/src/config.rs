@@ -1,5 +1,6 @@
 //! How a manager is told where it lives and how fast it reacts.
 
+use crate::Machine;
 use ipnetwork::IpNetwork;
 use mesh_api::engine;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -19,6 +20,8 @@ pub struct Config {
     pub engine_api: axum::Router,
     /// Reaction times.
     pub timings: Timings,
+    /// What it runs on.
+    pub machine: Machine,
 }
 
 /// Reaction times. The defaults suit a LAN.

@@ -56,6 +56,7 @@ impl Core {
 
     /// Changes the state here or, on a follower, at the leader.
     pub(crate) async fn change(&self, operation: Operation) -> Result<Response, ManagerError> {
-        self.commit(Proposal::new(operation)).await
+        let now = self.config.machine.now();
+        self.commit(Proposal::new(operation, now)).await
     }
 }

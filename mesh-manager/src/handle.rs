@@ -12,9 +12,10 @@ use crate::{
     leader::LeaderChannel,
     loads,
     logs::{self, LogBroker},
+    machine::Port,
     member,
     orchestrator::{Driver, Liveness},
-    proposer::{Proposer, now},
+    proposer::Proposer,
     queries::{self, Queries},
     raft::{self, OpenRaft, Origin, Peer, Store},
     role_manager, server,
@@ -58,7 +59,7 @@ impl Manager {
         options: InitOptions,
     ) -> Result<ManagerHandle, ManagerError> {
         let failed = |e: mesh_pki::PkiError| ManagerError::internal("cannot make the cluster", e);
-        let listener = server::bind(config.listen).await?;
+        let port = server::bind(&config).await?;
         let root = RootCa::create().map_err(failed)?;
         let identity = NodeIdentity::first_manager(&root).map_err(failed)?;
         let peer = Peer {
@@ -99,7 +100,7 @@ impl Manager {
                 .identity
                 .save(&handle.core.config.identity_dir)
                 .map_err(failed)?;
-            handle.run(listener, api);
+            handle.run(port, api);
             Ok(())
         };
         if let Err(error) = begin.await {
@@ -141,7 +142,7 @@ impl Manager {
             node_id: identity.node_id.clone(),
             addr: config.advertise.to_string(),
         };
-        raft::rebuild(&config.data_dir, &own, |state| {
+        raft::rebuild(&config.data_dir, &config.machine, &own, |state| {
             if state.cluster().is_some() && state.node(&own.node_id).is_none() {
                 return Err(ManagerError::precondition(
                     "the state here is from before this node was part of the swarm",
@@ -155,7 +156,7 @@ impl Manager {
                 manager_addr: Some(own.addr.clone()),
                 data_path_address: String::new(),
             };
-            apply::rebuild(state, &Survivor::new(node, now()))
+            apply::rebuild(state, &Survivor::new(node, config.machine.now()))
         })
         .await
     }
@@ -197,11 +198,11 @@ impl Manager {
             manager_addr: Some(own.addr.clone()),
             data_path_address: options.data_path_address,
         };
-        let survivor = Survivor::new(node, now());
-        let listener = server::bind(config.listen).await?;
+        let survivor = Survivor::new(node, config.machine.now());
+        let port = server::bind(&config).await?;
         clear()?;
         Self::prepare(&config)?;
-        raft::rebuild(&config.data_dir, &own, move |state| {
+        raft::rebuild(&config.data_dir, &config.machine, &own, move |state| {
             *state = restored;
             apply::rebuild(state, &survivor)
         })
@@ -214,17 +215,17 @@ impl Manager {
             handle.shutdown().await;
             return Err(failed(error));
         }
-        handle.run(listener, api);
+        handle.run(port, api);
         Ok(handle)
     }
 
     /// Starts a manager with the identity and the log on disk.
     async fn open(mut config: Config) -> Result<ManagerHandle, ManagerError> {
         let identity = identity(&config)?;
-        let listener = server::bind(config.listen).await?;
+        let port = server::bind(&config).await?;
         let api = mem::take(&mut config.engine_api);
         let handle = ManagerHandle::start(config, identity, Origin::GoesOn).await?;
-        handle.run(listener, api);
+        handle.run(port, api);
         Ok(handle)
     }
 
@@ -245,7 +246,7 @@ impl Manager {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder.create(&config.data_dir).map_err(failed)?;
-        OpenRaft::prepare(&config.data_dir)
+        OpenRaft::prepare(&config.data_dir, &config.machine)
     }
 
     /// As [`Manager::restart`], but also waits for a while until this manager has the state and a vote; whether it has is in
@@ -333,15 +334,17 @@ impl ManagerHandle {
             store.clone(),
             credentials.clone(),
             &config.timings,
+            &config.machine,
         )
         .await?;
         let raft = Arc::new(raft);
+        let machine = config.machine.clone();
         let core = Core {
             config,
             identity,
             credentials,
             store,
-            proposer: Proposer::start(raft.clone()),
+            proposer: Proposer::start(raft.clone(), machine),
             consensus: raft,
             sessions: Sessions::default(),
             logs: LogBroker::default(),
@@ -358,8 +361,8 @@ impl ManagerHandle {
     }
 
     /// Starts the services and the reconcilers. The services alone hold the `api`, which may hold this very handle.
-    fn run(&self, listener: tokio::net::TcpListener, api: axum::Router) {
-        server::serve(&self.core, listener, api);
+    fn run(&self, port: Port, api: axum::Router) {
+        server::serve(&self.core, port, api);
         self.core.tasks.spawn(Driver::run(self.core.clone()));
         self.core.tasks.spawn(role_manager::run(self.core.clone()));
         let follow = self.core.credentials.clone().follow(
@@ -567,7 +570,7 @@ impl ManagerHandle {
         if state.cluster().is_none() {
             return Err(ManagerError::no_leader());
         }
-        backup::write(state, now(), None)
+        backup::write(state, self.core.config.machine.now(), None)
             .map_err(|e| ManagerError::internal("cannot make a backup", e))
     }
 

@@ -1,6 +1,6 @@
 //! What a manager that does not lead asks of the one that does.
 
-use crate::{ManagerError, Outcome, Proposal, client, core::Core, raft::Peer};
+use crate::{Line, ManagerError, Outcome, Proposal, core::Core, raft::Peer};
 use mesh_api::proto::{
     ForwardRequest, JoinRequest, ReadIndexRequest, control_client::ControlClient,
 };
@@ -13,7 +13,6 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{
     body::Body,
     codegen::http::{Request, Response, StatusCode},
-    transport::Channel,
 };
 use tower::{Service, ServiceExt};
 
@@ -59,17 +58,17 @@ pub enum CallError {
 }
 
 /// The connection to the last leader that was asked.
-#[derive(Debug, Default)]
-pub(crate) struct LeaderChannel(Mutex<Option<(String, Channel)>>);
+#[derive(Default)]
+pub(crate) struct LeaderChannel(Mutex<Option<(String, Line)>>);
 
 impl LeaderChannel {
-    fn get(&self, address: &str) -> Option<Channel> {
+    fn get(&self, address: &str) -> Option<Line> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, channel) = kept.as_ref()?;
         (at == address).then(|| channel.clone())
     }
 
-    fn set(&self, to: Option<(String, Channel)>) {
+    fn set(&self, to: Option<(String, Line)>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = to;
     }
 }
@@ -131,11 +130,13 @@ impl Remote {
 
 impl Core {
     /// A connection to the leader at `address`.
-    async fn channel(&self, address: &str) -> Result<Channel, ManagerError> {
+    async fn channel(&self, address: &str) -> Result<Line, ManagerError> {
         if let Some(channel) = self.leader_channel.get(address) {
             return Ok(channel);
         }
-        let channel = client::connect(address, self.credentials.client())
+        let machine = &self.config.machine;
+        let channel = machine
+            .connect(address, self.credentials.client())
             .await
             .map_err(|e| unreachable(address, e))?;
         self.leader_channel

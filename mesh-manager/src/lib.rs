@@ -8,7 +8,8 @@
 //!
 //! `command` what can be asked · `state` the objects · `apply` the pure state machine · `raft`
 //! consensus and storage · `orchestrator`, `scheduler` what the leader decides · `dispatcher` what
-//! each node is told · `server` the gRPC services · `client` how a node reaches them.
+//! each node is told · `server` the gRPC services · `client` how a node reaches them · `machine` what a manager
+//! stands on.
 
 mod apply;
 mod backup;
@@ -25,6 +26,7 @@ mod handle;
 mod leader;
 mod loads;
 mod logs;
+mod machine;
 mod managers;
 mod member;
 mod orchestrator;
@@ -48,6 +50,7 @@ pub use handle::{Manager, ManagerHandle, View};
 pub use leader::{CallError, Lead, Remote};
 pub use loads::{Load, Loads};
 pub use logs::{LogLine, LogSelector, LogStream, LogTarget};
+pub use machine::{Line, LineError, Machine, Shown, Simulated};
 pub use managers::Managers;
 pub use orchestrator::rebalance_budget;
 pub use queries::{Answers, Following};

@@ -1,6 +1,6 @@
 //! How this manager comes into the group, and stays in it under its address.
 
-use crate::{ErrorKind, ManagerError, client, core::Core, leader::JOIN_WAIT, raft::Peer};
+use crate::{ErrorKind, ManagerError, core::Core, leader::JOIN_WAIT, raft::Peer};
 use mesh_api::proto::{JoinRequest, control_client::ControlClient};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -88,7 +88,9 @@ async fn ask(core: &Core, remote: &str) -> Result<(), Failure> {
         error,
         is_passing: true,
     };
-    let channel = client::connect(remote, core.credentials.client())
+    let machine = &core.config.machine;
+    let channel = machine
+        .connect(remote, core.credentials.client())
         .await
         .map_err(|e| passing(ManagerError::new(ErrorKind::Unavailable, e.to_string())))?;
     let own = own(core);

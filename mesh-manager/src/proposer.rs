@@ -2,14 +2,11 @@
 //! so that a thousand callers cost far fewer than a thousand fsyncs.
 
 use crate::{
-    ManagerError, Operation, Outcome, Proposal, Response, command::RULES, raft::Consensus,
+    Machine, ManagerError, Operation, Outcome, Proposal, Response, command::RULES, raft::Consensus,
 };
 use rand::RngCore;
 use serde::Serialize;
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 /// Proposals in one entry.
@@ -28,23 +25,16 @@ struct Job {
 #[derive(Clone)]
 pub(crate) struct Proposer {
     jobs: mpsc::Sender<Job>,
-}
-
-/// Nanoseconds since the epoch.
-pub(crate) fn now() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+    machine: Machine,
 }
 
 impl Proposal {
-    /// A proposal made now.
-    pub(crate) fn new(operation: Operation) -> Self {
+    /// A proposal made at a time, nanoseconds since the epoch.
+    pub(crate) fn new(operation: Operation, time: i64) -> Self {
         let mut seed = [0u8; 16];
         rand::rng().fill_bytes(&mut seed);
         Self {
-            time: now(),
+            time,
             seed,
             rules: RULES,
             operation,
@@ -54,10 +44,10 @@ impl Proposal {
 
 impl Proposer {
     /// Starts the queue; it ends when the last clone is gone.
-    pub(crate) fn start(consensus: Arc<dyn Consensus>) -> Self {
+    pub(crate) fn start(consensus: Arc<dyn Consensus>, machine: Machine) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE);
         tokio::spawn(run(consensus, queue));
-        Self { jobs }
+        Self { jobs, machine }
     }
 
     /// Commits and applies one proposal on this manager, which has to be the leader.
@@ -74,7 +64,8 @@ impl Proposer {
 
     /// Proposes an operation of the manager's own.
     pub(crate) async fn operation(&self, operation: Operation) -> Result<Response, ManagerError> {
-        self.propose(Proposal::new(operation)).await
+        let proposal = Proposal::new(operation, self.machine.now());
+        self.propose(proposal).await
     }
 }
 

@@ -77,6 +77,12 @@ enum Task {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Simulate whole clusters from seeds, with all that can go wrong (`sim --help`)
+    Sim {
+        /// Handed to the simulator
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// What each program costs the kernel's verifier, beside its bound
     Verifier,
     /// Measure: ingress, overlay, vip, packet (`bench --help`); or the managers (`bench control --help`)
@@ -122,6 +128,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             packets,
             seed,
         } => suite::fuzz(&program, packets, seed),
+        Task::Sim { args } => suite::sim(&args),
         Task::Verifier => suite::verifier(),
         Task::Bench { args } => suite::bench(&args),
         Task::Verify => {

@@ -54,6 +54,20 @@ pub(crate) fn fuzz(program: &str, packets: u64, seed: Option<u64>) -> Result<()>
     sh::run(&mut tests).context("a packet was not treated as it should be")
 }
 
+/// Simulates clusters: many seeds with an optimised program, a single one as the tests have it.
+pub(crate) fn sim(args: &[String]) -> Result<()> {
+    let is_single = args
+        .iter()
+        .any(|arg| arg.starts_with("--seed") && !arg.starts_with("--seeds"));
+    let mut cargo = sh::cargo();
+    cargo.args(["build", "--workspace", "--bin", "mesh-sim"]);
+    if !is_single {
+        cargo.arg("--release");
+    }
+    sh::run(&mut cargo)?;
+    replace(build::program("mesh-sim", !is_single), args)
+}
+
 /// What each program costs the kernel's verifier: the table of the test that bounds it.
 pub(crate) fn verifier() -> Result<()> {
     setup::run()?;

@@ -17,7 +17,7 @@ use anyhow::{Context, anyhow};
 use ipnetwork::IpNetwork;
 use mesh_api::engine::{NodeSpecAvailabilityEnum, SwarmInitRequest, SwarmJoinRequest};
 use mesh_manager::{
-    Config as ManagerConfig, InitOptions, Manager, Timings, client, config::DEFAULT_PORT,
+    Config as ManagerConfig, InitOptions, Machine, Manager, Timings, client, config::DEFAULT_PORT,
 };
 use mesh_pki::NodeIdentity;
 
@@ -383,6 +383,7 @@ fn manager_config(node: &Node, kept: &Kept) -> ManagerConfig {
         advertise: kept.advertise,
         engine_api: api::for_managers(node),
         timings: Timings::default(),
+        machine: Machine::default(),
     }
 }
 

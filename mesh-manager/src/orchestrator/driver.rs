@@ -5,7 +5,6 @@ use super::{Inputs, Liveness, liveness::heartbeat_period, plan, stop::nanos};
 use crate::{
     Change, Operation,
     core::Core,
-    proposer::now,
     scheduler,
     state::{Event, EventAction, NodeState, ObjectKind},
 };
@@ -77,7 +76,7 @@ impl Driver {
         let events = core.store.subscribe();
         core.leading.send_replace(true);
         let mut driver = Self {
-            leads_since: now(),
+            leads_since: core.config.machine.now(),
             core,
             events,
             dirty: BTreeSet::new(),
@@ -175,11 +174,12 @@ impl Driver {
         let Some(at) = self.timers.values().min() else {
             return Duration::from_secs(3600);
         };
-        Duration::from_nanos(u64::try_from(at - now()).unwrap_or(0)).max(Duration::from_millis(1))
+        let now = self.core.config.machine.now();
+        Duration::from_nanos(u64::try_from(at - now).unwrap_or(0)).max(Duration::from_millis(1))
     }
 
     fn fire(&mut self) {
-        let now = now();
+        let now = self.core.config.machine.now();
         let due: Vec<String> = self
             .timers
             .iter()
@@ -225,7 +225,7 @@ impl Driver {
     fn plan(&mut self) -> Vec<Change> {
         let core = self.core.clone();
         let state = core.store.read();
-        let now = now();
+        let now = core.config.machine.now();
         // A clock may be set back.
         self.leads_since = self.leads_since.min(now);
         // Nodes look for a new leader for a moment: what they have applied is not known until then.

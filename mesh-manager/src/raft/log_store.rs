@@ -6,13 +6,13 @@ use super::{
     seal::{Sealer, is_sealed},
     types::{Entry, LogId, SnapshotMeta, StorageError, TypeConfig, Vote},
 };
-use crate::ManagerError;
+use crate::{Machine, ManagerError};
 use openraft::{
     AnyError, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogId, RaftLogReader,
     StorageIOError,
     storage::{LogFlushed, RaftLogStorage},
 };
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt::Debug,
@@ -43,6 +43,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct LogStore {
     db: Arc<Database>,
     sealer: Arc<Sealer>,
+    machine: Machine,
 }
 
 /// What an entry of the log is encrypted for.
@@ -65,21 +66,18 @@ fn storage_error(
 
 impl LogStore {
     /// Makes the file.
-    pub(super) fn create(path: &Path) -> Result<Self, ManagerError> {
-        Self::start(path, || Database::create(path))
+    pub(super) fn create(path: &Path, machine: &Machine) -> Result<Self, ManagerError> {
+        Self::start(path, machine, true)
     }
 
     /// Opens the file, which has to be there: without it, this manager's part in past decisions would be forgotten.
-    pub(super) fn open(path: &Path) -> Result<Self, ManagerError> {
-        Self::start(path, || Database::open(path))
+    pub(super) fn open(path: &Path, machine: &Machine) -> Result<Self, ManagerError> {
+        Self::start(path, machine, false)
     }
 
-    fn start(
-        path: &Path,
-        open: impl FnOnce() -> Result<Database, DatabaseError>,
-    ) -> Result<Self, ManagerError> {
+    fn start(path: &Path, machine: &Machine, create: bool) -> Result<Self, ManagerError> {
         let start = || -> Result<Self, Failure> {
-            let db = open()?;
+            let db = machine.database(path, create)?;
             let txn = db.begin_write()?;
             txn.open_table(LOG)?;
             txn.open_table(META)?;
@@ -96,6 +94,7 @@ impl LogStore {
             Ok(Self {
                 db: Arc::new(db),
                 sealer: Arc::new(sealer),
+                machine: machine.clone(),
             })
         };
         start().map_err(|e| {
@@ -117,13 +116,13 @@ impl LogStore {
         change: impl FnOnce(&redb::WriteTransaction) -> Result<(), Failure> + Send + 'static,
     ) -> Result<(), Failure> {
         let db = self.db.clone();
-        tokio::task::spawn_blocking(move || {
+        let write = move || -> Result<(), Failure> {
             let txn = db.begin_write()?;
             change(&txn)?;
             txn.commit()?;
             Ok(())
-        })
-        .await?
+        };
+        self.machine.blocking(write).await?
     }
 
     async fn put(&self, key: &'static str, value: &impl Serialize) -> Result<(), Failure> {
@@ -159,7 +158,7 @@ impl LogStore {
         let sealer = self.sealer.clone();
         // Before the transaction: votes and entries do not wait for it.
         let seal = move || sealer.seal(SNAPSHOT_DATA.as_bytes(), &data);
-        let data = tokio::task::spawn_blocking(seal).await??;
+        let data = self.machine.blocking(seal).await??;
         self.write(move |txn| {
             let mut table = txn.open_table(META)?;
             table.insert(SNAPSHOT_META, meta.as_slice())?;

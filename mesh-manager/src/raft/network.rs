@@ -9,7 +9,7 @@ use super::{
     Store,
     types::{RaftId, RaftPeer, TypeConfig},
 };
-use crate::{client, credentials::Credentials};
+use crate::{Line, Machine, credentials::Credentials};
 use mesh_api::proto::{RaftMessage, raft_client::RaftClient};
 use openraft::{
     AnyError,
@@ -27,7 +27,6 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::Notify;
-use tonic::transport::Channel;
 
 /// One message may hold a large batch or a snapshot's chunk.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
@@ -64,7 +63,8 @@ pub(super) struct Network {
     pub(super) credentials: Arc<Credentials>,
     pub(super) heard: Arc<Heard>,
     /// By address; openraft asks for a connection for every vote and every read.
-    pub(super) channels: Arc<Mutex<HashMap<String, Channel>>>,
+    pub(super) channels: Arc<Mutex<HashMap<String, Line>>>,
+    pub(super) machine: Machine,
     /// The state, which says what group this manager is of.
     pub(super) store: Arc<Store>,
     /// Told when another manager says that the group has gone on without this one.
@@ -72,13 +72,16 @@ pub(super) struct Network {
 }
 
 impl Network {
-    fn channel(&self, address: &str) -> Option<Channel> {
+    fn channel(&self, address: &str) -> Option<Line> {
         let mut channels = self.channels.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(channel) = channels.get(address) {
             return Some(channel.clone());
         }
         let credentials = self.credentials.clone();
-        let channel = client::connect_lazy(address, move || credentials.client()).ok()?;
+        let channel = self
+            .machine
+            .connect_lazy(address, move || credentials.client())
+            .ok()?;
         channels.insert(address.to_owned(), channel.clone());
         Some(channel)
     }
@@ -104,14 +107,14 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 pub(super) struct Connection {
     target: RaftId,
     node: RaftPeer,
-    channel: Option<Channel>,
+    channel: Option<Line>,
     heard: Arc<Heard>,
     store: Arc<Store>,
     dismissed: Arc<Notify>,
 }
 
 impl Connection {
-    fn client<E: std::error::Error>(&self) -> Result<RaftClient<Channel>, RpcError<E>> {
+    fn client<E: std::error::Error>(&self) -> Result<RaftClient<Line>, RpcError<E>> {
         let channel = self.channel.clone().ok_or_else(|| {
             let text = format!("not an address of a manager: {}", self.node.addr);
             RPCError::Unreachable(Unreachable::new(&AnyError::error(text)))

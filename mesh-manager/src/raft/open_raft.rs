@@ -8,7 +8,7 @@ use super::{
     state_machine::StateMachine,
     types::{Batch, Raft, RaftId, RaftPeer, TypeConfig, raft_id},
 };
-use crate::{ManagerError, Outcome, Proposal, config::Timings, credentials::Credentials};
+use crate::{Machine, ManagerError, Outcome, Proposal, config::Timings, credentials::Credentials};
 use async_trait::async_trait;
 use openraft::{
     RaftMetrics, SnapshotPolicy,
@@ -67,6 +67,7 @@ struct Group {
     own: RaftId,
     config: Arc<openraft::Config>,
     network: Network,
+    machine: Machine,
     store: Arc<Store>,
     /// Period of the leader's heartbeats.
     heartbeat: Duration,
@@ -117,7 +118,7 @@ impl Group {
                     return;
                 }
                 pause = (pause * 2).min(LONGEST_PAUSE);
-                let opened = match LogStore::open(&self.log) {
+                let opened = match LogStore::open(&self.log, &self.machine) {
                     Ok(log) => self.open(log).await,
                     Err(error) => Err(error),
                 };
@@ -208,8 +209,8 @@ pub(super) fn peer(node: &RaftPeer) -> Peer {
 
 impl OpenRaft {
     /// Makes an empty log in `directory`.
-    pub(crate) fn prepare(directory: &Path) -> Result<(), ManagerError> {
-        LogStore::create(&directory.join(LOG_FILE)).map(drop)
+    pub(crate) fn prepare(directory: &Path, machine: &Machine) -> Result<(), ManagerError> {
+        LogStore::create(&directory.join(LOG_FILE), machine).map(drop)
     }
 
     /// Opens or makes the log in `directory` and takes part; `store` gets the state.
@@ -220,6 +221,7 @@ impl OpenRaft {
         store: Arc<Store>,
         credentials: Arc<Credentials>,
         timings: &Timings,
+        machine: &Machine,
     ) -> Result<Self, ManagerError> {
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let config = openraft::Config {
@@ -250,14 +252,16 @@ impl OpenRaft {
                 channels: Arc::default(),
                 store: store.clone(),
                 dismissed: Arc::default(),
+                machine: machine.clone(),
             },
+            machine: machine.clone(),
             heartbeat: timings.raft_heartbeat,
             store,
             quorum_lost: timings.raft_election * 4,
         };
         let log = match origin {
-            Origin::Founds(_) => LogStore::create(&group.log)?,
-            Origin::GoesOn => LogStore::open(&group.log)?,
+            Origin::Founds(_) => LogStore::create(&group.log, machine)?,
+            Origin::GoesOn => LogStore::open(&group.log, machine)?,
         };
         let (own, first) = (group.own, group.open(log).await?);
         if let Origin::Founds(peer) = origin {

@@ -6,7 +6,7 @@ use super::{
     state_machine::StateMachine,
     types::{LogId, RaftPeer, SnapshotMeta, StoredMembership, Vote, raft_id},
 };
-use crate::{ManagerError, state::State};
+use crate::{Machine, ManagerError, state::State};
 use openraft::{CommittedLeaderId, Membership, storage::RaftStateMachine};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -71,9 +71,10 @@ impl LogStore {
 /// As [`LogStore::rebuild`], with the log in a manager's directory.
 pub(crate) async fn rebuild(
     directory: &Path,
+    machine: &Machine,
     own: &Peer,
     change: impl FnOnce(&mut State) -> Result<(), ManagerError>,
 ) -> Result<(), ManagerError> {
-    let log = LogStore::open(&directory.join(super::open_raft::LOG_FILE))?;
+    let log = LogStore::open(&directory.join(super::open_raft::LOG_FILE), machine)?;
     log.rebuild(own, change).await
 }

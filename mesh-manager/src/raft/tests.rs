@@ -6,7 +6,7 @@ use super::{
     state_machine::StateMachine,
     types::{Batch, Entry, LogId, StorageError, TypeConfig, Vote, raft_id},
 };
-use crate::{Command, ManagerError, Operation, Proposal, state::State};
+use crate::{Command, Machine, ManagerError, Operation, Proposal, state::State};
 use openraft::{
     CommittedLeaderId, EntryPayload, RaftLogReader,
     storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine},
@@ -24,7 +24,7 @@ struct Builder;
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Builder {
     async fn build(&self) -> Result<(tempfile::TempDir, LogStore, StateMachine), StorageError> {
         let directory = tempfile::tempdir().unwrap();
-        let log = LogStore::create(&directory.path().join("raft.redb")).unwrap();
+        let log = LogStore::create(&directory.path().join("raft.redb"), &Machine::Own).unwrap();
         let machine = StateMachine::open(Arc::new(Store::new()), log.clone()).unwrap();
         Ok((directory, log, machine))
     }
@@ -55,7 +55,7 @@ fn entry(index: u64, name: &str) -> Entry {
     };
     Entry {
         log_id: LogId::new(CommittedLeaderId::new(1, 1), index),
-        payload: EntryPayload::Normal(Batch(vec![Proposal::new(Operation::Command(command))])),
+        payload: EntryPayload::Normal(Batch(vec![Proposal::new(Operation::Command(command), 0)])),
     }
 }
 
@@ -89,13 +89,13 @@ async fn what_is_on_disk_is_encrypted() {
     drop(db);
     assert!(has(&on_disk(&path), "of-old"));
 
-    let mut log = LogStore::open(&path).unwrap();
+    let mut log = LogStore::open(&path, &Machine::Own).unwrap();
     log.blocking_append([entry(2, "of-now")]).await.unwrap();
     log.put_snapshot(&1, b"{\"a\":\"snapshot-of-now\"}".to_vec())
         .await
         .unwrap();
     drop(log);
-    let mut log = LogStore::open(&path).unwrap();
+    let mut log = LogStore::open(&path, &Machine::Own).unwrap();
     let entries = log.try_get_log_entries(1..3).await.unwrap();
     assert_eq!(names(&entries), ["of-old", "of-now"]);
     let (_, data) = log.snapshot::<u64>().unwrap().unwrap();
@@ -116,11 +116,13 @@ async fn what_is_on_disk_is_encrypted() {
     let key = path.with_extension("key");
     let kept = fs::read(&key).unwrap();
     fs::remove_file(&key).unwrap();
-    let refused = LogStore::open(&path).unwrap_err().to_string();
+    let refused = LogStore::open(&path, &Machine::Own)
+        .unwrap_err()
+        .to_string();
     assert!(refused.contains("raft.key is missing"), "{refused}");
     assert!(!key.exists());
     fs::write(&key, kept).unwrap();
-    LogStore::open(&path).unwrap();
+    LogStore::open(&path, &Machine::Own).unwrap();
 }
 
 #[tokio::test]
@@ -131,7 +133,7 @@ async fn a_log_is_rebuilt_whole_or_not_at_all() {
         node_id: "left".to_owned(),
         addr: "192.0.2.1:2377".to_owned(),
     };
-    let mut log = LogStore::create(&path).unwrap();
+    let mut log = LogStore::create(&path, &Machine::Own).unwrap();
     // The last one may not be committed; it may have been acknowledged as well.
     let entries = [entry(0, "a"), entry(1, "b"), entry(2, "c")];
     log.blocking_append(entries).await.unwrap();
@@ -156,7 +158,7 @@ async fn a_log_is_rebuilt_whole_or_not_at_all() {
     log.rebuild(&own, keep).await.unwrap();
     assert_eq!(*seen.lock().unwrap(), [2], "all entries are applied");
     drop(log);
-    let mut log = LogStore::open(&path).unwrap();
+    let mut log = LogStore::open(&path, &Machine::Own).unwrap();
     let id = raft_id("left");
     assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(8, id)));
     let state = log.get_log_state().await.unwrap();

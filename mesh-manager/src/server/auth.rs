@@ -1,16 +1,18 @@
 //! Who calls, and whether they may. TLS has verified the certificate; here its subject is judged.
 
-use crate::{core::Core, raft::DISMISSED, state::Node};
+use crate::{Shown, core::Core, raft::DISMISSED, state::Node};
 use mesh_pki::{PeerIdentity, Role};
 use std::{net::IpAddr, time::UNIX_EPOCH};
 use tonic::{Request, Status, metadata::MetadataValue};
 
 /// The caller's identity, if it showed a certificate of this cluster.
 pub(super) fn peer<T>(core: &Core, request: &Request<T>) -> Result<PeerIdentity, Status> {
+    let shown = request.extensions().get::<Shown>();
     let certificates = request.peer_certs();
     let leaf = certificates
         .as_deref()
         .and_then(|all| all.first())
+        .or(shown.map(|shown| &shown.0))
         .ok_or_else(|| Status::unauthenticated("a node certificate is required"))?;
     let peer =
         PeerIdentity::from_certificate(leaf).map_err(|e| Status::unauthenticated(e.to_string()))?;

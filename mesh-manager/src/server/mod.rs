@@ -11,13 +11,13 @@ mod session;
 
 pub(crate) use ca::status;
 
-use crate::{ManagerError, core::Core, leader::ENGINE, raft::MAX_MESSAGE};
+use crate::{Config, ManagerError, core::Core, leader::ENGINE, machine::Port, raft::MAX_MESSAGE};
 use axum::middleware::from_fn_with_state;
 use mesh_api::proto::{
     control_server::ControlServer, dispatcher_server::DispatcherServer,
     node_ca_server::NodeCaServer, raft_server::RaftServer,
 };
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
@@ -36,8 +36,9 @@ const KEEPALIVE: Duration = Duration::from_secs(2);
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// Binds the managers' port.
-pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, ManagerError> {
-    TcpListener::bind(address).await.map_err(|e| {
+pub(crate) async fn bind(config: &Config) -> Result<Port, ManagerError> {
+    let address = config.listen;
+    config.machine.bind(address).await.map_err(|e| {
         ManagerError::internal(
             &format!("cannot listen on {address} for nodes; choose another --listen-addr"),
             e,
@@ -46,11 +47,7 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, ManagerErro
 }
 
 /// Serves until the manager is cancelled.
-pub(crate) fn serve(core: &Arc<Core>, listener: TcpListener, api: axum::Router) {
-    let (connections, incoming) = mpsc::channel(BACKLOG);
-    core.tasks
-        .spawn(accept(core.clone(), listener, connections));
-
+pub(crate) fn serve(core: &Arc<Core>, port: Port, api: axum::Router) {
     let services = Routes::new(NodeCaServer::new(ca::Service(core.clone())))
         .add_service(
             DispatcherServer::new(dispatcher::Service(core.clone()))
@@ -69,6 +66,13 @@ pub(crate) fn serve(core: &Arc<Core>, listener: TcpListener, api: axum::Router) 
         );
     let api = api.layer(from_fn_with_state(core.clone(), engine::guard));
     let services = services.into_axum_router().nest(ENGINE, api);
+    let listener = match port {
+        Port::Bound(listener) => listener,
+        Port::Simulated(machine, address) => return machine.serve(address, services),
+    };
+    let (connections, incoming) = mpsc::channel(BACKLOG);
+    core.tasks
+        .spawn(accept(core.clone(), listener, connections));
     let router = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE * 2))

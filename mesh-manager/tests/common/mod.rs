@@ -50,6 +50,7 @@ pub fn config(directory: &Path, address: SocketAddr) -> Config {
         advertise: address,
         engine_api: axum::Router::new(),
         timings: Default::default(),
+        machine: Default::default(),
     }
 }
 

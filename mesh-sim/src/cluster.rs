@@ -1,0 +1,173 @@
+//! The cluster's machines, and who watches them.
+
+use crate::{
+    checks::{Seen, digest},
+    disk::End,
+    machine::Host,
+    network::address,
+    sim::{Life, Sim},
+    worker::Worker,
+};
+use anyhow::{Context, Result};
+use mesh_manager::{InitOptions, ManagerHandle, Timings};
+use std::{path::Path, sync::Arc, time::Duration};
+
+/// Pause between two looks at what is waited for.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Managers on machines 1, 2, 3...
+pub(crate) struct Cluster {
+    sim: Arc<Sim>,
+    pub(crate) hosts: Vec<Arc<Host>>,
+    pub(crate) workers: Vec<Arc<Worker>>,
+}
+
+impl Cluster {
+    /// A cluster with so many managers and workers.
+    pub(crate) async fn start(
+        sim: &Arc<Sim>,
+        managers: usize,
+        workers: usize,
+        directory: &Path,
+        timings: Timings,
+    ) -> Result<Arc<Self>> {
+        let host = |number| Arc::new(Host::new(sim, number, directory, timings.clone()));
+        let hosts: Vec<_> = (1..=managers).map(host).collect();
+        let first = hosts[0].init(InitOptions::default()).await?;
+        first.ready().await?;
+        let (token, for_workers) = {
+            let view = first.view();
+            let cluster = view.cluster().context("a cluster")?;
+            (cluster.manager_token.clone(), cluster.worker_token.clone())
+        };
+        for host in &hosts[1..] {
+            host.join(1, &token).await?;
+        }
+        let mut all = Vec::new();
+        for number in managers + 1..=managers + workers {
+            let worker = Worker::join(sim, number, managers, &for_workers).await?;
+            worker.start(false);
+            all.push(worker);
+        }
+        let cluster = Arc::new(Self {
+            sim: sim.clone(),
+            hosts,
+            workers: all,
+        });
+        for host in &cluster.hosts {
+            if let Some((manager, life)) = host.manager() {
+                cluster.watch(host.number, manager, life);
+            }
+        }
+        sim.note(format_args!("{managers} managers, {workers} workers"));
+        Ok(cluster)
+    }
+
+    /// Machines of all kinds.
+    pub(crate) fn machines(&self) -> usize {
+        self.hosts.len() + self.workers.len()
+    }
+
+    /// Any manager that runs.
+    pub(crate) fn any_manager(&self) -> Option<(ManagerHandle, Life)> {
+        let running: Vec<_> = self.hosts.iter().filter_map(|h| h.manager()).collect();
+        self.sim.pick(&running).cloned()
+    }
+
+    /// Looks at all that a manager applies.
+    fn watch(&self, number: usize, manager: ManagerHandle, life: Life) {
+        let sim = self.sim.clone();
+        tokio::spawn(async move {
+            let mut index = manager.index();
+            let mut seen = Seen::default();
+            while let Some(Ok(())) = life.during(index.changed()).await {
+                index.mark_unchanged();
+                let view = manager.view();
+                sim.checks().state(&sim, number, &view, &mut seen);
+            }
+        });
+    }
+
+    /// The machine ends; whether it was running.
+    pub(crate) fn crash(&self, number: usize, how: End) -> bool {
+        let host = &self.hosts[number - 1];
+        let was_running = !host.is_down();
+        if was_running {
+            self.sim
+                .note(format_args!("machine {number}: crash, {how:?}"));
+            host.crash(how);
+        }
+        was_running
+    }
+
+    /// Starts a machine that has ended. A log that cannot be read is a violation.
+    pub(crate) async fn restart(&self, number: usize) {
+        let host = &self.hosts[number - 1];
+        // It may have ended by itself, in the middle of a write.
+        host.crash(End::TornPowerCut);
+        let others = self.hosts.iter().filter(|h| h.number != number);
+        let remotes = others.map(|h| address(h.number)).collect();
+        self.sim.note(format_args!("machine {number}: restart"));
+        match host.restart(remotes).await {
+            Ok(life) => {
+                if let Some((manager, _)) = host.manager() {
+                    self.watch(number, manager, life);
+                }
+            }
+            Err(error) => self
+                .sim
+                .violated(format_args!("manager {number} does not start: {error}")),
+        }
+    }
+
+    /// Waits until all managers run and have the same state, in which `is_settled` finds nothing more to be done.
+    pub(crate) async fn converge(
+        &self,
+        limit: Duration,
+        is_settled: impl Fn(&mesh_manager::state::State) -> Result<(), String>,
+    ) {
+        let until = tokio::time::Instant::now() + limit;
+        loop {
+            let missing = match self.agrees().await {
+                Ok(manager) => match is_settled(&manager.view()) {
+                    Ok(()) => return,
+                    Err(missing) => missing,
+                },
+                Err(missing) => missing,
+            };
+            if tokio::time::Instant::now() > until {
+                self.sim.violated(format_args!(
+                    "not converged {limit:?} after every fault was healed: {missing}"
+                ));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Whether all managers run, agree on a leader, and have the same state; gives one of them.
+    async fn agrees(&self) -> Result<ManagerHandle, String> {
+        let mut first: Option<(ManagerHandle, u64, Option<String>)> = None;
+        for host in &self.hosts {
+            let number = host.number;
+            let Some((manager, _)) = host.manager() else {
+                return Err(format!("manager {number} does not run"));
+            };
+            let read = tokio::time::timeout(Duration::from_secs(20), manager.group_by_leader());
+            let leader = match read.await {
+                Ok(Ok(group)) => group.leader,
+                Ok(Err(error)) => return Err(format!("manager {number}: {error}")),
+                Err(_) => return Err(format!("manager {number} does not answer")),
+            };
+            if leader.is_none() {
+                return Err(format!("manager {number} knows no leader"));
+            }
+            let own = digest(&manager.view());
+            match &first {
+                None => first = Some((manager, own, leader)),
+                Some((_, state, same)) if *state == own && *same == leader => {}
+                Some(_) => return Err(format!("manager {number} differs from the first")),
+            }
+        }
+        first.map(|f| f.0).ok_or_else(|| "no manager".to_owned())
+    }
+}

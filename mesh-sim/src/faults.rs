@@ -1,0 +1,180 @@
+//! What goes wrong, and when. Each fault is healed again; at the end all are.
+
+use crate::{cluster::Cluster, disk::End, network::Weather, sim::Sim};
+use rand::Rng;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+/// Longest time between two faults, milliseconds.
+const PAUSE: u64 = 3000;
+
+/// One thing that goes wrong, or right.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    Crash,
+    CrashWhileWriting,
+    CrashAll,
+    Restart,
+    Isolate,
+    Split,
+    OneWay,
+    Mend,
+    Weather,
+    FullDisk,
+    SlowDisk,
+    Clock,
+    StopWorker,
+    StartWorker,
+    RebootWorker,
+}
+
+const ALL: [Fault; 24] = [
+    Fault::Crash,
+    Fault::CrashWhileWriting,
+    Fault::CrashWhileWriting,
+    Fault::CrashAll,
+    Fault::Restart,
+    Fault::Restart,
+    Fault::Isolate,
+    Fault::Split,
+    Fault::OneWay,
+    Fault::Mend,
+    Fault::Weather,
+    Fault::FullDisk,
+    Fault::SlowDisk,
+    Fault::Clock,
+    Fault::Restart,
+    Fault::Restart,
+    Fault::Restart,
+    Fault::Mend,
+    Fault::Mend,
+    Fault::StopWorker,
+    Fault::StartWorker,
+    Fault::StartWorker,
+    Fault::RebootWorker,
+    Fault::RebootWorker,
+];
+
+/// Lets things go wrong for some time.
+pub(crate) async fn happen(sim: &Arc<Sim>, cluster: &Arc<Cluster>, time: Duration) {
+    let until = tokio::time::Instant::now() + time;
+    while tokio::time::Instant::now() < until {
+        let fault = sim.pick(&ALL).copied().unwrap_or(Fault::Mend);
+        apply(sim, cluster, fault).await;
+        tokio::time::sleep(sim.millis(0, PAUSE)).await;
+    }
+}
+
+async fn apply(sim: &Arc<Sim>, cluster: &Arc<Cluster>, fault: Fault) {
+    let machines = cluster.machines();
+    let number = sim.dice().random_range(1..=cluster.hosts.len());
+    let host = &cluster.hosts[number - 1];
+    let Some(worker) = sim.pick(&cluster.workers) else {
+        return;
+    };
+    match fault {
+        Fault::Crash => {
+            cluster.crash(number, any_end(sim));
+        }
+        Fault::CrashWhileWriting => {
+            let steps = sim.dice().random_range(1..60);
+            sim.note(format_args!("machine {number}: crash in {steps} writes"));
+            host.crash_while_writing(steps);
+        }
+        Fault::CrashAll => {
+            let how = any_end(sim);
+            for host in &cluster.hosts {
+                cluster.crash(host.number, how);
+            }
+        }
+        Fault::Restart => {
+            let down: Vec<usize> = down(cluster);
+            if let Some(number) = sim.pick(&down) {
+                cluster.restart(*number).await;
+            }
+        }
+        Fault::Isolate => {
+            let number = sim.dice().random_range(1..=machines);
+            sim.note(format_args!("network: machine {number} is alone"));
+            let others = (1..=machines).filter(|m| *m != number);
+            let ways = others.flat_map(|m| [(m, number), (number, m)]);
+            sim.network.cut(ways.collect());
+        }
+        Fault::Split => {
+            let sides: Vec<bool> = (0..machines).map(|_| sim.chance(0.5)).collect();
+            sim.note(format_args!("network: split {sides:?}"));
+            let all = (1..=machines).flat_map(|a| (1..=machines).map(move |b| (a, b)));
+            let ways = all.filter(|(a, b)| sides[a - 1] != sides[b - 1]);
+            sim.network.cut(ways.collect());
+        }
+        Fault::OneWay => {
+            let number = sim.dice().random_range(1..=machines);
+            let other = sim.dice().random_range(1..=machines);
+            sim.note(format_args!("network: nothing from {number} to {other}"));
+            sim.network.cut(BTreeSet::from([(number, other)]));
+        }
+        Fault::Mend => {
+            sim.note(format_args!("network: whole"));
+            sim.network.cut(BTreeSet::new());
+        }
+        Fault::Weather => {
+            let weather = Weather::foul(sim);
+            sim.note(format_args!("network: {weather:?}"));
+            sim.network.set_weather(weather);
+        }
+        Fault::FullDisk => {
+            let is_full = sim.chance(0.5);
+            sim.note(format_args!("machine {number}: full disk: {is_full}"));
+            host.fill(is_full);
+        }
+        Fault::SlowDisk => {
+            let most = sim.millis(0, 300);
+            sim.note(format_args!("machine {number}: writes take {most:?}"));
+            host.set_slowest_write(most);
+        }
+        Fault::StopWorker => {
+            sim.note(format_args!("worker {}: stop", worker.number));
+            worker.stop();
+        }
+        Fault::StartWorker => {
+            sim.note(format_args!("worker {}: start", worker.number));
+            worker.start(false);
+        }
+        Fault::RebootWorker => {
+            sim.note(format_args!("worker {}: reboot", worker.number));
+            worker.start(true);
+        }
+        Fault::Clock => {
+            let seconds = sim.dice().random_range(-3600..=3600);
+            sim.note(format_args!(
+                "machine {number}: its clock is {seconds} s off"
+            ));
+            host.set_skew(seconds);
+        }
+    }
+}
+
+fn any_end(sim: &Sim) -> End {
+    let ends = [End::Killed, End::PowerCut, End::TornPowerCut];
+    sim.pick(&ends).copied().unwrap_or(End::Killed)
+}
+
+fn down(cluster: &Cluster) -> Vec<usize> {
+    let down = cluster.hosts.iter().filter(|host| host.is_down());
+    down.map(|host| host.number).collect()
+}
+
+/// Mends everything, but for clocks that are wrong.
+pub(crate) async fn heal(sim: &Arc<Sim>, cluster: &Arc<Cluster>) {
+    sim.note(format_args!("every fault is healed"));
+    sim.network.cut(BTreeSet::new());
+    sim.network.set_weather(Weather::FAIR);
+    for host in &cluster.hosts {
+        host.heal_disk();
+    }
+    for number in down(cluster) {
+        cluster.restart(number).await;
+    }
+    for worker in &cluster.workers {
+        worker.heal();
+    }
+}

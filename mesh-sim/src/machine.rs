@@ -1,0 +1,278 @@
+//! A machine on which a manager runs, lives, crashes and is started again.
+
+use crate::{
+    disk::{Disk, End},
+    network::{Caller, Network, address},
+    process,
+    sim::{Life, Sim},
+};
+use anyhow::{Context, Result};
+use axum::Router;
+use futures::{FutureExt, future::BoxFuture};
+use mesh_api::proto::{IssueNodeCertificateRequest, node_ca_client::NodeCaClient};
+use mesh_manager::{
+    Config, InitOptions, Line, Machine, Manager, ManagerError, ManagerHandle, Simulated, Timings,
+};
+use mesh_pki::NodeIdentity;
+use redb::{Database, DatabaseError};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// A machine. It stays what it is when what runs on it ends.
+pub(crate) struct Host {
+    pub(crate) number: usize,
+    sim: Arc<Sim>,
+    disk: Arc<Disk>,
+    /// Identity and key of the log, as they are on a disk that loses nothing.
+    directory: PathBuf,
+    timings: Timings,
+    certificate: Arc<OnceLock<CertificateDer<'static>>>,
+    /// How wrong its clock is, nanoseconds.
+    skew: Arc<AtomicI64>,
+    /// Longest time that a write takes, milliseconds.
+    slowest_write: Arc<AtomicU64>,
+    running: Mutex<Running>,
+}
+
+#[derive(Default)]
+struct Running {
+    life: Life,
+    manager: Option<ManagerHandle>,
+}
+
+/// One run of a machine, as its manager sees it.
+struct Run {
+    sim: Arc<Sim>,
+    caller: Caller,
+    disk: Arc<Disk>,
+    skew: Arc<AtomicI64>,
+    slowest_write: Arc<AtomicU64>,
+}
+
+impl Simulated for Run {
+    fn line(&self, address: &str) -> Line {
+        Network::line(&self.sim, self.caller.clone(), address)
+    }
+
+    fn serve(&self, address: SocketAddr, service: Router) {
+        let life = self.caller.life.clone();
+        self.sim.network.serve(address.to_string(), service, life);
+    }
+
+    fn database(&self, path: &Path, create: bool) -> Result<Database, DatabaseError> {
+        self.disk.open(path, create, &self.caller.life)
+    }
+
+    fn work(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+        let life = self.caller.life.clone();
+        let most = self.slowest_write.load(Ordering::Relaxed);
+        let (before, after) = (self.sim.millis(0, most), self.sim.millis(0, most));
+        async move {
+            tokio::time::sleep(before).await;
+            if life.is_over() {
+                return;
+            }
+            work();
+            tokio::time::sleep(after).await;
+        }
+        .boxed()
+    }
+
+    fn now(&self) -> i64 {
+        process::time_of_day() + self.skew.load(Ordering::Relaxed)
+    }
+}
+
+impl Host {
+    /// A machine with an empty disk; `directory` is one for all.
+    pub(crate) fn new(sim: &Arc<Sim>, number: usize, directory: &Path, timings: Timings) -> Self {
+        Self {
+            number,
+            sim: sim.clone(),
+            disk: Arc::default(),
+            directory: directory.join(number.to_string()),
+            timings,
+            certificate: Arc::default(),
+            skew: Arc::default(),
+            slowest_write: Arc::new(AtomicU64::new(1)),
+            running: Mutex::default(),
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The manager, while it runs.
+    pub(crate) fn manager(&self) -> Option<(ManagerHandle, Life)> {
+        let running = self.running();
+        let manager = running.manager.clone()?;
+        (!running.life.is_over()).then(|| (manager, running.life.clone()))
+    }
+
+    /// How this machine calls others.
+    fn caller(&self, life: &Life) -> Caller {
+        Caller {
+            machine: self.number,
+            life: life.clone(),
+            certificate: self.certificate.clone(),
+        }
+    }
+
+    /// Begins a new life.
+    fn boot(&self) -> (Config, Life) {
+        let life = Life::default();
+        let mut running = self.running();
+        running.life = life.clone();
+        running.manager = None;
+        let run = Run {
+            sim: self.sim.clone(),
+            caller: self.caller(&life),
+            disk: self.disk.clone(),
+            skew: self.skew.clone(),
+            slowest_write: self.slowest_write.clone(),
+        };
+        let at = SocketAddr::from(([10, 1, 0, u8::try_from(self.number).unwrap_or(0)], 2377));
+        let config = Config {
+            data_dir: self.directory.join("raft"),
+            identity_dir: self.directory.join("certificates"),
+            listen: at,
+            advertise: at,
+            engine_api: Router::new(),
+            timings: self.timings.clone(),
+            machine: Machine::Simulated(Arc::new(run)),
+        };
+        (config, life)
+    }
+
+    fn runs(&self, manager: ManagerHandle) {
+        self.running().manager = Some(manager);
+    }
+
+    fn show(&self, identity: &NodeIdentity) -> Result<()> {
+        let certificate = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes())
+            .map_err(|e| anyhow::anyhow!("a certificate: {e}"))?;
+        drop(self.certificate.set(certificate));
+        Ok(())
+    }
+
+    /// Makes a new cluster.
+    pub(crate) async fn init(&self, options: InitOptions) -> Result<ManagerHandle> {
+        let (config, _) = self.boot();
+        let manager = Manager::init(config, options).await?;
+        self.show(manager.identity())?;
+        self.runs(manager.clone());
+        Ok(manager)
+    }
+
+    /// Comes into a cluster as a manager, by the manager that answers at machine `remote`.
+    pub(crate) async fn join(&self, remote: usize, token: &str) -> Result<()> {
+        let (config, life) = self.boot();
+        let (identity, _) = certify(&self.sim, self.caller(&life), remote, token).await?;
+        self.show(&identity)?;
+        identity.save(&config.identity_dir)?;
+        Manager::prepare(&config)?;
+        let manager = Manager::join(config, vec![address(remote)]).await?;
+        self.runs(manager);
+        Ok(())
+    }
+
+    /// Starts the manager again with what is on the disk.
+    pub(crate) async fn restart(&self, remotes: Vec<String>) -> Result<Life, ManagerError> {
+        let (config, life) = self.boot();
+        match Manager::restart(config, remotes).await {
+            Ok(manager) => {
+                self.runs(manager);
+                Ok(life)
+            }
+            // It has crashed on its way.
+            Err(_) if life.is_over() => Ok(life),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The machine ends, at whatever it is doing. Nobody hears of what its manager does from then on, until that ends, too.
+    pub(crate) fn crash(&self, how: End) {
+        let manager = {
+            let mut running = self.running();
+            running.life.end();
+            running.manager.take()
+        };
+        self.disk.end(how, &self.sim);
+        if let Some(manager) = manager {
+            tokio::spawn(async move { manager.shutdown().await });
+        }
+    }
+
+    /// Ends it in the middle of a write to come, if it writes so much.
+    pub(crate) fn crash_while_writing(&self, steps: u32) {
+        self.disk.end_after(steps);
+    }
+
+    /// Whether it has crashed, or was never started.
+    pub(crate) fn is_down(&self) -> bool {
+        let running = self.running();
+        running.manager.is_none() || running.life.is_over()
+    }
+
+    /// The disk is full, or no more.
+    pub(crate) fn fill(&self, is_full: bool) {
+        self.disk.fill(is_full);
+    }
+
+    /// Nothing is wrong with the disk any more, and nothing is about to be.
+    pub(crate) fn heal_disk(&self) {
+        self.disk.heal();
+        self.set_slowest_write(Duration::from_millis(2));
+    }
+
+    /// The clock jumps.
+    pub(crate) fn set_skew(&self, seconds: i64) {
+        self.skew.store(seconds * 1_000_000_000, Ordering::Relaxed);
+    }
+
+    /// The disk takes so long for a write, at most.
+    pub(crate) fn set_slowest_write(&self, most: Duration) {
+        let millis = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
+        self.slowest_write.store(millis, Ordering::Relaxed);
+    }
+}
+
+/// Gets a certificate by a token; the identity, and its certificate as it is shown.
+pub(crate) async fn certify(
+    sim: &Arc<Sim>,
+    caller: Caller,
+    remote: usize,
+    token: &str,
+) -> Result<(NodeIdentity, CertificateDer<'static>)> {
+    let pair = mesh_pki::new_key_and_request()?;
+    let line = Network::line(sim, caller, &address(remote));
+    let mut request = tonic::Request::new(IssueNodeCertificateRequest {
+        token: token.to_owned(),
+        csr_pem: pair.request_pem.into_bytes(),
+        availability: "active".to_owned(),
+        ..Default::default()
+    });
+    request.set_timeout(Duration::from_secs(20));
+    let answer = NodeCaClient::new(line)
+        .issue_node_certificate(request)
+        .await
+        .context("no certificate")?
+        .into_inner();
+    let identity = NodeIdentity::new(
+        String::from_utf8(answer.certificate_pem)?,
+        pair.key_pem,
+        String::from_utf8(answer.root_ca_pem)?,
+    )?;
+    let der = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes())
+        .map_err(|e| anyhow::anyhow!("a certificate: {e}"))?;
+    Ok((identity, der))
+}

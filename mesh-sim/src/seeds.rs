@@ -1,0 +1,72 @@
+//! Many seeds, each in a process of its own.
+
+use anyhow::{Context, Result};
+use std::{
+    process::{Command, Output},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How often it is told how far the run is.
+const TOLD: Duration = Duration::from_secs(10);
+
+/// Runs `count` seeds from `from` on; whether all passed. Those that did not are printed.
+pub(crate) fn run(from: u64, count: u64, jobs: Option<usize>) -> Result<bool> {
+    let program = std::env::current_exe().context("this program's own path")?;
+    let jobs = match jobs {
+        Some(jobs) => jobs.max(1),
+        None => thread::available_parallelism().map_or(1, usize::from),
+    };
+    let began = Instant::now();
+    let (next, failed) = (AtomicU64::new(from), AtomicU64::new(0));
+    let told = Mutex::new(Instant::now());
+    let end = from.saturating_add(count);
+    let work = || -> Result<()> {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end {
+                return Ok(());
+            }
+            let mut command = Command::new(&program);
+            let output = command.args(["--seed", &seed.to_string()]).output();
+            let output = output.context("a seed was not started")?;
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            if !output.status.success() {
+                failed.fetch_add(1, Ordering::Relaxed);
+                print(seed, &output);
+            } else if told.elapsed() > TOLD {
+                *told = Instant::now();
+                println!("{} of {count} seeds", seed + 1 - from);
+            }
+        }
+    };
+    let results: Vec<Result<()>> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+        let ends = workers.into_iter().map(|worker| worker.join());
+        ends.map(|end| end.unwrap_or_else(|_| Err(anyhow::anyhow!("a thread panicked"))))
+            .collect()
+    });
+    results.into_iter().collect::<Result<()>>()?;
+    let failed = failed.into_inner();
+    println!(
+        "{count} seeds from {from}: {} passed, {failed} failed ({:.0} s)",
+        count - failed,
+        began.elapsed().as_secs_f64()
+    );
+    Ok(failed == 0)
+}
+
+fn print(seed: u64, output: &Output) {
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    print!("{}", String::from_utf8_lossy(&output.stderr));
+    if output.status.code() != Some(crate::sim::VIOLATED) {
+        println!(
+            "seed {seed}: {}\nreplay: cargo xtask sim --seed {seed}",
+            output.status
+        );
+    }
+}

@@ -1,0 +1,40 @@
+//! Seeds pass, and a seed is the same run each time.
+
+use std::process::{Command, Output};
+
+/// Seeds that every run of the tests tries.
+const SEEDS: &str = "40";
+
+fn simulate(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mesh-sim"));
+    command.args(args).output().expect("the simulator starts")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn seeds_pass() {
+    let output = simulate(&["--seeds", SEEDS]);
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
+fn a_seed_is_the_same_run_each_time() {
+    for seed in ["7", "8"] {
+        let runs = [(); 3].map(|()| simulate(&["--seed", seed, "--verbose"]));
+        for run in &runs {
+            assert!(run.status.success(), "{}", said(run));
+            assert_eq!(said(run), said(&runs[0]), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn seeds_differ() {
+    assert_ne!(
+        said(&simulate(&["--seed", "7"])).split_once(';'),
+        said(&simulate(&["--seed", "8"])).split_once(';'),
+    );
+}
