@@ -137,11 +137,15 @@ fn the_docker_command_runs_jobs() {
                 "all",
             ],
         ] {
-            let (theirs, ours) = (docker(node, args)?.ok()?, node.ok(args)?);
-            ensure!(
-                theirs == ours,
-                "{args:?}: docker says\n{theirs}\nmesh-ctl says\n{ours}"
-            );
+            // The tasks of former runs are still on their way out.
+            eventually("both to say the same", UP_LIMIT, || {
+                let (theirs, ours) = (docker(node, args)?.ok()?, node.ok(args)?);
+                ensure!(
+                    theirs == ours,
+                    "{args:?}: docker says\n{theirs}\nmesh-ctl says\n{ours}"
+                );
+                Ok(())
+            })?;
         }
         let listed = docker(node, &["service", "ls"])?.ok()?;
         for replicas in ["0/2 (2/2 completed)", "0/0 (2/2 completed)"] {
