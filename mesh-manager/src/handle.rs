@@ -491,6 +491,12 @@ impl ManagerHandle {
         self.core.leadership().is_self
     }
 
+    /// Cancelled once another group of managers has taken the place of the one that this manager is of: its log is worth
+    /// nothing any more.
+    pub fn dismissal(&self) -> CancellationToken {
+        self.core.consensus.dismissal()
+    }
+
     /// Waits until there is a leader and, on the leader, until its state is up to date.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! How this manager comes into the group, and stays in it under its address.
 
 use crate::{ErrorKind, ManagerError, core::Core, leader::JOIN_WAIT, raft::Peer};
-use mesh_api::proto::{JoinRequest, control_client::ControlClient};
+use mesh_api::proto::{GroupRequest, JoinRequest, control_client::ControlClient};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tonic::Code;
@@ -93,14 +93,7 @@ async fn ask(core: &Core, remote: &str) -> Result<(), Failure> {
         .connect(remote, core.credentials.client())
         .await
         .map_err(|e| passing(ManagerError::new(ErrorKind::Unavailable, e.to_string())))?;
-    let own = own(core);
-    let mut request = tonic::Request::new(JoinRequest {
-        node_id: own.node_id,
-        address: own.addr,
-    });
-    request.set_timeout(JOIN_WAIT);
-    let asked = ControlClient::new(channel).join(request).await;
-    asked.map(drop).map_err(|status| {
+    let refused = |status: tonic::Status| {
         let kind = match status.code() {
             Code::FailedPrecondition => ErrorKind::FailedPrecondition,
             Code::PermissionDenied => ErrorKind::PermissionDenied,
@@ -110,5 +103,22 @@ async fn ask(core: &Core, remote: &str) -> Result<(), Failure> {
             error: ManagerError::new(kind, status.message()),
             is_passing: kind == ErrorKind::Unavailable,
         }
-    })
+    };
+    let mut client = ControlClient::new(channel);
+    let mut request = tonic::Request::new(GroupRequest {});
+    request.set_timeout(JOIN_WAIT);
+    let incarnation = match client.group(request).await {
+        Ok(group) => group.into_inner().incarnation,
+        // A version that rebuilds no groups.
+        Err(status) if status.code() == Code::Unimplemented => String::new(),
+        Err(status) => return Err(refused(status)),
+    };
+    core.store.expect(incarnation);
+    let own = own(core);
+    let mut request = tonic::Request::new(JoinRequest {
+        node_id: own.node_id,
+        address: own.addr,
+    });
+    request.set_timeout(JOIN_WAIT);
+    client.join(request).await.map(drop).map_err(refused)
 }

@@ -7,7 +7,8 @@ use common::{
     group::{Member, address, restart, three},
     service,
 };
-use mesh_manager::{ErrorKind, Manager, ManagerHandle, state::TaskState};
+use mesh_api::proto;
+use mesh_manager::{Command, ErrorKind, Manager, ManagerHandle, client, state::TaskState};
 use mesh_pki::Role;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -123,6 +124,153 @@ async fn one_manager_goes_on_and_the_others_cannot_undo_it() {
     })
     .await;
     for manager in [alone, first, third_again, new.handle] {
+        manager.shutdown().await;
+    }
+}
+
+/// What a manager answers to a message of Raft of another group, which makes no sense besides.
+async fn refusal(
+    to: &str,
+    identity: &mesh_pki::NodeIdentity,
+    named: &str,
+    group: (&str, &[&str]),
+) -> tonic::Status {
+    let tls = mesh_pki::tls::client_config(identity).unwrap();
+    let channel = client::connect(to, tls).await.unwrap();
+    let message = proto::RaftMessage {
+        payload: b"nonsense".to_vec(),
+        to: named.to_owned(),
+        incarnation: group.0.to_owned(),
+        past: group.1.iter().map(|&past| past.to_owned()).collect(),
+        ..Default::default()
+    };
+    let mut raft = proto::raft_client::RaftClient::new(channel);
+    raft.vote(message).await.unwrap_err()
+}
+
+/// What the refusal says of the sender's group.
+fn dismissed(refusal: &tonic::Status) -> Option<&str> {
+    let of = refusal.metadata().get("mesh-dismissed")?;
+    Some(of.to_str().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_group_of_the_past_is_dismissed() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = common::manager(directory.path()).await;
+    let Member {
+        handle: second,
+        directory: _second,
+        config,
+    } = common::group::member(&first).await;
+    let peer = first.identity().clone();
+    first.shutdown().await;
+    second.shutdown().await;
+    rebuild(&config).await;
+    rebuild(&config).await;
+    let alone = restart(config, Vec::new()).await;
+    alone.ready().await.unwrap();
+    let (to, own) = (address(&alone), alone.identity().node_id.clone());
+
+    // Also one that asks for somebody else who had this address.
+    for named in [own.as_str(), "lost"] {
+        let told = refusal(&to, &peer, named, ("", &[])).await;
+        assert_eq!(dismissed(&told), Some(""), "{told}");
+    }
+    // Of another fork, of one that took its own way from the same group, and one that may not speak at all.
+    for group in [("fork", &[][..]), ("fork", &["elsewhere"])] {
+        let told = refusal(&to, alone.identity(), &own, group).await;
+        assert_eq!(told.code(), tonic::Code::FailedPrecondition, "{told}");
+        assert_eq!(dismissed(&told), None, "{told}");
+        let told = refusal(&to, &peer, &own, group).await;
+        assert_eq!(told.code(), tonic::Code::PermissionDenied, "{told}");
+        assert_eq!(dismissed(&told), None, "{told}");
+    }
+    assert!(!alone.dismissal().is_cancelled());
+    create(&alone, service("still", 0)).await;
+
+    // A manager that is to come in listens to nobody until it knows to whom.
+    let home = tempfile::tempdir().unwrap();
+    let config = common::config(home.path(), free_address());
+    let token = alone.view().cluster().unwrap().manager_token.clone();
+    let joined = client::join(&to, &token, "active", common::OUTSIDE).await;
+    let new = joined.unwrap().identity;
+    new.save(&config.identity_dir).unwrap();
+    Manager::prepare(&config).unwrap();
+    let waits = Manager::restart(config.clone(), Vec::new()).await.unwrap();
+    let at = config.listen.to_string();
+    for group in [("", &[][..]), ("any", &["", "other"])] {
+        let told = refusal(&at, alone.identity(), &new.node_id, group).await;
+        assert_eq!(told.code(), tonic::Code::Unavailable, "{told}");
+    }
+    waits.shutdown().await;
+    let comes = restart(config, vec![to]).await;
+    eventually("it is let in", || {
+        (services(&comes) == ["still"]).then_some(())
+    })
+    .await;
+    // It knows the group's past as well.
+    let told = refusal(&at, &peer, &new.node_id, ("", &[])).await;
+    assert_eq!(dismissed(&told), Some(""), "{told}");
+    for manager in [alone, comes] {
+        manager.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_of_the_past_comes_in_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let (first, second, third) = three(directory.path()).await;
+    for manager in [&first, &second.handle, &third.handle] {
+        manager.shutdown().await;
+    }
+    rebuild(&second.config).await;
+    let alone = restart(second.config.clone(), Vec::new()).await;
+    alone.ready().await.unwrap();
+    let id = third.handle.identity().node_id.clone();
+    loop {
+        let (version, spec) = {
+            let view = alone.view();
+            let node = view.node(&id).unwrap();
+            (node.meta.version, node.spec.clone())
+        };
+        let spec = mesh_api::engine::NodeSpec {
+            role: Some(mesh_api::engine::NodeSpecRoleEnum::MANAGER),
+            ..spec
+        };
+        let id = id.clone();
+        match alone.call(Command::UpdateNode { id, version, spec }).await {
+            Err(error) if error.message.contains("out of sequence") => {}
+            done => break drop(done.unwrap()),
+        }
+    }
+    eventually("it is to be a manager", || {
+        (alone.view().node(&id)?.role == Role::Manager).then_some(())
+    })
+    .await;
+    // It comes back with the old group's log, and is told by a message of the new group, or when it asks for a vote.
+    let zombie = restart(third.config.clone(), vec![address(&alone)]).await;
+    let told = refusal(
+        &third.config.listen.to_string(),
+        alone.identity(),
+        &id,
+        ("new", &[]),
+    )
+    .await;
+    assert_ne!(told.code(), tonic::Code::Ok);
+    let dismissal = zombie.dismissal();
+    tokio::time::timeout(common::PATIENCE, dismissal.cancelled())
+        .await
+        .expect("it is dismissed");
+    zombie.shutdown().await;
+    Manager::prepare(&third.config).unwrap();
+    let again = Manager::join(third.config.clone(), vec![address(&alone)])
+        .await
+        .unwrap();
+    assert!(again.group().voters.contains(&id));
+    create(&again, service("both", 0)).await;
+    assert_eq!(services(&alone), ["both"]);
+    for manager in [alone, again] {
         manager.shutdown().await;
     }
 }

@@ -95,18 +95,31 @@ async fn follow(
         let held = turn.lock.lock().await;
         let wanted = identity.borrow_and_update().role == Role::Manager;
         let is_hosted = node.manager().is_some();
+        let dismissal = dismissal_of(&node);
+        let is_dismissed = dismissal
+            .as_ref()
+            .is_some_and(CancellationToken::is_cancelled);
         let done = match wanted {
             true if !is_hosted => begin(&node, &kept).await,
+            true if is_dismissed => begin_anew(&node, &kept).await,
             false if is_hosted || kept.get().manager => finish(&node, &kept).await,
             _ => Ok(()),
         };
         hosted.send_replace(node.manager().is_some());
         drop(held);
+        let dismissal = dismissal_of(&node);
+        let dismissed = async {
+            match &dismissal {
+                Some(dismissal) => dismissal.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
         let next = async {
             match done {
                 Ok(()) => tokio::select! {
                     changed = identity.changed() => changed.is_ok(),
                     () = turn.again.notified() => true,
+                    () = dismissed => true,
                 },
                 Err(error) => {
                     warn!(
@@ -122,6 +135,18 @@ async fn follow(
             return;
         }
     }
+}
+
+/// Tells when the manager's group is of the past.
+fn dismissal_of(node: &Node) -> Option<CancellationToken> {
+    node.manager().map(|manager| manager.dismissal())
+}
+
+/// Gives up a manager whose group is of the past. If its node is still to be one, another manager joins the group that took
+/// the place of the former.
+async fn begin_anew(node: &Node, kept: &Shared) -> Result<()> {
+    finish(node, kept).await?;
+    begin(node, kept).await
 }
 
 /// Starts a manager, which asks the others to let it in.

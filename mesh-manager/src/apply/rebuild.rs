@@ -7,6 +7,10 @@ use crate::{
 };
 use mesh_pki::{Role, new_id};
 
+/// By so much the index rises: beyond all that the former group may have counted to since this state, so that no version of
+/// an object and no revision that a node has applied comes again.
+const STEP: u64 = 1 << 32;
+
 /// The one manager that a cluster goes on with.
 #[derive(Debug, Clone)]
 pub(crate) struct Survivor {
@@ -42,7 +46,7 @@ pub(crate) fn rebuild(state: &mut State, survivor: &Survivor) -> Result<(), Mana
     }
     let id = &survivor.node.id;
     let mut cx = Context {
-        index: state.index() + 1,
+        index: state.index() + STEP,
         time: survivor.time,
         seed: [0; 16],
         rules: crate::RULES,
@@ -75,7 +79,7 @@ pub(crate) fn rebuild(state: &mut State, survivor: &Survivor) -> Result<(), Mana
         cx.touch(&mut node.meta);
         state.put_node(node);
     }
-    state.incarnation.clone_from(&survivor.incarnation);
+    state.begin_incarnation(&survivor.incarnation);
     // Nobody is there yet to be told of it.
     state.take_events();
     Ok(())
@@ -111,7 +115,7 @@ mod tests {
             let first = survivor(left, world.now);
             rebuild(&mut world.state, &first).unwrap();
             let state = &world.state;
-            assert_eq!(state.index(), index + 1);
+            assert_eq!(state.index(), index + STEP);
             assert_ne!(state.incarnation, before.incarnation);
             for id in lost {
                 let node = state.node(id).unwrap();
@@ -129,6 +133,7 @@ mod tests {
                 (Role::Manager, Role::Manager)
             );
             assert_eq!(node.manager_addr.as_deref(), Some("192.0.2.7:2377"));
+            assert_eq!(node.meta.version, index + STEP);
             let worker = |state: &State| serde_json::to_value(state.node("n3").unwrap()).unwrap();
             assert_eq!(worker(state), worker(&before));
             let rest = |state: &State| {
@@ -145,6 +150,9 @@ mod tests {
             let incarnation = state.incarnation.clone();
             rebuild(&mut world.state, &again).unwrap();
             assert_ne!(world.state.incarnation, incarnation);
+            assert!(world.state.lineage().follows(&incarnation));
+            assert!(world.state.lineage().follows(&before.incarnation));
+            assert_eq!(world.state.index(), index + 2 * STEP);
         }
     }
 

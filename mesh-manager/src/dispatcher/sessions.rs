@@ -70,17 +70,18 @@ impl Session {
 
     /// The node has applied this revision.
     pub(crate) fn note_applied(&self, revision: u64) {
-        self.applied.fetch_max(revision, Ordering::SeqCst);
+        self.applied.store(revision, Ordering::SeqCst);
     }
 
     /// The newest state that the node has applied in full.
     fn acknowledged(&self) -> u64 {
         let covered = self.covered.load(Ordering::SeqCst);
         let applied = self.applied.load(Ordering::SeqCst);
-        if applied >= self.sent.load(Ordering::SeqCst) {
-            covered
-        } else {
-            applied
+        match applied.cmp(&self.sent.load(Ordering::SeqCst)) {
+            std::cmp::Ordering::Less => applied,
+            std::cmp::Ordering::Equal => covered,
+            // It had that from others, before the assignment of this session.
+            std::cmp::Ordering::Greater => 0,
         }
     }
 }

@@ -250,6 +250,12 @@ fn a_state_is_acknowledged_when_every_session_has_it() {
     b.note_covered(7);
     assert!(sessions.is_acknowledged(7));
 
+    // What it had from the managers of a group that was rebuilt says nothing of what it is sent now.
+    b.note_applied(1000);
+    assert!(!sessions.is_acknowledged(5));
+    b.note_applied(5);
+    assert!(sessions.is_acknowledged(7));
+
     // A newer session ends the older one; the older one's end does not remove the newer.
     let again = session("a");
     sessions.add(again.clone());

@@ -4,6 +4,7 @@ use crate::{ManagerError, Outcome, Proposal};
 use async_trait::async_trait;
 use std::collections::BTreeSet;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// A manager as others reach it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +70,10 @@ pub(crate) trait Consensus: Send + Sync + 'static {
         payload: &[u8],
         data: Vec<u8>,
     ) -> Result<Vec<u8>, ManagerError>;
+
+    /// Cancelled once another group has taken the place of this manager's, which then takes no part any more. Whoever gets
+    /// to know it cancels it.
+    fn dismissal(&self) -> CancellationToken;
 
     /// Stops taking part.
     async fn shutdown(&self);

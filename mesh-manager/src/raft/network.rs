@@ -9,7 +9,7 @@ use super::{
     Store,
     types::{RaftId, RaftPeer, TypeConfig},
 };
-use crate::{Line, Machine, credentials::Credentials};
+use crate::{Line, Machine, credentials::Credentials, state::Lineage};
 use mesh_api::proto::{RaftMessage, raft_client::RaftClient};
 use openraft::{
     AnyError,
@@ -26,12 +26,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
-use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 /// One message may hold a large batch or a snapshot's chunk.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
 
-/// Metadata of the refusal of a manager that the group has gone on without.
+/// Metadata of the refusal of a manager that the group has gone on without: the incarnation of that manager's group.
 pub(crate) const DISMISSED: &str = "mesh-dismissed";
 
 /// A manager that has not answered for so long counts as unreachable.
@@ -67,8 +67,8 @@ pub(super) struct Network {
     pub(super) machine: Machine,
     /// The state, which says what group this manager is of.
     pub(super) store: Arc<Store>,
-    /// Told when another manager says that the group has gone on without this one.
-    pub(super) dismissed: Arc<Notify>,
+    /// Cancelled when another manager says that the group has gone on without this one.
+    pub(super) dismissed: CancellationToken,
 }
 
 impl Network {
@@ -110,7 +110,7 @@ pub(super) struct Connection {
     channel: Option<Line>,
     heard: Arc<Heard>,
     store: Arc<Store>,
-    dismissed: Arc<Notify>,
+    dismissed: CancellationToken,
 }
 
 impl Connection {
@@ -130,11 +130,13 @@ impl Connection {
     ) -> Result<RaftMessage, RpcError<E>> {
         let payload =
             serde_json::to_vec(value).map_err(|e| RPCError::Network(NetworkError::new(&e)))?;
+        let Lineage { incarnation, past } = self.store.read().lineage();
         Ok(RaftMessage {
             payload,
             data: Vec::new(),
             to: self.node.node_id.clone(),
-            incarnation: self.store.read().incarnation.clone(),
+            incarnation,
+            past,
         })
     }
 
@@ -143,8 +145,11 @@ impl Connection {
         answer: Result<tonic::Response<RaftMessage>, tonic::Status>,
     ) -> Result<T, RpcError<E>> {
         let message = answer.map_err(|status| {
-            if status.metadata().contains_key(DISMISSED) {
-                self.dismissed.notify_one();
+            // What was said of another group is of no concern.
+            let is_own = |of: &[u8]| of == self.store.read().incarnation.as_bytes();
+            let dismissed = status.metadata().get(DISMISSED);
+            if dismissed.is_some_and(|of| is_own(of.as_encoded_bytes())) {
+                self.dismissed.cancel();
             }
             RPCError::Unreachable(Unreachable::new(&AnyError::error(status.to_string())))
         })?;

@@ -55,6 +55,7 @@ pub(crate) struct OpenRaft {
     raft: watch::Receiver<Raft>,
     leadership: watch::Receiver<Leadership>,
     pub(super) heard: Arc<Heard>,
+    dismissed: CancellationToken,
     /// Held while the group is being changed: one change at a time.
     pub(super) changing: tokio::sync::Mutex<()>,
     cancel: CancellationToken,
@@ -104,6 +105,14 @@ impl Group {
                 tracing::warn!(%error, "raft did not stop cleanly");
             }
             let Some(mut failure) = stopped else { return };
+            if self.network.dismissed.is_cancelled() {
+                tracing::warn!(%failure, "raft stopped");
+                leadership.send_replace(Leadership {
+                    failure: Some(ManagerError::dismissed()),
+                    ..Leadership::default()
+                });
+                return cancel.cancelled().await;
+            }
             if began.elapsed() > LONGEST_PAUSE {
                 pause = FIRST_PAUSE;
             }
@@ -136,8 +145,6 @@ impl Group {
         let mut heartbeat = tokio::time::interval(self.heartbeat);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut told = Instant::now();
-        let dismissed = self.network.dismissed.notified();
-        tokio::pin!(dismissed);
         loop {
             let (leader, is_self, beats) = {
                 let metrics = metrics.borrow_and_update();
@@ -180,7 +187,7 @@ impl Group {
                     changed.is_ok()
                 }
                 _ = heartbeat.tick(), if beats => raft.trigger().heartbeat().await.is_ok(),
-                () = &mut dismissed => return ManagerError::dismissed(),
+                () = self.network.dismissed.cancelled() => return ManagerError::dismissed(),
             };
             if !is_running {
                 let why = why_stopped(&raft.metrics().borrow());
@@ -242,6 +249,7 @@ impl OpenRaft {
             .validate()
             .map_err(|e| ManagerError::internal("the raft timings do not fit together", e))?;
         let heard = Arc::new(Heard::default());
+        let dismissed = CancellationToken::new();
         let group = Group {
             log: directory.join(LOG_FILE),
             own: raft_id(node_id),
@@ -251,7 +259,7 @@ impl OpenRaft {
                 heard: heard.clone(),
                 channels: Arc::default(),
                 store: store.clone(),
-                dismissed: Arc::default(),
+                dismissed: dismissed.clone(),
                 machine: machine.clone(),
             },
             machine: machine.clone(),
@@ -263,6 +271,11 @@ impl OpenRaft {
             Origin::Founds(_) => LogStore::create(&group.log, machine)?,
             Origin::GoesOn => LogStore::open(&group.log, machine)?,
         };
+        let last = log.last_log_id();
+        let last = last.map_err(|e| ManagerError::internal("cannot read the manager's log", e))?;
+        if last.is_some() || matches!(origin, Origin::Founds(_)) {
+            group.store.note_log();
+        }
         let (own, first) = (group.own, group.open(log).await?);
         if let Origin::Founds(peer) = origin {
             let node = RaftPeer {
@@ -283,6 +296,7 @@ impl OpenRaft {
             raft,
             leadership,
             heard,
+            dismissed,
             changing: tokio::sync::Mutex::default(),
             cancel,
             keeper,
@@ -397,6 +411,10 @@ impl Consensus for OpenRaft {
             }
         };
         answer.map_err(|e| ManagerError::internal("cannot encode the answer", e))
+    }
+
+    fn dismissal(&self) -> CancellationToken {
+        self.dismissed.clone()
     }
 
     async fn shutdown(&self) {

@@ -2,7 +2,7 @@
 //! fails.
 
 use super::types::{LogId, StoredMembership};
-use crate::state::{Event, ObjectKind, State};
+use crate::state::{Event, Lineage, ObjectKind, State};
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard},
@@ -22,11 +22,23 @@ pub(super) struct Position {
     pub(super) membership: StoredMembership,
 }
 
+/// What a manager without a state goes by.
+#[derive(Debug)]
+enum Expected {
+    /// It was told nothing yet.
+    Nothing,
+    /// The group of this incarnation is about to let it in.
+    Told(String),
+    /// Its log has entries, and no snapshot: it is of a group that was never rebuilt.
+    Logged,
+}
+
 /// The state with its feeds.
 #[derive(Debug)]
 pub(crate) struct Store {
     state: RwLock<State>,
     position: Mutex<Position>,
+    expected: Mutex<Expected>,
     events: broadcast::Sender<Event>,
     /// The last events, but those of tasks.
     recent: Mutex<VecDeque<Event>>,
@@ -38,6 +50,7 @@ impl Store {
         Self {
             state: RwLock::new(State::default()),
             position: Mutex::default(),
+            expected: Mutex::new(Expected::Nothing),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             recent: Mutex::default(),
             index: watch::Sender::new(0),
@@ -57,6 +70,40 @@ impl Store {
     /// Written by the state machine alone, together with the state.
     pub(super) fn position(&self) -> MutexGuard<'_, Position> {
         self.position.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn expected(&self) -> MutexGuard<'_, Expected> {
+        self.expected.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The group that this manager is of, or is to come into; `None` while it does not know.
+    pub(crate) fn lineage(&self) -> Option<Lineage> {
+        let state = self.read();
+        if state.cluster().is_some() {
+            return Some(state.lineage());
+        }
+        let incarnation = match &*self.expected() {
+            Expected::Nothing => return None,
+            Expected::Told(incarnation) => incarnation.clone(),
+            Expected::Logged => String::new(),
+        };
+        Some(Lineage {
+            incarnation,
+            past: Vec::new(),
+        })
+    }
+
+    /// This manager has been told which group it is to come into. What it has of one already counts more.
+    pub(crate) fn expect(&self, incarnation: String) {
+        let mut expected = self.expected();
+        if !matches!(*expected, Expected::Logged) {
+            *expected = Expected::Told(incarnation);
+        }
+    }
+
+    /// There are entries in the log.
+    pub(super) fn note_log(&self) {
+        *self.expected() = Expected::Logged;
     }
 
     /// Tells of what was applied. Call it without the lock.

@@ -5,6 +5,9 @@ use mesh_pki::{PeerIdentity, Role};
 use std::{net::IpAddr, time::UNIX_EPOCH};
 use tonic::{Request, Status, metadata::MetadataValue};
 
+/// What one is told that may not take part in Raft.
+const NOT_OF_GROUP: &str = "only managers of this swarm may call this";
+
 /// The caller's identity, if it showed a certificate of this cluster.
 pub(super) fn peer<T>(core: &Core, request: &Request<T>) -> Result<PeerIdentity, Status> {
     let shown = request.extensions().get::<Shown>();
@@ -59,16 +62,17 @@ pub(super) fn raft_peer<T>(core: &Core, request: &Request<T>) -> Result<PeerIden
         state.honours_manager(&peer.node_id, issued_at)
     };
     if peer.role != Role::Manager || !(core.consensus.is_member(&peer.node_id) || is_honoured()) {
-        return Err(dismissed());
+        return Err(Status::permission_denied(NOT_OF_GROUP));
     }
     Ok(peer)
 }
 
-/// Tells a manager that the group has gone on without it.
-pub(super) fn dismissed() -> Status {
-    let mut status = Status::permission_denied("only managers of this swarm may call this");
-    let metadata = status.metadata_mut();
-    metadata.insert(DISMISSED, MetadataValue::from_static("true"));
+/// Tells a manager that another group has taken the place of its own, which is of this incarnation.
+pub(super) fn dismissed(incarnation: &str) -> Status {
+    let mut status = Status::permission_denied(NOT_OF_GROUP);
+    if let Ok(of) = MetadataValue::try_from(incarnation) {
+        status.metadata_mut().insert(DISMISSED, of);
+    }
     status
 }
 

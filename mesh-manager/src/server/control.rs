@@ -3,8 +3,8 @@
 use super::{auth, ca::status};
 use crate::{ManagerError, Outcome, Proposal, core::Core, raft::Peer};
 use mesh_api::proto::{
-    ForwardRequest, ForwardResponse, JoinRequest, JoinResponse, ReadIndexRequest,
-    ReadIndexResponse, control_server::Control,
+    ForwardRequest, ForwardResponse, GroupRequest, GroupResponse, JoinRequest, JoinResponse,
+    ReadIndexRequest, ReadIndexResponse, control_server::Control,
 };
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -31,6 +31,18 @@ impl Control for Service {
         let result_json = serde_json::to_vec(&outcome)
             .map_err(|e| Status::internal(format!("cannot encode the outcome: {e}")))?;
         Ok(Response::new(ForwardResponse { result_json }))
+    }
+
+    async fn group(
+        &self,
+        request: Request<GroupRequest>,
+    ) -> Result<Response<GroupResponse>, Status> {
+        auth::may_be_manager(&self.0, &request)?;
+        // A majority stands behind this: none of a group of the past says so.
+        self.0.catch_up().await.map_err(status)?;
+        auth::manager(&self.0, &request)?;
+        let incarnation = self.0.store.read().lineage().incarnation;
+        Ok(Response::new(GroupResponse { incarnation }))
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {

@@ -1,7 +1,7 @@
 //! `Raft`: messages between managers.
 
 use super::{auth, ca::status};
-use crate::{core::Core, raft::PeerMessage};
+use crate::{core::Core, raft::PeerMessage, state::Lineage};
 use mesh_api::proto::{RaftMessage, raft_server::Raft};
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -14,8 +14,21 @@ impl Service {
         kind: PeerMessage,
         request: Request<RaftMessage>,
     ) -> Result<Response<RaftMessage>, Status> {
-        auth::raft_peer(&self.0, &request)?;
-        let message = request.into_inner();
+        auth::may_be_manager(&self.0, &request)?;
+        let message = request.get_ref();
+        let Some(own) = self.0.store.lineage() else {
+            return Err(Status::unavailable(
+                "this manager does not know yet which group it is to come into",
+            ));
+        };
+        let group = Lineage {
+            incarnation: message.incarnation.clone(),
+            past: message.past.clone(),
+        };
+        // First of all: it may be anybody's who once was a manager here, and for anybody.
+        if own.follows(&group.incarnation) {
+            return Err(auth::dismissed(&group.incarnation));
+        }
         // Another manager had this address: nobody answers for it.
         if message.to != self.0.identity.node_id {
             return Err(Status::failed_precondition(format!(
@@ -23,15 +36,16 @@ impl Service {
                 message.to
             )));
         }
-        // One of a group that this one took the place of; or it is this manager whose group is of the past, and it will
-        // be told so when it asks. Who has no state yet follows any.
-        let is_of_another = {
-            let state = self.0.store.read();
-            state.cluster().is_some() && state.incarnation != message.incarnation
-        };
-        if is_of_another {
-            return Err(auth::dismissed());
+        auth::raft_peer(&self.0, &request)?;
+        if group.incarnation != own.incarnation {
+            if group.follows(&own.incarnation) {
+                self.0.consensus.dismissal().cancel();
+            }
+            return Err(Status::failed_precondition(
+                "this manager is of another group",
+            ));
         }
+        let message = request.into_inner();
         let payload = self
             .0
             .consensus

@@ -6,6 +6,7 @@ mod convert;
 mod event;
 mod handout;
 mod index;
+mod lineage;
 mod lookup;
 mod mode;
 mod objects;
@@ -15,6 +16,7 @@ pub(crate) use convert::engine_role;
 pub use convert::service_status;
 pub use event::{Event, EventAction, ObjectKind};
 pub use handout::Handout;
+pub(crate) use lineage::Lineage;
 pub use mode::ServiceMode;
 pub(crate) use objects::v6;
 pub use objects::{
@@ -48,6 +50,9 @@ pub struct State {
     /// a backup; empty in one that never was. Managers of another one are not heard.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) incarnation: String,
+    /// Those of the groups that it took the place of, see [`Lineage`]: managers of these have to stop.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    past_incarnations: Vec<String>,
     /// The next VNI to try.
     pub(crate) next_vni: u32,
     /// The next dynamic port to try.
