@@ -12,7 +12,8 @@ use crate::{
 use anyhow::{Context, Result};
 use mesh_manager::Timings;
 use rand::Rng;
-use std::time::Duration;
+use std::{fs, io, path::Path, time::Duration};
+use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 /// How long a healed cluster may take to settle.
@@ -65,10 +66,7 @@ pub(crate) fn run(seed: u64, is_verbose: bool) -> Result<Summary> {
 
 async fn play(seed: u64, is_verbose: bool) -> Result<Summary> {
     let sim = Sim::new(seed, is_verbose);
-    let directory = tempfile::Builder::new()
-        .prefix("mesh-sim-")
-        .tempdir_in(MEMORY)
-        .context("a directory in memory")?;
+    let directory = own_directory().context("a directory in memory")?;
     let (managers, workers, timings, time) = {
         let mut dice = sim.dice();
         let timings = Timings {
@@ -114,6 +112,18 @@ async fn play(seed: u64, is_verbose: bool) -> Result<Summary> {
         acknowledged,
         simulated: process::elapsed(),
     })
+}
+
+/// A directory of this process's. Not one by a random name: it would be the same for each run of a seed, and one that is
+/// taken would cost further random numbers, and be another run.
+fn own_directory() -> io::Result<TempDir> {
+    let name = format!("mesh-sim-{:010}", std::process::id());
+    // Of a process with the same id that found something, and ended at once.
+    let _ = fs::remove_dir_all(Path::new(MEMORY).join(&name));
+    tempfile::Builder::new()
+        .prefix(&name)
+        .rand_bytes(0)
+        .tempdir_in(MEMORY)
 }
 
 fn client(mut client: Client, stop: Life) -> JoinHandle<Client> {
