@@ -24,6 +24,8 @@ pub(crate) struct World {
     pub(crate) timings: Timings,
     /// Whether the nodes acknowledge at once.
     pub(crate) acknowledge: bool,
+    /// When the manager began to lead.
+    pub(crate) leads_since: i64,
     index: u64,
 }
 
@@ -35,6 +37,7 @@ impl World {
             now: 1000 * SECOND,
             timings: Timings::default(),
             acknowledge: true,
+            leads_since: 0,
             index: 0,
         };
         let node = |id: &str, role, availability| AddNode {
@@ -284,7 +287,7 @@ impl World {
         services.extend(self.state.tasks().map(|t| t.service_id.clone()));
         let acknowledged = |_| self.acknowledge;
         let inputs = Inputs {
-            leads_since: 0,
+            leads_since: self.leads_since,
             now: self.now,
             timings: &self.timings,
             is_acknowledged: &acknowledged,

@@ -42,6 +42,17 @@ pub(crate) struct Inputs<'a> {
     pub(crate) is_acknowledged: &'a dyn Fn(u64) -> bool,
 }
 
+impl Inputs<'_> {
+    /// When something was that has this stamp. One that is later than now is of another leader's clock, or of this one's
+    /// before it was set back: then it was when this manager began to lead.
+    fn at(&self, stamp: i64) -> i64 {
+        match stamp > self.now {
+            true => self.leads_since.min(self.now),
+            false => stamp,
+        }
+    }
+}
+
 /// Changes of one service, and when to look again without an event.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {

@@ -90,13 +90,13 @@ pub(super) fn plan(
     let failed = |t: &Task| matches!(t.status.state, TaskState::Failed | TaskState::Rejected);
     let ended = state.tasks_of_service(&service.id).filter(|t| failed(t));
     if let Some(last) = ended.map(|t| t.status.timestamp).max() {
-        let until = last.saturating_add(HELD);
+        let until = inputs.at(last).saturating_add(HELD);
         if inputs.now < until {
             plan.wake(until);
             return;
         }
     }
-    let calm_from = |node: &Node| node.meta.updated_at.saturating_add(CALM);
+    let calm_from = |node: &Node| inputs.at(node.meta.updated_at).saturating_add(CALM);
     let is_calm = |node: &Node| calm_from(node) <= inputs.now;
     // The youngest has the least to lose.
     settled.sort_by_key(|t| std::cmp::Reverse((t.running_since, t.slot)));

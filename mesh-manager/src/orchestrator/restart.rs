@@ -74,13 +74,26 @@ fn delay(service: &Service) -> i64 {
 }
 
 /// When a replica may get another task of the current spec, should one have ended already; `None`: never.
-pub(super) fn retry_at(service: &Service, group: &Group<'_>, now: i64) -> Option<i64> {
+pub(super) fn retry_at(service: &Service, group: &Group<'_>, inputs: &Inputs<'_>) -> Option<i64> {
     let tried = |t: &&&Task| t.spec_version == service.spec_version && t.status.state.is_terminal();
     let Some(last) = group.history.iter().rfind(tried) else {
-        return Some(now);
+        return Some(inputs.now);
     };
-    should_restart(service, group, last, now)
-        .then(|| last.meta.updated_at.saturating_add(delay(service)))
+    should_restart(service, group, last, inputs.now).then(|| {
+        inputs
+            .at(last.meta.updated_at)
+            .saturating_add(delay(service))
+    })
+}
+
+/// When a waiting task may start. A time further off than the delay is of another clock.
+fn start_of(service: &Service, task: &Task, inputs: &Inputs<'_>) -> i64 {
+    let (start, delay) = (task.start_after.unwrap_or(0), delay(service));
+    if start > inputs.now.saturating_add(delay) {
+        inputs.leads_since.min(inputs.now).saturating_add(delay)
+    } else {
+        start
+    }
 }
 
 /// Looks after one replica.
@@ -102,8 +115,9 @@ pub(super) fn plan(
         if task.status.state.is_terminal() {
             // It failed before its own delay was over, say while fetching its image: a new one
             // would fail as fast, so the delay is waited for first.
-            if task.desired == TaskState::Ready && now < task.start_after.unwrap_or(0) {
-                plan.wake(task.start_after.unwrap_or(0));
+            let start = start_of(service, task, inputs);
+            if task.desired == TaskState::Ready && now < start {
+                plan.wake(start);
                 return;
             }
             stop::desire(task, TaskState::Shutdown, plan);
@@ -144,7 +158,7 @@ pub(super) fn plan(
         }
         return;
     }
-    start_waiting(state, group, now, plan);
+    start_waiting(state, service, group, inputs, plan);
 }
 
 /// Another task for a replica. A `ready` one waits for its predecessor and its time.
@@ -168,14 +182,23 @@ pub(super) fn replacement(
 }
 
 /// Starts waiting tasks whose time has come and whose predecessor has stopped.
-fn start_waiting(state: &State, group: &Group<'_>, now: i64, plan: &mut Plan) {
+fn start_waiting(
+    state: &State,
+    service: &Service,
+    group: &Group<'_>,
+    inputs: &Inputs<'_>,
+    plan: &mut Plan,
+) {
+    let now = inputs.now;
     for task in group.live.iter().filter(|t| t.desired == TaskState::Ready) {
-        let start = task.start_after.unwrap_or(0);
+        let start = start_of(service, task, inputs);
         if now < start {
             plan.wake(start);
             continue;
         }
-        let limit = start.max(task.meta.created_at).saturating_add(MAX_WAIT);
+        let limit = start
+            .max(inputs.at(task.meta.created_at))
+            .saturating_add(MAX_WAIT);
         let still_runs = group.history.iter().any(|old| {
             old.meta.created_at <= task.meta.created_at
                 && !old.status.state.is_terminal()

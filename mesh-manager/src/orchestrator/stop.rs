@@ -59,11 +59,7 @@ pub(super) fn finish_drains(state: &State, service_id: &str, inputs: &Inputs<'_>
         if task.desired >= then {
             continue;
         }
-        // By the clock of another leader it may begin later than now.
-        let since = match since > inputs.now {
-            true => inputs.leads_since.min(inputs.now),
-            false => since,
-        };
+        let since = inputs.at(since);
         let settled = since.saturating_add(nanos(inputs.timings.drain_settle));
         // Nodes may not have heard of it from a leader that ended.
         let asked = since.max(inputs.leads_since);

@@ -532,3 +532,55 @@ fn a_start_first_update_waits_for_health_and_pauses_without() {
         .count();
     assert_eq!(kept, 1, "the old one runs on");
 }
+
+#[test]
+fn a_leader_whose_clock_is_behind_waits_no_longer_than_it_has_to() {
+    let mut world = World::new(&["n1"]);
+    let mut spec = replicated("web", 2);
+    spec.update_config = serde_json::from_value(serde_json::json!({"Delay": 10 * SECOND})).unwrap();
+    let id = world.service(spec).unwrap();
+    world.work();
+    let back = |world: &mut World| {
+        world.now -= 1000 * SECOND;
+        world.leads_since = world.now;
+        world.settle();
+    };
+    // One has failed, and another waits for its delay.
+    let failed = world.wanted(&id)[0].id.clone();
+    world.report(&failed, TaskState::Failed);
+    world.settle();
+    back(&mut world);
+    let desired = |world: &World| world.wanted(&id)[0].desired;
+    assert_eq!(desired(&world), TaskState::Ready);
+    world.now += 5 * SECOND;
+    world.settle();
+    assert_eq!(desired(&world), TaskState::Running);
+    world.work();
+    // One was updated, and the other is next after the delay.
+    world.now += 2000 * SECOND;
+    world.force_update(&id);
+    for _ in 0..5 {
+        world.settle();
+        let due: Vec<_> = world
+            .state
+            .tasks()
+            .filter(|t| t.status.state < t.desired)
+            .map(|t| (t.id.clone(), t.desired))
+            .collect();
+        for (task, to) in due {
+            world.report(&task, to);
+        }
+        world.now += SECOND;
+    }
+    let version = world.state.service(&id).unwrap().spec_version;
+    let updated = |world: &World| {
+        let wanted = world.wanted(&id);
+        wanted.iter().filter(|t| t.spec_version == version).count()
+    };
+    assert_eq!(updated(&world), 1);
+    back(&mut world);
+    assert_eq!(updated(&world), 1);
+    world.now += 10 * SECOND;
+    world.settle();
+    assert_eq!(updated(&world), 2);
+}

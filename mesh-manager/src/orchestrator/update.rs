@@ -106,7 +106,8 @@ pub(super) fn plan(
                 for old in group.live.iter().filter(|t| is_dirty(t)) {
                     stop::stop(state, old, TaskState::Shutdown, plan);
                 }
-                latest_start = latest_start.max(task.running_since.unwrap_or(inputs.now));
+                latest_start =
+                    latest_start.max(inputs.at(task.running_since.unwrap_or(inputs.now)));
                 // A predecessor that is on its way out still counts: never fewer than wanted.
                 if has_dirty {
                     in_progress += 1;
@@ -136,7 +137,7 @@ pub(super) fn plan(
     };
     for group in dirty.into_iter().take(room) {
         if settings.start_first {
-            match restart::retry_at(service, group, inputs.now) {
+            match restart::retry_at(service, group, inputs) {
                 Some(at) if inputs.now < at => {
                     plan.wake(at);
                     continue;
