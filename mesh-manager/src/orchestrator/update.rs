@@ -114,7 +114,10 @@ pub(super) fn plan(
                 }
             }
             Some(_) => in_progress += 1,
-            None if has_dirty => dirty.push(group),
+            None if has_dirty => {
+                keep_one(state, group, plan);
+                dirty.push(group);
+            }
             None => {}
         }
     }
@@ -153,6 +156,17 @@ pub(super) fn plan(
             }
             let ready = TaskState::Ready;
             plan.push(restart::replacement(service, &group.key, ready, None));
+        }
+    }
+}
+
+/// Of several tasks that are out of date, because an update was overtaken by the next one, one goes on until it is replaced.
+fn keep_one(state: &State, group: &Group<'_>, plan: &mut Plan) {
+    let serves = |task: &&&Task| task.status.state == TaskState::Running && !task.status.unhealthy;
+    let kept = group.live.iter().find(serves).or(group.live.first());
+    for task in &group.live {
+        if kept.is_some_and(|kept| kept.id != task.id) {
+            stop::stop(state, task, TaskState::Shutdown, plan);
         }
     }
 }
