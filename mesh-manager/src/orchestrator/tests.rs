@@ -584,3 +584,26 @@ fn a_leader_whose_clock_is_behind_waits_no_longer_than_it_has_to() {
     world.settle();
     assert_eq!(updated(&world), 2);
 }
+
+#[test]
+fn an_update_that_is_overtaken_leaves_one_task_a_slot() {
+    let mut world = World::new(&["n1"]);
+    let mut spec = replicated("web", 1);
+    let order = serde_json::json!({"Order": "start-first"});
+    spec.update_config = serde_json::from_value(order).unwrap();
+    let id = world.service(spec).unwrap();
+    world.work();
+    let serving = world.wanted(&id)[0].id.clone();
+    for round in 1..5 {
+        let force = |spec: &mut engine::ServiceSpec| template(spec).force_update = Some(round);
+        world.edit(&id, force).unwrap();
+        world.settle();
+        let wanted = world.wanted(&id);
+        assert!(wanted.iter().any(|t| t.id == serving), "round {round}");
+        assert_eq!(wanted.len(), 2, "round {round}");
+    }
+    world.work();
+    let wanted = world.wanted(&id);
+    assert_eq!(wanted.len(), 1);
+    assert_ne!(wanted[0].id, serving);
+}
