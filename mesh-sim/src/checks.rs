@@ -145,12 +145,14 @@ impl Checks {
     }
 }
 
-/// Tasks that a service may have at a time. Not known where updates start new tasks first: those of updates that were
-/// overtaken are there as well.
-fn most(service: &Service) -> Option<u64> {
+/// Most tasks of a service that are wanted at the same time: an update that starts first has two in a slot for a while.
+fn most(service: &Service) -> u64 {
     let config = service.spec.update_config.as_ref();
     let order = config.and_then(|config| config.order);
-    (order != Some(ServiceSpecUpdateConfigOrderEnum::START_FIRST)).then(|| service.replicas())
+    match order {
+        Some(ServiceSpecUpdateConfigOrderEnum::START_FIRST) => 2 * service.replicas(),
+        _ => service.replicas(),
+    }
 }
 
 /// Nobody makes more tasks than a service may have.
@@ -158,7 +160,7 @@ fn slots(sim: &Sim, host: usize, state: &State, seen: &mut Seen) {
     let now = process::elapsed();
     let is_new = seen.most.is_empty();
     for service in state.services() {
-        let Some(most) = most(service) else { continue };
+        let most = most(service);
         match seen.most.get_mut(&service.id) {
             Some(known) if known.0 == most => {}
             Some(known) => *known = (most, now),
