@@ -362,7 +362,7 @@ async fn a_large_state_reaches_a_new_manager() {
     })
     .await;
     // Larger than a piece of a snapshot, and than a message of gRPC by default.
-    let count = 40;
+    let count = 18;
     for number in 0..count {
         let mut spec = service(&format!("s{number}"), 0);
         let labels = [("filler".to_owned(), "x".repeat(256 << 10))];

@@ -81,10 +81,9 @@ fn in_a_cluster() {
     scenario("apiin", 1, |rig| {
         let node = rig.first();
         ensure!(node.engine().get("/_ping")?.header("swarm") == "active/manager");
-        let unknown = get(
-            node,
-            "/services?filters=%7B%22colour%22%3A%7B%22red%22%3Atrue%7D%7D",
-        )?;
+        let unknown = node
+            .engine()
+            .get("/services?filters=%7B%22colour%22%3A%7B%22red%22%3Atrue%7D%7D")?;
         ensure!(unknown.refused("400")? == "invalid filter 'colour'");
         let spec = json!({
             "Name": "web", "Labels": null,
@@ -99,11 +98,10 @@ fn in_a_cluster() {
         node.engine()
             .post("/services/create", &spec)?
             .refused("409")?;
-        let by_prefix = get(
-            node,
-            &format!("/services/{}?insertDefaults=true", &id[..10]),
-        )?
-        .json()?;
+        let by_prefix = node
+            .engine()
+            .get(&format!("/services/{}?insertDefaults=true", &id[..10]))?
+            .json()?;
         ensure!(
             by_prefix["Spec"]["UpdateConfig"]["FailureAction"] == "pause",
             "{by_prefix}"
@@ -114,8 +112,7 @@ fn in_a_cluster() {
         let version = by_prefix["Version"]["Index"]
             .as_u64()
             .context("a version")?;
-        let stale = post(
-            node,
+        let stale = node.engine().post(
             &format!("/services/{id}/update?version={}", version + 100),
             &spec,
         )?;

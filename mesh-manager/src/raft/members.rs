@@ -167,7 +167,7 @@ impl OpenRaft {
         // Without an answer for so long, there will be none.
         let unreachable = async {
             tokio::time::sleep(FIRST_ANSWER).await;
-            while self.heard.is_reachable(id) {
+            while self.heard.may_answer(id) {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };

@@ -41,19 +41,48 @@ type RpcError<E = RaftError<RaftId>> = RPCError<RaftId, RaftPeer, E>;
 
 /// When other managers answered last.
 #[derive(Debug, Default)]
-pub(super) struct Heard(Mutex<HashMap<RaftId, Instant>>);
+pub(super) struct Heard(Mutex<HashMap<RaftId, Sign>>);
+
+/// What is heard of one.
+#[derive(Debug, Default)]
+struct Sign {
+    answered: Option<Instant>,
+    /// Pieces of a snapshot on their way to it.
+    pieces: usize,
+}
 
 impl Heard {
-    fn lock(&self) -> MutexGuard<'_, HashMap<RaftId, Instant>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RaftId, Sign>> {
         // The map is whole between any two statements.
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Whether the manager has answered lately.
     pub(super) fn is_reachable(&self, id: RaftId) -> bool {
-        self.lock()
-            .get(&id)
-            .is_some_and(|at| at.elapsed() < SILENCE)
+        let answered = self.lock().get(&id).and_then(|sign| sign.answered);
+        answered.is_some_and(|at| at.elapsed() < SILENCE)
+    }
+
+    /// Whether it has answered lately, or may do so any moment: it answers the last piece of a snapshot once it has read
+    /// and kept all of it.
+    pub(super) fn may_answer(&self, id: RaftId) -> bool {
+        self.is_reachable(id) || self.lock().get(&id).is_some_and(|sign| sign.pieces > 0)
+    }
+}
+
+/// A piece of a snapshot on its way.
+struct Piece<'a>(&'a Heard, RaftId);
+
+impl<'a> Piece<'a> {
+    fn to(id: RaftId, heard: &'a Heard) -> Self {
+        heard.lock().entry(id).or_default().pieces += 1;
+        Self(heard, id)
+    }
+}
+
+impl Drop for Piece<'_> {
+    fn drop(&mut self) {
+        self.0.lock().entry(self.1).or_default().pieces -= 1;
     }
 }
 
@@ -156,7 +185,7 @@ impl Connection {
         let result: Result<T, E> = serde_json::from_slice(&message.into_inner().payload)
             .map_err(|e| RPCError::Network(NetworkError::new(&e)))?;
         if result.is_ok() {
-            self.heard.lock().insert(self.target, Instant::now());
+            self.heard.lock().entry(self.target).or_default().answered = Some(Instant::now());
         }
         result.map_err(|e| {
             RPCError::RemoteError(RemoteError::new_with_node(
@@ -191,6 +220,7 @@ impl RaftNetwork<TypeConfig> for Connection {
             data,
             ..self.message(&rpc)?
         };
+        let _on_its_way = Piece::to(self.target, &self.heard);
         let answer = self.client()?.install_snapshot(piece).await;
         self.answer(answer)
     }
