@@ -67,7 +67,7 @@ fn outside_of_a_cluster() {
             .engine()
             .post("/swarm/init", &json!({"ForceNewCluster": true}))?
             .refused("400")?;
-        ensure!(forced.contains("not supported"), "{forced}");
+        ensure!(forced.contains("there is no swarm to rebuild"), "{forced}");
         let garbage = node
             .engine()
             .send("POST", "/swarm/join", "Connection: close\r\n", "{")?;
