@@ -108,6 +108,24 @@ pub fn leader(rig: &Rig, by: &Node) -> Result<usize> {
     found.with_context(|| format!("no node {name}"))
 }
 
+/// Waits until `node` is ready, as `by` says.
+///
+/// # Errors
+/// It does not come to that.
+pub fn wait_until_ready(by: &Node, node: &Node) -> Result<()> {
+    eventually(&format!("{} to be ready", node.name), UP_LIMIT, || {
+        let said = by.ok(&[
+            "node",
+            "inspect",
+            "--format",
+            "{{.Status.State}}",
+            &node.name,
+        ])?;
+        ensure!(said.trim() == "ready", "{said}");
+        Ok(())
+    })
+}
+
 /// Waits until these nodes, by number, and no others are managers that answer, as `by` says.
 ///
 /// # Errors

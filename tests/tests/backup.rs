@@ -193,18 +193,7 @@ fn nodes_find_a_manager_that_was_restored_at_its_old_address() {
             "--advertise-addr",
             &address,
         ])?;
-        let ready = [
-            "node",
-            "inspect",
-            "--format",
-            "{{.Status.State}}",
-            &worker.name,
-        ];
-        eventually("the worker to come back", UP_LIMIT, || {
-            let said = first.ok(&ready)?;
-            ensure!(said.trim() == "ready", "{said}");
-            Ok(())
-        })?;
+        managers::wait_until_ready(first, worker)?;
         let after = rig.running("web")?;
         let ids = |tasks: &[mesh_tests::Task]| -> Vec<String> {
             tasks.iter().map(|task| task.id.clone()).collect()

@@ -163,9 +163,12 @@ fn what_fails_is_tried_again_as_often_as_it_may() {
         job(rig, "replicated-job", &["-d", "--publish", "80:80"], &[])?;
         wait_listed(rig, "replicated job 1/1 (0/1 completed)")?;
         let address = rig.first().address;
-        let reply = rig.client.enter(|| http_get(address, 80, "/"))?;
-        ensure!(reply.status == 200);
-        Ok(())
+        // It runs as soon as its process does, which may be before that listens.
+        eventually("the job to answer", UP_LIMIT, || {
+            let reply = rig.client.enter(|| http_get(address, 80, "/"))?;
+            ensure!(reply.status == 200);
+            Ok(())
+        })
     });
 }
 

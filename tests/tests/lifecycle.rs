@@ -150,10 +150,11 @@ fn tasks_whose_node_no_longer_fits_are_rejected_and_run_elsewhere() {
         label("--label-add", "disk=ssd", "n1")?;
         let after = rig.wait_running("web", 2)?;
         ensure!(after.iter().all(|task| task.node == "n1"), "{after:?}");
-        let reply = rig
-            .client
-            .enter(|| http_get(rig.nodes[1].address, 80, "/"))?;
-        ensure!(reply.status == 200);
-        Ok(())
+        let asked = rig.nodes[1].address;
+        eventually("the moved tasks to answer", UP_LIMIT, || {
+            let reply = rig.client.enter(|| http_get(asked, 80, "/"))?;
+            ensure!(reply.status == 200);
+            Ok(())
+        })
     });
 }

@@ -126,18 +126,7 @@ fn one_manager_is_left() {
                     ensure!(answer.code == 0, "{}", answer.err);
                     Ok(())
                 })?;
-                let ready = [
-                    "node",
-                    "inspect",
-                    "--format",
-                    "{{.Status.State}}",
-                    &worker.name,
-                ];
-                eventually("the worker to come back", UP_LIMIT, || {
-                    let said = left.ok(&ready)?;
-                    ensure!(said.trim() == "ready", "{said}");
-                    Ok(())
-                })?;
+                managers::wait_until_ready(left, worker)?;
                 Ok::<_, anyhow::Error>(said)
             })();
             stop.store(true, Ordering::Relaxed);

@@ -156,6 +156,17 @@ mod tests {
         world.now += CALM;
     }
 
+    /// A service all of whose replicas are on n1, as n2 was down; n2 is back, and stays.
+    fn crowded(spec: engine::ServiceSpec) -> (World, String) {
+        let mut world = World::new(&["n1", "n2"]);
+        let id = world.service(spec).unwrap();
+        world.work();
+        world.node_down("n2");
+        world.work();
+        back(&mut world, "n2");
+        (world, id)
+    }
+
     #[test]
     fn the_label_says_how_many() {
         let of = |text: &str| budget(Some(&HashMap::from([(LABEL.to_owned(), text.to_owned())])));
@@ -191,12 +202,7 @@ mod tests {
 
     #[test]
     fn no_more_than_the_budget_move_and_each_runs_before_the_old_one_stops() {
-        let mut world = World::new(&["n1", "n2"]);
-        let id = world.service(moving(8, "2")).unwrap();
-        world.work();
-        world.node_down("n2");
-        world.work();
-        back(&mut world, "n2");
+        let (mut world, id) = crowded(moving(8, "2"));
         let mut moved = 0;
         for _ in 0..50 {
             world.settle();
@@ -222,12 +228,7 @@ mod tests {
     #[test]
     fn without_the_label_they_stay() {
         for spec in [replicated("web", 4), moving(4, "off")] {
-            let mut world = World::new(&["n1", "n2"]);
-            let id = world.service(spec).unwrap();
-            world.work();
-            world.node_down("n2");
-            world.work();
-            back(&mut world, "n2");
+            let (mut world, id) = crowded(spec);
             world.work();
             assert_eq!(on(&world, &id, &["n1", "n2"]), [4, 0]);
         }
@@ -266,12 +267,7 @@ mod tests {
 
     #[test]
     fn after_a_failure_nothing_moves_for_a_while() {
-        let mut world = World::new(&["n1", "n2"]);
-        let id = world.service(moving(4, "1")).unwrap();
-        world.work();
-        world.node_down("n2");
-        world.work();
-        back(&mut world, "n2");
+        let (mut world, id) = crowded(moving(4, "1"));
         world.settle();
         let new = |world: &World| -> Vec<String> {
             let wanted = world.wanted(&id);
@@ -293,12 +289,7 @@ mod tests {
 
     #[test]
     fn a_move_that_is_under_way_ends_though_the_label_is_gone() {
-        let mut world = World::new(&["n1", "n2"]);
-        let id = world.service(moving(4, "1")).unwrap();
-        world.work();
-        world.node_down("n2");
-        world.work();
-        back(&mut world, "n2");
+        let (mut world, id) = crowded(moving(4, "1"));
         world.settle();
         world.edit(&id, |spec| spec.labels = None).unwrap();
         world.work();
