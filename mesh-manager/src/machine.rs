@@ -23,6 +23,9 @@ use tonic::{
 };
 use tower::{BoxError, ServiceExt, util::BoxCloneSyncService};
 
+/// Bytes of the log that are kept in memory; the kernel's cache has the rest. By itself, redb keeps up to 1 GiB.
+const CACHE: usize = 8 << 20;
+
 /// A connection to a manager: takes HTTP requests, many at a time.
 pub type Line = BoxCloneSyncService<Request<Body>, Response<Body>, LineError>;
 
@@ -133,8 +136,15 @@ impl Machine {
     /// Opens the log's file, or makes it.
     pub(crate) fn database(&self, path: &Path, create: bool) -> Result<Database, DatabaseError> {
         match self {
-            Self::Own if create => Database::create(path),
-            Self::Own => Database::open(path),
+            Self::Own => {
+                let mut builder = Database::builder();
+                builder.set_cache_size(CACHE);
+                if create {
+                    builder.create(path)
+                } else {
+                    builder.open(path)
+                }
+            }
             Self::Simulated(machine) => machine.database(path, create),
         }
     }

@@ -175,6 +175,7 @@ fn create(
     desired: TaskState,
     start_after: Option<i64>,
 ) {
+    let spec = state.template(service_id);
     let Some(service) = state.service(service_id) else {
         return;
     };
@@ -207,7 +208,7 @@ fn create(
             .collect(),
         slot,
         node_id: node_id.map(str::to_owned),
-        spec: service.spec.task_template.clone().unwrap_or_default(),
+        spec,
         spec_version: service.spec_version,
         job_iteration: service.iteration(),
         host_ports: service

@@ -225,7 +225,7 @@ impl Task {
             updated_at: Some(nanos_to_date(self.meta.updated_at)),
             name: Some(self.name()),
             labels: Some(Default::default()),
-            spec: Some(self.spec.clone()),
+            spec: Some(engine::TaskSpec::clone(&self.spec)),
             service_id: Some(self.service_id.clone()),
             slot: (self.shown_slot() > 0)
                 .then(|| i64::try_from(self.shown_slot()).unwrap_or(i64::MAX)),

@@ -80,12 +80,12 @@ impl State {
     /// # Errors
     /// As [`find_service`](Self::find_service).
     pub fn find_task(&self, key: &str) -> Result<&Task, ManagerError> {
-        if let Some(task) = self.tasks.get(key) {
+        if let Some(task) = self.task(key) {
             return Ok(task);
         }
-        if let Some(task) = self.tasks.values().find(|t| t.name() == key) {
+        if let Some(task) = self.tasks().find(|t| t.name() == key) {
             return Ok(task);
         }
-        by_prefix("task", &self.tasks, key)
+        by_prefix("task", &self.tasks, key).map(|task| &**task)
     }
 }

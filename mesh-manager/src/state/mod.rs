@@ -11,6 +11,7 @@ mod lookup;
 mod mode;
 mod objects;
 mod task_state;
+mod templates;
 
 pub(crate) use convert::engine_role;
 pub use convert::service_status;
@@ -26,8 +27,13 @@ pub use objects::{
 pub use task_state::TaskState;
 
 use index::Indexes;
+use mesh_api::engine;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use templates::Templates;
 
 /// The state of the cluster after some Raft index.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -37,7 +43,8 @@ pub struct State {
     pub(crate) cluster: Option<Cluster>,
     pub(crate) nodes: BTreeMap<String, Node>,
     pub(crate) services: BTreeMap<String, Service>,
-    pub(crate) tasks: BTreeMap<String, Task>,
+    /// Shared with copies of the state.
+    pub(crate) tasks: BTreeMap<String, Arc<Task>>,
     pub(crate) networks: BTreeMap<String, Network>,
     #[serde(default)]
     secrets: BTreeMap<String, Handout>,
@@ -62,6 +69,8 @@ pub struct State {
     pub(crate) time: i64,
     #[serde(skip)]
     indexes: Indexes,
+    #[serde(skip)]
+    templates: Templates,
     /// What the entries applied since the last [`State::take_events`] changed.
     #[serde(skip)]
     events: Vec<Event>,
@@ -90,7 +99,7 @@ impl State {
 
     /// Every task, by id.
     pub fn tasks(&self) -> impl Iterator<Item = &Task> {
-        self.tasks.values()
+        self.tasks.values().map(|task| &**task)
     }
 
     /// Every network, by id.
@@ -110,7 +119,7 @@ impl State {
 
     /// The task with this very id.
     pub fn task(&self, id: &str) -> Option<&Task> {
-        self.tasks.get(id)
+        self.tasks.get(id).map(|task| &**task)
     }
 
     /// The network with this very id.
@@ -127,7 +136,7 @@ impl State {
     pub fn tasks_of_service<'a>(&'a self, service_id: &str) -> impl Iterator<Item = &'a Task> {
         self.indexes
             .tasks_of_service(service_id)
-            .filter_map(|id| self.tasks.get(id))
+            .filter_map(|id| self.task(id))
     }
 
     /// Tasks of a service that have addresses, by task id.
@@ -137,19 +146,19 @@ impl State {
     ) -> impl Iterator<Item = &'a Task> {
         self.indexes
             .endpoints_of_service(service_id)
-            .filter_map(|id| self.tasks.get(id))
+            .filter_map(|id| self.task(id))
     }
 
     /// Tasks on a node, by task id.
     pub fn tasks_of_node<'a>(&'a self, node_id: &str) -> impl Iterator<Item = &'a Task> {
         self.indexes
             .tasks_of_node(node_id)
-            .filter_map(|id| self.tasks.get(id))
+            .filter_map(|id| self.task(id))
     }
 
     /// Tasks that wait for a node.
     pub(crate) fn pending_tasks(&self) -> impl Iterator<Item = &Task> {
-        self.indexes.pending().filter_map(|id| self.tasks.get(id))
+        self.indexes.pending().filter_map(|id| self.task(id))
     }
 
     /// The events since the last call.
@@ -159,6 +168,7 @@ impl State {
 
     /// Rebuilds what is not stored, after a snapshot was read.
     pub(crate) fn rebuild_indexes(&mut self) {
+        templates::share_again(self.tasks.values_mut());
         self.indexes = Indexes::build(self);
     }
 
@@ -191,6 +201,15 @@ impl State {
         self.event(ObjectKind::Service, action, id, name);
     }
 
+    /// The template of a service, for a task that is made of it.
+    pub(crate) fn template(&mut self, service_id: &str) -> Arc<engine::TaskSpec> {
+        let service = self.services.get(service_id);
+        match service.and_then(|service| service.spec.task_template.as_ref()) {
+            Some(template) => self.templates.share(service_id, template),
+            None => Arc::default(),
+        }
+    }
+
     pub(crate) fn put_task(&mut self, task: Task) {
         let id = task.id.clone();
         if let Some(old) = self.tasks.get(&id) {
@@ -208,7 +227,7 @@ impl State {
             name: String::new(),
             service_id: Some(task.service_id.clone()),
         });
-        self.tasks.insert(id, task);
+        self.tasks.insert(id, Arc::new(task));
     }
 
     pub(crate) fn put_network(&mut self, network: Network) {
@@ -252,9 +271,9 @@ impl State {
                 time: self.time,
                 kind: ObjectKind::Task,
                 action: EventAction::Remove,
-                id: old.id,
+                id: old.id.clone(),
                 name: String::new(),
-                service_id: Some(old.service_id),
+                service_id: Some(old.service_id.clone()),
             });
         }
     }
@@ -265,6 +284,7 @@ impl State {
             && self.indexes.tasks_of_service(service_id).next().is_none();
         if is_gone {
             self.indexes.forget_service(service_id);
+            self.templates.forget(service_id);
         } else {
             self.indexes.note_service(service_id, self.index);
         }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 /// What every object carries.
@@ -323,8 +324,8 @@ pub struct Task {
     pub slot: u64,
     /// The node, once it has one.
     pub node_id: Option<String>,
-    /// Copy of the service's template.
-    pub spec: engine::TaskSpec,
+    /// The service's template at that time.
+    pub spec: Arc<engine::TaskSpec>,
     /// The service's `spec_version` at that time.
     pub spec_version: u64,
     /// Of a job: the execution that it belongs to.
