@@ -48,6 +48,8 @@ pub trait Family: Messages {
     const ECHO: u8;
     /// ICMP type of an echo reply.
     const ECHO_REPLY: u8;
+    /// What an ICMP error can get nobody to send less than, bytes from the IP header on (RFC 8201, section 4); zero: nothing is.
+    const LEAST_MTU: u32;
     /// Length of the header without options and extensions.
     const HEADER_LEN: usize;
     /// Longest headers looked at from the Ethernet header on, without options and extensions.
@@ -122,6 +124,7 @@ impl Family for V4 {
     const ICMP: u8 = wire::ICMP;
     const ECHO: u8 = 8;
     const ECHO_REPLY: u8 = 0;
+    const LEAST_MTU: u32 = 0;
     const HEADER_LEN: usize = IPV4_LEN;
 
     #[inline(always)]
@@ -282,6 +285,7 @@ impl Family for V6 {
     const ICMP: u8 = wire::ICMPV6;
     const ECHO: u8 = 128;
     const ECHO_REPLY: u8 = 129;
+    const LEAST_MTU: u32 = 1280;
     const HEADER_LEN: usize = IPV6_LEN;
 
     #[inline(always)]

@@ -31,7 +31,14 @@ pub fn check<F: Family>(
         // Made to fit at the other end as well.
         mem::mtu(ctx, device)
     } else {
-        tunnel_mtu(ctx.skb.skb, device, peer_be, length)
+        let mtu = tunnel_mtu(ctx.skb.skb, device, peer_be, length);
+        if F::LEAST_MTU > 0 && mtu < F::LEAST_MTU + OVERHEAD as u32 {
+            // No end of a connection would send less: the wires alone count, and a router is not believed.
+            let wires = tunnel_mtu(ctx.skb.skb, device, peer_be, 0);
+            wires.min(F::LEAST_MTU + OVERHEAD as u32)
+        } else {
+            mtu
+        }
     };
     if mtu == 0 || length <= mtu {
         return mss::clamp(ctx, device, peer_be, tuple);

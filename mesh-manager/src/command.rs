@@ -2,7 +2,7 @@
 
 use crate::{
     ManagerError,
-    state::{TaskState, TaskStatus},
+    state::{Service, TaskState, TaskStatus},
 };
 use mesh_api::{Sensitive, engine, handout};
 use serde::{Deserialize, Serialize};
@@ -285,22 +285,43 @@ pub struct Cipher {
     pub port: u16,
 }
 
+/// A task that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewTask {
+    /// Of which service, by id.
+    pub service_id: String,
+    /// Slot of a replicated task from 1, 0 for a global one.
+    pub slot: u64,
+    /// The only node that may run it: a global task's, or the one that a replica moves to.
+    pub node_id: Option<String>,
+    /// `Running`, or `Ready` for one that waits.
+    pub desired: TaskState,
+    /// When a waiting task may start, nanoseconds since the epoch.
+    pub start_after: Option<i64>,
+    /// Of a job: the execution that it was planned for. In another one it is not made.
+    #[serde(default)]
+    pub job_iteration: Option<u64>,
+}
+
+impl NewTask {
+    /// One that is to run at once, on any node.
+    pub(crate) fn of(service: &Service, slot: u64) -> Self {
+        Self {
+            service_id: service.id.clone(),
+            slot,
+            node_id: None,
+            desired: TaskState::Running,
+            start_after: None,
+            job_iteration: service.iteration(),
+        }
+    }
+}
+
 /// One change that a reconciler asks for. Apply skips those that the state has overtaken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// Make a task of a service.
-    CreateTask {
-        /// Which service, by id.
-        service_id: String,
-        /// Slot of a replicated task from 1, 0 for a global one.
-        slot: u64,
-        /// Node of a global task.
-        node_id: Option<String>,
-        /// `Running`, or `Ready` for one that waits.
-        desired: TaskState,
-        /// When a waiting task may start, nanoseconds since the epoch.
-        start_after: Option<i64>,
-    },
+    CreateTask(NewTask),
     /// Put a pending task on a node.
     Assign {
         /// Which task.

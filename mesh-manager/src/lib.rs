@@ -41,8 +41,8 @@ mod traffic;
 
 pub use backup::BackupError;
 pub use command::{
-    AddNode, Bootstrap, Change, Cipher, Command, NodeReport, Operation, Outcome, Proposal, RULES,
-    Response,
+    AddNode, Bootstrap, Change, Cipher, Command, NewTask, NodeReport, Operation, Outcome, Proposal,
+    RULES, Response,
 };
 pub use config::{Config, InitOptions, RestoreOptions, Timings};
 pub use error::{ErrorKind, ManagerError};

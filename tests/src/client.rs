@@ -215,10 +215,19 @@ fn ask(
 
 /// Whether what went wrong is that the other end reset an established connection.
 pub fn is_reset(error: &anyhow::Error) -> bool {
+    is_of(error, io::ErrorKind::ConnectionReset)
+}
+
+/// Whether what went wrong is that no local port is free for such a connection.
+pub fn is_taken(error: &anyhow::Error) -> bool {
+    is_of(error, io::ErrorKind::AddrNotAvailable)
+}
+
+fn is_of(error: &anyhow::Error, kind: io::ErrorKind) -> bool {
     error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|cause| cause.kind() == io::ErrorKind::ConnectionReset)
+        .any(|cause| cause.kind() == kind)
 }
 
 fn is_closed(error: &io::Error) -> bool {

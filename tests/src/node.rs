@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -159,6 +159,37 @@ impl Node {
             .filter(ours)
             .map(|line| format!("in {}: {line}", self.name))
             .collect())
+    }
+
+    /// Has the agent stand still; it does once this returns.
+    ///
+    /// # Errors
+    /// When it does not run, or goes on.
+    pub fn pause(&self) -> Result<()> {
+        let pid = self.signal(Signal::SIGSTOP)?;
+        eventually("the agent to stand still", STOP_LIMIT, || {
+            // A thread that has not seen the signal yet still answers.
+            for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+                let status = fs::read_to_string(thread?.path().join("status"))?;
+                ensure!(status.contains("\nState:\tT"), "{status}");
+            }
+            Ok(())
+        })
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT).map(drop)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<Pid> {
+        let pid = self.pid().context("the agent does not run")?;
+        let pid = Pid::from_raw(pid.cast_signed());
+        kill(pid, signal)?;
+        Ok(pid)
     }
 
     /// Ends the agent as a power cut would: no clean-up. Its tasks run on.

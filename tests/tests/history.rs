@@ -17,10 +17,6 @@ use mesh_tests::{
     rig::{UP_LIMIT, test_name},
     scenario_on,
 };
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::json;
 
 /// Objects that are read and written.
@@ -146,11 +142,6 @@ fn name(object: usize) -> String {
     format!("object{object}")
 }
 
-fn signal(node: &Node, signal: Signal) -> Result<()> {
-    let pid = node.pid().context("the agent does not run")?;
-    Ok(kill(Pid::from_raw(pid.cast_signed()), signal)?)
-}
-
 /// Index in `rig.nodes` of the leader. A manager that has just come back does not know it yet.
 fn led_by(rig: &Rig) -> Result<usize> {
     eventually("a leader", UP_LIMIT, || leader(rig, rig.first()))
@@ -168,10 +159,10 @@ fn faults(rig: &mut Rig, record: &Record) -> Result<()> {
     record.goes_on("with it back")?;
 
     let leads = led_by(rig)?;
-    signal(&rig.nodes[leads], Signal::SIGSTOP)?;
+    rig.nodes[leads].pause()?;
     record.goes_on("with the leader stopped")?;
     // It wakes as one who leads, and does not any more.
-    signal(&rig.nodes[leads], Signal::SIGCONT)?;
+    rig.nodes[leads].resume()?;
     record.goes_on("with it going on")?;
 
     for way in [Way::Both, Way::In, Way::Out] {

@@ -82,7 +82,13 @@ fn one_port_again(rig: &Rig) -> Result<()> {
         for _ in 0..3 {
             let mut ports = Vec::new();
             for node in &rig.nodes {
-                let reply = http_get(node.address, 80, "/")?;
+                // Until the replica has acknowledged the end of the connection before, it is in use.
+                let reply = eventually("the port to be free", UP_LIMIT, || {
+                    match http_get(node.address, 80, "/") {
+                        Err(error) if !client::is_taken(&error) => Ok(Err(error)),
+                        reply => reply.map(Ok),
+                    }
+                })??;
                 ensure!(reply.local.port() == PORT, "asked from {}", reply.local);
                 ports.push(reply.client()?.port());
             }

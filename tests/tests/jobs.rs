@@ -141,18 +141,15 @@ fn again(rig: &Rig) -> Result<()> {
 fn what_fails_is_tried_again_as_often_as_it_may() {
     scenario("jobfail", 1, |rig| {
         let policy = ["--restart-max-attempts", "2", "--restart-delay", "100ms"];
-        job(
-            rig,
-            "replicated-job",
-            &[&["-d"], &policy[..]].concat(),
-            &["whoami", "exit", "3"],
-        )?;
-        eventually("three failures", UP_LIMIT, || {
-            let failed = rig.history("job")?;
-            let count = failed.iter().filter(|t| t.state == "Failed").count();
-            ensure!(count == 3, "{failed:?}");
-            Ok(())
-        })?;
+        let create = ["service", "create", "--name", "job"];
+        let mode = ["--mode", "replicated-job", image::WHOAMI];
+        let all = [&create[..], &policy, &mode, &["whoami", "exit", "3"]].concat();
+        let told = rig.first().ctl(&all)?.refused()?;
+        let expected = "job failed: 0 of 1 tasks completed, the others are not tried again";
+        ensure!(told.contains(expected), "{told}");
+        let failed = rig.history("job")?;
+        let count = failed.iter().filter(|t| t.state == "Failed").count();
+        ensure!(count == 3, "{failed:?}");
         let told = rig.first().ok(&["service", "ps", "--no-trunc", "job"])?;
         ensure!(told.contains("task: non-zero exit (3)"), "{told}");
         rig.create("web", &[])?;

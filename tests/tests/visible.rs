@@ -2,10 +2,6 @@
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{Rig, eventually, http_get, rig::UP_LIMIT, rig::test_name, scenario_on};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 
 /// Requests on new connections to each node.
 const REQUESTS: usize = 10;
@@ -95,8 +91,7 @@ fn of_all_nodes(rig: &Rig, client: &str) -> Result<()> {
 /// A node that does not answer is told of, whether or not the managers know yet that it is down; of the others everything
 /// is shown.
 fn one_is_silent(rig: &Rig) -> Result<()> {
-    let second = rig.node("n2")?.pid().context("it does not run")?;
-    let second = Pid::from_raw(second.cast_signed());
+    let second = rig.node("n2")?;
     let all = || -> Result<()> {
         for list in [["flow", "ls"], ["drop", "ls"]] {
             let told = rig.first().ctl(&[&list[..], &["--all-nodes"]].concat())?;
@@ -112,7 +107,7 @@ fn one_is_silent(rig: &Rig) -> Result<()> {
         }
         Ok(())
     };
-    kill(second, Signal::SIGSTOP)?;
+    second.pause()?;
     let told = all().and_then(|()| {
         eventually("the node to be given up", UP_LIMIT, || {
             let states = ["node", "ls", "--format", "{{.Hostname}} {{.Status}}"];
@@ -122,7 +117,7 @@ fn one_is_silent(rig: &Rig) -> Result<()> {
         })?;
         all()
     });
-    kill(second, Signal::SIGCONT)?;
+    second.resume()?;
     told
 }
 

@@ -15,6 +15,8 @@ pub(super) enum Active {
     All,
     /// Replicated: so many tasks are under way, out of so many.
     Some(usize, usize),
+    /// What is left has failed, and is not tried again.
+    GivenUp,
 }
 
 /// The tasks of a job's iteration by what stands for them: of several, the one that has completed, or else the newest.
@@ -48,6 +50,12 @@ fn bar(name: String, task: Option<&Task>) -> Bar {
     }
 }
 
+/// Whether a task has failed and none takes its place: that would be made in the same moment as this one is given up.
+fn is_given_up(task: &Task) -> bool {
+    matches!(state(task), TaskState::FAILED | TaskState::REJECTED)
+        && task.desired_state == Some(TaskState::SHUTDOWN)
+}
+
 fn completed<'a>(tasks: impl Iterator<Item = &'a Task>) -> usize {
     tasks
         .filter(|task| state(task) == TaskState::COMPLETE)
@@ -68,6 +76,7 @@ pub(super) fn replicated(
     });
     let done = completed(slots.values());
     let active = slots.values().filter(|task| is_active(task)).count();
+    let given_up = slots.values().filter(|task| is_given_up(task)).count();
     let at_once = count(job.max_concurrent).min(wanted.saturating_sub(done));
     let numbers = (0..wanted).filter(|_| wanted <= MAX_BARS);
     Picture {
@@ -76,7 +85,10 @@ pub(super) fn replicated(
         bars: numbers
             .map(|slot| bar(format!("{}/{wanted}", slot + 1), slots.get(&slot)))
             .collect(),
-        job: Some(Active::Some(active, at_once)),
+        job: Some(match given_up > 0 && done + given_up == wanted {
+            true => Active::GivenUp,
+            false => Active::Some(active, at_once),
+        }),
     }
 }
 
@@ -91,16 +103,21 @@ pub(super) fn global(service: &Service, tasks: &[Task]) -> Picture {
         task.node_id.clone().unwrap_or_default()
     });
     let bars = nodes.iter().filter(|_| nodes.len() <= MAX_BARS);
+    let done = completed(nodes.values());
+    let given_up = nodes.values().filter(|task| is_given_up(task)).count();
     Picture {
-        done: completed(nodes.values()),
+        done,
         // They are not there at once.
         wanted: nodes.len().max(1),
         bars: bars
             .map(|(node, task)| bar(node.chars().take(12).collect(), Some(task)))
             .collect(),
-        job: Some(match nodes.is_empty() {
-            true => Active::Awaited,
-            false => Active::All,
+        job: Some(if nodes.is_empty() {
+            Active::Awaited
+        } else if given_up > 0 && done + given_up == nodes.len() {
+            Active::GivenUp
+        } else {
+            Active::All
         }),
     }
 }
@@ -159,6 +176,30 @@ mod tests {
             ]
         );
         assert!(!picture.converged());
+    }
+
+    #[test]
+    fn a_job_of_which_the_rest_has_failed_for_good_is_given_up() {
+        let mut failed = task(1, "m", 1, "failed", 1);
+        let retried = task(1, "m", 1, "ready", 2);
+        let done = task(0, "n", 1, "complete", 1);
+        for mode in [
+            json!({"ReplicatedJob": {"MaxConcurrent": 2, "TotalCompletions": 2}}),
+            json!({"GlobalJob": {}}),
+        ] {
+            let mut service = service(mode);
+            service.job_status =
+                serde_json::from_value(json!({"JobIteration": {"Index": 1}})).expect("status");
+            failed.desired_state = Some(TaskState::SHUTDOWN);
+            let job = |tasks: &[Task]| Picture::new(&service, tasks, &Default::default()).job;
+            let given_up = job(&[done.clone(), failed.clone()]);
+            assert_eq!(given_up, Some(Active::GivenUp));
+            let tried = job(&[done.clone(), failed.clone(), retried.clone()]);
+            assert_ne!(tried, Some(Active::GivenUp));
+            failed.desired_state = Some(TaskState::COMPLETE);
+            let told = job(&[done.clone(), failed.clone()]);
+            assert_ne!(told, Some(Active::GivenUp), "another may be made");
+        }
     }
 
     #[test]

@@ -91,6 +91,10 @@ async fn watch(client: &Client, id: &str, screen: &mut Screen, rollback: bool) -
             screen.finish("job complete");
             return Ok(());
         }
+        if picture.job == Some(Active::GivenUp) {
+            let Picture { done, wanted, .. } = picture;
+            bail!("job failed: {done} of {wanted} tasks completed, the others are not tried again");
+        }
         if picture.converged() && !updating {
             let since = *converged_at.get_or_insert_with(Instant::now);
             match monitor.checked_sub(since.elapsed()) {

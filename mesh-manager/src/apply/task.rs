@@ -2,7 +2,7 @@
 
 use super::{Context, address::Allocation, service};
 use crate::{
-    Change, ManagerError,
+    Change, ManagerError, NewTask,
     state::{Address, PublishMode, Service, State, Task, TaskState, TaskStatus},
 };
 
@@ -37,23 +37,7 @@ pub(super) fn report(state: &mut State, cx: &Context, id: &str, status: &TaskSta
 /// One change of a reconciler; skipped where the state has moved on.
 pub(super) fn change(state: &mut State, cx: &mut Context, change: &Change) {
     match change {
-        Change::CreateTask {
-            service_id,
-            slot,
-            node_id,
-            desired,
-            start_after,
-        } => {
-            create(
-                state,
-                cx,
-                service_id,
-                *slot,
-                node_id.as_deref(),
-                *desired,
-                *start_after,
-            );
-        }
+        Change::CreateTask(new) => create(state, cx, new),
         Change::Assign { task_id, node_id } => {
             if state.node(node_id).is_some() {
                 modify(state, cx, task_id, |task| assign(task, node_id));
@@ -166,19 +150,14 @@ fn desire(state: &mut State, cx: &Context, id: &str, desired: TaskState) {
     });
 }
 
-fn create(
-    state: &mut State,
-    cx: &mut Context,
-    service_id: &str,
-    slot: u64,
-    node_id: Option<&str>,
-    desired: TaskState,
-    start_after: Option<i64>,
-) {
-    let spec = state.template(service_id);
-    let Some(service) = state.service(service_id) else {
+fn create(state: &mut State, cx: &mut Context, new: &NewTask) {
+    let spec = state.template(&new.service_id);
+    let Some(service) = state.service(&new.service_id) else {
         return;
     };
+    if new.job_iteration.is_some() && new.job_iteration != service.iteration() {
+        return;
+    }
     let mut allocation = Allocation::default();
     let attachments = attach(state, &mut allocation, service);
     let (attachments, status) = match attachments {
@@ -206,21 +185,22 @@ fn create(
             .unwrap_or_default()
             .into_iter()
             .collect(),
-        slot,
-        node_id: node_id.map(str::to_owned),
+        slot: new.slot,
+        node_id: new.node_id.clone(),
         spec,
         spec_version: service.spec_version,
         job_iteration: service.iteration(),
+        moved: new.slot != 0 && new.node_id.is_some(),
         host_ports: service
             .ports
             .iter()
             .filter(|p| p.mode == PublishMode::Host)
             .copied()
             .collect(),
-        desired,
+        desired: new.desired,
         status,
         running_since: None,
-        start_after,
+        start_after: new.start_after,
         drained_at: None,
         drained_time: None,
         drain_to: None,

@@ -7,7 +7,7 @@ use super::{
     restart, stop,
 };
 use crate::{
-    Change,
+    Change, NewTask,
     state::{Service, ServiceMode, State, TaskState},
 };
 use std::collections::BTreeSet;
@@ -36,7 +36,7 @@ pub(super) fn plan_replicated(
     for group in groups.iter_mut() {
         let slot = match group.key {
             GroupKey::Slot(slot) if slot <= service.completions() => slot,
-            // Planned for the iteration before, but made in this one.
+            // There are fewer of them than in the iteration before.
             _ => {
                 group.retire(state, plan);
                 continue;
@@ -58,13 +58,7 @@ pub(super) fn plan_replicated(
     let room = service.max_concurrent().saturating_sub(busy).min(MAX_NEW);
     let room = usize::try_from(room).unwrap_or(usize::MAX);
     for slot in free.take(room) {
-        plan.push(Change::CreateTask {
-            service_id: service.id.clone(),
-            slot,
-            node_id: None,
-            desired: TaskState::Running,
-            start_after: None,
-        });
+        plan.push(Change::CreateTask(NewTask::of(service, slot)));
     }
 }
 

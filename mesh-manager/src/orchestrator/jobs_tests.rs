@@ -1,7 +1,7 @@
 //! Jobs: what they run, how often, and what is left of it.
 
 use crate::{
-    Command,
+    Command, Operation,
     fixture::{SECOND, World, constrained, global_job, job, replicated, template},
     state::{Task, TaskState, service_status},
 };
@@ -343,6 +343,36 @@ fn a_global_job_runs_once_on_each_node() {
     world.call(remove).unwrap();
     world.work();
     assert_eq!(counts(&world, &id), (0, 0, 1), "its node is no more");
+}
+
+#[test]
+fn what_completes_while_its_node_is_drained_does_not_run_again() {
+    let (mut world, id) = begun(global_job("job"), Condition::ANY, 0);
+    let task = running(&world, &id);
+    let task = task.iter().find(|t| t.node_id.as_deref() == Some("n2"));
+    let task = task.unwrap().id.clone();
+    world.acknowledge = false;
+    set(&mut world, "n2", Availability::DRAIN);
+    world.settle();
+    world.report(&task, TaskState::Complete);
+    world.acknowledge = true;
+    world.work();
+    set(&mut world, "n2", Availability::ACTIVE);
+    world.work();
+    assert_eq!(world.running_on(&id, "n2"), 0);
+    assert_eq!(counts(&world, &id).2, 1);
+}
+
+#[test]
+fn tasks_planned_for_an_iteration_are_not_made_in_the_next() {
+    let (mut world, id) = begun(job("job", 0, 1), Condition::ANY, 0);
+    world.edit(&id, |s| s.mode = job("", 50, 50).mode).unwrap();
+    let planned = world.plan();
+    assert_eq!(planned.len(), 50);
+    world.edit(&id, |s| s.mode = job("", 50, 1).mode).unwrap();
+    world.apply(Operation::Reconcile(planned)).unwrap();
+    world.settle();
+    assert_eq!(world.wanted(&id).len(), 1);
 }
 
 #[test]

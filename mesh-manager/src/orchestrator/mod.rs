@@ -20,7 +20,7 @@ pub(crate) use liveness::{Liveness, heartbeat_period};
 pub use rebalance::budget as rebalance_budget;
 
 use crate::{
-    Change,
+    Change, NewTask,
     config::Timings,
     state::{Node, NodeState, Service, ServiceMode, State, Task, TaskState},
 };
@@ -138,13 +138,7 @@ fn plan_replicated(
     let mut slot = 1;
     while missing > 0 {
         if !occupied.contains(&GroupKey::Slot(slot)) {
-            plan.push(Change::CreateTask {
-                service_id: service.id.clone(),
-                slot,
-                node_id: None,
-                desired: TaskState::Running,
-                start_after: None,
-            });
+            plan.push(Change::CreateTask(NewTask::of(service, slot)));
             missing -= 1;
         }
         slot += 1;
@@ -173,6 +167,8 @@ fn plan_global(
             // A node that is down keeps its task on paper, told to stop when it comes back.
             Some(node) if node.state == NodeState::Down => group.shut_down(state, plan),
             Some(node) if node.keeps_tasks() => group.enforce(state, service, plan),
+            // It may complete while it is given up, and is not to run again then.
+            Some(_) if service.mode().is_job() => group.shut_down(state, plan),
             _ => group.retire(state, plan),
         }
     }
@@ -183,13 +179,10 @@ fn plan_global(
         .collect();
     for node in state.nodes().filter(|n| n.takes_tasks() && fits(n)) {
         if !occupied.contains(&GroupKey::Node(node.id.clone())) {
-            plan.push(Change::CreateTask {
-                service_id: service.id.clone(),
-                slot: 0,
+            plan.push(Change::CreateTask(NewTask {
                 node_id: Some(node.id.clone()),
-                desired: TaskState::Running,
-                start_after: None,
-            });
+                ..NewTask::of(service, 0)
+            }));
         }
     }
 }

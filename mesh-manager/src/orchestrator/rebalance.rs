@@ -1,13 +1,18 @@
 //! Moves replicas to nodes that have come, or come back, for services that ask for it: a few at a time, and each runs on its
 //! new node before it goes from the old one. Swarm leaves them where they are until `service update --force`.
 
-use super::{Group, Inputs, Plan, restart, stop};
+use super::{
+    Group, Inputs, Plan,
+    constraints::{Fate, fate},
+    stop,
+};
 use crate::{
+    Change, NewTask,
     scheduler::moves,
     state::{Node, Service, State, Task, TaskState},
 };
 use mesh_api::engine::ServiceUpdateStatusStateEnum as Status;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// Label: how many replicas may move at the same time; `off`, the default: none.
 const LABEL: &str = "mesh.rebalance";
@@ -69,7 +74,7 @@ pub(super) fn plan(
             // Two of one version: the newer one is where it moves to.
             [old @ .., new] => {
                 under_way += 1;
-                if runs(new) {
+                if runs(new) && fate(state, service, new) == Fate::Kept {
                     for old in old {
                         stop::stop(state, old, TaskState::Shutdown, plan);
                     }
@@ -84,12 +89,15 @@ pub(super) fn plan(
     let is_updating = service.update.as_ref().is_some_and(|update| {
         !matches!(update.state, Status::COMPLETED | Status::ROLLBACK_COMPLETED)
     });
-    if budget <= under_way || !at_rest || is_updating {
+    let slots = groups.iter().filter(|g| g.is_occupied()).count() as u64;
+    let is_whole = slots == service.replicas();
+    if budget <= under_way || !at_rest || !is_whole || is_updating {
         return;
     }
     let failed = |t: &Task| matches!(t.status.state, TaskState::Failed | TaskState::Rejected);
     let ended = state.tasks_of_service(&service.id).filter(|t| failed(t));
-    if let Some(last) = ended.map(|t| t.status.timestamp).max() {
+    // The managers' time: a node's clock may be anything.
+    if let Some(last) = ended.map(|t| t.meta.updated_at).max() {
         let until = inputs.at(last).saturating_add(HELD);
         if inputs.now < until {
             plan.wake(until);
@@ -100,27 +108,19 @@ pub(super) fn plan(
     let is_calm = |node: &Node| calm_from(node) <= inputs.now;
     // The youngest has the least to lose.
     settled.sort_by_key(|t| std::cmp::Reverse((t.running_since, t.slot)));
-    let moved: HashSet<u64> = moves(
+    let moves = moves(
         state,
         &service.id,
         &settled,
         inputs.now,
         budget - under_way,
         &is_calm,
-    )
-    .into_iter()
-    .map(|task| task.slot)
-    .collect();
-    for group in groups {
-        let slot = group.live.last().map_or(0, |task| task.slot);
-        if moved.contains(&slot) && !group.is_retired {
-            plan.push(restart::replacement(
-                service,
-                &group.key,
-                TaskState::Running,
-                None,
-            ));
-        }
+    );
+    for (task, node) in moves {
+        plan.push(Change::CreateTask(NewTask {
+            node_id: Some(node.to_owned()),
+            ..NewTask::of(service, task.slot)
+        }));
     }
     let next = state.nodes().map(calm_from).filter(|at| *at > inputs.now);
     if let Some(next) = next.min() {
@@ -288,6 +288,119 @@ mod tests {
     }
 
     #[test]
+    fn moves_use_up_no_restarts() {
+        let mut spec = moving(4, "1");
+        let policy = json!({"MaxAttempts": 1, "Delay": 0});
+        template(&mut spec).restart_policy = serde_json::from_value(policy).unwrap();
+        let (mut world, id) = crowded(spec);
+        world.settle();
+        let tried = world.wanted(&id);
+        let tried = tried.iter().find(|t| !runs(t)).unwrap().id.clone();
+        world.report(&tried, TaskState::Rejected);
+        world.settle();
+        world.now += HELD;
+        world.work();
+        assert_eq!(on(&world, &id, &["n1", "n2"]), [2, 2]);
+        let moved = world.wanted(&id);
+        let moved: Vec<String> = moved
+            .iter()
+            .filter(|t| t.moved)
+            .map(|t| t.id.clone())
+            .collect();
+        assert_eq!(moved.len(), 2);
+        for task in &moved {
+            world.report(task, TaskState::Failed);
+        }
+        world.work();
+        assert_eq!(world.wanted(&id).len(), 4, "each may fail once");
+        let restarted = world.wanted(&id);
+        let restarted: Vec<String> = restarted
+            .iter()
+            .filter(|t| t.node_id.as_deref() == Some("n2"))
+            .map(|t| t.id.clone())
+            .collect();
+        assert_eq!(restarted.len(), 2);
+        for task in &restarted {
+            world.report(task, TaskState::Failed);
+        }
+        world.work();
+        assert_eq!(world.wanted(&id).len(), 2, "and no more often");
+    }
+
+    #[test]
+    fn a_failure_counts_by_the_managers_clock() {
+        let (mut world, id) = crowded(moving(4, "1"));
+        world.settle();
+        let tasks = world.wanted(&id);
+        let tried = tasks.iter().find(|t| !runs(t)).unwrap().id.clone();
+        let status = crate::state::TaskStatus {
+            state: TaskState::Rejected,
+            timestamp: world.now - 600 * SECOND,
+            ..Default::default()
+        };
+        let report = crate::Operation::TaskStatuses(vec![(tried, status)]);
+        world.apply(report).unwrap();
+        world.settle();
+        assert!(world.wanted(&id).iter().all(|t| runs(t)), "another move");
+    }
+
+    #[test]
+    fn what_is_even_stays_though_a_node_was_changed() {
+        let mut world = zones(&["a1", "b1", "b2"]);
+        let id = world.service(over_zones(8)).unwrap();
+        world.work();
+        world.now += CALM;
+        world.work();
+        assert_eq!(on(&world, &id, &["a1", "b1", "b2"]), [4, 2, 2]);
+        label(&mut world, "b2", "x", "y");
+        assert_eq!(world.settle(), 0);
+    }
+
+    #[test]
+    fn a_node_that_has_just_come_gets_none_of_what_moves() {
+        let mut world = World::new(&["n1", "n2", "n3"]);
+        world.node_down("n2");
+        world.node_down("n3");
+        let id = world.service(moving(6, "1")).unwrap();
+        world.work();
+        back(&mut world, "n2");
+        world.node_up("n3");
+        world.now += CALM / 2;
+        world.settle();
+        let tasks = world.wanted(&id);
+        let moved: Vec<_> = tasks.iter().filter(|t| t.moved).collect();
+        assert_eq!(moved.len(), 1);
+        assert_eq!(moved[0].node_id.as_deref(), Some("n2"));
+    }
+
+    #[test]
+    fn nothing_moves_while_replicas_are_to_be_made() {
+        let (mut world, id) = crowded(moving(4, "off"));
+        let grow = |spec: &mut engine::ServiceSpec| *spec = moving(8, "2");
+        world.edit(&id, grow).unwrap();
+        let changes = world.plan();
+        assert_eq!(changes.len(), 4, "{changes:?}");
+    }
+
+    #[test]
+    fn the_old_one_stays_if_the_new_ones_node_is_lost() {
+        let (mut world, id) = crowded(moving(4, "1"));
+        world.settle();
+        let tasks = world.wanted(&id);
+        let (slot, new) = tasks
+            .iter()
+            .find(|t| !runs(t))
+            .map(|t| (t.slot, t.id.clone()))
+            .unwrap();
+        world.report(&new, TaskState::Running);
+        world.node_down("n2");
+        world.settle();
+        let tasks = world.wanted(&id);
+        let left = tasks.iter().filter(|t| t.slot == slot && runs(t));
+        assert_eq!(left.count(), 1);
+    }
+
+    #[test]
     fn a_move_that_is_under_way_ends_though_the_label_is_gone() {
         let (mut world, id) = crowded(moving(4, "1"));
         world.settle();
@@ -297,21 +410,36 @@ mod tests {
         assert_eq!(world.wanted(&id).len(), 4);
     }
 
-    #[test]
-    fn branches_are_evened_before_nodes() {
-        let mut world = World::new(&["a1", "a2", "b1"]);
-        for (node, zone) in [("a1", "a"), ("a2", "a"), ("b1", "b")] {
-            let node = world.state.node(node).unwrap();
-            let (id, version, mut spec) = (node.id.clone(), node.meta.version, node.spec.clone());
-            spec.labels = Some(HashMap::from([("zone".to_owned(), zone.to_owned())]));
-            let command = crate::Command::UpdateNode { id, version, spec };
-            world.call(command).unwrap();
+    /// Nodes whose zone is the first letter of their name.
+    fn zones(nodes: &[&str]) -> World {
+        let mut world = World::new(nodes);
+        for node in nodes {
+            label(&mut world, node, "zone", &node[..1]);
         }
-        let mut spec = moving(4, "1");
+        world
+    }
+
+    fn label(world: &mut World, node: &str, key: &str, value: &str) {
+        let node = world.state.node(node).unwrap();
+        let (id, version, mut spec) = (node.id.clone(), node.meta.version, node.spec.clone());
+        let labels = spec.labels.get_or_insert_default();
+        labels.insert(key.to_owned(), value.to_owned());
+        let command = crate::Command::UpdateNode { id, version, spec };
+        world.call(command).unwrap();
+    }
+
+    fn over_zones(replicas: i64) -> engine::ServiceSpec {
+        let mut spec = moving(replicas, "1");
         let spread = json!({"Preferences": [{"Spread": {"SpreadDescriptor": "node.labels.zone"}}]});
         template(&mut spec).placement = serde_json::from_value(spread).unwrap();
+        spec
+    }
+
+    #[test]
+    fn branches_are_evened_before_nodes() {
+        let mut world = zones(&["a1", "a2", "b1"]);
         world.node_down("b1");
-        let id = world.service(spec).unwrap();
+        let id = world.service(over_zones(4)).unwrap();
         world.work();
         assert_eq!(on(&world, &id, &["a1", "a2", "b1"]), [2, 2, 0]);
         back(&mut world, "b1");

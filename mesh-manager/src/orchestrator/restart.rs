@@ -7,7 +7,7 @@ use super::{
     node_reports, stop,
 };
 use crate::{
-    Change,
+    Change, NewTask,
     state::{Service, State, Task, TaskState},
 };
 use mesh_api::engine::{TaskSpecRestartPolicy, TaskSpecRestartPolicyConditionEnum as Condition};
@@ -51,9 +51,15 @@ fn should_restart(service: &Service, group: &Group<'_>, task: &Task, now: i64) -
         return is_wanted;
     };
     let window = policy.and_then(|p| p.window).unwrap_or(0);
+    // A move is no restart: neither the task that was stopped for it, nor a try that came to nothing.
+    let has_moved = |t: &Task| {
+        let is_stopped = t.status.state == TaskState::Shutdown && !t.status.unhealthy;
+        is_stopped || t.moved && t.running_since.is_none()
+    };
     let counts = |t: &&&Task| {
         t.spec_version == service.spec_version
             && !t.has_lost_its_node()
+            && !has_moved(t)
             && (window <= 0 || now - t.meta.created_at < window)
     };
     let made = group
@@ -172,13 +178,12 @@ pub(super) fn replacement(
         GroupKey::Slot(slot) => (*slot, None),
         GroupKey::Node(id) => (0, Some(id.clone())),
     };
-    Change::CreateTask {
-        service_id: service.id.clone(),
-        slot,
+    Change::CreateTask(NewTask {
         node_id,
         desired,
         start_after,
-    }
+        ..NewTask::of(service, slot)
+    })
 }
 
 /// Starts waiting tasks whose time has come and whose predecessor has stopped.

@@ -85,7 +85,7 @@ pub(super) fn plan(
     let groups: Vec<&Group<'_>> = groups.iter().filter(|g| !g.is_retired).collect();
     let is_dirty = |task: &Task| task.spec_version != service.spec_version;
     let is_running = matches!(status, Some(Status::UPDATING | Status::ROLLBACK_STARTED));
-    if is_running && has_failed(service, &groups, settings) {
+    if is_running && has_failed(service, &groups, settings, inputs) {
         plan.push(failure(service, is_rollback, settings.action));
         return;
     }
@@ -172,11 +172,19 @@ fn keep_one(state: &State, group: &Group<'_>, plan: &mut Plan) {
 }
 
 /// Whether more new tasks failed within the monitor period than is allowed.
-fn has_failed(service: &Service, groups: &[&Group<'_>], settings: Settings) -> bool {
+fn has_failed(
+    service: &Service,
+    groups: &[&Group<'_>],
+    settings: Settings,
+    inputs: &Inputs<'_>,
+) -> bool {
     if settings.action == Action::Continue || groups.is_empty() {
         return false;
     }
-    let since = service.update.as_ref().map_or(0, |u| u.started_at);
+    let since = service
+        .update
+        .as_ref()
+        .map_or(0, |u| inputs.at(u.started_at));
     let failed_early = |task: &&&Task| {
         task.spec_version == service.spec_version
             // What failed before a paused update was tried again does not count.

@@ -33,8 +33,8 @@ pub(crate) fn schedule(state: &State, now: i64, limit: usize) -> Vec<Change> {
     let mut changes = Vec::with_capacity(pending.len().min(limit));
     // A change of placement alone makes no new version of the spec.
     let alike = |a: &&Task, b: &&Task| {
-        (&a.service_id, a.spec_version, &a.spec.placement)
-            == (&b.service_id, b.spec_version, &b.spec.placement)
+        let kind = |t: &Task| (t.spec_version, t.node_id.is_some());
+        (&a.service_id, kind(a), &a.spec.placement) == (&b.service_id, kind(b), &b.spec.placement)
     };
     for tasks in pending.chunk_by(alike) {
         let failures = Failures::count(state, &tasks[0].service_id, now);
@@ -88,7 +88,7 @@ fn place(
     let mut refusals = [0usize; Verdict::COUNT];
     let mut fitting: Vec<usize> = Vec::new();
     for (index, candidate) in nodes.candidates().iter().enumerate() {
-        // A global task knows its node.
+        // A global task knows its node, and so does one that takes the place of another.
         if task
             .node_id
             .as_ref()

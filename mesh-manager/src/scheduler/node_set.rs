@@ -50,6 +50,13 @@ impl Candidate<'_> {
     }
 }
 
+/// Whether a task counts for its node. One that is told to stop still holds its resources, but what it leaves behind must not
+/// push its replacement away.
+pub(super) fn weighs(task: &Task) -> bool {
+    let state = task.status.state;
+    !state.is_terminal() && state >= TaskState::Assigned && task.is_wanted()
+}
+
 /// Every node.
 #[derive(Debug)]
 pub(super) struct NodeSet<'a> {
@@ -66,12 +73,9 @@ impl<'a> NodeSet<'a> {
                 host_ports: BTreeSet::new(),
                 by_service: BTreeMap::new(),
             };
-            // A task that is told to stop still holds its resources, but what it leaves behind
-            // must not push its replacement away from the node.
             state
                 .tasks_of_node(&node.id)
-                .filter(|t| !t.status.state.is_terminal() && t.status.state >= TaskState::Assigned)
-                .filter(|t| t.is_wanted())
+                .filter(|t| weighs(t))
                 .for_each(|t| candidate.add(t));
             candidate
         };

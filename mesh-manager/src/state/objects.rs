@@ -331,6 +331,9 @@ pub struct Task {
     /// Of a job: the execution that it belongs to.
     #[serde(default)]
     pub job_iteration: Option<u64>,
+    /// It was made to take the place of a replica that ran, on another node.
+    #[serde(default)]
+    pub moved: bool,
     /// Copy of the service's host-mode ports.
     pub host_ports: Vec<Port>,
     /// What the managers want: *running* also of a job's task, which is shown as *complete*.
