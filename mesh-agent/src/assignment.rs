@@ -21,8 +21,26 @@ use prost::Message;
 /// The tasks of one service, by task id.
 pub type Tasks = BTreeMap<String, proto::Endpoint>;
 
-/// What secrets, or configs, hold, by id.
-pub type Handouts = BTreeMap<String, Arc<Sensitive>>;
+/// Secrets, or configs, by id.
+pub type Handouts = BTreeMap<String, Arc<Handout>>;
+
+/// A secret or config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handout {
+    /// What it holds.
+    pub data: Arc<Sensitive>,
+    /// It is a template, to be filled in for each task.
+    pub is_template: bool,
+}
+
+impl From<proto::Handout> for Handout {
+    fn from(told: proto::Handout) -> Self {
+        Self {
+            data: Arc::new(told.data.into()),
+            is_template: told.is_template,
+        }
+    }
+}
 
 /// Everything assigned to this node, by id. What the cluster has many of is shared with the state before: a delta copies
 /// only the services that it is about.
@@ -63,10 +81,10 @@ impl Assignment {
                 Object::Endpoint(endpoint) => self.add_endpoint(endpoint),
                 Object::Peer(peer) => drop(self.peers.insert(peer.id.clone(), peer)),
                 Object::Secret(it) => {
-                    drop(self.secrets.insert(it.id, Arc::new(it.data.into())));
+                    drop(self.secrets.insert(it.id.clone(), Arc::new(it.into())));
                 }
                 Object::Config(it) => {
-                    drop(self.configs.insert(it.id, Arc::new(it.data.into())));
+                    drop(self.configs.insert(it.id.clone(), Arc::new(it.into())));
                 }
             }
         }
@@ -86,8 +104,8 @@ impl Assignment {
         self.remove_endpoints(&ended);
     }
 
-    /// What a secret or config holds, if a manager has told since this process began.
-    pub fn handout(&self, kind: handout::Kind, id: &str) -> Option<&Arc<Sensitive>> {
+    /// A secret or config, if a manager has told of it since this process began.
+    pub fn handout(&self, kind: handout::Kind, id: &str) -> Option<&Arc<Handout>> {
         match kind {
             handout::Kind::Secret => self.secrets.get(id),
             handout::Kind::Config => self.configs.get(id),
@@ -268,6 +286,7 @@ mod tests {
         let handout = |id: &str| proto::Handout {
             id: id.into(),
             data: format!("sesame of {id}").into_bytes(),
+            is_template: id == "conf",
         };
         let object = |object| proto::Object {
             object: Some(object),
@@ -289,8 +308,9 @@ mod tests {
         }
         state.apply(delta);
         let held = |state: &Assignment, kind, id| {
-            let data = state.handout(kind, id)?;
-            Some(String::from_utf8_lossy(data.reveal()).into_owned())
+            let handout = state.handout(kind, id)?;
+            assert_eq!(handout.is_template, id == "conf");
+            Some(String::from_utf8_lossy(handout.data.reveal()).into_owned())
         };
         use handout::Kind::{Config, Secret};
         assert_eq!(

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::TaskSpecContainerSpec;
 
+/// The one template driver there is, Go's templates.
+pub const TEMPLATE_DRIVER: &str = "golang";
+
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

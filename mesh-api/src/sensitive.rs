@@ -65,6 +65,7 @@ mod tests {
         let handout = crate::proto::Handout {
             id: "abc".to_owned(),
             data: b"sesame".to_vec(),
+            is_template: false,
         };
         assert_eq!(format!("{handout:?}"), "Handout { id: \"abc\", .. }");
     }

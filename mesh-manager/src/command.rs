@@ -60,6 +60,9 @@ pub enum Command {
         labels: BTreeMap<String, String>,
         /// What it holds.
         data: Sensitive,
+        /// It is a Go template, to be filled in for each task.
+        #[serde(default)]
+        is_template: bool,
     },
     /// `POST /secrets/{id}/update`, `POST /configs/{id}/update`.
     UpdateHandout {
@@ -274,6 +277,9 @@ pub struct NodeReport {
     /// Its agent hands secrets and configs to tasks; older ones would start them without.
     #[serde(default)]
     pub hands_out: bool,
+    /// Its agent fills in secrets and configs that are templates; older ones would hand them out as they are.
+    #[serde(default)]
+    pub fills_in: bool,
 }
 
 /// A node's end of WireGuard.

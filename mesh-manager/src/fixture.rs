@@ -105,6 +105,7 @@ impl World {
             nano_cpus: 2 * SECOND,
             memory_bytes: 1 << 30,
             hands_out: true,
+            fills_in: true,
             ..NodeReport::default()
         };
         self.apply(Operation::NodeUp {
@@ -190,6 +191,7 @@ impl World {
             name: name.to_owned(),
             labels: BTreeMap::new(),
             data: data.to_vec().into(),
+            is_template: false,
         })
     }
 

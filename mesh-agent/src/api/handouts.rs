@@ -15,7 +15,7 @@ use base64::{
 use mesh_api::{
     Filters, Sensitive,
     engine::{Config, Driver},
-    handout::Kind,
+    handout::{Kind, TEMPLATE_DRIVER},
 };
 use mesh_manager::{Command, Response, state::Handout};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,7 @@ use super::{
     errors::ApiError,
     services::unexpected,
 };
+use crate::container::check_payload;
 
 const FILTERS: [&str; 4] = ["id", "label", "name", "names"];
 
@@ -71,16 +72,21 @@ impl Spec {
         let noun = kind.noun();
         let name = self.name.take().unwrap_or_default();
         check_name(&name)?;
-        for (what, driver) in [
-            ("driver", &self.driver),
-            ("template driver", &self.templating),
-        ] {
-            if driver
-                .as_ref()
-                .is_some_and(|driver| !driver.name.is_empty())
-            {
-                return Err(ApiError::not_implemented(format!(
-                    "a {what} of a {noun} is not supported; leave it out"
+        let named = |driver: &Option<Driver>| driver.clone().filter(|d| !d.name.is_empty());
+        if named(&self.driver).is_some() {
+            return Err(ApiError::not_implemented(format!(
+                "a driver of a {noun} is not supported; leave it out"
+            )));
+        }
+        let templating = named(&self.templating);
+        if let Some(driver) = &templating {
+            if driver.name != TEMPLATE_DRIVER {
+                let cause = format!("unrecognized template type: {}", driver.name);
+                return Err(ApiError::bad_request(cause));
+            }
+            if driver.options.as_ref().is_some_and(|all| !all.is_empty()) {
+                return Err(ApiError::bad_request(format!(
+                    "the template driver {TEMPLATE_DRIVER} has no options"
                 )));
             }
         }
@@ -91,11 +97,18 @@ impl Spec {
                 kind.limit() + 1
             )));
         }
+        if templating.is_some() {
+            let wrong = |cause| {
+                ApiError::bad_request(format!("failed to expand templated {noun}: {cause}"))
+            };
+            check_payload(data.reveal()).map_err(wrong)?;
+        }
         Ok(Command::CreateHandout {
             kind,
             name,
             labels: self.labels(),
             data,
+            is_template: templating.is_some(),
         })
     }
 }
@@ -162,7 +175,9 @@ pub(super) async fn create(
 ) -> Answer<(StatusCode, Json<Created>)> {
     let manager = api.manager()?;
     let spec: Spec = json(body).await?;
-    match manager.call(spec.checked(kind)?).await? {
+    // A large template takes a while.
+    let checked = tokio::task::spawn_blocking(move || spec.checked(kind)).await;
+    match manager.call(checked.map_err(ApiError::internal)??).await? {
         Response::Created { id, .. } => Ok((StatusCode::CREATED, Json(Created { id }))),
         other => Err(unexpected(&other)),
     }
@@ -259,15 +274,39 @@ mod tests {
             let told = named(name).unwrap_err();
             assert!(told.starts_with("invalid name, only 64 "), "{name}: {told}");
         }
+        let with = |field: &str, driver: Value, text: &str| {
+            let data = BASE64.encode(text);
+            read(
+                Kind::Secret,
+                json!({"Name": "a", "Data": data, field: driver}),
+            )
+        };
         for field in ["Driver", "Templating"] {
-            let driver = |name: &str| {
-                read(
-                    Kind::Secret,
-                    json!({"Name": "a", "Data": "YQ==", field: {"Name": name}}),
-                )
-            };
-            assert!(driver("").is_ok());
-            assert!(driver("golang").unwrap_err().contains("is not supported"));
+            assert!(with(field, json!({"Name": ""}), "{{").is_ok());
+        }
+        let golang = json!({"Name": "golang"});
+        let told = with("Driver", golang.clone(), "a").unwrap_err();
+        assert_eq!(told, "a driver of a secret is not supported; leave it out");
+        let fine = "{{.Nobody}} {{env \"a\"}} {{secret \"b\"}} {{config \"c\"}}";
+        assert!(with("Templating", golang.clone(), fine).is_ok());
+        for (driver, text, words) in [
+            (
+                json!({"Name": "jinja"}),
+                fine,
+                "unrecognized template type: jinja",
+            ),
+            (
+                json!({"Name": "golang", "Options": {"a": "b"}}),
+                fine,
+                "the template driver golang has no options",
+            ),
+            (
+                golang,
+                "{{nothing}}",
+                "failed to expand templated secret: template: expansion: function nothing not defined",
+            ),
+        ] {
+            assert_eq!(with("Templating", driver, text).unwrap_err(), words);
         }
     }
 
@@ -279,6 +318,7 @@ mod tests {
             name: "key".to_owned(),
             labels: [("a".to_owned(), "1".to_owned())].into(),
             data: Sensitive::default(),
+            is_template: false,
         };
         for (key, value, expected) in [
             ("id", "ab", true),

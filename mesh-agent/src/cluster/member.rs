@@ -400,5 +400,6 @@ fn describe(node: &Node, kept: &Kept) -> NodeDescription {
         mtu: 0,
         encrypts: true,
         hands_out: true,
+        fills_in: true,
     }
 }

@@ -23,7 +23,7 @@ use template::Values;
 
 pub use files::{hosts, resolv_conf};
 pub use handouts::{Handed, handed};
-pub use template::{Names, check_templates};
+pub use template::{Names, check_payload, check_templates, contents};
 
 /// Time between the stop signal and the kill where the specification names none (Docker's default).
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
@@ -61,6 +61,16 @@ pub enum SpecError {
         /// Which one.
         name: String,
         /// What is wrong.
+        cause: String,
+    },
+    /// A secret or config that is a template and cannot be filled in.
+    #[error("failed to expand templated {noun} {id}: {cause}")]
+    Payload {
+        /// secret or config.
+        noun: &'static str,
+        /// Which one.
+        id: String,
+        /// What is wrong; none of its contents.
         cause: String,
     },
     /// An unknown signal name or number.

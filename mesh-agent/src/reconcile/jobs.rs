@@ -4,13 +4,20 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, anyhow};
-use mesh_api::{Sensitive, engine::TaskSpec, handout::Kind, proto};
+use mesh_api::{
+    engine::{TaskSpec, TaskSpecContainerSpec},
+    handout::Kind,
+    proto,
+};
 use mesh_image::{Credentials, ImageRecord, ImageStore, PullOptions, Reference, silent};
 use mesh_runtime::{Runtime, RuntimeError};
 use tokio::sync::Semaphore;
 
 use super::{handover::Handover, listening};
-use crate::container::{self, Handed, Names, Places};
+use crate::{
+    assignment::Handout,
+    container::{self, Handed, Names, Places},
+};
 
 /// Tasks prepared or started at the same time; more only compete for the same CPUs and disk.
 const AT_ONCE: usize = 8;
@@ -42,8 +49,8 @@ pub struct Order {
     pub files: PathBuf,
     /// Directory for its secrets and configs while its container is being made.
     pub handover: PathBuf,
-    /// What those hold, as far as it is known.
-    pub handouts: BTreeMap<(Kind, String), Arc<Sensitive>>,
+    /// Those, as far as they are known.
+    pub handouts: BTreeMap<(Kind, String), Arc<Handout>>,
     /// Its addresses, the first one first in /etc/hosts.
     pub addresses: Vec<IpAddr>,
 }
@@ -124,7 +131,7 @@ impl Tools {
         // A half-made container of an earlier agent is in the way.
         self.runtime.delete(&task.id).await?;
         // Until the container has what is in there.
-        let handover = order.hand_over(plan.handed).await?;
+        let handover = order.hand_over(wanted, &self.names, plan.handed).await?;
         let mounts = handover.iter().flat_map(Handover::mounts);
         plan.container.mounts.extend(mounts);
         self.runtime.create(&plan.container).await?;
@@ -209,19 +216,23 @@ impl Tools {
 
 impl Order {
     /// Makes the files that the task is handed, if there are any.
-    async fn hand_over(&self, files: Vec<Handed>) -> Result<Option<Handover>> {
+    async fn hand_over(
+        &self,
+        wanted: &TaskSpecContainerSpec,
+        node: &Names,
+        files: Vec<Handed>,
+    ) -> Result<Option<Handover>> {
         if files.is_empty() {
             return Ok(None);
         }
-        let known = |file: Handed| match self.handouts.get(&(file.kind, file.id.clone())) {
-            Some(data) => Ok((file, Arc::clone(data))),
-            None => Err(anyhow!("{} {} is not known", file.kind.noun(), file.id)),
+        let (task, wanted, node) = (self.task.clone(), wanted.clone(), node.clone());
+        let (handouts, at) = (self.handouts.clone(), self.handover.clone());
+        let make = move || {
+            let files = container::contents(&task, &wanted, &node, &handouts, files)?;
+            Handover::make(&at, files.iter().map(|(file, data)| (file, &**data)))
+                .context("hand over secrets and configs")
         };
-        let files = files.into_iter().map(known).collect::<Result<Vec<_>>>()?;
-        let at = self.handover.clone();
-        let make = move || Handover::make(&at, files.iter().map(|(file, data)| (file, &**data)));
-        let made = tokio::task::spawn_blocking(make).await?;
-        made.context("hand over secrets and configs").map(Some)
+        tokio::task::spawn_blocking(make).await?.map(Some)
     }
 }
 

@@ -7,7 +7,6 @@ use std::{
 };
 
 use mesh_api::{
-    Sensitive,
     handout::{Kind, references},
     proto,
 };
@@ -20,7 +19,7 @@ use super::{
     state::TaskState,
 };
 use crate::{
-    assignment::Assignment,
+    assignment::{Assignment, Handout},
     config::Config,
     desired::{LinkFacts, NodeFacts, subnet_v6},
     links::{
@@ -100,18 +99,18 @@ pub(crate) fn is_handed(assignment: &Assignment, record: &Record) -> bool {
     record.state() > TaskState::Preparing || handouts(assignment, &record.task).is_some()
 }
 
-/// What the secrets and configs of a task hold; `None` while one of them is not known.
+/// The secrets and configs of a task; `None` while one of them is not known.
 pub(crate) fn handouts(
     assignment: &Assignment,
     task: &proto::Task,
-) -> Option<BTreeMap<(Kind, String), Arc<Sensitive>>> {
+) -> Option<BTreeMap<(Kind, String), Arc<Handout>>> {
     let spec = jobs::spec_of(task).unwrap_or_default();
     let container = spec.container_spec.unwrap_or_default();
     let claims = references(&container);
     claims
         .map(|claim| {
-            let data = assignment.handout(claim.kind, claim.id)?;
-            Some(((claim.kind, claim.id.to_owned()), Arc::clone(data)))
+            let handout = assignment.handout(claim.kind, claim.id)?;
+            Some(((claim.kind, claim.id.to_owned()), Arc::clone(handout)))
         })
         .collect()
 }

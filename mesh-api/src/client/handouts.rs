@@ -5,7 +5,11 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Client, ClientError, filter_query, transport::encode};
-use crate::{Filters, Sensitive, engine::Config, handout::Kind};
+use crate::{
+    Filters, Sensitive,
+    engine::{Config, Driver},
+    handout::Kind,
+};
 
 /// What a new one is made of.
 #[derive(Serialize)]
@@ -14,6 +18,8 @@ struct Spec<'a> {
     name: &'a str,
     labels: &'a HashMap<String, String>,
     data: &'a Sensitive,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    templating: Option<Driver>,
 }
 
 #[derive(Deserialize)]
@@ -45,7 +51,7 @@ impl Client {
         self.get(&path(kind, reference), &[]).await
     }
 
-    /// Makes one; gives its id.
+    /// Makes one, of a template if a driver for it is named; gives its id.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -55,8 +61,17 @@ impl Client {
         name: &str,
         labels: &HashMap<String, String>,
         data: &Sensitive,
+        template_driver: Option<String>,
     ) -> Result<String, ClientError> {
-        let spec = Spec { name, labels, data };
+        let spec = Spec {
+            name,
+            labels,
+            data,
+            templating: template_driver.map(|name| Driver {
+                name,
+                options: None,
+            }),
+        };
         let path = format!("/{}s/create", kind.noun());
         let made: Created = self.post(&path, &[], &spec).await?;
         Ok(made.id)

@@ -17,7 +17,7 @@ pub(super) fn create(
     kind: Kind,
     name: &str,
     labels: &BTreeMap<String, String>,
-    data: &Sensitive,
+    (data, is_template): (&Sensitive, bool),
 ) -> Outcome {
     if state.handout_named(kind, name).is_some() {
         return Err(ManagerError::new(
@@ -32,6 +32,7 @@ pub(super) fn create(
         name: name.to_owned(),
         labels: labels.clone(),
         data: data.clone(),
+        is_template,
     };
     state.put_handout(kind, handout);
     Ok(Response::Created {

@@ -132,7 +132,11 @@ fn apply_command(state: &mut State, cx: &mut Context, command: &Command) -> Outc
             name,
             labels,
             data,
-        } => handout::create(state, cx, *kind, name, labels, data),
+            is_template,
+        } => {
+            let content = (data, *is_template);
+            handout::create(state, cx, *kind, name, labels, content)
+        }
         Command::UpdateHandout {
             kind,
             id,

@@ -133,6 +133,7 @@ impl Sent {
                 let message = proto::Handout {
                     id: id.to_owned(),
                     data: handout.data.reveal().to_vec(),
+                    is_template: handout.is_template,
                 };
                 bodies.push(match kind {
                     handout::Kind::Secret => Body::Secret(message),

@@ -11,6 +11,7 @@ pub(super) enum Verdict {
     Resources,
     Encryption,
     Handouts,
+    Templates,
     Constraints,
     Platform,
     HostPort,
@@ -18,12 +19,13 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
-    pub(super) const COUNT: usize = 8;
+    pub(super) const COUNT: usize = 9;
     const ALL: [Self; Self::COUNT] = [
         Self::NotReady,
         Self::Resources,
         Self::Encryption,
         Self::Handouts,
+        Self::Templates,
         Self::Constraints,
         Self::Platform,
         Self::HostPort,
@@ -37,6 +39,9 @@ impl Verdict {
             Self::Resources => format!("insufficient resources on {nodes} node{s}"),
             Self::Encryption => format!("encrypted networks not supported on {nodes} node{s}"),
             Self::Handouts => format!("secrets and configs not supported on {nodes} node{s}"),
+            Self::Templates => {
+                format!("templated secrets and configs not supported on {nodes} node{s}")
+            }
             Self::Constraints => {
                 format!("scheduling constraints not satisfied on {nodes} node{s}")
             }
@@ -77,6 +82,8 @@ pub(super) struct Filter<'a> {
     is_encrypted: bool,
     /// It is handed secrets or configs.
     is_handed: bool,
+    /// One of those is a template.
+    is_templated: bool,
 }
 
 /// Resources that a task reserves.
@@ -103,6 +110,8 @@ impl Reserved {
 impl<'a> Filter<'a> {
     pub(super) fn new(task: &'a Task, state: &State) -> Self {
         let placement = task.spec.placement.as_ref();
+        let container = task.spec.container_spec.as_ref();
+        let claims = || container.into_iter().flat_map(handout::references);
         Self {
             task,
             reserved: Reserved::of(task),
@@ -116,11 +125,10 @@ impl<'a> Filter<'a> {
                 .iter()
                 .filter_map(|attachment| state.network(&attachment.network_id))
                 .any(Network::is_encrypted),
-            is_handed: task
-                .spec
-                .container_spec
-                .as_ref()
-                .is_some_and(|container| handout::references(container).next().is_some()),
+            is_handed: claims().next().is_some(),
+            is_templated: claims()
+                .filter_map(|claim| state.handout(claim.kind, claim.id))
+                .any(|handout| handout.is_template),
         }
     }
 
@@ -146,6 +154,9 @@ impl<'a> Filter<'a> {
         }
         if self.is_handed && !has.hands_out {
             return Err(Verdict::Handouts);
+        }
+        if self.is_templated && !has.fills_in {
+            return Err(Verdict::Templates);
         }
         if !self.constraints.iter().all(|c| c.matches(node)) {
             return Err(Verdict::Constraints);

@@ -132,34 +132,49 @@ fn what_does_not_fit_says_why() {
 
 #[test]
 fn tasks_with_secrets_go_to_nodes_that_hand_them_out() {
-    let mut world = World::new(&["n1", "n2"]);
-    for node in ["n1", "n2"] {
-        let description = NodeReport {
-            hands_out: node == "n2",
-            ..world.state.node(node).unwrap().description.clone()
-        };
-        let node_id = node.to_owned();
-        let up = Operation::NodeUp {
-            node_id,
-            description,
-        };
-        world.apply(up).unwrap();
-    }
-    world.handout(Kind::Secret, "key", b"sesame").unwrap();
-    let spec = world.claiming(replicated("x", 2), &[(Kind::Secret, "key")]);
-    let id = world.service(spec.clone()).unwrap();
-    world.work();
-    assert_eq!(["n1", "n2"].map(|n| world.running_on(&id, n)), [0, 2]);
+    for (is_template, told) in [
+        (false, "secrets and configs not supported on 1 node"),
+        (
+            true,
+            "templated secrets and configs not supported on 1 node",
+        ),
+    ] {
+        let mut world = World::new(&["n1", "n2"]);
+        for node in ["n1", "n2"] {
+            let is_new = node == "n2";
+            let description = NodeReport {
+                hands_out: is_new || is_template,
+                fills_in: is_new,
+                ..world.state.node(node).unwrap().description.clone()
+            };
+            let node_id = node.to_owned();
+            let up = Operation::NodeUp {
+                node_id,
+                description,
+            };
+            world.apply(up).unwrap();
+        }
+        world
+            .call(Command::CreateHandout {
+                kind: Kind::Secret,
+                name: "key".to_owned(),
+                labels: Default::default(),
+                data: b"sesame".to_vec().into(),
+                is_template,
+            })
+            .unwrap();
+        let spec = world.claiming(replicated("x", 2), &[(Kind::Secret, "key")]);
+        let id = world.service(spec.clone()).unwrap();
+        world.work();
+        assert_eq!(["n1", "n2"].map(|n| world.running_on(&id, n)), [0, 2]);
 
-    let mut pinned = constrained(spec, &["node.hostname==n1"]);
-    pinned.name = Some("y".to_owned());
-    let id = world.service(pinned).unwrap();
-    world.work();
-    let error = &world.wanted(&id)[0].status.error;
-    assert!(
-        error.contains("secrets and configs not supported on 1 node"),
-        "{error}"
-    );
+        let mut pinned = constrained(spec, &["node.hostname==n1"]);
+        pinned.name = Some("y".to_owned());
+        let id = world.service(pinned).unwrap();
+        world.work();
+        let error = &world.wanted(&id)[0].status.error;
+        assert!(error.contains(told), "{error}");
+    }
 }
 
 /// A node tells that its agent knows encrypted networks, or does not, as older ones.

@@ -165,6 +165,7 @@ fn report(hello: NodeDescription, remote: Option<IpAddr>) -> NodeReport {
         mtu: hello.mtu,
         encrypts: hello.encrypts,
         hands_out: hello.hands_out,
+        fills_in: hello.fills_in,
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
 use crate::ManagerError;
 use mesh_api::{
     Sensitive, engine,
-    handout::{Kind, references},
+    handout::{Kind, TEMPLATE_DRIVER, references},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,6 +24,9 @@ pub struct Handout {
     pub labels: BTreeMap<String, String>,
     /// What it holds; never changed.
     pub data: Sensitive,
+    /// It is a Go template, which nodes fill in for each task; never changed.
+    #[serde(default)]
+    pub is_template: bool,
 }
 
 impl Handout {
@@ -43,7 +46,10 @@ impl Handout {
                 name: Some(self.name.clone()),
                 labels: Some(self.labels.clone().into_iter().collect()),
                 data: data.and_then(|text| Some(text.as_str()?.to_owned())),
-                templating: None,
+                templating: self.is_template.then(|| engine::Driver {
+                    name: TEMPLATE_DRIVER.to_owned(),
+                    options: None,
+                }),
             }),
         }
     }

@@ -350,7 +350,7 @@ mod tests {
             ),
             (
                 json!({"Hostname": format!("{{{{{}", "(".repeat(100_000))}),
-                "expanding hostname failed: a template has at most 400 opening braces",
+                "expanding hostname failed: a template has at most 400 levels",
             ),
         ] {
             let told = told(bad).expect("refused");

@@ -19,6 +19,9 @@ pub(crate) struct Args {
     /// Label, as key=value
     #[arg(short, long = "label", value_name = "LABEL")]
     labels: Vec<String>,
+    /// It is a template that is filled in for each task: golang
+    #[arg(long, value_name = "DRIVER")]
+    template_driver: Option<String>,
 }
 
 pub(crate) async fn run(client: &Client, kind: Kind, args: Args) -> Result<()> {
@@ -32,7 +35,13 @@ pub(crate) async fn run(client: &Client, kind: Kind, args: Args) -> Result<()> {
     };
     let labels = labels(&args.labels);
     let made = client
-        .handout_create(kind, &args.name, &labels, &data.into())
+        .handout_create(
+            kind,
+            &args.name,
+            &labels,
+            &data.into(),
+            args.template_driver,
+        )
         .await?;
     say!("{made}")?;
     Ok(())

@@ -1,8 +1,12 @@
-//! Placeholders such as `{{.Task.Slot}}` in env, hostname and mounts: Go templates, with the names and functions of Swarm's.
+//! Placeholders such as `{{.Task.Slot}}` in env, hostname, mounts, secrets and configs: Go templates, with the names and
+//! functions of Swarm's.
+
+mod engine;
+mod payload;
 
 use std::collections::HashMap;
 
-use gtmpl::{Context, Func, FuncError, Template, Value};
+use gtmpl::Value;
 use mesh_api::{
     engine::{Mount, TaskSpecContainerSpec},
     proto,
@@ -10,8 +14,7 @@ use mesh_api::{
 
 use super::SpecError;
 
-/// Opening braces and parentheses of one template: the engine's parser calls itself for each level.
-const MAX_OPENING: usize = 400;
+pub use payload::{check_payload, contents};
 
 /// What placeholders may name of the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -105,47 +108,8 @@ impl Values<'_> {
         })
     }
 
-    /// Text without placeholders costs nothing.
     fn fill(&self, text: &str) -> Result<String, String> {
-        if !text.contains("{{") {
-            return Ok(text.to_owned());
-        }
-        if text.matches(['{', '(']).count() > MAX_OPENING {
-            return Err(format!(
-                "a template has at most {MAX_OPENING} opening braces and parentheses"
-            ));
-        }
-        let mut template = Template::default();
-        template.add_funcs(&[("join", join as Func), ("index", index)]);
-        template.parse(text).map_err(|error| error.to_string())?;
-        let filled = template.render(&Context::from(context(self.task, self.node)));
-        filled.map_err(|error| {
-            let error = error.to_string();
-            // gtmpl shows the whole object after the field it lacks.
-            error.split(" for {").next().unwrap_or(&error).to_owned()
-        })
-    }
-}
-
-/// Swarm's `join`: the separator comes first.
-fn join(args: &[Value]) -> Result<Value, FuncError> {
-    let [Value::String(separator), parts @ ..] = args else {
-        return Err(FuncError::Generic("join wants a separator".to_owned()));
-    };
-    let parts: Vec<String> = parts.iter().map(ToString::to_string).collect();
-    Ok(Value::from(parts.join(separator)))
-}
-
-/// Go's `index` of labels: one that is not there is empty.
-fn index(args: &[Value]) -> Result<Value, FuncError> {
-    match args {
-        [Value::Object(labels), Value::String(name)] => {
-            let label = labels.get(name).cloned();
-            Ok(label.unwrap_or_else(|| Value::from("")))
-        }
-        _ => Err(FuncError::Generic(
-            "index wants labels and the name of one".to_owned(),
-        )),
+        engine::fill(text, || context(self.task, self.node), None)
     }
 }
 
