@@ -132,5 +132,6 @@ fn line(task_id: &str, node_id: &str, record: LogRecord) -> LogLine {
             Output::Stderr => 2,
         },
         data: record.line,
+        service_id: String::new(),
     }
 }

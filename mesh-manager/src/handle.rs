@@ -525,12 +525,26 @@ impl ManagerHandle {
             .collect()
     }
 
-    /// Logs of tasks.
+    /// Waits until [`ManagerHandle::view`] holds all that was acknowledged before, by any manager; until `deadline`.
     ///
     /// # Errors
-    /// This manager does not lead, or there is no such service or task.
-    pub fn logs(&self, selector: LogSelector) -> Result<LogStream, ManagerError> {
-        logs::subscribe(&self.core, selector)
+    /// There is no leader, or it does not answer.
+    pub async fn catch_up(&self, deadline: tokio::time::Instant) -> Result<(), ManagerError> {
+        let caught_up = tokio::time::timeout_at(deadline, self.core.catch_up()).await;
+        caught_up.map_err(|_| ManagerError::no_leader())?.map(drop)
+    }
+
+    /// Logs of tasks, from whichever manager leads; waits for a leader until `deadline`. They go on where they were when
+    /// another one comes to lead.
+    ///
+    /// # Errors
+    /// There is no leader, or no such service or task.
+    pub async fn logs(
+        &self,
+        selector: LogSelector,
+        deadline: tokio::time::Instant,
+    ) -> Result<LogStream, ManagerError> {
+        logs::follow(&self.core, selector, deadline).await
     }
 
     /// What goes to the backends of a service, by its id, asked of the nodes now.

@@ -68,6 +68,11 @@ impl LeaderChannel {
         (at == address).then(|| channel.clone())
     }
 
+    /// The next call connects anew.
+    pub(crate) fn forget(&self) {
+        self.set(None);
+    }
+
     fn set(&self, to: Option<(String, Line)>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = to;
     }
@@ -107,7 +112,7 @@ impl Remote {
             Err(_) => return Err(CallError::NotTaken(ManagerError::no_leader())),
         };
         let lost = |e: &dyn std::fmt::Display| {
-            self.core.leader_channel.set(None);
+            self.core.leader_channel.forget();
             CallError::Lost(unreachable(address, e))
         };
         let mut leadership = self.core.consensus.leadership();
@@ -130,7 +135,7 @@ impl Remote {
 
 impl Core {
     /// A connection to the leader at `address`.
-    async fn channel(&self, address: &str) -> Result<Line, ManagerError> {
+    pub(crate) async fn channel(&self, address: &str) -> Result<Line, ManagerError> {
         if let Some(channel) = self.leader_channel.get(address) {
             return Ok(channel);
         }
@@ -198,7 +203,7 @@ impl Core {
     }
 
     /// The leader, as soon as there is one.
-    async fn leader(&self, deadline: Instant) -> Result<Peer, ManagerError> {
+    pub(crate) async fn leader(&self, deadline: Instant) -> Result<Peer, ManagerError> {
         let mut changes = self.consensus.leadership();
         let found = changes.wait_for(|l| l.leader.is_some() || l.failure.is_some());
         let Ok(Ok(leadership)) = timeout_at(deadline, found).await else {

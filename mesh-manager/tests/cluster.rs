@@ -304,7 +304,11 @@ async fn logs_come_from_every_node() {
     let lines: Vec<_> = tokio::time::timeout(
         Duration::from_secs(20),
         manager
-            .logs(selector)
+            .logs(
+                selector,
+                tokio::time::Instant::now() + Duration::from_secs(10),
+            )
+            .await
             .unwrap()
             .map(Result::unwrap)
             .collect::<Vec<_>>(),

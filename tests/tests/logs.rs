@@ -1,4 +1,5 @@
-//! `service logs -f`: new tasks are followed, an agent's restart costs no line, and it ends with the service.
+//! `service logs -f`: new tasks are followed, an agent's restart and a leader's end cost no line, and it ends with the
+//! service.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +9,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Node, Rig, eventually, image, rig::UP_LIMIT, scenario};
+use mesh_tests::{
+    Node, Rig, eventually, image, managers,
+    rig::{UP_LIMIT, test_name},
+    scenario, scenario_on,
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -27,6 +32,15 @@ impl Follower {
         let output = File::create(file)?;
         command.stdin(Stdio::null()).stdout(output);
         Ok(Self(command.spawn()?))
+    }
+
+    /// Waits until it ends by itself, with success.
+    fn wait_end(&mut self) -> Result<()> {
+        let status = eventually("the follower to end", UP_LIMIT, || {
+            self.0.try_wait()?.context("it runs on")
+        })?;
+        ensure!(status.success(), "{status}");
+        Ok(())
     }
 }
 
@@ -66,6 +80,29 @@ fn wait_ticks(file: &Path, tasks: usize, running: &[String]) -> Result<BTreeMap<
     })
 }
 
+/// Waits until the task whose container's name ends so is heard on.
+fn wait_more(file: &Path, id: &str) -> Result<()> {
+    let heard = || -> Result<usize> {
+        let all = ticks(file)?;
+        let found = all.iter().find(|(task, _)| task.ends_with(id.trim()));
+        Ok(found.map_or(0, |(_, numbers)| numbers.len()))
+    };
+    let before = heard()?;
+    eventually("a task to be followed", UP_LIMIT, || {
+        ensure!(heard()? > before + 2, "{id} is silent");
+        Ok(())
+    })
+}
+
+/// No line is missing, and none came twice.
+fn is_whole(file: &Path) -> Result<()> {
+    for (task, numbers) in ticks(file)? {
+        let whole: Vec<u64> = (1..).take(numbers.len()).collect();
+        ensure!(numbers == whole, "{task}: {numbers:?}");
+    }
+    Ok(())
+}
+
 /// What the service's tasks are called, once so many run.
 fn containers(rig: &Rig, count: usize) -> Result<Vec<String>> {
     let tasks = rig.wait_running("tick", count)?;
@@ -95,17 +132,76 @@ fn logs_are_followed_as_long_as_there_are_any() {
         rig.nodes[1].kill()?;
         rig.nodes[1].start()?;
         rig.wait_ready(2)?;
-        let heard = wait_ticks(&file, 7, &containers(rig, 6)?)?;
-        for (task, numbers) in heard {
-            let whole: Vec<u64> = (1..).take(numbers.len()).collect();
-            ensure!(numbers == whole, "{task}: {numbers:?}");
-        }
+        wait_ticks(&file, 7, &containers(rig, 6)?)?;
+        is_whole(&file)?;
 
         rig.first().ok(&["service", "rm", "tick"])?;
-        let status = eventually("the follower to end", UP_LIMIT, || {
-            follower.0.try_wait()?.context("it runs on")
+        follower.wait_end()
+    });
+}
+
+#[test]
+fn the_next_leader_goes_on_with_what_is_followed() {
+    let builder = Rig::builder(&test_name("folead")).nodes(3).without_swarm();
+    scenario_on(builder, |rig| {
+        managers::form(rig)?;
+        let create = [
+            "service",
+            "create",
+            "-q",
+            "--name",
+            "tick",
+            "--replicas",
+            "3",
+        ];
+        let rest = ["--replicas-max-per-node", "1", image::WHOAMI];
+        let command = ["sh", "-c", TICK];
+        rig.first().ok(&[&create[..], &rest, &command].concat())?;
+        let tasks = rig.wait_running("tick", 3)?;
+        let files: Vec<_> = (0..3)
+            .map(|n| rig.dir().join(format!("heard-{n}")))
+            .collect();
+        let mut followers = Vec::new();
+        for (node, file) in rig.nodes.iter().zip(&files) {
+            followers.push(Follower::start(node, file)?);
+        }
+        for file in &files {
+            let containers: Vec<_> = tasks.iter().map(|task| task.container.clone()).collect();
+            wait_ticks(file, 3, &containers)?;
+        }
+
+        let leads = managers::leader(rig, rig.first())?;
+        let asked = (leads + 1) % 3;
+        rig.nodes[leads].kill()?;
+        eventually("another leader", UP_LIMIT, || {
+            let now = managers::leader(rig, &rig.nodes[asked])?;
+            ensure!(now != leads, "{now} still leads");
+            Ok(())
         })?;
-        ensure!(status.success(), "{status}");
+        // Who asked the one that is gone has to ask again.
+        let others = [asked, (leads + 2) % 3];
+        let gone = rig.nodes[leads].name.clone();
+        for number in others {
+            for task in tasks.iter().filter(|task| task.node != gone) {
+                wait_more(&files[number], &task.id)?;
+            }
+        }
+        // What it wrote meanwhile comes later.
+        rig.nodes[leads].start()?;
+        rig.wait_ready(3)?;
+        let running = rig.wait_running("tick", 3)?;
+        for number in others {
+            for task in &running {
+                wait_more(&files[number], &task.id)?;
+            }
+            is_whole(&files[number])?;
+        }
+
+        rig.nodes[asked].ok(&["service", "rm", "tick"])?;
+        for number in others {
+            followers[number].wait_end()?;
+            is_whole(&files[number])?;
+        }
         Ok(())
     });
 }

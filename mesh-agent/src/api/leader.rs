@@ -17,7 +17,7 @@ use super::{Api, errors::ApiError, routes::MAX_BODY};
 /// Longest wait for a leader that takes a change.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest wait for one that answers a read: then it is answered from what this manager knows.
-const READ_PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const READ_PATIENCE: Duration = Duration::from_secs(3);
 /// Pause before a leader is looked for again.
 const PAUSE: Duration = Duration::from_millis(100);
 

@@ -25,6 +25,7 @@ pub(super) fn router(api: Api) -> Router {
         .route("/info", get(system::info))
         .merge(membership())
         .merge(cluster().route_layer(from_fn_with_state(api.clone(), leader::answers)))
+        .merge(logs())
         .merge(node_local())
         .fallback(async || ApiError::page_not_found())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
@@ -35,6 +36,7 @@ pub(super) fn router(api: Api) -> Router {
 /// What the leader answers for other managers.
 pub(super) fn for_managers(api: Api) -> Router {
     cluster()
+        .merge(logs())
         .fallback(async || ApiError::page_not_found())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::disable())
@@ -74,10 +76,8 @@ fn cluster() -> Router<Api> {
             get(services::inspect).delete(services::remove),
         )
         .route("/services/{id}/update", post(services::update))
-        .route("/services/{id}/logs", get(services::logs::of_service))
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::inspect))
-        .route("/tasks/{id}/logs", get(services::logs::of_task))
         .route("/networks", get(networks::list))
         .route("/networks/create", post(networks::create))
         .route("/networks/prune", post(networks::prune))
@@ -87,6 +87,13 @@ fn cluster() -> Router<Api> {
         )
         .merge(handed_out(Kind::Secret))
         .merge(handed_out(Kind::Config))
+}
+
+/// What the manager that is asked gets from one leader after the other. (Older ones ask the leader for it.)
+fn logs() -> Router<Api> {
+    Router::new()
+        .route("/services/{id}/logs", get(services::logs::of_service))
+        .route("/tasks/{id}/logs", get(services::logs::of_task))
 }
 
 fn handed_out(kind: Kind) -> Router<Api> {

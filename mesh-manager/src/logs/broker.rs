@@ -1,6 +1,6 @@
 //! Open log subscriptions: lines of many nodes come in, each goes to the one who asked.
 
-use super::LogLine;
+use super::{Had, LogLine};
 use crate::{ManagerError, dispatcher::Session};
 use mesh_api::proto;
 use std::{
@@ -33,6 +33,8 @@ struct Pending {
 struct Subscription {
     lines: Lines,
     follow: bool,
+    /// What the reader has from a leader before this one.
+    had: Had,
     /// By node id.
     pending: HashMap<String, Pending>,
     /// By task id.
@@ -62,10 +64,11 @@ impl LogBroker {
     }
 
     /// Opens a subscription.
-    pub(super) fn open(&self, id: &str, follow: bool, lines: Lines) {
+    pub(super) fn open(&self, id: &str, follow: bool, had: Had, lines: Lines) {
         let subscription = Subscription {
             lines,
             follow,
+            had,
             pending: HashMap::new(),
             asked: HashMap::new(),
             finished: Arc::default(),
@@ -74,7 +77,7 @@ impl LogBroker {
     }
 
     /// Whether a session was asked for a task's lines; if not, it counts as asked from now on. Gives the time of the last
-    /// line that came in an earlier session.
+    /// line that the reader has, of an earlier session or leader.
     pub(super) fn ask(
         &self,
         id: &str,
@@ -83,11 +86,13 @@ impl LogBroker {
         service_id: &str,
     ) -> Option<Option<i64>> {
         let mut subscriptions = self.lock();
-        let asked = &mut subscriptions.get_mut(id)?.asked;
+        let subscription = subscriptions.get_mut(id)?;
+        let asked = &mut subscription.asked;
         let last = match asked.get(task_id) {
             Some(asked) if asked.session_id == session.id => return None,
             earlier => earlier.and_then(|asked| asked.last),
         };
+        let last = last.or_else(|| subscription.had.get(task_id).copied());
         let now = Asked {
             service_id: service_id.to_owned(),
             session_id: session.id.clone(),

@@ -1,13 +1,18 @@
 //! Logs of tasks, fetched from the nodes that run them.
 
 mod broker;
+mod follow;
 mod subscribe;
 
 pub(crate) use broker::LogBroker;
-pub(crate) use subscribe::subscribe;
+pub(crate) use follow::{answer, follow};
+use subscribe::subscribe;
 
 use crate::ManagerError;
-use std::pin::Pin;
+use std::{collections::BTreeMap, pin::Pin};
+
+/// Time of the last line of each task that a reader has, by task id; nanoseconds since the epoch.
+type Had = BTreeMap<String, i64>;
 
 /// Whose logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,5 +57,6 @@ pub struct LogLine {
     pub data: Vec<u8>,
 }
 
-/// Lines as they come. It ends by itself unless following; dropping it ends the subscription.
+/// Lines as they come. It ends by itself once there are no more, after an error if it broke off; dropping it ends the
+/// subscription.
 pub type LogStream = Pin<Box<dyn futures::Stream<Item = Result<LogLine, ManagerError>> + Send>>;

@@ -1,6 +1,6 @@
 //! Asks the nodes for logs and keeps asking as tasks come, while the reader is there.
 
-use super::{LogSelector, LogStream, LogTarget};
+use super::{Had, LogSelector, LogStream, LogTarget};
 use crate::{
     ErrorKind, ManagerError,
     core::Core,
@@ -53,10 +53,12 @@ impl Scope {
     }
 }
 
-/// Opens a subscription and asks the nodes that run (or ran) the tasks.
-pub(crate) fn subscribe(
+/// Opens a subscription and asks the nodes that run (or ran) the tasks; the target is one by id. What the reader `had` of a
+/// task is not sent again.
+pub(super) fn subscribe(
     core: &Arc<Core>,
     selector: LogSelector,
+    had: Had,
 ) -> Result<LogStream, ManagerError> {
     if !core.leadership().is_self {
         return Err(ManagerError::new(
@@ -64,16 +66,13 @@ pub(crate) fn subscribe(
             "logs are served by the leading manager; ask it instead",
         ));
     }
-    let scope = {
-        let state = core.store.read();
-        match &selector.target {
-            LogTarget::Service(key) => Scope::Service(state.find_service(key)?.id.clone()),
-            LogTarget::Task(key) => Scope::Task(state.find_task(key)?.id.clone()),
-        }
+    let scope = match &selector.target {
+        LogTarget::Service(id) => Scope::Service(id.clone()),
+        LogTarget::Task(id) => Scope::Task(id.clone()),
     };
     let id = mesh_pki::new_id();
     let (lines, reader) = mpsc::channel(BACKLOG);
-    core.logs.open(&id, selector.follow, lines.clone());
+    core.logs.open(&id, selector.follow, had, lines.clone());
     core.tasks
         .spawn(run(core.clone(), id, scope, selector, lines));
     Ok(Box::pin(ReceiverStream::new(reader)))
@@ -139,17 +138,21 @@ async fn run(
 ) {
     let mut events = core.store.subscribe();
     let mut sessions = core.sessions.opened();
-    loop {
+    let mut leadership = core.consensus.leadership();
+    let is_whole = loop {
         ask(&core, &id, &scope, &selector).await;
         if !selector.follow {
             core.logs.close_if_done(&id);
-            // The stream ends with the broker's sender, once all nodes are done; a reader that leaves early is noticed
-            // at the next line.
-            return;
+            tokio::select! {
+                () = lines.closed() => {}
+                () = core.logs.finished(&id) => {}
+            }
+            // Nodes that leave a leader that is one no more have not said all.
+            break leadership.borrow().is_self && !core.cancel.is_cancelled() && !lines.is_closed();
         }
         if scope.is_over(&core.store.read()) {
             let _ = tokio::time::timeout(LAST_LINES, core.logs.finished(&id)).await;
-            break;
+            break true;
         }
         let news = async {
             loop {
@@ -163,12 +166,26 @@ async fn run(
         let goes_on = tokio::select! {
             () = core.cancel.cancelled() => false,
             () = lines.closed() => false,
+            _ = leadership.wait_for(|l| !l.is_self) => false,
             opened = sessions.changed() => opened.is_ok(),
             goes_on = news => goes_on,
         };
         if !goes_on {
-            break;
+            break false;
         }
+    };
+    if !is_whole {
+        // Who reads no more does not miss it. One that is slow is not waited for in the end.
+        let stopped = async {
+            core.cancel.cancelled().await;
+            tokio::time::sleep(LAST_LINES).await;
+        };
+        tokio::select! {
+            _ = lines.send(Err(ManagerError::no_leader())) => {}
+            () = stopped => {}
+        }
+    } else if !selector.follow {
+        return;
     }
     core.logs.close(&id);
     for session in core.sessions.all() {

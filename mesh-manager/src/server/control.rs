@@ -1,12 +1,12 @@
 //! `Control`: followers hand their proposals to the leader; managers come in.
 
 use super::{auth, ca::status};
-use crate::{ManagerError, Outcome, Proposal, core::Core, raft::Peer};
+use crate::{ManagerError, Outcome, Proposal, core::Core, logs, raft::Peer};
 use mesh_api::proto::{
     ForwardRequest, ForwardResponse, GroupRequest, GroupResponse, JoinRequest, JoinResponse,
-    ReadIndexRequest, ReadIndexResponse, control_server::Control,
+    LogBatch, LogsRequest, ReadIndexRequest, ReadIndexResponse, control_server::Control,
 };
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 use tonic::{Request, Response, Status};
 
 pub(super) struct Service(pub(super) Arc<Core>);
@@ -20,6 +20,8 @@ async fn leading<T: Sync>(core: &Core, request: &Request<T>) -> Result<(), Statu
 
 #[tonic::async_trait]
 impl Control for Service {
+    type LogsStream = Pin<Box<dyn futures::Stream<Item = Result<LogBatch, Status>> + Send>>;
+
     async fn forward(
         &self,
         request: Request<ForwardRequest>,
@@ -76,5 +78,14 @@ impl Control for Service {
         let index = self.0.store.read().index();
         let reachable = self.0.consensus.reachable().into_iter().collect();
         Ok(Response::new(ReadIndexResponse { index, reachable }))
+    }
+
+    async fn logs(
+        &self,
+        request: Request<LogsRequest>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
+        leading(&self.0, &request).await?;
+        let batches = logs::answer(&self.0, request.into_inner()).map_err(status)?;
+        Ok(Response::new(Box::pin(batches)))
     }
 }

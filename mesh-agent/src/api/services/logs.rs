@@ -1,4 +1,5 @@
-//! `/services/{id}/logs` and `/tasks/{id}/logs`: lines from every node, through the manager.
+//! `/services/{id}/logs` and `/tasks/{id}/logs`: lines from every node, through the leader. The manager that was asked
+//! answers, and reads on at the next leader if there is another one.
 
 use axum::{
     extract::{Path, Query as QueryOf, State},
@@ -7,10 +8,12 @@ use axum::{
 use futures::StreamExt;
 use mesh_api::{engine::TaskSpec, frames::StreamKind};
 use mesh_manager::{LogLine, LogSelector, LogTarget, ManagerHandle};
+use tokio::time::Instant;
 
 use crate::api::{
     Answer, Api,
     args::Query,
+    leader::READ_PATIENCE,
     stream::{Line, LogArgs, log_response},
 };
 
@@ -20,6 +23,8 @@ pub(in crate::api) async fn of_service(
     QueryOf(query): QueryOf<Query>,
 ) -> Answer<Response> {
     let manager = api.manager()?;
+    let deadline = Instant::now() + READ_PATIENCE;
+    manager.catch_up(deadline).await?;
     let (id, terminal) = {
         let view = manager.view();
         let service = view.find_service(&id)?;
@@ -28,7 +33,7 @@ pub(in crate::api) async fn of_service(
             has_terminal(service.spec.task_template.as_ref()),
         )
     };
-    follow(&manager, LogTarget::Service(id), terminal, &query)
+    follow(&manager, LogTarget::Service(id), terminal, &query, deadline).await
 }
 
 pub(in crate::api) async fn of_task(
@@ -37,12 +42,14 @@ pub(in crate::api) async fn of_task(
     QueryOf(query): QueryOf<Query>,
 ) -> Answer<Response> {
     let manager = api.manager()?;
+    let deadline = Instant::now() + READ_PATIENCE;
+    manager.catch_up(deadline).await?;
     let (id, terminal) = {
         let view = manager.view();
         let task = view.find_task(&id)?;
         (task.id.clone(), has_terminal(Some(&task.spec)))
     };
-    follow(&manager, LogTarget::Task(id), terminal, &query)
+    follow(&manager, LogTarget::Task(id), terminal, &query, deadline).await
 }
 
 fn has_terminal(spec: Option<&TaskSpec>) -> bool {
@@ -50,11 +57,12 @@ fn has_terminal(spec: Option<&TaskSpec>) -> bool {
         .unwrap_or(false)
 }
 
-fn follow(
+async fn follow(
     manager: &ManagerHandle,
     target: LogTarget,
     terminal: bool,
     query: &Query,
+    deadline: Instant,
 ) -> Answer<Response> {
     let args = LogArgs::read(query)?;
     let selector = LogSelector {
@@ -65,7 +73,7 @@ fn follow(
         stdout: args.stdout,
         stderr: args.stderr,
     };
-    let lines = manager.logs(selector)?;
+    let lines = manager.logs(selector, deadline).await?;
     let pieces = lines.filter_map(move |line| {
         let piece = match line {
             Ok(line) => Some(to_wire(&line, &args, terminal)),

@@ -1,0 +1,295 @@
+//! Logs for whoever asks this manager: read at the leader, and read on at the next one when another manager comes to lead.
+
+use super::{Had, LogLine, LogSelector, LogStream, LogTarget, subscribe};
+use crate::{ManagerError, core::Core, raft::Peer};
+use futures::{StreamExt, TryStreamExt, stream};
+use mesh_api::proto::{LogBatch, LogsRequest, control_client::ControlClient};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status};
+
+/// Lines that wait for a slow reader before the leader is held back.
+const BACKLOG: usize = 256;
+/// Lines sent in one message at most.
+const BATCH: usize = 128;
+/// Longest wait for a leader before what was to end by itself does so.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pause before another leader is asked.
+const PAUSE: Duration = Duration::from_millis(200);
+
+type Lines = mpsc::Sender<Result<LogLine, ManagerError>>;
+
+/// Where lines come from.
+struct Source {
+    leader: Peer,
+    lines: LogStream,
+}
+
+/// How reading from one leader ended.
+enum End {
+    /// There is no more.
+    Over,
+    /// Nobody reads any more, or this manager stops.
+    Unread,
+    /// It leads no more, or is lost.
+    Broken,
+}
+
+/// Opens the stream; waits for a leader until `deadline`.
+pub(crate) async fn follow(
+    core: &Arc<Core>,
+    mut selector: LogSelector,
+    deadline: Instant,
+) -> Result<LogStream, ManagerError> {
+    // Names may be another's by the time that another leader is asked.
+    {
+        let state = core.store.read();
+        match &mut selector.target {
+            LogTarget::Service(key) => *key = state.find_service(key)?.id.clone(),
+            LogTarget::Task(key) => *key = state.find_task(key)?.id.clone(),
+        }
+    }
+    let begun = core.config.machine.now();
+    let source = open(core, &selector, &Had::new(), deadline).await?;
+    if selector.tail == Some(0) {
+        // For leaders to come: what is written between two of them is new as well.
+        selector.tail = None;
+        selector.since = selector.since.max(begun);
+    }
+    let (lines, reader) = mpsc::channel(BACKLOG);
+    core.tasks.spawn(run(core.clone(), selector, source, lines));
+    Ok(Box::pin(ReceiverStream::new(reader)))
+}
+
+async fn run(core: Arc<Core>, selector: LogSelector, mut source: Source, lines: Lines) {
+    let mut had = Had::new();
+    loop {
+        match read(&core, &mut source, &lines, &mut had).await {
+            End::Over | End::Unread => return,
+            End::Broken => {}
+        }
+        let reopened = tokio::select! {
+            reopened = reopen(&core, &selector, &had) => reopened,
+            () = lines.closed() => return,
+            () = core.cancel.cancelled() => return,
+        };
+        match reopened {
+            Ok(reopened) => source = reopened,
+            Err(error) => {
+                let _ = lines.send(Err(error)).await;
+                return;
+            }
+        }
+    }
+}
+
+/// Hands lines on, and notes which, for as long as the leader leads.
+async fn read(core: &Core, source: &mut Source, lines: &Lines, had: &mut Had) -> End {
+    let mut leadership = core.consensus.leadership();
+    let Source {
+        leader,
+        lines: incoming,
+    } = source;
+    loop {
+        let line = tokio::select! {
+            line = incoming.next() => line,
+            _ = leadership.wait_for(|l| l.leader.as_ref() != Some(&*leader)) => return End::Broken,
+            () = lines.closed() => return End::Unread,
+            () = core.cancel.cancelled() => return End::Unread,
+        };
+        let line = match line {
+            None => return End::Over,
+            Some(Ok(line)) => line,
+            Some(Err(error)) => {
+                tracing::debug!(leader = leader.addr, %error, "logs broke off");
+                return End::Broken;
+            }
+        };
+        let last = had.entry(line.task_id.clone()).or_insert(line.timestamp);
+        *last = line.timestamp.max(*last);
+        if lines.send(Ok(line)).await.is_err() {
+            return End::Unread;
+        }
+    }
+}
+
+/// Asks the next leader for what is missing. What is followed waits for one as long as its reader does.
+async fn reopen(
+    core: &Arc<Core>,
+    selector: &LogSelector,
+    had: &Had,
+) -> Result<Source, ManagerError> {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        match open(core, selector, had, Instant::now() + PATIENCE).await {
+            Err(error) if !selector.follow && Instant::now() > give_up => return Err(error),
+            Err(error) => tracing::debug!(%error, "logs wait for a leader"),
+            opened => return opened,
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn open(
+    core: &Arc<Core>,
+    selector: &LogSelector,
+    had: &Had,
+    deadline: Instant,
+) -> Result<Source, ManagerError> {
+    let leader = core.leader(deadline).await?;
+    let lines = if leader.node_id == core.identity.node_id {
+        core.begins_to_lead().await?;
+        subscribe(core, selector.clone(), had.clone())?
+    } else {
+        let asked = timeout_at(deadline, ask(core, &leader, selector, had)).await;
+        asked.map_err(|_| ManagerError::no_leader())??
+    };
+    Ok(Source { leader, lines })
+}
+
+/// Asks another manager, which leads.
+async fn ask(
+    core: &Core,
+    leader: &Peer,
+    selector: &LogSelector,
+    had: &Had,
+) -> Result<LogStream, ManagerError> {
+    let channel = core.channel(&leader.addr).await?;
+    let request = Request::new(to_request(selector, had));
+    let batches = match ControlClient::new(channel).logs(request).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => {
+            core.leader_channel.forget();
+            return Err(broken(&status));
+        }
+    };
+    // The last batch says that it is; a stream that ends without it broke off.
+    let lines = stream::unfold(Some(batches), async |batches| {
+        let mut batches = batches?;
+        match batches.message().await {
+            Ok(Some(batch)) if batch.end => None,
+            Ok(Some(batch)) => Some((Ok(batch), Some(batches))),
+            Ok(None) => Some((Err(ManagerError::no_leader()), None)),
+            Err(status) => Some((Err(broken(&status)), None)),
+        }
+    });
+    let lines = lines
+        .map_ok(|batch| stream::iter(batch.lines.into_iter().map(|line| Ok(from_wire(line)))))
+        .try_flatten();
+    Ok(Box::pin(lines))
+}
+
+fn broken(status: &Status) -> ManagerError {
+    let kind = crate::ErrorKind::Unavailable;
+    ManagerError::new(
+        kind,
+        format!("the leader gives no logs: {}", status.message()),
+    )
+}
+
+fn from_wire(line: mesh_api::proto::LogLine) -> LogLine {
+    LogLine {
+        task_id: line.task_id,
+        service_id: line.service_id,
+        node_id: line.node_id,
+        timestamp: line.timestamp,
+        stream: if line.stream == 2 { 2 } else { 1 },
+        data: line.data,
+    }
+}
+
+fn to_wire(line: LogLine) -> mesh_api::proto::LogLine {
+    mesh_api::proto::LogLine {
+        task_id: line.task_id,
+        service_id: line.service_id,
+        node_id: line.node_id,
+        timestamp: line.timestamp,
+        stream: line.stream.into(),
+        data: line.data,
+    }
+}
+
+fn to_request(selector: &LogSelector, had: &Had) -> LogsRequest {
+    let (service_id, task_id) = match selector.target.clone() {
+        LogTarget::Service(id) => (id, String::new()),
+        LogTarget::Task(id) => (String::new(), id),
+    };
+    LogsRequest {
+        service_id,
+        task_id,
+        follow: selector.follow,
+        tail: selector.tail.and_then(|tail| i64::try_from(tail).ok()),
+        since: selector.since,
+        stdout: selector.stdout,
+        stderr: selector.stderr,
+        had: had.clone().into_iter().collect(),
+    }
+}
+
+fn from_request(request: LogsRequest) -> (LogSelector, Had) {
+    let target = match request.task_id.is_empty() {
+        true => LogTarget::Service(request.service_id),
+        false => LogTarget::Task(request.task_id),
+    };
+    let selector = LogSelector {
+        target,
+        follow: request.follow,
+        tail: request.tail.and_then(|tail| u64::try_from(tail).ok()),
+        since: request.since,
+        stdout: request.stdout,
+        stderr: request.stderr,
+    };
+    (selector, request.had.into_iter().collect())
+}
+
+/// Answers another manager; this one leads.
+pub(crate) fn answer(
+    core: &Arc<Core>,
+    request: LogsRequest,
+) -> Result<impl futures::Stream<Item = Result<LogBatch, Status>> + Send + use<>, ManagerError> {
+    let (selector, had) = from_request(request);
+    let lines = subscribe(core, selector, had)?;
+    let batches = lines.map_ok(to_wire).try_ready_chunks(BATCH);
+    let batches = batches.map(|lines| match lines {
+        Ok(lines) => Ok(LogBatch {
+            lines,
+            ..LogBatch::default()
+        }),
+        Err(broken) => Err(Status::unavailable(broken.1.to_string())),
+    });
+    let end = LogBatch {
+        end: true,
+        ..LogBatch::default()
+    };
+    Ok(batches.chain(stream::iter([Ok(end)])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_arrive_as_they_were_sent() {
+        for (target, tail) in [
+            (LogTarget::Service("s".into()), None),
+            (LogTarget::Task("t".into()), Some(0)),
+            (LogTarget::Task("t".into()), Some(7)),
+        ] {
+            let selector = LogSelector {
+                target,
+                follow: true,
+                tail,
+                since: 5,
+                stdout: true,
+                stderr: false,
+            };
+            let had = Had::from([("t".to_owned(), 9), ("u".to_owned(), -1)]);
+            let arrived = from_request(to_request(&selector, &had));
+            assert_eq!(arrived, (selector, had));
+        }
+    }
+}
