@@ -1,11 +1,12 @@
-//! The constraint enforcer: tasks whose node no longer meets their constraints are rejected.
+//! The constraint enforcer: tasks whose node no longer meets their constraints, or has no longer what they reserve, are
+//! rejected.
 //!
 //! Such a task is first taken out of load balancing and told to stop, as any other. Swarm writes *rejected* at once; here
 //! that is written when the node has reported the end (`apply::task::report`), for until then the task runs, and owns its
 //! addresses.
 
 use crate::{
-    scheduler::fits_node,
+    scheduler::{fits_node, has_room},
     state::{Service, State, Task, TaskState},
 };
 use mesh_api::engine::NodeSpecAvailabilityEnum as Availability;
@@ -27,7 +28,10 @@ pub(super) fn fate(state: &State, service: &Service, task: &Task) -> Fate {
     let Some(node) = state.node(id).filter(|node| node.keeps_tasks()) else {
         return Fate::Lost(TaskState::Shutdown);
     };
-    if fits_node(service.placement(), node) {
+    let is_there = task.status.state >= TaskState::Assigned && !task.status.state.is_terminal();
+    let has_shrunk = is_there && !has_room(state, node, task);
+    let fits = fits_node(service.placement(), node);
+    if fits && !has_shrunk {
         return Fate::Kept;
     }
     // A global service's task that no node ever had is no history.
@@ -35,7 +39,8 @@ pub(super) fn fate(state: &State, service: &Service, task: &Task) -> Fate {
         return Fate::Lost(TaskState::Remove);
     }
     // Its own constraints are those that it was placed by. Where they hold, the service's have changed.
-    if task.status.state.is_terminal() || fits_node(task.spec.placement.as_ref(), node) {
+    let has_changed = !fits && fits_node(task.spec.placement.as_ref(), node);
+    if task.status.state.is_terminal() || has_changed {
         return Fate::Lost(TaskState::Shutdown);
     }
     // As in Swarm: a pause is for looking at what is there.
@@ -50,11 +55,14 @@ mod tests {
     use std::collections::HashMap;
 
     use crate::{
-        Command,
-        fixture::{SECOND, World, constrained, global, replicated},
+        Command, Operation,
+        command::NodeReport,
+        fixture::{SECOND, World, constrained, global, replicated, template},
         state::{Task, TaskState},
     };
     use mesh_api::engine::{self, NodeSpecAvailabilityEnum as Availability};
+
+    use serde_json::json;
 
     const TEXT: &str = "assigned node no longer meets constraints";
 
@@ -182,6 +190,50 @@ mod tests {
             update(&mut world, "n1", |spec| spec.availability = active);
             world.work();
             assert_eq!(ended(&world, &id), [rejected()]);
+        }
+    }
+
+    #[test]
+    fn tasks_that_reserve_more_than_a_node_has_left_are_rejected() {
+        const GIB: i64 = 1 << 30;
+        for spec in [replicated("web", 3), global("web")] {
+            let mut world = World::new(&["n1"]);
+            let tell = |world: &mut World, nano_cpus: i64, memory_bytes: i64| {
+                let description = NodeReport {
+                    nano_cpus,
+                    memory_bytes,
+                    ..world.state.node("n1").unwrap().description.clone()
+                };
+                let node_id = "n1".to_owned();
+                let up = Operation::NodeUp {
+                    node_id,
+                    description,
+                };
+                world.apply(up).unwrap();
+                world.work();
+            };
+            let is_global = spec.mode.as_ref().is_some_and(|mode| mode.global.is_some());
+            let count = if is_global { 1 } else { 3 };
+            tell(&mut world, 4_000_000_000, 4 * GIB);
+            let mut spec = spec;
+            let reserved = json!({"Reservations": {"MemoryBytes": GIB, "NanoCPUs": 1_000_000_000}});
+            template(&mut spec).resources = serde_json::from_value(reserved).unwrap();
+            let id = world.service(spec).unwrap();
+            let free = world.service(replicated("free", 1)).unwrap();
+            world.work();
+            assert_eq!(world.running_on(&id, "n1"), count);
+            // It has enough for all, to the byte.
+            tell(&mut world, 3_000_000_000, 3 * GIB);
+            assert_eq!(ended(&world, &id), []);
+            tell(&mut world, 3_000_000_000, GIB);
+            assert_eq!(world.running_on(&id, "n1"), 1);
+            assert_eq!(ended(&world, &id), vec![rejected(); count - 1]);
+            tell(&mut world, 900_000_000, GIB);
+            assert_eq!(world.running_on(&id, "n1"), 0);
+            assert_eq!(ended(&world, &id).last(), Some(&rejected()));
+            assert_eq!(world.running_on(&free, "n1"), 1, "it reserves nothing");
+            tell(&mut world, 4_000_000_000, 4 * GIB);
+            assert_eq!(world.running_on(&id, "n1"), count);
         }
     }
 

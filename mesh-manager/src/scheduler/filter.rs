@@ -196,6 +196,26 @@ pub(crate) fn fits_node(placement: Option<&engine::TaskSpecPlacement>, node: &No
     constraints(placement).iter().all(|c| c.matches(node)) && platform_fits(placement, node)
 }
 
+/// Whether a node, as it is now, has what a task of its reserves, beside those of its tasks that come first by id.
+pub(crate) fn has_room(state: &State, node: &Node, task: &Task) -> bool {
+    let (mut cpus, mut memory) = (node.description.nano_cpus, node.description.memory_bytes);
+    let is_there = |task: &&Task| {
+        !task.status.state.is_terminal() && task.desired <= crate::state::TaskState::Complete
+    };
+    for other in state.tasks_of_node(&node.id).filter(is_there) {
+        let reserved = Reserved::of(other);
+        let fits = reserved.nano_cpus <= cpus.max(0) && reserved.memory_bytes <= memory.max(0);
+        if other.id == task.id {
+            return fits;
+        }
+        if fits {
+            cpus -= reserved.nano_cpus;
+            memory -= reserved.memory_bytes;
+        }
+    }
+    true
+}
+
 fn platform_fits(placement: Option<&engine::TaskSpecPlacement>, node: &Node) -> bool {
     let platforms = placement
         .and_then(|p| p.platforms.as_deref())

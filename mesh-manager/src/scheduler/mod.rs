@@ -8,7 +8,7 @@ mod node_set;
 mod replicas;
 
 pub use constraint::{Constraint, ConstraintError};
-pub(crate) use filter::fits_node;
+pub(crate) use filter::{fits_node, has_room};
 pub(crate) use moves::moves;
 
 use crate::{
