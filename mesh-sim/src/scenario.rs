@@ -117,13 +117,21 @@ async fn play(seed: u64, is_verbose: bool) -> Result<Summary> {
 /// A directory of this process's. Not one by a random name: it would be the same for each run of a seed, and one that is
 /// taken would cost further random numbers, and be another run.
 fn own_directory() -> io::Result<TempDir> {
-    let name = format!("mesh-sim-{:010}", std::process::id());
-    // Of a process with the same id that found something, and ended at once.
-    let _ = fs::remove_dir_all(Path::new(MEMORY).join(&name));
+    // Of a process with the same id that was killed.
+    remove_own_directory();
     tempfile::Builder::new()
-        .prefix(&name)
+        .prefix(&own_name())
         .rand_bytes(0)
         .tempdir_in(MEMORY)
+}
+
+fn own_name() -> String {
+    format!("mesh-sim-{:010}", std::process::id())
+}
+
+/// For a process that ends at once.
+pub(crate) fn remove_own_directory() {
+    let _ = fs::remove_dir_all(Path::new(MEMORY).join(own_name()));
 }
 
 fn client(mut client: Client, stop: Life) -> JoinHandle<Client> {

@@ -106,6 +106,7 @@ impl Sim {
             process::elapsed().as_secs_f64(),
             self.seed
         );
+        crate::scenario::remove_own_directory();
         std::process::exit(VIOLATED)
     }
 }
