@@ -47,7 +47,7 @@ pub(crate) fn fuzz(program: &str, packets: u64, seed: Option<u64>) -> Result<()>
     let seed = seed.unwrap_or(now.as_secs());
     let mut tests = sh::cargo();
     tests
-        .args(["test", "-p", "mesh-datapath", "--test", "root_packets"])
+        .args(["test", "--workspace", "--test", "root_packets"])
         .args(["--", "--nocapture", &format!("fuzz_{program}")])
         .env("MESH_FUZZ_PACKETS", packets.to_string())
         .env("MESH_FUZZ_SEED", seed.to_string());
@@ -73,7 +73,7 @@ pub(crate) fn verifier() -> Result<()> {
     setup::run()?;
     ebpf::build()?;
     let mut test = sh::cargo();
-    test.args(["test", "-p", "mesh-datapath", "--test", "root_verifier"])
+    test.args(["test", "--workspace", "--test", "root_verifier"])
         .args(["--", "--nocapture"]);
     sh::run(&mut test).context("a program costs more than it may")
 }

@@ -70,7 +70,8 @@ pub(crate) fn run(names: &[String]) -> Result<()> {
 /// Builds the tests and gives their paths.
 fn executables(names: &[String]) -> Result<Vec<PathBuf>> {
     let mut build = sh::cargo();
-    build.args(["test", "-p", "mesh-datapath", "--no-run"]);
+    // With the features that the whole workspace asks for: all else would be built once more.
+    build.args(["test", "--workspace", "--no-run"]);
     for name in names {
         build.args(["--test", name]);
     }
