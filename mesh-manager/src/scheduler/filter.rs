@@ -198,6 +198,9 @@ pub(crate) fn fits_node(placement: Option<&engine::TaskSpecPlacement>, node: &No
 
 /// Whether a node, as it is now, has what a task of its reserves, beside those of its tasks that come first by id.
 pub(crate) fn has_room(state: &State, node: &Node, task: &Task) -> bool {
+    if Reserved::of(task) == Reserved::default() {
+        return true;
+    }
     let (mut cpus, mut memory) = (node.description.nano_cpus, node.description.memory_bytes);
     let is_there = |task: &&Task| {
         !task.status.state.is_terminal() && task.desired <= crate::state::TaskState::Complete
