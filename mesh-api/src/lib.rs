@@ -13,7 +13,7 @@ mod quorum;
 mod sensitive;
 pub mod spelling;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Rotate};
 pub use filters::Filters;
 pub use quorum::even_managers;
 pub use sensitive::Sensitive;

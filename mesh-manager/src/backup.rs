@@ -5,7 +5,7 @@
 //! the state was made (four bytes, big endian), the state, and the SHA-256 of all before it. The state is JSON; where managers
 //! are locked it is encrypted with the unlock key, which is the same then that managers are unlocked with.
 
-use crate::{RULES, state::State};
+use crate::{ErrorKind, RULES, state::State};
 use mesh_api::backup::{CLEAR, LOCKED, MAGIC};
 use mesh_pki::UnlockKey;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,16 @@ pub enum BackupError {
     /// The state cannot be written.
     #[error("the state cannot be written down: {0}")]
     Encode(String),
+}
+
+impl BackupError {
+    /// The class of the refusal.
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::WrongKey => ErrorKind::Unauthenticated,
+            _ => ErrorKind::InvalidArgument,
+        }
+    }
 }
 
 /// What is in a backup.

@@ -112,6 +112,12 @@ pub enum Command {
         rotate_worker_token: bool,
         /// Make a new manager token.
         rotate_manager_token: bool,
+        /// Lock managers with another key than now, if they are locked.
+        #[serde(default)]
+        rotate_unlock_key: bool,
+        /// That key, of 32 bytes, drawn by whoever asks. It is also taken where managers are to be locked and were not.
+        #[serde(default)]
+        unlock_key: Option<Sensitive>,
     },
 }
 
@@ -140,8 +146,8 @@ pub enum Response {
 pub type Outcome = Result<Response, ManagerError>;
 
 /// The rules by which managers of this version apply what they propose. 0: health checks and jobs are refused. 1: health
-/// checks are taken. 2: so are jobs.
-pub const RULES: u32 = 2;
+/// checks are taken. 2: so are jobs. 3: so is autolock.
+pub const RULES: u32 = 3;
 
 /// A change together with all that is not a function of the state: apply has no clock and rolls
 /// no dice.
@@ -214,6 +220,9 @@ pub struct Bootstrap {
     pub worker_token: String,
     /// The manager token.
     pub manager_token: String,
+    /// What managers are locked with, if the spec has it so; 32 bytes.
+    #[serde(default)]
+    pub unlock_key: Option<Sensitive>,
     /// The cluster's spec.
     pub spec: engine::SwarmSpec,
     /// Pools that networks are cut from, "address/length".

@@ -1,6 +1,6 @@
 //! How a manager is told where it lives and how fast it reacts.
 
-use crate::Machine;
+use crate::{Machine, Unlock};
 use ipnetwork::IpNetwork;
 use mesh_api::engine;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -22,6 +22,8 @@ pub struct Config {
     pub timings: Timings,
     /// What it runs on.
     pub machine: Machine,
+    /// What its key file is locked with. Whoever starts it again in this process gives the same one.
+    pub unlock: Unlock,
 }
 
 /// Reaction times. The defaults suit a LAN.

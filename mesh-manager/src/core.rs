@@ -9,9 +9,9 @@ use crate::{
     orchestrator::Liveness,
     proposer::Proposer,
     queries::Queries,
-    raft::{Consensus, Leadership, Store},
+    raft::{Consensus, Leadership, Sealer, Store},
 };
-use mesh_pki::NodeIdentity;
+use mesh_pki::{NodeIdentity, PkiError, UnlockKey};
 use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Instant,
@@ -24,6 +24,12 @@ pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) identity: NodeIdentity,
     pub(crate) credentials: Arc<Credentials>,
+    /// What the log is encrypted with.
+    pub(crate) keys: Arc<Sealer>,
+    /// Held while they are locked anew.
+    pub(crate) locking: tokio::sync::Mutex<()>,
+    /// What the node's private key is to be encrypted with.
+    pub(crate) node_lock: watch::Sender<Option<UnlockKey>>,
     pub(crate) store: Arc<Store>,
     pub(crate) consensus: Arc<dyn Consensus>,
     pub(crate) proposer: Proposer,
@@ -42,6 +48,12 @@ impl Core {
     /// Who leads.
     pub(crate) fn leadership(&self) -> Leadership {
         self.consensus.leadership().borrow().clone()
+    }
+
+    /// Writes this node's identity to disk, locked as managers are.
+    pub(crate) fn save_identity(&self) -> Result<(), PkiError> {
+        let lock = self.keys.node_lock();
+        self.identity.save(&self.config.identity_dir, lock.as_ref())
     }
 
     /// Who is heard of.

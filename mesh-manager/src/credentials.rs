@@ -1,8 +1,8 @@
 //! The manager's certificate in use. The node renews it on disk; here it is taken up without a
 //! restart.
 
-use crate::ManagerError;
-use mesh_pki::{NodeIdentity, tls};
+use crate::{ManagerError, raft::Sealer};
+use mesh_pki::{NodeIdentity, UnlockKey, tls};
 use rustls::{ClientConfig, ServerConfig};
 use std::{
     path::{Path, PathBuf},
@@ -60,8 +60,8 @@ impl Credentials {
     }
 
     /// Takes up another certificate; whether it was another.
-    fn reload(&self, directory: &Path) -> Result<bool, ManagerError> {
-        let identity = NodeIdentity::load(directory)
+    fn reload(&self, directory: &Path, lock: Option<&UnlockKey>) -> Result<bool, ManagerError> {
+        let identity = NodeIdentity::load(directory, lock)
             .map_err(|e| ManagerError::internal("cannot read the node's identity", e))?;
         let Some(identity) = identity else {
             return Ok(false);
@@ -75,14 +75,19 @@ impl Credentials {
     }
 
     /// Follows the identity on disk until cancelled.
-    pub(crate) async fn follow(self: Arc<Self>, directory: PathBuf, cancel: CancellationToken) {
+    pub(crate) async fn follow(
+        self: Arc<Self>,
+        directory: PathBuf,
+        keys: Arc<Sealer>,
+        cancel: CancellationToken,
+    ) {
         let mut check = tokio::time::interval(CHECK);
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 _ = check.tick() => {}
             }
-            match self.reload(&directory) {
+            match self.reload(&directory, keys.node_key().as_ref()) {
                 Ok(true) => tracing::info!("the renewed certificate is in use"),
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, "the node's identity was not read"),
@@ -103,17 +108,20 @@ mod tests {
         let first = NodeIdentity::first_manager(&root).unwrap();
         let credentials = Credentials::new(&first).unwrap();
         assert!(
-            !credentials.reload(directory.path()).unwrap(),
+            !credentials.reload(directory.path(), None).unwrap(),
             "nothing there"
         );
-        first.save(directory.path()).unwrap();
-        assert!(!credentials.reload(directory.path()).unwrap(), "the same");
+        first.save(directory.path(), None).unwrap();
+        assert!(
+            !credentials.reload(directory.path(), None).unwrap(),
+            "the same"
+        );
         let before = credentials.server();
         NodeIdentity::first_manager(&root)
             .unwrap()
-            .save(directory.path())
+            .save(directory.path(), None)
             .unwrap();
-        assert!(credentials.reload(directory.path()).unwrap());
+        assert!(credentials.reload(directory.path(), None).unwrap());
         assert!(!Arc::ptr_eq(&before, &credentials.server()));
     }
 }

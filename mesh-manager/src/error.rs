@@ -10,6 +10,8 @@ pub enum ErrorKind {
     InvalidArgument,
     /// The state forbids it for now. 400, as Docker maps it.
     FailedPrecondition,
+    /// The unlock key that was given is another one. 401.
+    Unauthenticated,
     /// The caller may not do this. 403.
     PermissionDenied,
     /// No such object. 404.
@@ -29,6 +31,7 @@ impl ErrorKind {
     pub fn http_status(self) -> u16 {
         match self {
             Self::InvalidArgument | Self::FailedPrecondition => 400,
+            Self::Unauthenticated => 401,
             Self::PermissionDenied => 403,
             Self::NotFound => 404,
             Self::AlreadyExists => 409,

@@ -54,6 +54,7 @@ impl World {
             root_key_pem: String::new(),
             worker_token: mesh_pki::JoinToken::generate(&"a".repeat(50)).to_string(),
             manager_token: mesh_pki::JoinToken::generate(&"a".repeat(50)).to_string(),
+            unlock_key: None,
             spec: engine::SwarmSpec::default(),
             default_addr_pool: vec![default_pool().to_string()],
             subnet_size: DEFAULT_SUBNET_SIZE,

@@ -10,7 +10,7 @@ use crate::{
     credentials::Credentials,
     dispatcher::Sessions,
     leader::LeaderChannel,
-    loads,
+    loads, locking,
     logs::{self, LogBroker},
     machine::Port,
     member,
@@ -22,7 +22,7 @@ use crate::{
     state::{Event, State},
 };
 use mesh_api::{engine, proto::query::Question};
-use mesh_pki::{JoinToken, NodeIdentity, Role, RootCa};
+use mesh_pki::{JoinToken, NodeIdentity, Role, RootCa, UnlockKey};
 use std::{
     fs, mem,
     ops::Deref,
@@ -72,6 +72,7 @@ impl Manager {
             root_key_pem: root.key_pem().unwrap_or_default().to_owned(),
             worker_token: JoinToken::generate(&root.digest()).to_string(),
             manager_token: JoinToken::generate(&root.digest()).to_string(),
+            unlock_key: Some(UnlockKey::generate().as_bytes().to_vec().into()),
             spec: options.spec,
             default_addr_pool: options
                 .default_addr_pool
@@ -94,12 +95,9 @@ impl Manager {
         let begin = async {
             let bootstrap = Operation::Bootstrap(Box::new(bootstrap));
             handle.core.change(bootstrap).await?;
+            handle.core.follow_lock().await?;
             // Last, so that a start that failed leaves no identity behind.
-            handle
-                .core
-                .identity
-                .save(&handle.core.config.identity_dir)
-                .map_err(failed)?;
+            handle.core.save_identity().map_err(failed)?;
             handle.run(port, api);
             Ok(())
         };
@@ -142,7 +140,7 @@ impl Manager {
             node_id: identity.node_id.clone(),
             addr: config.advertise.to_string(),
         };
-        raft::rebuild(&config.data_dir, &config.machine, &own, |state| {
+        raft::rebuild(config, &own, |state| {
             if state.cluster().is_some() && state.node(&own.node_id).is_none() {
                 return Err(ManagerError::precondition(
                     "the state here is from before this node was part of the swarm",
@@ -176,7 +174,7 @@ impl Manager {
         let failed =
             |e: mesh_pki::PkiError| ManagerError::internal("cannot restore the cluster", e);
         let restored = backup::read(file, options.unlock_key.as_ref())
-            .map_err(|e| ManagerError::new(ErrorKind::InvalidArgument, e.to_string()))?
+            .map_err(|e| ManagerError::new(e.kind(), e.to_string()))?
             .state;
         let Some(cluster) = restored.cluster() else {
             return Err(ManagerError::precondition(
@@ -202,18 +200,21 @@ impl Manager {
         let port = server::bind(&config).await?;
         clear()?;
         Self::prepare(&config)?;
-        raft::rebuild(&config.data_dir, &config.machine, &own, move |state| {
+        raft::rebuild(&config, &own, move |state| {
             *state = restored;
             apply::rebuild(state, &survivor)
         })
         .await?;
         let api = mem::take(&mut config.engine_api);
         let handle = ManagerHandle::start(config, identity, Origin::GoesOn).await?;
-        // Last, so that a start that failed leaves no identity behind.
-        let core = &handle.core;
-        if let Err(error) = core.identity.save(&core.config.identity_dir) {
+        let begin = async {
+            handle.core.follow_lock().await?;
+            // Last, so that a start that failed leaves no identity behind.
+            handle.core.save_identity().map_err(failed)
+        };
+        if let Err(error) = begin.await {
             handle.shutdown().await;
-            return Err(failed(error));
+            return Err(error);
         }
         handle.run(port, api);
         Ok(handle)
@@ -246,7 +247,7 @@ impl Manager {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder.create(&config.data_dir).map_err(failed)?;
-        OpenRaft::prepare(&config.data_dir, &config.machine)
+        OpenRaft::prepare(config)
     }
 
     /// As [`Manager::restart`], but also waits for a while until this manager has the state and a vote; whether it has is in
@@ -272,16 +273,18 @@ impl Manager {
     }
 }
 
-/// The node's identity on disk.
+/// The node's identity on disk, which has to be there and open.
 fn identity(config: &Config) -> Result<NodeIdentity, ManagerError> {
-    NodeIdentity::load(&config.identity_dir)
-        .map_err(|e| ManagerError::internal("cannot read the node's identity", e))?
-        .ok_or_else(|| {
-            ManagerError::new(
-                ErrorKind::NotFound,
-                format!("no node identity in {}", config.identity_dir.display()),
-            )
-        })
+    let identity = Manager::identity(config)?.ok_or_else(|| {
+        ManagerError::new(
+            ErrorKind::NotFound,
+            format!("no node identity in {}", config.identity_dir.display()),
+        )
+    })?;
+    if !identity.has_key() {
+        return Err(ManagerError::precondition("the manager's keys are locked"));
+    }
+    Ok(identity)
 }
 
 /// A running manager. Cheap to clone; the manager runs until [`ManagerHandle::shutdown`].
@@ -328,21 +331,23 @@ impl ManagerHandle {
         let credentials = Arc::new(Credentials::new(&identity)?);
         let store = Arc::new(Store::new());
         let raft = OpenRaft::start(
-            &config.data_dir,
+            &config,
             &identity.node_id,
             origin,
             store.clone(),
             credentials.clone(),
-            &config.timings,
-            &config.machine,
         )
         .await?;
+        let keys = raft.sealer();
         let raft = Arc::new(raft);
         let machine = config.machine.clone();
         let core = Core {
             config,
             identity,
             credentials,
+            node_lock: watch::Sender::new(keys.node_lock()),
+            keys,
+            locking: Default::default(),
             store,
             proposer: Proposer::start(raft.clone(), machine),
             consensus: raft,
@@ -365,11 +370,18 @@ impl ManagerHandle {
         server::serve(&self.core, port, api);
         self.core.tasks.spawn(Driver::run(self.core.clone()));
         self.core.tasks.spawn(role_manager::run(self.core.clone()));
+        self.core.tasks.spawn(locking::run(self.core.clone()));
         let follow = self.core.credentials.clone().follow(
             self.core.config.identity_dir.clone(),
+            self.core.keys.clone(),
             self.core.cancel.clone(),
         );
         self.core.tasks.spawn(follow);
+    }
+
+    /// What the node's private key is to be encrypted with on disk; `None` while managers are not locked.
+    pub fn node_lock(&self) -> watch::Receiver<Option<UnlockKey>> {
+        self.core.node_lock.subscribe()
     }
 
     /// This node's identity.
@@ -387,12 +399,17 @@ impl ManagerHandle {
             return Err(ManagerError::too_large());
         }
         let demoted = self.core.demotes(&command);
+        let may_lock = matches!(command, Command::UpdateSwarm { .. });
         if let Some(node_id) = &demoted {
             self.core.check_demotion(node_id)?;
         }
         let done = self.core.change(Operation::Command(command)).await?;
         if let Some(node_id) = demoted {
             self.core.wait_for_demotion(&node_id).await;
+        }
+        // So that the new key is what opens this manager from now on.
+        if may_lock && let Err(error) = self.core.follow_lock().await {
+            tracing::warn!(%error, "it is tried again");
         }
         Ok(done)
     }
@@ -581,16 +598,18 @@ impl ManagerHandle {
         queries::follow(&self.core, question, patience).await
     }
 
-    /// A backup of the state as this manager knows it, to be restored by [`Manager::restore`].
+    /// A backup of the state as this manager knows it, to be restored by [`Manager::restore`]. Where managers are locked, it
+    /// is as well.
     ///
     /// # Errors
     /// There is no state yet.
     pub fn backup(&self) -> Result<Vec<u8>, ManagerError> {
         let state = self.view().clone();
-        if state.cluster().is_none() {
+        let Some(cluster) = state.cluster() else {
             return Err(ManagerError::no_leader());
-        }
-        backup::write(state, self.core.config.machine.now(), None)
+        };
+        let key = cluster.unlock_key();
+        backup::write(state, self.core.config.machine.now(), key.as_ref())
             .map_err(|e| ManagerError::internal("cannot make a backup", e))
     }
 

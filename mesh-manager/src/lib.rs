@@ -25,6 +25,7 @@ mod fixture;
 mod handle;
 mod leader;
 mod loads;
+mod locking;
 mod logs;
 mod machine;
 mod managers;
@@ -38,6 +39,7 @@ mod scheduler;
 mod server;
 pub mod state;
 mod traffic;
+mod unlock;
 
 pub use backup::BackupError;
 pub use command::{
@@ -55,3 +57,4 @@ pub use managers::Managers;
 pub use orchestrator::rebalance_budget;
 pub use queries::{Answers, Following};
 pub use scheduler::{Constraint, ConstraintError};
+pub use unlock::Unlock;

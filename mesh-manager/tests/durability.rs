@@ -53,7 +53,7 @@ fn described(manager: &ManagerHandle, name: &str) -> String {
 /// The child: creates a network, and published services on it, as fast as it can; prints each service once it was
 /// answered for.
 async fn write_until_killed(directory: &Path) {
-    let identity = mesh_pki::NodeIdentity::load(&directory.join("certificates")).unwrap();
+    let identity = mesh_pki::NodeIdentity::load(&directory.join("certificates"), None).unwrap();
     let manager = match identity {
         None => Manager::init(small_log(directory), InitOptions::default())
             .await

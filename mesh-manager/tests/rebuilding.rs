@@ -195,7 +195,7 @@ async fn only_a_group_of_the_past_is_dismissed() {
     let token = alone.view().cluster().unwrap().manager_token.clone();
     let joined = client::join(&to, &token, "active", common::OUTSIDE).await;
     let new = joined.unwrap().identity;
-    new.save(&config.identity_dir).unwrap();
+    new.save(&config.identity_dir, None).unwrap();
     Manager::prepare(&config).unwrap();
     let waits = Manager::restart(config.clone(), Vec::new()).await.unwrap();
     let at = config.listen.to_string();
@@ -291,7 +291,11 @@ async fn a_manager_without_state_or_certificate_rebuilds_nothing() {
     let token = manager.view().cluster().unwrap().manager_token.clone();
     let joined =
         mesh_manager::client::join(&address(&manager), &token, "active", common::OUTSIDE).await;
-    joined.unwrap().identity.save(&config.identity_dir).unwrap();
+    joined
+        .unwrap()
+        .identity
+        .save(&config.identity_dir, None)
+        .unwrap();
     Manager::prepare(&config).unwrap();
     let refused = Manager::rebuild(&config).await.unwrap_err();
     assert_eq!(refused.kind, ErrorKind::FailedPrecondition, "{refused}");
@@ -303,7 +307,11 @@ async fn a_manager_without_state_or_certificate_rebuilds_nothing() {
     let worker = manager.view().cluster().unwrap().worker_token.clone();
     let joined =
         mesh_manager::client::join(&address(&manager), &worker, "active", common::OUTSIDE).await;
-    joined.unwrap().identity.save(&config.identity_dir).unwrap();
+    joined
+        .unwrap()
+        .identity
+        .save(&config.identity_dir, None)
+        .unwrap();
     let refused = Manager::rebuild(&config).await.unwrap_err();
     assert!(refused.message.contains("is a worker"), "{refused}");
     manager.shutdown().await;

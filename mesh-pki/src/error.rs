@@ -46,6 +46,9 @@ pub enum PkiError {
     /// An unlock key that does not parse; Docker's text.
     #[error("invalid key string")]
     InvalidUnlockKey,
+    /// The private key is encrypted on disk, and what it was encrypted with is not known.
+    #[error("the node's private key is locked")]
+    MissingKey,
     /// An unlock key that does not open what it is given for, or something that was changed since it was sealed.
     #[error("the unlock key does not fit, or what it is for is damaged")]
     WrongUnlockKey,

@@ -1,10 +1,11 @@
 //! A node's own identity on disk, and the identity that a peer's certificate shows.
 
 use crate::{
-    PkiError, Role, RootCa,
+    PkiError, Role, RootCa, UnlockKey,
     ca::{BACKDATE, DEFAULT_CERTIFICATE_VALIDITY},
     new_id, new_key_and_request,
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use std::{
     fs,
@@ -19,6 +20,12 @@ const CERTIFICATE_FILE: &str = "node.crt";
 const KEY_FILE: &str = "node.key";
 const ROOT_FILE: &str = "root-ca.crt";
 
+/// Around a private key that is encrypted, in base64, in the place of the key's own PEM.
+const SEALED_BEGIN: &str = "-----BEGIN MESH ENCRYPTED PRIVATE KEY-----";
+const SEALED_END: &str = "-----END MESH ENCRYPTED PRIVATE KEY-----";
+/// What private keys are encrypted for.
+const SEALED_PLACE: &[u8] = b"node-key";
+
 /// Everything a node needs to prove who it is.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NodeIdentity {
@@ -30,7 +37,7 @@ pub struct NodeIdentity {
     pub role: Role,
     /// The node certificate, PEM.
     pub certificate_pem: String,
-    /// Its private key, PKCS#8 PEM.
+    /// Its private key, PKCS#8 PEM; empty while it is not known, see [`has_key`](Self::has_key).
     pub key_pem: String,
     /// The root certificate, PEM.
     pub root_pem: String,
@@ -103,11 +110,26 @@ impl NodeIdentity {
         Self::new(certificate, pair.key_pem, root.certificate_pem().to_owned())
     }
 
-    /// Reads the identity from `directory`; `None` when there is none.
+    /// Whether the private key is known. If not, it is encrypted, and what it was encrypted with was not given.
+    pub fn has_key(&self) -> bool {
+        !self.key_pem.is_empty()
+    }
+
+    /// What anyone may know of it.
+    #[must_use]
+    pub fn without_key(self) -> Self {
+        Self {
+            key_pem: String::new(),
+            ..self
+        }
+    }
+
+    /// Reads the identity from `directory`; `None` when there is none. A private key that is encrypted is decrypted with
+    /// `lock`, and left out without.
     ///
     /// # Errors
-    /// When a file cannot be read or holds something else.
-    pub fn load(directory: &Path) -> Result<Option<Self>, PkiError> {
+    /// When a file cannot be read or holds something else, or the private key is encrypted with another key.
+    pub fn load(directory: &Path, lock: Option<&UnlockKey>) -> Result<Option<Self>, PkiError> {
         let read = |name: &str| -> Result<Option<String>, PkiError> {
             let path = directory.join(name);
             match fs::read_to_string(&path) {
@@ -134,15 +156,23 @@ impl NodeIdentity {
             });
         };
         let (key, certificate) = bundle.split_at(start);
-        Self::new(certificate.to_owned(), key.to_owned(), root).map(Some)
+        let key = match (key.trim().strip_prefix(SEALED_BEGIN), lock) {
+            (None, _) => key.to_owned(),
+            (Some(_), None) => String::new(),
+            (Some(sealed), Some(lock)) => opened(sealed, lock)?,
+        };
+        Self::new(certificate.to_owned(), key, root).map(Some)
     }
 
     /// Writes the identity into `directory` (made with mode 0700), each file with mode 0600,
-    /// replaced atomically and synced.
+    /// replaced atomically and synced; the private key is encrypted with `lock`, if that is given.
     ///
     /// # Errors
-    /// When the disk refuses.
-    pub fn save(&self, directory: &Path) -> Result<(), PkiError> {
+    /// When the disk refuses, or the private key is not known.
+    pub fn save(&self, directory: &Path, lock: Option<&UnlockKey>) -> Result<(), PkiError> {
+        if !self.has_key() {
+            return Err(PkiError::MissingKey);
+        }
         let failed = |path: &Path, source| PkiError::File {
             action: "write",
             path: path.to_owned(),
@@ -153,7 +183,14 @@ impl NodeIdentity {
             .mode(0o700)
             .create(directory)
             .map_err(|e| failed(directory, e))?;
-        let key = format!("{}\n{}", self.key_pem.trim_end(), self.certificate_pem);
+        let key = match lock {
+            None => self.key_pem.trim_end().to_owned(),
+            Some(lock) => {
+                let sealed = STANDARD.encode(lock.seal(SEALED_PLACE, self.key_pem.as_bytes())?);
+                format!("{SEALED_BEGIN}\n{sealed}\n{SEALED_END}")
+            }
+        };
+        let key = format!("{key}\n{}", self.certificate_pem);
         for (name, text) in [
             (ROOT_FILE, &self.root_pem),
             (CERTIFICATE_FILE, &self.certificate_pem),
@@ -208,6 +245,14 @@ impl NodeIdentity {
         let life = end.duration_since(start).unwrap_or_default();
         Ok(now >= start + life.mul_f64(fraction.clamp(0.0, 1.0)))
     }
+}
+
+/// The private key that was sealed; `sealed` is what follows [`SEALED_BEGIN`].
+fn opened(sealed: &str, lock: &UnlockKey) -> Result<String, PkiError> {
+    let text = sealed.strip_suffix(SEALED_END);
+    let bytes = text.and_then(|text| STANDARD.decode(text.trim()).ok());
+    let key = lock.open(SEALED_PLACE, &bytes.ok_or(PkiError::WrongUnlockKey)?)?;
+    String::from_utf8(key).map_err(|_| PkiError::WrongUnlockKey)
 }
 
 /// Who a verified peer certificate says its owner is.
@@ -274,10 +319,11 @@ mod tests {
     fn an_identity_survives_its_files() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("certificates");
-        assert!(NodeIdentity::load(&path).unwrap().is_none());
+        assert!(NodeIdentity::load(&path, None).unwrap().is_none());
         let identity = NodeIdentity::first_manager(&RootCa::create().unwrap()).unwrap();
-        identity.save(&path).unwrap();
-        let loaded = NodeIdentity::load(&path).unwrap().unwrap();
+        identity.save(&path, None).unwrap();
+        let loaded = NodeIdentity::load(&path, None).unwrap().unwrap();
+        assert!(loaded.has_key());
         assert_eq!(loaded.node_id, identity.node_id);
         assert_eq!(loaded.role, Role::Manager);
         assert_eq!(loaded.certificate_pem, identity.certificate_pem);
@@ -286,6 +332,49 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_private_key_that_is_encrypted_is_nowhere_in_clear() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("certificates");
+        let identity = NodeIdentity::first_manager(&RootCa::create().unwrap()).unwrap();
+        let lock = UnlockKey::generate();
+        identity.save(&path, None).unwrap();
+        identity.save(&path, Some(&lock)).unwrap();
+        let secret = identity.key_pem.lines().nth(1).unwrap();
+        for entry in fs::read_dir(&path).unwrap() {
+            let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+            assert!(!text.contains(secret), "{text}");
+        }
+        let loaded = NodeIdentity::load(&path, Some(&lock)).unwrap().unwrap();
+        assert!(loaded == identity);
+        let without = NodeIdentity::load(&path, None).unwrap().unwrap();
+        assert!(without == identity.clone().without_key() && !without.has_key());
+        assert!(matches!(
+            without.save(&path, None),
+            Err(PkiError::MissingKey)
+        ));
+        let other = UnlockKey::generate();
+        let refused = |key| {
+            let loaded = NodeIdentity::load(&path, Some(key));
+            matches!(loaded, Err(PkiError::WrongUnlockKey))
+        };
+        assert!(refused(&other));
+
+        let file = path.join(KEY_FILE);
+        let text = fs::read_to_string(&file).unwrap();
+        let at = text.find('\n').unwrap() + 30;
+        let mut changed = text.clone().into_bytes();
+        changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+        fs::write(&file, changed).unwrap();
+        assert!(refused(&lock), "changed");
+        fs::write(&file, text.replacen("-----END MESH", "-----END", 1)).unwrap();
+        assert!(refused(&lock), "cut");
+
+        identity.save(&path, None).unwrap();
+        let loaded = NodeIdentity::load(&path, Some(&lock)).unwrap().unwrap();
+        assert!(loaded == identity, "in clear again");
     }
 
     #[test]

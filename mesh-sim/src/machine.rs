@@ -149,6 +149,7 @@ impl Host {
             engine_api: Router::new(),
             timings: self.timings.clone(),
             machine: Machine::Simulated(Arc::new(run)),
+            unlock: Default::default(),
         };
         (config, life)
     }
@@ -178,7 +179,7 @@ impl Host {
         let (config, life) = self.boot();
         let (identity, _) = certify(&self.sim, self.caller(&life), remote, token).await?;
         self.show(&identity)?;
-        identity.save(&config.identity_dir)?;
+        identity.save(&config.identity_dir, None)?;
         Manager::prepare(&config)?;
         let manager = Manager::join(config, vec![address(remote)]).await?;
         self.runs(manager);

@@ -22,6 +22,7 @@ pub mod outside;
 pub mod registry;
 pub mod rig;
 pub mod scenario;
+pub mod stock;
 pub mod tasks;
 pub mod wait;
 

@@ -1,31 +1,9 @@
 //! The stock `docker` command on our socket.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::fs;
 
-use anyhow::{Context, Result, ensure};
-use mesh_tests::{Answer, Node, eventually, image, rig::UP_LIMIT, scenario};
-
-/// The command in PATH, or the one that `cargo xtask setup` unpacked.
-fn stock_docker() -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let own = std::env::current_exe().context("cannot tell where this program is")?;
-    let tools = own.ancestors().skip(2).take(2).map(|dir| dir.join("tools"));
-    std::env::split_paths(&path)
-        .chain(tools)
-        .map(|dir| dir.join("docker"))
-        .find(|path| path.is_file())
-        .context("there is no docker command: run `cargo xtask setup`")
-}
-
-/// Runs `docker` on a node's socket, with a configuration of its own.
-fn docker(node: &Node, args: &[&str]) -> Result<Answer> {
-    let host = format!("unix://{}", node.socket().display());
-    let output = Command::new(stock_docker()?)
-        .args(["--config", "/nonexistent", "-H", &host])
-        .args(args)
-        .output()?;
-    Ok(Answer::of(format!("docker {}", args.join(" ")), &output))
-}
+use anyhow::ensure;
+use mesh_tests::{eventually, image, rig::UP_LIMIT, scenario, stock::docker};
 
 #[test]
 fn the_docker_command_hands_out_secrets_and_configs() {

@@ -127,7 +127,12 @@ impl ApiError {
 
     /// `swarm unlock` of a cluster that is not locked.
     pub(crate) fn not_locked() -> Self {
-        Self::new(StatusCode::CONFLICT, "swarm is not locked")
+        NodeError::NotLocked.into()
+    }
+
+    /// The manager waits for `swarm unlock`.
+    pub(crate) fn locked() -> Self {
+        NodeError::Locked.into()
     }
 
     /// No exec of this id.
@@ -261,11 +266,13 @@ impl From<NodeError> for ApiError {
             NodeError::AlreadyMember
             | NodeError::NotMember
             | NodeError::NotManager
+            | NodeError::Locked
             | NodeError::LeaveRefused(_)
             | NodeError::Remote(_) => StatusCode::SERVICE_UNAVAILABLE,
             NodeError::Invalid(_) => StatusCode::BAD_REQUEST,
             NodeError::NotFound(_) => StatusCode::NOT_FOUND,
-            NodeError::Conflict(_) => StatusCode::CONFLICT,
+            NodeError::WrongKey(_) => StatusCode::UNAUTHORIZED,
+            NodeError::Conflict(_) | NodeError::NotLocked => StatusCode::CONFLICT,
             NodeError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())
@@ -341,6 +348,10 @@ mod tests {
             (
                 ApiError::manager_not_ready(),
                 "This node is not a swarm manager. Manager is being prepared or has trouble connecting to the cluster.",
+            ),
+            (
+                ApiError::locked(),
+                "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"docker swarm unlock\" to unlock it.",
             ),
             (
                 NodeError::AlreadyMember.into(),

@@ -82,6 +82,7 @@ impl Api {
             NodeState::Active(_) | NodeState::Pending(Some(_)) => Err(ApiError::worker()),
             NodeState::Pending(None) => Err(ApiError::manager_not_ready()),
             NodeState::Inactive => Err(ApiError::no_swarm()),
+            NodeState::Locked => Err(ApiError::locked()),
             NodeState::Error(reason) => Err(ApiError::swarm_error(&reason)),
         }
     }

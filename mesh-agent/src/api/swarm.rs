@@ -9,9 +9,12 @@ use axum::{
 };
 use mesh_api::{
     UNLOCK_KEY,
-    engine::{Swarm, SwarmInitRequest, SwarmJoinRequest, SwarmSpec, UnlockKeyResponse},
+    engine::{
+        Swarm, SwarmInitRequest, SwarmJoinRequest, SwarmSpec, SwarmUnlockRequest, UnlockKeyResponse,
+    },
 };
 use mesh_manager::Command;
+use mesh_pki::UnlockKey;
 use serde::Deserialize;
 
 use super::{
@@ -19,7 +22,7 @@ use super::{
     args::{Query, json},
     errors::ApiError,
 };
-use crate::cluster::RestoreRequest;
+use crate::{cluster::RestoreRequest, node::NodeState};
 
 /// Longest backup, bytes: the state of a thousand nodes with 30,000 tasks takes some 100 MiB.
 const LONGEST_BACKUP: usize = 1 << 30;
@@ -68,6 +71,8 @@ pub(super) async fn update(
         spec,
         rotate_worker_token: query.flag("rotateWorkerToken"),
         rotate_manager_token: query.flag("rotateManagerToken"),
+        rotate_unlock_key: query.flag("rotateManagerUnlockKey"),
+        unlock_key: Some(UnlockKey::generate().as_bytes().to_vec().into()),
     };
     manager.call(command).await?;
     Ok(())
@@ -108,16 +113,24 @@ pub(super) async fn restore(
     Ok(Json(api.node.swarm_restore(request, backup.into()).await?))
 }
 
-/// A manager that starts is never locked here: there is nothing to unlock.
-pub(super) async fn unlock(State(api): State<Api>) -> Answer<()> {
-    api.manager()?;
-    Err(ApiError::not_locked())
+/// Goes on with a manager that was locked when it started.
+pub(super) async fn unlock(State(api): State<Api>, body: Body) -> Answer<()> {
+    let body: SwarmUnlockRequest = json(body).await?;
+    if api.node.state() != NodeState::Locked {
+        api.manager()?;
+        return Err(ApiError::not_locked());
+    }
+    let key = body.unlock_key.unwrap_or_default();
+    Ok(api.node.swarm_unlock(key).await?)
 }
 
 /// Empty, as Docker answers for a cluster without autolock.
 pub(super) async fn unlock_key(State(api): State<Api>) -> Answer<Json<UnlockKeyResponse>> {
-    api.manager()?;
+    let manager = api.manager()?;
+    let view = manager.view();
+    let cluster = view.cluster().ok_or_else(ApiError::manager_not_ready)?;
+    let key = cluster.unlock_key().map(|key| key.to_string());
     Ok(Json(UnlockKeyResponse {
-        unlock_key: Some(String::new()),
+        unlock_key: Some(key.unwrap_or_default()),
     }))
 }

@@ -16,7 +16,7 @@ use mesh_api::{
 use mesh_image::Platform;
 
 use super::Api;
-use crate::node::{self, NodeState};
+use crate::node::{self, NodeError, NodeState};
 
 pub(super) async fn ping() -> impl IntoResponse {
     let mut headers = HeaderMap::new();
@@ -127,11 +127,13 @@ fn swarm(api: &Api) -> SwarmInfo {
             NodeState::Inactive => LocalNodeState::INACTIVE,
             NodeState::Pending(_) => LocalNodeState::PENDING,
             NodeState::Active(_) => LocalNodeState::ACTIVE,
+            NodeState::Locked => LocalNodeState::LOCKED,
             NodeState::Error(_) => LocalNodeState::ERROR,
         }),
         control_available: Some(false),
         error: Some(match &state {
             NodeState::Error(reason) => reason.clone(),
+            NodeState::Locked => NodeError::Locked.to_string(),
             _ => String::new(),
         }),
         ..Default::default()

@@ -4,7 +4,7 @@ use std::{fs, io, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use mesh_manager::Manager;
-use mesh_pki::{NodeIdentity, Role};
+use mesh_pki::{Role, UnlockKey};
 use tokio::{
     sync::{Mutex, Notify, watch},
     task::JoinHandle,
@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{disk::Shared, manager_config, own_manager, rebuild};
+use super::{disk::Shared, identity::OwnIdentity, manager_config, own_manager, rebuild};
 use crate::node::{Node, NodeError};
 
 /// Pause before a manager that did not start, or stop, is tried again.
@@ -41,7 +41,7 @@ impl Hosting {
     pub(super) fn start(
         node: Node,
         kept: Shared,
-        identity: watch::Receiver<Arc<NodeIdentity>>,
+        identity: Arc<OwnIdentity>,
         hosted: watch::Sender<bool>,
     ) -> Self {
         let cancel = CancellationToken::new();
@@ -86,25 +86,31 @@ impl Hosting {
 async fn follow(
     node: Node,
     kept: Shared,
-    mut identity: watch::Receiver<Arc<NodeIdentity>>,
+    own: Arc<OwnIdentity>,
     hosted: watch::Sender<bool>,
     turn: Arc<Turn>,
     cancel: CancellationToken,
 ) {
+    let mut identity = own.subscribe();
     while !cancel.is_cancelled() {
         let held = turn.lock.lock().await;
-        let wanted = identity.borrow_and_update().role == Role::Manager;
+        let now = identity.borrow_and_update().clone();
+        let wanted = now.role == Role::Manager;
         let is_hosted = node.manager().is_some();
         let dismissal = dismissal_of(&node);
         let is_dismissed = dismissal
             .as_ref()
             .is_some_and(CancellationToken::is_cancelled);
         let done = match wanted {
+            // Nothing is known of the manager's keys until it is unlocked.
+            _ if !now.has_key() => Ok(()),
             true if !is_hosted => begin(&node, &kept).await,
-            true if is_dismissed => begin_anew(&node, &kept).await,
-            false if is_hosted || kept.get().manager => finish(&node, &kept).await,
+            true if is_dismissed => begin_anew(&node, &kept, &own).await,
+            false if is_hosted || kept.get().manager => finish(&node, &kept, &own).await,
             _ => Ok(()),
         };
+        let mut lock = node.manager().map(|manager| manager.node_lock());
+        let done = done.and_then(|()| seal(&own, lock.as_mut()));
         hosted.send_replace(node.manager().is_some());
         drop(held);
         let dismissal = dismissal_of(&node);
@@ -120,6 +126,7 @@ async fn follow(
                     changed = identity.changed() => changed.is_ok(),
                     () = turn.again.notified() => true,
                     () = dismissed => true,
+                    () = changed(lock) => true,
                 },
                 Err(error) => {
                     warn!(
@@ -142,10 +149,28 @@ fn dismissal_of(node: &Node) -> Option<CancellationToken> {
     node.manager().map(|manager| manager.dismissal())
 }
 
+/// Has the node's private key locked on disk as its manager has it.
+fn seal(own: &OwnIdentity, lock: Option<&mut watch::Receiver<Option<UnlockKey>>>) -> Result<()> {
+    let Some(lock) = lock else { return Ok(()) };
+    let key = lock.borrow_and_update().clone();
+    own.seal(key.as_ref())
+        .context("lock the node's private key as its manager has it")
+}
+
+/// Waits until a manager has it otherwise.
+async fn changed(lock: Option<watch::Receiver<Option<UnlockKey>>>) {
+    if let Some(mut lock) = lock
+        && lock.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
 /// Gives up a manager whose group is of the past. If its node is still to be one, another manager joins the group that took
 /// the place of the former.
-async fn begin_anew(node: &Node, kept: &Shared) -> Result<()> {
-    finish(node, kept).await?;
+async fn begin_anew(node: &Node, kept: &Shared, own: &OwnIdentity) -> Result<()> {
+    finish(node, kept, own).await?;
     begin(node, kept).await
 }
 
@@ -166,10 +191,14 @@ async fn begin(node: &Node, kept: &Shared) -> Result<()> {
 }
 
 /// Stops the manager: the others have taken it out of their group.
-async fn finish(node: &Node, kept: &Shared) -> Result<()> {
+async fn finish(node: &Node, kept: &Shared, identity: &OwnIdentity) -> Result<()> {
     if let Some(manager) = node.host(None) {
         manager.shutdown().await;
     }
+    // What it is locked with goes with the log.
+    identity
+        .seal(None)
+        .context("unlock the node's private key")?;
     let own = own_manager(kept.get().listen);
     kept.change(|kept| kept.set_manager(false, own))?;
     let log = node.config().manager_dir();

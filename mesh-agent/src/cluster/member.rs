@@ -15,6 +15,7 @@ use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use super::{
     disk::{self, Kept, Shared},
     hosting::Hosting,
+    identity::OwnIdentity,
 };
 use crate::{
     assignment::Assignment,
@@ -36,6 +37,11 @@ const RENEWAL_RETRY: Duration = Duration::from_secs(1);
 /// Longest wait for the other managers to take this one out of their group.
 const STEP_DOWN: Duration = Duration::from_secs(6);
 
+/// Longest wait for a manager that was unlocked to run.
+const UNLOCK_LIMIT: Duration = Duration::from_secs(20);
+/// Longest wait for it to know its cluster.
+const READY_LIMIT: Duration = Duration::from_secs(5);
+
 /// Part of its life after which a certificate is renewed.
 const RENEWAL_FRACTION: f64 = 0.6;
 
@@ -44,12 +50,13 @@ pub struct Membership {
     kept: Kept,
     session: Session,
     reconciler: reconcile::Handle,
+    identity: Arc<OwnIdentity>,
     hosting: Hosting,
     helpers: Vec<JoinHandle<()>>,
 }
 
 impl Membership {
-    /// Starts everything.
+    /// Starts everything. Without its private key, the node lets go on what runs there until it is [unlocked](Self::unlock).
     pub(super) fn start(
         node: &Node,
         kept: Kept,
@@ -65,18 +72,18 @@ impl Membership {
             data_path: kept.data_path,
             managers: kept.managers.clone(),
         };
-        node.inner
-            .state
-            .send_replace(NodeState::Pending(Some(info.clone())));
+        node.inner.state.send_replace(match identity.has_key() {
+            true => NodeState::Pending(Some(info.clone())),
+            false => NodeState::Locked,
+        });
         let shared = Shared::new(config.clone(), kept.clone());
         let (hosted, hosted_in) = watch::channel(manager.is_some());
         node.host(manager);
-        let (identity_out, identity_in) = watch::channel(Arc::new(identity));
-        let identity_hosting = identity_in.clone();
+        let identity = Arc::new(OwnIdentity::new(disk::identity_dir(config), identity));
         let (cipher, cipher_in) = watch::channel(running_cipher(config));
         let (mtu, mtu_in) = watch::channel(0);
         let mut session = Session::start(session::Config {
-            identity: identity_in,
+            identity: identity.subscribe(),
             description: describe(node, &kept),
             cipher: cipher_in,
             mtu: mtu_in,
@@ -106,16 +113,18 @@ impl Membership {
                 shared.clone(),
                 info,
                 &session,
-                hosted_in,
+                Own {
+                    identity: identity.subscribe(),
+                    hosted: hosted_in,
+                },
             )),
             tokio::spawn(renew(
-                config.clone(),
-                identity_out,
+                identity.clone(),
                 session.managers.clone(),
                 session.role.clone(),
             )),
         ];
-        let hosting = Hosting::start(node.clone(), shared, identity_hosting, hosted);
+        let hosting = Hosting::start(node.clone(), shared, identity.clone(), hosted);
         *node
             .inner
             .assignment
@@ -125,9 +134,38 @@ impl Membership {
             kept,
             session,
             reconciler,
+            identity,
             hosting,
             helpers,
         })
+    }
+
+    /// Goes on with the private key of this node, and waits for its manager.
+    pub(super) async fn unlock(
+        &self,
+        node: &Node,
+        identity: NodeIdentity,
+    ) -> Result<(), NodeError> {
+        self.identity.open(identity);
+        let mut state = node.inner.state.subscribe();
+        let is_manager = |state: &NodeState| {
+            let info = state.cluster();
+            info.is_some_and(|info| info.role == Role::Manager)
+        };
+        let runs = state.wait_for(is_manager);
+        if !matches!(timeout(UNLOCK_LIMIT, runs).await, Ok(Ok(_))) {
+            return Err(NodeError::Remote(
+                "swarm component could not be started: the manager does not run yet; the agent's log says why"
+                    .to_owned(),
+            ));
+        }
+        // Alone it has its state in a moment; with others, they may have to be unlocked first.
+        if let Some(manager) = node.manager()
+            && timeout(READY_LIMIT, manager.ready()).await.is_err()
+        {
+            tracing::info!("the manager is unlocked, and looks for a leader");
+        }
+        Ok(())
     }
 
     /// Waits for the first session; false if it does not come in time.
@@ -150,6 +188,7 @@ impl Membership {
             reconciler,
             hosting,
             helpers,
+            identity: _,
         } = self;
         // One that is coming in has no vote yet.
         let is_last = node
@@ -266,13 +305,19 @@ fn base(node: &Node, kept: &Kept, node_id: &str) -> Parts {
     }
 }
 
+/// What the node is by itself, whatever managers say.
+struct Own {
+    identity: watch::Receiver<Arc<NodeIdentity>>,
+    hosted: watch::Receiver<bool>,
+}
+
 /// Keeps the node's state and the list of managers on disk up to date with the session and with what the node hosts.
 fn follow(
     node: Node,
     kept: Shared,
     mut info: ClusterInfo,
     session: &Session,
-    mut hosted: watch::Receiver<bool>,
+    mut own: Own,
 ) -> impl Future<Output = ()> + Send + 'static {
     let mut connection = session.connection.clone();
     let mut managers = session.managers.clone();
@@ -280,7 +325,8 @@ fn follow(
         loop {
             let now = connection.borrow_and_update().clone();
             let known = managers.borrow_and_update().clone();
-            info.role = role(*hosted.borrow_and_update());
+            info.role = role(*own.hosted.borrow_and_update());
+            let is_locked = !own.identity.borrow_and_update().has_key();
             if known != info.managers && !known.is_empty() {
                 info.managers.clone_from(&known);
                 if let Err(error) = kept.change(|kept| kept.learn(&known)) {
@@ -293,10 +339,13 @@ fn follow(
             // Once active, a node stays so while it looks for its managers.
             node.inner.state.send_if_modified(|state| {
                 let next = match &now {
+                    _ if is_locked => NodeState::Locked,
                     Connection::Refused(why) => NodeState::Error(why.clone()),
                     Connection::Up(_) => NodeState::Active(info.clone()),
                     Connection::Lost(_) => match state {
-                        NodeState::Pending(_) => NodeState::Pending(Some(info.clone())),
+                        NodeState::Pending(_) | NodeState::Locked => {
+                            NodeState::Pending(Some(info.clone()))
+                        }
                         NodeState::Active(_) => NodeState::Active(info.clone()),
                         NodeState::Inactive | NodeState::Error(_) => state.clone(),
                     },
@@ -308,7 +357,8 @@ fn follow(
             tokio::select! {
                 changed = connection.changed() => if changed.is_err() { return },
                 changed = managers.changed() => if changed.is_err() { return },
-                changed = hosted.changed() => if changed.is_err() { return },
+                changed = own.hosted.changed() => if changed.is_err() { return },
+                changed = own.identity.changed() => if changed.is_err() { return },
             }
         }
     }
@@ -324,28 +374,28 @@ fn role(is_manager: bool) -> Role {
 
 /// Renews the certificate in time, and at once when the managers have given the node another role.
 async fn renew(
-    config: Config,
-    identity: watch::Sender<Arc<NodeIdentity>>,
+    identity: Arc<OwnIdentity>,
     managers: watch::Receiver<Vec<String>>,
     mut role: watch::Receiver<Option<mesh_pki::Role>>,
 ) {
     let mut check = tokio::time::interval(RENEWAL_CHECK);
+    let mut unlocked = identity.subscribe();
     loop {
         tokio::select! {
             _ = check.tick() => {}
+            changed = unlocked.changed() => if changed.is_err() { return },
             changed = role.changed() => if changed.is_err() { return },
         }
         let mut pause = RENEWAL_RETRY;
         loop {
-            let now = identity.borrow().clone();
+            let now = identity.get();
             let is_changed = role.borrow().is_some_and(|role| role != now.role);
             let is_old = now.is_due_for_renewal(SystemTime::now(), RENEWAL_FRACTION);
-            if !is_changed && !is_old.unwrap_or(false) {
+            if !now.has_key() || (!is_changed && !is_old.unwrap_or(false)) {
                 break;
             }
             let known = managers.borrow().clone();
-            if let Some(renewed) = ask_for_renewal(&config, &known, &now).await {
-                identity.send_replace(Arc::new(renewed));
+            if ask_for_renewal(&identity, &known, &now).await {
                 continue;
             }
             tokio::time::sleep(pause).await;
@@ -354,12 +404,8 @@ async fn renew(
     }
 }
 
-/// Asks the managers in turn for a new certificate, and saves it.
-async fn ask_for_renewal(
-    config: &Config,
-    managers: &[String],
-    now: &NodeIdentity,
-) -> Option<NodeIdentity> {
+/// Asks the managers in turn for a new certificate, and takes it up.
+async fn ask_for_renewal(own: &OwnIdentity, managers: &[String], now: &NodeIdentity) -> bool {
     for manager in managers {
         let renewed = match client::renew(manager, now).await {
             Ok(renewed) => renewed,
@@ -368,12 +414,12 @@ async fn ask_for_renewal(
                 continue;
             }
         };
-        match renewed.save(&disk::identity_dir(config)) {
-            Ok(()) => return Some(renewed),
+        match own.renew(renewed) {
+            Ok(()) => return true,
             Err(error) => tracing::warn!(%error, "renewed certificate not saved"),
         }
     }
-    None
+    false
 }
 
 fn describe(node: &Node, kept: &Kept) -> NodeDescription {

@@ -3,26 +3,28 @@
 mod address;
 mod disk;
 mod hosting;
+mod identity;
 mod member;
 mod rebuild;
 mod refusal;
 mod restore;
+mod unlock;
 
 use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use ipnetwork::IpNetwork;
 use mesh_api::engine::{NodeSpecAvailabilityEnum, SwarmInitRequest, SwarmJoinRequest};
 use mesh_manager::{
     Config as ManagerConfig, InitOptions, Machine, Manager, Timings, client, config::DEFAULT_PORT,
 };
-use mesh_pki::NodeIdentity;
 
 pub use member::Membership;
 pub(crate) use restore::{Request as RestoreRequest, restore};
+pub(crate) use unlock::unlock;
 
 use crate::{
     api,
@@ -168,7 +170,7 @@ pub(crate) async fn join(
     let (joined, remote) = ask_to_join(&remotes, &token, availability.as_ref(), data_path).await?;
     let (identity, data_path_port) = (joined.identity, joined.data_path_port);
     identity
-        .save(&disk::identity_dir(config))
+        .save(&disk::identity_dir(config), None)
         .context("save the node's identity")?;
     let mut kept = Kept {
         manager: false,
@@ -254,6 +256,9 @@ pub(crate) async fn leave(node: &Node, force: bool) -> Result<(), NodeError> {
     let Some(mut kept) = Kept::load(config)? else {
         return Err(NodeError::NotMember);
     };
+    if matches!(node.state(), NodeState::Locked) && !force {
+        return Err(NodeError::LeaveRefused(refusal::LEAVING_LOCKED.to_owned()));
+    }
     if kept.manager && !force {
         let managers = known_managers(node).await;
         return Err(NodeError::LeaveRefused(refusal::leaving_manager(managers)));
@@ -333,13 +338,17 @@ async fn go_on(node: &Node) -> anyhow::Result<Option<Membership>> {
         disk::wipe(config)?;
         return Ok(None);
     }
-    let identity = NodeIdentity::load(&disk::identity_dir(config))?.ok_or_else(|| {
+    let manager_config = manager_config(node, &kept);
+    let identity = Manager::identity(&manager_config)?.ok_or_else(|| {
         anyhow!("the node's certificate is missing; leave the swarm with --force and join again")
     })?;
+    if !identity.has_key() && !Manager::is_locked(&manager_config)? {
+        bail!("the file with the keys that open this node's private key is missing; put it back");
+    }
     // Where the certificate says otherwise, the group has changed already; what is kept follows.
     let is_manager = kept.manager && identity.role == mesh_pki::Role::Manager;
-    let manager = if is_manager {
-        Some(Manager::restart(manager_config(node, &kept), kept.managers.clone()).await?)
+    let manager = if is_manager && identity.has_key() {
+        Some(Manager::restart(manager_config, kept.managers.clone()).await?)
     } else {
         None
     };
@@ -384,6 +393,7 @@ fn manager_config(node: &Node, kept: &Kept) -> ManagerConfig {
         engine_api: api::for_managers(node),
         timings: Timings::default(),
         machine: Machine::default(),
+        unlock: node.inner.unlock.clone(),
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     links::host::HostView,
-    node::{Node, NodeError},
+    node::{Node, NodeError, NodeState},
 };
 
 /// The log may be held for a moment by what served the manager's last connections.
@@ -35,6 +35,9 @@ pub(super) async fn force_new_cluster(
     };
     if !kept.manager {
         return Err(NodeError::NotManager);
+    }
+    if matches!(node.state(), NodeState::Locked) {
+        return Err(NodeError::Locked);
     }
     same_addresses(&observe().await?, request, &kept)?;
     match membership {

@@ -6,6 +6,9 @@ const LAST: &str = "Removing the last manager erases all current state of the sw
 const UNKNOWN: &str = "Doing so may lose the consensus of your cluster. ";
 const FORCE: &str = "The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. Use `--force` to suppress this message.";
 
+/// The refusal while the manager waits for `swarm unlock`.
+pub(super) const LEAVING_LOCKED: &str = "Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message.";
+
 /// The refusal, by how many managers answer, this one included, and how many do not; `None` if nobody knows.
 pub(super) fn leaving_manager(managers: Option<(usize, usize)>) -> String {
     let what = match managers {

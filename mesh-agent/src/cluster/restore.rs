@@ -77,6 +77,7 @@ pub(crate) async fn restore(
                 ErrorKind::InvalidArgument | ErrorKind::FailedPrecondition => {
                     invalid(error.message)
                 }
+                ErrorKind::Unauthenticated => NodeError::WrongKey(error.message),
                 _ => NodeError::Remote(error.message),
             });
         }

@@ -16,6 +16,17 @@ pub enum NodeError {
         "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager."
     )]
     NotManager,
+    /// 503: a manager that waits for `swarm unlock`.
+    #[error(
+        "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"docker swarm unlock\" to unlock it."
+    )]
+    Locked,
+    /// 409.
+    #[error("swarm is not locked")]
+    NotLocked,
+    /// 401: an unlock key that does not fit.
+    #[error("{0}")]
+    WrongKey(String),
     /// 503: leaving as the last or a needed manager.
     #[error("{0}")]
     LeaveRefused(String),

@@ -10,7 +10,7 @@ use anyhow::Context;
 use mesh_api::engine::{SwarmInitRequest, SwarmJoinRequest};
 use mesh_datapath::{Datapath, ReturnPath};
 use mesh_image::ImageStore;
-use mesh_manager::ManagerHandle;
+use mesh_manager::{ManagerHandle, Unlock};
 use mesh_runtime::Runtime;
 use tokio::sync::watch;
 
@@ -43,6 +43,8 @@ pub(crate) struct Inner {
     pub(crate) returns: RwLock<Arc<Vec<ReturnPath>>>,
     pub(crate) assignment: RwLock<Option<watch::Receiver<Arc<Assignment>>>>,
     pub(crate) manager: RwLock<Option<ManagerHandle>>,
+    /// What its keys are locked with.
+    pub(crate) unlock: Unlock,
     /// The running membership; locked while it begins or ends, so that only one change goes on.
     pub(crate) membership: tokio::sync::Mutex<Option<cluster::Membership>>,
 }
@@ -92,6 +94,7 @@ impl Node {
                 returns: RwLock::default(),
                 assignment: RwLock::default(),
                 manager: RwLock::default(),
+                unlock: Unlock::default(),
                 membership: tokio::sync::Mutex::default(),
             }),
         }
@@ -266,6 +269,17 @@ impl Node {
         // A caller that goes away leaves nothing half done.
         let joining = async move { cluster::join(&node, request, availability).await };
         tokio::spawn(joining).await.context("join")?
+    }
+
+    /// `swarm unlock`: goes on with the manager that is locked.
+    ///
+    /// # Errors
+    /// It is not locked, the key is none or another one, or the manager cannot be started.
+    pub(crate) async fn swarm_unlock(&self, key: String) -> Result<(), NodeError> {
+        let node = self.clone();
+        // A caller that goes away leaves nothing half done.
+        let unlocking = async move { cluster::unlock(&node, &key).await };
+        tokio::spawn(unlocking).await.context("unlock")?
     }
 
     /// `swarm leave`: stops every task and forgets the cluster. Managers want `force`.

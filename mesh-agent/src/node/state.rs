@@ -39,6 +39,9 @@ pub enum NodeState {
     Pending(Option<ClusterInfo>),
     /// A member.
     Active(ClusterInfo),
+    /// A manager whose keys are locked, and so the node's private key: nothing is known of the cluster but what the node had
+    /// to do.
+    Locked,
     /// A member that cannot work; the text says why.
     Error(String),
 }
@@ -52,12 +55,13 @@ impl NodeState {
         }
     }
 
-    /// Docker's word for the `Swarm:` header: `inactive`, `pending`, `error`, `active/worker`, `active/manager`.
+    /// Docker's word for the `Swarm:` header: `inactive`, `pending`, `error`, `locked`, `active/worker`, `active/manager`.
     pub fn header(&self) -> &'static str {
         match self {
             Self::Inactive => "inactive",
             Self::Pending(_) => "pending",
             Self::Error(_) => "error",
+            Self::Locked => "locked",
             Self::Active(info) if info.role == Role::Manager => "active/manager",
             Self::Active(_) => "active/worker",
         }

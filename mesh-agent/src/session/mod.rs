@@ -195,6 +195,11 @@ impl Worker {
         let mut leader = None;
         let mut lost = None;
         loop {
+            // The node of a manager that is locked has nothing to show until it is unlocked.
+            let open = self.config.identity.wait_for(|identity| identity.has_key());
+            if !matches!(self.leaving.run_until_cancelled(open).await, Some(Ok(_))) {
+                return;
+            }
             let managers = self.managers.borrow().clone();
             // The one that was just lost is asked last.
             if managers.len() > 1 && managers.get(turn % managers.len()) == lost.take().as_ref() {

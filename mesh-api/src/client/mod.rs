@@ -23,6 +23,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub use error::ClientError;
 pub use node_local::LogOptions;
+pub use swarm::Rotate;
 pub use transport::{Body, Upgraded};
 
 use crate::{API_VERSION, Filters, spelling};

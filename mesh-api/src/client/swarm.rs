@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     UNLOCK_KEY,
-    engine::{Swarm, SwarmInitRequest, SwarmJoinRequest, SwarmSpec, SystemInfo, SystemVersion},
+    engine::{
+        Swarm, SwarmInitRequest, SwarmJoinRequest, SwarmSpec, SwarmUnlockRequest, SystemInfo,
+        SystemVersion, UnlockKeyResponse,
+    },
 };
 
 /// A request with the availability that the generated type lacks.
@@ -19,6 +22,17 @@ struct WithAvailability<'a, T> {
     request: &'a T,
     #[serde(rename = "Availability")]
     availability: &'a str,
+}
+
+/// What of a cluster is made anew.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rotate {
+    /// The token of workers.
+    pub worker_token: bool,
+    /// The token of managers.
+    pub manager_token: bool,
+    /// The key that managers are unlocked with.
+    pub unlock_key: bool,
 }
 
 impl Client {
@@ -121,7 +135,7 @@ impl Client {
         self.post_empty("/swarm/leave", &query, &()).await
     }
 
-    /// Changes the cluster's spec and rotates tokens.
+    /// Changes the cluster's spec, and makes these anew.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -129,14 +143,34 @@ impl Client {
         &self,
         version: u64,
         spec: &SwarmSpec,
-        rotate_worker: bool,
-        rotate_manager: bool,
+        rotate: Rotate,
     ) -> Result<(), ClientError> {
         let query = [
             ("version", version.to_string()),
-            ("rotateWorkerToken", rotate_worker.to_string()),
-            ("rotateManagerToken", rotate_manager.to_string()),
+            ("rotateWorkerToken", rotate.worker_token.to_string()),
+            ("rotateManagerToken", rotate.manager_token.to_string()),
+            ("rotateManagerUnlockKey", rotate.unlock_key.to_string()),
         ];
         self.post_empty("/swarm/update", &query, spec).await
+    }
+
+    /// The key that opens managers once they have started again; empty while they are not locked.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn swarm_unlock_key(&self) -> Result<String, ClientError> {
+        let answer: UnlockKeyResponse = self.get("/swarm/unlockkey", &[]).await?;
+        Ok(answer.unlock_key.unwrap_or_default())
+    }
+
+    /// Opens this node's manager.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn swarm_unlock(&self, key: String) -> Result<(), ClientError> {
+        let body = SwarmUnlockRequest {
+            unlock_key: Some(key),
+        };
+        self.post_empty("/swarm/unlock", &[], &body).await
     }
 }

@@ -6,13 +6,15 @@ use crate::{
     config::DEFAULT_HEARTBEAT,
     state::{Cluster, State},
 };
-use mesh_api::engine;
-use mesh_pki::JoinToken;
+use mesh_api::{Sensitive, engine};
+use mesh_pki::{JoinToken, UnlockKey};
 
 /// Ended tasks kept per slot.
 const DEFAULT_TASK_HISTORY: i64 = 5;
 /// Raft entries between snapshots, as Docker shows it.
 const DEFAULT_SNAPSHOT_INTERVAL: u64 = 10_000;
+/// The [rules](crate::command::RULES) from which on managers may be locked.
+const AUTOLOCK: u32 = 3;
 /// The one name that Docker gives to clusters.
 const CLUSTER_NAME: &str = "default";
 
@@ -23,7 +25,8 @@ pub(super) fn bootstrap(state: &mut State, cx: &mut Context, first: &Bootstrap) 
     let mut spec = first.spec.clone();
     spec.name = Some(CLUSTER_NAME.to_owned());
     fill(&mut spec, None);
-    check(&spec)?;
+    check(&spec, cx.rules)?;
+    let unlock_key = unlock_key(&spec, None, false, first.unlock_key.as_ref())?;
     state.next_vni = network::FIRST_VNI;
     state.put_cluster(Cluster {
         id: first.cluster_id.clone(),
@@ -33,6 +36,7 @@ pub(super) fn bootstrap(state: &mut State, cx: &mut Context, first: &Bootstrap) 
         root_key_pem: first.root_key_pem.clone(),
         worker_token: first.worker_token.clone(),
         manager_token: first.manager_token.clone(),
+        unlock_key,
         default_addr_pool: first.default_addr_pool.clone(),
         subnet_size: first.subnet_size,
         data_path_port: first.data_path_port,
@@ -45,20 +49,23 @@ pub(super) fn bootstrap(state: &mut State, cx: &mut Context, first: &Bootstrap) 
     })
 }
 
-pub(super) fn update(
-    state: &mut State,
-    cx: &mut Context,
-    version: u64,
-    spec: &engine::SwarmSpec,
-    rotate_worker: bool,
-    rotate_manager: bool,
-) -> Outcome {
+/// What an update of the cluster asks for.
+pub(super) struct Update<'a> {
+    pub(super) version: u64,
+    pub(super) spec: &'a engine::SwarmSpec,
+    pub(super) rotate_worker: bool,
+    pub(super) rotate_manager: bool,
+    pub(super) rotate_unlock_key: bool,
+    pub(super) unlock_key: Option<&'a Sensitive>,
+}
+
+pub(super) fn update(state: &mut State, cx: &mut Context, request: &Update<'_>) -> Outcome {
     let Some(cluster) = state.cluster() else {
         return Err(ManagerError::no_leader());
     };
-    check_version(&cluster.meta, version)?;
+    check_version(&cluster.meta, request.version)?;
     let mut cluster = cluster.clone();
-    let mut spec = spec.clone();
+    let mut spec = request.spec.clone();
     if spec
         .name
         .as_deref()
@@ -70,7 +77,13 @@ pub(super) fn update(
     }
     spec.name = Some(CLUSTER_NAME.to_owned());
     fill(&mut spec, Some(&cluster.spec));
-    check(&spec)?;
+    check(&spec, cx.rules)?;
+    cluster.unlock_key = unlock_key(
+        &spec,
+        cluster.unlock_key,
+        request.rotate_unlock_key,
+        request.unlock_key,
+    )?;
     cluster.spec = spec;
     let mut rotate = |token: &mut String| -> Result<(), ManagerError> {
         let mut new: JoinToken = token
@@ -80,10 +93,10 @@ pub(super) fn update(
         *token = new.to_string();
         Ok(())
     };
-    if rotate_worker {
+    if request.rotate_worker {
         rotate(&mut cluster.worker_token)?;
     }
-    if rotate_manager {
+    if request.rotate_manager {
         rotate(&mut cluster.manager_token)?;
     }
     cx.touch(&mut cluster.meta);
@@ -141,7 +154,7 @@ fn fill(spec: &mut engine::SwarmSpec, old: Option<&engine::SwarmSpec>) {
         .or(Some(false));
 }
 
-fn check(spec: &engine::SwarmSpec) -> Result<(), ManagerError> {
+fn check(spec: &engine::SwarmSpec, rules: u32) -> Result<(), ManagerError> {
     let heartbeat = spec
         .dispatcher
         .as_ref()
@@ -162,16 +175,35 @@ fn check(spec: &engine::SwarmSpec) -> Result<(), ManagerError> {
             "minimum certificate expiry time must be 1h0m0s",
         ));
     }
-    if spec
-        .encryption_config
-        .as_ref()
-        .and_then(|e| e.auto_lock_managers)
-        == Some(true)
-    {
+    if is_autolock(spec) && rules < AUTOLOCK {
         return Err(ManagerError::new(
             crate::ErrorKind::Unimplemented,
             "autolock is not supported yet; leave it off",
         ));
     }
     Ok(())
+}
+
+fn is_autolock(spec: &engine::SwarmSpec) -> bool {
+    let encryption = spec.encryption_config.as_ref();
+    encryption.and_then(|e| e.auto_lock_managers) == Some(true)
+}
+
+/// What managers are locked with by this spec: the key that they have, or the new one. As in Swarm, a key that is not in use
+/// is not rotated, and one that was given up does not come back.
+fn unlock_key(
+    spec: &engine::SwarmSpec,
+    old: Option<Sensitive>,
+    rotate: bool,
+    new: Option<&Sensitive>,
+) -> Result<Option<Sensitive>, ManagerError> {
+    if !is_autolock(spec) {
+        return Ok(None);
+    }
+    if let Some(old) = old.filter(|_| !rotate) {
+        return Ok(Some(old));
+    }
+    let new = new.filter(|key| UnlockKey::from_bytes(key.reveal()).is_ok());
+    let missing = || ManagerError::invalid("autolock needs a new unlock key of 32 bytes");
+    new.cloned().map(Some).ok_or_else(missing)
 }

@@ -4,6 +4,8 @@
 
 mod address;
 mod cluster;
+#[cfg(test)]
+mod cluster_tests;
 mod handout;
 mod network;
 mod node;
@@ -161,14 +163,19 @@ fn apply_command(state: &mut State, cx: &mut Context, command: &Command) -> Outc
             spec,
             rotate_worker_token,
             rotate_manager_token,
-        } => cluster::update(
-            state,
-            cx,
-            *version,
-            spec,
-            *rotate_worker_token,
-            *rotate_manager_token,
-        ),
+            rotate_unlock_key,
+            unlock_key,
+        } => {
+            let request = cluster::Update {
+                version: *version,
+                spec,
+                rotate_worker: *rotate_worker_token,
+                rotate_manager: *rotate_manager_token,
+                rotate_unlock_key: *rotate_unlock_key,
+                unlock_key: unlock_key.as_ref(),
+            };
+            cluster::update(state, cx, &request)
+        }
     }
 }
 

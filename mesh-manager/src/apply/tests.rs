@@ -698,26 +698,6 @@ fn nodes_come_and_go_by_the_rules() {
 }
 
 #[test]
-fn tokens_rotate() {
-    let mut world = World::new(&[]);
-    let old = world.state.cluster().unwrap().clone();
-    let rotate = |version| Command::UpdateSwarm {
-        version,
-        spec: engine::SwarmSpec::default(),
-        rotate_worker_token: true,
-        rotate_manager_token: false,
-    };
-    world.call(rotate(old.meta.version)).unwrap();
-    let new = world.state.cluster().unwrap();
-    assert_ne!(new.worker_token, old.worker_token);
-    assert_eq!(new.worker_token[..59], old.worker_token[..59], "same root");
-    assert_eq!(new.manager_token, old.manager_token);
-    assert_eq!(new.spec, old.spec, "an empty spec changes nothing");
-    let error = world.call(rotate(old.meta.version)).unwrap_err();
-    assert!(error.message.contains("update out of sequence"), "{error}");
-}
-
-#[test]
 fn old_reports_change_nothing() {
     let mut world = World::new(&["n1"]);
     let id = world.service(replicated("web", 1)).unwrap();

@@ -3,10 +3,10 @@
 //! are encrypted with a key in a file of its own.
 
 use super::{
-    seal::{Sealer, is_sealed},
+    seal::{Sealer, is_of_other, is_sealed},
     types::{Entry, LogId, SnapshotMeta, StorageError, TypeConfig, Vote},
 };
-use crate::{Machine, ManagerError};
+use crate::{Machine, ManagerError, Unlock};
 use openraft::{
     AnyError, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogId, RaftLogReader,
     StorageIOError,
@@ -17,9 +17,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt::Debug,
     ops::{Bound, RangeBounds},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
+use tokio::sync::RwLock;
 
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -43,6 +44,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct LogStore {
     db: Arc<Database>,
     sealer: Arc<Sealer>,
+    /// Shared from a record's encryption until it is on disk: what is looked for under the other lock is then all in the file.
+    sealing: Arc<RwLock<()>>,
     machine: Machine,
 }
 
@@ -66,40 +69,78 @@ fn storage_error(
 
 impl LogStore {
     /// Makes the file.
-    pub(super) fn create(path: &Path, machine: &Machine) -> Result<Self, ManagerError> {
-        Self::start(path, machine, true)
+    pub(super) fn create(
+        path: &Path,
+        machine: &Machine,
+        unlock: &Unlock,
+    ) -> Result<Self, ManagerError> {
+        Self::start(path, machine, true, |db| keys(path, db, unlock))
     }
 
     /// Opens the file, which has to be there: without it, this manager's part in past decisions would be forgotten.
-    pub(super) fn open(path: &Path, machine: &Machine) -> Result<Self, ManagerError> {
-        Self::start(path, machine, false)
+    pub(super) fn open(
+        path: &Path,
+        machine: &Machine,
+        unlock: &Unlock,
+    ) -> Result<Self, ManagerError> {
+        Self::start(path, machine, false, |db| keys(path, db, unlock))
     }
 
-    fn start(path: &Path, machine: &Machine, create: bool) -> Result<Self, ManagerError> {
+    /// Opens the file again, with the keys that are in use.
+    pub(super) fn reopen(
+        path: &Path,
+        machine: &Machine,
+        sealer: &Arc<Sealer>,
+    ) -> Result<Self, ManagerError> {
+        Self::start(path, machine, false, |_| Ok(sealer.clone()))
+    }
+
+    fn start(
+        path: &Path,
+        machine: &Machine,
+        create: bool,
+        sealer: impl FnOnce(&Database) -> Result<Arc<Sealer>, Failure>,
+    ) -> Result<Self, ManagerError> {
         let start = || -> Result<Self, Failure> {
             let db = machine.database(path, create)?;
             let txn = db.begin_write()?;
             txn.open_table(LOG)?;
             txn.open_table(META)?;
             txn.commit()?;
-            let key = path.with_extension(KEY_EXTENSION);
-            let sealer = match Sealer::load(&key)? {
-                Some(sealer) => sealer,
-                None if has_sealed(&db)? => {
-                    return Err(format!("its key {} is missing", key.display()).into());
-                }
-                // New, or of a version that did not encrypt.
-                None => Sealer::create(&key)?,
-            };
+            let sealer = sealer(&db)?;
             Ok(Self {
                 db: Arc::new(db),
-                sealer: Arc::new(sealer),
+                sealer,
+                sealing: Arc::default(),
                 machine: machine.clone(),
             })
         };
         start().map_err(|e| {
             ManagerError::internal(&format!("cannot open the raft log {}", path.display()), e)
         })
+    }
+
+    /// What encrypts the records.
+    pub(super) fn sealer(&self) -> &Arc<Sealer> {
+        &self.sealer
+    }
+
+    /// Forgets the keys that no record is encrypted with any more.
+    async fn forget_old_keys(&self) -> Result<(), Failure> {
+        if !self.sealer.has_old() {
+            return Ok(());
+        }
+        let _all_written = self.sealing.write().await;
+        let (db, sealer) = (self.db.clone(), self.sealer.clone());
+        let forget = move || -> Result<(), Failure> {
+            if let Some(newest) = sealer.newest()
+                && !has_record(&db, |record| is_of_other(record, newest))?
+            {
+                sealer.forget_before(newest)?;
+            }
+            Ok(())
+        };
+        self.machine.blocking(forget).await?
     }
 
     fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Failure> {
@@ -155,6 +196,7 @@ impl LogStore {
         data: Vec<u8>,
     ) -> Result<(), Failure> {
         let meta = serde_json::to_vec(meta)?;
+        let _sealing = self.sealing.read().await;
         let sealer = self.sealer.clone();
         // Before the transaction: votes and entries do not wait for it.
         let seal = move || sealer.seal(SNAPSHOT_DATA.as_bytes(), &data);
@@ -175,6 +217,7 @@ impl LogStore {
         meta: SnapshotMeta,
         data: Vec<u8>,
     ) -> Result<(), Failure> {
+        let _sealing = self.sealing.read().await;
         let data = self.sealer.seal(SNAPSHOT_DATA.as_bytes(), &data)?;
         let rows = [
             (VOTE, serde_json::to_vec(&vote)?),
@@ -252,13 +295,38 @@ impl LogStore {
     }
 }
 
-/// Whether anything in there is encrypted.
-fn has_sealed(db: &Database) -> Result<bool, Failure> {
+/// Where the keys of a log are.
+pub(super) fn key_path(log: &Path) -> PathBuf {
+    log.with_extension(KEY_EXTENSION)
+}
+
+/// The keys of the log at `path`; a log that is new, or of a version that did not encrypt, gets some.
+fn keys(path: &Path, db: &Database, unlock: &Unlock) -> Result<Arc<Sealer>, Failure> {
+    let key = key_path(path);
+    Ok(Arc::new(match Sealer::load(&key, unlock)? {
+        Some(sealer) => sealer,
+        None if has_record(db, is_sealed)? => {
+            return Err(format!("its key {} is missing", key.display()).into());
+        }
+        None => Sealer::create(&key, unlock)?,
+    }))
+}
+
+/// Whether there is such a record; the oldest ones are asked first.
+fn has_record(db: &Database, is_such: impl Fn(&[u8]) -> bool) -> Result<bool, Failure> {
     let txn = db.begin_read()?;
     let (log, meta) = (txn.open_table(LOG)?, txn.open_table(META)?);
-    let (last, snapshot) = (log.last()?, meta.get(SNAPSHOT_DATA)?);
-    Ok(last.is_some_and(|(_, record)| is_sealed(record.value()))
-        || snapshot.is_some_and(|record| is_sealed(record.value())))
+    if let Some(snapshot) = meta.get(SNAPSHOT_DATA)?
+        && is_such(snapshot.value())
+    {
+        return Ok(true);
+    }
+    for row in log.iter()? {
+        if is_such(row?.1.value()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
@@ -323,6 +391,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let clear = serde_json::to_vec(&entry)?;
             Ok((index, self.sealer.seal(&place_of(index), &clear)?))
         };
+        let _sealing = self.sealing.read().await;
         let rows = entries
             .into_iter()
             .map(encode)
@@ -369,6 +438,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         };
         purge
             .await
-            .map_err(|e: Failure| storage_error(ErrorSubject::Logs, ErrorVerb::Delete, e))
+            .map_err(|e: Failure| storage_error(ErrorSubject::Logs, ErrorVerb::Delete, e))?;
+        if let Err(error) = self.forget_old_keys().await {
+            tracing::warn!(%error, "old keys of the log are kept for now");
+        }
+        Ok(())
     }
 }

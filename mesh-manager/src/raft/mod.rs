@@ -2,6 +2,7 @@
 //! openraft.
 
 mod consensus;
+mod key_file;
 mod log_store;
 mod members;
 mod network;
@@ -14,8 +15,9 @@ mod types;
 
 pub(crate) use consensus::{Consensus, Leadership, Peer, PeerMessage};
 pub(crate) use network::{DISMISSED, MAX_MESSAGE};
-pub(crate) use open_raft::{OpenRaft, Origin};
+pub(crate) use open_raft::{OpenRaft, Origin, keys_in};
 pub(crate) use recovery::rebuild;
+pub(crate) use seal::{SealError, Sealer};
 pub(crate) use store::Store;
 
 #[cfg(test)]

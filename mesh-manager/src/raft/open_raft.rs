@@ -3,12 +3,13 @@
 
 use super::{
     Consensus, Leadership, Peer, PeerMessage, Store,
-    log_store::LogStore,
+    log_store::{LogStore, key_path},
     network::{Heard, Network},
+    seal::{SealError, Sealer},
     state_machine::StateMachine,
     types::{Batch, Raft, RaftId, RaftPeer, TypeConfig, raft_id},
 };
-use crate::{Machine, ManagerError, Outcome, Proposal, config::Timings, credentials::Credentials};
+use crate::{Config, Machine, ManagerError, Outcome, Proposal, Unlock, credentials::Credentials};
 use async_trait::async_trait;
 use openraft::{
     RaftMetrics, SnapshotPolicy,
@@ -48,9 +49,15 @@ pub(crate) enum Origin<'a> {
     GoesOn,
 }
 
+/// The keys of the log in a manager's directory; `None` where there are none.
+pub(crate) fn keys_in(directory: &Path, unlock: &Unlock) -> Result<Option<Sealer>, SealError> {
+    Sealer::load(&key_path(&directory.join(LOG_FILE)), unlock)
+}
+
 /// Openraft with our store.
 pub(crate) struct OpenRaft {
     pub(super) own: RaftId,
+    sealer: Arc<Sealer>,
     /// What runs, or ran last.
     raft: watch::Receiver<Raft>,
     leadership: watch::Receiver<Leadership>,
@@ -65,6 +72,7 @@ pub(crate) struct OpenRaft {
 /// What it takes to open Raft, again and again.
 struct Group {
     log: PathBuf,
+    sealer: Arc<Sealer>,
     own: RaftId,
     config: Arc<openraft::Config>,
     network: Network,
@@ -127,7 +135,7 @@ impl Group {
                     return;
                 }
                 pause = (pause * 2).min(LONGEST_PAUSE);
-                let opened = match LogStore::open(&self.log, &self.machine) {
+                let opened = match LogStore::reopen(&self.log, &self.machine, &self.sealer) {
                     Ok(log) => self.open(log).await,
                     Err(error) => Err(error),
                 };
@@ -215,21 +223,22 @@ pub(super) fn peer(node: &RaftPeer) -> Peer {
 }
 
 impl OpenRaft {
-    /// Makes an empty log in `directory`.
-    pub(crate) fn prepare(directory: &Path, machine: &Machine) -> Result<(), ManagerError> {
-        LogStore::create(&directory.join(LOG_FILE), machine).map(drop)
+    /// Makes an empty log.
+    pub(crate) fn prepare(config: &Config) -> Result<(), ManagerError> {
+        let log = config.data_dir.join(LOG_FILE);
+        LogStore::create(&log, &config.machine, &config.unlock).map(drop)
     }
 
-    /// Opens or makes the log in `directory` and takes part; `store` gets the state.
+    /// Opens or makes the log and takes part; `store` gets the state.
     pub(crate) async fn start(
-        directory: &Path,
+        config: &Config,
         node_id: &str,
         origin: Origin<'_>,
         store: Arc<Store>,
         credentials: Arc<Credentials>,
-        timings: &Timings,
-        machine: &Machine,
     ) -> Result<Self, ManagerError> {
+        let (timings, machine, unlock) = (&config.timings, &config.machine, &config.unlock);
+        let path = config.data_dir.join(LOG_FILE);
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let config = openraft::Config {
             cluster_name: "mesh".to_owned(),
@@ -250,8 +259,14 @@ impl OpenRaft {
             .map_err(|e| ManagerError::internal("the raft timings do not fit together", e))?;
         let heard = Arc::new(Heard::default());
         let dismissed = CancellationToken::new();
+        let log = match origin {
+            Origin::Founds(_) => LogStore::create(&path, machine, unlock)?,
+            Origin::GoesOn => LogStore::open(&path, machine, unlock)?,
+        };
+        let sealer = log.sealer().clone();
         let group = Group {
-            log: directory.join(LOG_FILE),
+            log: path,
+            sealer: sealer.clone(),
             own: raft_id(node_id),
             config: Arc::new(config),
             network: Network {
@@ -266,10 +281,6 @@ impl OpenRaft {
             heartbeat: timings.raft_heartbeat,
             store,
             quorum_lost: timings.raft_election * 4,
-        };
-        let log = match origin {
-            Origin::Founds(_) => LogStore::create(&group.log, machine)?,
-            Origin::GoesOn => LogStore::open(&group.log, machine)?,
         };
         let last = log.last_log_id();
         let last = last.map_err(|e| ManagerError::internal("cannot read the manager's log", e))?;
@@ -293,6 +304,7 @@ impl OpenRaft {
         keeper.close();
         Ok(Self {
             own,
+            sealer,
             raft,
             leadership,
             heard,
@@ -301,6 +313,11 @@ impl OpenRaft {
             cancel,
             keeper,
         })
+    }
+
+    /// The keys of the log.
+    pub(crate) fn sealer(&self) -> Arc<Sealer> {
+        self.sealer.clone()
     }
 
     pub(super) fn raft(&self) -> Raft {
@@ -411,6 +428,11 @@ impl Consensus for OpenRaft {
             }
         };
         answer.map_err(|e| ManagerError::internal("cannot encode the answer", e))
+    }
+
+    async fn compact(&self) -> Result<(), ManagerError> {
+        let begun = self.raft().trigger().snapshot().await;
+        begun.map_err(ManagerError::cannot_write)
     }
 
     fn dismissal(&self) -> CancellationToken {

@@ -6,11 +6,10 @@ use super::{
     state_machine::StateMachine,
     types::{LogId, RaftPeer, SnapshotMeta, StoredMembership, Vote, raft_id},
 };
-use crate::{Machine, ManagerError, state::State};
+use crate::{Config, ManagerError, state::State};
 use openraft::{CommittedLeaderId, Membership, storage::RaftStateMachine};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
     sync::Arc,
 };
 
@@ -68,13 +67,13 @@ impl LogStore {
     }
 }
 
-/// As [`LogStore::rebuild`], with the log in a manager's directory.
+/// As [`LogStore::rebuild`], with a manager's log.
 pub(crate) async fn rebuild(
-    directory: &Path,
-    machine: &Machine,
+    config: &Config,
     own: &Peer,
     change: impl FnOnce(&mut State) -> Result<(), ManagerError>,
 ) -> Result<(), ManagerError> {
-    let log = LogStore::open(&directory.join(super::open_raft::LOG_FILE), machine)?;
+    let path = config.data_dir.join(super::open_raft::LOG_FILE);
+    let log = LogStore::open(&path, &config.machine, &config.unlock)?;
     log.rebuild(own, change).await
 }

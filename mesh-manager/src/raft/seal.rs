@@ -1,33 +1,30 @@
-//! Records at rest: encrypted with a data key that is kept in a file beside the log, readable by root alone.
+//! Records at rest: encrypted with a data key that is kept in a [file beside the log](super::key_file).
 //!
 //! A sealed record is a version byte, the key's id, a random nonce and the ciphertext with its tag (XChaCha20-Poly1305,
 //! whose nonces are long enough to be drawn at random for ever). It is bound to its place: moved elsewhere, it does not
 //! open. Records of versions that did not seal are JSON, and are read as they are.
 
+use super::key_file::{KEY, KEY_ID, KeyFile, Keys, StoredKey};
+use crate::Unlock;
 use chacha20poly1305::{AeadInPlace, Key as Secret, KeyInit, Tag, XChaCha20Poly1305, XNonce};
-use mesh_api::Sensitive;
+use mesh_pki::UnlockKey;
 use rand::RngCore;
-use serde::{Deserialize, Serialize};
 use std::{
     borrow::Cow,
-    fmt,
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::{PoisonError, RwLock, RwLockReadGuard},
 };
 
 /// First byte of every sealed record. JSON begins with another one.
 const VERSION: u8 = 1;
-const KEY_ID: usize = 8;
-const KEY: usize = 32;
 const NONCE: usize = 24;
 const TAG: usize = 16;
 const HEADER: usize = 1 + KEY_ID + NONCE;
 
 /// Why a record cannot be read, or the keys cannot.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SealError {
+pub(crate) enum SealError {
     /// It was written with a key that is not in the file.
     #[error(
         "a record is encrypted with the key {id}, which is not in the key file: put the file back that belongs to this log"
@@ -36,6 +33,12 @@ pub(super) enum SealError {
     /// It was changed, moved or cut short.
     #[error("an encrypted record is damaged")]
     Damaged,
+    /// The keys are encrypted with the unlock key, which was not given.
+    #[error("the keys are locked")]
+    Locked,
+    /// They are encrypted with another one.
+    #[error("invalid key provided")]
+    WrongKey,
     /// The key file is not what was written there.
     #[error("the key file is damaged: {0}")]
     KeyFile(String),
@@ -44,34 +47,38 @@ pub(super) enum SealError {
     Io(#[from] io::Error),
 }
 
-/// The key file.
-#[derive(Serialize, Deserialize)]
-struct KeyFile {
-    /// The last one encrypts.
-    keys: Vec<StoredKey>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct StoredKey {
-    id: Sensitive,
-    key: Sensitive,
-}
+/// Which key of the log.
+pub(super) type KeyId = [u8; KEY_ID];
 
 struct DataKey {
-    id: [u8; KEY_ID],
+    id: KeyId,
     cipher: XChaCha20Poly1305,
 }
 
-/// Encrypts and decrypts records.
-pub(super) struct Sealer {
+/// The keys in use, and how they are on disk.
+struct Ring {
+    stored: Keys,
     /// The last one encrypts.
     keys: Vec<DataKey>,
+    /// What the file is encrypted with.
+    lock: Option<UnlockKey>,
+}
+
+/// Encrypts and decrypts records.
+pub(crate) struct Sealer {
+    path: PathBuf,
+    ring: RwLock<Ring>,
+    unlock: Unlock,
 }
 
 impl fmt::Debug for Sealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ids: Vec<String> = self.keys.iter().map(|key| hex(&key.id)).collect();
-        f.debug_struct("Sealer").field("keys", &ids).finish()
+        let ring = self.ring();
+        let ids: Vec<String> = ring.keys.iter().map(|key| hex(&key.id)).collect();
+        f.debug_struct("Sealer")
+            .field("keys", &ids)
+            .field("locked", &ring.lock.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -84,47 +91,13 @@ pub(super) fn is_sealed(record: &[u8]) -> bool {
     record.first() == Some(&VERSION)
 }
 
-impl Sealer {
-    /// Draws a key and writes it to `path`; it is on disk when this returns.
-    pub(super) fn create(path: &Path) -> Result<Self, SealError> {
-        let mut id = vec![0; KEY_ID];
-        let mut key = vec![0; KEY];
-        rand::rng().fill_bytes(&mut id);
-        rand::rng().fill_bytes(&mut key);
-        let (id, key) = (Sensitive::from(id), Sensitive::from(key));
-        let file = KeyFile {
-            keys: vec![StoredKey { id, key }],
-        };
-        let text = serde_json::to_vec(&file).map_err(|e| SealError::KeyFile(e.to_string()))?;
-        let next = path.with_extension("key.next");
-        let mut out = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&next)?;
-        out.write_all(&text)?;
-        out.sync_all()?;
-        fs::rename(&next, path)?;
-        if let Some(parent) = path.parent() {
-            File::open(parent)?.sync_all()?;
-        }
-        Self::new(&file)
-    }
+/// Whether a record is encrypted with another key than this one.
+pub(super) fn is_of_other(record: &[u8], key: KeyId) -> bool {
+    is_sealed(record) && record.get(1..=KEY_ID) != Some(&key[..])
+}
 
-    /// Reads the keys at `path`; `None` if there is no such file.
-    pub(super) fn load(path: &Path) -> Result<Option<Self>, SealError> {
-        let text = match fs::read(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let file = serde_json::from_slice(&text);
-        let file: KeyFile = file.map_err(|e| SealError::KeyFile(e.to_string()))?;
-        Self::new(&file).map(Some)
-    }
-
-    fn new(file: &KeyFile) -> Result<Self, SealError> {
+impl Ring {
+    fn new(stored: Keys, lock: Option<UnlockKey>) -> Result<Self, SealError> {
         let wrong = |what: &str| SealError::KeyFile(format!("a key has the wrong {what}"));
         let key = |stored: &StoredKey| -> Result<DataKey, SealError> {
             let key: [u8; KEY] = (stored.key.reveal().try_into()).map_err(|_| wrong("length"))?;
@@ -133,16 +106,128 @@ impl Sealer {
                 cipher: XChaCha20Poly1305::new(&Secret::from(key)),
             })
         };
-        let keys = file.keys.iter().map(key).collect::<Result<Vec<_>, _>>()?;
+        let keys = stored.keys.iter().map(key).collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() {
             return Err(SealError::KeyFile("it holds no key".to_owned()));
         }
-        Ok(Self { keys })
+        Ok(Self { stored, keys, lock })
+    }
+}
+
+impl Sealer {
+    /// Draws a key and writes it to `path`; it is on disk when this returns.
+    pub(super) fn create(path: &Path, unlock: &Unlock) -> Result<Self, SealError> {
+        let stored = Keys {
+            keys: vec![StoredKey::draw()],
+            node: None,
+            version: 0,
+        };
+        stored.write(path, None)?;
+        Self::new(path, stored, None, unlock)
+    }
+
+    /// Reads the keys at `path`; `None` if there is no such file. Where they are locked, they are opened with `unlock`, which
+    /// says from now on what they are locked with.
+    pub(super) fn load(path: &Path, unlock: &Unlock) -> Result<Option<Self>, SealError> {
+        let Some(file) = KeyFile::read(path)? else {
+            return Ok(None);
+        };
+        let (stored, lock) = file.open(unlock.get())?;
+        Self::new(path, stored, lock, unlock).map(Some)
+    }
+
+    fn new(
+        path: &Path,
+        stored: Keys,
+        lock: Option<UnlockKey>,
+        unlock: &Unlock,
+    ) -> Result<Self, SealError> {
+        let ring = Ring::new(stored, lock)?;
+        unlock.set(ring.lock.clone());
+        Ok(Self {
+            path: path.to_owned(),
+            ring: RwLock::new(ring),
+            unlock: unlock.clone(),
+        })
+    }
+
+    fn ring(&self) -> RwLockReadGuard<'_, Ring> {
+        // The ring is replaced as a whole.
+        self.ring.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces the keys, on disk first.
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Keys, &mut Option<UnlockKey>),
+    ) -> Result<(), SealError> {
+        // Whoever encrypts waits: no record is made with a key that is not on disk.
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+        let (mut stored, mut lock) = (ring.stored.clone(), ring.lock.clone());
+        change(&mut stored, &mut lock);
+        let next = Ring::new(stored, lock)?;
+        next.stored.write(&self.path, next.lock.as_ref())?;
+        self.unlock.set(next.lock.clone());
+        *ring = next;
+        Ok(())
+    }
+
+    /// Whether the keys are locked as a cluster of this version has it, or a later one.
+    pub(crate) fn is_locked_by(&self, key: Option<&UnlockKey>, version: u64) -> bool {
+        let ring = self.ring();
+        ring.stored.version > version || ring.lock.as_ref() == key
+    }
+
+    /// Locks the keys as a cluster of this version has it: with this key, or with none. With each key that they are locked
+    /// with comes another one for the log, in the same write; what the former ones have encrypted is still read.
+    pub(crate) fn lock(&self, key: Option<&UnlockKey>, version: u64) -> Result<(), SealError> {
+        self.change(|stored, lock| {
+            *lock = key.cloned();
+            stored.version = version;
+            if key.is_some() {
+                stored.keys.push(StoredKey::draw());
+                let draw = || UnlockKey::generate().as_bytes().to_vec().into();
+                stored.node.get_or_insert_with(draw);
+            }
+        })
+    }
+
+    /// The id of the key that encrypts now.
+    pub(super) fn newest(&self) -> Option<KeyId> {
+        self.ring().keys.last().map(|key| key.id)
+    }
+
+    /// Whether there are keys besides the one that encrypts.
+    pub(super) fn has_old(&self) -> bool {
+        self.ring().keys.len() > 1
+    }
+
+    /// Forgets the keys from before this one: nothing is left that they have encrypted.
+    pub(super) fn forget_before(&self, newest: KeyId) -> Result<(), SealError> {
+        self.change(|stored, _| {
+            let is_it = |key: &StoredKey| key.id.reveal() == newest;
+            let at = stored.keys.iter().position(is_it).unwrap_or(0);
+            stored.keys.drain(..at);
+        })
+    }
+
+    /// What the node's private key may be encrypted with; `None` if managers were never locked.
+    pub(crate) fn node_key(&self) -> Option<UnlockKey> {
+        let ring = self.ring();
+        let bytes = ring.stored.node.as_ref()?;
+        UnlockKey::from_bytes(bytes.reveal()).ok()
+    }
+
+    /// What the node's private key is to be encrypted with; `None` while managers are not locked.
+    pub(crate) fn node_lock(&self) -> Option<UnlockKey> {
+        self.ring().lock.as_ref()?;
+        self.node_key()
     }
 
     /// Encrypts a record for its place.
     pub(super) fn seal(&self, place: &[u8], clear: &[u8]) -> Result<Vec<u8>, SealError> {
-        let key = self.keys.last().ok_or(SealError::Damaged)?;
+        let ring = self.ring();
+        let key = ring.keys.last().ok_or(SealError::Damaged)?;
         let mut nonce = [0; NONCE];
         rand::rng().fill_bytes(&mut nonce);
         let mut record = Vec::with_capacity(HEADER + clear.len() + TAG);
@@ -172,8 +257,8 @@ impl Sealer {
             .ok_or(SealError::Damaged)?;
         let (text, tag) = sealed.split_last_chunk::<TAG>().ok_or(SealError::Damaged)?;
         let (id, nonce) = header[1..].split_at(KEY_ID);
-        let mut keys = self.keys.iter();
-        let key = keys.find(|key| key.id == id);
+        let ring = self.ring();
+        let key = ring.keys.iter().find(|key| key.id == id);
         let key = key.ok_or_else(|| SealError::UnknownKey { id: hex(id) })?;
         let mut clear = text.to_vec();
         key.cipher
@@ -191,25 +276,37 @@ impl Sealer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     const PLACE: &[u8] = b"here";
     const CLEAR: &[u8] = b"{\"open\":\"sesame\"}";
+
+    fn create(path: &Path) -> Sealer {
+        Sealer::create(path, &Unlock::default()).unwrap()
+    }
+
+    fn load(path: &Path, key: Option<&UnlockKey>) -> Result<Option<Sealer>, SealError> {
+        let unlock = key.cloned().map_or_else(Unlock::default, Unlock::from);
+        Sealer::load(path, &unlock)
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
 
     #[test]
     fn a_record_opens_where_it_belongs_and_nowhere_else() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("raft.key");
-        assert!(Sealer::load(&path).unwrap().is_none());
-        let sealer = Sealer::create(&path).unwrap();
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        assert!(load(&path, None).unwrap().is_none());
+        let sealer = create(&path);
+        assert_eq!(mode(&path), 0o600);
 
         let record = sealer.seal(PLACE, CLEAR).unwrap();
         assert!(is_sealed(&record) && !is_sealed(CLEAR));
         assert!(!record.windows(6).any(|six| six == b"sesame"));
         assert_ne!(record, sealer.seal(PLACE, CLEAR).unwrap(), "another nonce");
-        let again = Sealer::load(&path).unwrap().unwrap();
+        let again = load(&path, None).unwrap().unwrap();
         assert_eq!(*again.open(PLACE, &record).unwrap(), *CLEAR);
         assert_eq!(*again.open(PLACE, CLEAR).unwrap(), *CLEAR, "an old one");
         let empty = sealer.seal(PLACE, b"").unwrap();
@@ -233,16 +330,19 @@ mod tests {
     fn keys_are_found_by_their_id() {
         let dir = tempfile::tempdir().unwrap();
         let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
-        let [first, second] = [&one, &two].map(|path| Sealer::create(path).unwrap());
+        let [first, second] = [&one, &two].map(|path| create(path));
         let record = first.seal(PLACE, CLEAR).unwrap();
         let refused = second.open(PLACE, &record).unwrap_err().to_string();
-        assert!(refused.contains(&hex(&first.keys[0].id)), "{refused}");
+        assert!(
+            refused.contains(&hex(&first.ring().keys[0].id)),
+            "{refused}"
+        );
 
-        let read =
-            |path: &Path| -> KeyFile { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
-        let mut both = read(&one);
-        both.keys.extend(read(&two).keys);
-        let both = Sealer::new(&both).unwrap();
+        let second_key = second.ring().stored.keys[0].clone();
+        first
+            .change(|stored, _| stored.keys.push(second_key))
+            .unwrap();
+        let both = load(&one, None).unwrap().unwrap();
         assert_eq!(*both.open(PLACE, &record).unwrap(), *CLEAR);
         let by_last = both.seal(PLACE, CLEAR).unwrap();
         assert_eq!(*second.open(PLACE, &by_last).unwrap(), *CLEAR);
@@ -255,8 +355,145 @@ mod tests {
             r#"{"keys":[{"id":"AA==","key":"AA=="}]}"#,
         ] {
             fs::write(&one, bad).unwrap();
-            let refused = Sealer::load(&one).unwrap_err();
+            let refused = load(&one, None).unwrap_err();
             assert!(matches!(refused, SealError::KeyFile(_)), "{bad}");
         }
+    }
+
+    #[test]
+    fn locked_keys_open_with_the_unlock_key_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("raft.key");
+        let unlock = Unlock::default();
+        let sealer = Sealer::create(&path, &unlock).unwrap();
+        let record = sealer.seal(PLACE, CLEAR).unwrap();
+        assert!(sealer.node_key().is_none() && sealer.node_lock().is_none());
+        let [first, second] = [(); 2].map(|()| UnlockKey::generate());
+        let opens = |key: Option<&UnlockKey>| {
+            let sealer = load(&path, key)?.unwrap();
+            sealer.open(PLACE, &record).map(|clear| clear == CLEAR)
+        };
+        let mut node_key = None;
+        for (version, lock, other) in [
+            (1, Some(&first), Some(&second)),
+            (2, Some(&second), Some(&first)),
+            (3, None, None),
+            (4, Some(&second), Some(&first)),
+        ] {
+            assert!(!sealer.is_locked_by(lock, version));
+            sealer.lock(lock, version).unwrap();
+            assert!(sealer.is_locked_by(lock, version));
+            assert!(!sealer.is_locked_by(Some(&UnlockKey::generate()), version));
+            // As a log that is read again has it.
+            assert!(sealer.is_locked_by(other, version - 1));
+            assert_eq!(unlock.get().as_ref(), lock);
+            assert_eq!(sealer.node_lock().is_some(), lock.is_some());
+            assert!(opens(lock).unwrap());
+            let key = sealer.node_key();
+            assert!(key.is_some() && (node_key.is_none() || node_key == key));
+            node_key = key;
+            let text = fs::read_to_string(&path).unwrap();
+            assert_eq!(text.contains("\"keys\""), lock.is_none(), "{text}");
+            if lock.is_some() {
+                assert!(matches!(opens(None), Err(SealError::Locked)));
+                assert!(matches!(opens(other), Err(SealError::WrongKey)));
+            }
+        }
+        sealer.lock(None, 5).unwrap();
+        assert!(opens(Some(&first)).unwrap(), "not locked: any key will do");
+        assert_eq!(mode(&path), 0o600);
+    }
+
+    #[test]
+    fn locked_keys_that_were_changed_do_not_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("raft.key");
+        let key = UnlockKey::generate();
+        create(&path).lock(Some(&key), 1).unwrap();
+        let text = fs::read(&path).unwrap();
+        for at in 0..text.len() {
+            let mut changed = text.clone();
+            changed[at] ^= 2;
+            fs::write(&path, &changed).unwrap();
+            assert!(load(&path, Some(&key)).is_err(), "byte {at}");
+            fs::write(&path, &text[..at]).unwrap();
+            assert!(load(&path, Some(&key)).is_err(), "cut at {at}");
+        }
+        fs::write(&path, &text).unwrap();
+        assert!(load(&path, Some(&key)).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_new_key_encrypts_and_old_ones_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("raft.key");
+        let key = UnlockKey::generate();
+        let sealer = create(&path);
+        let old = sealer.seal(PLACE, CLEAR).unwrap();
+        let is_old = |record: &[u8]| is_of_other(record, sealer.newest().unwrap());
+        assert!(!is_old(&old) && !is_old(CLEAR) && !sealer.has_old());
+        sealer.lock(Some(&key), 1).unwrap();
+        let new = sealer.seal(PLACE, CLEAR).unwrap();
+        assert!(is_old(&old) && !is_old(&new) && sealer.has_old());
+        let again = load(&path, Some(&key)).unwrap().unwrap();
+        assert_eq!(*again.open(PLACE, &old).unwrap(), *CLEAR);
+        let newest = sealer.newest().unwrap();
+        sealer.lock(Some(&UnlockKey::generate()), 2).unwrap();
+        sealer.lock(Some(&key), 3).unwrap();
+        sealer.forget_before(newest).unwrap();
+        assert_eq!(
+            sealer.ring().keys.len(),
+            3,
+            "those that came meanwhile stay"
+        );
+        sealer.forget_before(sealer.newest().unwrap()).unwrap();
+        let newer = sealer.seal(PLACE, CLEAR).unwrap();
+        let again = load(&path, Some(&key)).unwrap().unwrap();
+        assert!(!sealer.has_old() && !again.has_old());
+        assert!(matches!(
+            again.open(PLACE, &old),
+            Err(SealError::UnknownKey { .. })
+        ));
+        assert_eq!(*again.open(PLACE, &newer).unwrap(), *CLEAR);
+        sealer.lock(None, 4).unwrap();
+        assert!(!sealer.has_old(), "unlocking makes no key");
+    }
+
+    /// At each step of a change a crash leaves the old file, or the new one.
+    #[test]
+    fn a_change_that_is_cut_off_or_fails_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("raft.key");
+        let [first, second] = [(); 2].map(|()| UnlockKey::generate());
+        let sealer = create(&path);
+        sealer.lock(Some(&first), 1).unwrap();
+        let record = sealer.seal(PLACE, CLEAR).unwrap();
+        let before = fs::read(&path).unwrap();
+        let newest = sealer.newest();
+        let next = path.with_extension("key.next");
+
+        // Cut off while the new file was written: any part of it may be there.
+        for part in [&b""[..], &before[..9], b"{\"keys\":["] {
+            fs::write(&next, part).unwrap();
+            let again = load(&path, Some(&first)).unwrap().unwrap();
+            assert_eq!(*again.open(PLACE, &record).unwrap(), *CLEAR);
+        }
+        // The disk refuses.
+        fs::remove_file(&next).unwrap();
+        fs::create_dir(&next).unwrap();
+        assert!(matches!(
+            sealer.lock(Some(&second), 2),
+            Err(SealError::Io(_))
+        ));
+        assert_eq!(fs::read(&path).unwrap(), before);
+        assert!(sealer.is_locked_by(Some(&first), 2));
+        assert_eq!(sealer.newest(), newest, "no key that is not on disk");
+        assert_eq!(sealer.unlock.get().as_ref(), Some(&first));
+        // And takes it in the end.
+        fs::remove_dir(&next).unwrap();
+        sealer.lock(Some(&second), 2).unwrap();
+        assert!(!next.exists());
+        let again = load(&path, Some(&second)).unwrap().unwrap();
+        assert_eq!(*again.open(PLACE, &record).unwrap(), *CLEAR);
     }
 }

@@ -6,7 +6,8 @@ use super::{
     state_machine::StateMachine,
     types::{Batch, Entry, LogId, StorageError, TypeConfig, Vote, raft_id},
 };
-use crate::{Command, Machine, ManagerError, Operation, Proposal, state::State};
+use crate::{Command, Machine, ManagerError, Operation, Proposal, Unlock, state::State};
+use mesh_pki::UnlockKey;
 use openraft::{
     CommittedLeaderId, EntryPayload, RaftLogReader,
     storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine},
@@ -24,7 +25,12 @@ struct Builder;
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Builder {
     async fn build(&self) -> Result<(tempfile::TempDir, LogStore, StateMachine), StorageError> {
         let directory = tempfile::tempdir().unwrap();
-        let log = LogStore::create(&directory.path().join("raft.redb"), &Machine::Own).unwrap();
+        let log = LogStore::create(
+            &directory.path().join("raft.redb"),
+            &Machine::Own,
+            &Unlock::default(),
+        )
+        .unwrap();
         let machine = StateMachine::open(Arc::new(Store::new()), log.clone()).unwrap();
         Ok((directory, log, machine))
     }
@@ -74,6 +80,44 @@ fn names(entries: &[Entry]) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn old_keys_are_forgotten_once_the_log_is_compacted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("raft.redb");
+    let (machine, unlock) = (Machine::Own, Unlock::default());
+    let mut log = LogStore::create(&path, &machine, &unlock).unwrap();
+    let old: Vec<_> = (1..4).map(|index| entry(index, "old")).collect();
+    log.blocking_append(old).await.unwrap();
+    let key = UnlockKey::generate();
+    log.sealer().lock(Some(&key), 1).unwrap();
+    log.blocking_append([entry(4, "new")]).await.unwrap();
+    log.put_snapshot(&0, b"state".to_vec()).await.unwrap();
+    let purge = |index| LogId::new(CommittedLeaderId::new(1, 1), index);
+    log.purge(purge(2)).await.unwrap();
+    assert!(log.sealer().has_old(), "entry 3 is there still");
+    drop(log);
+
+    // Another process, which is told the key.
+    let unlock = Unlock::from(key.clone());
+    let mut log = LogStore::open(&path, &machine, &unlock).unwrap();
+    let entries = log.try_get_log_entries(3..).await.unwrap();
+    assert_eq!(names(&entries), ["old", "new"]);
+    log.purge(purge(3)).await.unwrap();
+    assert!(!log.sealer().has_old());
+    // With the keys in use, as after a failed write.
+    let sealer = log.sealer().clone();
+    drop(log);
+    drop(LogStore::reopen(&path, &machine, &sealer).unwrap());
+    for wrong in [Unlock::default(), Unlock::from(UnlockKey::generate())] {
+        assert!(LogStore::open(&path, &machine, &wrong).is_err());
+    }
+    let mut log = LogStore::open(&path, &machine, &unlock).unwrap();
+    let entries = log.try_get_log_entries(3..).await.unwrap();
+    assert_eq!(names(&entries), ["new"]);
+    let (_, state) = log.snapshot::<u64>().unwrap().unwrap();
+    assert_eq!(state, b"state");
+}
+
+#[tokio::test]
 async fn what_is_on_disk_is_encrypted() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("raft.redb");
@@ -89,13 +133,13 @@ async fn what_is_on_disk_is_encrypted() {
     drop(db);
     assert!(has(&on_disk(&path), "of-old"));
 
-    let mut log = LogStore::open(&path, &Machine::Own).unwrap();
+    let mut log = LogStore::open(&path, &Machine::Own, &Unlock::default()).unwrap();
     log.blocking_append([entry(2, "of-now")]).await.unwrap();
     log.put_snapshot(&1, b"{\"a\":\"snapshot-of-now\"}".to_vec())
         .await
         .unwrap();
     drop(log);
-    let mut log = LogStore::open(&path, &Machine::Own).unwrap();
+    let mut log = LogStore::open(&path, &Machine::Own, &Unlock::default()).unwrap();
     let entries = log.try_get_log_entries(1..3).await.unwrap();
     assert_eq!(names(&entries), ["of-old", "of-now"]);
     let (_, data) = log.snapshot::<u64>().unwrap().unwrap();
@@ -116,13 +160,13 @@ async fn what_is_on_disk_is_encrypted() {
     let key = path.with_extension("key");
     let kept = fs::read(&key).unwrap();
     fs::remove_file(&key).unwrap();
-    let refused = LogStore::open(&path, &Machine::Own)
+    let refused = LogStore::open(&path, &Machine::Own, &Unlock::default())
         .unwrap_err()
         .to_string();
     assert!(refused.contains("raft.key is missing"), "{refused}");
     assert!(!key.exists());
     fs::write(&key, kept).unwrap();
-    LogStore::open(&path, &Machine::Own).unwrap();
+    LogStore::open(&path, &Machine::Own, &Unlock::default()).unwrap();
 }
 
 #[tokio::test]
@@ -133,7 +177,7 @@ async fn a_log_is_rebuilt_whole_or_not_at_all() {
         node_id: "left".to_owned(),
         addr: "192.0.2.1:2377".to_owned(),
     };
-    let mut log = LogStore::create(&path, &Machine::Own).unwrap();
+    let mut log = LogStore::create(&path, &Machine::Own, &Unlock::default()).unwrap();
     // The last one may not be committed; it may have been acknowledged as well.
     let entries = [entry(0, "a"), entry(1, "b"), entry(2, "c")];
     log.blocking_append(entries).await.unwrap();
@@ -158,7 +202,7 @@ async fn a_log_is_rebuilt_whole_or_not_at_all() {
     log.rebuild(&own, keep).await.unwrap();
     assert_eq!(*seen.lock().unwrap(), [2], "all entries are applied");
     drop(log);
-    let mut log = LogStore::open(&path, &Machine::Own).unwrap();
+    let mut log = LogStore::open(&path, &Machine::Own, &Unlock::default()).unwrap();
     let id = raft_id("left");
     assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(8, id)));
     let state = log.get_log_state().await.unwrap();

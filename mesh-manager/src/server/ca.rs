@@ -90,6 +90,7 @@ pub(crate) fn status(error: ManagerError) -> Status {
     let code = match error.kind {
         ErrorKind::InvalidArgument => tonic::Code::InvalidArgument,
         ErrorKind::FailedPrecondition => tonic::Code::FailedPrecondition,
+        ErrorKind::Unauthenticated => tonic::Code::Unauthenticated,
         ErrorKind::PermissionDenied => tonic::Code::PermissionDenied,
         ErrorKind::NotFound => tonic::Code::NotFound,
         ErrorKind::AlreadyExists => tonic::Code::AlreadyExists,

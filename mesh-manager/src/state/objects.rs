@@ -4,8 +4,8 @@
 use super::{ServiceMode, TaskState};
 use crate::{command::NodeReport, traffic::Traffic};
 use ipnetwork::{Ipv4Network, Ipv6Network};
-use mesh_api::engine;
-use mesh_pki::Role;
+use mesh_api::{Sensitive, engine};
+use mesh_pki::{Role, UnlockKey};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -41,12 +41,23 @@ pub struct Cluster {
     pub worker_token: String,
     /// Token that makes managers.
     pub manager_token: String,
+    /// What managers lock their keys with, while the spec has them do so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlock_key: Option<Sensitive>,
     /// Pools that networks are cut from, "address/length".
     pub default_addr_pool: Vec<String>,
     /// Prefix length of networks.
     pub subnet_size: u8,
     /// UDP port of VXLAN.
     pub data_path_port: u16,
+}
+
+impl Cluster {
+    /// What managers lock their keys with; `None` while they do not.
+    pub fn unlock_key(&self) -> Option<UnlockKey> {
+        let key = self.unlock_key.as_ref()?;
+        UnlockKey::from_bytes(key.reveal()).ok()
+    }
 }
 
 /// Whether a node is heard of.

@@ -33,7 +33,10 @@ pub async fn join(remote: &ManagerHandle, config: Config) -> ManagerHandle {
         .await
         .expect("the token is good");
     assert_eq!(joined.identity.role, Role::Manager);
-    joined.identity.save(&config.identity_dir).expect("space");
+    joined
+        .identity
+        .save(&config.identity_dir, None)
+        .expect("space");
     Manager::prepare(&config).expect("space");
     let manager = Manager::join(config, vec![remote_address])
         .await

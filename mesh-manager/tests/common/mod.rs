@@ -51,6 +51,7 @@ pub fn config(directory: &Path, address: SocketAddr) -> Config {
         engine_api: axum::Router::new(),
         timings: Default::default(),
         machine: Default::default(),
+        unlock: Default::default(),
     }
 }
 

@@ -11,7 +11,7 @@ use mesh_api::{
     },
 };
 
-use super::Role;
+use super::{Role, unlock_key};
 use crate::flags::quantity;
 
 #[derive(Debug, clap::Args)]
@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// active, pause or drain
     #[arg(long, default_value = "active", value_parser = ["active", "pause", "drain"])]
     availability: String,
-    /// Lock the managers' state when they restart
+    /// Lock managers when they start again, until they are given the unlock key
     #[arg(long)]
     autolock: bool,
     /// How long node certificates live
@@ -94,6 +94,9 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
          To add a worker to this swarm, run the following command:\n\n{join}\n\n\
          To add a manager to this swarm, run 'mesh-ctl swarm join-token manager' and follow the instructions.\n"
     )?;
+    if args.autolock {
+        unlock_key::tell(&client.swarm_unlock_key().await?)?;
+    }
     Ok(())
 }
 
@@ -106,7 +109,7 @@ async fn restore(
 ) -> Result<String> {
     let backup = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let key = match backup::is_locked(&backup) {
-        true => Some(super::unlock_key()?),
+        true => Some(super::read_unlock_key()?),
         false => None,
     };
     let text = |value: &Option<String>| value.clone().unwrap_or_default();

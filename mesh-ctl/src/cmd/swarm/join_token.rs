@@ -1,7 +1,7 @@
 //! `swarm join-token`
 
 use anyhow::Result;
-use mesh_api::Client;
+use mesh_api::{Client, Rotate};
 
 use super::Role;
 
@@ -20,8 +20,12 @@ pub(crate) struct Args {
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     if args.rotate {
         let (version, spec) = super::settings(client).await?;
-        let (worker, manager) = (args.role == Role::Worker, args.role == Role::Manager);
-        client.swarm_update(version, &spec, worker, manager).await?;
+        let rotate = Rotate {
+            worker_token: args.role == Role::Worker,
+            manager_token: args.role == Role::Manager,
+            ..Rotate::default()
+        };
+        client.swarm_update(version, &spec, rotate).await?;
         if !args.quiet {
             say!("Successfully rotated {} join token.\n", args.role)?;
         }

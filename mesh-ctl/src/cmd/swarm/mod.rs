@@ -6,6 +6,8 @@ mod join;
 mod join_token;
 mod leave;
 mod secret_file;
+mod unlock;
+mod unlock_key;
 mod update;
 
 use anyhow::{Context, Result};
@@ -26,6 +28,10 @@ pub(crate) enum Command {
     JoinToken(join_token::Args),
     /// Leave the cluster
     Leave(leave::Args),
+    /// Unlock this node's manager, which was locked when it started; the key is typed, or read from standard input
+    Unlock,
+    /// Show or rotate the key that managers are unlocked with
+    UnlockKey(unlock_key::Args),
     /// Change the cluster's settings
     Update(update::Args),
 }
@@ -37,6 +43,8 @@ pub(crate) async fn run(client: &Client, command: Command) -> Result<()> {
         Command::Join(args) => join::run(client, args).await,
         Command::JoinToken(args) => join_token::run(client, args).await,
         Command::Leave(args) => leave::run(client, args).await,
+        Command::Unlock => unlock::run(client).await,
+        Command::UnlockKey(args) => unlock_key::run(client, args).await,
         Command::Update(args) => update::run(client, args).await,
     }
 }
@@ -88,6 +96,12 @@ async fn settings(client: &Client) -> Result<(u64, SwarmSpec)> {
     Ok((version, swarm.spec.unwrap_or_default()))
 }
 
+/// Whether managers are locked when they start again.
+fn is_autolock(spec: &SwarmSpec) -> bool {
+    let encryption = spec.encryption_config.as_ref();
+    encryption.and_then(|e| e.auto_lock_managers) == Some(true)
+}
+
 /// The token of a role.
 async fn token(client: &Client, role: Role) -> Result<String> {
     let tokens = client.swarm().await?.join_tokens.unwrap_or_default();
@@ -99,7 +113,7 @@ async fn token(client: &Client, role: Role) -> Result<String> {
 }
 
 /// The unlock key, as typed, or as the first line of standard input where that is no terminal.
-fn unlock_key() -> Result<String> {
+fn read_unlock_key() -> Result<String> {
     let line = terminal::read_hidden("Enter unlock key: ").context("cannot read the unlock key")?;
     Ok(line.trim().to_owned())
 }

@@ -1,13 +1,17 @@
 //! `swarm update`
 
 use anyhow::Result;
-use mesh_api::{Client, engine::SwarmSpec};
+use mesh_api::{Client, Rotate, engine::SwarmSpec};
 
+use super::unlock_key;
 use crate::flags::quantity;
 
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = true)]
 pub(crate) struct Args {
+    /// Whether managers are locked when they start again, until they are given the unlock key
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    autolock: Option<bool>,
     /// Ended tasks kept per slot
     #[arg(long)]
     task_history_limit: Option<i64>,
@@ -21,13 +25,23 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let (version, mut spec) = super::settings(client).await?;
+    let was_locked = super::is_autolock(&spec);
     change(&mut spec, &args);
-    client.swarm_update(version, &spec, false, false).await?;
+    let nothing = Rotate::default();
+    client.swarm_update(version, &spec, nothing).await?;
     say!("Swarm updated.")?;
+    if super::is_autolock(&spec) && !was_locked {
+        unlock_key::tell(&client.swarm_unlock_key().await?)?;
+    }
     Ok(())
 }
 
 fn change(spec: &mut SwarmSpec, args: &Args) {
+    if args.autolock.is_some() {
+        spec.encryption_config
+            .get_or_insert_default()
+            .auto_lock_managers = args.autolock;
+    }
     if args.task_history_limit.is_some() {
         let orchestration = spec.orchestration.get_or_insert_default();
         orchestration.task_history_retention_limit = args.task_history_limit;
@@ -55,5 +69,14 @@ mod tests {
             serde_json::json!({"CAConfig": {"NodeCertExpiry": 7_200_000_000_000_i64}})
         );
         assert!(arguments::<Args>(&[]).is_err(), "nothing to change");
+        for (flag, expected) in [
+            ("--autolock", true),
+            ("--autolock=true", true),
+            ("--autolock=false", false),
+        ] {
+            change(&mut spec, &arguments(&[flag]).expect(flag));
+            assert_eq!(super::super::is_autolock(&spec), expected, "{flag}");
+        }
+        assert!(arguments::<Args>(&["--autolock=perhaps"]).is_err());
     }
 }

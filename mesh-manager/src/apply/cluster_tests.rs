@@ -1,0 +1,113 @@
+//! Changes of the cluster object: its tokens, and what managers are locked with.
+
+use crate::{Command, ErrorKind, Operation, command::RULES, fixture::World};
+use mesh_api::{Sensitive, engine};
+use mesh_pki::UnlockKey;
+
+fn update(version: u64, spec: engine::SwarmSpec) -> Command {
+    Command::UpdateSwarm {
+        version,
+        spec,
+        rotate_worker_token: false,
+        rotate_manager_token: false,
+        rotate_unlock_key: false,
+        unlock_key: None,
+    }
+}
+
+#[test]
+fn tokens_rotate() {
+    let mut world = World::new(&[]);
+    let old = world.state.cluster().unwrap().clone();
+    let rotate = |version| {
+        let mut command = update(version, engine::SwarmSpec::default());
+        if let Command::UpdateSwarm {
+            rotate_worker_token,
+            ..
+        } = &mut command
+        {
+            *rotate_worker_token = true;
+        }
+        command
+    };
+    world.call(rotate(old.meta.version)).unwrap();
+    let new = world.state.cluster().unwrap();
+    assert_ne!(new.worker_token, old.worker_token);
+    assert_eq!(new.worker_token[..59], old.worker_token[..59], "same root");
+    assert_eq!(new.manager_token, old.manager_token);
+    assert_eq!(new.spec, old.spec, "an empty spec changes nothing");
+    let error = world.call(rotate(old.meta.version)).unwrap_err();
+    assert!(error.message.contains("update out of sequence"), "{error}");
+}
+
+/// Turns autolock on or off, or leaves it, with this key at hand.
+fn lock(world: &World, autolock: Option<bool>, rotate: bool, key: Option<&UnlockKey>) -> Command {
+    let spec = engine::SwarmSpec {
+        encryption_config: Some(engine::SwarmSpecEncryptionConfig {
+            auto_lock_managers: autolock,
+        }),
+        ..Default::default()
+    };
+    Command::UpdateSwarm {
+        version: world.state.cluster().unwrap().meta.version,
+        spec,
+        rotate_worker_token: false,
+        rotate_manager_token: false,
+        rotate_unlock_key: rotate,
+        unlock_key: key.map(|key| key.as_bytes().to_vec().into()),
+    }
+}
+
+#[test]
+fn the_unlock_key_is_there_while_managers_are_locked() {
+    let mut world = World::new(&[]);
+    let [first, second, third, fourth] = [(); 4].map(|()| UnlockKey::generate());
+    let table = [
+        ("off", None, false, &first, None),
+        ("nothing to rotate", None, true, &first, None),
+        ("turned on", Some(true), false, &first, Some(&first)),
+        ("on still", Some(true), false, &second, Some(&first)),
+        ("not said", None, false, &second, Some(&first)),
+        ("rotated", Some(true), true, &second, Some(&second)),
+        ("turned off", Some(false), true, &third, None),
+        ("another one", Some(true), false, &fourth, Some(&fourth)),
+    ];
+    for (what, autolock, rotate, new, expected) in table {
+        let command = lock(&world, autolock, rotate, Some(new));
+        world.call(command).unwrap();
+        let cluster = world.state.cluster().unwrap();
+        assert_eq!(cluster.unlock_key().as_ref(), expected, "{what}");
+        assert!(
+            !format!("{cluster:?}").contains("unlock_key: Some(["),
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn a_lock_without_a_key_is_refused_and_so_is_what_old_versions_refused() {
+    let mut world = World::new(&[]);
+    let before = world.state.cluster().unwrap().clone();
+    let mut refused = |rules, command| {
+        let error = world
+            .apply_by(rules, Operation::Command(command))
+            .unwrap_err();
+        let now = world.state.cluster().unwrap();
+        assert_eq!(
+            (now.meta.version, &now.spec),
+            (before.meta.version, &before.spec)
+        );
+        error.kind
+    };
+    let world_now = World::new(&[]);
+    let key = UnlockKey::generate();
+    let without = lock(&world_now, Some(true), false, None);
+    assert_eq!(refused(RULES, without.clone()), ErrorKind::InvalidArgument);
+    let mut short = without;
+    if let Command::UpdateSwarm { unlock_key, .. } = &mut short {
+        *unlock_key = Some(Sensitive::from(vec![1; 31]));
+    }
+    assert_eq!(refused(RULES, short), ErrorKind::InvalidArgument);
+    let good = lock(&world_now, Some(true), false, Some(&key));
+    assert_eq!(refused(2, good), ErrorKind::Unimplemented);
+}

@@ -1,0 +1,110 @@
+//! Autolock: the keys of this manager are locked as the cluster's spec has it, and opened with the unlock key when the manager
+//! is started again.
+
+use crate::{
+    Config, Manager, ManagerError, Unlock,
+    core::Core,
+    raft::{SealError, keys_in},
+};
+use mesh_pki::{NodeIdentity, PkiError, Role, UnlockKey};
+use std::{sync::Arc, time::Duration};
+
+/// Pause before the key file is written again after that failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+fn failed(error: SealError) -> ManagerError {
+    ManagerError::internal("cannot read the manager's keys", error)
+}
+
+impl Manager {
+    /// Whether the keys on disk are locked, and not with the key that this process knows.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn is_locked(config: &Config) -> Result<bool, ManagerError> {
+        match keys_in(&config.data_dir, &config.unlock) {
+            Ok(_) => Ok(false),
+            Err(SealError::Locked | SealError::WrongKey) => Ok(true),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Opens the keys on disk with this key, so that the manager can be started; false if it does not fit.
+    ///
+    /// # Errors
+    /// The keys cannot be read.
+    pub fn unlock(config: &Config, key: UnlockKey) -> Result<bool, ManagerError> {
+        let unlock = Unlock::from(key);
+        match keys_in(&config.data_dir, &unlock) {
+            Ok(_) => {
+                config.unlock.set(unlock.get());
+                Ok(true)
+            }
+            Err(SealError::WrongKey) => Ok(false),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// This node's identity on disk, `None` if it has none; without its private key while a manager's keys are locked.
+    ///
+    /// # Errors
+    /// It cannot be read, or the keys cannot.
+    pub fn identity(config: &Config) -> Result<Option<NodeIdentity>, ManagerError> {
+        let unreadable = |e: PkiError| ManagerError::internal("cannot read the node's identity", e);
+        let load = |lock| NodeIdentity::load(&config.identity_dir, lock).map_err(unreadable);
+        match keys_in(&config.data_dir, &config.unlock) {
+            Ok(keys) => load(keys.and_then(|keys| keys.node_key()).as_ref()),
+            Err(SealError::Locked | SealError::WrongKey) => {
+                // A worker's is not locked; a manager's may not be yet, when its keys are already.
+                let without = |identity: NodeIdentity| match identity.role {
+                    Role::Manager => identity.without_key(),
+                    Role::Worker => identity,
+                };
+                Ok(load(None)?.map(without))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+impl Core {
+    /// Locks the keys on disk as the cluster has it.
+    pub(crate) async fn follow_lock(&self) -> Result<(), ManagerError> {
+        let _in_turn = self.locking.lock().await;
+        let (key, version) = match self.store.read().cluster() {
+            Some(cluster) => (cluster.unlock_key(), cluster.meta.version),
+            None => return Ok(()),
+        };
+        if self.keys.is_locked_by(key.as_ref(), version) {
+            return Ok(());
+        }
+        let is_locked = key.is_some();
+        let keys = self.keys.clone();
+        let lock = move || keys.lock(key.as_ref(), version);
+        let locked = self.config.machine.blocking(lock).await?;
+        locked.map_err(|e| ManagerError::internal("cannot lock the manager's keys", e))?;
+        self.node_lock.send_replace(self.keys.node_lock());
+        tracing::info!(is_locked, "the manager's keys were locked anew");
+        if is_locked && let Err(error) = self.consensus.compact().await {
+            tracing::warn!(%error, "what was encrypted with the former key of the log is kept for now");
+        }
+        Ok(())
+    }
+}
+
+/// Follows the cluster until the manager stops.
+pub(crate) async fn run(core: Arc<Core>) {
+    let mut index = core.store.index();
+    let follow = async {
+        loop {
+            index.borrow_and_update();
+            if let Err(error) = core.follow_lock().await {
+                tracing::warn!(%error, "the manager's keys are not locked as the swarm has it yet");
+                tokio::time::sleep(RETRY).await;
+            } else if index.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    core.cancel.run_until_cancelled(follow).await;
+}
