@@ -64,6 +64,7 @@ mod tests {
 
     use serde_json::json;
 
+    const GIB: i64 = 1 << 30;
     const TEXT: &str = "assigned node no longer meets constraints";
 
     fn update(world: &mut World, node: &str, change: impl FnOnce(&mut engine::NodeSpec)) {
@@ -195,7 +196,6 @@ mod tests {
 
     #[test]
     fn tasks_that_reserve_more_than_a_node_has_left_are_rejected() {
-        const GIB: i64 = 1 << 30;
         for spec in [replicated("web", 3), global("web")] {
             let mut world = World::new(&["n1"]);
             let tell = |world: &mut World, nano_cpus: i64, memory_bytes: i64| {
@@ -234,6 +234,57 @@ mod tests {
             assert_eq!(world.running_on(&free, "n1"), 1, "it reserves nothing");
             tell(&mut world, 4_000_000_000, 4 * GIB);
             assert_eq!(world.running_on(&id, "n1"), count);
+        }
+    }
+
+    fn reserving(mut spec: engine::ServiceSpec, memory: i64) -> engine::ServiceSpec {
+        let reserved = json!({"Reservations": {"MemoryBytes": memory}});
+        template(&mut spec).resources = serde_json::from_value(reserved).unwrap();
+        spec
+    }
+
+    /// A world with a node of 1 GiB, and ids of its own.
+    fn full(number: usize) -> World {
+        let mut world = World::new(&["n1"]);
+        for _ in 0..number {
+            world.node_up("n1");
+        }
+        world
+    }
+
+    #[test]
+    fn an_update_on_a_full_node_rejects_nothing() {
+        for number in 0..20 {
+            let mut world = full(number);
+            let spec = reserving(replicated("web", 2), GIB / 2);
+            let id = world.service(spec).unwrap();
+            world.work();
+            assert_eq!(world.running_on(&id, "n1"), 2);
+            world.acknowledge = false;
+            world.force_update(&id);
+            world.settle();
+            world.acknowledge = true;
+            world.work();
+            world.now += 60 * SECOND;
+            world.work();
+            let rejected = |t: &&Task| t.drain_to == Some(TaskState::Rejected);
+            let tasks = world.state.tasks_of_service(&id);
+            assert_eq!(tasks.filter(rejected).count(), 0);
+            assert_eq!(world.running_on(&id, "n1"), 2);
+        }
+    }
+
+    #[test]
+    fn a_task_that_finds_no_room_takes_none_from_others() {
+        for number in 0..20 {
+            let mut world = full(number);
+            let spec = reserving(replicated("web", 1), GIB / 2);
+            let id = world.service(spec).unwrap();
+            world.work();
+            world.service(reserving(global("all"), GIB)).unwrap();
+            world.work();
+            assert_eq!(world.running_on(&id, "n1"), 1);
+            assert_eq!(ended(&world, &id), []);
         }
     }
 

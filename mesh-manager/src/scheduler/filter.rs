@@ -1,6 +1,9 @@
 //! What keeps a task off a node, in Swarm's order, and how a refusal explains itself.
 
-use super::{Constraint, node_set::Candidate};
+use super::{
+    Constraint,
+    node_set::{Candidate, weighs},
+};
 use crate::state::{Network, Node, Port, State, Task};
 use mesh_api::{engine, handout};
 
@@ -196,16 +199,14 @@ pub(crate) fn fits_node(placement: Option<&engine::TaskSpecPlacement>, node: &No
     constraints(placement).iter().all(|c| c.matches(node)) && platform_fits(placement, node)
 }
 
-/// Whether a node, as it is now, has what a task of its reserves, beside those of its tasks that come first by id.
+/// Whether a node, as it is now, has what a task of its reserves, beside those of its tasks that come first by id. Tasks count
+/// as they do when one is placed, so that a node which has not shrunk always has.
 pub(crate) fn has_room(state: &State, node: &Node, task: &Task) -> bool {
     if Reserved::of(task) == Reserved::default() {
         return true;
     }
     let (mut cpus, mut memory) = (node.description.nano_cpus, node.description.memory_bytes);
-    let is_there = |task: &&Task| {
-        !task.status.state.is_terminal() && task.desired <= crate::state::TaskState::Complete
-    };
-    for other in state.tasks_of_node(&node.id).filter(is_there) {
+    for other in state.tasks_of_node(&node.id).filter(|t| weighs(t)) {
         let reserved = Reserved::of(other);
         let fits = reserved.nano_cpus <= cpus.max(0) && reserved.memory_bytes <= memory.max(0);
         if other.id == task.id {
