@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use mesh_tests::{eventually, image, rig::UP_LIMIT, scenario, stock::docker};
 
 #[test]
