@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Instant,
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A running manager.
@@ -28,6 +28,8 @@ pub(crate) struct Core {
     pub(crate) keys: Arc<Sealer>,
     /// Held while they are locked anew.
     pub(crate) locking: tokio::sync::Mutex<()>,
+    /// The log has another key, and is to be compacted.
+    pub(crate) relocked: Notify,
     /// What the node's private key is to be encrypted with.
     pub(crate) node_lock: watch::Sender<Option<UnlockKey>>,
     pub(crate) store: Arc<Store>,

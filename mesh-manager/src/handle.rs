@@ -348,6 +348,7 @@ impl ManagerHandle {
             node_lock: watch::Sender::new(keys.node_lock()),
             keys,
             locking: Default::default(),
+            relocked: Default::default(),
             store,
             proposer: Proposer::start(raft.clone(), machine),
             consensus: raft,
@@ -371,6 +372,7 @@ impl ManagerHandle {
         self.core.tasks.spawn(Driver::run(self.core.clone()));
         self.core.tasks.spawn(role_manager::run(self.core.clone()));
         self.core.tasks.spawn(locking::run(self.core.clone()));
+        self.core.tasks.spawn(locking::compact(self.core.clone()));
         let follow = self.core.credentials.clone().follow(
             self.core.config.identity_dir.clone(),
             self.core.keys.clone(),

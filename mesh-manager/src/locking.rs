@@ -12,6 +12,9 @@ use std::{sync::Arc, time::Duration};
 /// Pause before the key file is written again after that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Longest wait for the log to be compacted; what is left then goes with a later snapshot.
+const COMPACT_LIMIT: Duration = Duration::from_secs(60);
+
 fn failed(error: SealError) -> ManagerError {
     ManagerError::internal("cannot read the manager's keys", error)
 }
@@ -43,6 +46,15 @@ impl Manager {
             Err(SealError::WrongKey) => Ok(false),
             Err(error) => Err(failed(error)),
         }
+    }
+
+    /// What the node's private key is encrypted with on disk; `None` while managers are not locked.
+    ///
+    /// # Errors
+    /// The keys cannot be read, or are locked.
+    pub fn node_lock(config: &Config) -> Result<Option<UnlockKey>, ManagerError> {
+        let keys = keys_in(&config.data_dir, &config.unlock).map_err(failed)?;
+        Ok(keys.and_then(|keys| keys.node_lock()))
     }
 
     /// This node's identity on disk, `None` if it has none; without its private key while a manager's keys are locked.
@@ -85,8 +97,8 @@ impl Core {
         locked.map_err(|e| ManagerError::internal("cannot lock the manager's keys", e))?;
         self.node_lock.send_replace(self.keys.node_lock());
         tracing::info!(is_locked, "the manager's keys were locked anew");
-        if is_locked && let Err(error) = self.consensus.compact().await {
-            tracing::warn!(%error, "what was encrypted with the former key of the log is kept for now");
+        if is_locked {
+            self.relocked.notify_one();
         }
         Ok(())
     }
@@ -107,4 +119,27 @@ pub(crate) async fn run(core: Arc<Core>) {
         }
     };
     core.cancel.run_until_cancelled(follow).await;
+}
+
+/// Has the log compacted whenever it gets another key, until the manager stops, so that the former ones can be forgotten.
+pub(crate) async fn compact(core: Arc<Core>) {
+    let compact = async {
+        if core.keys.has_old() {
+            // As the last run left it; nothing is applied before there is a leader.
+            let mut leadership = core.consensus.leadership();
+            if leadership.wait_for(|l| l.leader.is_some()).await.is_err() {
+                return;
+            }
+            core.relocked.notify_one();
+        }
+        loop {
+            core.relocked.notified().await;
+            let compacted = tokio::time::timeout(COMPACT_LIMIT, core.consensus.compact()).await;
+            let compacted = compacted.unwrap_or_else(|_| Err(ManagerError::no_leader()));
+            if let Err(error) = compacted {
+                tracing::warn!(%error, "what was encrypted with former keys of the log is kept for now");
+            }
+        }
+    };
+    core.cancel.run_until_cancelled(compact).await;
 }

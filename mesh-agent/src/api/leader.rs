@@ -26,6 +26,9 @@ const STALE: HeaderValue = HeaderValue::from_static(
     r#"110 - "The swarm does not have a leader. This is what this manager knows; nothing can be changed.""#,
 );
 
+/// What is of no use once it is old, and would be kept: an unlock key.
+const NEVER_STALE: &str = "/swarm/unlockkey";
+
 /// Lets the request pass where this manager leads, else has the leader answer it. Without a leader, reads are answered by
 /// what this manager knows, and say so.
 pub(super) async fn answers(State(api): State<Api>, request: Request, next: Next) -> Response {
@@ -61,7 +64,7 @@ pub(super) async fn answers(State(api): State<Api>, request: Request, next: Next
             }
         }
     };
-    if !is_read {
+    if !is_read || request.path().ends_with(NEVER_STALE) {
         return ApiError::from(refusal).into_response();
     }
     let mut answer = next.run(request.take()).await;
@@ -104,6 +107,13 @@ impl Pending {
             Self::Copied(parts, body) => {
                 Request::from_parts(parts.clone(), Body::from(body.clone()))
             }
+        }
+    }
+
+    fn path(&self) -> &str {
+        match self {
+            Self::Whole(request) => request.uri().path(),
+            Self::Copied(parts, _) => parts.uri.path(),
         }
     }
 

@@ -18,12 +18,12 @@ pub(super) struct OwnIdentity {
 }
 
 impl OwnIdentity {
-    /// One that was read from `dir`, or just written.
-    pub(super) fn new(dir: PathBuf, identity: NodeIdentity) -> Self {
+    /// One that was read from `dir`, or just written there; `lock` is what its private key is encrypted with.
+    pub(super) fn new(dir: PathBuf, identity: NodeIdentity, lock: Option<UnlockKey>) -> Self {
         Self {
             dir,
             current: watch::Sender::new(Arc::new(identity)),
-            lock: Mutex::default(),
+            lock: Mutex::new(lock),
         }
     }
 
@@ -53,8 +53,9 @@ impl OwnIdentity {
         Ok(())
     }
 
-    /// The private key has been opened with the unlock key.
-    pub(super) fn open(&self, identity: NodeIdentity) {
+    /// The private key has been opened; `lock` is what it is encrypted with on disk, also when it is renewed.
+    pub(super) fn open(&self, identity: NodeIdentity, lock: Option<UnlockKey>) {
+        *self.lock() = lock;
         self.current.send_replace(Arc::new(identity));
     }
 
@@ -106,7 +107,7 @@ mod tests {
             let root = root.certificate_pem().to_owned();
             NodeIdentity::new(certificate.unwrap(), pair.key_pem, root).unwrap()
         };
-        let own = OwnIdentity::new(dir.path().to_owned(), identity.clone());
+        let own = OwnIdentity::new(dir.path().to_owned(), identity.clone(), None);
         let key = UnlockKey::generate();
         let is_locked = || {
             let read = |key| NodeIdentity::load(dir.path(), key).unwrap().unwrap();
@@ -128,8 +129,13 @@ mod tests {
         own.seal(None).unwrap();
         assert!(!is_locked());
 
-        let locked = OwnIdentity::new(dir.path().to_owned(), identity.clone().without_key());
+        let without = identity.clone().without_key();
+        let locked = OwnIdentity::new(dir.path().to_owned(), without, None);
         locked.seal(Some(&key)).unwrap();
         assert!(!is_locked(), "what is not known is not written");
+        locked.open(identity.clone(), Some(key.clone()));
+        locked.renew(again(Role::Manager)).unwrap();
+        let on_disk = NodeIdentity::load(dir.path(), None).unwrap().unwrap();
+        assert!(!on_disk.has_key(), "renewed before its manager runs");
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use mesh_api::proto::{self, NodeDescription};
 use mesh_manager::{ManagerHandle, client};
-use mesh_pki::NodeIdentity;
+use mesh_pki::{NodeIdentity, UnlockKey};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use super::{
@@ -78,8 +78,11 @@ impl Membership {
         });
         let shared = Shared::new(config.clone(), kept.clone());
         let (hosted, hosted_in) = watch::channel(manager.is_some());
+        let lock = manager
+            .as_ref()
+            .and_then(|m| m.node_lock().borrow().clone());
         node.host(manager);
-        let identity = Arc::new(OwnIdentity::new(disk::identity_dir(config), identity));
+        let identity = Arc::new(OwnIdentity::new(disk::identity_dir(config), identity, lock));
         let (cipher, cipher_in) = watch::channel(running_cipher(config));
         let (mtu, mtu_in) = watch::channel(0);
         let mut session = Session::start(session::Config {
@@ -145,19 +148,24 @@ impl Membership {
         &self,
         node: &Node,
         identity: NodeIdentity,
+        lock: Option<UnlockKey>,
     ) -> Result<(), NodeError> {
-        self.identity.open(identity);
+        self.identity.open(identity, lock);
         let mut state = node.inner.state.subscribe();
-        let is_manager = |state: &NodeState| {
-            let info = state.cluster();
-            info.is_some_and(|info| info.role == Role::Manager)
+        let is_settled = |state: &NodeState| match state {
+            NodeState::Error(_) => true,
+            state => (state.cluster()).is_some_and(|info| info.role == Role::Manager),
         };
-        let runs = state.wait_for(is_manager);
-        if !matches!(timeout(UNLOCK_LIMIT, runs).await, Ok(Ok(_))) {
-            return Err(NodeError::Remote(
-                "swarm component could not be started: the manager does not run yet; the agent's log says why"
-                    .to_owned(),
-            ));
+        let settled = timeout(UNLOCK_LIMIT, state.wait_for(is_settled)).await;
+        let settled = settled.map(|state| state.map(|state| state.clone()));
+        let failed = |why: &str| {
+            let text = format!("swarm component could not be started: {why}");
+            Err(NodeError::Remote(text))
+        };
+        match settled {
+            Ok(Ok(NodeState::Error(why))) => return failed(&why),
+            Ok(Ok(_)) => {}
+            _ => return failed("the manager does not run yet; the agent's log says why"),
         }
         // Alone it has its state in a moment; with others, they may have to be unlocked first.
         if let Some(manager) = node.manager()
@@ -326,7 +334,9 @@ fn follow(
             let now = connection.borrow_and_update().clone();
             let known = managers.borrow_and_update().clone();
             info.role = role(*own.hosted.borrow_and_update());
-            let is_locked = !own.identity.borrow_and_update().has_key();
+            let identity = own.identity.borrow_and_update().clone();
+            let is_locked = !identity.has_key();
+            let is_coming = identity.role == mesh_pki::Role::Manager && info.role == Role::Worker;
             if known != info.managers && !known.is_empty() {
                 info.managers.clone_from(&known);
                 if let Err(error) = kept.change(|kept| kept.learn(&known)) {
@@ -344,7 +354,7 @@ fn follow(
                     Connection::Up(_) => NodeState::Active(info.clone()),
                     Connection::Lost(_) => match state {
                         NodeState::Pending(_) | NodeState::Locked => {
-                            NodeState::Pending(Some(info.clone()))
+                            NodeState::Pending((!is_coming).then(|| info.clone()))
                         }
                         NodeState::Active(_) => NodeState::Active(info.clone()),
                         NodeState::Inactive | NodeState::Error(_) => state.clone(),

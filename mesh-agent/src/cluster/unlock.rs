@@ -37,5 +37,6 @@ pub(crate) async fn unlock(node: &Node, key: &str) -> Result<(), NodeError> {
             "the node's private key is missing",
         )));
     };
-    running.unlock(node, identity).await
+    let lock = Manager::node_lock(&config).map_err(failed)?;
+    running.unlock(node, identity, lock).await
 }

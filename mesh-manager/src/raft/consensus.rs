@@ -71,7 +71,7 @@ pub(crate) trait Consensus: Send + Sync + 'static {
         data: Vec<u8>,
     ) -> Result<Vec<u8>, ManagerError>;
 
-    /// Begins to write a snapshot, so that entries from before it can go.
+    /// Writes a snapshot of all that is in the log now, and has the entries up to it removed.
     async fn compact(&self) -> Result<(), ManagerError>;
 
     /// Cancelled once another group has taken the place of this manager's, which then takes no part any more. Whoever gets

@@ -316,17 +316,13 @@ fn keys(path: &Path, db: &Database, unlock: &Unlock) -> Result<Arc<Sealer>, Fail
 fn has_record(db: &Database, is_such: impl Fn(&[u8]) -> bool) -> Result<bool, Failure> {
     let txn = db.begin_read()?;
     let (log, meta) = (txn.open_table(LOG)?, txn.open_table(META)?);
-    if let Some(snapshot) = meta.get(SNAPSHOT_DATA)?
-        && is_such(snapshot.value())
-    {
-        return Ok(true);
-    }
     for row in log.iter()? {
         if is_such(row?.1.value()) {
             return Ok(true);
         }
     }
-    Ok(false)
+    let snapshot = meta.get(SNAPSHOT_DATA)?;
+    Ok(snapshot.is_some_and(|snapshot| is_such(snapshot.value())))
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {

@@ -35,6 +35,9 @@ const SNAPSHOT_ANSWER: Duration = Duration::from_secs(10);
 /// Entries in one message.
 const MAX_ENTRIES: u64 = 200;
 
+/// Pause before a snapshot of all of the log is asked for again.
+const COMPACT_RETRY: Duration = Duration::from_millis(500);
+
 /// Pause before Raft is opened anew; it doubles with every failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Longest such pause: a disk that has space again is noticed within this time.
@@ -431,8 +434,23 @@ impl Consensus for OpenRaft {
     }
 
     async fn compact(&self) -> Result<(), ManagerError> {
-        let begun = self.raft().trigger().snapshot().await;
-        begun.map_err(ManagerError::cannot_write)
+        let raft = self.raft();
+        let mut metrics = raft.metrics();
+        let last = metrics.borrow().last_log_index.unwrap_or(0);
+        let is_in = |index: Option<u64>| index.is_some_and(|index| index >= last);
+        let upto = loop {
+            let begun = raft.trigger().snapshot().await;
+            begun.map_err(ManagerError::cannot_write)?;
+            // Another one may have been in the making, or not all have been applied.
+            let written = metrics.wait_for(|m| is_in(m.snapshot.map(|s| s.index)));
+            match tokio::time::timeout(COMPACT_RETRY, written).await {
+                Ok(Ok(metrics)) => break metrics.snapshot.map_or(0, |s| s.index),
+                Ok(Err(_)) => return Err(ManagerError::no_leader()),
+                Err(_) => {}
+            }
+        };
+        let purged = raft.trigger().purge_log(upto).await;
+        purged.map_err(ManagerError::cannot_write)
     }
 
     fn dismissal(&self) -> CancellationToken {

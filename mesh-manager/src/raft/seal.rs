@@ -198,7 +198,7 @@ impl Sealer {
     }
 
     /// Whether there are keys besides the one that encrypts.
-    pub(super) fn has_old(&self) -> bool {
+    pub(crate) fn has_old(&self) -> bool {
         self.ring().keys.len() > 1
     }
 
