@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use axum::{
+    BoxError,
     body::{Body, Bytes},
     http::{HeaderValue, header},
     response::Response,
@@ -100,12 +101,12 @@ pub(super) fn media_type(terminal: bool) -> HeaderValue {
     HeaderValue::from_static(if terminal { RAW } else { MULTIPLEXED })
 }
 
-/// A response of pieces of log.
-pub(super) fn log_response(
+/// A response of pieces of log; an error breaks it off.
+pub(super) fn log_response<E: Into<BoxError> + 'static>(
     terminal: bool,
-    pieces: impl Stream<Item = Bytes> + Send + 'static,
+    pieces: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
 ) -> Response {
-    let body = Body::from_stream(pieces.map(Ok::<_, Infallible>));
+    let body = Body::from_stream(pieces);
     let mut response = Response::new(body);
     response
         .headers_mut()

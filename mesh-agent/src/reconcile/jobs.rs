@@ -104,7 +104,13 @@ impl Tools {
             hostname: order.files.join("hostname"),
             volumes: self.volumes.clone(),
         };
-        let mut plan = container::plan(task, &spec, &image.config, &self.names, &places)?;
+        let mut plan = {
+            let (task, spec, config) = (task.clone(), spec.clone(), image.config.clone());
+            let (names, places) = (self.names.clone(), places.clone());
+            // Templates may take a while.
+            let make = move || container::plan(&task, &spec, &config, &names, &places);
+            tokio::task::spawn_blocking(make).await??
+        };
         for path in plan.volumes.values() {
             std::fs::create_dir_all(path)
                 .with_context(|| format!("create volume {}", path.display()))?;

@@ -1,7 +1,7 @@
 //! Logs for whoever asks this manager: read at the leader, and read on at the next one when another manager comes to lead.
 
 use super::{Had, LogLine, LogSelector, LogStream, LogTarget, subscribe};
-use crate::{ManagerError, core::Core, raft::Peer};
+use crate::{ErrorKind, ManagerError, core::Core, raft::Peer};
 use futures::{StreamExt, TryStreamExt, stream};
 use mesh_api::proto::{LogBatch, LogsRequest, control_client::ControlClient};
 use std::{sync::Arc, time::Duration};
@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 /// Lines that wait for a slow reader before the leader is held back.
 const BACKLOG: usize = 256;
@@ -18,6 +18,8 @@ const BACKLOG: usize = 256;
 const BATCH: usize = 128;
 /// Longest wait for a leader before what was to end by itself does so.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a manager that stops waits for a slow reader.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// Pause before another leader is asked.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -33,8 +35,10 @@ struct Source {
 enum End {
     /// There is no more.
     Over,
-    /// Nobody reads any more, or this manager stops.
+    /// Nobody reads any more.
     Unread,
+    /// This manager stops.
+    Stopped,
     /// It leads no more, or is lost.
     Broken,
 }
@@ -70,20 +74,30 @@ async fn run(core: Arc<Core>, selector: LogSelector, mut source: Source, lines: 
     loop {
         match read(&core, &mut source, &lines, &mut had).await {
             End::Over | End::Unread => return,
+            End::Stopped => return break_off(&core, &lines, ManagerError::no_leader()).await,
             End::Broken => {}
         }
         let reopened = tokio::select! {
-            reopened = reopen(&core, &selector, &had) => reopened,
+            reopened = reopen(&core, &selector, &mut had) => reopened,
             () = lines.closed() => return,
-            () = core.cancel.cancelled() => return,
+            () = core.cancel.cancelled() => Err(ManagerError::no_leader()),
         };
         match reopened {
             Ok(reopened) => source = reopened,
-            Err(error) => {
-                let _ = lines.send(Err(error)).await;
-                return;
-            }
+            Err(error) => return break_off(&core, &lines, error).await,
         }
+    }
+}
+
+/// Tells the reader that this is not the end. One that is slow is not waited for once this manager stops.
+async fn break_off(core: &Core, lines: &Lines, error: ManagerError) {
+    let stopped = async {
+        core.cancel.cancelled().await;
+        tokio::time::sleep(LAST_WORD).await;
+    };
+    tokio::select! {
+        _ = lines.send(Err(error)) => {}
+        () = stopped => {}
     }
 }
 
@@ -99,7 +113,7 @@ async fn read(core: &Core, source: &mut Source, lines: &Lines, had: &mut Had) ->
             line = incoming.next() => line,
             _ = leadership.wait_for(|l| l.leader.as_ref() != Some(&*leader)) => return End::Broken,
             () = lines.closed() => return End::Unread,
-            () = core.cancel.cancelled() => return End::Unread,
+            () = core.cancel.cancelled() => return End::Stopped,
         };
         let line = match line {
             None => return End::Over,
@@ -111,8 +125,13 @@ async fn read(core: &Core, source: &mut Source, lines: &Lines, had: &mut Had) ->
         };
         let last = had.entry(line.task_id.clone()).or_insert(line.timestamp);
         *last = line.timestamp.max(*last);
-        if lines.send(Ok(line)).await.is_err() {
-            return End::Unread;
+        tokio::select! {
+            sent = lines.send(Ok(line)) => {
+                if sent.is_err() {
+                    return End::Unread;
+                }
+            }
+            () = core.cancel.cancelled() => return End::Stopped,
         }
     }
 }
@@ -121,11 +140,24 @@ async fn read(core: &Core, source: &mut Source, lines: &Lines, had: &mut Had) ->
 async fn reopen(
     core: &Arc<Core>,
     selector: &LogSelector,
-    had: &Had,
+    had: &mut Had,
 ) -> Result<Source, ManagerError> {
     let give_up = Instant::now() + PATIENCE;
     loop {
-        match open(core, selector, had, Instant::now() + PATIENCE).await {
+        let deadline = Instant::now() + PATIENCE;
+        let opened = match core.catch_up().await {
+            Ok(_) => {
+                {
+                    // Nobody asks for what is forgotten.
+                    let state = core.store.read();
+                    had.retain(|task, _| state.task(task).is_some());
+                }
+                open(core, selector, had, deadline).await
+            }
+            Err(error) => Err(error),
+        };
+        match opened {
+            Err(error) if error.kind == ErrorKind::Unimplemented => return Err(error),
             Err(error) if !selector.follow && Instant::now() > give_up => return Err(error),
             Err(error) => tracing::debug!(%error, "logs wait for a leader"),
             opened => return opened,
@@ -163,7 +195,10 @@ async fn ask(
     let batches = match ControlClient::new(channel).logs(request).await {
         Ok(answer) => answer.into_inner(),
         Err(status) => {
-            core.leader_channel.forget();
+            // Others use the line as well.
+            if matches!(status.code(), Code::Unavailable | Code::Unknown) {
+                core.leader_channel.forget();
+            }
             return Err(broken(&status));
         }
     };
@@ -184,7 +219,13 @@ async fn ask(
 }
 
 fn broken(status: &Status) -> ManagerError {
-    let kind = crate::ErrorKind::Unavailable;
+    if status.code() == Code::Unimplemented {
+        return ManagerError::new(
+            ErrorKind::Unimplemented,
+            "the leader is older and gives other managers no logs: ask it, or upgrade it",
+        );
+    }
+    let kind = ErrorKind::Unavailable;
     ManagerError::new(
         kind,
         format!("the leader gives no logs: {}", status.message()),

@@ -1,5 +1,7 @@
 //! `/containers/{id}/logs`, `/containers/{id}/attach` and the size of a container's terminal.
 
+use std::convert::Infallible;
+
 use axum::{
     extract::{Path, Query as QueryOf, Request, State},
     response::Response,
@@ -32,7 +34,7 @@ pub(in crate::api) async fn logs(
     let args = LogArgs::read(&query)?;
     let terminal = has_terminal(&task);
     let pieces = pieces(&api, &task, args, terminal).await?;
-    Ok(log_response(terminal, pieces))
+    Ok(log_response(terminal, pieces.map(Ok::<_, Infallible>)))
 }
 
 /// What the container writes from now on. Its standard input is not connected: tasks have none.

@@ -74,15 +74,13 @@ async fn follow(
         stderr: args.stderr,
     };
     let lines = manager.logs(selector, deadline).await?;
-    let pieces = lines.filter_map(move |line| {
-        let piece = match line {
-            Ok(line) => Some(to_wire(&line, &args, terminal)),
-            Err(error) => {
-                tracing::warn!(%error, "the log of a task broke off");
-                None
-            }
-        };
-        std::future::ready(piece)
+    // An error breaks the answer off, so that nobody takes it for whole.
+    let pieces = lines.map(move |line| match line {
+        Ok(line) => Ok(to_wire(&line, &args, terminal)),
+        Err(error) => {
+            tracing::warn!(%error, "logs broke off");
+            Err(error)
+        }
     });
     Ok(log_response(terminal, pieces))
 }

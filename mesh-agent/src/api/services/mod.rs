@@ -111,8 +111,10 @@ pub(super) async fn create(
 
 /// The spec in a body.
 async fn spec_in(body: Body) -> Result<ServiceSpec, ApiError> {
-    let mut spec: ServiceSpec = json(body).await?;
-    refused::check(&spec)?;
+    let spec: ServiceSpec = json(body).await?;
+    // Templates may take a while.
+    let checked = tokio::task::spawn_blocking(move || refused::check(&spec).map(|()| spec)).await;
+    let mut spec = checked.map_err(ApiError::internal)??;
     defaults::mode(&mut spec);
     Ok(spec)
 }

@@ -1,54 +1,32 @@
-//! The template engine, within bounds: what is written in a template can neither end the agent nor fill its memory, and what
-//! an error says shows no secret.
+//! The template engine, within bounds: what is written in a template can neither end the agent, nor keep it busy, nor fill its
+//! memory, and what an error says shows no secret.
 
 use std::{
-    cell::RefCell,
-    collections::BTreeMap,
     io::{self, Write},
-    sync::Arc,
     thread,
 };
 
 use gtmpl::{
-    Context, Func, FuncError, Template, Value,
+    Context, FuncError, Template, Value,
     error::{ExecError, ParseError},
 };
-use mesh_api::Sensitive;
+
+use super::functions::{self, Lookups, MAX_FILLED, Told};
 
 /// Levels of one template: open parentheses, and `if`, `with` and `range`. The engine calls itself for each.
-const MAX_LEVELS: usize = 400;
+const MAX_LEVELS: usize = 200;
+
+/// `range` of one template: each may be in another one, and multiply its rounds.
+const MAX_RANGES: usize = 2;
+
+/// Variables of one template: each holds a copy of its value.
+const MAX_VARIABLES: usize = 32;
+
+/// Words of one action: each may be a copy of a value.
+const MAX_WORDS: usize = 64;
 
 /// Bytes of the stack that the engine runs on: enough for all levels.
 const STACK: usize = 16 << 20;
-
-/// Bytes that a template may grow to.
-const MAX_FILLED: usize = 8 << 20;
-
-/// Contents by target, as the specification says it.
-pub(super) type Targets = BTreeMap<String, Arc<Sensitive>>;
-
-/// What the functions `env`, `secret` and `config` find: those of the task alone.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Lookups {
-    /// Name and value, as the specification has them.
-    pub(super) env: Vec<(String, String)>,
-    pub(super) secrets: Targets,
-    pub(super) configs: Targets,
-}
-
-/// What a function of ours has to say; it holds no contents.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Told(String);
-
-fn told(text: impl Into<String>) -> FuncError {
-    FuncError::Other(Told(text.into()).into())
-}
-
-thread_local! {
-    /// The engine's functions have nothing but their arguments. Each run has a thread of its own.
-    static LOOKUPS: RefCell<Lookups> = RefCell::default();
-}
 
 /// Text without placeholders costs nothing. Only with lookups are there functions for them.
 ///
@@ -64,7 +42,7 @@ pub(super) fn fill(
     }
     on_a_stack(text, || {
         let template = parse(text, lookups.is_some())?;
-        LOOKUPS.set(lookups.unwrap_or_default());
+        functions::begin(text, lookups.unwrap_or_default());
         let mut filled = Filled(Vec::new());
         let done = template.execute(&mut filled, &Context::from(context()));
         done.map_err(failure)?;
@@ -96,12 +74,15 @@ fn on_a_stack<T: Send>(
     })
 }
 
+/// It might run itself.
+const DEFINES: &str = "a template defines no others here";
+
 fn parse(text: &str, has_lookups: bool) -> Result<Template, String> {
     // No string in the template is as long as this name, so the template cannot run itself.
     let mut template = Template::with_name("-".repeat(text.len()));
-    template.add_funcs(&[("join", join as Func), ("index", index)]);
+    template.add_funcs(&functions::EVERYWHERE);
     if has_lookups {
-        template.add_funcs(&[("env", env as Func), ("secret", secret), ("config", config)]);
+        template.add_funcs(&functions::IN_PAYLOADS);
     }
     template.parse(text).map_err(|error| match error {
         ParseError::WithContext(_, cause) => {
@@ -110,29 +91,51 @@ fn parse(text: &str, has_lookups: bool) -> Result<Template, String> {
         other => format!("template: expansion: {other}"),
     })?;
     if template.tree_set.len() > 1 {
-        return Err("a template defines no others here".to_owned());
+        return Err(DEFINES.to_owned());
     }
     Ok(template)
 }
 
+/// Bounds what the engine will do, by more than it can do: a word counts whether it is a keyword there or not.
 fn check_bounds(text: &str) -> Result<(), String> {
-    let (mut controls, mut parentheses) = (0, 0);
+    let (mut controls, mut parentheses, mut ranges, mut variables) = (0, 0, 0, 0);
     for code in actions(text) {
         // The lexer would fail in the middle of it, and say so in the log.
         if let Some(odd) = code.chars().find(|c| !c.is_ascii()) {
             return Err(format!("unrecognized character in action: {odd:?}"));
         }
-        let mut words = code.split(|c: char| !c.is_ascii_alphanumeric());
-        controls += usize::from(words.any(|word| matches!(word, "if" | "with" | "range")));
+        let words = || code.split(|c: char| !c.is_ascii_alphanumeric());
+        if words().any(|word| matches!(word, "block" | "define")) {
+            return Err(DEFINES.to_owned());
+        }
+        let is_control = |word: &&str| matches!(*word, "if" | "with" | "range");
+        controls += words().filter(is_control).count();
+        ranges += words().filter(|word| *word == "range").count();
+        variables += code.matches(":=").count();
         parentheses = parentheses.max(code.matches('(').count());
+        // Of what stands in quotes, the quotes are left.
+        let ends = |c: char| c.is_ascii_whitespace() || matches!(c, '(' | ')' | '|' | '"' | '$');
+        let count = code.split(ends).filter(|word| !word.is_empty()).count()
+            + code.matches(['"', '$']).count();
+        if count > MAX_WORDS {
+            return Err(format!(
+                "an action of a template has at most {MAX_WORDS} words"
+            ));
+        }
     }
-    if controls + parentheses > MAX_LEVELS {
-        return Err(format!("a template has at most {MAX_LEVELS} levels"));
+    for (found, most, what) in [
+        (controls + parentheses, MAX_LEVELS, "levels"),
+        (ranges, MAX_RANGES, "ranges"),
+        (variables, MAX_VARIABLES, "variables"),
+    ] {
+        if found > most {
+            return Err(format!("a template has at most {most} {what}"));
+        }
     }
     Ok(())
 }
 
-/// What stands in each action outside of quotes, by the engine's own rules for quotes.
+/// What stands in each action, by the engine's own rules for quotes; of what is quoted, one quote.
 fn actions(mut text: &str) -> Vec<String> {
     let mut all = Vec::new();
     while let Some(start) = text.find("{{") {
@@ -150,7 +153,10 @@ fn actions(mut text: &str) -> Vec<String> {
                     end = at + 2;
                     break;
                 }
-                None if matches!(c, '"' | '\'' | '`') => (quote, is_escaped) = (Some(c), false),
+                None if matches!(c, '"' | '\'' | '`') => {
+                    (quote, is_escaped) = (Some(c), false);
+                    code.push('"');
+                }
                 None => code.push(c),
                 Some('`') if c == '`' => quote = None,
                 Some('`') => {}
@@ -182,77 +188,21 @@ impl Write for Filled {
     }
 }
 
-/// The engine shows values in some of its errors: a secret's may be among them.
+/// The engine shows values, and pieces of the template, in some of its errors: a secret may be among them.
 fn failure(error: ExecError) -> String {
     match error {
+        ExecError::FuncError(FuncError::Other(error)) if error.is::<Told>() => error.to_string(),
+        ExecError::FuncError(FuncError::Generic(_) | FuncError::Other(_)) => {
+            "a function was given what it cannot take".to_owned()
+        }
         ExecError::NoFiledFor(name, _) => format!("no field {name}"),
         ExecError::InvalidRange(_) => "range wants a list".to_owned(),
-        ExecError::FuncError(error) => match error {
-            FuncError::Other(error) if error.is::<Told>() => error.to_string(),
-            FuncError::Generic(_) | FuncError::Other(_) => {
-                "a function was given what it cannot take".to_owned()
-            }
-            counted => counted.to_string(),
-        },
-        other => other.to_string(),
+        ExecError::FuncError(_)
+        | ExecError::IOError(_)
+        | ExecError::OnlyMapsAndObjectsHaveFields
+        | ExecError::TemplateNotDefined(_) => error.to_string(),
+        _ => "an action cannot be evaluated".to_owned(),
     }
-}
-
-/// Swarm's `join`: the separator comes first.
-fn join(args: &[Value]) -> Result<Value, FuncError> {
-    let [Value::String(separator), parts @ ..] = args else {
-        return Err(told("join wants a separator"));
-    };
-    let parts: Vec<String> = parts.iter().map(ToString::to_string).collect();
-    Ok(Value::from(parts.join(separator)))
-}
-
-/// Go's `index` of labels: one that is not there is empty.
-fn index(args: &[Value]) -> Result<Value, FuncError> {
-    match args {
-        [Value::Object(labels), Value::String(name)] => {
-            let label = labels.get(name).cloned();
-            Ok(label.unwrap_or_else(|| Value::from("")))
-        }
-        _ => Err(told("index wants labels and the name of one")),
-    }
-}
-
-/// Swarm's `env`: a variable that is not there is empty.
-fn env(args: &[Value]) -> Result<Value, FuncError> {
-    let name = only("env", args)?;
-    LOOKUPS.with_borrow(|lookups| {
-        let found = lookups.env.iter().find(|(known, _)| known == name);
-        Ok(Value::from(found.map_or("", |(_, value)| value.as_str())))
-    })
-}
-
-fn secret(args: &[Value]) -> Result<Value, FuncError> {
-    let target = only("secret", args)?;
-    LOOKUPS.with_borrow(|lookups| content("secret", &lookups.secrets, target))
-}
-
-fn config(args: &[Value]) -> Result<Value, FuncError> {
-    let target = only("config", args)?;
-    LOOKUPS.with_borrow(|lookups| content("config", &lookups.configs, target))
-}
-
-fn only<'a>(function: &str, args: &'a [Value]) -> Result<&'a str, FuncError> {
-    match args {
-        [Value::String(one)] => Ok(one),
-        _ => Err(told(format!("error calling {function}: it wants one name"))),
-    }
-}
-
-fn content(noun: &str, targets: &Targets, target: &str) -> Result<Value, FuncError> {
-    let wrong = |cause: &str| {
-        told(format!(
-            "error calling {noun}: {noun} target {target} {cause}"
-        ))
-    };
-    let data = targets.get(target).ok_or_else(|| wrong("not found"))?;
-    let text = str::from_utf8(data.reveal()).map_err(|_| wrong("is no text in UTF-8"))?;
-    Ok(Value::from(text))
 }
 
 #[cfg(test)]

@@ -1,5 +1,9 @@
 //! What the engine refuses, and what its errors do not show.
 
+use std::sync::Arc;
+
+use mesh_api::Sensitive;
+
 use super::*;
 
 fn lookups() -> Lookups {
@@ -41,6 +45,24 @@ fn functions_find_what_the_task_has() {
 
 #[test]
 fn what_is_wrong_is_said_and_shows_no_contents() {
+    for text in [
+        "{{secret (secret \"key\")}}",
+        "{{secret \"key\" | secret}}",
+        "{{config (secret \"key\")}}",
+    ] {
+        let told = filled(text).expect_err(text);
+        assert!(told.ends_with(" target not found"), "{told}");
+    }
+    for text in [
+        "{{\"sesame\" 1}}",
+        "{{with $x := \"sesame\"}}{{$x 1}}{{end}}",
+        "{{(print \"sesame\").A}}",
+        "{{print nil \"sesame\"}}",
+        "{{\"sesame\" | \"sesame\"}}",
+    ] {
+        let told = filled(text).expect_err(text);
+        assert!(!told.contains("sesame"), "{text}: {told}");
+    }
     for (text, expected) in [
         ("a\n{{.Nobody", "template: expansion:"),
         (
@@ -101,7 +123,7 @@ fn no_template_takes_the_agent_with_it() {
         Ok("here")
     );
     assert_eq!(parentheses(MAX_LEVELS).as_deref(), Ok("here"));
-    let told = "a template has at most 400 levels";
+    let told = "a template has at most 200 levels";
     assert_eq!(
         level("{{if .}}", "{{end}}", MAX_LEVELS + 1).unwrap_err(),
         told
@@ -120,7 +142,68 @@ fn no_template_takes_the_agent_with_it() {
         let told = filled(&format!("{{{{template \"{name}\"}}}}")).unwrap_err();
         assert_eq!(told, format!("template {name} not defined"));
     }
+    for word in ["block", "define"] {
+        let text = format!("{{{{{word} \"a\" .}}}}").repeat(60_000);
+        assert_eq!(
+            filled(&text).unwrap_err(),
+            "a template defines no others here"
+        );
+    }
+
     let half = "x".repeat(MAX_FILLED / 2);
     let told = filled(&format!("{half}{{{{.}}}}{half}")).unwrap_err();
     assert_eq!(told, "it grows to more than 8388608 bytes");
+}
+
+#[test]
+fn no_template_goes_on_without_end_or_fills_the_memory() {
+    let ranges = format!("{}x{}", "{{range $}}".repeat(40), "{{end}}".repeat(40));
+    assert_eq!(
+        filled(&ranges).unwrap_err(),
+        "a template has at most 2 ranges"
+    );
+
+    let mut doubled = "{{$v0 := \"xxxxxxxx\"}}".to_owned();
+    for at in 0..30 {
+        doubled += &format!("{{{{$v{} := print $v{at} $v{at}}}}}", at + 1);
+    }
+    let told = filled(&doubled).unwrap_err();
+    assert_eq!(told, "a value has more than 1048576 bytes");
+    let told = filled(&"{{$a := secret \"key\"}}".repeat(20_000)).unwrap_err();
+    assert_eq!(told, "a template has at most 32 variables");
+    let told = filled(&format!("{{{{print{}}}}}", " .".repeat(100_000))).unwrap_err();
+    assert_eq!(told, "an action of a template has at most 64 words");
+    for print in ["print", "println", "join \"\"", "urlquery", "printf \"%s\""] {
+        let text = "x".repeat(300_000);
+        let action = format!("{{{{{print} \"{text}\"}}}}");
+        // Written once it is right, of many runs all together are too much.
+        assert!(filled(&action).is_ok(), "{print}");
+        let most = format!(
+            "{{{{with \"{text}\"}}}}{}{{{{end}}}}",
+            format!("{{{{if {print} .}}}}{{{{end}}}}").repeat(60)
+        );
+        let told = filled(&most).unwrap_err();
+        assert_eq!(told, "its values have more than 8388608 bytes", "{print}");
+    }
+    for (action, told) in [
+        (
+            "{{printf \"%100000000d\" 1}}",
+            "printf takes numbers of 3 digits at most, and no *",
+        ),
+        (
+            "{{printf \"%*d\" 100000000 1}}",
+            "printf takes numbers of 3 digits at most, and no *",
+        ),
+    ] {
+        assert_eq!(filled(action).unwrap_err(), told);
+    }
+    let verbs = format!("{{{{printf \"{}\" \"x\"}}}}", "%[1]s".repeat(100_000));
+    assert_eq!(
+        filled(&verbs).unwrap_err(),
+        "a value has more than 1048576 bytes"
+    );
+    assert_eq!(
+        filled("{{printf \"%-5s|%3d\" \"a\" 7}}").as_deref(),
+        Ok("a    |  7")
+    );
 }

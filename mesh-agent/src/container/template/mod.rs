@@ -2,6 +2,7 @@
 //! functions of Swarm's.
 
 mod engine;
+mod functions;
 mod payload;
 
 use std::collections::HashMap;

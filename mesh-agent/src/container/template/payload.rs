@@ -10,8 +10,8 @@ use mesh_api::{
 };
 
 use super::{
-    Names, Values, context,
-    engine::{self, Lookups, Targets},
+    Names, Values, context, engine,
+    functions::{Lookups, Targets},
 };
 use crate::{
     assignment::Handout,
