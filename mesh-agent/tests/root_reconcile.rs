@@ -191,7 +191,11 @@ impl Agent {
     fn hand(&self, id: &str, data: &[u8]) {
         let mut next = self.assignment.borrow().as_ref().clone();
         next.revision += 1;
-        let data = Arc::new(data.to_vec().into());
+        let told = proto::Handout {
+            data: data.to_vec(),
+            ..Default::default()
+        };
+        let data = Arc::new(told.into());
         next.secrets.insert(id.into(), data);
         self.assignment.send_replace(Arc::new(next));
     }
