@@ -479,6 +479,17 @@ impl ManagerHandle {
         self.core.lead(deadline).await
     }
 
+    /// Waits until `lead` leads no more.
+    pub async fn until_lost(&self, lead: &Lead) {
+        let mut leadership = self.core.consensus.leadership();
+        let lost = leadership.wait_for(|now| match lead {
+            Lead::Here => !now.is_self,
+            Lead::There(remote) => now.leader.as_ref() != Some(remote.peer()),
+        });
+        // Without a sender there is no manager any more either.
+        drop(lost.await);
+    }
+
     /// The managers as this one sees them; whether they can be reached is known to the leader alone.
     pub fn group(&self) -> Managers {
         let consensus = &self.core.consensus;
@@ -588,16 +599,17 @@ impl ManagerHandle {
         queries::ask(&self.core, only, question, patience).await
     }
 
-    /// Asks every node that is connected a question that is answered again and again, until what this gives is dropped.
+    /// Asks every node that is connected, or connects, a question that is answered again and again, until what this gives is
+    /// dropped. One that is slow to take it holds the others up for no longer than `patience`.
     ///
     /// # Errors
     /// When this manager does not lead.
-    pub async fn follow(
+    pub fn follow(
         &self,
         question: Question,
         patience: Duration,
     ) -> Result<Following, ManagerError> {
-        queries::follow(&self.core, question, patience).await
+        queries::follow(&self.core, question, patience)
     }
 
     /// A backup of the state as this manager knows it, to be restored by [`Manager::restore`]. Where managers are locked, it

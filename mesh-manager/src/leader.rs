@@ -86,6 +86,10 @@ fn unreachable(address: &str, error: impl std::fmt::Display) -> ManagerError {
 }
 
 impl Remote {
+    pub(crate) fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
     /// Asks it by the Engine API. What it has taken on is waited for as long as it leads, the rest until `deadline`.
     ///
     /// # Errors

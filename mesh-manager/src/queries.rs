@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 /// What the nodes answered.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -61,13 +61,37 @@ impl Drop for Open<'_> {
     }
 }
 
+/// The sessions that a question was sent in.
+#[derive(Debug, Clone, Default)]
+struct Asked(Arc<Mutex<Vec<Arc<Session>>>>);
+
+impl Asked {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Session>>> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn take(&self) -> Vec<Arc<Session>> {
+        std::mem::take(&mut self.lock())
+    }
+
+    /// Those of `open` that are new; they count as asked from now on.
+    fn add(&self, mut open: Vec<Arc<Session>>) -> Vec<Arc<Session>> {
+        let mut asked = self.lock();
+        open.retain(|session| asked.iter().all(|old| old.id != session.id));
+        asked.extend(open.iter().cloned());
+        open
+    }
+}
+
 /// What the nodes go on answering, until this is dropped.
 pub struct Following {
     /// Ids of the nodes that are asked.
     pub nodes: BTreeSet<String>,
     core: Arc<Core>,
     id: String,
-    sessions: Vec<Arc<Session>>,
+    asked: Asked,
+    /// Asks the nodes that come.
+    asking: JoinHandle<()>,
     answers: mpsc::UnboundedReceiver<(String, Answer)>,
 }
 
@@ -89,7 +113,8 @@ impl Following {
 impl Drop for Following {
     fn drop(&mut self) {
         self.core.queries.lock().remove(&self.id);
-        let (id, sessions) = (self.id.clone(), std::mem::take(&mut self.sessions));
+        self.asking.abort();
+        let (id, sessions) = (self.id.clone(), self.asked.take());
         // A node that is not told ends by itself when its time is over.
         self.core.tasks.spawn(async move {
             send(&sessions, &id, |_| Question::Stop(Stop {})).await;
@@ -97,27 +122,44 @@ impl Drop for Following {
     }
 }
 
-/// Asks every node that has a session a question that is answered more than once. Questions that wait for a slow node
-/// hold the others up for no longer than `patience`.
-pub(crate) async fn follow(
+/// Asks every node that has a session, or opens one, a question that is answered more than once. Questions that wait for a
+/// slow node hold the others up for no longer than `patience`.
+pub(crate) fn follow(
     core: &Arc<Core>,
     question: Question,
     patience: Duration,
 ) -> Result<Following, ManagerError> {
     leads(core)?;
-    let sessions = core.sessions.all();
+    let mut opened = core.sessions.opened();
+    let (id, asked) = (mesh_pki::new_id(), Asked::default());
     let (sender, answers) = mpsc::unbounded_channel();
-    let following = Following {
-        nodes: sessions.iter().map(|s| s.node_id.clone()).collect(),
-        core: core.clone(),
-        id: mesh_pki::new_id(),
-        sessions,
-        answers,
+    core.queries.lock().insert(id.clone(), sender);
+    let nodes = core.sessions.all();
+    let asking = {
+        let (core, id, asked) = (core.clone(), id.clone(), asked.clone());
+        let cancel = core.cancel.clone();
+        let ask = async move {
+            loop {
+                let new = asked.add(core.sessions.all());
+                let sent = send(&new, &id, |_| question.clone());
+                let _ = tokio::time::timeout(patience, sent).await;
+                if opened.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        async move {
+            let _ = cancel.run_until_cancelled(ask).await;
+        }
     };
-    core.queries.lock().insert(following.id.clone(), sender);
-    let sent = send(&following.sessions, &following.id, |_| question.clone());
-    let _ = tokio::time::timeout(patience, sent).await;
-    Ok(following)
+    Ok(Following {
+        nodes: nodes.iter().map(|s| s.node_id.clone()).collect(),
+        core: core.clone(),
+        id,
+        asked,
+        asking: core.tasks.spawn(asking),
+        answers,
+    })
 }
 
 fn leads(core: &Core) -> Result<(), ManagerError> {

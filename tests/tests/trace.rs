@@ -1,12 +1,17 @@
-//! `mesh-ctl trace` follows a request through every node it touches.
+//! `mesh-ctl trace` follows a request through every node it touches, whichever manager leads.
 
 use std::{
+    fs::{self, File},
     io::{BufRead, BufReader, Read},
-    process::Stdio,
+    process::{Child, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Rig, http_get, image, scenario};
+use mesh_tests::{
+    Rig, eventually, http_get, image, managers,
+    rig::{UP_LIMIT, test_name},
+    scenario, scenario_on,
+};
 use serde::Deserialize;
 
 /// What is looked at of a line.
@@ -118,5 +123,70 @@ fn a_request_is_seen_at_its_ingress_its_tunnel_and_its_task_and_back() {
         let worker = rig.nodes[1].ctl(&["trace", "--port", "80"])?.refused()?;
         ensure!(worker.contains("not a swarm manager"), "{worker}");
         Ok(())
+    });
+}
+
+/// A trace that runs.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_next_leader_goes_on_with_a_trace() {
+    let builder = Rig::builder(&test_name("trclead")).nodes(3).without_swarm();
+    scenario_on(builder, |rig| {
+        managers::form(rig)?;
+        let leads = managers::leader(rig, rig.first())?;
+        let asked = (leads + 1) % 3;
+        let place = format!("node.hostname=={}", rig.nodes[asked].name);
+        rig.create("web", &["--publish", "8080:80", "--constraint", &place])?;
+        rig.wait_running("web", 1)?;
+        let (packets, words) = (rig.dir().join("packets"), rig.dir().join("words"));
+        let trace = [
+            "trace",
+            "--format",
+            "json",
+            "--timeout",
+            "600",
+            "--port",
+            "8080",
+        ];
+        let mut command = rig.nodes[asked].ctl_command()?;
+        command.args(trace).stdin(Stdio::null());
+        command
+            .stdout(File::create(&packets)?)
+            .stderr(File::create(&words)?);
+        let _running = Running(command.spawn()?);
+        let said = |what: &str| -> Result<()> {
+            let all = fs::read_to_string(&words)?;
+            ensure!(all.contains(what), "{what:?} is not in {all:?}");
+            Ok(())
+        };
+        let address = rig.nodes[asked].address;
+        // One of the requests that are made is told of.
+        let is_followed = || -> Result<()> {
+            let mut made = Vec::new();
+            eventually("a request to be followed", UP_LIMIT, || {
+                let reply = rig.client.enter(|| http_get(address, 8080, "/"))?;
+                made.push(format!("\"{}\"", reply.local));
+                let told = fs::read_to_string(&packets)?;
+                ensure!(made.iter().any(|client| told.contains(client)), "{told}");
+                Ok(())
+            })
+        };
+        eventually("the trace to begin", UP_LIMIT, || {
+            said("tracing on all nodes")
+        })?;
+        is_followed()?;
+        rig.nodes[leads].kill()?;
+        eventually("another leader", UP_LIMIT, || said("another manager leads"))?;
+        is_followed()?;
+        rig.nodes[leads].start()?;
+        rig.wait_ready(3)
     });
 }

@@ -4,7 +4,7 @@
 use axum::{
     body::{Body, Bytes},
     extract::{Request, State},
-    http::{HeaderValue, Method, header, request::Parts},
+    http::{HeaderMap, HeaderValue, Method, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -72,6 +72,18 @@ pub(super) async fn answers(State(api): State<Api>, request: Request, next: Next
     answer
 }
 
+/// Takes out what is about the connection to this manager.
+pub(super) fn forget_connection(headers: &mut HeaderMap) {
+    for name in [
+        header::CONNECTION,
+        header::HOST,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ] {
+        headers.remove(name);
+    }
+}
+
 /// A request that may have to be asked more than once.
 enum Pending {
     Whole(Request),
@@ -87,15 +99,7 @@ impl Pending {
             let body = axum::body::to_bytes(body, MAX_BODY)
                 .await
                 .map_err(ApiError::unreadable_body)?;
-            // These are about the connection to this manager.
-            for name in [
-                header::CONNECTION,
-                header::HOST,
-                header::TRANSFER_ENCODING,
-                header::UPGRADE,
-            ] {
-                parts.headers.remove(name);
-            }
+            forget_connection(&mut parts.headers);
             *self = Self::Copied(parts, body);
         }
         Ok(self.again())

@@ -19,6 +19,7 @@ mod mesh;
 mod networks;
 mod nodes;
 mod packets;
+mod relay;
 mod routes;
 mod server;
 mod services;

@@ -11,7 +11,7 @@ use mesh_api::handout::Kind;
 
 use super::{
     Api, containers, distribution, doctor, errors::ApiError, events, exec, handouts, images,
-    leader, mesh, networks, nodes, packets, services, swarm, system, tasks, trace, volumes,
+    leader, mesh, networks, nodes, packets, relay, services, swarm, system, tasks, trace, volumes,
 };
 
 /// Longest body read into memory, in bytes: a spec with configs inlined stays far below, and a
@@ -26,6 +26,7 @@ pub(super) fn router(api: Api) -> Router {
         .merge(membership())
         .merge(cluster().route_layer(from_fn_with_state(api.clone(), leader::answers)))
         .merge(logs())
+        .merge(traces().route_layer(from_fn_with_state(api.clone(), relay::goes_on)))
         .merge(node_local())
         .fallback(async || ApiError::page_not_found())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
@@ -37,6 +38,7 @@ pub(super) fn router(api: Api) -> Router {
 pub(super) fn for_managers(api: Api) -> Router {
     cluster()
         .merge(logs())
+        .merge(traces())
         .fallback(async || ApiError::page_not_found())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(DefaultBodyLimit::disable())
@@ -59,7 +61,6 @@ fn cluster() -> Router<Api> {
         .route("/mesh/vips", get(mesh::list))
         .route("/mesh/vips/{reference}", get(mesh::inspect))
         .route("/mesh/doctor", get(doctor::check))
-        .route("/mesh/trace", get(trace::follow))
         .route("/mesh/nodes/flows", get(packets::flows_of_nodes))
         .route("/mesh/nodes/drops", get(packets::drops_of_nodes))
         .route("/mesh/swarm/backup", get(swarm::backup))
@@ -94,6 +95,10 @@ fn logs() -> Router<Api> {
     Router::new()
         .route("/services/{id}/logs", get(services::logs::of_service))
         .route("/tasks/{id}/logs", get(services::logs::of_task))
+}
+
+fn traces() -> Router<Api> {
+    Router::new().route("/mesh/trace", get(trace::follow))
 }
 
 fn handed_out(kind: Kind) -> Router<Api> {

@@ -114,13 +114,16 @@ pub(super) fn log_response<E: Into<BoxError> + 'static>(
     response
 }
 
+/// A line of JSON.
+pub(super) fn json_line<T: Serialize>(item: &T) -> Bytes {
+    let mut line = serde_json::to_vec(item).unwrap_or_default();
+    line.extend_from_slice(b"\r\n");
+    line.into()
+}
+
 /// A response of lines of JSON.
 pub(super) fn json_lines<T: Serialize>(items: impl Stream<Item = T> + Send + 'static) -> Response {
-    let lines = items.map(|item| {
-        let mut line = serde_json::to_vec(&item).unwrap_or_default();
-        line.extend_from_slice(b"\r\n");
-        Ok::<_, Infallible>(Bytes::from(line))
-    });
+    let lines = items.map(|item| Ok::<_, Infallible>(json_line(&item)));
     let mut response = Response::new(Body::from_stream(lines));
     response.headers_mut().insert(
         header::CONTENT_TYPE,

@@ -27,7 +27,7 @@ const HOLD: Duration = Duration::from_millis(500);
 /// Longest trace, in seconds.
 const LONGEST: u64 = 3600;
 /// Where not said, in seconds.
-const USUAL: u64 = 10;
+pub(super) const USUAL: u64 = 10;
 
 pub(super) async fn follow(
     State(api): State<Api>,
@@ -44,7 +44,7 @@ pub(super) async fn follow(
         (question, Names::of(&view), addresses)
     };
     let asked = doctor::now();
-    let following = manager.follow(Question::Trace(question), PATIENCE).await?;
+    let following = manager.follow(Question::Trace(question), PATIENCE)?;
     let source = Source {
         following,
         names,
