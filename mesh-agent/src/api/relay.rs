@@ -22,7 +22,7 @@ use super::{
     errors::ApiError,
     leader::{self, READ_PATIENCE},
     stream::json_line,
-    trace::USUAL,
+    trace::{LONGEST, USUAL},
 };
 
 /// Pause before another leader is asked.
@@ -67,11 +67,11 @@ pub(super) async fn goes_on(State(api): State<Api>, request: Request, next: Next
     Response::from_parts(head, Body::from_stream(pieces))
 }
 
-/// For how long is asked. What cannot be read is refused by whoever answers.
+/// For how long is asked. What cannot be read, or is too long, is refused by whoever answers.
 fn seconds(uri: &Uri) -> u64 {
     let query = QueryOf::<Query>::try_from_uri(uri);
     let number = query.ok().and_then(|query| query.number("seconds").ok());
-    number.flatten().unwrap_or(USUAL)
+    number.flatten().unwrap_or(USUAL).min(LONGEST)
 }
 
 /// The same question for this many seconds.
@@ -195,6 +195,11 @@ mod tests {
                 "/mesh/trace?seconds=60&client=a%26b&port=80",
                 60,
                 "/mesh/trace?client=a%26b&port=80&seconds=7",
+            ),
+            (
+                "/mesh/trace?seconds=18446744073709551615",
+                LONGEST,
+                "/mesh/trace?seconds=7",
             ),
             (
                 "/mesh/trace?port=80&seconds=x",

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a packet waits for earlier ones of slower nodes.
 const HOLD: Duration = Duration::from_millis(500);
 /// Longest trace, in seconds.
-const LONGEST: u64 = 3600;
+pub(super) const LONGEST: u64 = 3600;
 /// Where not said, in seconds.
 pub(super) const USUAL: u64 = 10;
 
