@@ -114,21 +114,20 @@ fn open_requests_are_answered_before_the_end() {
 #[test]
 fn a_stall_while_draining_cuts_no_request() {
     let mut server = Server::start();
-    let slow = server.ask("/sleep/3000", "close");
+    let mut large = server.ask("/bytes/50000000", "close");
+    // The answer has begun, and more is to come than the system keeps for who does not read.
+    large.read_exact(&mut [0; 16]).unwrap();
     server.signal("-TERM");
     let end = Instant::now() + LIMIT;
     while !text(server.ask("/health", "close")).starts_with("HTTP/1.1 503") {
         assert!(Instant::now() < end, "it does not drain");
     }
-    slow.set_nonblocking(true).unwrap();
-    let answered = slow.peek(&mut [0]);
-    let is_open = answered.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
-    assert!(is_open, "the request was over before the stall");
-    slow.set_nonblocking(false).unwrap();
     server.signal("-STOP");
     thread::sleep(Duration::from_millis(500));
     server.signal("-CONT");
-    assert!(text(slow).starts_with("HTTP/1.1 200 OK"));
+    let mut rest = Vec::new();
+    large.read_to_end(&mut rest).unwrap();
+    assert!(rest.len() > 50_000_000 - 16);
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
 }
 
