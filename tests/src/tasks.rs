@@ -88,7 +88,6 @@ impl Rig {
     /// # Errors
     /// When the command fails or prints something else.
     pub fn history(&self, service: &str) -> Result<Vec<Task>> {
-        // The name of an older task of a slot is drawn with a branch before it.
         let format = "{{.ID}}\t{{.Name}}\t{{.Node}}\t{{.CurrentState}}";
         let list =
             self.first()
@@ -102,7 +101,7 @@ impl Rig {
                         .with_context(|| format!("cannot read {line:?}"))
                 };
                 let id = word()?.to_owned();
-                let name = word()?.trim_start_matches(['\\', '_', ' ']).to_owned();
+                let name = word()?.to_owned();
                 let node = word()?.to_owned();
                 let state = word()?.split(' ').next().unwrap_or_default().to_owned();
                 Ok(Task {

@@ -56,6 +56,12 @@ impl ListFlags {
         }
         Ok(filters)
     }
+
+    /// Whether a table is asked for.
+    pub(crate) fn is_table(&self) -> bool {
+        let format = self.format.as_deref().unwrap_or_default();
+        !self.quiet && (["", "table"].contains(&format) || format.starts_with("table "))
+    }
 }
 
 /// One line of a list: its fields by template name.

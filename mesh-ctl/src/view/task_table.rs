@@ -59,13 +59,7 @@ pub(crate) async fn print(client: &Client, flags: &TaskFlags, tasks: Vec<Task>) 
             nodes: node_names(client.nodes(&Filters::new()).await?),
         },
     };
-    let rows = rows(
-        tasks,
-        &names,
-        flags.no_trunc || flags.list.quiet,
-        Utc::now(),
-    );
-    LISTING.print(&flags.list, rows)
+    LISTING.print(&flags.list, rows(tasks, &names, flags, Utc::now()))
 }
 
 fn service_names(services: Vec<Service>) -> HashMap<String, String> {
@@ -89,7 +83,8 @@ pub(crate) fn node_names(nodes: Vec<Node>) -> HashMap<String, String> {
         .collect()
 }
 
-fn rows(tasks: Vec<Task>, names: &Names, full: bool, now: DateTime<Utc>) -> Vec<Row> {
+fn rows(tasks: Vec<Task>, names: &Names, flags: &TaskFlags, now: DateTime<Utc>) -> Vec<Row> {
+    let (full, is_table) = (flags.no_trunc || flags.list.quiet, flags.list.is_table());
     let mut named: Vec<(String, Task)> = tasks
         .into_iter()
         .map(|task| (name(&task, names), task))
@@ -100,7 +95,7 @@ fn rows(tasks: Vec<Task>, names: &Names, full: bool, now: DateTime<Utc>) -> Vec<
     let mut rows = Vec::with_capacity(named.len());
     let mut previous = String::new();
     for (name, task) in named {
-        let shown = if name == previous {
+        let shown = if is_table && name == previous {
             format!(" \\_ {name}")
         } else {
             name.clone()
@@ -223,12 +218,17 @@ mod tests {
             nodes: HashMap::from([("nod".to_owned(), "n1".to_owned())]),
         };
         let now = "2026-01-01T00:01:00Z".parse().expect("time");
-        let rows = rows(tasks(), &names, false, now);
-        let text = LISTING
-            .render(&ListFlags::default(), rows)
-            .expect("renders");
+        let render = |format: Option<&str>| {
+            let mut flags = TaskFlags::default();
+            flags.list.format = format.map(str::to_owned);
+            let rows = rows(tasks(), &names, &flags, now);
+            LISTING.render(&flags.list, rows).expect("renders")
+        };
+        let marked = |format| render(format).contains("\\_");
+        assert!(marked(Some("table {{.Name}}")));
+        assert!(!marked(Some("{{.Name}}")) && !marked(Some("json")));
         assert_eq!(
-            text.lines().map(str::trim_end).collect::<Vec<_>>(),
+            render(None).lines().map(str::trim_end).collect::<Vec<_>>(),
             [
                 "ID             NAME        IMAGE          NODE      DESIRED STATE   CURRENT STATE           ERROR                              PORTS",
                 "task2bxxxxxx   web.2       nginx:latest   n1        Running         Running 3 seconds ago",
