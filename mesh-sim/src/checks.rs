@@ -60,8 +60,9 @@ pub(crate) struct Checks {
 pub(crate) struct Seen {
     index: u64,
     tasks: BTreeMap<String, (TaskState, TaskState)>,
-    /// By service: how many tasks it may have, and since when.
-    most: BTreeMap<String, (u64, Duration)>,
+    /// By service: its version, and since when it was seen. One that goes and comes again between two looks, of a manager that
+    /// catches up, may have had another number of tasks meanwhile.
+    versions: BTreeMap<String, (u64, Duration)>,
 }
 
 /// What identifies a state.
@@ -158,13 +159,13 @@ fn most(service: &Service) -> u64 {
 /// Nobody makes more tasks than a service may have.
 fn slots(sim: &Sim, host: usize, state: &State, seen: &mut Seen) {
     let now = process::elapsed();
-    let is_new = seen.most.is_empty();
+    let is_new = seen.versions.is_empty();
     for service in state.services() {
-        let most = most(service);
-        match seen.most.get_mut(&service.id) {
-            Some(known) if known.0 == most => {}
-            Some(known) => *known = (most, now),
-            None => drop(seen.most.insert(service.id.clone(), (most, now))),
+        let version = service.meta.version;
+        match seen.versions.get_mut(&service.id) {
+            Some(known) if known.0 == version => {}
+            Some(known) => *known = (version, now),
+            None => drop(seen.versions.insert(service.id.clone(), (version, now))),
         }
     }
     let made = state
@@ -172,7 +173,7 @@ fn slots(sim: &Sim, host: usize, state: &State, seen: &mut Seen) {
         .filter(|task| !seen.tasks.contains_key(&task.id));
     let made: BTreeSet<&str> = made.map(|task| task.service_id.as_str()).collect();
     for service in made.iter().filter_map(|id| state.service(id)) {
-        let Some((most, since)) = seen.most.get(&service.id) else {
+        let Some((_, since)) = seen.versions.get(&service.id) else {
             continue;
         };
         if is_new || now < *since + PLANNED {
@@ -181,8 +182,8 @@ fn slots(sim: &Sim, host: usize, state: &State, seen: &mut Seen) {
         let wanted = state
             .tasks_of_service(&service.id)
             .filter(|task| task.is_wanted() && !task.status.state.is_terminal());
-        let wanted = wanted.count() as u64;
-        if wanted > *most {
+        let (wanted, most) = (wanted.count() as u64, most(service));
+        if wanted > most {
             sim.violated(format_args!(
                 "manager {host}: service {} got another task, its {wanted}th; it may have {most}",
                 service.name()

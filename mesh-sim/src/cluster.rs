@@ -10,10 +10,12 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use mesh_manager::{InitOptions, ManagerHandle, Timings};
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 /// Pause between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long a manager is cut off, and how long it then has to unseat the leader: several elections' time.
+const CUT: Duration = Duration::from_secs(10);
 
 /// Managers on machines 1, 2, 3...
 pub(crate) struct Cluster {
@@ -141,6 +143,32 @@ impl Cluster {
                 ));
             }
             tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Cuts off a manager that does not lead, and lets it come back: nobody may be elected. All has to be well before.
+    pub(crate) async fn keep_leader(&self) {
+        let leads = |host: &Host| {
+            host.manager()
+                .is_none_or(|(manager, _)| manager.is_leader())
+        };
+        let Some(cut) = self.hosts.iter().find(|host| !leads(host)) else {
+            return;
+        };
+        let number = cut.number;
+        let leaders = self.sim.checks().leaders();
+        self.sim
+            .note(format_args!("network: manager {number} is alone"));
+        let others = (1..=self.machines()).filter(|other| *other != number);
+        let ways: BTreeSet<_> = others.flat_map(|m| [(m, number), (number, m)]).collect();
+        for ways in [ways, BTreeSet::new()] {
+            self.sim.network.cut(ways);
+            tokio::time::sleep(CUT).await;
+        }
+        if self.sim.checks().leaders() != leaders {
+            self.sim.violated(format_args!(
+                "manager {number} was cut off, and unseated the leader when it was back"
+            ));
         }
     }
 

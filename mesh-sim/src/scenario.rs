@@ -92,6 +92,7 @@ async fn play(seed: u64, is_verbose: bool) -> Result<Summary> {
         done.push(client.await?);
     }
     cluster.converge(SETTLE, checks::is_settled).await;
+    cluster.keep_leader().await;
     let mut acknowledged = 0;
     for client in &mut done {
         acknowledged += client.acknowledged;

@@ -89,6 +89,8 @@ pub(crate) enum PeerMessage {
     AppendEntries,
     /// A candidate asks for a vote.
     Vote,
+    /// Whether there should be an election, is asked by one that might stand.
+    PreVote,
     /// A piece of a snapshot.
     InstallSnapshot,
 }

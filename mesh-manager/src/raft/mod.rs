@@ -7,6 +7,7 @@ mod log_store;
 mod members;
 mod network;
 mod open_raft;
+mod pre_vote;
 mod recovery;
 mod seal;
 mod state_machine;

@@ -197,6 +197,21 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Whether that manager would have an election.
+    pub(super) async fn pre_vote(&self) -> bool {
+        let ask = async || {
+            let mut client = self.client::<RaftError<RaftId>>()?;
+            match client.pre_vote(self.message(&())?).await {
+                // A version without pre-votes: it looks at the vote itself alone.
+                Err(status) if status.code() == tonic::Code::Unimplemented => Ok(true),
+                answer => self.answer::<bool, RaftError<RaftId>>(answer),
+            }
+        };
+        ask().await.unwrap_or(false)
+    }
+}
+
 // Openraft gives up each of these after the time that its configuration has for it.
 impl RaftNetwork<TypeConfig> for Connection {
     async fn append_entries(

@@ -5,16 +5,17 @@ use super::{
     Consensus, Leadership, Peer, PeerMessage, Store,
     log_store::{LogStore, key_path},
     network::{Heard, Network},
+    pre_vote::{self, Silence},
     seal::{SealError, Sealer},
     state_machine::StateMachine,
-    types::{Batch, Raft, RaftId, RaftPeer, TypeConfig, raft_id},
+    types::{Batch, Raft, RaftId, RaftPeer, TypeConfig, Vote, raft_id},
 };
 use crate::{Config, Machine, ManagerError, Outcome, Proposal, Unlock, credentials::Credentials};
 use async_trait::async_trait;
 use openraft::{
     RaftMetrics, SnapshotPolicy,
     error::{ClientWriteError, Fatal, RaftError},
-    raft::InstallSnapshotRequest,
+    raft::{AppendEntriesRequest, InstallSnapshotRequest},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -65,6 +66,7 @@ pub(crate) struct OpenRaft {
     raft: watch::Receiver<Raft>,
     leadership: watch::Receiver<Leadership>,
     pub(super) heard: Arc<Heard>,
+    silence: Arc<Silence>,
     dismissed: CancellationToken,
     /// Held while the group is being changed: one change at a time.
     pub(super) changing: tokio::sync::Mutex<()>,
@@ -83,7 +85,11 @@ struct Group {
     store: Arc<Store>,
     /// Period of the leader's heartbeats.
     heartbeat: Duration,
-    /// A leader that has had no answer from a majority for so long leads no more: others may have elected another.
+    /// Longest wait for the answer of a manager that is asked for a pre-vote.
+    pre_vote: Duration,
+    silence: Arc<Silence>,
+    /// A leader that has had no answer from a majority for so long leads no more: others may have elected another. And one that
+    /// was not heard for so long is none to its followers.
     quorum_lost: Duration,
 }
 
@@ -109,7 +115,7 @@ impl Group {
             let began = Instant::now();
             let running = raft.borrow().clone();
             let stopped = cancel
-                .run_until_cancelled(self.follow(&running, &leadership))
+                .run_until_cancelled(self.run(&running, &leadership))
                 .await;
             // Its tasks let go of the log before it is opened anew.
             if let Err(error) = running.shutdown().await {
@@ -150,7 +156,16 @@ impl Group {
         }
     }
 
-    /// Tells who leads until Raft stops, or this manager has been dismissed; gives the reason.
+    /// Follows Raft, and lets it stand for election, until it stops, or this manager has been dismissed; gives the reason.
+    async fn run(&self, raft: &Raft, leadership: &watch::Sender<Leadership>) -> ManagerError {
+        let (network, silence) = (&self.network, &self.silence);
+        tokio::select! {
+            reason = self.follow(raft, leadership) => reason,
+            never = pre_vote::watch(raft, self.own, network, silence, self.heartbeat, self.pre_vote) => match never {},
+        }
+    }
+
+    /// Tells who leads.
     async fn follow(&self, raft: &Raft, leadership: &watch::Sender<Leadership>) -> ManagerError {
         let mut metrics = raft.metrics();
         let mut heartbeat = tokio::time::interval(self.heartbeat);
@@ -175,9 +190,13 @@ impl Group {
                     Duration::ZERO
                 };
                 let is_alone = is_self && silence.is_none_or(|s| s + stalled > self.quorum_lost);
+                if is_self && !is_alone {
+                    self.silence.end();
+                }
+                let is_lost = !is_self && self.silence.exceeds(self.quorum_lost);
                 let leader = metrics
                     .current_leader
-                    .filter(|_| !is_alone)
+                    .filter(|_| !is_alone && !is_lost)
                     .and_then(|id| members.get_node(&id).map(peer));
                 (leader, is_self && !is_alone, is_self && others)
             };
@@ -197,7 +216,7 @@ impl Group {
                     told = Instant::now();
                     changed.is_ok()
                 }
-                _ = heartbeat.tick(), if beats => raft.trigger().heartbeat().await.is_ok(),
+                _ = heartbeat.tick() => !beats || raft.trigger().heartbeat().await.is_ok(),
                 () = self.network.dismissed.cancelled() => return ManagerError::dismissed(),
             };
             if !is_running {
@@ -248,6 +267,8 @@ impl OpenRaft {
             // Heartbeats are sent by [`Group::follow`]: to openraft, this is the longest wait for an answer to log entries.
             heartbeat_interval: millis(timings.raft_append),
             enable_heartbeat: false,
+            // Allowed once others would have it, see [`pre_vote`].
+            enable_elect: false,
             election_timeout_min: millis(timings.raft_election),
             election_timeout_max: millis(timings.raft_election * 4 / 3),
             install_snapshot_timeout: millis(SNAPSHOT_ANSWER),
@@ -261,6 +282,9 @@ impl OpenRaft {
             .validate()
             .map_err(|e| ManagerError::internal("the raft timings do not fit together", e))?;
         let heard = Arc::new(Heard::default());
+        // As long, voters refuse a candidate.
+        let silence = Duration::from_millis(config.election_timeout_max);
+        let silence = Arc::new(Silence::new(silence));
         let dismissed = CancellationToken::new();
         let log = match origin {
             Origin::Founds(_) => LogStore::create(&path, machine, unlock)?,
@@ -282,6 +306,8 @@ impl OpenRaft {
             },
             machine: machine.clone(),
             heartbeat: timings.raft_heartbeat,
+            pre_vote: timings.raft_append,
+            silence: silence.clone(),
             store,
             quorum_lost: timings.raft_election * 4,
         };
@@ -311,6 +337,7 @@ impl OpenRaft {
             raft,
             leadership,
             heard,
+            silence,
             dismissed,
             changing: tokio::sync::Mutex::default(),
             cancel,
@@ -321,6 +348,13 @@ impl OpenRaft {
     /// The keys of the log.
     pub(crate) fn sealer(&self) -> Arc<Sealer> {
         self.sealer.clone()
+    }
+
+    /// A message has come of a leader, which may have been replaced.
+    fn hear(&self, raft: &Raft, of: &Vote) {
+        if *of >= raft.metrics().borrow().vote {
+            self.silence.end();
+        }
     }
 
     pub(super) fn raft(&self) -> Raft {
@@ -416,17 +450,23 @@ impl Consensus for OpenRaft {
         let raft = self.raft();
         let answer = match kind {
             PeerMessage::AppendEntries => {
-                let request = serde_json::from_slice(payload).map_err(bad)?;
+                let request: AppendEntriesRequest<TypeConfig> =
+                    serde_json::from_slice(payload).map_err(bad)?;
+                self.hear(&raft, &request.vote);
                 serde_json::to_vec(&raft.append_entries(request).await)
             }
             PeerMessage::Vote => {
                 let request = serde_json::from_slice(payload).map_err(bad)?;
                 serde_json::to_vec(&raft.vote(request).await)
             }
+            PeerMessage::PreVote => {
+                serde_json::to_vec(&Ok::<_, RaftError<RaftId>>(self.silence.is_long()))
+            }
             PeerMessage::InstallSnapshot => {
                 let request: InstallSnapshotRequest<TypeConfig> =
                     serde_json::from_slice(payload).map_err(bad)?;
                 let request = InstallSnapshotRequest { data, ..request };
+                self.hear(&raft, &request.vote);
                 serde_json::to_vec(&raft.install_snapshot(request).await)
             }
         };

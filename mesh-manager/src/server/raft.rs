@@ -72,6 +72,13 @@ impl Raft for Service {
         self.receive(PeerMessage::Vote, request).await
     }
 
+    async fn pre_vote(
+        &self,
+        request: Request<RaftMessage>,
+    ) -> Result<Response<RaftMessage>, Status> {
+        self.receive(PeerMessage::PreVote, request).await
+    }
+
     async fn install_snapshot(
         &self,
         request: Request<RaftMessage>,
