@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, watch};
 
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -46,7 +46,24 @@ pub(super) struct LogStore {
     sealer: Arc<Sealer>,
     /// Shared from a record's encryption until it is on disk: what is looked for under the other lock is then all in the file.
     sealing: Arc<RwLock<()>>,
+    /// The entries before this index are in the snapshot on disk; `None` once one could not be written.
+    covered: Arc<watch::Sender<Option<u64>>>,
     machine: Machine,
+}
+
+/// How far a snapshot reaches: the index after its last entry.
+fn end_of(meta: &SnapshotMeta) -> u64 {
+    meta.last_log_id.map_or(0, |last| last.index + 1)
+}
+
+/// What openraft knows of the snapshot on disk.
+fn meta_in(
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Result<Option<SnapshotMeta>, Failure> {
+    let meta = table.get(SNAPSHOT_META)?;
+    Ok(meta
+        .map(|meta| serde_json::from_slice(meta.value()))
+        .transpose()?)
 }
 
 /// What an entry of the log is encrypted for.
@@ -108,10 +125,12 @@ impl LogStore {
             txn.open_table(META)?;
             txn.commit()?;
             let sealer = sealer(&db)?;
+            let covered = meta_in(&db.begin_read()?.open_table(META)?)?.map_or(0, |m| end_of(&m));
             Ok(Self {
                 db: Arc::new(db),
                 sealer,
                 sealing: Arc::default(),
+                covered: Arc::new(watch::Sender::new(Some(covered))),
                 machine: machine.clone(),
             })
         };
@@ -176,26 +195,40 @@ impl LogStore {
     }
 
     /// The stored snapshot: what openraft knows of it, and the state.
-    pub(super) fn snapshot<M: DeserializeOwned>(&self) -> Result<Option<(M, Vec<u8>)>, Failure> {
+    pub(super) fn snapshot(&self) -> Result<Option<(SnapshotMeta, Vec<u8>)>, Failure> {
         let table = self.db.begin_read()?.open_table(META)?;
-        let (Some(meta), Some(data)) = (table.get(SNAPSHOT_META)?, table.get(SNAPSHOT_DATA)?)
-        else {
+        let (Some(meta), Some(data)) = (meta_in(&table)?, table.get(SNAPSHOT_DATA)?) else {
             return Ok(None);
         };
         let data = self.sealer.open(SNAPSHOT_DATA.as_bytes(), data.value())?;
-        Ok(Some((
-            serde_json::from_slice(meta.value())?,
-            data.into_owned(),
-        )))
+        Ok(Some((meta, data.into_owned())))
     }
 
-    /// Replaces the stored snapshot.
+    /// Replaces the stored snapshot, if this one reaches further.
     pub(super) async fn put_snapshot(
         &self,
-        meta: &impl Serialize,
+        meta: &SnapshotMeta,
         data: Vec<u8>,
     ) -> Result<(), Failure> {
-        let meta = serde_json::to_vec(meta)?;
+        let put = self.replace_snapshot(meta, data).await;
+        match &put {
+            Ok(()) => drop(self.covered.send_if_modified(|covered| {
+                let covered = covered.get_or_insert(0);
+                *covered = end_of(meta).max(*covered);
+                true
+            })),
+            Err(_) => self.give_up_snapshot(),
+        }
+        put
+    }
+
+    /// No snapshot comes that could take the place of entries.
+    pub(super) fn give_up_snapshot(&self) {
+        self.covered.send_replace(None);
+    }
+
+    async fn replace_snapshot(&self, meta: &SnapshotMeta, data: Vec<u8>) -> Result<(), Failure> {
+        let (meta, end) = (serde_json::to_vec(meta)?, end_of(meta));
         let _sealing = self.sealing.read().await;
         let sealer = self.sealer.clone();
         // Before the transaction: votes and entries do not wait for it.
@@ -203,11 +236,32 @@ impl LogStore {
         let data = self.machine.blocking(seal).await??;
         self.write(move |txn| {
             let mut table = txn.open_table(META)?;
+            // One that was installed while this one was made: the log may be without the entries in between.
+            if meta_in(&table)?.is_some_and(|there| end_of(&there) > end) {
+                return Ok(());
+            }
             table.insert(SNAPSHOT_META, meta.as_slice())?;
             table.insert(SNAPSHOT_DATA, data.as_slice())?;
             Ok(())
         })
         .await
+    }
+
+    /// Waits until the snapshot on disk has the entries up to this one.
+    async fn until_covered(&self, last: u64) -> Result<(), Failure> {
+        let mut covered = self.covered.subscribe();
+        let ended = covered.wait_for(|covered| covered.is_none_or(|end| end > last));
+        match *ended.await? {
+            Some(_) => Ok(()),
+            None => Err("there is no snapshot to take the place of entries".into()),
+        }
+    }
+
+    /// Lets entries go that no snapshot has.
+    #[cfg(test)]
+    pub(super) fn without_snapshots(self) -> Self {
+        self.covered.send_replace(Some(u64::MAX));
+        self
     }
 
     /// Gives up the log for a snapshot of another history, with the vote that goes with it.
@@ -421,8 +475,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         .map_err(|e| storage_error(ErrorSubject::Logs, ErrorVerb::Delete, e))
     }
 
+    /// Openraft removes entries while the state machine still writes the snapshot in their place, and goes on with the
+    /// entries after them: a crash in between would leave a log that lacks some.
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
         let purge = async {
+            self.until_covered(log_id.index).await?;
             let bytes = serde_json::to_vec(&log_id)?;
             self.write(move |txn| {
                 txn.open_table(META)?.insert(PURGED, bytes.as_slice())?;

@@ -50,10 +50,7 @@ impl StateMachine {
             return Ok(machine);
         }
         let damaged = |e: String| ManagerError::internal("cannot read the raft snapshot", e);
-        let stored = machine
-            .log
-            .snapshot::<SnapshotMeta>()
-            .map_err(|e| damaged(e.to_string()))?;
+        let stored = machine.log.snapshot().map_err(|e| damaged(e.to_string()))?;
         if let Some((meta, data)) = stored {
             let state = parse(&data).map_err(|e| damaged(e.to_string()))?;
             machine.replace(&meta, state);
@@ -131,7 +128,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> Result<(), StorageError> {
         let data = snapshot.into_inner();
         // On disk first: the log that it stands for is given up once it is in use.
-        let state = parse(&data).map_err(read_error)?;
+        let state = parse(&data).map_err(|error| {
+            self.log.give_up_snapshot();
+            read_error(error)
+        })?;
         self.log
             .put_snapshot(meta, data)
             .await
@@ -141,7 +141,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
-        let stored = self.log.snapshot::<SnapshotMeta>().map_err(read_error)?;
+        let stored = self.log.snapshot().map_err(read_error)?;
         Ok(stored.map(|(meta, data)| Snapshot {
             meta,
             snapshot: Box::new(Cursor::new(data)),

@@ -4,7 +4,7 @@ use super::{
     Peer, Store,
     log_store::LogStore,
     state_machine::StateMachine,
-    types::{Batch, Entry, LogId, StorageError, TypeConfig, Vote, raft_id},
+    types::{Batch, Entry, LogId, SnapshotMeta, StorageError, TypeConfig, Vote, raft_id},
 };
 use crate::{Command, Machine, ManagerError, Operation, Proposal, Unlock, state::State};
 use mesh_pki::UnlockKey;
@@ -30,7 +30,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Bui
             &Machine::Own,
             &Unlock::default(),
         )
-        .unwrap();
+        .unwrap()
+        .without_snapshots();
         let machine = StateMachine::open(Arc::new(Store::new()), log.clone()).unwrap();
         Ok((directory, log, machine))
     }
@@ -52,6 +53,18 @@ fn has(bytes: &[u8], text: &str) -> bool {
         .any(|part| part == text.as_bytes())
 }
 
+fn log_id(index: u64) -> LogId {
+    LogId::new(CommittedLeaderId::new(1, 1), index)
+}
+
+/// What openraft knows of a snapshot whose last entry is this one.
+fn upto(index: u64) -> SnapshotMeta {
+    SnapshotMeta {
+        last_log_id: Some(log_id(index)),
+        ..SnapshotMeta::default()
+    }
+}
+
 /// An entry that makes a service of this name.
 fn entry(index: u64, name: &str) -> Entry {
     let spec = serde_json::from_value(serde_json::json!({ "Name": name })).unwrap();
@@ -60,7 +73,7 @@ fn entry(index: u64, name: &str) -> Entry {
         registry_auth: String::new(),
     };
     Entry {
-        log_id: LogId::new(CommittedLeaderId::new(1, 1), index),
+        log_id: log_id(index),
         payload: EntryPayload::Normal(Batch(vec![Proposal::new(Operation::Command(command), 0)])),
     }
 }
@@ -80,19 +93,49 @@ fn names(entries: &[Entry]) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn entries_stay_until_a_snapshot_has_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("raft.redb");
+    let open = || LogStore::open(&path, &Machine::Own, &Unlock::default()).unwrap();
+    let mut log = LogStore::create(&path, &Machine::Own, &Unlock::default()).unwrap();
+    let entries: Vec<_> = (0..6).map(|index| entry(index, "a")).collect();
+    log.blocking_append(entries).await.unwrap();
+    let mut other = log.clone();
+    let purge = tokio::spawn(async move { other.purge(log_id(4)).await });
+    log.put_snapshot(&upto(3), b"three".to_vec()).await.unwrap();
+    assert_eq!(log.try_get_log_entries(0..).await.unwrap().len(), 6);
+    assert!(!purge.is_finished());
+    log.put_snapshot(&upto(4), b"four".to_vec()).await.unwrap();
+    purge.await.unwrap().unwrap();
+    assert_eq!(log.try_get_log_entries(0..).await.unwrap().len(), 1);
+    // What took longer to make.
+    log.put_snapshot(&upto(2), b"two".to_vec()).await.unwrap();
+    assert_eq!(log.snapshot().unwrap().unwrap().1, b"four");
+    drop(log);
+
+    let mut log = open();
+    log.purge(log_id(4)).await.unwrap();
+    let mut other = log.clone();
+    let purge = tokio::spawn(async move { other.purge(log_id(5)).await });
+    log.give_up_snapshot();
+    assert!(purge.await.unwrap().is_err());
+    assert_eq!(log.try_get_log_entries(0..).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn old_keys_are_forgotten_once_the_log_is_compacted() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("raft.redb");
     let (machine, unlock) = (Machine::Own, Unlock::default());
-    let mut log = LogStore::create(&path, &machine, &unlock).unwrap();
+    let log = LogStore::create(&path, &machine, &unlock).unwrap();
+    let mut log = log.without_snapshots();
     let old: Vec<_> = (1..4).map(|index| entry(index, "old")).collect();
     log.blocking_append(old).await.unwrap();
     let key = UnlockKey::generate();
     log.sealer().lock(Some(&key), 1).unwrap();
     log.blocking_append([entry(4, "new")]).await.unwrap();
-    log.put_snapshot(&0, b"state".to_vec()).await.unwrap();
-    let purge = |index| LogId::new(CommittedLeaderId::new(1, 1), index);
-    log.purge(purge(2)).await.unwrap();
+    log.put_snapshot(&upto(3), b"state".to_vec()).await.unwrap();
+    log.purge(log_id(2)).await.unwrap();
     assert!(log.sealer().has_old(), "entry 3 is there still");
     drop(log);
 
@@ -101,7 +144,7 @@ async fn old_keys_are_forgotten_once_the_log_is_compacted() {
     let mut log = LogStore::open(&path, &machine, &unlock).unwrap();
     let entries = log.try_get_log_entries(3..).await.unwrap();
     assert_eq!(names(&entries), ["old", "new"]);
-    log.purge(purge(3)).await.unwrap();
+    log.purge(log_id(3)).await.unwrap();
     assert!(!log.sealer().has_old());
     // With the keys in use, as after a failed write.
     let sealer = log.sealer().clone();
@@ -113,7 +156,7 @@ async fn old_keys_are_forgotten_once_the_log_is_compacted() {
     let mut log = LogStore::open(&path, &machine, &unlock).unwrap();
     let entries = log.try_get_log_entries(3..).await.unwrap();
     assert_eq!(names(&entries), ["new"]);
-    let (_, state) = log.snapshot::<u64>().unwrap().unwrap();
+    let (_, state) = log.snapshot().unwrap().unwrap();
     assert_eq!(state, b"state");
 }
 
@@ -135,14 +178,14 @@ async fn what_is_on_disk_is_encrypted() {
 
     let mut log = LogStore::open(&path, &Machine::Own, &Unlock::default()).unwrap();
     log.blocking_append([entry(2, "of-now")]).await.unwrap();
-    log.put_snapshot(&1, b"{\"a\":\"snapshot-of-now\"}".to_vec())
+    log.put_snapshot(&upto(1), b"{\"a\":\"snapshot-of-now\"}".to_vec())
         .await
         .unwrap();
     drop(log);
     let mut log = LogStore::open(&path, &Machine::Own, &Unlock::default()).unwrap();
     let entries = log.try_get_log_entries(1..3).await.unwrap();
     assert_eq!(names(&entries), ["of-old", "of-now"]);
-    let (_, data) = log.snapshot::<u64>().unwrap().unwrap();
+    let (_, data) = log.snapshot().unwrap().unwrap();
     assert_eq!(data, b"{\"a\":\"snapshot-of-now\"}");
     assert_eq!(
         log.get_log_state()
@@ -190,7 +233,7 @@ async fn a_log_is_rebuilt_whole_or_not_at_all() {
         3
     );
     assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(7, 3)));
-    assert!(log.snapshot::<u64>().unwrap().is_none());
+    assert!(log.snapshot().unwrap().is_none());
 
     let seen = Arc::new(Mutex::new(Vec::new()));
     let out = seen.clone();
