@@ -2,7 +2,7 @@
 
 use crate::{
     ManagerError,
-    state::{Service, TaskState, TaskStatus},
+    state::{RootChange, Service, TaskState, TaskStatus},
 };
 use mesh_api::{Sensitive, engine, handout};
 use serde::{Deserialize, Serialize};
@@ -118,6 +118,9 @@ pub enum Command {
         /// That key, of 32 bytes, drawn by whoever asks. It is also taken where managers are to be locked and were not.
         #[serde(default)]
         unlock_key: Option<Sensitive>,
+        /// What becomes of the root CA; see [`ManagerHandle::root_change`](crate::ManagerHandle::root_change).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        root: Option<Box<RootChange>>,
     },
 }
 
@@ -146,8 +149,9 @@ pub enum Response {
 pub type Outcome = Result<Response, ManagerError>;
 
 /// The rules by which managers of this version apply what they propose. 0: health checks and jobs are refused. 1: health
-/// checks are taken. 2: so are jobs. 3: so is autolock.
-pub const RULES: u32 = 3;
+/// checks are taken. 2: so are jobs. 3: so is autolock. 4: an update of the cluster that does not say how often its root was
+/// to be rotated leaves that as it was.
+pub const RULES: u32 = 4;
 
 /// A change together with all that is not a function of the state: apply has no clock and rolls
 /// no dice.
@@ -200,6 +204,11 @@ pub enum Operation {
         node_id: String,
         /// Why.
         message: String,
+    },
+    /// Every node has a certificate of the root that is to be, which becomes the root.
+    EndRootRotation {
+        /// Digest of that root.
+        digest: String,
     },
     /// Nodes report on their tasks: (task id, status).
     TaskStatuses(Vec<(String, TaskStatus)>),
@@ -289,6 +298,13 @@ pub struct NodeReport {
     /// Its agent fills in secrets and configs that are templates; older ones would hand them out as they are.
     #[serde(default)]
     pub fills_in: bool,
+    /// Digest of the root that it trusts; empty if its agent does not say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub trusted_root: String,
+    /// Digest of the root whose key has signed the certificate that it shows, which its manager has seen; empty if that is
+    /// none in use.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub issuer: String,
 }
 
 /// A node's end of WireGuard.

@@ -1,5 +1,5 @@
-//! The manager's certificate in use. The node renews it on disk; here it is taken up without a
-//! restart.
+//! The manager's certificate in use, and the root that it trusts. The node renews them on disk and says so; here they are
+//! taken up without a restart.
 
 use crate::{ManagerError, raft::Sealer};
 use mesh_pki::{NodeIdentity, UnlockKey, tls};
@@ -11,12 +11,13 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How often the identity on disk is looked at; certificates are renewed weeks before they end.
+/// How often the identity on disk is looked at unasked; certificates are renewed weeks before they end.
 const CHECK: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Clone)]
 struct Configs {
     certificate_pem: String,
+    root_pem: String,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
 }
@@ -26,6 +27,7 @@ impl Configs {
         let failed = |e| ManagerError::internal("cannot set up TLS", e);
         Ok(Self {
             certificate_pem: identity.certificate_pem.clone(),
+            root_pem: identity.root_pem.clone(),
             server: tls::server_config(identity).map_err(failed)?,
             client: tls::client_config(identity).map_err(failed)?,
         })
@@ -59,15 +61,21 @@ impl Credentials {
             .clone()
     }
 
-    /// Takes up another certificate; whether it was another.
-    fn reload(&self, directory: &Path, lock: Option<&UnlockKey>) -> Result<bool, ManagerError> {
+    /// Takes up another certificate, or another root to trust; whether it was another.
+    pub(crate) fn reload(
+        &self,
+        directory: &Path,
+        lock: Option<&UnlockKey>,
+    ) -> Result<bool, ManagerError> {
         let identity = NodeIdentity::load(directory, lock)
             .map_err(|e| ManagerError::internal("cannot read the node's identity", e))?;
         let Some(identity) = identity else {
             return Ok(false);
         };
         let mut configs = self.0.write().unwrap_or_else(|e| e.into_inner());
-        if configs.certificate_pem == identity.certificate_pem {
+        if configs.certificate_pem == identity.certificate_pem
+            && configs.root_pem == identity.root_pem
+        {
             return Ok(false);
         }
         *configs = Configs::new(&identity)?;
@@ -123,5 +131,13 @@ mod tests {
             .unwrap();
         assert!(credentials.reload(directory.path(), None).unwrap());
         assert!(!Arc::ptr_eq(&before, &credentials.server()));
+
+        let mut trusting = NodeIdentity::load(directory.path(), None).unwrap().unwrap();
+        trusting.root_pem = RootCa::create().unwrap().certificate_pem().to_owned();
+        trusting.save(directory.path(), None).unwrap();
+        assert!(
+            credentials.reload(directory.path(), None).unwrap(),
+            "another root"
+        );
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     proposer::Proposer,
     queries::{self, Queries},
     raft::{self, OpenRaft, Origin, Peer, Store},
-    role_manager, server,
+    role_manager, root_rotation, server,
     state::{Event, State},
 };
 use mesh_api::{engine, proto::query::Question};
@@ -181,9 +181,9 @@ impl Manager {
                 "there is no cluster in this backup",
             ));
         };
-        let root = RootCa::from_pem(&cluster.root_certificate_pem, Some(&cluster.root_key_pem))
-            .map_err(failed)?;
-        let identity = NodeIdentity::manager(&root, &cluster.id).map_err(failed)?;
+        let signer = cluster.signer().map_err(failed)?;
+        let root_pem = &cluster.root_certificate_pem;
+        let identity = NodeIdentity::manager(&signer, root_pem, &cluster.id).map_err(failed)?;
         let own = Peer {
             node_id: identity.node_id.clone(),
             addr: config.advertise.to_string(),
@@ -290,7 +290,7 @@ fn identity(config: &Config) -> Result<NodeIdentity, ManagerError> {
 /// A running manager. Cheap to clone; the manager runs until [`ManagerHandle::shutdown`].
 #[derive(Clone)]
 pub struct ManagerHandle {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
 }
 
 impl std::fmt::Debug for ManagerHandle {
@@ -371,6 +371,7 @@ impl ManagerHandle {
         server::serve(&self.core, port, api);
         self.core.tasks.spawn(Driver::run(self.core.clone()));
         self.core.tasks.spawn(role_manager::run(self.core.clone()));
+        self.core.tasks.spawn(root_rotation::run(self.core.clone()));
         self.core.tasks.spawn(locking::run(self.core.clone()));
         self.core.tasks.spawn(locking::compact(self.core.clone()));
         let follow = self.core.credentials.clone().follow(
@@ -386,7 +387,18 @@ impl ManagerHandle {
         self.core.node_lock.subscribe()
     }
 
-    /// This node's identity.
+    /// Takes up this node's identity as it is on disk by now: a renewed certificate, another root to trust.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn reload_identity(&self) -> Result<(), ManagerError> {
+        let lock = self.core.keys.node_key();
+        let directory = &self.core.config.identity_dir;
+        self.core.credentials.reload(directory, lock.as_ref())?;
+        Ok(())
+    }
+
+    /// This node's identity, as it was when the manager started.
     pub fn identity(&self) -> &NodeIdentity {
         &self.core.identity
     }

@@ -35,6 +35,7 @@ mod proposer;
 mod queries;
 mod raft;
 mod role_manager;
+mod root_rotation;
 mod scheduler;
 mod server;
 pub mod state;

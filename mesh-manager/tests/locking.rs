@@ -53,6 +53,7 @@ async fn update_with(manager: &ManagerHandle, autolock: bool, rotate: bool, key:
         rotate_manager_token: false,
         rotate_unlock_key: rotate,
         unlock_key: Some(key.as_bytes().to_vec().into()),
+        root: None,
     };
     manager.call(command).await.unwrap();
 }

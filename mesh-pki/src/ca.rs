@@ -15,13 +15,17 @@ pub const DEFAULT_CERTIFICATE_VALIDITY: Duration = Duration::from_secs(90 * 24 *
 const ROOT_VALIDITY: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 /// Certificates begin this much in the past, for nodes whose clock is behind.
 pub(crate) const BACKDATE: Duration = Duration::from_secs(3600);
+/// Authorities that may stand between a root and a node: two that follow on it, see [`RootCa::vouch_for`].
+pub(crate) const PATH_LENGTH: u8 = 2;
 
 /// The cluster's root certificate and, on managers, its key.
 #[derive(Clone)]
 pub struct RootCa {
-    certificate: CertificateDer<'static>,
-    certificate_pem: String,
-    key_pem: Option<String>,
+    pub(crate) certificate: CertificateDer<'static>,
+    pub(crate) certificate_pem: String,
+    pub(crate) key_pem: Option<String>,
+    /// See [`RootCa::with_chain`].
+    chain_pem: String,
 }
 
 /// A fresh private key and the request to sign it.
@@ -59,7 +63,7 @@ impl RootCa {
         params
             .distinguished_name
             .push(DnType::CommonName, "swarm-ca");
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(PATH_LENGTH));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let now = time::OffsetDateTime::now_utc();
         params.not_before = now - BACKDATE;
@@ -69,6 +73,7 @@ impl RootCa {
             certificate: certificate.der().clone(),
             certificate_pem: certificate.pem(),
             key_pem: Some(key.serialize_pem()),
+            chain_pem: String::new(),
         })
     }
 
@@ -87,7 +92,15 @@ impl RootCa {
             certificate,
             certificate_pem: certificate_pem.to_owned(),
             key_pem: key_pem.map(str::to_owned),
+            chain_pem: String::new(),
         })
+    }
+
+    /// What this root signs is followed by these certificates (PEM) from now on, by which former roots vouch for it, see
+    /// [`RootCa::vouch_for`].
+    #[must_use]
+    pub fn with_chain(self, chain_pem: String) -> Self {
+        Self { chain_pem, ..self }
     }
 
     /// The root certificate, PEM.
@@ -106,7 +119,7 @@ impl RootCa {
     }
 
     /// Signs a node's request. Whatever subject it asks for is replaced by the given one.
-    /// Returns the certificate, PEM.
+    /// Returns the certificate and those that it has to be shown with, PEM.
     ///
     /// # Errors
     /// When this root has no key, or the request is none.
@@ -118,9 +131,7 @@ impl RootCa {
         cluster_id: &str,
         validity: Duration,
     ) -> Result<String, PkiError> {
-        let key_pem = self.key_pem.as_deref().ok_or(PkiError::NoSigningKey)?;
-        let key = KeyPair::from_pem(key_pem)?;
-        let issuer = Issuer::from_ca_cert_der(&self.certificate, key)?;
+        let issuer = self.issuer()?;
         let mut request = CertificateSigningRequestParams::from_pem(request_pem)?;
 
         let mut subject = DistinguishedName::new();
@@ -144,6 +155,13 @@ impl RootCa {
         params.not_before = now - BACKDATE;
         params.not_after = now + validity;
         request.params = params;
-        Ok(request.signed_by(&issuer)?.pem())
+        let certificate = request.signed_by(&issuer)?.pem();
+        Ok(certificate + &self.chain_pem)
+    }
+
+    pub(crate) fn issuer(&self) -> Result<Issuer<'static, KeyPair>, PkiError> {
+        let key_pem = self.key_pem.as_deref().ok_or(PkiError::NoSigningKey)?;
+        let key = KeyPair::from_pem(key_pem)?;
+        Ok(Issuer::from_ca_cert_der(&self.certificate, key)?)
     }
 }

@@ -55,6 +55,9 @@ pub enum PkiError {
     /// The root CA's private key is not on this node.
     #[error("the root CA key is not available; only managers can sign certificates")]
     NoSigningKey,
+    /// A certificate that is to be the root cannot be.
+    #[error("{0}")]
+    UnfitRoot(String),
     /// A TLS configuration was refused.
     #[error("cannot set up TLS")]
     Tls(#[from] rustls::Error),

@@ -35,7 +35,7 @@ pub struct NodeIdentity {
     pub cluster_id: String,
     /// What the certificate allows.
     pub role: Role,
-    /// The node certificate, PEM.
+    /// The node certificate, PEM, and those that it has to be shown with, see [`RootCa::with_chain`].
     pub certificate_pem: String,
     /// Its private key, PKCS#8 PEM; empty while it is not known, see [`has_key`](Self::has_key).
     pub key_pem: String,
@@ -91,23 +91,31 @@ impl NodeIdentity {
     /// # Errors
     /// As [`RootCa::sign`].
     pub fn first_manager(root: &RootCa) -> Result<Self, PkiError> {
-        Self::manager(root, &new_id())
+        Self::manager(root, root.certificate_pem(), &new_id())
     }
 
-    /// The identity of a new manager of this cluster, signed by `root`.
+    /// The identity of a new manager of this cluster, signed by `signer`, which trusts the root `root_pem`.
     ///
     /// # Errors
     /// As [`RootCa::sign`].
-    pub fn manager(root: &RootCa, cluster_id: &str) -> Result<Self, PkiError> {
+    pub fn manager(signer: &RootCa, root_pem: &str, cluster_id: &str) -> Result<Self, PkiError> {
         let pair = new_key_and_request()?;
-        let certificate = root.sign(
+        let certificate = signer.sign(
             &pair.request_pem,
             &new_id(),
             Role::Manager,
             cluster_id,
             DEFAULT_CERTIFICATE_VALIDITY,
         )?;
-        Self::new(certificate, pair.key_pem, root.certificate_pem().to_owned())
+        Self::new(certificate, pair.key_pem, root_pem.to_owned())
+    }
+
+    /// Digest of the root that this node trusts, as in join tokens.
+    ///
+    /// # Errors
+    /// When that is no certificate.
+    pub fn root_digest(&self) -> Result<String, PkiError> {
+        Ok(RootCa::from_pem(&self.root_pem, None)?.digest())
     }
 
     /// Whether the private key is known. If not, it is encrypted, and what it was encrypted with was not given.
@@ -145,7 +153,7 @@ impl NodeIdentity {
         let (Some(bundle), Some(root)) = (read(KEY_FILE)?, read(ROOT_FILE)?) else {
             return Ok(None);
         };
-        // The key file holds the certificate as well, so that the pair changes atomically;
+        // The key file holds the certificates as well, so that the pair changes atomically;
         // `node.crt` is there for people.
         let Some(start) = bundle.find("-----BEGIN CERTIFICATE-----") else {
             return Err(PkiError::InvalidCertificate {

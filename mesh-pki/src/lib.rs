@@ -1,6 +1,6 @@
 //! The cluster's identity: root CA, join tokens, node certificates, TLS configurations and ids.
 //!
-//! Everything is ECDSA P-256. A node certificate names the node (CN), its role (OU) and its
+//! Everything made here is ECDSA P-256; a root may come from outside. A node certificate names the node (CN), its role (OU) and its
 //! cluster (O); see [`PeerIdentity`]. A join token pins the root CA by digest, so that a node can
 //! trust a manager before it owns a certificate.
 
@@ -9,6 +9,7 @@ mod error;
 mod id;
 mod identity;
 mod role;
+mod succession;
 pub mod tls;
 mod token;
 mod unlock;

@@ -1,8 +1,11 @@
 //! What a run of `mesh-ctl` answered.
 
-use std::process::Output;
+use std::{
+    io::Write as _,
+    process::{Command, Output, Stdio},
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 /// What a run of `mesh-ctl` answered.
 #[derive(Debug, Clone)]
@@ -63,4 +66,23 @@ impl Answer {
         }
         Ok(self.err)
     }
+}
+
+/// Runs a command with these arguments and a line on standard input, say a key.
+///
+/// # Errors
+/// It cannot be started. A refusal is an [`Answer`].
+pub fn with_line(mut command: Command, args: &[&str], line: &str) -> Result<Answer> {
+    let mut child = command
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("a standard input")?;
+    // One that is refused at once does not read it.
+    let _ = writeln!(stdin, "{line}");
+    drop(stdin);
+    let output = child.wait_with_output()?;
+    Ok(Answer::of(args.join(" "), &output))
 }

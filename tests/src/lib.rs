@@ -28,7 +28,7 @@ pub mod wait;
 
 pub use capture::Capture;
 pub use client::{HttpReply, KeptConnection, http_get};
-pub use ctl::Answer;
+pub use ctl::{Answer, with_line};
 pub use engine::Engine;
 pub use lan::Lan;
 pub use netns::NetNs;

@@ -1,10 +1,6 @@
 //! Managers that are locked when they start again, and opened with the unlock key.
 
-use std::{
-    fs,
-    io::Write as _,
-    process::{Command, Stdio},
-};
+use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh_tests::{
@@ -14,30 +10,15 @@ use mesh_tests::{
     rig::{UP_LIMIT, test_name},
     scenario_on,
     stock::{docker, docker_command},
+    with_line,
 };
 use serde_json::json;
 
 const LOCKED: &str = "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"docker swarm unlock\" to unlock it.";
 const WRONG: &str = "swarm could not be unlocked: invalid key provided";
 
-/// A command with a key on standard input.
-fn with_key(mut command: Command, args: &[&str], key: &str) -> Result<Answer> {
-    let mut child = command
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut stdin = child.stdin.take().context("a standard input")?;
-    // One that is refused at once does not read it.
-    let _ = writeln!(stdin, "{key}");
-    drop(stdin);
-    let output = child.wait_with_output()?;
-    Ok(Answer::of(args.join(" "), &output))
-}
-
 fn unlock(node: &Node, key: &str) -> Result<Answer> {
-    with_key(node.ctl_command()?, &["swarm", "unlock"], key)
+    with_line(node.ctl_command()?, &["swarm", "unlock"], key)
 }
 
 fn state(node: &Node) -> Result<String> {
@@ -348,20 +329,20 @@ fn a_backup_is_locked_as_its_managers_are() {
             "--advertise-addr",
             &own,
         ];
-        let said = with_key(rig.nodes[1].ctl_command()?, &restore, &other_key(&key))?.refused()?;
+        let said = with_line(rig.nodes[1].ctl_command()?, &restore, &other_key(&key))?.refused()?;
         ensure!(
             said.contains("the backup could not be unlocked: invalid key provided"),
             "{said}"
         );
         ensure!(state(&rig.nodes[1])? == "inactive");
         rig.first().ok(&["swarm", "leave", "--force"])?;
-        with_key(rig.nodes[1].ctl_command()?, &restore, &key)?.ok()?;
+        with_line(rig.nodes[1].ctl_command()?, &restore, &key)?.ok()?;
         ensure!(unlock_key(&rig.nodes[1])? == key);
         wait_for_files(&rig.nodes[1], true)?;
         restart(&mut rig.nodes[1])?;
         is_locked(&rig.nodes[1], &other_key(&key))?;
         let stock = docker_command(&rig.nodes[1])?;
-        with_key(stock, &["swarm", "unlock"], &key)?.ok()?;
+        with_line(stock, &["swarm", "unlock"], &key)?.ok()?;
         eventually("the network", UP_LIMIT, || {
             let names = rig.nodes[1].ok(&["network", "ls", "--format", "{{.Name}}"])?;
             ensure!(names.contains("front"), "{names}");

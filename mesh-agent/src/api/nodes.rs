@@ -26,9 +26,10 @@ pub(super) async fn list(
     let filters = query.filters(&FILTERS)?;
     let managers = manager.group();
     let view = manager.view();
+    let roots = view.node_roots();
     let nodes = view
         .nodes()
-        .map(|node| node.to_engine(&managers))
+        .map(|node| node.to_engine(&managers, &roots))
         .filter(|node| matches(&filters, node))
         .collect();
     Ok(Json(nodes))
@@ -58,8 +59,9 @@ fn matches(filters: &Filters, node: &Node) -> bool {
 pub(super) async fn inspect(State(api): State<Api>, Path(id): Path<String>) -> Answer<Json<Node>> {
     let manager = api.manager()?;
     let managers = manager.group();
-    let node = manager.view().find_node(&id)?.to_engine(&managers);
-    Ok(Json(node))
+    let view = manager.view();
+    let node = view.find_node(&id)?;
+    Ok(Json(node.to_engine(&managers, &view.node_roots())))
 }
 
 pub(super) async fn update(

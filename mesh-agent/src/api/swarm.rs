@@ -13,7 +13,7 @@ use mesh_api::{
         Swarm, SwarmInitRequest, SwarmJoinRequest, SwarmSpec, SwarmUnlockRequest, UnlockKeyResponse,
     },
 };
-use mesh_manager::Command;
+use mesh_manager::{Command, state::refuse_external};
 use mesh_pki::UnlockKey;
 use serde::Deserialize;
 
@@ -45,6 +45,15 @@ pub(super) async fn inspect(State(api): State<Api>) -> Answer<Json<Swarm>> {
 
 pub(super) async fn init(State(api): State<Api>, body: Body) -> Answer<Json<String>> {
     let body: WithAvailability<SwarmInitRequest> = json(body).await?;
+    if let Some(ca) = (body.request.spec.as_ref()).and_then(|spec| spec.ca_config.as_ref()) {
+        refuse_external(ca)?;
+        let is_given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        if is_given(&ca.signing_ca_cert) || is_given(&ca.signing_ca_key) {
+            return Err(ApiError::not_implemented(
+                "a new swarm makes its own root CA: give yours to `swarm ca --rotate`",
+            ));
+        }
+    }
     let made = api.node.swarm_init(body.request, body.availability).await?;
     Ok(Json(made))
 }
@@ -65,14 +74,17 @@ pub(super) async fn update(
     body: Body,
 ) -> Answer<()> {
     let manager = api.manager()?;
-    let spec: SwarmSpec = json(body).await?;
+    let mut spec: SwarmSpec = json(body).await?;
+    let version = query.version()?;
+    let root = manager.root_change(version, &mut spec)?;
     let command = Command::UpdateSwarm {
-        version: query.version()?,
+        version,
         spec,
         rotate_worker_token: query.flag("rotateWorkerToken"),
         rotate_manager_token: query.flag("rotateManagerToken"),
         rotate_unlock_key: query.flag("rotateManagerUnlockKey"),
         unlock_key: Some(UnlockKey::generate().as_bytes().to_vec().into()),
+        root: root.map(Box::new),
     };
     manager.call(command).await?;
     Ok(())

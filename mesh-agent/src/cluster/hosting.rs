@@ -111,6 +111,7 @@ async fn follow(
         };
         let mut lock = node.manager().map(|manager| manager.node_lock());
         let done = done.and_then(|()| seal(&own, lock.as_mut()));
+        show(&node);
         hosted.send_replace(node.manager().is_some());
         drop(held);
         let dismissal = dismissal_of(&node);
@@ -141,6 +142,16 @@ async fn follow(
         if cancel.run_until_cancelled(next).await != Some(true) {
             return;
         }
+    }
+}
+
+/// Has the manager, if one runs, show the identity that is on disk by now.
+pub(super) fn show(node: &Node) {
+    let Some(manager) = node.manager() else {
+        return;
+    };
+    if let Err(error) = manager.reload_identity() {
+        warn!(%error, "the manager does not show the node's renewed certificate yet");
     }
 }
 

@@ -41,14 +41,16 @@ impl OwnIdentity {
         self.current.subscribe()
     }
 
-    /// A renewed one takes its place, on disk first. A worker's is not locked: nobody could unlock it.
+    /// A renewed one takes its place, on disk first; `show` is done before anybody is told of it. A worker's is not locked:
+    /// nobody could unlock it.
     ///
     /// # Errors
     /// It cannot be written: the former one stays.
-    pub(super) fn renew(&self, renewed: NodeIdentity) -> Result<(), PkiError> {
+    pub(super) fn renew(&self, renewed: NodeIdentity, show: impl FnOnce()) -> Result<(), PkiError> {
         let lock = self.lock();
         let key = lock.as_ref().filter(|_| renewed.role == Role::Manager);
         renewed.save(&self.dir, key)?;
+        show();
         self.current.send_replace(Arc::new(renewed));
         Ok(())
     }
@@ -118,13 +120,13 @@ mod tests {
         assert!(!is_locked());
         own.seal(Some(&key)).unwrap();
         assert!(is_locked());
-        own.renew(again(Role::Manager)).unwrap();
+        own.renew(again(Role::Manager), || ()).unwrap();
         assert!(is_locked(), "a renewed one is locked as well");
-        own.renew(again(Role::Worker)).unwrap();
+        own.renew(again(Role::Worker), || ()).unwrap();
         assert!(!is_locked(), "a worker's is not");
         own.seal(Some(&key)).unwrap();
         assert!(!is_locked());
-        own.renew(again(Role::Manager)).unwrap();
+        own.renew(again(Role::Manager), || ()).unwrap();
         assert!(is_locked());
         own.seal(None).unwrap();
         assert!(!is_locked());
@@ -134,7 +136,7 @@ mod tests {
         locked.seal(Some(&key)).unwrap();
         assert!(!is_locked(), "what is not known is not written");
         locked.open(identity.clone(), Some(key.clone()));
-        locked.renew(again(Role::Manager)).unwrap();
+        locked.renew(again(Role::Manager), || ()).unwrap();
         let on_disk = NodeIdentity::load(dir.path(), None).unwrap().unwrap();
         assert!(!on_disk.has_key(), "renewed before its manager runs");
     }

@@ -3,12 +3,12 @@
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 use mesh_api::proto::{self, NodeDescription};
-use mesh_manager::{ManagerHandle, client};
+use mesh_manager::ManagerHandle;
 use mesh_pki::{NodeIdentity, UnlockKey};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
@@ -16,6 +16,7 @@ use super::{
     disk::{self, Kept, Shared},
     hosting::Hosting,
     identity::OwnIdentity,
+    renewal,
 };
 use crate::{
     assignment::Assignment,
@@ -28,12 +29,6 @@ use crate::{
     session::{self, Connection, Session, Statuses},
 };
 
-/// How often the certificate is looked at.
-const RENEWAL_CHECK: Duration = Duration::from_secs(3600);
-
-/// First pause after the managers did not renew it; it doubles with every failure.
-const RENEWAL_RETRY: Duration = Duration::from_secs(1);
-
 /// Longest wait for the other managers to take this one out of their group.
 const STEP_DOWN: Duration = Duration::from_secs(6);
 
@@ -41,9 +36,6 @@ const STEP_DOWN: Duration = Duration::from_secs(6);
 const UNLOCK_LIMIT: Duration = Duration::from_secs(20);
 /// Longest wait for it to know its cluster.
 const READY_LIMIT: Duration = Duration::from_secs(5);
-
-/// Part of its life after which a certificate is renewed.
-const RENEWAL_FRACTION: f64 = 0.6;
 
 /// A running membership.
 pub struct Membership {
@@ -121,10 +113,12 @@ impl Membership {
                     hosted: hosted_in,
                 },
             )),
-            tokio::spawn(renew(
+            tokio::spawn(renewal::run(
+                node.clone(),
                 identity.clone(),
                 session.managers.clone(),
                 session.role.clone(),
+                session.objection.clone(),
             )),
         ];
         let hosting = Hosting::start(node.clone(), shared, identity.clone(), hosted);
@@ -382,56 +376,6 @@ fn role(is_manager: bool) -> Role {
     }
 }
 
-/// Renews the certificate in time, and at once when the managers have given the node another role.
-async fn renew(
-    identity: Arc<OwnIdentity>,
-    managers: watch::Receiver<Vec<String>>,
-    mut role: watch::Receiver<Option<mesh_pki::Role>>,
-) {
-    let mut check = tokio::time::interval(RENEWAL_CHECK);
-    let mut unlocked = identity.subscribe();
-    loop {
-        tokio::select! {
-            _ = check.tick() => {}
-            changed = unlocked.changed() => if changed.is_err() { return },
-            changed = role.changed() => if changed.is_err() { return },
-        }
-        let mut pause = RENEWAL_RETRY;
-        loop {
-            let now = identity.get();
-            let is_changed = role.borrow().is_some_and(|role| role != now.role);
-            let is_old = now.is_due_for_renewal(SystemTime::now(), RENEWAL_FRACTION);
-            if !now.has_key() || (!is_changed && !is_old.unwrap_or(false)) {
-                break;
-            }
-            let known = managers.borrow().clone();
-            if ask_for_renewal(&identity, &known, &now).await {
-                continue;
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RENEWAL_CHECK);
-        }
-    }
-}
-
-/// Asks the managers in turn for a new certificate, and takes it up.
-async fn ask_for_renewal(own: &OwnIdentity, managers: &[String], now: &NodeIdentity) -> bool {
-    for manager in managers {
-        let renewed = match client::renew(manager, now).await {
-            Ok(renewed) => renewed,
-            Err(error) => {
-                tracing::warn!(manager, %error, "certificate not renewed");
-                continue;
-            }
-        };
-        match own.renew(renewed) {
-            Ok(()) => return true,
-            Err(error) => tracing::warn!(%error, "renewed certificate not saved"),
-        }
-    }
-    false
-}
-
 fn describe(node: &Node, kept: &Kept) -> NodeDescription {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let labels = node
@@ -457,5 +401,6 @@ fn describe(node: &Node, kept: &Kept) -> NodeDescription {
         encrypts: true,
         hands_out: true,
         fills_in: true,
+        trusted_root: String::new(),
     }
 }

@@ -7,6 +7,7 @@ mod identity;
 mod member;
 mod rebuild;
 mod refusal;
+mod renewal;
 mod restore;
 mod unlock;
 

@@ -54,6 +54,17 @@ pub struct Config {
     pub assignment_file: PathBuf,
 }
 
+/// What a manager has to say against what this node proves itself with.
+#[derive(Debug, Clone)]
+pub struct Objection {
+    /// What it is about. Of another one, nothing is said.
+    pub against: Arc<NodeIdentity>,
+    /// The root to trust in the place of its own, PEM.
+    pub root_pem: Option<String>,
+    /// Its certificate is to be of another root: it is to be renewed within this time.
+    pub renew_within: Option<Duration>,
+}
+
 /// Whether a manager answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Connection {
@@ -90,6 +101,8 @@ pub struct Session {
     pub managers: watch::Receiver<Vec<String>>,
     /// The role that the managers have given this node; `None` before their first word.
     pub role: watch::Receiver<Option<Role>>,
+    /// What a manager has last said against this node's identity.
+    pub objection: watch::Receiver<Option<Objection>>,
     /// Logs that managers want to read.
     pub logs: mpsc::Receiver<proto::LogSubscription>,
     /// Questions of managers.
@@ -122,6 +135,7 @@ impl Session {
             watch::channel(Connection::Lost("not connected yet".to_owned()));
         let (managers_out, managers) = watch::channel(config.managers.clone());
         let (role_out, role) = watch::channel(None);
+        let (objection_out, objection) = watch::channel(None);
         let (logs_out, logs) = mpsc::channel(LOG_QUEUE);
         let (queries_out, queries) = mpsc::channel(QUERY_QUEUE);
         let (reports, reports_in) = mpsc::channel(QUERY_QUEUE);
@@ -136,6 +150,7 @@ impl Session {
             connection: connection_out,
             managers: managers_out,
             role: role_out,
+            objection: objection_out,
             logs: logs_out,
             queries: queries_out,
             reports: reports_in,
@@ -154,6 +169,7 @@ impl Session {
             connection,
             managers,
             role,
+            objection,
             logs,
             queries,
             reports,
@@ -180,6 +196,7 @@ struct Worker {
     connection: watch::Sender<Connection>,
     managers: watch::Sender<Vec<String>>,
     role: watch::Sender<Option<Role>>,
+    objection: watch::Sender<Option<Objection>>,
     logs: mpsc::Sender<proto::LogSubscription>,
     queries: mpsc::Sender<proto::Query>,
     reports: mpsc::Receiver<proto::Report>,
@@ -212,7 +229,10 @@ impl Worker {
                 return;
             };
             match self.session(&manager).await {
-                Ok(()) => info!(manager, "the session ended"),
+                Ok(()) => {
+                    info!(manager, "the session ended");
+                    pause = FIRST_PAUSE;
+                }
                 // One that was named and names another is as good as one that knows of none.
                 Err(error) if error.is::<Elsewhere>() && !was_named => {
                     leader = error.downcast::<Elsewhere>().ok().map(|Elsewhere(at)| at);

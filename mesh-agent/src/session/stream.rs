@@ -8,13 +8,13 @@ use mesh_api::proto::{
     manager_message::Message as FromManager, node_message::Message as FromNode,
 };
 use mesh_manager::client;
-use mesh_pki::{Role, tls};
+use mesh_pki::{NodeIdentity, Role, tls};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use super::{Connection, Elsewhere, Refused, Worker};
+use super::{Connection, Elsewhere, Objection, Refused, Worker};
 
 /// Longest wait for a manager's Welcome and first assignment.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,7 +26,7 @@ const MAX_MESSAGE: usize = 256 << 20;
 impl Worker {
     /// Connects to `manager` and serves the stream until it ends.
     pub(super) async fn session(&mut self, manager: &str) -> anyhow::Result<()> {
-        let identity = self.config.identity.borrow_and_update().clone();
+        let mut identity = self.config.identity.borrow_and_update().clone();
         let channel = client::connect(manager, tls::client_config(&identity)?).await?;
         let (sender, receiver) = mpsc::channel(OUT_QUEUE);
         send(&sender, self.hello()).await?;
@@ -53,7 +53,7 @@ impl Worker {
             session = welcome.session_id,
             "connected to a manager"
         );
-        self.learn(welcome);
+        self.learn(welcome, &identity);
         self.connection
             .send_replace(Connection::Up(manager.to_owned()));
         self.channel.send_replace(Some(channel));
@@ -66,7 +66,7 @@ impl Worker {
         loop {
             tokio::select! {
                 message = messages.message() => match message {
-                    Ok(Some(ManagerMessage { message: Some(message) })) => self.receive(message).await,
+                    Ok(Some(ManagerMessage { message: Some(message) })) => self.receive(message, &identity).await,
                     Ok(Some(ManagerMessage { message: None })) => {}
                     Ok(None) => bail!("the manager closed the session"),
                     Err(status) => return Err(refusal(status)),
@@ -90,8 +90,15 @@ impl Worker {
                 }
                 Ok(()) = self.config.cipher.changed() => send(&sender, self.hello()).await?,
                 Ok(()) = self.config.mtu.changed() => send(&sender, self.hello()).await?,
-                // A new certificate is shown in a new session.
-                Ok(()) = self.config.identity.changed() => return Ok(()),
+                Ok(()) = self.config.identity.changed() => {
+                    let now = self.config.identity.borrow_and_update().clone();
+                    // A new certificate is shown in a new session.
+                    if now.certificate_pem != identity.certificate_pem {
+                        return Ok(());
+                    }
+                    identity = now;
+                    send(&sender, self.hello()).await?;
+                }
             }
         }
     }
@@ -101,11 +108,17 @@ impl Worker {
         FromNode::Hello(proto::NodeDescription {
             cipher: self.config.cipher.borrow_and_update().clone(),
             mtu: *self.config.mtu.borrow_and_update(),
+            trusted_root: self
+                .config
+                .identity
+                .borrow()
+                .root_digest()
+                .unwrap_or_default(),
             ..self.config.description.clone()
         })
     }
 
-    async fn receive(&mut self, message: FromManager) {
+    async fn receive(&mut self, message: FromManager, identity: &Arc<NodeIdentity>) {
         match message {
             FromManager::Assignment(message) => {
                 let mut next = self.assignment.borrow().as_ref().clone();
@@ -132,12 +145,19 @@ impl Worker {
                     warn!("too many questions are waiting; one was dropped");
                 }
             }
-            FromManager::Welcome(welcome) => self.learn(welcome),
+            FromManager::Welcome(welcome) => self.learn(welcome, identity),
         }
     }
 
     /// Takes over what a manager says of the managers and of this node.
-    fn learn(&self, welcome: proto::Welcome) {
+    fn learn(&self, welcome: proto::Welcome, identity: &Arc<NodeIdentity>) {
+        let root = Some(welcome.root_ca_pem).filter(|pem| !pem.is_empty());
+        let renew = Some(welcome.renew_within_ms).filter(|within| *within > 0);
+        self.objection.send_replace(Some(Objection {
+            against: identity.clone(),
+            root_pem: root,
+            renew_within: renew.map(|ms| Duration::from_millis(u64::from(ms))),
+        }));
         if !welcome.managers.is_empty() {
             self.managers.send_replace(welcome.managers);
         }

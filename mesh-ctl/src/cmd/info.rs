@@ -53,6 +53,11 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
                     " Data Path Port: {}",
                     cluster.data_path_port.unwrap_or(0)
                 )?;
+                writeln!(
+                    out,
+                    " Root Rotation In Progress: {}",
+                    cluster.root_rotation_in_progress.unwrap_or(false)
+                )?;
             }
             writeln!(out, " Managers: {}", count(swarm.managers))?;
             writeln!(out, " Nodes: {}", count(swarm.nodes))?;

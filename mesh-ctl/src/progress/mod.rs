@@ -2,6 +2,7 @@
 //! line per change elsewhere. Ctrl-C leaves the service to itself.
 
 mod job;
+pub(crate) mod root;
 mod screen;
 
 use std::{

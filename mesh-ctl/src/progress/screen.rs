@@ -37,7 +37,16 @@ impl Screen {
 
     /// Shows how far the service is.
     pub(super) fn show(&mut self, picture: &Picture) {
-        let lines = render(picture, self.terminal);
+        self.show_lines(render(picture, self.terminal));
+    }
+
+    /// Whether lines are drawn in place, so that bars are of use.
+    pub(super) fn is_drawn(&self) -> bool {
+        self.terminal
+    }
+
+    /// Shows these lines in the place of those before.
+    pub(super) fn show_lines(&mut self, lines: Vec<String>) {
         for (index, line) in lines.iter().enumerate() {
             if self.picture.get(index) != Some(line) {
                 self.put(line);
@@ -146,7 +155,7 @@ fn head(picture: &Picture, bars: bool) -> Vec<String> {
 }
 
 /// A bar that is filled as far.
-fn drawn(done: usize, goal: usize) -> String {
+pub(super) fn drawn(done: usize, goal: usize) -> String {
     let full = BAR * done.min(goal) / goal;
     let head = if full > 0 { ">" } else { "" };
     format!("[{}{head}{}]", "=".repeat(full), " ".repeat(BAR - full))

@@ -4,7 +4,7 @@ use super::{Context, check_version, network, node};
 use crate::{
     Bootstrap, ManagerError, Outcome, Response,
     config::DEFAULT_HEARTBEAT,
-    state::{Cluster, State},
+    state::{Cluster, RootChange, State},
 };
 use mesh_api::{Sensitive, engine};
 use mesh_pki::{JoinToken, UnlockKey};
@@ -15,6 +15,8 @@ const DEFAULT_TASK_HISTORY: i64 = 5;
 const DEFAULT_SNAPSHOT_INTERVAL: u64 = 10_000;
 /// The [rules](crate::command::RULES) from which on managers may be locked.
 const AUTOLOCK: u32 = 3;
+/// Those from which on the root may be rotated.
+const ROOT_ROTATION: u32 = 4;
 /// The one name that Docker gives to clusters.
 const CLUSTER_NAME: &str = "default";
 
@@ -24,7 +26,7 @@ pub(super) fn bootstrap(state: &mut State, cx: &mut Context, first: &Bootstrap) 
     }
     let mut spec = first.spec.clone();
     spec.name = Some(CLUSTER_NAME.to_owned());
-    fill(&mut spec, None);
+    fill(&mut spec, None, cx.rules);
     check(&spec, cx.rules)?;
     let unlock_key = unlock_key(&spec, None, false, first.unlock_key.as_ref())?;
     state.next_vni = network::FIRST_VNI;
@@ -34,6 +36,8 @@ pub(super) fn bootstrap(state: &mut State, cx: &mut Context, first: &Bootstrap) 
         spec,
         root_certificate_pem: first.root_certificate_pem.clone(),
         root_key_pem: first.root_key_pem.clone(),
+        root_voucher_pem: None,
+        root_rotation: None,
         worker_token: first.worker_token.clone(),
         manager_token: first.manager_token.clone(),
         unlock_key,
@@ -57,6 +61,7 @@ pub(super) struct Update<'a> {
     pub(super) rotate_manager: bool,
     pub(super) rotate_unlock_key: bool,
     pub(super) unlock_key: Option<&'a Sensitive>,
+    pub(super) root: Option<&'a RootChange>,
 }
 
 pub(super) fn update(state: &mut State, cx: &mut Context, request: &Update<'_>) -> Outcome {
@@ -76,7 +81,7 @@ pub(super) fn update(state: &mut State, cx: &mut Context, request: &Update<'_>) 
         ));
     }
     spec.name = Some(CLUSTER_NAME.to_owned());
-    fill(&mut spec, Some(&cluster.spec));
+    fill(&mut spec, Some(&cluster.spec), cx.rules);
     check(&spec, cx.rules)?;
     cluster.unlock_key = unlock_key(
         &spec,
@@ -85,6 +90,11 @@ pub(super) fn update(state: &mut State, cx: &mut Context, request: &Update<'_>) 
         request.unlock_key,
     )?;
     cluster.spec = spec;
+    match request.root {
+        Some(RootChange::Rotate(rotation)) => cluster.root_rotation = Some(rotation.clone()),
+        Some(RootChange::Keep) => cluster.root_rotation = None,
+        None => {}
+    }
     let mut rotate = |token: &mut String| -> Result<(), ManagerError> {
         let mut new: JoinToken = token
             .parse()
@@ -104,8 +114,35 @@ pub(super) fn update(state: &mut State, cx: &mut Context, request: &Update<'_>) 
     Ok(Response::Updated { version: cx.index })
 }
 
+/// Makes the root that is to be the root, if it still is that and all nodes have certificates of it. Join tokens name it,
+/// and are other ones, as in Swarm.
+pub(super) fn end_root_rotation(state: &mut State, cx: &mut Context, digest: &str) -> Outcome {
+    let is_due = (state.rotation_to_end()).is_some_and(|rotation| rotation.digest == digest);
+    let Some(mut cluster) = state.cluster().filter(|_| is_due).cloned() else {
+        return Ok(Response::Done);
+    };
+    let Some(rotation) = cluster.root_rotation.take() else {
+        return Ok(Response::Done);
+    };
+    let key = rotation.key_text().map(str::to_owned);
+    cluster.root_key_pem =
+        key.map_err(|e| ManagerError::internal("cannot read the new root's key", e))?;
+    cluster.root_certificate_pem = rotation.certificate_pem;
+    cluster.root_voucher_pem = Some(rotation.voucher_pem);
+    for token in [&mut cluster.worker_token, &mut cluster.manager_token] {
+        let new = JoinToken {
+            digest: rotation.digest.clone(),
+            secret: cx.new_id(),
+        };
+        *token = new.to_string();
+    }
+    cx.touch(&mut cluster.meta);
+    state.put_cluster(cluster);
+    Ok(Response::Done)
+}
+
 /// Fills absent parts of a spec from the old one, else with defaults.
-fn fill(spec: &mut engine::SwarmSpec, old: Option<&engine::SwarmSpec>) {
+fn fill(spec: &mut engine::SwarmSpec, old: Option<&engine::SwarmSpec>, rules: u32) {
     let old = old.cloned().unwrap_or_default();
     spec.labels = spec
         .labels
@@ -142,10 +179,14 @@ fn fill(spec: &mut engine::SwarmSpec, old: Option<&engine::SwarmSpec>) {
         .or(old.dispatcher.and_then(|d| d.heartbeat_period))
         .or(i64::try_from(DEFAULT_HEARTBEAT.as_nanos()).ok());
     let ca = spec.ca_config.get_or_insert_default();
+    let old_ca = old.ca_config.unwrap_or_default();
+    if rules >= ROOT_ROTATION {
+        ca.force_rotate = ca.force_rotate.or(old_ca.force_rotate);
+    }
     ca.node_cert_expiry = ca
         .node_cert_expiry
         .filter(|e| *e != 0)
-        .or(old.ca_config.and_then(|c| c.node_cert_expiry))
+        .or(old_ca.node_cert_expiry)
         .or(i64::try_from(mesh_pki::DEFAULT_CERTIFICATE_VALIDITY.as_nanos()).ok());
     let encryption = spec.encryption_config.get_or_insert_default();
     encryption.auto_lock_managers = encryption

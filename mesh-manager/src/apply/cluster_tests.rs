@@ -12,6 +12,7 @@ fn update(version: u64, spec: engine::SwarmSpec) -> Command {
         rotate_manager_token: false,
         rotate_unlock_key: false,
         unlock_key: None,
+        root: None,
     }
 }
 
@@ -55,6 +56,7 @@ fn lock(world: &World, autolock: Option<bool>, rotate: bool, key: Option<&Unlock
         rotate_manager_token: false,
         rotate_unlock_key: rotate,
         unlock_key: key.map(|key| key.as_bytes().to_vec().into()),
+        root: None,
     }
 }
 

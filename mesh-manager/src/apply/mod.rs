@@ -90,6 +90,7 @@ pub(crate) fn apply(state: &mut State, index: u64, proposal: &Proposal) -> Outco
             description,
         } => node::up(state, cx, node_id, description),
         Operation::NodeDown { node_id, message } => node::down(state, cx, node_id, message),
+        Operation::EndRootRotation { digest } => cluster::end_root_rotation(state, cx, digest),
         Operation::TaskStatuses(statuses) => {
             for (id, status) in statuses {
                 task::report(state, cx, id, status);
@@ -165,6 +166,7 @@ fn apply_command(state: &mut State, cx: &mut Context, command: &Command) -> Outc
             rotate_manager_token,
             rotate_unlock_key,
             unlock_key,
+            root,
         } => {
             let request = cluster::Update {
                 version: *version,
@@ -173,6 +175,7 @@ fn apply_command(state: &mut State, cx: &mut Context, command: &Command) -> Outc
                 rotate_manager: *rotate_manager_token,
                 rotate_unlock_key: *rotate_unlock_key,
                 unlock_key: unlock_key.as_ref(),
+                root: root.as_deref(),
             };
             cluster::update(state, cx, &request)
         }

@@ -2,23 +2,30 @@
 
 use crate::{Shown, core::Core, raft::DISMISSED, state::Node};
 use mesh_pki::{PeerIdentity, Role};
+use rustls::pki_types::CertificateDer;
 use std::{net::IpAddr, time::UNIX_EPOCH};
 use tonic::{Request, Status, metadata::MetadataValue};
 
 /// What one is told that may not take part in Raft.
 const NOT_OF_GROUP: &str = "only managers of this swarm may call this";
 
-/// The caller's identity, if it showed a certificate of this cluster.
-pub(super) fn peer<T>(core: &Core, request: &Request<T>) -> Result<PeerIdentity, Status> {
+/// The certificate that the caller showed.
+pub(super) fn certificate<T>(request: &Request<T>) -> Result<CertificateDer<'static>, Status> {
     let shown = request.extensions().get::<Shown>();
     let certificates = request.peer_certs();
-    let leaf = certificates
+    certificates
         .as_deref()
         .and_then(|all| all.first())
         .or(shown.map(|shown| &shown.0))
-        .ok_or_else(|| Status::unauthenticated("a node certificate is required"))?;
-    let peer =
-        PeerIdentity::from_certificate(leaf).map_err(|e| Status::unauthenticated(e.to_string()))?;
+        .cloned()
+        .ok_or_else(|| Status::unauthenticated("a node certificate is required"))
+}
+
+/// The caller's identity, if it showed a certificate of this cluster.
+pub(super) fn peer<T>(core: &Core, request: &Request<T>) -> Result<PeerIdentity, Status> {
+    let leaf = certificate(request)?;
+    let peer = PeerIdentity::from_certificate(&leaf)
+        .map_err(|e| Status::unauthenticated(e.to_string()))?;
     if peer.cluster_id != core.identity.cluster_id {
         return Err(Status::permission_denied(
             "the certificate belongs to another cluster",

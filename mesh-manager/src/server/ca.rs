@@ -6,7 +6,7 @@ use mesh_api::{
     engine::NodeSpecAvailabilityEnum as Availability,
     proto::{IssueNodeCertificateRequest, IssueNodeCertificateResponse, node_ca_server::NodeCa},
 };
-use mesh_pki::{Role, RootCa, new_id};
+use mesh_pki::{PkiError, Role, new_id};
 use sha2::{Digest, Sha256};
 use std::{sync::Arc, time::Duration};
 use tonic::{Request, Response, Status};
@@ -84,6 +84,20 @@ impl Service {
     }
 }
 
+/// A certificate, and those that it has to be shown with, PEM.
+fn sign(cluster: &Cluster, csr: &str, node_id: &str, role: Role) -> Result<String, PkiError> {
+    let validity = cluster
+        .spec
+        .ca_config
+        .as_ref()
+        .and_then(|c| c.node_cert_expiry)
+        .and_then(|nanos| u64::try_from(nanos).ok())
+        .map_or(mesh_pki::DEFAULT_CERTIFICATE_VALIDITY, Duration::from_nanos);
+    cluster
+        .signer()?
+        .sign(csr, node_id, role, &cluster.id, validity)
+}
+
 /// A refusal as gRPC has it.
 pub(crate) fn status(error: ManagerError) -> Status {
     use crate::ErrorKind;
@@ -117,23 +131,19 @@ impl NodeCa for Service {
         let csr = std::str::from_utf8(&request.get_ref().csr_pem)
             .map_err(|_| Status::invalid_argument("the signing request is not PEM"))?
             .to_owned();
-        let internal = |e: mesh_pki::PkiError| Status::invalid_argument(e.to_string());
-        let root = RootCa::from_pem(&cluster.root_certificate_pem, Some(&cluster.root_key_pem))
-            .map_err(internal)?;
-        let validity = cluster
-            .spec
-            .ca_config
-            .as_ref()
-            .and_then(|c| c.node_cert_expiry)
-            .and_then(|nanos| u64::try_from(nanos).ok())
-            .map_or(mesh_pki::DEFAULT_CERTIFICATE_VALIDITY, Duration::from_nanos);
+        let internal = |e: PkiError| Status::invalid_argument(e.to_string());
         // Sign a throw-away first: a bad request must not leave a node behind.
-        root.sign(&csr, "check", Role::Worker, &cluster.id, validity)
-            .map_err(internal)?;
+        sign(&cluster, &csr, "check", Role::Worker).map_err(internal)?;
         let (node_id, role) = self.admit(&cluster, &request).await?;
-        let certificate = root
-            .sign(&csr, &node_id, role, &cluster.id, validity)
-            .map_err(internal)?;
+        let cluster = match is_renewal {
+            true => cluster,
+            // A rotation of the root that begins or ends from here on knows the node; one that did before is known here.
+            false => {
+                self.0.catch_up().await.map_err(status)?;
+                self.cluster()?
+            }
+        };
+        let certificate = sign(&cluster, &csr, &node_id, role).map_err(internal)?;
         Ok(Response::new(IssueNodeCertificateResponse {
             node_id,
             certificate_pem: certificate.into_bytes(),

@@ -24,8 +24,12 @@ impl Dispatcher for Service {
             true => auth::node(&self.0, &request)?,
             false => auth::peer(&self.0, &request)?,
         };
-        let remote = auth::remote_ip(&request);
-        let messages = session::open(&self.0, peer.node_id, remote, request.into_inner())?;
+        let caller = session::Caller {
+            node_id: peer.node_id,
+            remote: auth::remote_ip(&request),
+            certificate: auth::certificate(&request)?,
+        };
+        let messages = session::open(&self.0, caller, request.into_inner())?;
         Ok(Response::new(Box::pin(messages)))
     }
 

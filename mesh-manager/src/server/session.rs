@@ -8,13 +8,14 @@ use crate::{
     core::Core,
     dispatcher::{Sent, Session},
     orchestrator::heartbeat_period,
-    state::{NodeState, TaskState, TaskStatus},
+    state::{Cluster, Node, NodeState, State, TaskState, TaskStatus},
 };
 use futures::Stream;
 use mesh_api::proto::{
     self, ManagerMessage, NodeDescription, NodeMessage, Welcome, manager_message::Message as Out,
     node_message::Message as In,
 };
+use rustls::pki_types::CertificateDer;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,12 +30,22 @@ const REPORTS: usize = 64;
 /// Reports that come within this time share a proposal.
 const REPORT_GATHER: Duration = Duration::from_millis(5);
 
+/// Longest time for each node of the cluster, within which all of them have their certificates renewed, each at a moment of
+/// its own choice.
+const RENEWAL_SPREAD: Duration = Duration::from_millis(3);
+
+/// Who opens a session, as TLS has verified.
+pub(super) struct Caller {
+    pub(super) node_id: String,
+    pub(super) remote: Option<IpAddr>,
+    pub(super) certificate: CertificateDer<'static>,
+}
+
 /// Starts a session; the node's introduction is awaited in the background, so that the node may
 /// send it after it got the stream.
 pub(super) fn open(
     core: &Arc<Core>,
-    node_id: String,
-    remote: Option<IpAddr>,
+    caller: Caller,
     incoming: Streaming<NodeMessage>,
 ) -> Result<impl Stream<Item = Result<ManagerMessage, Status>> + Send + use<>, Status> {
     let leadership = core.leadership();
@@ -51,29 +62,29 @@ pub(super) fn open(
     }
     let (messages, outgoing) = mpsc::channel(BACKLOG);
     core.tasks
-        .spawn(start(core.clone(), node_id, remote, incoming, messages));
+        .spawn(start(core.clone(), caller, incoming, messages));
     Ok(ReceiverStream::new(outgoing))
 }
 
 /// Reads the node's introduction, then runs its session.
 async fn start(
     core: Arc<Core>,
-    node_id: String,
-    remote: Option<IpAddr>,
+    caller: Caller,
     mut incoming: Streaming<NodeMessage>,
     messages: mpsc::Sender<Result<ManagerMessage, Status>>,
 ) {
     let introduced = async {
         leading(&core).await?;
-        introduce(&core, &node_id, remote, &mut incoming).await
+        introduce(&core, &caller, &mut incoming).await
     };
+    let node_id = &caller.node_id;
     if let Err(refusal) = introduced.await {
         tracing::info!(node = node_id, %refusal, "session refused");
         // The node may have gone already.
         let _ = messages.send(Err(refusal)).await;
         return;
     }
-    let session = Arc::new(Session::new(&node_id, core.cancel.child_token(), messages));
+    let session = Arc::new(Session::new(node_id, core.cancel.child_token(), messages));
     core.sessions.add(session.clone());
     if !*core.leading.borrow() {
         // The others were closed before this one was there.
@@ -81,7 +92,7 @@ async fn start(
         return;
     }
     tracing::info!(node = node_id, "session opened");
-    run(core, session, remote, incoming).await;
+    run(core, session, caller, incoming).await;
 }
 
 /// Waits until this manager, which has just been elected, has applied what former leaders committed: a node must not be
@@ -100,8 +111,7 @@ async fn leading(core: &Core) -> Result<(), Status> {
 
 async fn introduce(
     core: &Core,
-    node_id: &str,
-    remote: Option<IpAddr>,
+    caller: &Caller,
     incoming: &mut Streaming<NodeMessage>,
 ) -> Result<(), Status> {
     let hello = tokio::select! {
@@ -117,21 +127,27 @@ async fn introduce(
             "the first message has to be hello",
         ));
     };
-    core.hear(node_id);
-    describe(core, node_id, report(hello, remote)).await
+    core.hear(&caller.node_id);
+    describe(core, caller, hello).await
 }
 
 /// Keeps what a node says of itself, if it is anything new.
-async fn describe(core: &Core, node_id: &str, description: NodeReport) -> Result<(), Status> {
+async fn describe(core: &Core, caller: &Caller, hello: NodeDescription) -> Result<(), Status> {
+    let cluster = core.store.read().cluster().cloned();
+    let issuer = cluster.map(|cluster| cluster.issuer_of(&caller.certificate));
+    let description = NodeReport {
+        issuer: issuer.unwrap_or_default(),
+        ..report(hello, caller.remote)
+    };
     let is_known = {
         let state = core.store.read();
         state
-            .node(node_id)
+            .node(&caller.node_id)
             .is_some_and(|n| n.state == NodeState::Ready && n.description == description)
     };
     if !is_known {
         let up = Operation::NodeUp {
-            node_id: node_id.to_owned(),
+            node_id: caller.node_id.clone(),
             description,
         };
         core.proposer.operation(up).await.map_err(status)?;
@@ -166,6 +182,8 @@ fn report(hello: NodeDescription, remote: Option<IpAddr>) -> NodeReport {
         encrypts: hello.encrypts,
         hands_out: hello.hands_out,
         fills_in: hello.fills_in,
+        trusted_root: hello.trusted_root,
+        issuer: String::new(),
     }
 }
 
@@ -173,13 +191,13 @@ fn report(hello: NodeDescription, remote: Option<IpAddr>) -> NodeReport {
 async fn run(
     core: Arc<Core>,
     session: Arc<Session>,
-    remote: Option<IpAddr>,
+    caller: Caller,
     incoming: Streaming<NodeMessage>,
 ) {
     let (reports, queue) = mpsc::channel(REPORTS);
     tokio::select! {
         () = session.cancel.cancelled() => {}
-        () = receive(&core, &session, remote, incoming, reports) => {}
+        () = receive(&core, &session, &caller, incoming, reports) => {}
         () = dispatch(&core, &session) => {}
         () = propose_reports(&core, queue) => {}
     }
@@ -193,7 +211,7 @@ async fn run(
 async fn receive(
     core: &Core,
     session: &Session,
-    remote: Option<IpAddr>,
+    caller: &Caller,
     mut incoming: Streaming<NodeMessage>,
     reports: mpsc::Sender<Vec<(String, TaskStatus)>>,
 ) {
@@ -228,8 +246,7 @@ async fn receive(
                 return;
             }
             Some(In::Hello(hello)) => {
-                if let Err(refusal) = describe(core, &session.node_id, report(hello, remote)).await
-                {
+                if let Err(refusal) = describe(core, caller, hello).await {
                     // The node says it again in its next session.
                     tracing::warn!(node = session.node_id, %refusal, "a node's description was not taken");
                     return;
@@ -302,12 +319,32 @@ fn welcome(core: &Core, session: &Session) -> Welcome {
     let managers = core.consensus.managers();
     let state = core.store.read();
     let period = heartbeat_period(&state);
-    let role = state.node(&session.node_id).map(|node| node.role);
+    let node = state.node(&session.node_id);
+    let cluster = state.cluster();
+    let is_behind = |cluster: &&Cluster| {
+        node.is_some_and(|node| node.description.trusted_root != cluster.root_digest())
+    };
+    let root = cluster.filter(is_behind);
     Welcome {
         session_id: session.id.clone(),
         heartbeat_period_ms: u32::try_from(period.as_millis()).unwrap_or(u32::MAX),
         managers: managers.into_iter().map(|m| m.addr).collect(),
-        role: role.map(|role| role.to_string()).unwrap_or_default(),
+        role: node.map(|n| n.role.to_string()).unwrap_or_default(),
+        root_ca_pem: root.map_or_else(String::new, |c| c.root_certificate_pem.clone()),
+        renew_within_ms: renewal(&state, node),
+    }
+}
+
+/// Within what time the node has to have its certificate renewed because another root is to sign it; zero if it need not.
+fn renewal(state: &State, node: Option<&Node>) -> u32 {
+    let signer = state.cluster().map(Cluster::signer_digest);
+    match (node, signer) {
+        (Some(node), Some(signer)) if node.description.issuer != signer => {
+            let nodes = u32::try_from(state.nodes().count()).unwrap_or(u32::MAX);
+            let spread = RENEWAL_SPREAD.saturating_mul(nodes).as_millis();
+            u32::try_from(spread).unwrap_or(u32::MAX).max(1)
+        }
+        _ => 0,
     }
 }
 

@@ -1,8 +1,8 @@
 //! The objects as the Engine API shows them.
 
 use super::{
-    Address, Cluster, Meta, Network, Node, NodeState, Port, Protocol, PublishMode, Service,
-    ServiceMode, State, Task, TaskState,
+    Address, Cluster, Meta, Network, Node, NodeRoots, NodeState, Port, Protocol, PublishMode,
+    Service, ServiceMode, State, Task, TaskState,
 };
 use crate::Managers;
 use chrono::{DateTime, Utc};
@@ -45,14 +45,19 @@ impl From<Port> for engine::EndpointPortConfig {
 impl Cluster {
     /// `GET /swarm`, join tokens included.
     pub fn to_engine(&self) -> engine::Swarm {
+        let mut spec = self.spec.clone();
+        if let Some(ca) = &mut spec.ca_config {
+            // Earlier versions kept what they were sent.
+            (ca.signing_ca_cert, ca.signing_ca_key) = (None, None);
+        }
         engine::Swarm {
             id: Some(self.id.clone()),
             version: self.meta.version(),
             created_at: Some(nanos_to_date(self.meta.created_at)),
             updated_at: Some(nanos_to_date(self.meta.updated_at)),
-            spec: Some(self.spec.clone()),
+            spec: Some(spec),
             tls_info: Some(self.tls_info()),
-            root_rotation_in_progress: Some(false),
+            root_rotation_in_progress: Some(self.root_rotation.is_some()),
             data_path_port: Some(u32::from(self.data_path_port)),
             default_addr_pool: Some(self.default_addr_pool.clone()),
             subnet_size: Some(u32::from(self.subnet_size)),
@@ -79,15 +84,6 @@ impl Cluster {
             subnet_size: swarm.subnet_size,
         }
     }
-
-    /// The root that nodes trust.
-    fn tls_info(&self) -> engine::TlsInfo {
-        engine::TlsInfo {
-            trust_root: Some(self.root_certificate_pem.clone()),
-            cert_issuer_subject: None,
-            cert_issuer_public_key: None,
-        }
-    }
 }
 
 /// The Engine API's word for a role.
@@ -99,8 +95,8 @@ pub(crate) fn engine_role(role: Role) -> engine::NodeSpecRoleEnum {
 }
 
 impl Node {
-    /// `GET /nodes/{id}`, as the leader sees it.
-    pub fn to_engine(&self, managers: &Managers) -> engine::Node {
+    /// `GET /nodes/{id}`, as the leader sees it; `roots` are [those in use](super::State::node_roots).
+    pub fn to_engine(&self, managers: &Managers, roots: &NodeRoots) -> engine::Node {
         let report = &self.description;
         let mut spec = self.spec.clone();
         spec.role = Some(engine_role(self.desired_role()));
@@ -127,7 +123,7 @@ impl Node {
                     labels: Some(report.engine_labels.clone().into_iter().collect()),
                     plugins: None,
                 }),
-                tls_info: None,
+                tls_info: roots.of(self),
             }),
             status: Some(engine::NodeStatus {
                 state: Some(match self.state {

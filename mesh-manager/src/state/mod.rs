@@ -10,6 +10,7 @@ mod lineage;
 mod lookup;
 mod mode;
 mod objects;
+mod root;
 mod task_state;
 mod templates;
 
@@ -24,6 +25,7 @@ pub use objects::{
     Address, Cluster, JobStatus, Meta, Network, Node, NodeState, Port, Protocol, PublishMode,
     Service, Task, TaskStatus, UpdateStatus,
 };
+pub use root::{NodeRoots, RootChange, RootRotation, refuse_external};
 pub use task_state::TaskState;
 
 use index::Indexes;

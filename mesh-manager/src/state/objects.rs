@@ -1,7 +1,7 @@
 //! The objects of the cluster. A *spec* is the user's and never edited; the rest is observed or
 //! allocated. Times are nanoseconds since the epoch.
 
-use super::{ServiceMode, TaskState};
+use super::{RootRotation, ServiceMode, TaskState};
 use crate::{command::NodeReport, traffic::Traffic};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use mesh_api::{Sensitive, engine};
@@ -37,6 +37,12 @@ pub struct Cluster {
     pub root_certificate_pem: String,
     /// The root key, PEM.
     pub root_key_pem: String,
+    /// The certificate by which the root before it vouches for it, PEM, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_voucher_pem: Option<String>,
+    /// The root that is to take its place, while nodes get certificates of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_rotation: Option<RootRotation>,
     /// Token that makes workers.
     pub worker_token: String,
     /// Token that makes managers.

@@ -182,6 +182,8 @@ pub struct Known {
     pub state_at_stop: HashMap<String, i32>,
     pub revision: u64,
     pub assignments: usize,
+    /// The manager's last word on managers and on the node itself.
+    pub welcome: proto::Welcome,
 }
 
 /// A node that joins by token, opens a session and reports every task as running until told to
@@ -260,6 +262,7 @@ impl FakeNode {
             os: "linux".to_owned(),
             nano_cpus: 2_000_000_000,
             memory_bytes: 1 << 30,
+            trusted_root: identity.root_digest().expect("a root"),
             ..Default::default()
         };
         out.send(send(Out::Hello(hello)))
@@ -304,6 +307,9 @@ impl FakeNode {
                         if out.send(send(Out::Statuses(statuses))).await.is_err() {
                             return;
                         }
+                    }
+                    Some(In::Welcome(welcome)) => {
+                        known.lock().expect("no test panicked").welcome = welcome;
                     }
                     Some(In::Logs(logs)) if !logs.close => {
                         publish_logs(channel.clone(), logs).await;

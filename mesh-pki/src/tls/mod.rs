@@ -1,9 +1,9 @@
 //! TLS 1.3 configurations of nodes and managers, on rustls with the ring provider.
 //!
-//! Servers show their certificate followed by the root, so that a node that only has a join token
-//! can find the pinned root in the chain. HTTP/2 is negotiated by ALPN.
+//! Servers show their certificate, those by which former roots vouch for its issuer, and the root, so that a node that only
+//! has a join token can find the pinned root in the chain. HTTP/2 is negotiated by ALPN.
 
-use crate::{NodeIdentity, PkiError, root_digest};
+use crate::{NodeIdentity, PeerIdentity, PkiError, Role, root_digest};
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
     client::{
@@ -88,6 +88,37 @@ pub fn client_config(identity: &NodeIdentity) -> Result<Arc<ClientConfig>, PkiEr
     Ok(Arc::new(config))
 }
 
+/// Whether those that trust this root take the certificates (both PEM) of a node now, as a client's and, of a manager, as a
+/// server's.
+///
+/// # Errors
+/// What TLS has against them.
+pub fn check_chain(root_pem: &str, certificate_pem: &str) -> Result<(), PkiError> {
+    let chain = certificates(certificate_pem)?;
+    let Some((leaf, rest)) = chain.split_first() else {
+        return Err(PkiError::InvalidCertificate {
+            reason: "there is none".to_owned(),
+        });
+    };
+    let unfit = |e: rustls::server::VerifierBuilderError| PkiError::Verifier {
+        reason: e.to_string(),
+    };
+    let now = UnixTime::now();
+    WebPkiClientVerifier::builder_with_provider(roots(root_pem)?, provider())
+        .build()
+        .map_err(unfit)?
+        .verify_client_cert(leaf, rest, now)?;
+    if PeerIdentity::from_certificate(leaf)?.role == Role::Manager {
+        let name = ServerName::try_from(MANAGER_NAME)
+            .map_err(|e| rustls::Error::General(e.to_string()))?;
+        WebPkiServerVerifier::builder_with_provider(roots(root_pem)?, provider())
+            .build()
+            .map_err(unfit)?
+            .verify_server_cert(leaf, rest, &name, &[], now)?;
+    }
+    Ok(())
+}
+
 /// The client side of a node that has only a join token: the manager's certificate has to be
 /// signed by the root with this digest (see [`crate::JoinToken::digest`]), which the manager shows
 /// in its chain. Connect with the server name [`MANAGER_NAME`].
@@ -142,7 +173,7 @@ impl ServerCertVerifier for PinnedRoot {
             WebPkiServerVerifier::builder_with_provider(Arc::new(store), self.provider.clone())
                 .build()
                 .map_err(|e| rustls::Error::General(e.to_string()))?;
-        verifier.verify_server_cert(end_entity, &[], server_name, ocsp_response, now)
+        verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
     fn verify_tls12_signature(
@@ -181,4 +212,4 @@ impl ServerCertVerifier for PinnedRoot {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -15,7 +15,10 @@ fn worker(root: &RootCa, cluster_id: &str) -> NodeIdentity {
 }
 
 /// Whether both ends finish the handshake, and whether the client showed a certificate.
-async fn handshake(server: Arc<ServerConfig>, client: Arc<ClientConfig>) -> Result<bool, String> {
+pub(crate) async fn handshake(
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+) -> Result<bool, String> {
     let (near, far) = tokio::io::duplex(16 * 1024);
     let name = ServerName::try_from(MANAGER_NAME).unwrap();
     let connector = TlsConnector::from(client);

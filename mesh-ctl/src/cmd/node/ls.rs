@@ -3,7 +3,7 @@
 use anyhow::Result;
 use mesh_api::{
     Client,
-    engine::{Node, Reachability},
+    engine::{Node, Reachability, SwarmInfo, TlsInfo},
 };
 
 use crate::{
@@ -34,14 +34,19 @@ const LISTING: Listing = Listing {
 
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let mut nodes = client.nodes(&args.list.filters()?).await?;
-    let own = match args.list.quiet {
-        true => String::new(),
-        false => super::own_id(client).await?,
+    let swarm = match args.list.quiet {
+        true => SwarmInfo::default(),
+        false => client.info().await?.swarm.unwrap_or_default(),
     };
+    let own = swarm.node_id.unwrap_or_default();
+    let wanted = swarm.cluster.and_then(|cluster| cluster.tls_info);
     nodes.sort_by(|a, b| human::natural_cmp(hostname(a), hostname(b)));
     LISTING.print(
         &args.list,
-        nodes.iter().map(|node| row(node, &own)).collect(),
+        nodes
+            .iter()
+            .map(|node| row(node, &own).with("TLSStatus", tls_status(node, wanted.as_ref())))
+            .collect(),
     )
 }
 
@@ -86,12 +91,43 @@ fn row(node: &Node, own: &str) -> Row {
                 .and_then(|engine| engine.engine_version.clone())
                 .unwrap_or_default(),
         )
-        .with("TLSStatus", "Ready")
+}
+
+/// Whether the node trusts the root, and has a certificate of the one, that it is to; Docker's words.
+fn tls_status(node: &Node, wanted: Option<&TlsInfo>) -> &'static str {
+    let has = node.description.as_ref();
+    match (has.and_then(|known| known.tls_info.as_ref()), wanted) {
+        (Some(has), Some(wanted)) if has == wanted => "Ready",
+        (Some(_), Some(_)) => "Needs Rotation",
+        _ => "Unknown",
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tls_statuses() {
+        let tls = |root: &str, key: &str| -> TlsInfo {
+            let info = serde_json::json!({"TrustRoot": root, "CertIssuerPublicKey": key});
+            serde_json::from_value(info).expect("an info")
+        };
+        let node = |info: &TlsInfo| -> Node {
+            let node = serde_json::json!({"Description": {"TLSInfo": info}});
+            serde_json::from_value(node).expect("a node")
+        };
+        let wanted = tls("old", "new");
+        for (has, expected) in [
+            (node(&wanted), "Ready"),
+            (node(&tls("old", "old")), "Needs Rotation"),
+            (node(&tls("new", "new")), "Needs Rotation"),
+            (Node::default(), "Unknown"),
+        ] {
+            assert_eq!(tls_status(&has, Some(&wanted)), expected);
+            assert_eq!(tls_status(&has, None), "Unknown");
+        }
+    }
 
     #[test]
     fn table() {

@@ -82,6 +82,15 @@ pub(super) fn render(node: &Node) -> String {
         text(&engine.engine_version)
     ));
     out.labels("Engine Labels", engine.labels.as_ref());
+    if let Some(tls) = &known.tls_info {
+        out.put("TLS Info:");
+        out.put(" TrustRoot:");
+        out.put(text(&tls.trust_root));
+        let subject = text(&tls.cert_issuer_subject);
+        out.put(format!(" Issuer Subject:\t{subject}"));
+        let key = text(&tls.cert_issuer_public_key);
+        out.put(format!(" Issuer Public Key:\t{key}"));
+    }
     out.0
 }
 
@@ -123,6 +132,14 @@ Resources:
  CPUs:\t\t\t2
  Memory:\t\t1GiB
 Engine Version:\t\t0.1.0
+TLS Info:
+ TrustRoot:
+-----BEGIN CERTIFICATE-----
+MIIB
+-----END CERTIFICATE-----
+
+ Issuer Subject:\tMBMx
+ Issuer Public Key:\tMFkw
 ";
 
     #[test]
@@ -133,7 +150,11 @@ Engine Version:\t\t0.1.0
             "Description": {
                 "Hostname": "n1", "Platform": {"OS": "linux", "Architecture": "x86_64"},
                 "Resources": {"NanoCPUs": 2_000_000_000_i64, "MemoryBytes": 1 << 30},
-                "Engine": {"EngineVersion": "0.1.0"}
+                "Engine": {"EngineVersion": "0.1.0"},
+                "TLSInfo": {
+                    "TrustRoot": "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
+                    "CertIssuerSubject": "MBMx", "CertIssuerPublicKey": "MFkw"
+                }
             },
             "Status": {"State": "ready", "Addr": "192.168.231.1"},
             "ManagerStatus": {"Leader": true, "Reachability": "reachable", "Addr": "192.168.231.1:2377"}

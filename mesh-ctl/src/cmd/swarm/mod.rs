@@ -1,6 +1,7 @@
 //! `swarm`: the cluster.
 
 mod backup;
+mod ca;
 mod init;
 mod join;
 mod join_token;
@@ -20,6 +21,8 @@ use crate::terminal;
 pub(crate) enum Command {
     /// Write all of the cluster's state to a file, to go on with it elsewhere
     Backup(backup::Args),
+    /// Show or rotate the root CA
+    Ca(ca::Args),
     /// Start a cluster with this node as its first manager
     Init(init::Args),
     /// Join a cluster
@@ -39,6 +42,7 @@ pub(crate) enum Command {
 pub(crate) async fn run(client: &Client, command: Command) -> Result<()> {
     match command {
         Command::Backup(args) => backup::run(client, args).await,
+        Command::Ca(args) => ca::run(client, args).await,
         Command::Init(args) => init::run(client, args).await,
         Command::Join(args) => join::run(client, args).await,
         Command::JoinToken(args) => join_token::run(client, args).await,

@@ -1,0 +1,203 @@
+//! Keeps what the node proves itself with good: the certificate is renewed in time, and at once when managers have given the
+//! node another role or sign by another root; and the root to trust is the one that managers name.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use mesh_manager::client;
+use mesh_pki::{NodeIdentity, Role};
+use tokio::sync::watch;
+
+use super::{hosting, identity::OwnIdentity};
+use crate::{node::Node, session::Objection};
+
+/// How often the certificate is looked at.
+const CHECK: Duration = Duration::from_secs(3600);
+
+/// First pause after the managers did not renew it; it doubles with every failure.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Part of its life after which a certificate is renewed.
+const FRACTION: f64 = 0.6;
+
+/// What is to be done about an identity.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    /// Nothing.
+    Rest,
+    /// Trust another root.
+    Trust(Box<NodeIdentity>),
+    /// Have the certificate renewed at any moment within this time.
+    Renew(Duration),
+}
+
+/// Runs for as long as the node is a member.
+pub(super) async fn run(
+    node: Node,
+    identity: Arc<OwnIdentity>,
+    managers: watch::Receiver<Vec<String>>,
+    mut role: watch::Receiver<Option<Role>>,
+    mut objection: watch::Receiver<Option<Objection>>,
+) {
+    let mut check = tokio::time::interval(CHECK);
+    let mut unlocked = identity.subscribe();
+    loop {
+        tokio::select! {
+            _ = check.tick() => {}
+            changed = unlocked.changed() => if changed.is_err() { return },
+            changed = role.changed() => if changed.is_err() { return },
+            changed = objection.changed() => if changed.is_err() { return },
+        }
+        let mut pause = RETRY;
+        let mut is_first = true;
+        loop {
+            let now = identity.get();
+            let wanted = *role.borrow();
+            let said = objection.borrow().clone();
+            let is_done = match step(&now, wanted, said.as_ref(), SystemTime::now()) {
+                Step::Rest => break,
+                Step::Trust(trusting) => match identity.renew(*trusting, || hosting::show(&node)) {
+                    Ok(()) => {
+                        tracing::info!("this node trusts the new root CA from now on");
+                        true
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the new root CA to trust is not saved");
+                        false
+                    }
+                },
+                Step::Renew(within) => {
+                    if is_first {
+                        tokio::time::sleep(within.mul_f64(rand::random_range(0.0..1.0))).await;
+                    }
+                    let known = managers.borrow().clone();
+                    ask(&node, &identity, &known, &now).await
+                }
+            };
+            is_first = false;
+            if !is_done {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(CHECK);
+            }
+        }
+    }
+}
+
+/// What is to be done about an identity that is to have this role, with what a manager has said against one.
+fn step(
+    now: &Arc<NodeIdentity>,
+    role: Option<Role>,
+    said: Option<&Objection>,
+    time: SystemTime,
+) -> Step {
+    if !now.has_key() {
+        return Step::Rest;
+    }
+    let root = said
+        .filter(|said| said.against.root_pem == now.root_pem)
+        .and_then(|said| said.root_pem.as_ref())
+        .filter(|root| **root != now.root_pem);
+    // Where those that trust the new root would not take this node's certificate, it comes with another one.
+    let is_left_behind = match root.map(|root| now.trusting(root)) {
+        Some(Ok(trusting)) => return Step::Trust(Box::new(trusting)),
+        Some(Err(_)) => said.is_some_and(|said| is_about(said, now)),
+        None => false,
+    };
+    let is_old = now.is_due_for_renewal(time, FRACTION).unwrap_or(false);
+    if is_left_behind || is_old || role.is_some_and(|role| role != now.role) {
+        return Step::Renew(Duration::ZERO);
+    }
+    said.filter(|said| is_about(said, now))
+        .and_then(|said| said.renew_within)
+        .map_or(Step::Rest, Step::Renew)
+}
+
+/// Whether it is about the certificate that the node has now.
+fn is_about(said: &Objection, now: &NodeIdentity) -> bool {
+    said.against.certificate_pem == now.certificate_pem
+}
+
+/// Asks the managers in turn for a new certificate, and takes it up.
+async fn ask(node: &Node, own: &OwnIdentity, managers: &[String], now: &NodeIdentity) -> bool {
+    for manager in managers {
+        let renewed = match client::renew(manager, now).await {
+            Ok(renewed) => renewed,
+            Err(error) => {
+                tracing::warn!(manager, %error, "certificate not renewed");
+                continue;
+            }
+        };
+        match own.renew(renewed, || hosting::show(node)) {
+            Ok(()) => return true,
+            Err(error) => tracing::warn!(%error, "renewed certificate not saved"),
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh_pki::{DEFAULT_CERTIFICATE_VALIDITY, RootCa, new_key_and_request};
+
+    fn identity(signer: &RootCa, trusted: &RootCa) -> Arc<NodeIdentity> {
+        let pair = new_key_and_request().expect("a key");
+        let life = DEFAULT_CERTIFICATE_VALIDITY;
+        let certificate = signer.sign(&pair.request_pem, "n", Role::Worker, "c", life);
+        let root = trusted.certificate_pem().to_owned();
+        let made = NodeIdentity::new(certificate.expect("a certificate"), pair.key_pem, root);
+        Arc::new(made.expect("an identity"))
+    }
+
+    #[test]
+    fn what_managers_say_is_followed_once() {
+        let [old, new] = [(); 2].map(|()| RootCa::create().expect("a root"));
+        let new = new
+            .clone()
+            .with_chain(old.vouch_for(&new).expect("a voucher"));
+        let (first, renewed) = (identity(&old, &old), identity(&new, &old));
+        let done = renewed.trusting(new.certificate_pem()).expect("taken");
+        let done = Arc::new(done);
+        let against = |of: &Arc<NodeIdentity>, root: Option<&RootCa>, within| {
+            Some(Objection {
+                against: of.clone(),
+                root_pem: root.map(|root| root.certificate_pem().to_owned()),
+                renew_within: within,
+            })
+        };
+        let soon = Duration::from_millis(9);
+        let now = SystemTime::now();
+        let next = |of: &Arc<NodeIdentity>, said: Option<Objection>| {
+            step(of, Some(Role::Worker), said.as_ref(), now)
+        };
+        assert_eq!(next(&first, None), Step::Rest);
+        assert_eq!(next(&first, against(&first, None, None)), Step::Rest);
+        let begun = || against(&first, None, Some(soon));
+        assert_eq!(next(&first, begun()), Step::Renew(soon));
+        assert_eq!(next(&renewed, begun()), Step::Rest, "it was the former one");
+        let ended = || against(&renewed, Some(&new), None);
+        assert_eq!(
+            next(&renewed, ended()),
+            Step::Trust(Box::new(done.as_ref().clone()))
+        );
+        assert_eq!(next(&done, ended()), Step::Rest, "it is done");
+        let missed = against(&first, Some(&new), Some(soon));
+        assert_eq!(next(&first, missed), Step::Renew(Duration::ZERO));
+        let nonsense = Some(Objection {
+            root_pem: Some("?".to_owned()),
+            ..begun().expect("one")
+        });
+        assert_eq!(next(&first, nonsense.clone()), Step::Renew(Duration::ZERO));
+        assert_eq!(next(&renewed, nonsense), Step::Rest, "once");
+
+        let promoted = step(&first, Some(Role::Manager), None, now);
+        assert_eq!(promoted, Step::Renew(Duration::ZERO));
+        let later = now + DEFAULT_CERTIFICATE_VALIDITY.mul_f64(0.7);
+        let old = step(&first, None, None, later);
+        assert_eq!(old, Step::Renew(Duration::ZERO));
+        let locked = Arc::new(first.as_ref().clone().without_key());
+        assert_eq!(next(&locked, begun()), Step::Rest);
+    }
+}

@@ -1,0 +1,83 @@
+//! Rotation of the root CA: how one is begun, and its end, which the leader sees to once every node has a certificate of the
+//! new root. Nodes are told in their sessions to have theirs renewed.
+
+use crate::{
+    ManagerError, ManagerHandle, Operation,
+    core::Core,
+    state::{RootChange, State},
+};
+use mesh_api::engine;
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+/// Pause before something that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl ManagerHandle {
+    /// What an update of the cluster's spec means for its root CA: a new root is made, or the given one checked, and
+    /// vouched for. The root's certificate and key are taken out of the spec. Asked of a manager that leads; the update has
+    /// to name the same version of the cluster.
+    ///
+    /// # Errors
+    /// The cluster has another version by now, external CAs are asked for, or the given root is not fit for one.
+    pub fn root_change(
+        &self,
+        version: u64,
+        spec: &mut engine::SwarmSpec,
+    ) -> Result<Option<RootChange>, ManagerError> {
+        let cluster = self.view().cluster().cloned();
+        let cluster = cluster.ok_or_else(ManagerError::no_leader)?;
+        if cluster.meta.version != version {
+            return Err(ManagerError::out_of_sequence());
+        }
+        let now = self.core.config.machine.now();
+        let now = UNIX_EPOCH + Duration::from_nanos(u64::try_from(now).unwrap_or(0));
+        RootChange::of(&cluster, spec, now)
+    }
+}
+
+/// Ends rotations until the manager stops; works only while it leads.
+pub(crate) async fn run(core: Arc<Core>) {
+    let mut leading = core.leading.subscribe();
+    let work = async {
+        while leading.wait_for(|leads| *leads).await.is_ok() {
+            let mut lost = leading.clone();
+            tokio::select! {
+                _ = lost.wait_for(|leads| !*leads) => {}
+                () = reconcile(&core) => {}
+            }
+        }
+    };
+    core.cancel.run_until_cancelled(work).await;
+}
+
+async fn reconcile(core: &Core) {
+    let mut index = core.store.index();
+    loop {
+        index.mark_unchanged();
+        let due = due(&core.store.read());
+        if let Some(end) = due {
+            match core.proposer.operation(end).await {
+                Ok(_) => tracing::info!("every node has a certificate of the new root CA"),
+                Err(error) => {
+                    tracing::warn!(%error, "the rotation of the root CA does not end yet");
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            }
+        }
+        if index.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn due(state: &State) -> Option<Operation> {
+    let digest = state.rotation_to_end()?.digest.clone();
+    Some(Operation::EndRootRotation { digest })
+}
+
+#[cfg(test)]
+mod tests;
