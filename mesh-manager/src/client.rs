@@ -1,5 +1,6 @@
 //! How a node reaches the managers: channels over mutual TLS, and joining by token.
 
+use crate::distrust::Watched;
 use hyper_util::rt::TokioIo;
 use mesh_api::proto::{self, node_ca_client::NodeCaClient};
 use mesh_pki::{JoinToken, NodeIdentity, PkiError, tls};
@@ -8,6 +9,8 @@ use std::{io, net::IpAddr, sync::Arc, time::Duration};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
+
+pub use crate::distrust::Distrust;
 
 /// Where a manager that does not lead says who does: metadata of its refusal of a session.
 pub const LEADER_ADDRESS: &str = "mesh-leader";
@@ -59,6 +62,19 @@ pub async fn connect(
     address: &str,
     tls: Arc<rustls::ClientConfig>,
 ) -> Result<Channel, ClientError> {
+    let (channel, _) = connect_watched(address, tls).await?;
+    Ok(channel)
+}
+
+/// The same, and whether the manager turns out not to trust the certificate shown to it.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_watched(
+    address: &str,
+    tls: Arc<rustls::ClientConfig>,
+) -> Result<(Channel, Distrust), ClientError> {
+    let distrust = Distrust::default();
     let failed = |source: tonic::transport::Error| match untrusted(&source) {
         Some(reason) => ClientError::Untrusted {
             address: address.to_owned(),
@@ -69,11 +85,12 @@ pub async fn connect(
             source,
         },
     };
-    endpoint(address)
+    let channel = endpoint(address)
         .map_err(failed)?
-        .connect_with_connector(connector(move || tls.clone()))
+        .connect_with_connector(connector(move || tls.clone(), distrust.clone()))
         .await
-        .map_err(failed)
+        .map_err(failed)?;
+    Ok((channel, distrust))
 }
 
 /// What TLS found wrong, if that is why a connection failed.
@@ -103,7 +120,7 @@ pub(crate) fn connect_lazy(
     };
     Ok(endpoint(address)
         .map_err(failed)?
-        .connect_with_connector_lazy(connector(tls)))
+        .connect_with_connector_lazy(connector(tls, Distrust::default())))
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
@@ -118,15 +135,13 @@ fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
 
 fn connector(
     tls: impl Fn() -> Arc<rustls::ClientConfig> + Send + Sync + 'static,
-) -> impl tower::Service<
-    Uri,
-    Response = TokioIo<tokio_rustls::client::TlsStream<TcpStream>>,
-    Error = io::Error,
-    Future: Send,
-> + Send
+    distrust: Distrust,
+) -> impl tower::Service<Uri, Response = TokioIo<Watched>, Error = io::Error, Future: Send>
++ Send
 + 'static {
     tower::service_fn(move |uri: Uri| {
         let tls = TlsConnector::from(tls());
+        let distrust = distrust.clone();
         async move {
             let host = uri
                 .host()
@@ -138,7 +153,8 @@ fn connector(
             stream.set_nodelay(true)?;
             let name = ServerName::try_from(tls::MANAGER_NAME)
                 .map_err(|e| io::Error::other(e.to_string()))?;
-            Ok(TokioIo::new(tls.connect(name, stream).await?))
+            let stream = tls.connect(name, stream).await?;
+            Ok(TokioIo::new(Watched { stream, distrust }))
         }
     })
 }

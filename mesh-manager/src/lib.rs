@@ -19,6 +19,7 @@ pub mod config;
 mod core;
 mod credentials;
 mod dispatcher;
+mod distrust;
 mod error;
 #[cfg(test)]
 mod fixture;

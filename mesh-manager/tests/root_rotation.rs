@@ -145,6 +145,13 @@ async fn nodes_are_told_to_renew_and_what_the_former_root_has_signed_is_worth_no
     assert!(is_let_in(&address, &worker_now).await);
     // It takes the manager for its own still.
     assert!(!is_let_in(&address, &gone.identity).await);
+    let tls = tls::client_config(&gone.identity).unwrap();
+    let (channel, distrust) = client::connect_watched(&address, tls).await.unwrap();
+    proto::dispatcher_client::DispatcherClient::new(channel)
+        .session(tokio_stream::pending())
+        .await
+        .unwrap_err();
+    assert!(distrust.is_known());
     assert!(client::renew(&address, &gone.identity).await.is_err());
     manager.shutdown().await;
 }

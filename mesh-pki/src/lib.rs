@@ -1,8 +1,8 @@
 //! The cluster's identity: root CA, join tokens, node certificates, TLS configurations and ids.
 //!
-//! Everything made here is ECDSA P-256; a root may come from outside. A node certificate names the node (CN), its role (OU) and its
-//! cluster (O); see [`PeerIdentity`]. A join token pins the root CA by digest, so that a node can
-//! trust a manager before it owns a certificate.
+//! Everything made here is ECDSA P-256; a root may come from outside. A node certificate names the
+//! node (CN), its role (OU) and its cluster (O); see [`PeerIdentity`]. A join token pins the root CA
+//! by digest, so that a node can trust a manager before it owns a certificate.
 
 mod ca;
 mod error;

@@ -320,7 +320,12 @@ fn the_stock_client_rotates_it_to_a_given_root_and_a_removed_node_gets_nothing()
             let state = node.ok(&["info", "--format", "{{.Swarm.LocalNodeState}}"])?;
             Ok(state.trim().to_owned())
         };
-        ensure!(state(&rig.nodes[2])? != "active");
+        eventually("it is told why", UP_LIMIT, || {
+            let info = rig.nodes[2].ok(&["info"])?;
+            let is_told = info.contains("do not trust the root CA of this node's certificate");
+            ensure!(is_told && info.contains("Swarm: error"), "{info}");
+            Ok(())
+        })?;
         let nodes = rig.nodes[0].ok(&["node", "ls", "-q"])?;
         ensure!(nodes.lines().count() == 2, "{nodes}");
 

@@ -23,11 +23,16 @@ const OUT_QUEUE: usize = 64;
 /// Assignments may be large (5,000 services); gRPC's default of 4 MiB is not our limit.
 const MAX_MESSAGE: usize = 256 << 20;
 
+/// What is said where managers do not trust the root of this node's certificate.
+const DISTRUSTED: &str = "the managers do not trust the root CA of this node's certificate, and the swarm has another one by \
+     now; let this one leave (`swarm leave`) and join again";
+
 impl Worker {
     /// Connects to `manager` and serves the stream until it ends.
     pub(super) async fn session(&mut self, manager: &str) -> anyhow::Result<()> {
         let mut identity = self.config.identity.borrow_and_update().clone();
-        let channel = client::connect(manager, tls::client_config(&identity)?).await?;
+        let tls = tls::client_config(&identity)?;
+        let (channel, distrust) = client::connect_watched(manager, tls).await?;
         let (sender, receiver) = mpsc::channel(OUT_QUEUE);
         send(&sender, self.hello()).await?;
         let mut messages = DispatcherClient::new(channel.clone())
@@ -35,7 +40,10 @@ impl Worker {
             .max_encoding_message_size(MAX_MESSAGE)
             .session(ReceiverStream::new(receiver))
             .await
-            .map_err(|status| elsewhere(&status).unwrap_or_else(|| refusal(status)))?
+            .map_err(|status| match distrust.is_known() {
+                true => Refused(DISTRUSTED.to_owned()).into(),
+                false => elsewhere(&status).unwrap_or_else(|| refusal(status)),
+            })?
             .into_inner();
 
         let first = timeout(WELCOME_TIMEOUT, messages.message())
