@@ -67,12 +67,13 @@ impl Credentials {
         directory: &Path,
         lock: Option<&UnlockKey>,
     ) -> Result<bool, ManagerError> {
+        // Before it is read: who reads it later must not come first.
+        let mut configs = self.0.write().unwrap_or_else(|e| e.into_inner());
         let identity = NodeIdentity::load(directory, lock)
             .map_err(|e| ManagerError::internal("cannot read the node's identity", e))?;
         let Some(identity) = identity else {
             return Ok(false);
         };
-        let mut configs = self.0.write().unwrap_or_else(|e| e.into_inner());
         if configs.certificate_pem == identity.certificate_pem
             && configs.root_pem == identity.root_pem
         {

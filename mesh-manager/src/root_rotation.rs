@@ -21,20 +21,37 @@ impl ManagerHandle {
     /// to name the same version of the cluster.
     ///
     /// # Errors
-    /// The cluster has another version by now, external CAs are asked for, or the given root is not fit for one.
+    /// The cluster has another version by now, external CAs are asked for, the given root is not fit for one, or there are
+    /// nodes that cannot follow.
     pub fn root_change(
         &self,
         version: u64,
         spec: &mut engine::SwarmSpec,
     ) -> Result<Option<RootChange>, ManagerError> {
-        let cluster = self.view().cluster().cloned();
+        let (cluster, left_behind) = {
+            let view = self.view();
+            let nodes = view.nodes().map(|node| &node.description);
+            let left_behind = nodes.filter(|told| {
+                // An agent that knows of rotations tells which root it trusts.
+                !told.hostname.is_empty() && told.trusted_root.is_empty()
+            });
+            let left_behind: Vec<_> = left_behind.map(|told| told.hostname.clone()).collect();
+            (view.cluster().cloned(), left_behind)
+        };
         let cluster = cluster.ok_or_else(ManagerError::no_leader)?;
         if cluster.meta.version != version {
             return Err(ManagerError::out_of_sequence());
         }
         let now = self.core.config.machine.now();
         let now = UNIX_EPOCH + Duration::from_nanos(u64::try_from(now).unwrap_or(0));
-        RootChange::of(&cluster, spec, now)
+        let change = RootChange::of(&cluster, spec, now)?;
+        if matches!(change, Some(RootChange::Rotate(_))) && !left_behind.is_empty() {
+            return Err(ManagerError::precondition(format!(
+                "the agents of these nodes are too old for another root CA; upgrade them first, or take the nodes out: {}",
+                left_behind.join(", ")
+            )));
+        }
+        Ok(change)
     }
 }
 

@@ -9,6 +9,7 @@ use mesh_api::{
 };
 use mesh_manager::{Command, ManagerHandle, client, state::Cluster};
 use mesh_pki::{NodeIdentity, tls};
+use std::time::Duration;
 use tokio_stream::StreamExt;
 
 fn cluster(manager: &ManagerHandle) -> Cluster {
@@ -145,13 +146,22 @@ async fn nodes_are_told_to_renew_and_what_the_former_root_has_signed_is_worth_no
     assert!(is_let_in(&address, &worker_now).await);
     // It takes the manager for its own still.
     assert!(!is_let_in(&address, &gone.identity).await);
-    let tls = tls::client_config(&gone.identity).unwrap();
-    let (channel, distrust) = client::connect_watched(&address, tls).await.unwrap();
-    proto::dispatcher_client::DispatcherClient::new(channel)
-        .session(tokio_stream::pending())
-        .await
-        .unwrap_err();
-    assert!(distrust.is_known());
+    // What it is told may be lost with the connection, now and then.
+    let until = tokio::time::Instant::now() + common::PATIENCE;
+    loop {
+        let tls = tls::client_config(&gone.identity).unwrap();
+        if let Ok((channel, distrust)) = client::connect_watched(&address, tls).await {
+            proto::dispatcher_client::DispatcherClient::new(channel)
+                .session(tokio_stream::pending())
+                .await
+                .unwrap_err();
+            if distrust.is_known() {
+                break;
+            }
+        }
+        assert!(tokio::time::Instant::now() < until, "it is not told why");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert!(client::renew(&address, &gone.identity).await.is_err());
     manager.shutdown().await;
 }

@@ -3,7 +3,7 @@
 
 use crate::{
     NodeIdentity, PkiError, Role, RootCa,
-    ca::{DEFAULT_CERTIFICATE_VALIDITY, PATH_LENGTH},
+    ca::{BACKDATE, DEFAULT_CERTIFICATE_VALIDITY, PATH_LENGTH},
     new_key_and_request, tls,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -22,11 +22,16 @@ use x509_parser::{
     },
     prelude::{FromDer, X509Certificate},
     public_key::PublicKey,
+    time::ASN1Time,
     x509::X509Name,
 };
 
 /// A root that comes from outside lives so much longer at least: as in Swarm.
 const MIN_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Longest certificate of a root that comes from outside, bytes of DER: what nodes show holds its subject several times, and
+/// has to go into one message of the handshake.
+const MAX_LENGTH: usize = 4096;
 
 /// Bits of the shortest RSA key that TLS takes.
 const MIN_RSA: usize = 2048;
@@ -79,6 +84,12 @@ impl RootCa {
                 ));
             }
         };
+        if certificate.len() > MAX_LENGTH {
+            return Err(unfit(format!(
+                "the CA certificate is too long: {} bytes, not {MAX_LENGTH} at most",
+                certificate.len()
+            )));
+        }
         let read = parsed(&certificate)?;
         let is_ca = read.basic_constraints().ok().flatten();
         if !is_ca.is_some_and(|constraints| constraints.value.ca) {
@@ -94,8 +105,13 @@ impl RootCa {
                 read.signature_algorithm.algorithm
             )));
         }
-        let last = u64::try_from(read.validity().not_after.timestamp()).unwrap_or(0);
-        if UNIX_EPOCH + Duration::from_secs(last) < now + MIN_LIFE {
+        let at = |time: ASN1Time| {
+            UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
+        };
+        if at(read.validity().not_before) > now + BACKDATE {
+            return Err(unfit("CA certificate is not valid yet"));
+        }
+        if at(read.validity().not_after) < now + MIN_LIFE {
             return Err(unfit("CA certificate expires too soon"));
         }
         if let Ok(PublicKey::RSA(key)) = read.public_key().parsed()
@@ -130,7 +146,9 @@ impl RootCa {
         let key = KeyPair::from_pem(next.key_pem().ok_or(PkiError::NoSigningKey)?)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = name(read.subject())?;
-        params.not_before = read.validity().not_before.to_datetime();
+        // Also for nodes whose clock is behind, where the root was made a moment ago.
+        let backdated = time::OffsetDateTime::now_utc() - BACKDATE;
+        params.not_before = backdated.min(read.validity().not_before.to_datetime());
         params.not_after = read.validity().not_after.to_datetime();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(PATH_LENGTH - 1));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

@@ -13,11 +13,13 @@ use tokio::sync::watch;
 use super::{hosting, identity::OwnIdentity};
 use crate::{node::Node, session::Objection};
 
-/// How often the certificate is looked at.
-const CHECK: Duration = Duration::from_secs(3600);
+/// How often the certificate is looked at: the shortest live for an hour.
+const CHECK: Duration = Duration::from_secs(60);
 
 /// First pause after the managers did not renew it; it doubles with every failure.
 const RETRY: Duration = Duration::from_secs(1);
+/// Longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Part of its life after which a certificate is renewed.
 const FRACTION: f64 = 0.6;
@@ -77,9 +79,10 @@ pub(super) async fn run(
                 }
             };
             is_first = false;
-            if !is_done {
+            // To a clock that is far ahead, one that does not live long is old as soon as it is made.
+            if !is_done || is_old(&identity.get(), SystemTime::now()) {
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(CHECK);
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }
@@ -105,13 +108,17 @@ fn step(
         Some(Err(_)) => said.is_some_and(|said| is_about(said, now)),
         None => false,
     };
-    let is_old = now.is_due_for_renewal(time, FRACTION).unwrap_or(false);
-    if is_left_behind || is_old || role.is_some_and(|role| role != now.role) {
+    if is_left_behind || is_old(now, time) || role.is_some_and(|role| role != now.role) {
         return Step::Renew(Duration::ZERO);
     }
     said.filter(|said| is_about(said, now))
         .and_then(|said| said.renew_within)
         .map_or(Step::Rest, Step::Renew)
+}
+
+/// Whether its certificate is to be renewed for its age.
+fn is_old(identity: &NodeIdentity, time: SystemTime) -> bool {
+    identity.is_due_for_renewal(time, FRACTION).unwrap_or(false)
 }
 
 /// Whether it is about the certificate that the node has now.

@@ -173,6 +173,7 @@ fn roots_from_outside_are_taken() {
     let own = RootCa::create().unwrap();
     let p256 = &rcgen::PKCS_ECDSA_P256_SHA256;
     let plain: fn(&mut CertificateParams) = |_| {};
+    let new: fn(&mut CertificateParams) = |p| p.not_before = OffsetDateTime::now_utc();
     let short: fn(&mut CertificateParams) =
         |p| p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     for (algorithm, change) in [
@@ -180,12 +181,17 @@ fn roots_from_outside_are_taken() {
         (&PKCS_ECDSA_P384_SHA384, plain),
         (&PKCS_ED25519, plain),
         (p256, short),
+        (p256, new),
     ] {
         let (certificate, key) = outside(algorithm, change);
         let noise = format!("from a file\r\n{}", certificate.replace('\n', "\r\n"));
         let root = RootCa::from_outside(&noise, &key, SystemTime::now()).unwrap();
         assert_eq!(root.certificate_pem(), certificate.replace("\r\n", "\n"));
-        own.vouch_for(&root).unwrap();
+        let voucher = own.vouch_for(&root).unwrap();
+        let voucher = CertificateDer::from_pem_slice(voucher.as_bytes()).unwrap();
+        let begins = parsed(&voucher).unwrap().validity().not_before;
+        let made = OffsetDateTime::now_utc() - Duration::from_secs(50 * 60);
+        assert!(begins.to_datetime() < made, "for clocks that are behind");
         // And a root of our own follows on it.
         root.vouch_for(&RootCa::create().unwrap()).unwrap();
     }
@@ -226,6 +232,13 @@ fn what_is_no_root_is_refused() {
         ),
         ("certificate not a CA", made(|p| p.is_ca = IsCa::NoCa)),
         (
+            "too long",
+            made(|p| {
+                let name = "n".repeat(MAX_LENGTH);
+                p.distinguished_name.push(DnType::LocalityName, name);
+            }),
+        ),
+        (
             "may not sign certificates",
             made(|p| p.key_usages = vec![KeyUsagePurpose::DigitalSignature]),
         ),
@@ -238,7 +251,7 @@ fn what_is_no_root_is_refused() {
             made(|p| p.not_after = OffsetDateTime::now_utc() - YEAR),
         ),
         (
-            "nodes would not take certificates of this CA",
+            "not valid yet",
             made(|p| p.not_before = OffsetDateTime::now_utc() + YEAR / 2),
         ),
         (
