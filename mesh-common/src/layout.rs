@@ -54,10 +54,6 @@ pub const MORE_PROGRAMS: u32 = 13;
 /// The same as [`MORE_TRACE`] in the array of XDP programs, which has only [`V6_UPLINK`] beside it.
 pub const XDP_TRACE: u32 = 1;
 
-/// In `PEERS`: a node that does not say how large packets its wire takes. Any other value is that size, from the IP
-/// header on.
-pub const PEER_MTU_UNKNOWN: u32 = 1;
-
 /// [`PathMtu::mtu`] is at least this, from the outer IP header on: what every link takes that may carry IPv6 (RFC 8200,
 /// section 5).
 pub const PATH_MTU_LEAST: u32 = 1280;
@@ -195,7 +191,7 @@ macro_rules! layouts {
 
 layouts! {
     /// The one entry of `SETTINGS`.
-    struct Settings(44) {
+    struct Settings(48) {
         /// This node's tunnel end point.
         vtep: Addr,
         /// IPv6 of the ingress network and of all gateway links.
@@ -204,8 +200,10 @@ layouts! {
         ingress_vni: u32,
         /// Interface index of the uplink that carries tunnels.
         uplink: u32,
-        /// Interface index of the device that encrypts what is sent by it; zero if there is none.
+        /// Interface index of the device that encrypts with this node's newest key; zero if there is none.
         cipher: u32,
+        /// Likewise with the key before, while it is good; zero if there is none, or it is the same device.
+        former_cipher: u32,
         /// UDP port of the tunnels.
         vxlan_port_be: u16,
         /// One: XDP answers by `XDP_REDIRECT` to the interface, not by `XDP_TX`. On a veth only the former wakes
@@ -213,6 +211,14 @@ layouts! {
         redirect: u8,
         /// One: packets are traced.
         trace: u8,
+    }
+
+    /// Value of `PEERS`: another node, by its tunnel end point.
+    struct Peer(8) {
+        /// Largest packet that its wire takes, from the IP header on; zero if it does not say.
+        mtu: u32,
+        /// Interface index of the device that encrypts for it; zero if there is none.
+        cipher: u32,
     }
 
     /// The one entry of `TRACE_FILTER`: which packets are traced. Either end may be the one that is meant.

@@ -10,8 +10,8 @@ use std::{
 };
 
 use mesh_common::{
-    Addr, AddrKey, Endpoint, LINK_GATEWAY, LINK_OVERLAY, Link, PEER_MTU_UNKNOWN, PortKey, Prefix,
-    ScopedAddr, Settings, port_bit, wire::SCTP,
+    Addr, AddrKey, Endpoint, LINK_GATEWAY, LINK_OVERLAY, Link, Peer, PortKey, Prefix, ScopedAddr,
+    Settings, port_bit, wire::SCTP,
 };
 
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
 pub(crate) struct Contents {
     pub(crate) settings: Settings,
     pub(crate) own: BTreeMap<Addr, u32>,
-    pub(crate) peers: BTreeMap<Addr, u32>,
+    pub(crate) peers: BTreeMap<Addr, Peer>,
     pub(crate) endpoints: BTreeMap<AddrKey, Endpoint>,
     pub(crate) links: BTreeMap<u32, Link>,
     /// The bitmap of TCP's and UDP's ports.
@@ -94,6 +94,16 @@ fn prefix(first: Option<Ipv6Addr>) -> Prefix {
     first.map_or(Prefix::NONE, |first| Prefix::of(first.octets()))
 }
 
+fn compile_peer(desired: &Desired, peer: &IpAddr, mtu: Option<u32>) -> Peer {
+    let former = desired.former_cipher.as_ref();
+    let former = former.filter(|former| former.peers.contains(peer));
+    let cipher = former.map(|former| former.device).or(desired.cipher);
+    Peer {
+        mtu: mtu.unwrap_or(0),
+        cipher: cipher.unwrap_or(0),
+    }
+}
+
 /// Compiles. `uplink` is the interface that carries tunnels, `redirect` as in [`Settings`], `vxlan_port` in
 /// host byte order. Fronts that are as they were are taken over from `applied`.
 pub(crate) fn contents(
@@ -110,6 +120,10 @@ pub(crate) fn contents(
             ingress_vni: desired.ingress_vni,
             uplink,
             cipher: desired.cipher.unwrap_or(0),
+            former_cipher: desired
+                .former_cipher
+                .as_ref()
+                .map_or(0, |former| former.device),
             vxlan_port_be: vxlan_port.to_be(),
             redirect: u8::from(redirect),
             // Set where it is written: see `Tables::set_tracing`.
@@ -123,7 +137,7 @@ pub(crate) fn contents(
         peers: desired
             .peers
             .iter()
-            .map(|(peer, mtu)| (addr(*peer), mtu.unwrap_or(PEER_MTU_UNKNOWN)))
+            .map(|(peer, mtu)| (addr(*peer), compile_peer(desired, peer, *mtu)))
             .collect(),
         ..Contents::default()
     };
@@ -269,6 +283,25 @@ fn front(id: &str, service: &Service, target_be: u16, backends: &[Backend]) -> A
 mod tests {
     use super::*;
     use crate::model::PublishedPort;
+
+    #[test]
+    fn a_node_is_sent_to_by_the_device_that_it_is_noted_with() {
+        let peer: IpAddr = "192.0.2.2".parse().unwrap();
+        let mut desired = Desired::default();
+        let cipher = |desired: &Desired| compile_peer(desired, &peer, None).cipher;
+        assert_eq!(cipher(&desired), 0);
+        desired.cipher = Some(7);
+        assert_eq!(cipher(&desired), 7);
+        let mut former = model::FormerCipher {
+            device: 6,
+            peers: BTreeSet::new(),
+        };
+        desired.former_cipher = Some(former.clone());
+        assert_eq!(cipher(&desired), 7);
+        former.peers.insert(peer);
+        desired.former_cipher = Some(former);
+        assert_eq!(cipher(&desired), 6);
+    }
 
     #[test]
     fn draining_and_unreachable_backends_are_not_active() {

@@ -507,7 +507,8 @@ impl Datapath {
             want(attach::PROBE_TC, tunnel);
             want(attach::LOOPBACK_TC, LOOPBACK);
         }
-        if let Some(cipher) = desired.cipher {
+        let former = desired.former_cipher.as_ref();
+        for cipher in desired.cipher.into_iter().chain(former.map(|f| f.device)) {
             want(attach::CIPHER_TC, cipher);
         }
         for (ifindex, link) in &desired.links {

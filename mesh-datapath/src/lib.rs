@@ -52,7 +52,8 @@ pub use direct::{ReturnPath, ReturnState, Returns, ReturnsConfig};
 pub use error::Error;
 pub use host::{boot_nanoseconds, interface_or_index};
 pub use model::{
-    Backend, Desired, Endpoint, Link, Location, Mac, PublishedPort, Service, Subnet, mac_of,
+    Backend, Desired, Endpoint, FormerCipher, Link, Location, Mac, PublishedPort, Service, Subnet,
+    mac_of,
 };
 pub use paths::NarrowPath;
 pub use probe::{PathState, Probes, probe};

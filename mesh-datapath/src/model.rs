@@ -28,6 +28,8 @@ pub struct Desired {
     pub peers: BTreeMap<IpAddr, Option<u32>>,
     /// The device that encrypts what is sent by it to the other nodes' tunnel end points, by interface index.
     pub cipher: Option<u32>,
+    /// The one before it, as long as other nodes may use it.
+    pub former_cipher: Option<FormerCipher>,
     /// Host ends of the local tasks' links, by interface index.
     pub links: BTreeMap<u32, Link>,
     /// Every task address this node may talk to, by (VNI, address).
@@ -36,6 +38,16 @@ pub struct Desired {
     pub services: BTreeMap<String, Arc<Service>>,
     /// The networks that the local tasks' sockets reach, by the cookie of the task's network namespace.
     pub namespaces: BTreeMap<u64, BTreeSet<Subnet>>,
+}
+
+/// A device that encrypts with a key that this node has had: what comes by it is taken as what comes by
+/// [`Desired::cipher`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FormerCipher {
+    /// Interface index.
+    pub device: u32,
+    /// The nodes that are still sent to by it, by their tunnel end points.
+    pub peers: BTreeSet<IpAddr>,
 }
 
 /// A network as a task sees it.

@@ -7,7 +7,7 @@ use aya::{
     maps::{Array, Map, MapData, MapError, PerCpuArray},
 };
 use mesh_common::{
-    Addr, AddrKey, Endpoint, Link, PORT_WORDS, Pool, PortKey, Row, ScopedAddr, Settings,
+    Addr, AddrKey, Endpoint, Link, PORT_WORDS, Peer, Pool, PortKey, Row, ScopedAddr, Settings,
     VerdictCount, wire,
 };
 
@@ -31,7 +31,7 @@ pub(crate) struct Tables {
     pub(crate) backends: Backends,
     verdicts: PerCpuArray<MapData, VerdictCount>,
     pub(crate) own: Hash<Addr, u32>,
-    pub(crate) peers: Hash<Addr, u32>,
+    pub(crate) peers: Hash<Addr, Peer>,
     /// What is no part of a desired state, as [`Tables::tracing`].
     pub(crate) direct: Hash<Addr, u32>,
     pub(crate) endpoints: Hash<AddrKey, Endpoint>,

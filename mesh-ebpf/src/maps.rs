@@ -10,7 +10,7 @@ use aya_ebpf::{
 use mesh_common::{
     Addr, AddrKey, Backend, CHUNK_LINES, CHUNKS, COUNTS, Conn, Connected, Counter, Datagram,
     DatagramKey, Endpoint, FlowKey, Fragment, Line, Link, MORE_PROGRAMS, Nat, PORT_WORDS,
-    PORTS as ALL_PORTS, PathMtu, Place, Pool, Published, ScopedAddr, Settings,
+    PORTS as ALL_PORTS, PathMtu, Peer, Place, Pool, Published, ScopedAddr, Settings,
     TABLES as ALL_TABLES, TableCount, TraceFilter, Traced, V6_PROGRAMS, VerdictCount,
 };
 
@@ -28,9 +28,9 @@ pub static PORTS: Array<u64> = Array::pinned(PORT_WORDS, 0);
 #[map]
 pub static OWN: HashMap<Addr, u32> = HashMap::pinned(256, 0);
 
-/// Tunnel end points of the other nodes: the largest packet that the node's wire takes, or `PEER_MTU_UNKNOWN`.
+/// The other nodes, by their tunnel end points.
 #[map]
-pub static PEERS: HashMap<Addr, u32> = HashMap::pinned(4096, 0);
+pub static PEERS: HashMap<Addr, Peer> = HashMap::pinned(4096, 0);
 
 /// Addresses of other nodes under which this node may send by its uplink, as has been tried: the second of the boot-time
 /// clock from which that is too long ago. User space renews it.

@@ -1,8 +1,8 @@
 //! Which backend a flow goes to. The same answer from XDP, tc and every node, as the rows are the same everywhere.
 
 use mesh_common::{
-    Addr, AddrKey, BACKEND_ACTIVE, Conn, Endpoint, FlowKey, LINE_WORDS, PEER_MTU_UNKNOWN, Pool,
-    Published, Row, Settings, TABLE_CONNS, port_bit, port_index, slot_of, wire,
+    Addr, AddrKey, BACKEND_ACTIVE, Conn, Endpoint, FlowKey, LINE_WORDS, Pool, Published, Row,
+    Settings, TABLE_CONNS, port_bit, port_index, slot_of, wire,
 };
 
 use crate::{
@@ -70,9 +70,15 @@ pub fn is_peer(address_be: u32) -> bool {
 #[inline(always)]
 pub fn peer_mtu(address: &Addr) -> u32 {
     match mem::get(&maps::PEERS, address) {
-        Some(&mtu) if mtu != PEER_MTU_UNKNOWN => mtu,
+        Some(peer) if peer.mtu != 0 => peer.mtu,
         _ => u32::MAX,
     }
+}
+
+/// The device that encrypts for another node; zero if there is none.
+#[inline(always)]
+pub fn peer_cipher(address_be: u32) -> u32 {
+    mem::get(&maps::PEERS, &Addr::v4_be(address_be)).map_or(0, |peer| peer.cipher)
 }
 
 /// Whether a packet is a tunnel's to this node.

@@ -26,11 +26,11 @@ pub struct Inner {
     pub dmac: [u8; 6],
     /// Source MAC.
     pub smac: [u8; 6],
-    /// One: by the device that encrypts.
+    /// Not zero: encrypted. [`send`] puts the device that does it here, by interface index.
     pub encrypted: u32,
 }
 
-/// The device that tunnel packets from a link leave by: it says how large they may be.
+/// A device that tunnel packets from a link leave by: it says how large they may be, as those that encrypt are alike.
 #[inline(always)]
 pub fn device(settings: &Settings, link: &Link) -> u32 {
     if link.encrypted != 0 {
@@ -43,7 +43,8 @@ pub fn device(settings: &Settings, link: &Link) -> u32 {
 /// Whether a tunnel packet came by the device that decrypts.
 #[inline(always)]
 pub fn is_decrypted(ctx: &TcContext, settings: &Settings) -> bool {
-    ctx.ifindex() == settings.cipher
+    let device = ctx.ifindex();
+    device == settings.cipher || device == settings.former_cipher
 }
 
 /// Whether a packet out of a tunnel may go to a task: it is of this node, and its network is an encrypted one if the
@@ -69,10 +70,13 @@ pub fn send<F: Family>(
     hash: u32,
 ) -> Result<Verdict, DropReason> {
     let scratch = mem::scratch().ok_or(DropReason::Kernel)?;
-    if inner.encrypted != 0 && !services::settings().is_some_and(|s| s.cipher != 0) {
-        return Err(DropReason::Unencrypted);
-    }
     scratch.inner = inner;
+    if inner.encrypted != 0 {
+        scratch.inner.encrypted = services::peer_cipher(peer_be);
+        if scratch.inner.encrypted == 0 {
+            return Err(DropReason::Unencrypted);
+        }
+    }
     if encapsulate(ctx.skb.skb, peer_be, hash, F::ETHERTYPE_BE.into()) != 0 {
         Ok(Verdict::Forwarded)
     } else {
@@ -117,7 +121,7 @@ fn wrap(ctx: &TcContext, peer_be: u32, hash: u32, ethertype_be: u16) -> Result<(
     store(ctx, 12, &wire::ETHERTYPE_IPV4_BE)?;
     if inner.encrypted != 0 {
         // It knows the other nodes by these very addresses, and has no Ethernet: the kernel strips that.
-        mem::to_egress(settings.cipher);
+        mem::to_egress(inner.encrypted);
     } else {
         mem::to_neighbour(settings.uplink);
     }

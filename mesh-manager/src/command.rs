@@ -314,6 +314,12 @@ pub struct Cipher {
     pub key: String,
     /// UDP port, host byte order.
     pub port: u16,
+    /// Which change of keys it is of; none: its agent knows none.
+    #[serde(default)]
+    pub epoch: Option<u64>,
+    /// UDP port of its next key, host byte order; zero: the same.
+    #[serde(default)]
+    pub next_port: u16,
 }
 
 /// A task that is to be made.

@@ -13,9 +13,10 @@ use std::{
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::{
-    PROTOCOL, PeerStatus, Setup, Status,
+    PROTOCOL, PeerStatus, Status,
     key::PublicKey,
     mesh::{BUFFER, Mesh, Out},
+    serve::Order,
     tun::Tun,
 };
 
@@ -28,8 +29,26 @@ const QUEUE: usize = 4 << 20;
 pub(crate) struct Cipher {
     mesh: RwLock<Mesh>,
     wires: Wires,
-    /// When the present key was made.
-    since: RwLock<Instant>,
+    present: RwLock<Present>,
+    /// Why the kernel does not encrypt.
+    why: String,
+}
+
+/// The present key.
+#[derive(Clone, Copy)]
+struct Present {
+    /// When it was made.
+    since: Instant,
+    epoch: u64,
+}
+
+impl Present {
+    fn new(epoch: u64) -> Self {
+        Self {
+            since: Instant::now(),
+            epoch,
+        }
+    }
 }
 
 /// What packets and datagrams go through.
@@ -55,11 +74,11 @@ impl Cipher {
     ///
     /// # Errors
     /// What could not be done, in words.
-    pub(crate) fn open(setup: &Setup) -> Result<Arc<Self>, String> {
-        let port = setup.port;
-        let socket = UdpSocket::bind((setup.address, port))
+    pub(crate) fn open(order: &Order) -> Result<Arc<Self>, String> {
+        let port = order.port;
+        let socket = UdpSocket::bind((order.address, port))
             .and_then(|socket| prepare(&socket).map(|()| socket))
-            .map_err(|error| format!("open UDP port {port} of {}: {error}", setup.address))?;
+            .map_err(|error| format!("open UDP port {port} of {}: {error}", order.address))?;
         let tun = Tun::new(crate::DEVICE).map_err(|error| {
             format!(
                 "make the device {} (is there /dev/net/tun?): {error}",
@@ -67,9 +86,10 @@ impl Cipher {
             )
         })?;
         Ok(Arc::new(Self {
-            mesh: RwLock::new(Mesh::new(setup.address)),
+            mesh: RwLock::new(Mesh::new(order.address)),
             wires: Wires { tun, socket, port },
-            since: RwLock::new(Instant::now()),
+            present: RwLock::new(Present::new(order.epoch)),
+            why: order.why.clone(),
         }))
     }
 
@@ -146,30 +166,36 @@ impl Cipher {
     }
 
     /// Makes a new key.
-    pub(crate) fn rotate(&self) {
+    pub(crate) fn rotate(&self, epoch: u64) {
         self.write().rotate();
-        *self.since.write().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.present.write().unwrap_or_else(PoisonError::into_inner) = Present::new(epoch);
     }
 
     /// How things are.
     pub(crate) fn status(&self) -> Status {
         let mesh = self.read();
-        let since = *self.since.read().unwrap_or_else(PoisonError::into_inner);
+        let present = *self.present.read().unwrap_or_else(PoisonError::into_inner);
+        let ifindex = self.wires.tun.index();
         Status {
             protocol: PROTOCOL,
             address: IpAddr::V4(self.local()),
             port: self.wires.port,
-            ifindex: self.wires.tun.index(),
+            next_port: self.wires.port,
+            ifindex,
+            former: None,
+            epoch: present.epoch,
             key: mesh.key().to_string(),
-            key_age_s: since.elapsed().as_secs(),
+            key_age_s: present.since.elapsed().as_secs(),
             rotating: mesh.is_rotating(),
             refused: mesh.refused(),
+            user_space: Some(self.why.clone()),
             peers: mesh
                 .peers()
                 .map(|peer| PeerStatus {
                     address: peer.address,
                     key: peer.key.to_string(),
                     proved: peer.proved,
+                    ifindex,
                     handshake_s: peer.handshake.map(|time| time.as_secs()),
                     sent: peer.sent,
                     received: peer.received,

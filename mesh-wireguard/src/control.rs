@@ -1,42 +1,64 @@
-//! What the agent asks of the helper process over its socket, one line of JSON each way; and starting it.
+//! What the agent asks of WireGuard and is told, and how keys change.
+//!
+//! Keys are numbered, by epochs. A node makes a new key when its own is old enough, or when another's is of a later epoch: so
+//! all of them go from one to the next together, and in any of them each node has one key. That is what the kernel's WireGuard
+//! needs, whose devices have one key for each node; in user space any two keys make a pair.
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{self, BufRead, BufReader, Read, Write},
+    io,
     net::{IpAddr, Ipv4Addr},
-    os::{
-        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
-        unix::{net::UnixStream, process::CommandExt},
-    },
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
+    path::PathBuf,
+    str::FromStr,
     time::Duration,
 };
 
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{MsgFlags, getsockopt, recv, sockopt},
-};
 use serde::{Deserialize, Serialize};
 
 /// Version of what is said here. A helper that speaks another one is replaced.
-pub const PROTOCOL: u32 = 1;
-/// How long the helper may take to answer, or to end. One that takes longer is killed, and its keys with it.
-const DEADLINE: Duration = Duration::from_secs(5);
-/// Longest complaint of a helper that is read.
-const MAX_REPORT: u64 = 4096;
+pub const PROTOCOL: u32 = 2;
+/// Which WireGuard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Backend {
+    /// The kernel's, if it has one.
+    #[default]
+    Auto,
+    /// The one in user space.
+    User,
+}
 
-/// How the helper is to be; it is replaced if it is not.
+/// A word that names no WireGuard.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not auto or user")]
+pub struct NoBackend(String);
+
+impl FromStr for Backend {
+    type Err = NoBackend;
+
+    fn from_str(text: &str) -> Result<Self, NoBackend> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "user" => Ok(Self::User),
+            other => Err(NoBackend(other.to_owned())),
+        }
+    }
+}
+
+/// How WireGuard is to be. What runs already and is not in the way is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setup {
-    /// Its socket.
+    /// Where it makes no difference yet: which.
+    pub backend: Backend,
+    /// The helper's socket.
     pub socket: PathBuf,
     /// The node's tunnel end point.
     pub address: Ipv4Addr,
-    /// UDP port, host byte order.
+    /// UDP port, host byte order. The kernel's needs the next one too.
     pub port: u16,
+    /// Of the first key.
+    pub epoch: u64,
+    /// The other nodes' tunnel end points, as far as they are known.
+    pub others: Vec<Ipv4Addr>,
 }
 
 /// What the agent asks for.
@@ -44,7 +66,7 @@ pub struct Setup {
 pub enum Request {
     /// Only the status.
     Status,
-    /// Bring the device up.
+    /// Bring the devices up, and drop keys that no node needs any more.
     Set {
         /// Bytes of the largest packet.
         mtu: u32,
@@ -52,7 +74,10 @@ pub enum Request {
         peers: BTreeMap<Ipv4Addr, Peer>,
     },
     /// Make a new key, and keep the one before until no node needs it.
-    Rotate,
+    Rotate {
+        /// Of the new one; later than that of the present one.
+        epoch: u64,
+    },
 }
 
 /// Another node's end.
@@ -62,6 +87,8 @@ pub struct Peer {
     pub key: String,
     /// Its UDP port, host byte order.
     pub port: u16,
+    /// Its key's; none if its agent knows no epochs.
+    pub epoch: Option<u64>,
 }
 
 /// What the helper answers: how things are afterwards, or why not.
@@ -74,10 +101,16 @@ pub struct Status {
     pub protocol: u32,
     /// As in [`Setup`].
     pub address: IpAddr,
-    /// As in [`Setup`].
+    /// UDP port of the present key, host byte order.
     pub port: u16,
-    /// Interface index of the device.
+    /// UDP port of the next key, host byte order.
+    pub next_port: u16,
+    /// Interface index of the device with the present key.
     pub ifindex: u32,
+    /// Interface index of the device with the key before, if it is still there and another one.
+    pub former: Option<u32>,
+    /// The present key's.
+    pub epoch: u64,
     /// The node's present public key, base64.
     pub key: String,
     /// Its age in seconds.
@@ -86,14 +119,25 @@ pub struct Status {
     pub rotating: bool,
     /// Datagrams and packets that were no node's, or not from the address they should be.
     pub refused: u64,
+    /// Why it is not the kernel's WireGuard; none if it is.
+    pub user_space: Option<String>,
     /// The other nodes.
     pub peers: Vec<PeerStatus>,
 }
 
 impl Status {
+    /// The epoch of the key to make now, if it is time for a new one: that of the nodes that are ahead, as `told`, or the next.
+    pub fn next_epoch(&self, period: Duration, told: impl Iterator<Item = u64>) -> Option<u64> {
+        let ahead = told.max().filter(|epoch| *epoch > self.epoch);
+        ahead.or_else(|| {
+            self.is_rotation_due(period)
+                .then(|| self.epoch.saturating_add(1))
+        })
+    }
+
     /// Whether it is time for a new key. One change waits for the other; but a node that never learns of it (it is down)
     /// holds it up for no longer than until the next is due, if any other has.
-    pub fn is_rotation_due(&self, period: Duration) -> bool {
+    fn is_rotation_due(&self, period: Duration) -> bool {
         let period = period.as_secs().max(1);
         self.key_age_s >= period
             && (!self.rotating
@@ -110,6 +154,8 @@ pub struct PeerStatus {
     pub key: String,
     /// It has answered with that key, to our present one.
     pub proved: bool,
+    /// Interface index of the device that it is sent to by.
+    pub ifindex: u32,
     /// Seconds since the last handshake, where there is a session.
     pub handshake_s: Option<u64>,
     /// Bytes of packets encrypted for it.
@@ -118,7 +164,7 @@ pub struct PeerStatus {
     pub received: u64,
 }
 
-/// Why the helper did not do what it was asked.
+/// Why WireGuard did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The process could not be started.
@@ -140,178 +186,17 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
+    /// The kernel did not do it.
+    #[error("{action}: {source}")]
+    Kernel {
+        /// What it was to do.
+        action: String,
+        /// The cause.
+        source: io::Error,
+    },
     /// It could not do it.
     #[error("{0}")]
     Refused(String),
-}
-
-/// A helper that runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Handle {
-    socket: PathBuf,
-}
-
-impl Handle {
-    /// The one at `socket`, if it runs. Asking blocks, for no longer than five seconds.
-    pub fn find(socket: &Path) -> Option<Self> {
-        UnixStream::connect(socket).ok()?;
-        Some(Self {
-            socket: socket.to_owned(),
-        })
-    }
-
-    /// The one that runs, if it is as `setup` says; else a new one, from the program at `exe`. Blocks.
-    ///
-    /// # Errors
-    /// What keeps it from starting.
-    pub fn ensure(setup: &Setup, exe: &Path) -> Result<Self, Error> {
-        if let Some(found) = Self::find(&setup.socket) {
-            match found.ask(&Request::Status) {
-                Ok(status)
-                    if (status.protocol, status.address, status.port)
-                        == (PROTOCOL, IpAddr::V4(setup.address), setup.port) =>
-                {
-                    return Ok(found);
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "the process that encrypts is killed and started anew")
-                }
-            }
-            found.end()?;
-        }
-        start(setup, exe)?;
-        Ok(Self {
-            socket: setup.socket.clone(),
-        })
-    }
-
-    /// Asks for something.
-    ///
-    /// # Errors
-    /// It does not answer, or refuses.
-    pub fn ask(&self, request: &Request) -> Result<Status, Error> {
-        let failed = |source| Error::Ask {
-            path: self.socket.clone(),
-            source,
-        };
-        let line = self.talk(request).map_err(failed)?;
-        let reply: Reply = serde_json::from_str(&line).map_err(|e| failed(e.into()))?;
-        reply.map_err(Error::Refused)
-    }
-
-    /// Kills it, and waits until it has ended, its device gone. One that is gone already is no error.
-    ///
-    /// # Errors
-    /// The kernel does not let go of it.
-    pub fn end(&self) -> Result<(), Error> {
-        self.end_and_wait().map_err(|source| Error::End {
-            path: self.socket.clone(),
-            source,
-        })
-    }
-
-    fn end_and_wait(&self) -> io::Result<()> {
-        if let Ok(stream) = UnixStream::connect(&self.socket)
-            && let Some(process) = process_of(&stream)?
-        {
-            kill(&process)?;
-            let mut ended = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-            let deadline = PollTimeout::try_from(DEADLINE).map_err(io::Error::other)?;
-            if poll(&mut ended, deadline)? == 0 {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-        }
-        match fs::remove_file(&self.socket) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// The answer's line; empty if there is none.
-    fn talk(&self, request: &Request) -> io::Result<String> {
-        let stream = UnixStream::connect(&self.socket)?;
-        say(&stream, request)?;
-        let mut answer = String::new();
-        BufReader::new(stream).read_line(&mut answer)?;
-        Ok(answer)
-    }
-}
-
-/// The process at the other end; `None` if it has ended.
-fn process_of(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
-    let pid = getsockopt(stream, sockopt::PeerCredentials)?.pid();
-    // SAFETY: takes numbers.
-    let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let process = match Errno::result(process) {
-        Ok(process) => process as RawFd,
-        Err(Errno::ESRCH) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    // SAFETY: the call before has opened it, for us alone.
-    let process = unsafe { OwnedFd::from_raw_fd(process) };
-    // As long as the other end is open the number has not become another process's.
-    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    let is_open = recv(stream.as_raw_fd(), &mut [0], flags) == Err(Errno::EAGAIN);
-    Ok(is_open.then_some(process))
-}
-
-/// Not an error if it has ended.
-fn kill(process: &OwnedFd) -> io::Result<()> {
-    let no_details = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: takes numbers, and no details of the signal.
-    let killed = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            process.as_raw_fd(),
-            libc::SIGKILL,
-            no_details,
-            0,
-        )
-    };
-    match Errno::result(killed) {
-        Ok(_) | Err(Errno::ESRCH) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Sends a request, after which an answer is waited for no longer than the deadline.
-fn say(mut stream: &UnixStream, request: &Request) -> io::Result<()> {
-    stream.set_read_timeout(Some(DEADLINE))?;
-    stream.set_write_timeout(Some(DEADLINE))?;
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    stream.write_all(&line)
-}
-
-/// Starts a helper, and waits until it listens.
-fn start(setup: &Setup, exe: &Path) -> Result<(), Error> {
-    let mut child = Command::new(exe)
-        .arg0("mesh-agent")
-        .arg("wireguard")
-        .arg(&setup.socket)
-        .args([setup.address.to_string(), setup.port.to_string()])
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(Error::Start)?;
-    let mut report = String::new();
-    let read = child.stdout.take().map_or(Ok(0), |stdout| {
-        stdout.take(MAX_REPORT).read_to_string(&mut report)
-    });
-    // The process we started has forked the helper and ended.
-    child.wait().map_err(Error::Start)?;
-    read.map_err(Error::Start)?;
-    match report.trim() {
-        crate::helper::READY => Ok(()),
-        "" => Err(Error::Refused(
-            "the process that encrypts ended without a word".to_owned(),
-        )),
-        why => Err(Error::Refused(why.to_owned())),
-    }
 }
 
 #[cfg(test)]
@@ -324,6 +209,7 @@ mod tests {
             address: Ipv4Addr::LOCALHOST,
             key: String::new(),
             proved: true,
+            ifindex: 1,
             handshake_s: None,
             sent: 0,
             received: 0,
@@ -332,7 +218,11 @@ mod tests {
             protocol: PROTOCOL,
             address: Ipv4Addr::LOCALHOST.into(),
             port: 1,
+            next_port: 1,
             ifindex: 1,
+            former: None,
+            epoch: 5,
+            user_space: None,
             key: String::new(),
             key_age_s,
             rotating,
@@ -349,6 +239,15 @@ mod tests {
             proved: false,
             ..peer
         };
-        assert!(!due(status(1000, true, &[deaf])));
+        assert!(!due(status(1000, true, std::slice::from_ref(&deaf))));
+
+        // Others are ahead, or not.
+        let next = |status: Status, told: &[u64]| {
+            status.next_epoch(Duration::from_secs(100), told.iter().copied())
+        };
+        assert_eq!(next(status(99, false, &[]), &[]), None);
+        assert_eq!(next(status(100, false, &[]), &[]), Some(6));
+        assert_eq!(next(status(99, false, &[]), &[4, 5]), None);
+        assert_eq!(next(status(99, true, &[deaf]), &[9, 5]), Some(9));
     }
 }

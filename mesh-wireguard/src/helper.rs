@@ -1,173 +1,207 @@
-//! The process that encrypts: started by an agent, and found by the next one.
+//! The process that encrypts in user space, as the agent sees it: how it is found, started, ended and asked, over a socket and
+//! with one line of JSON each way.
 
 use std::{
-    collections::BTreeMap,
-    ffi::OsString,
     fs,
-    io::{self, BufRead, BufReader, Write},
-    net::Ipv4Addr,
-    os::unix::{
-        fs::PermissionsExt,
-        net::{UnixListener, UnixStream},
+    io::{self, BufRead, BufReader, Read, Write},
+    net::IpAddr,
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::{net::UnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use nix::{
-    sys::prctl,
-    unistd::{ForkResult, fork, setsid},
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{MsgFlags, getsockopt, recv, sockopt},
 };
 
-use crate::{
-    Request, Setup, Status,
-    cipher::Cipher,
-    key::{NotAKey, PublicKey},
-};
+use crate::{Error, PROTOCOL, Request, Setup, Status, control::Reply};
 
-/// What the helper says on its standard output once it listens; anything else is why it does not.
-pub(crate) const READY: &str = "ready";
-/// How long who connects may take to say what it wants.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the helper may take to answer, or to end. One that takes longer is killed, and its keys with it.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Longest complaint of a helper that is read.
+const MAX_REPORT: u64 = 4096;
 
-/// How unlikely the kernel is to choose the helper when memory runs out, from 1000 to -1000 for never.
-const OOM_SCORE: &str = "-900";
+/// A helper that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Helper {
+    socket: PathBuf,
+}
 
-/// Runs the helper. Call it first thing in `main`, before any thread exists, when the first argument is `wireguard`;
-/// `args` are the arguments after that word.
-pub fn helper_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let Some(setup) = parse(args) else {
-        eprintln!("usage: wireguard SOCKET ADDRESS PORT (started by the agent, not by hand)");
-        return ExitCode::FAILURE;
-    };
-    // SAFETY: helper_main is documented to run before any thread starts, so the child of fork may do anything.
-    match unsafe { fork() } {
-        Ok(ForkResult::Parent { .. }) => return ExitCode::SUCCESS,
-        Ok(ForkResult::Child) => {}
-        Err(error) => {
-            announce(&format!("fork: {error}"));
-            return ExitCode::FAILURE;
-        }
+impl Helper {
+    /// The one at `socket`, if it runs. Asking blocks, for no longer than five seconds.
+    pub fn find(socket: &Path) -> Option<Self> {
+        UnixStream::connect(socket).ok()?;
+        Some(Self {
+            socket: socket.to_owned(),
+        })
     }
-    match open(&setup) {
-        Ok((cipher, listener)) => {
-            announce(READY);
-            serve(&cipher, &listener)
-        }
-        Err(why) => {
-            announce(&why);
-            ExitCode::FAILURE
-        }
-    }
-}
 
-fn parse(args: impl IntoIterator<Item = OsString>) -> Option<Setup> {
-    let mut args = args.into_iter();
-    let setup = Setup {
-        socket: PathBuf::from(args.next()?),
-        address: args.next()?.to_str()?.parse().ok()?,
-        port: args.next()?.to_str()?.parse().ok()?,
-    };
-    args.next().is_none().then_some(setup)
-}
-
-fn open(setup: &Setup) -> Result<(Arc<Cipher>, UnixListener), String> {
-    detach().map_err(|error| format!("detach from the agent: {error}"))?;
-    // A thread that ends alone would leave a node that answers the agent and encrypts nothing.
-    let tell = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        tell(panic);
-        std::process::exit(101);
-    }));
-    let cipher = Cipher::open(setup)?;
-    let listener = listen(&setup.socket)
-        .map_err(|error| format!("listen on {}: {error}", setup.socket.display()))?;
-    cipher
-        .start()
-        .map_err(|error| format!("start threads: {error}"))?;
-    Ok((cipher, listener))
-}
-
-/// Leaves the agent's session and drops what it left open; and keeps the keys out of core dumps and of other processes.
-fn detach() -> io::Result<()> {
-    setsid()?;
-    // SAFETY: takes numbers; nothing has been opened by us yet.
-    unsafe { libc::close_range(3, u32::MAX, 0) };
-    prctl::set_dumpable(false)?;
-    // Only for those who list processes.
-    let _ = prctl::set_name(c"mesh-wireguard");
-    // Without it the node's encrypted networks stand still, and any task is a better choice. Where that is not allowed it
-    // keeps the agent's.
-    let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
-    Ok(())
-}
-
-fn listen(socket: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(socket)?;
-    fs::set_permissions(socket, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
-/// Tells the agent, which reads our standard output to its end, and lets go of it.
-fn announce(text: &str) {
-    // The agent may have died meanwhile; the next one asks over the socket.
-    let _ = writeln!(io::stdout(), "{text}");
-    let _ = io::stdout().flush();
-    if let Ok(null) = fs::OpenOptions::new().write(true).open("/dev/null") {
-        let _ = nix::unistd::dup2_stdout(&null);
-    }
-}
-
-/// Answers until it is killed.
-fn serve(cipher: &Cipher, listener: &UnixListener) -> ! {
-    loop {
-        // Too many open files, or the other end is gone already: the next one will do.
-        let Ok((stream, _)) = listener.accept() else {
-            std::thread::sleep(Duration::from_millis(10));
-            continue;
+    /// The one that runs, if it is as `setup` says. Any other is ended.
+    ///
+    /// # Errors
+    /// What keeps that from ending.
+    pub(crate) fn find_as(setup: &Setup) -> Result<Option<Self>, Error> {
+        let Some(found) = Self::find(&setup.socket) else {
+            return Ok(None);
         };
-        if let Err(error) = answer(cipher, &stream) {
-            eprintln!("a request was not answered: {error}");
+        match found.ask(&Request::Status) {
+            Ok(status)
+                if (status.protocol, status.address, status.port)
+                    == (PROTOCOL, IpAddr::V4(setup.address), setup.port) =>
+            {
+                return Ok(Some(found));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the process that encrypts is killed and started anew")
+            }
         }
+        found.end()?;
+        Ok(None)
+    }
+
+    /// A new one, from the program at `exe`; `why` it is not the kernel that encrypts. Blocks.
+    ///
+    /// # Errors
+    /// What keeps it from starting.
+    pub(crate) fn start(setup: &Setup, exe: &Path, why: &str) -> Result<Self, Error> {
+        start(setup, exe, why)?;
+        Ok(Self {
+            socket: setup.socket.clone(),
+        })
+    }
+
+    /// Asks for something.
+    ///
+    /// # Errors
+    /// It does not answer, or refuses.
+    pub fn ask(&self, request: &Request) -> Result<Status, Error> {
+        let failed = |source| Error::Ask {
+            path: self.socket.clone(),
+            source,
+        };
+        let line = self.talk(request).map_err(failed)?;
+        let reply: Reply = serde_json::from_str(&line).map_err(|e| failed(e.into()))?;
+        reply.map_err(Error::Refused)
+    }
+
+    /// Kills it, and waits until it has ended, its device gone. One that is gone already is no error.
+    ///
+    /// # Errors
+    /// The kernel does not let go of it.
+    pub fn end(&self) -> Result<(), Error> {
+        self.end_and_wait().map_err(|source| Error::End {
+            path: self.socket.clone(),
+            source,
+        })
+    }
+
+    fn end_and_wait(&self) -> io::Result<()> {
+        if let Ok(stream) = UnixStream::connect(&self.socket)
+            && let Some(process) = process_of(&stream)?
+        {
+            kill(&process)?;
+            let mut ended = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+            let deadline = PollTimeout::try_from(DEADLINE).map_err(io::Error::other)?;
+            if poll(&mut ended, deadline)? == 0 {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        match fs::remove_file(&self.socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The answer's line; empty if there is none.
+    fn talk(&self, request: &Request) -> io::Result<String> {
+        let stream = UnixStream::connect(&self.socket)?;
+        say(&stream, request)?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer)?;
+        Ok(answer)
     }
 }
 
-/// Answers one request.
-fn answer(cipher: &Cipher, stream: &UnixStream) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut line = String::new();
-    if BufReader::new(stream).read_line(&mut line)? == 0 {
-        return Ok(());
-    }
-    let reply: Result<Status, String> = match serde_json::from_str(&line) {
-        Ok(request) => act(cipher, &request).map(|()| cipher.status()),
-        Err(error) => Err(format!("a request that is none: {error}")),
+/// The process at the other end; `None` if it has ended.
+fn process_of(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    let pid = getsockopt(stream, sockopt::PeerCredentials)?.pid();
+    // SAFETY: takes numbers.
+    let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let process = match Errno::result(process) {
+        Ok(process) => process as RawFd,
+        Err(Errno::ESRCH) => return Ok(None),
+        Err(error) => return Err(error.into()),
     };
-    let mut bytes = serde_json::to_vec(&reply)?;
-    bytes.push(b'\n');
-    (&*stream).write_all(&bytes)
+    // SAFETY: the call before has opened it, for us alone.
+    let process = unsafe { OwnedFd::from_raw_fd(process) };
+    // As long as the other end is open the number has not become another process's.
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    let is_open = recv(stream.as_raw_fd(), &mut [0], flags) == Err(Errno::EAGAIN);
+    Ok(is_open.then_some(process))
 }
 
-fn act(cipher: &Cipher, request: &Request) -> Result<(), String> {
-    match request {
-        Request::Status => Ok(()),
-        Request::Set { mtu, peers } => {
-            let peers: Result<BTreeMap<Ipv4Addr, (PublicKey, u16)>, NotAKey> = peers
-                .iter()
-                .map(|(address, peer)| Ok((*address, (peer.key.parse()?, peer.port))))
-                .collect();
-            cipher.set(*mtu, &peers.map_err(|error| error.to_string())?)
-        }
-        Request::Rotate => {
-            cipher.rotate();
-            Ok(())
-        }
+/// Not an error if it has ended.
+fn kill(process: &OwnedFd) -> io::Result<()> {
+    let no_details = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: takes numbers, and no details of the signal.
+    let killed = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            libc::SIGKILL,
+            no_details,
+            0,
+        )
+    };
+    match Errno::result(killed) {
+        Ok(_) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sends a request, after which an answer is waited for no longer than the deadline.
+fn say(mut stream: &UnixStream, request: &Request) -> io::Result<()> {
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+/// Starts a helper, and waits until it listens.
+fn start(setup: &Setup, exe: &Path, why: &str) -> Result<(), Error> {
+    let mut child = Command::new(exe)
+        .arg0("mesh-agent")
+        .arg("wireguard")
+        .arg(&setup.socket)
+        .args([setup.address.to_string(), setup.port.to_string()])
+        .args([&setup.epoch.to_string(), why])
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(Error::Start)?;
+    let mut report = String::new();
+    let read = child.stdout.take().map_or(Ok(0), |stdout| {
+        stdout.take(MAX_REPORT).read_to_string(&mut report)
+    });
+    // The process we started has forked the helper and ended.
+    child.wait().map_err(Error::Start)?;
+    read.map_err(Error::Start)?;
+    match report.trim() {
+        crate::serve::READY => Ok(()),
+        "" => Err(Error::Refused(
+            "the process that encrypts ended without a word".to_owned(),
+        )),
+        why => Err(Error::Refused(why.to_owned())),
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! Keys change without a packet lost: a node that makes a new one goes on with the old one beside it. Whoever learns the
 //! new one begins a handshake with it, and what it sends goes by the old pair until the new one has been answered. An old
-//! key is dropped when it has not been needed for as long as WireGuard uses a session.
+//! key is dropped when it has not been needed for as long as WireGuard uses a session. Each key has a port: the kernel's
+//! WireGuard has another one for every other key.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,10 +21,9 @@ use boringtun::noise::{Packet, Tunn, TunnResult, handshake::parse_handshake_anon
 use crate::{
     key::{OwnKey, PublicKey},
     pair::Pair,
+    plan::SESSION,
 };
 
-/// For so long after the last handshake a session is used, by both ends (`REJECT_AFTER_TIME`).
-const SESSION: Duration = Duration::from_secs(180);
 /// Keys that a node has at a time: the one it tells, and the one before.
 const KEYS: usize = 2;
 /// First byte of a message with data, which also ends a handshake.
@@ -54,10 +54,8 @@ pub(crate) struct Mesh {
 
 /// Another node.
 struct Peer {
-    /// UDP port.
-    port: u16,
-    /// Newest first.
-    keys: Vec<PublicKey>,
+    /// And their UDP ports; newest first.
+    keys: Vec<(PublicKey, u16)>,
     /// The pair of both newest keys, then all others.
     pairs: Vec<Arc<Pair>>,
     sent: AtomicU64,
@@ -120,7 +118,7 @@ impl Mesh {
     pub(crate) fn peers(&self) -> impl Iterator<Item = Seen> {
         self.peers.iter().map(|(address, peer)| Seen {
             address: *address,
-            key: peer.keys[0],
+            key: peer.keys[0].0,
             proved: peer.pairs[0].proved().is_some(),
             handshake: peer.sending().tunnel().time_since_last_handshake(),
             sent: peer.sent.load(Relaxed),
@@ -133,16 +131,14 @@ impl Mesh {
         self.peers.retain(|address, _| wanted.contains_key(address));
         for (address, (key, port)) in wanted {
             let peer = self.peers.entry(*address).or_insert_with(|| Peer {
-                port: *port,
                 keys: Vec::new(),
                 pairs: Vec::new(),
                 sent: AtomicU64::new(0),
                 received: AtomicU64::new(0),
             });
-            peer.port = *port;
-            if peer.keys.first() != Some(key) {
-                peer.keys.retain(|old| old != key);
-                peer.keys.insert(0, *key);
+            if peer.keys.first() != Some(&(*key, *port)) {
+                peer.keys.retain(|(old, _)| old != key);
+                peer.keys.insert(0, (*key, *port));
                 peer.keys.truncate(KEYS);
             }
         }
@@ -158,7 +154,10 @@ impl Mesh {
 
     /// Drops keys that have not been needed for as long as a session lasts.
     pub(crate) fn retire(&mut self, now: Instant) {
-        let idle = |peer: &Peer| peer.pairs[0].proved_for(now, SESSION);
+        let idle = |peer: &Peer| {
+            let mut others = peer.pairs[1..].iter();
+            peer.pairs[0].proved_for(now, SESSION) && others.all(|p| p.idle_for(now, SESSION))
+        };
         let before = self.own.len() + self.peers.values().map(|p| p.keys.len()).sum::<usize>();
         if self.peers.values().all(idle) {
             self.own.truncate(1);
@@ -178,7 +177,7 @@ impl Mesh {
         for (address, peer) in &mut self.peers {
             let mut all = Vec::with_capacity(self.own.len() * peer.keys.len());
             for own in &self.own {
-                for theirs in &peer.keys {
+                for (theirs, port) in &peer.keys {
                     let is_it = |p: &&Arc<Pair>| p.own == own.public && p.theirs == *theirs;
                     let known = peer.pairs.iter().find(is_it).cloned();
                     let pair = known.unwrap_or_else(|| {
@@ -188,8 +187,9 @@ impl Mesh {
                         {
                             self.next_index = (self.next_index + 1) & 0xff_ffff;
                         }
-                        Arc::new(Pair::new(own, *theirs, self.next_index))
+                        Arc::new(Pair::new(own, *theirs, *port, self.next_index))
                     });
+                    pair.set_port(*port);
                     pairs.insert(pair.index, (*address, pair.clone()));
                     all.push(pair);
                 }
@@ -208,9 +208,10 @@ impl Mesh {
             return;
         };
         peer.sent.fetch_add(packet.len() as u64, Relaxed);
-        let mut tunnel = peer.sending().tunnel();
+        let pair = peer.sending();
+        let mut tunnel = pair.tunnel();
         if let TunnResult::WriteToNetwork(bytes) = tunnel.encapsulate(packet, buffer) {
-            out.datagram(SocketAddrV4::new(to, peer.port), bytes);
+            out.datagram(SocketAddrV4::new(to, pair.port()), bytes);
         }
     }
 
@@ -308,7 +309,7 @@ impl Mesh {
         let Some(peer) = self.peers.get(&address) else {
             return false;
         };
-        let to = SocketAddrV4::new(address, peer.port);
+        let to = SocketAddrV4::new(address, pair.port());
         let is_data = matches!(
             Tunn::parse_incoming_packet(datagram),
             Ok(Packet::PacketData(_))
@@ -349,9 +350,10 @@ impl Mesh {
         }
         for (address, peer) in &self.peers {
             for (number, pair) in peer.pairs.iter().enumerate() {
+                let to = SocketAddrV4::new(*address, pair.port());
                 let mut tunnel = pair.tunnel();
                 if let TunnResult::WriteToNetwork(bytes) = tunnel.update_timers(buffer) {
-                    out.datagram(SocketAddrV4::new(*address, peer.port), bytes);
+                    out.datagram(to, bytes);
                 }
                 // Nobody waits for a packet to try new keys.
                 if number == 0
@@ -359,7 +361,7 @@ impl Mesh {
                     && let TunnResult::WriteToNetwork(bytes) =
                         tunnel.format_handshake_initiation(buffer, false)
                 {
-                    out.datagram(SocketAddrV4::new(*address, peer.port), bytes);
+                    out.datagram(to, bytes);
                 }
             }
         }

@@ -51,8 +51,11 @@ fn world(rig: &Rig) -> Result<(Task, Task)> {
 
 fn status(node: &Node) -> Result<Status> {
     let socket = node.run_dir().join("wireguard.sock");
-    let helper = Handle::find(&socket).context("no process that encrypts")?;
-    Ok(helper.ask(&Request::Status)?)
+    // Where the kernel encrypts, its devices are there.
+    node.ns.enter(|| {
+        let wireguard = Handle::find(&socket).context("nothing that encrypts")?;
+        Ok(wireguard.ask(&Request::Status)?)
+    })
 }
 
 fn network(rig: &Rig) -> Result<Value> {
@@ -137,6 +140,11 @@ fn nothing_of_an_encrypted_network_is_read_on_the_wire_or_taken_from_it() {
         })?;
         let doctor = rig.first().ok(&["doctor"])?;
         ensure!(doctor.contains("keys agreed upon"), "{doctor}");
+        let told = match status(&rig.nodes[0])?.user_space {
+            None => "by the kernel's WireGuard".to_owned(),
+            Some(why) => format!("by WireGuard in user space, not the kernel's: {why}"),
+        };
+        ensure!(doctor.contains(&told), "{told}: {doctor}");
         Ok(())
     });
 }
@@ -156,6 +164,11 @@ fn made_up(vni: u32, task: Ipv4Addr) -> Vec<u8> {
 
 fn test(name: &str) -> mesh_tests::RigBuilder {
     Rig::builder(&test_name(name)).nodes(2)
+}
+
+/// As [`test`], also where the kernel has WireGuard.
+fn in_user_space(name: &str) -> mesh_tests::RigBuilder {
+    test(name).agent_arg("--wireguard").agent_arg("user")
 }
 
 /// Runs requests over the encrypted network until `act` is done; none may fail.
@@ -220,7 +233,7 @@ fn keys_change_and_no_request_fails() {
 
 #[test]
 fn an_agent_that_is_killed_cuts_nothing_and_a_killed_helper_is_replaced() {
-    scenario_on(test("outlive"), |rig| {
+    scenario_on(in_user_space("outlive"), |rig| {
         let (_, shell) = world(rig)?;
         let before = status(&rig.nodes[0])?;
         under_load(rig, &shell, "10", |rig| {
@@ -245,7 +258,7 @@ fn an_agent_that_is_killed_cuts_nothing_and_a_killed_helper_is_replaced() {
 
 #[test]
 fn a_helper_that_hangs_is_replaced() {
-    scenario_on(test("hang"), |rig| {
+    scenario_on(in_user_space("hang"), |rig| {
         let (_, shell) = world(rig)?;
         let before = status(&rig.nodes[0])?;
         for pid in rig.processes("wireguard") {

@@ -261,10 +261,7 @@ async fn step_down(manager: &ManagerHandle, session: &Session) {
 fn running_cipher(config: &Config) -> Option<proto::Cipher> {
     let helper = mesh_wireguard::Handle::find(&config.wireguard_socket())?;
     let status = helper.ask(&mesh_wireguard::Request::Status).ok()?;
-    Some(proto::Cipher {
-        key: status.key,
-        port: status.port.into(),
-    })
+    Some(reconcile::cipher::told(&status))
 }
 
 fn parts(node: &Node, kept: &Kept, node_id: &str, session: &Session) -> Parts {

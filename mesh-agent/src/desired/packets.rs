@@ -60,8 +60,9 @@ pub fn datapath(
             })
             .filter(|(vtep, _)| *vtep != node.vtep)
             .collect(),
-        // Which device that is, is not known here.
+        // Which devices those are, is not known here.
         cipher: None,
+        former_cipher: None,
         links: links
             .iter()
             .filter_map(|found| Some((found.index, link(assignment, found)?)))

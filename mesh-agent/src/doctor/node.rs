@@ -70,12 +70,25 @@ fn encryption(is_wanted: bool, status: Option<&mesh_wireguard::Status>) -> Vec<F
         let finding = fault("encryption", "", found, "see the log of the node's agent");
         return is_wanted.then_some(finding).into_iter().collect();
     };
+    let own = match &status.user_space {
+        None => ok("encryption", "", "by the kernel's WireGuard"),
+        Some(why) => ok(
+            "encryption",
+            "",
+            &format!("by WireGuard in user space, not the kernel's: {why}"),
+        ),
+    };
     let peers = status.peers.iter().map(|peer| {
         let subject = format!("with {}", peer.address);
         if peer.proved {
             return ok("encryption", &subject, "keys agreed upon");
         }
-        let remedy = format!("see whether it is up, and let UDP {} through", status.port);
+        let (port, next) = (status.port, status.next_port);
+        let ports = match next == port {
+            true => port.to_string(),
+            false => format!("{} and {}", port.min(next), port.max(next)),
+        };
+        let remedy = format!("see whether it is up, and let UDP {ports} through");
         warning(
             "encryption",
             &subject,
@@ -83,7 +96,7 @@ fn encryption(is_wanted: bool, status: Option<&mesh_wireguard::Status>) -> Vec<F
             &remedy,
         )
     });
-    peers.collect()
+    std::iter::once(own).chain(peers).collect()
 }
 
 fn kernel() -> Vec<Finding> {
@@ -251,6 +264,7 @@ mod tests {
             address: [192, 0, 2, last].into(),
             key: String::new(),
             proved,
+            ifindex: 1,
             handshake_s: None,
             sent: 0,
             received: 0,
@@ -258,20 +272,38 @@ mod tests {
         let status = mesh_wireguard::Status {
             protocol: mesh_wireguard::PROTOCOL,
             address: [192, 0, 2, 1].into(),
-            port: 51820,
+            port: 51821,
+            next_port: 51820,
             ifindex: 1,
+            former: None,
+            epoch: 1,
             key: String::new(),
             key_age_s: 0,
             rotating: false,
             refused: 0,
+            user_space: None,
             peers: vec![peer(2, true), peer(3, false)],
         };
         let levels = |findings: Vec<Finding>| {
             let levels = findings.iter().map(Finding::level);
             levels.collect::<Vec<_>>()
         };
-        let told = levels(encryption(true, Some(&status)));
-        assert_eq!(told, [Level::Ok, Level::Warning]);
+        let told = encryption(true, Some(&status));
+        assert_eq!(told[0].found, "by the kernel's WireGuard");
+        assert!(
+            told[2].remedy.contains("UDP 51820 and 51821"),
+            "{}",
+            told[2].remedy
+        );
+        assert_eq!(levels(told), [Level::Ok, Level::Ok, Level::Warning]);
+        let user_space = mesh_wireguard::Status {
+            user_space: Some("none here".to_owned()),
+            next_port: 51821,
+            ..status
+        };
+        let told = encryption(true, Some(&user_space));
+        assert!(told[0].found.ends_with("not the kernel's: none here"));
+        assert!(told[2].remedy.contains("UDP 51821 through"));
         assert_eq!(levels(encryption(true, None)), [Level::Fault]);
         assert!(encryption(false, None).is_empty());
     }

@@ -37,7 +37,9 @@ use crate::{
     node::{LocalTask, SharedDatapath},
     session::Statuses,
 };
+pub(crate) use apply::cipher;
 use beside::Beside;
+use cipher::Ciphers;
 use jobs::Tools;
 pub(crate) use observe::task_mtu;
 use plan::Job;
@@ -135,9 +137,9 @@ struct Reconciler {
     egress: Option<String>,
     cipher: watch::Sender<Option<mesh_api::proto::Cipher>>,
     mtu: watch::Sender<u32>,
-    /// The device that encrypts, as far as it is known to work.
-    cipher_device: Option<u32>,
-    /// What is asked of the process that encrypts.
+    /// The devices that encrypt, as far as they are known to work.
+    ciphers: Option<Ciphers>,
+    /// What is asked of WireGuard.
     encrypting: Beside<mesh_wireguard::Status>,
     /// What the services contribute to the packet path.
     parts: desired::Parts,
@@ -194,7 +196,7 @@ pub fn start(parts: Parts) -> Result<Handle> {
         egress: None,
         cipher: parts.cipher,
         mtu: parts.mtu,
-        cipher_device: None,
+        ciphers: None,
         encrypting: Beside::default(),
         parts: desired::Parts::default(),
         zone: watch::channel(Arc::default()).0,

@@ -178,11 +178,11 @@ pub(crate) fn net_of(
     }
 }
 
-/// Whether an interface is a host end of this agent, the device that encrypts, or any tunnel device.
+/// Whether an interface is a host end of this agent, a device that encrypts, or any tunnel device.
 fn is_own(interface: &Interface, prefix: &str) -> bool {
     interface.name.starts_with(prefix)
         || interface.kind == "vxlan"
-        || interface.name == mesh_wireguard::DEVICE
+        || mesh_wireguard::is_device(&interface.name)
 }
 
 /// What the packet path has to know of this node. Published ports answer on every address but link-local ones, so

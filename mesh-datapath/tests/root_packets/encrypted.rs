@@ -1,21 +1,36 @@
 //! An encrypted network: packets leave by the device that encrypts and are taken from no other, and only from it.
 
 use mesh_common::{DropReason, Place, Verdict};
-use mesh_datapath::Link;
+use mesh_datapath::{FormerCipher, Link};
 
 use crate::{
     common::INGRESS,
     compare::moved_outcomes,
     frames::{Frame, node, syn, task, udp, vxlan},
     world::{
-        CLIENT, ELSEWHERE, FAR, NEAR, NODE, OVER, PEER, SIDE, SIDE_GATE, Side, UP, VNI, World,
+        CLIENT, ELSEWHERE, FAR, NEAR, NODE, OVER, PEER, SIDE, SIDE_GATE, SIDE_OVER, Side, UP, VNI,
+        World,
     },
 };
 
+/// Has the key before, as well.
+const FORMER: u32 = SIDE_OVER;
+
 /// Encrypts the overlay network, or no longer; `device` is the one that does it.
 fn encrypt(world: &mut World, encrypted: bool, device: Option<u32>) {
+    encrypt_by(world, encrypted, device, None);
+}
+
+/// Likewise, `former` being the one that did it before.
+fn encrypt_by(
+    world: &mut World,
+    encrypted: bool,
+    device: Option<u32>,
+    former: Option<FormerCipher>,
+) {
     world.change(|desired| {
         desired.cipher = device;
+        desired.former_cipher = former;
         let on_it = desired
             .endpoints
             .iter_mut()
@@ -171,6 +186,35 @@ fn what_is_encrypted_and_what_is_not_do_not_mix() {
         };
         let found = outcome(&mut world, program, frame, interface);
         assert_eq!(found, [(place.name(), wanted)], "{name}");
+    }
+}
+
+#[test]
+fn both_devices_receive_as_long_as_there_are_two() {
+    let mut world = World::new(Side::Node);
+    encrypt(&mut world, true, Some(ELSEWHERE));
+    let overlay = || from_far(udp((FAR, 9), (NEAR, 80)));
+    let out = || syn((NEAR, 9), (FAR, 80)).macs(task(FAR), task(NEAR));
+    let unencrypted = [(Place::UplinkTc.name(), DropReason::Unencrypted.name())];
+    let delivered = [(Place::UplinkTc.name(), Verdict::Delivered.name())];
+    let forwarded = [(Place::Overlay.name(), Verdict::Forwarded.name())];
+    assert_eq!(
+        outcome(&mut world, "uplink_tc", overlay(), FORMER),
+        unencrypted
+    );
+    for peers in [vec![], vec![PEER.into()]] {
+        let former = FormerCipher {
+            device: FORMER,
+            peers: peers.into_iter().collect(),
+        };
+        encrypt_by(&mut world, true, Some(ELSEWHERE), Some(former));
+        for device in [ELSEWHERE, FORMER] {
+            assert_eq!(
+                outcome(&mut world, "uplink_tc", overlay(), device),
+                delivered
+            );
+        }
+        assert_eq!(outcome(&mut world, "overlay_tc", out(), OVER), forwarded);
     }
 }
 

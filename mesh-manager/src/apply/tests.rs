@@ -735,6 +735,8 @@ fn a_key_belongs_to_who_had_the_address_last() {
             cipher: Some(Cipher {
                 key: id.to_owned(),
                 port: 51820,
+                epoch: None,
+                next_port: 0,
             }),
             ..NodeReport::default()
         };

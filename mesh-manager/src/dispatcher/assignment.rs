@@ -194,6 +194,8 @@ impl Sent {
                         .map(|cipher| proto::Cipher {
                             key: cipher.key.clone(),
                             port: cipher.port.into(),
+                            epoch: cipher.epoch,
+                            next_port: cipher.next_port.into(),
                         }),
                     mtu: node.description.mtu,
                 }));

@@ -176,6 +176,8 @@ fn report(hello: NodeDescription, remote: Option<IpAddr>) -> NodeReport {
             Some(Cipher {
                 key: cipher.key,
                 port: u16::try_from(cipher.port).ok()?,
+                epoch: cipher.epoch,
+                next_port: u16::try_from(cipher.next_port).ok()?,
             })
         }),
         mtu: hello.mtu,

@@ -1,5 +1,5 @@
-//! The tests of the packet path on the kernel that the Debian release comes with, in QEMU: older kernels have no tcx,
-//! and their verifier and helpers differ.
+//! The tests of the packet path, and of what encrypts it, on the kernel that the Debian release comes with, in QEMU: older
+//! kernels have no tcx, and their verifier and helpers differ; and this one has WireGuard.
 
 use std::{
     fs,
@@ -22,6 +22,7 @@ use crate::{
 
 /// Tests of the packet path that suit an emulated machine. Not those of speed, of full tables, of many random packets.
 const TESTS: &[&str] = &[
+    "root_backends",
     "root_open",
     "root_errors",
     "root_sockets",

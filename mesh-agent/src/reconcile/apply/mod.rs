@@ -4,7 +4,7 @@
 //! names, egress · `cipher` encrypted networks · `sockets` those of ended backends · `tasks` records, states and background work ·
 //! `health` who is watched, and what is told of the sick.
 
-mod cipher;
+pub(crate) mod cipher;
 mod connect;
 mod health;
 mod network;

@@ -41,17 +41,20 @@ impl Reconciler {
                 .send_if_modified(|told| std::mem::replace(told, mtu) != mtu);
         }
         let mut wanted = desired::datapath(assignment, &node, &links, &mut self.parts);
-        self.cipher_device = match self.apply_cipher(assignment, host).await {
-            Ok(device) => device,
+        let own = match self.apply_cipher(assignment, host).await {
+            Ok(own) => own,
             Err(error) => {
                 tracing::warn!(
                     error = format!("{error:#}"),
                     "encrypted networks do not follow what changes"
                 );
-                self.device_that_was()
+                None
             }
         };
-        wanted.cipher = self.cipher_device;
+        if let Some(ciphers) = self.ciphers_that_are() {
+            wanted.cipher = Some(ciphers.device);
+            wanted.former_cipher = ciphers.former;
+        }
         wanted.namespaces = desired::namespaces(assignment, &self.configured, &links);
         let wanted = Arc::new(wanted);
         let (shared, applied) = (self.datapath.clone(), Arc::clone(&wanted));
@@ -78,6 +81,10 @@ impl Reconciler {
             self.egress = Some(text);
         }
         let report = report.context("packet path")?;
+        // Not before: who knows a key may use it at once.
+        if let Some(own) = own {
+            self.tell_cipher(own);
+        }
         self.orphans |= report.departed > 0;
         if self.orphans {
             self.orphans = false;

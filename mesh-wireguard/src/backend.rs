@@ -1,0 +1,72 @@
+//! Which WireGuard encrypts: the kernel's where it can, or the one in user space. Both speak the same protocol to other
+//! nodes, and the agent asks either for the same things.
+
+use std::path::Path;
+
+use crate::{Backend, Error, Helper, Kernel, Request, Setup, Status};
+
+/// What encrypts on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Handle {
+    /// The kernel.
+    Kernel(Kernel),
+    /// A process in user space.
+    Helper(Helper),
+}
+
+impl Handle {
+    /// What encrypts at present, if anything does; `socket` is the helper's. Asking blocks, for no longer than five seconds.
+    pub fn find(socket: &Path) -> Option<Self> {
+        Helper::find(socket)
+            .map(Self::Helper)
+            .or_else(|| Kernel::find().map(Self::Kernel))
+    }
+
+    /// What encrypts as `setup` says, else something new: the kernel, or a process from the program at `exe`. Blocks.
+    ///
+    /// # Errors
+    /// What keeps it from starting.
+    pub fn ensure(setup: &Setup, exe: &Path) -> Result<Self, Error> {
+        // Not exchanged for the kernel's: that would cut what goes through it.
+        if let Some(helper) = Helper::find_as(setup)? {
+            return Ok(Self::Helper(helper));
+        }
+        let why = match setup.backend {
+            Backend::Auto => match Kernel::ensure(setup)? {
+                Ok(kernel) => return Ok(Self::Kernel(kernel)),
+                Err(why) => why,
+            },
+            Backend::User => "user space was asked for".to_owned(),
+        };
+        if Kernel::find().is_some() {
+            Kernel::end()?;
+        }
+        tracing::info!(
+            why,
+            "encrypted networks: WireGuard in user space, not the kernel's"
+        );
+        Helper::start(setup, exe, &why).map(Self::Helper)
+    }
+
+    /// Asks for something.
+    ///
+    /// # Errors
+    /// It does not answer, or refuses.
+    pub fn ask(&self, request: &Request) -> Result<Status, Error> {
+        match self {
+            Self::Kernel(kernel) => kernel.ask(request),
+            Self::Helper(helper) => helper.ask(request),
+        }
+    }
+
+    /// Ends it, its devices gone. What is gone already is no error.
+    ///
+    /// # Errors
+    /// The kernel does not let go of it.
+    pub fn end(&self) -> Result<(), Error> {
+        match self {
+            Self::Kernel(_) => Kernel::end(),
+            Self::Helper(helper) => helper.end(),
+        }
+    }
+}

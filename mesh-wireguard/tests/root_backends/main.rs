@@ -1,0 +1,111 @@
+//! Two nodes in network namespaces, whose WireGuard is the kernel's or in user space: keys change and nothing is lost.
+
+mod traffic;
+mod world;
+
+use std::net::UdpSocket;
+
+use mesh_wireguard::{Backend, Handle, Request};
+use traffic::Traffic;
+use world::{PORT, World, eventually};
+
+use Backend::{Auto, User};
+
+/// Changes of keys in a row.
+const CHANGES: usize = 3;
+
+/// Lets both nodes change their keys, one or the other first, while packets go both ways.
+fn change(backends: [Backend; 2]) {
+    let mut world = World::new(backends);
+    world.agree();
+    let traffic = Traffic::start(&world);
+    for number in 0..CHANGES {
+        traffic.wait_for_more();
+        let before = world.status();
+        let epoch = before[0].epoch + 1;
+        world.nodes[number % 2].ask(&Request::Rotate { epoch });
+        world.agree();
+        for (status, before) in world.status().iter().zip(&before) {
+            assert_eq!((status.epoch, status.port), (epoch, before.next_port));
+            assert_ne!(status.key, before.key);
+            assert!(status.rotating, "the key before may be needed");
+        }
+    }
+    traffic.wait_for_more();
+    traffic.end();
+}
+
+#[test]
+#[ignore = "`cargo xtask vm-test root_backends` runs it: it needs the kernel module wireguard"]
+fn kernels_change_their_keys_and_no_packet_is_lost() {
+    change([Auto, Auto]);
+}
+
+#[test]
+#[ignore = "`cargo xtask vm-test root_backends` runs it: it needs the kernel module wireguard"]
+fn a_kernel_and_a_node_in_user_space_change_their_keys_and_no_packet_is_lost() {
+    change([Auto, User]);
+}
+
+#[test]
+fn nodes_in_user_space_change_their_keys_and_no_packet_is_lost() {
+    change([User, User]);
+}
+
+#[test]
+#[ignore = "`cargo xtask vm-test root_backends` runs it: it needs the kernel module wireguard"]
+fn the_kernel_goes_on_without_an_agent_and_the_next_one_finds_it() {
+    let mut world = World::new([Auto, Auto]);
+    world.agree();
+    let traffic = Traffic::start(&world);
+    traffic.wait_for_more();
+    let before = world.status();
+    let [node, other] = &mut world.nodes;
+    let found = node.enter(|| Handle::find(&node.setup.socket).expect("devices"));
+    assert!(matches!(found, Handle::Kernel(_)));
+    let status = node.enter(|| found.ask(&Request::Status).expect("a status"));
+    assert_eq!(
+        (&status.key, status.ifindex),
+        (&before[0].key, before[0].ifindex)
+    );
+    assert_eq!((status.port, status.next_port), (PORT, PORT + 1));
+    // Another agent, to which the epoch of a first key is told.
+    node.setup.epoch = 9;
+    node.pass(other.told());
+    assert_eq!(node.ask(&Request::Status).key, before[0].key);
+    traffic.wait_for_more();
+    traffic.end();
+    // And one with another port.
+    node.setup.port = PORT + 10;
+    node.pass(other.told());
+    let status = node.ask(&Request::Status);
+    assert_eq!(
+        (status.key, status.port),
+        (before[0].key.clone(), PORT + 10)
+    );
+    node.enter(|| found.end().expect("to end it"));
+    assert_eq!(node.enter(|| Handle::find(&node.setup.socket)), None);
+}
+
+#[test]
+#[ignore = "`cargo xtask vm-test root_backends` runs it: it needs the kernel module wireguard"]
+fn a_key_whose_port_is_taken_is_not_used() {
+    let mut world = World::new([Auto, Auto]);
+    world.agree();
+    let traffic = Traffic::start(&world);
+    let [node, other] = &mut world.nodes;
+    let taken = node.enter(|| UdpSocket::bind(("0.0.0.0", PORT + 1)).expect("a socket"));
+    let before = node.ask(&Request::Status);
+    let epoch = before.epoch + 1;
+    let refused = node.enter(|| node.handle().ask(&Request::Rotate { epoch }));
+    let refused = refused.expect_err("the port is taken").to_string();
+    assert!(refused.contains("mesh-wg1"), "{refused}");
+    traffic.wait_for_more();
+    drop(taken);
+    eventually("it to be made", || {
+        node.pass(other.told());
+        other.pass(node.told());
+        node.ask(&Request::Status).epoch == epoch && node.is_settled()
+    });
+    traffic.end();
+}
