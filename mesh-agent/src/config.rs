@@ -34,9 +34,9 @@ pub struct Config {
     /// UDP port of the tunnels, where `swarm init` names none.
     #[arg(long, default_value_t = 4789, value_parser = clap::value_parser!(u16).range(1024..=49151))]
     pub vxlan_port: u16,
-    /// Encrypted networks' WireGuard: `auto` (the kernel's where it has one), `user` (in user space, always). With `auto`,
-    /// what runs is kept until the node leaves or starts anew.
-    #[arg(long, env = "MESH_WIREGUARD", default_value = "auto")]
+    /// Encrypted networks' WireGuard: `user` (in user space), `auto` (the kernel's where it has one). With `auto`, what runs
+    /// is kept until the node leaves or starts anew.
+    #[arg(long, env = "MESH_WIREGUARD", default_value = "user")]
     pub wireguard: mesh_wireguard::Backend,
     /// UDP port of encrypted networks (WireGuard) on this node; the other nodes are told. The kernel's WireGuard takes the
     /// next one as well.

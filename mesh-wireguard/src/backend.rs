@@ -15,11 +15,12 @@ pub enum Handle {
 }
 
 impl Handle {
-    /// What encrypts at present, if anything does; `socket` is the helper's. Asking blocks, for no longer than five seconds.
-    pub fn find(socket: &Path) -> Option<Self> {
+    /// What encrypts at present, if anything does; `socket` is the helper's, and `owner` whose the kernel's devices are. Asking
+    /// blocks, for no longer than five seconds.
+    pub fn find(socket: &Path, owner: &str) -> Option<Self> {
         Helper::find(socket)
             .map(Self::Helper)
-            .or_else(|| Kernel::find().map(Self::Kernel))
+            .or_else(|| Kernel::find(owner).map(Self::Kernel))
     }
 
     /// What encrypts as `setup` says, else something new: the kernel, or a process from the program at `exe`. Blocks.
@@ -36,11 +37,9 @@ impl Handle {
                 Ok(kernel) => return Ok(Self::Kernel(kernel)),
                 Err(why) => why,
             },
-            Backend::User => "user space was asked for".to_owned(),
+            Backend::User => "--wireguard is user".to_owned(),
         };
-        if Kernel::find().is_some() {
-            Kernel::end()?;
-        }
+        Kernel::end(&setup.owner)?;
         tracing::info!(
             why,
             "encrypted networks: WireGuard in user space, not the kernel's"
@@ -59,14 +58,13 @@ impl Handle {
         }
     }
 
-    /// Ends it, its devices gone. What is gone already is no error.
+    /// Ends whatever encrypts, and removes the owner's devices, those too that were not made to their end. What is gone already
+    /// is no error.
     ///
     /// # Errors
     /// The kernel does not let go of it.
-    pub fn end(&self) -> Result<(), Error> {
-        match self {
-            Self::Kernel(_) => Kernel::end(),
-            Self::Helper(helper) => helper.end(),
-        }
+    pub fn end(socket: &Path, owner: &str) -> Result<(), Error> {
+        Helper::find(socket).map_or(Ok(()), |helper| helper.end())?;
+        Kernel::end(owner)
     }
 }

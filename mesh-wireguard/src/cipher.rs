@@ -14,6 +14,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::{
     PROTOCOL, PeerStatus, Status,
+    control::not_later,
     key::PublicKey,
     mesh::{BUFFER, Mesh, Out},
     serve::Order,
@@ -166,9 +167,18 @@ impl Cipher {
     }
 
     /// Makes a new key.
-    pub(crate) fn rotate(&self, epoch: u64) {
-        self.write().rotate();
-        *self.present.write().unwrap_or_else(PoisonError::into_inner) = Present::new(epoch);
+    ///
+    /// # Errors
+    /// There is one of that epoch or a later one, in words.
+    pub(crate) fn rotate(&self, epoch: u64) -> Result<(), String> {
+        let mut mesh = self.write();
+        let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
+        if epoch <= present.epoch {
+            return Err(not_later(epoch, present.epoch));
+        }
+        mesh.rotate();
+        *present = Present::new(epoch);
+        Ok(())
     }
 
     /// How things are.

@@ -4,11 +4,12 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
 };
 
 use crate::{
     Error, Peer, Request, Setup, Status,
+    control::not_later,
     key::{OwnKey, PublicKey},
     netlink,
     plan::{self, DEVICES, Device},
@@ -22,9 +23,25 @@ pub fn is_device(name: &str) -> bool {
     name == crate::DEVICE || NAMES.contains(&name)
 }
 
+/// Other nodes that are sent to from another address than `own`, as the routes are, and that address.
+pub fn other_sources(own: Ipv4Addr, others: &[Ipv4Addr]) -> Vec<(Ipv4Addr, Ipv4Addr)> {
+    let source = |to: &Ipv4Addr| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+        // Without a route there is nothing to say yet.
+        socket.connect((*to, crate::DEFAULT_PORT)).ok()?;
+        match socket.local_addr().ok()? {
+            SocketAddr::V4(from) if *from.ip() != own => Some((*to, *from.ip())),
+            _ => None,
+        }
+    };
+    others.iter().filter_map(source).collect()
+}
+
 /// The devices of this network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
+    /// Whose they are: other agents may have theirs.
+    owner: String,
     /// The node's tunnel end point; none if only the status is wanted.
     address: Ipv4Addr,
     /// UDP port of even epochs; the next one is that of odd epochs. None: as it is.
@@ -33,12 +50,13 @@ pub struct Kernel {
 
 impl Kernel {
     /// The devices that are there, if any are.
-    pub(crate) fn find() -> Option<Self> {
+    pub(crate) fn find(owner: &str) -> Option<Self> {
         let found = Self {
+            owner: owner.to_owned(),
             address: Ipv4Addr::UNSPECIFIED,
             port: None,
         };
-        let devices = devices().ok()?;
+        let devices = found.devices().ok()?;
         (!devices.is_empty()).then_some(found)
     }
 
@@ -49,25 +67,30 @@ impl Kernel {
     /// When it is not known what is there.
     pub(crate) fn ensure(setup: &Setup) -> Result<Result<Self, String>, Error> {
         let kernel = Self {
+            owner: setup.owner.clone(),
             address: setup.address,
             port: Some(setup.port),
         };
-        if setup.port == u16::MAX {
+        let Some(next) = setup.port.checked_add(1) else {
             let why = format!("it takes two ports, and {} is the last", setup.port);
             return Ok(Err(why));
-        }
-        if !look()?.is_empty() {
+        };
+        if !kernel.look()?.is_empty() {
             return Ok(Ok(kernel));
         }
-        if let Some((to, from)) = setup.others.iter().find_map(|to| other_source(setup, *to)) {
+        if let Some(why) = &setup.next_port_use {
+            return Ok(Err(why.clone()));
+        }
+        if let Some((to, from)) = other_sources(setup.address, &setup.others).first() {
             let own = setup.address;
             return Ok(Err(format!(
                 "the route to {to} has the source {from}, not {own}"
             )));
         }
-        if let Err(error) = kernel.make(setup.epoch) {
-            // What there is of it would be taken for one that encrypts.
-            Self::end()?;
+        let made = check_port(setup.port)
+            .and_then(|()| check_port(next))
+            .and_then(|()| kernel.make(setup.epoch));
+        if let Err(error) = made {
             return Ok(Err(error.to_string()));
         }
         tracing::info!("encrypted networks: the kernel's WireGuard");
@@ -84,41 +107,66 @@ impl Kernel {
             Request::Set { mtu, peers } => self.set(*mtu, peers)?,
             Request::Rotate { epoch } => self.make(*epoch)?,
         }
-        let devices = look()?;
+        let devices = self.look()?;
         let now_s = since_boot_s().map_err(failed("read the time since boot"))?;
         plan::status(&devices, self.address, now_s)
             .ok_or_else(|| Error::Refused("the WireGuard devices are gone".to_owned()))
     }
 
-    /// Removes the devices.
+    /// Removes an owner's devices, those too that were not made to their end.
     ///
     /// # Errors
     /// What the kernel refuses.
-    pub(crate) fn end() -> Result<(), Error> {
+    pub(crate) fn end(owner: &str) -> Result<(), Error> {
         for name in NAMES {
-            netlink::remove(name).map_err(failed(format!("remove the device {name}")))?;
+            let ended = || -> io::Result<()> {
+                match netlink::link(name)? {
+                    Some(link) if is_of(&link.alias, owner) => netlink::remove(name),
+                    _ => Ok(()),
+                }
+            };
+            ended().map_err(failed(format!("remove the device {name}")))?;
         }
         Ok(())
     }
 
-    /// Makes an epoch's device, with a new key.
+    /// Makes an epoch's device, with a new key. If that fails, the newest one goes on.
     fn make(&self, epoch: u64) -> Result<(), Error> {
         let name = name(epoch);
+        let found = self.look()?;
+        if let Some(newest) = found.first().filter(|newest| newest.epoch >= epoch) {
+            return Err(Error::Refused(not_later(epoch, newest.epoch)));
+        }
+        let first = found
+            .first()
+            .map(|newest| newest.port - plan::port(0, newest.epoch));
+        let port = plan::port(self.port.or(first).unwrap_or_default(), epoch);
+        if !found.iter().any(|device| device.port == port) {
+            check_port(port)?;
+        }
+        let vacated = || -> io::Result<()> {
+            match netlink::link(name)? {
+                Some(link) if !is_of(&link.alias, &self.owner) => {
+                    Err(io::Error::other("there is another of that name"))
+                }
+                _ => netlink::remove(name),
+            }
+        };
         let made = || -> io::Result<()> {
-            netlink::remove(name)?;
             netlink::add(name)?;
             let link = netlink::link(name)?.ok_or(io::ErrorKind::NotFound)?;
-            let found = devices()?;
-            let port = found
-                .first()
-                .map(|newest| newest.port - plan::port(0, newest.epoch));
-            let port = plan::port(self.port.or(port).unwrap_or_default(), epoch);
             let key = OwnKey::generate().secret.to_bytes();
             netlink::set(link.index, Some(key), port)?;
             let mtu = found.first().map_or(link.mtu, |newest| newest.mtu);
-            netlink::set_link(link.index, mtu, &alias(epoch, since_boot_s()?))
+            let alias = alias(&self.owner, epoch, since_boot_s()?);
+            netlink::set_link(link.index, mtu, &alias)
         };
-        made().map_err(failed(format!("make the WireGuard device {name}")))
+        let action = || format!("make the WireGuard device {name}");
+        vacated().map_err(failed(action()))?;
+        made().map_err(|error| {
+            discard(name);
+            failed(action())(error)
+        })
     }
 
     fn set(&self, mtu: u32, peers: &BTreeMap<Ipv4Addr, Peer>) -> Result<(), Error> {
@@ -128,7 +176,7 @@ impl Kernel {
             Ok((*address, (key, peer.clone())))
         });
         let wanted = wanted.collect::<Result<BTreeMap<_, _>, Error>>()?;
-        let devices = look()?;
+        let devices = self.look()?;
         for (number, device) in devices.iter().enumerate() {
             let name = name(device.epoch);
             let changed = || -> io::Result<()> {
@@ -137,13 +185,19 @@ impl Kernel {
                     netlink::set(device.index, None, port)?;
                 }
                 if device.mtu != mtu || !device.is_up {
-                    let alias = alias(device.epoch, device.made_s);
+                    let alias = alias(&self.owner, device.epoch, device.made_s);
                     netlink::set_link(device.index, mtu, &alias)?;
                 }
                 let changes = plan::changes(device, number == 0, &wanted);
                 netlink::set_peers(device.index, &changes)
             };
-            changed().map_err(failed(format!("set the WireGuard device {name}")))?;
+            changed().map_err(|error| {
+                // It could not be brought up.
+                if !device.is_up {
+                    discard(name);
+                }
+                failed(format!("set the WireGuard device {name}"))(error)
+            })?;
         }
         if let [newest, older] = &devices[..]
             && plan::is_over(newest, older, wanted.keys())
@@ -153,10 +207,43 @@ impl Kernel {
         }
         Ok(())
     }
-}
 
-fn look() -> Result<Vec<Device>, Error> {
-    devices().map_err(failed("look at the WireGuard devices"))
+    fn look(&self) -> Result<Vec<Device>, Error> {
+        self.devices()
+            .map_err(failed("look at the WireGuard devices"))
+    }
+
+    /// All that are whole, the newest first.
+    fn devices(&self) -> io::Result<Vec<Device>> {
+        let mut devices = Vec::new();
+        for name in NAMES {
+            let Some(link) = netlink::link(name)? else {
+                continue;
+            };
+            let Some((_, epoch, made_s)) =
+                read_alias(&link.alias).filter(|(owner, ..)| *owner == self.owner)
+            else {
+                continue;
+            };
+            let wireguard = netlink::wireguard(link.index)?;
+            let Some(key) = wireguard.key else {
+                continue;
+            };
+            devices.push(Device {
+                index: link.index,
+                epoch,
+                made_s,
+                mtu: link.mtu,
+                is_up: link.is_up,
+                key,
+                port: wireguard.port,
+                refused: link.refused,
+                peers: wireguard.peers,
+            });
+        }
+        devices.sort_by_key(|device| std::cmp::Reverse(device.epoch));
+        Ok(devices)
+    }
 }
 
 fn failed(action: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
@@ -164,15 +251,28 @@ fn failed(action: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
     |source| Error::Kernel { action, source }
 }
 
-/// A node that is sent to from another address than this node's, and that address.
-fn other_source(setup: &Setup, to: Ipv4Addr) -> Option<(Ipv4Addr, Ipv4Addr)> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    // Without a route there is nothing to say yet.
-    socket.connect((to, setup.port)).ok()?;
-    match socket.local_addr().ok()? {
-        SocketAddr::V4(from) if *from.ip() != setup.address => Some((to, *from.ip())),
-        _ => None,
+/// Removes a device that encrypts nothing, so that nobody takes it for one that does.
+fn discard(name: &str) {
+    if let Err(error) = netlink::remove(name) {
+        tracing::warn!(name, %error, "a device that encrypts nothing cannot be removed");
     }
+}
+
+/// An error if somebody has a UDP port, on any address: WireGuard takes it on all.
+fn check_port(port: u16) -> Result<(), Error> {
+    for any in [
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    ] {
+        match UdpSocket::bind((any, port)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                return Err(failed(format!("open UDP port {port}"))(error));
+            }
+            // There may be no IPv6.
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn name(epoch: u64) -> &'static str {
@@ -180,44 +280,20 @@ fn name(epoch: u64) -> &'static str {
 }
 
 /// What is not in WireGuard itself.
-fn alias(epoch: u64, made_s: u64) -> String {
-    format!("mesh epoch {epoch} made {made_s}")
+fn alias(owner: &str, epoch: u64, made_s: u64) -> String {
+    format!("mesh {owner} epoch {epoch} made {made_s}")
 }
 
-/// [`alias`] read back: the epoch, and when the device was made.
-fn read_alias(text: &str) -> Option<(u64, u64)> {
-    let (epoch, made_s) = text.strip_prefix("mesh epoch ")?.split_once(" made ")?;
-    Some((epoch.parse().ok()?, made_s.parse().ok()?))
+/// [`alias`] read back: the owner, the epoch, and when the device was made.
+fn read_alias(text: &str) -> Option<(&str, u64, u64)> {
+    let (owner, rest) = text.strip_prefix("mesh ")?.split_once(" epoch ")?;
+    let (epoch, made_s) = rest.split_once(" made ")?;
+    Some((owner, epoch.parse().ok()?, made_s.parse().ok()?))
 }
 
-/// All that are whole, the newest first.
-fn devices() -> io::Result<Vec<Device>> {
-    let mut devices = Vec::new();
-    for name in NAMES {
-        let Some(link) = netlink::link(name)? else {
-            continue;
-        };
-        let Some((epoch, made_s)) = read_alias(&link.alias) else {
-            continue;
-        };
-        let wireguard = netlink::wireguard(link.index)?;
-        let Some(key) = wireguard.key else {
-            continue;
-        };
-        devices.push(Device {
-            index: link.index,
-            epoch,
-            made_s,
-            mtu: link.mtu,
-            is_up: link.is_up,
-            key,
-            port: wireguard.port,
-            refused: link.refused,
-            peers: wireguard.peers,
-        });
-    }
-    devices.sort_by_key(|device| std::cmp::Reverse(device.epoch));
-    Ok(devices)
+/// Whether a device of that alias is this owner's to remove: an agent that ended while it made one has left none.
+fn is_of(text: &str, owner: &str) -> bool {
+    text.is_empty() || read_alias(text).is_some_and(|(of, ..)| of == owner)
 }
 
 /// Seconds since boot, those asleep too.
@@ -233,9 +309,14 @@ mod tests {
 
     #[test]
     fn what_is_written_on_a_device_is_read_back() {
-        assert_eq!(read_alias(&alias(7, 123)), Some((7, 123)));
-        for other in ["", "uplink", "mesh epoch 7", "mesh epoch x made 1"] {
+        let own = alias("n-1", 7, 123);
+        assert_eq!(read_alias(&own), Some(("n-1", 7, 123)));
+        for other in ["", "uplink", "mesh n-1 epoch 7", "mesh n-1 epoch x made 1"] {
             assert_eq!(read_alias(other), None, "{other:?}");
         }
+        for (text, is_its) in [(&*own, true), ("", true), ("uplink", false)] {
+            assert_eq!(is_of(text, "n-1"), is_its, "{text:?}");
+        }
+        assert!(!is_of(&own, "n-2"));
     }
 }

@@ -25,9 +25,11 @@ mod serve;
 mod tun;
 
 pub use backend::Handle;
-pub use control::{Backend, Error, NoBackend, PROTOCOL, Peer, PeerStatus, Request, Setup, Status};
+pub use control::{
+    Backend, Error, NoBackend, PROTOCOL, Peer, PeerStatus, Request, Setup, Status, first_epoch,
+};
 pub use helper::Helper;
-pub use kernel::{Kernel, is_device};
+pub use kernel::{Kernel, is_device, other_sources};
 pub use key::PublicKey;
 pub use serve::helper_main;
 

@@ -88,7 +88,8 @@ pub(crate) fn port(first: u16, epoch: u64) -> u16 {
     first.saturating_add((slot(epoch) != 0).into())
 }
 
-/// What has to change on a device. `is_newest`: it has this node's newest key.
+/// What has to change on a device. `is_newest`: it has this node's newest key. A key that two nodes tell, or one tells that is
+/// another's here, stays with who has it, else with neither: on a device it can be one node's only.
 pub(crate) fn changes(
     device: &Device,
     is_newest: bool,
@@ -96,6 +97,17 @@ pub(crate) fn changes(
 ) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut kept = BTreeSet::new();
+    let mut tellers = BTreeMap::<PublicKey, usize>::new();
+    for (key, _) in wanted.values() {
+        *tellers.entry(*key).or_default() += 1;
+    }
+    let holders = device
+        .peers
+        .iter()
+        .filter_map(|peer| Some((peer.key, peer.address?)));
+    let holders: BTreeMap<PublicKey, Ipv4Addr> = holders
+        .filter(|(_, address)| wanted.contains_key(address))
+        .collect();
     for (address, (key, told)) in wanted {
         let known = device.peer(*address);
         // A key of a later epoch is not this device's, and the one before stays. Who knows no epochs has one key for all.
@@ -106,6 +118,13 @@ pub(crate) fn changes(
         };
         if !is_its {
             kept.extend(known.map(|known| known.key));
+            continue;
+        }
+        let is_free = match holders.get(key) {
+            Some(holder) => holder == address,
+            None => tellers[key] == 1,
+        };
+        if !is_free {
             continue;
         }
         kept.insert(*key);

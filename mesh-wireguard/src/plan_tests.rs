@@ -125,6 +125,25 @@ fn a_node_that_is_gone_or_began_anew_loses_its_key() {
 }
 
 #[test]
+fn a_key_of_two_nodes_stays_with_who_has_it_or_is_neithers() {
+    let twice = told(&[(2, 22, 7, Some(4)), (3, 22, 9, Some(4))]);
+    assert_eq!(changes(&device(4, vec![]), true, &twice), []);
+    for holder in [2, 3] {
+        let port = if holder == 2 { 7 } else { 9 };
+        let found = device(4, vec![peer(holder, 22, port, Some(5))]);
+        assert_eq!(changes(&found, true, &twice), [], "{holder}");
+    }
+    // It had another one, and takes that of who tells a newer one meanwhile.
+    let found = device(4, vec![peer(2, 22, 7, Some(5)), peer(3, 33, 9, Some(5))]);
+    let stolen = told(&[(2, 23, 8, Some(5)), (3, 22, 9, Some(4))]);
+    assert_eq!(changes(&found, false, &stolen), [Change::Remove(key(33))]);
+    // A node that is gone keeps none: this one has another address now.
+    let moved = told(&[(3, 22, 9, Some(4))]);
+    let found = device(4, vec![peer(2, 22, 7, Some(5))]);
+    assert_eq!(changes(&found, true, &moved), [set(3, 22, 9, KEEPALIVE_S)]);
+}
+
+#[test]
 fn an_endpoint_that_moved_is_put_back() {
     let told = told(&[(2, 22, 9, Some(4))]);
     let found = device(4, vec![peer(2, 22, 7, Some(5))]);

@@ -182,9 +182,6 @@ fn act(cipher: &Cipher, request: &Request) -> Result<(), String> {
                 .collect();
             cipher.set(*mtu, &peers.map_err(|error| error.to_string())?)
         }
-        Request::Rotate { epoch } => {
-            cipher.rotate(*epoch);
-            Ok(())
-        }
+        Request::Rotate { epoch } => cipher.rotate(*epoch),
     }
 }

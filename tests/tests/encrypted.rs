@@ -53,7 +53,7 @@ fn status(node: &Node) -> Result<Status> {
     let socket = node.run_dir().join("wireguard.sock");
     // Where the kernel encrypts, its devices are there.
     node.ns.enter(|| {
-        let wireguard = Handle::find(&socket).context("nothing that encrypts")?;
+        let wireguard = Handle::find(&socket, &node.instance).context("nothing that encrypts")?;
         Ok(wireguard.ask(&Request::Status)?)
     })
 }

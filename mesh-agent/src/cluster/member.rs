@@ -20,7 +20,6 @@ use super::{
 };
 use crate::{
     assignment::Assignment,
-    config::Config,
     container::Names,
     logs,
     node::{ClusterInfo, Node, NodeError, NodeState, Role},
@@ -75,7 +74,7 @@ impl Membership {
             .and_then(|m| m.node_lock().borrow().clone());
         node.host(manager);
         let identity = Arc::new(OwnIdentity::new(disk::identity_dir(config), identity, lock));
-        let (cipher, cipher_in) = watch::channel(running_cipher(config));
+        let (cipher, cipher_in) = watch::channel(running_cipher(node));
         let (mtu, mtu_in) = watch::channel(0);
         let mut session = Session::start(session::Config {
             identity: identity.subscribe(),
@@ -258,9 +257,10 @@ async fn step_down(manager: &ManagerHandle, session: &Session) {
 }
 
 /// This node's end of encrypted networks, if an earlier agent left it running.
-fn running_cipher(config: &Config) -> Option<proto::Cipher> {
-    let helper = mesh_wireguard::Handle::find(&config.wireguard_socket())?;
-    let status = helper.ask(&mesh_wireguard::Request::Status).ok()?;
+fn running_cipher(node: &Node) -> Option<proto::Cipher> {
+    let socket = node.config().wireguard_socket();
+    let wireguard = mesh_wireguard::Handle::find(&socket, node.instance())?;
+    let status = wireguard.ask(&mesh_wireguard::Request::Status).ok()?;
     Some(reconcile::cipher::told(&status))
 }
 

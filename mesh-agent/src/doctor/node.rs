@@ -1,11 +1,14 @@
 //! What a node finds out about itself: its kernel, its packet path, its uplinks.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use mesh_api::proto::{Finding, Level};
 use mesh_datapath::{ReturnPath, ReturnState, Room, Uplink, UplinkMode};
 
 use crate::{
     links::{egress, sysctl},
     node::Node,
+    reconcile::cipher,
 };
 
 /// The oldest kernel that has all that is needed.
@@ -59,8 +62,26 @@ pub(super) async fn look(node: &Node) -> Vec<Finding> {
     let is_encrypted = node.assignment().networks.values().any(|n| n.encrypted);
     let reader = node.clone();
     let status = tokio::task::spawn_blocking(move || reader.encryption()).await;
-    findings.extend(encryption(is_encrypted, status.ok().flatten().as_ref()));
+    let status = status.ok().flatten();
+    findings.extend(encryption(is_encrypted, status.as_ref()));
+    if let Some(IpAddr::V4(own)) = super::own_address(node)
+        && status.is_some_and(|status| status.user_space.is_none())
+    {
+        let others = cipher::others(&node.assignment(), own);
+        let wrong = mesh_wireguard::other_sources(own, &others);
+        findings.extend(wrong.iter().map(|(to, from)| wrong_source(*to, *from, own)));
+    }
     findings
+}
+
+/// The kernel's WireGuard sends from where the route says.
+fn wrong_source(to: Ipv4Addr, from: Ipv4Addr, own: Ipv4Addr) -> Finding {
+    warning(
+        "encryption",
+        &format!("with {to}"),
+        &cipher::wrong_source(to, from, own),
+        &format!("give the route the source {own}, or start the agent with --wireguard user"),
+    )
 }
 
 /// Whether encrypted networks of this node reach the other nodes that have some.
@@ -304,6 +325,11 @@ mod tests {
         let told = encryption(true, Some(&user_space));
         assert!(told[0].found.ends_with("not the kernel's: none here"));
         assert!(told[2].remedy.contains("UDP 51821 through"));
+        let addresses = [2, 9, 1].map(|last| Ipv4Addr::new(192, 0, 2, last));
+        let [to, from, own] = addresses;
+        let told = wrong_source(to, from, own);
+        assert!(told.found.contains("source 192.0.2.9, not 192.0.2.1"));
+        assert_eq!(levels(vec![told]), [Level::Warning]);
         assert_eq!(levels(encryption(true, None)), [Level::Fault]);
         assert!(encryption(false, None).is_empty());
     }

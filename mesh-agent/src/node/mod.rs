@@ -180,14 +180,13 @@ impl Node {
             .map_err(NodeError::from)
     }
 
-    /// How the process that encrypts is; `None` where there is none, or it does not answer. Blocks.
+    /// How WireGuard is; `None` where there is none, or it does not answer. Blocks.
     pub fn encryption(&self) -> Option<mesh_wireguard::Status> {
-        let helper = mesh_wireguard::Handle::find(&self.inner.config.wireguard_socket())?;
-        let status = helper.ask(&mesh_wireguard::Request::Status);
+        let socket = self.inner.config.wireguard_socket();
+        let wireguard = mesh_wireguard::Handle::find(&socket, &self.inner.instance)?;
+        let status = wireguard.ask(&mesh_wireguard::Request::Status);
         status
-            .inspect_err(
-                |error| tracing::warn!(%error, "the process that encrypts does not answer"),
-            )
+            .inspect_err(|error| tracing::warn!(%error, "WireGuard does not answer"))
             .ok()
     }
 

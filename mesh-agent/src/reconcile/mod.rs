@@ -14,9 +14,9 @@ pub mod record;
 pub mod state;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -39,7 +39,7 @@ use crate::{
 };
 pub(crate) use apply::cipher;
 use beside::Beside;
-use cipher::Ciphers;
+use cipher::{Ciphers, Outcome};
 use jobs::Tools;
 pub(crate) use observe::task_mtu;
 use plan::Job;
@@ -140,7 +140,11 @@ struct Reconciler {
     /// The devices that encrypt, as far as they are known to work.
     ciphers: Option<Ciphers>,
     /// What is asked of WireGuard.
-    encrypting: Beside<mesh_wireguard::Status>,
+    encrypting: Beside<Outcome>,
+    /// Why it has no new key, and until when none is tried.
+    no_new_key: Option<(Instant, String)>,
+    /// What is not as it should be with encrypted networks, and has been logged.
+    cipher_warnings: BTreeSet<String>,
     /// What the services contribute to the packet path.
     parts: desired::Parts,
     zone: watch::Sender<Arc<Zone>>,
@@ -198,6 +202,8 @@ pub fn start(parts: Parts) -> Result<Handle> {
         mtu: parts.mtu,
         ciphers: None,
         encrypting: Beside::default(),
+        no_new_key: None,
+        cipher_warnings: BTreeSet::new(),
         parts: desired::Parts::default(),
         zone: watch::channel(Arc::default()).0,
         named: Arc::default(),

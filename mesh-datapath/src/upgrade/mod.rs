@@ -8,7 +8,7 @@
 //! began under (`ENTRY_OF`, `SCTP_PORTS`, `PUBLISHED`, `VIPS`, `ROWS`, `BACKENDS`) and `COUNTERS`: who changes the layout of one of these
 //! converts its contents here. Who changes only what the contents mean gives the map another name.
 //!
-//! From versions 3 and 4 to 5, whose rows are packed otherwise, `from_v4` copies rows, with what refers to them, into maps of
+//! From versions 3 and 4, whose rows are packed otherwise, `from_v4` copies rows, with what refers to them, into maps of
 //! their own, so that the old programs go on with the old ones. Backends keep their indices, by which `CONNS` knows them:
 //! open flows go on, those without an entry by the row that they began under. What a conversion is due to fill is made anew:
 //! an earlier one may have been interrupted, and programs may go by what it wrote, if the older build came back since.

@@ -110,7 +110,7 @@ fn own_use(state: &State, protocol: Protocol, number: u16) -> Option<&'static st
             state
                 .nodes()
                 .filter_map(|node| node.description.cipher.as_ref())
-                .any(|cipher| [cipher.port, cipher.next_port].contains(&number))
+                .any(|cipher| cipher.port == number)
                 .then_some("nodes encrypt networks on it")
         }
         Protocol::Sctp => None,

@@ -24,6 +24,14 @@ fn change(backends: [Backend; 2]) {
         let before = world.status();
         let epoch = before[0].epoch + 1;
         world.nodes[number % 2].ask(&Request::Rotate { epoch });
+        world.pass();
+        traffic.wait_for_more();
+        // It follows by itself, unless it waits for the key before to be needed no longer.
+        let other = &world.nodes[1 - number % 2];
+        if other.ask(&Request::Status).epoch < epoch {
+            assert_ne!(number, 0, "the first change waits for nothing");
+            other.ask(&Request::Rotate { epoch });
+        }
         world.agree();
         for (status, before) in world.status().iter().zip(&before) {
             assert_eq!((status.epoch, status.port), (epoch, before.next_port));
@@ -61,7 +69,7 @@ fn the_kernel_goes_on_without_an_agent_and_the_next_one_finds_it() {
     traffic.wait_for_more();
     let before = world.status();
     let [node, other] = &mut world.nodes;
-    let found = node.enter(|| Handle::find(&node.setup.socket).expect("devices"));
+    let found = node.enter(|| node.find().expect("devices"));
     assert!(matches!(found, Handle::Kernel(_)));
     let status = node.enter(|| found.ask(&Request::Status).expect("a status"));
     assert_eq!(
@@ -83,8 +91,11 @@ fn the_kernel_goes_on_without_an_agent_and_the_next_one_finds_it() {
         (status.key, status.port),
         (before[0].key.clone(), PORT + 10)
     );
-    node.enter(|| found.end().expect("to end it"));
-    assert_eq!(node.enter(|| Handle::find(&node.setup.socket)), None);
+    // Another agent's are another's.
+    node.enter(|| Handle::end(&node.setup.socket, "other").expect("nothing to end"));
+    assert_eq!(node.enter(|| node.find()), Some(found));
+    node.enter(|| node.end().expect("to end it"));
+    assert_eq!(node.enter(|| node.find()), None);
 }
 
 #[test]
@@ -99,13 +110,41 @@ fn a_key_whose_port_is_taken_is_not_used() {
     let epoch = before.epoch + 1;
     let refused = node.enter(|| node.handle().ask(&Request::Rotate { epoch }));
     let refused = refused.expect_err("the port is taken").to_string();
-    assert!(refused.contains("mesh-wg1"), "{refused}");
+    assert!(refused.contains("51821"), "{refused}");
+    let after = node.ask(&Request::Status);
+    assert_eq!((&after.key, after.former), (&before.key, None));
+    let refused = node.enter(|| {
+        node.handle().ask(&Request::Rotate {
+            epoch: before.epoch,
+        })
+    });
+    assert!(refused.is_err(), "a key of an epoch that there is");
     traffic.wait_for_more();
     drop(taken);
+    node.ask(&Request::Rotate { epoch });
     eventually("it to be made", || {
         node.pass(other.told());
         other.pass(node.told());
         node.ask(&Request::Status).epoch == epoch && node.is_settled()
     });
     traffic.end();
+}
+
+#[test]
+#[ignore = "`cargo xtask vm-test root_backends` runs it: it needs the kernel module wireguard"]
+fn a_node_whose_ports_are_not_free_encrypts_in_user_space() {
+    let mut world = World::new([Auto, Auto]);
+    let [node, _] = &mut world.nodes;
+    let taken = node.enter(|| UdpSocket::bind((node.setup.address, PORT + 1)).expect("a socket"));
+    let why = node.ask(&Request::Status).user_space;
+    let why = why.expect("not the kernel");
+    assert!(why.contains("51821"), "{why}");
+    node.enter(|| node.end().expect("to end it"));
+    drop(taken);
+    node.setup.next_port_use = Some("it is published".to_owned());
+    let why = node.ask(&Request::Status).user_space;
+    assert_eq!(why.as_deref(), Some("it is published"));
+    node.enter(|| node.end().expect("to end it"));
+    node.setup.next_port_use = None;
+    assert_eq!(node.ask(&Request::Status).user_space, None);
 }

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh_wireguard::{Backend, Handle, Peer, Request, Setup, Status};
+use mesh_wireguard::{Backend, Error, Handle, Peer, Request, Setup, Status};
 use nix::sched::{CloneFlags, setns, unshare};
 use tempfile::TempDir;
 
@@ -27,6 +27,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 const EXE: &str = env!("CARGO_BIN_EXE_mesh-wireguard");
 /// Keys change here when they are told to.
 const PERIOD: Duration = Duration::from_secs(1 << 30);
+/// Whose the kernel's devices are.
+const OWNER: &str = "test";
 /// Bytes of the largest packet.
 const MTU: u32 = 1440;
 
@@ -67,10 +69,9 @@ impl World {
 
     /// Lets both agents tell each other of their keys until both nodes use the same, newest ones.
     pub(crate) fn agree(&mut self) {
-        let [one, two] = &mut self.nodes;
         eventually("both to use the newest keys", || {
-            one.pass(two.told());
-            two.pass(one.told());
+            self.pass();
+            let [one, two] = &self.nodes;
             one.is_settled() && two.is_settled() && one.epoch() == two.epoch()
         });
         for node in &self.nodes {
@@ -78,6 +79,13 @@ impl World {
             assert_eq!(is_kernel, node.setup.backend == Backend::Auto);
             assert_eq!(is_kernel, node.ask(&Request::Status).user_space.is_none());
         }
+    }
+
+    /// Lets each agent tell the other of its key, once.
+    pub(crate) fn pass(&mut self) {
+        let [one, two] = &mut self.nodes;
+        one.pass(two.told());
+        two.pass(one.told());
     }
 
     pub(crate) fn status(&self) -> [Status; 2] {
@@ -105,11 +113,13 @@ impl Node {
             ns: Arc::new(made.join().expect("a namespace")),
             setup: Setup {
                 backend,
+                owner: OWNER.to_owned(),
                 socket: folder.path().join("wireguard.sock"),
                 address,
                 port: PORT,
                 epoch: 4,
                 others: Vec::new(),
+                next_port_use: None,
             },
             device: Arc::default(),
             last: None,
@@ -127,6 +137,16 @@ impl Node {
         let ran = ran.expect("the ip command");
         let complaint = String::from_utf8_lossy(&ran.stderr);
         assert!(ran.status.success(), "ip {words}: {complaint}");
+    }
+
+    /// What encrypts, seen from within.
+    pub(crate) fn find(&self) -> Option<Handle> {
+        Handle::find(&self.setup.socket, OWNER)
+    }
+
+    /// Ends it, from within.
+    pub(crate) fn end(&self) -> Result<(), Error> {
+        Handle::end(&self.setup.socket, OWNER)
     }
 
     pub(crate) fn handle(&self) -> Handle {
@@ -149,7 +169,7 @@ impl Node {
         let Ok(mut status) = self.enter(|| handle.ask(&set)) else {
             return;
         };
-        if let Some(epoch) = status.next_epoch(PERIOD, epochs.into_iter()) {
+        if let Some(epoch) = status.next_epoch(PERIOD, &epochs) {
             self.ask(&Request::Rotate { epoch });
             status = self.ask(&set);
         }
@@ -186,9 +206,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         // The process that encrypts; devices end with the namespace.
-        if let Some(handle) = self.enter(|| Handle::find(&self.setup.socket)) {
-            let _ = self.enter(|| handle.end());
-        }
+        let _ = self.enter(|| self.end());
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
 /// Tests of the packet path that suit an emulated machine. Not those of speed, of full tables, of many random packets.
 const TESTS: &[&str] = &[
     "root_backends",
+    "root_encrypted",
     "root_open",
     "root_errors",
     "root_sockets",

@@ -4,6 +4,7 @@ mod defaults;
 mod handouts;
 pub(super) mod logs;
 mod names;
+mod ports;
 mod refused;
 
 use axum::{
@@ -93,6 +94,7 @@ pub(super) async fn create(
         spec.name = Some(names::make_up(|name| view.find_service(name).is_ok()));
     }
     handouts::resolve(&manager.view(), &mut spec)?;
+    ports::check(&manager.view(), None, &spec)?;
     let command = Command::CreateService {
         spec: Box::new(spec),
         registry_auth: registry_auth(&headers).unwrap_or_default(),
@@ -141,7 +143,9 @@ pub(super) async fn update(
     };
     let mut spec = spec_in(body).await?;
     if !rollback {
-        handouts::resolve(&manager.view(), &mut spec)?;
+        let view = manager.view();
+        handouts::resolve(&view, &mut spec)?;
+        ports::check(&view, view.find_service(&id).ok(), &spec)?;
     }
     let command = Command::UpdateService {
         id,

@@ -2,10 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     path::Path,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -65,6 +65,8 @@ pub(crate) fn told(status: &Status) -> proto::Cipher {
 const CHANGE_S: u64 = 10;
 /// And so often it is looked whether they have.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long until a key that could not be made is tried again.
+const RETRY: Duration = Duration::from_secs(60);
 
 impl Reconciler {
     /// Brings WireGuard up, once a network of this node is encrypted. It stays until the node leaves: peers count on
@@ -82,49 +84,47 @@ impl Reconciler {
             bail!("the tunnel end point {} is not IPv4", self.vtep);
         };
         let peers = peers(assignment, self.vtep);
-        let epochs: BTreeSet<u64> = peers.values().filter_map(|peer| peer.epoch).collect();
-        let setup = Setup {
-            backend: self.config.wireguard,
-            socket: self.config.wireguard_socket(),
-            address,
-            port: self.config.wireguard_port,
-            epoch: epochs.last().copied().unwrap_or(0),
-            others: peers.keys().copied().collect(),
-        };
-        let next_port = self
-            .cipher
-            .borrow()
-            .as_ref()
-            .map_or(0, |told| told.next_port);
-        for port in [u32::from(setup.port), next_port] {
-            if let Some(service) = publisher(assignment, port) {
-                bail!(
-                    "UDP port {port} is published by service {service}: publish another one, or start the agent with \
-                     another --wireguard-port"
-                );
-            }
-        }
-        let set = Request::Set {
-            mtu: observe::uplink_mtu(host, self.vtep).unwrap_or(observe::DEFAULT_MTU) - OVERHEAD,
-            peers,
-        };
-        let period = Duration::from_secs(self.config.wireguard_rotation);
-        let ask = move || -> Result<Status> {
-            let wireguard = Handle::ensure(&setup, Path::new(OWN_EXE))?;
-            let status = wireguard.ask(&set)?;
-            let Some(epoch) = status.next_epoch(period, epochs.into_iter()) else {
-                return Ok(status);
-            };
-            tracing::info!(
-                epoch,
-                "a new WireGuard key: others go on with the old one until they know"
+        let epochs: Vec<u64> = peers.values().filter_map(|peer| peer.epoch).collect();
+        let port = self.config.wireguard_port;
+        if let Some(published) = published(assignment, port) {
+            bail!(
+                "{published}: publish another one, or start the agent with another --wireguard-port"
             );
-            wireguard.ask(&Request::Rotate { epoch })?;
-            Ok(wireguard.ask(&set)?)
+        }
+        let mtu = observe::uplink_mtu(host, self.vtep).unwrap_or(observe::DEFAULT_MTU) - OVERHEAD;
+        let held = self.no_new_key.clone();
+        let held = held.filter(|(until, _)| Instant::now() < *until);
+        let work = Work {
+            setup: Setup {
+                backend: self.config.wireguard,
+                owner: self.instance.clone(),
+                socket: self.config.wireguard_socket(),
+                address,
+                port,
+                epoch: mesh_wireguard::first_epoch(&epochs),
+                others: others(assignment, address),
+                next_port_use: port
+                    .checked_add(1)
+                    .and_then(|next| published(assignment, next)),
+            },
+            warnings: told_twice(&peers),
+            set: Request::Set { mtu, peers },
+            epochs,
+            period: Duration::from_secs(self.config.wireguard_rotation),
+            held: held.as_ref().map(|(_, why)| why.clone()),
         };
-        let Some(status) = self.encrypting.run(PATIENCE, &self.wake, ask).await? else {
+        let ask = move || work.run();
+        let Some(outcome) = self.encrypting.run(PATIENCE, &self.wake, ask).await? else {
             return Ok(None);
         };
+        let status = outcome.status;
+        self.no_new_key = outcome
+            .no_new_key
+            .map(|why| held.unwrap_or_else(|| (Instant::now() + RETRY, why)));
+        for warning in outcome.warnings.difference(&self.cipher_warnings) {
+            tracing::warn!("encrypted networks: {warning}");
+        }
+        self.cipher_warnings = outcome.warnings;
         self.ciphers = Some(Ciphers::of(&status));
         let is_on_its_way = |peer: &PeerStatus| peer.ifindex != status.ifindex;
         if status.key_age_s < CHANGE_S && status.peers.iter().any(is_on_its_way) {
@@ -160,17 +160,93 @@ impl Reconciler {
     /// Ends WireGuard, and with it the devices.
     pub(super) async fn end_cipher(&mut self) -> Result<()> {
         self.encrypting.finish().await;
-        let socket = self.config.wireguard_socket();
-        tokio::task::spawn_blocking(move || {
-            Handle::find(&socket).map_or(Ok(()), |wireguard| wireguard.end())
-        })
-        .await?
-        .context("remove the device that encrypts")
+        let (socket, owner) = (self.config.wireguard_socket(), self.instance.clone());
+        tokio::task::spawn_blocking(move || Handle::end(&socket, &owner))
+            .await?
+            .context("remove the device that encrypts")
     }
 }
 
+/// What a pass asks of WireGuard.
+struct Work {
+    setup: Setup,
+    set: Request,
+    /// Those of the other nodes' keys.
+    epochs: Vec<u64>,
+    /// After which this node makes itself a new key.
+    period: Duration,
+    /// Why it could not a moment ago.
+    held: Option<String>,
+    /// What is known already not to be as it should.
+    warnings: BTreeSet<String>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    status: Status,
+    /// Why there is no new key though it is time for one.
+    no_new_key: Option<String>,
+    /// What is not as it should be.
+    warnings: BTreeSet<String>,
+}
+
+impl Work {
+    /// Blocks.
+    fn run(mut self) -> Result<Outcome> {
+        let (setup, exe) = (&self.setup, Path::new(OWN_EXE));
+        let mut wireguard = Handle::ensure(setup, exe)?;
+        let mut status = wireguard.ask(&self.set)?;
+        if status.is_astray(&self.epochs) {
+            tracing::warn!(
+                epoch = status.epoch,
+                first = setup.epoch,
+                "WireGuard begins anew: no other node's key is nearly as new"
+            );
+            Handle::end(&setup.socket, &setup.owner)?;
+            wireguard = Handle::ensure(setup, exe)?;
+            status = wireguard.ask(&self.set)?;
+        }
+        let mut no_new_key = None;
+        if let Some(epoch) = status.next_epoch(self.period, &self.epochs) {
+            let is_second = status.next_port != setup.port;
+            let published = setup.next_port_use.clone().filter(|_| is_second);
+            no_new_key = self.held.or(published).or_else(|| {
+                tracing::info!(
+                    epoch,
+                    "a new WireGuard key: others go on with the old one until they know"
+                );
+                let refused = wireguard.ask(&Request::Rotate { epoch }).err();
+                refused.map(|error| error.to_string())
+            });
+            status = wireguard.ask(&self.set)?;
+        }
+        let why = no_new_key.as_ref();
+        let no_key = why.map(|why| format!("this node stays with its old WireGuard key: {why}"));
+        self.warnings.extend(no_key);
+        if matches!(wireguard, Handle::Kernel(_)) {
+            let own = setup.address;
+            let wrong = mesh_wireguard::other_sources(own, &setup.others);
+            let wrong = wrong.iter().map(|(to, from)| wrong_source(*to, *from, own));
+            self.warnings.extend(wrong);
+        }
+        Ok(Outcome {
+            status,
+            no_new_key,
+            warnings: self.warnings,
+        })
+    }
+}
+
+/// Words for a node that is sent to by the kernel's WireGuard from another address than `own`.
+pub(crate) fn wrong_source(to: Ipv4Addr, from: Ipv4Addr, own: Ipv4Addr) -> String {
+    format!(
+        "the route to {to} has the source {from}, not {own}: a node with WireGuard in user space takes nothing from there"
+    )
+}
+
 /// The other nodes that encrypt. What one says of itself and cannot be read is its affair alone.
-fn peers(assignment: &Assignment, own: IpAddr) -> BTreeMap<std::net::Ipv4Addr, Peer> {
+fn peers(assignment: &Assignment, own: IpAddr) -> BTreeMap<Ipv4Addr, Peer> {
     let peers = assignment.peers.values().filter_map(|peer| {
         let cipher = peer.cipher.as_ref()?;
         let IpAddr::V4(address) = desired::address(&peer.data_path_address)? else {
@@ -190,12 +266,43 @@ fn peers(assignment: &Assignment, own: IpAddr) -> BTreeMap<std::net::Ipv4Addr, P
     peers.collect()
 }
 
-/// The service that has published a UDP port, as then its tasks would get what is sent there.
-fn publisher(assignment: &Assignment, port: u32) -> Option<&str> {
-    let is_it = |p: &proto::Port| p.protocol() == Protocol::Udp && p.published == port;
+/// Where the other nodes are.
+pub(crate) fn others(assignment: &Assignment, own: Ipv4Addr) -> Vec<Ipv4Addr> {
+    let peers = assignment.peers.values();
+    let addresses = peers.filter_map(|peer| desired::address(&peer.data_path_address));
+    let addresses = addresses.filter_map(|address| match address {
+        IpAddr::V4(address) if address != own => Some(address),
+        _ => None,
+    });
+    addresses.collect()
+}
+
+/// Words for each key that several nodes tell.
+fn told_twice(peers: &BTreeMap<Ipv4Addr, Peer>) -> BTreeSet<String> {
+    let mut tellers = BTreeMap::<&str, Vec<String>>::new();
+    for (address, peer) in peers {
+        tellers
+            .entry(&peer.key)
+            .or_default()
+            .push(address.to_string());
+    }
+    let words = |nodes: Vec<String>| {
+        let nodes = nodes.join(" and ");
+        format!("the nodes at {nodes} tell the same WireGuard key: it stays with who had it first")
+    };
+    let several = tellers.into_values().filter(|nodes| nodes.len() > 1);
+    several.map(words).collect()
+}
+
+/// Who has published a UDP port, in words, as then its tasks would get what is sent there.
+fn published(assignment: &Assignment, port: u16) -> Option<String> {
+    let is_it = |p: &proto::Port| p.protocol() == Protocol::Udp && p.published == u32::from(port);
     let mut services = assignment.services.values();
     let service = services.find(|service| service.ports.iter().any(is_it))?;
-    Some(&service.name)
+    Some(format!(
+        "UDP port {port} is published by service {}",
+        service.name
+    ))
 }
 
 #[cfg(test)]
@@ -253,7 +360,30 @@ mod tests {
             });
         }
         assignment.services.insert("v".into(), service.into());
-        assert_eq!(publisher(&assignment, 51820), None);
-        assert_eq!(publisher(&assignment, 51821), Some("vpn"));
+        assert_eq!(published(&assignment, 51820), None);
+        assert_eq!(
+            published(&assignment, 51821).as_deref(),
+            Some("UDP port 51821 is published by service vpn")
+        );
+    }
+
+    #[test]
+    fn a_key_that_two_nodes_tell_is_warned_of() {
+        let peers = |keys: [&str; 3]| -> BTreeMap<Ipv4Addr, Peer> {
+            let peers = keys.iter().zip(1..).map(|(key, last)| {
+                let peer = Peer {
+                    key: (*key).to_owned(),
+                    port: 7,
+                    epoch: None,
+                };
+                (Ipv4Addr::new(192, 0, 2, last), peer)
+            });
+            peers.collect()
+        };
+        assert!(told_twice(&peers(["a", "b", "c"])).is_empty());
+        let told = told_twice(&peers(["a", "b", "a"]));
+        let told: Vec<String> = told.into_iter().collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("192.0.2.1 and 192.0.2.3"), "{told:?}");
     }
 }
