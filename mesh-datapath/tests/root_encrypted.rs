@@ -77,7 +77,8 @@ impl Agent {
         };
         let ask = |request: &Request| node.ns.run(|| self.handle.ask(request));
         let mut status = ask(&set).expect("a status");
-        let told: Vec<u64> = other.1.epoch.into_iter().collect();
+        let told = other.1.epoch.map(|epoch| (other.0, epoch));
+        let told = BTreeMap::from_iter(told);
         if let Some(epoch) = status.next_epoch(Duration::from_secs(1 << 30), &told) {
             ask(&Request::Rotate { epoch }).expect("a new key");
             status = ask(&set).expect("a status");

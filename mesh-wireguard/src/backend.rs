@@ -58,8 +58,7 @@ impl Handle {
         }
     }
 
-    /// Ends whatever encrypts, and removes the owner's devices, those too that were not made to their end. What is gone already
-    /// is no error.
+    /// Ends whatever encrypts, and removes the owner's devices. What is gone already is no error.
     ///
     /// # Errors
     /// The kernel does not let go of it.

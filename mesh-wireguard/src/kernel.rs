@@ -11,7 +11,7 @@ use crate::{
     Error, Peer, Request, Setup, Status,
     control::not_later,
     key::{OwnKey, PublicKey},
-    netlink,
+    netlink::{self, Link},
     plan::{self, DEVICES, Device},
 };
 
@@ -113,7 +113,8 @@ impl Kernel {
             .ok_or_else(|| Error::Refused("the WireGuard devices are gone".to_owned()))
     }
 
-    /// Removes an owner's devices, those too that were not made to their end.
+    /// Removes an owner's devices. One that was not made to its end has no owner, does nothing, and stays until there is to be
+    /// another in its place.
     ///
     /// # Errors
     /// What the kernel refuses.
@@ -139,14 +140,14 @@ impl Kernel {
         }
         let first = found
             .first()
-            .map(|newest| newest.port - plan::port(0, newest.epoch));
+            .map(|newest| newest.port.saturating_sub(plan::port(0, newest.epoch)));
         let port = plan::port(self.port.or(first).unwrap_or_default(), epoch);
         if !found.iter().any(|device| device.port == port) {
             check_port(port)?;
         }
         let vacated = || -> io::Result<()> {
             match netlink::link(name)? {
-                Some(link) if !is_of(&link.alias, &self.owner) => {
+                Some(link) if !is_of(&link.alias, &self.owner) && !is_half_made(&link)? => {
                     Err(io::Error::other("there is another of that name"))
                 }
                 _ => netlink::remove(name),
@@ -177,12 +178,20 @@ impl Kernel {
         });
         let wanted = wanted.collect::<Result<BTreeMap<_, _>, Error>>()?;
         let devices = self.look()?;
+        let mut in_use = None;
         for (number, device) in devices.iter().enumerate() {
             let name = name(device.epoch);
-            let changed = || -> io::Result<()> {
+            let mut changed = || -> io::Result<()> {
                 let port = self.port.map(|first| plan::port(first, device.epoch));
                 if let Some(port) = port.filter(|port| *port != device.port) {
-                    netlink::set(device.index, None, port)?;
+                    match netlink::set(device.index, None, port) {
+                        // The other device may have it, and will have let go of it the next time.
+                        Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => {
+                            let action = format!("move the WireGuard device {name} to port {port}");
+                            in_use = Some(failed(action)(error));
+                        }
+                        moved => moved?,
+                    }
                 }
                 if device.mtu != mtu || !device.is_up {
                     let alias = alias(&self.owner, device.epoch, device.made_s);
@@ -205,7 +214,7 @@ impl Kernel {
             let name = name(older.epoch);
             netlink::remove(name).map_err(failed(format!("remove the device {name}")))?;
         }
-        Ok(())
+        in_use.map_or(Ok(()), Err)
     }
 
     fn look(&self) -> Result<Vec<Device>, Error> {
@@ -291,9 +300,15 @@ fn read_alias(text: &str) -> Option<(&str, u64, u64)> {
     Some((owner, epoch.parse().ok()?, made_s.parse().ok()?))
 }
 
-/// Whether a device of that alias is this owner's to remove: an agent that ended while it made one has left none.
+/// Whether a device of that alias is this owner's to remove.
 fn is_of(text: &str, owner: &str) -> bool {
-    text.is_empty() || read_alias(text).is_some_and(|(of, ..)| of == owner)
+    read_alias(text).is_some_and(|(of, ..)| of == owner)
+}
+
+/// Whether it is what an agent leaves that ends while it makes a device.
+fn is_half_made(link: &Link) -> io::Result<bool> {
+    let is_bare = link.is_wireguard && !link.is_up && link.alias.is_empty();
+    Ok(is_bare && netlink::wireguard(link.index)?.peers.is_empty())
 }
 
 /// Seconds since boot, those asleep too.
@@ -314,7 +329,7 @@ mod tests {
         for other in ["", "uplink", "mesh n-1 epoch 7", "mesh n-1 epoch x made 1"] {
             assert_eq!(read_alias(other), None, "{other:?}");
         }
-        for (text, is_its) in [(&*own, true), ("", true), ("uplink", false)] {
+        for (text, is_its) in [(&*own, true), ("", false), ("uplink", false)] {
             assert_eq!(is_of(text, "n-1"), is_its, "{text:?}");
         }
         assert!(!is_of(&own, "n-2"));

@@ -44,6 +44,7 @@ pub(crate) struct Link {
     pub(crate) mtu: u32,
     pub(crate) is_up: bool,
     pub(crate) alias: String,
+    pub(crate) is_wireguard: bool,
     pub(crate) refused: u64,
 }
 
@@ -126,6 +127,9 @@ fn read_link(message: LinkMessage) -> Link {
         match attribute {
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::IfAlias(alias) => link.alias = alias,
+            LinkAttribute::LinkInfo(infos) => {
+                link.is_wireguard = infos.contains(&LinkInfo::Kind(InfoKind::Wireguard));
+            }
             LinkAttribute::Stats64(counts) => link.refused = counts.rx_errors,
             _ => {}
         }

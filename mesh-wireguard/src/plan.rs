@@ -168,7 +168,7 @@ pub(crate) fn status(devices: &[Device], address: Ipv4Addr, now_s: u64) -> Optio
     let (newest, older) = (devices.first()?, devices.get(1));
     let nodes = devices.iter().flat_map(|device| &device.peers);
     let nodes: BTreeSet<Ipv4Addr> = nodes.filter_map(|peer| peer.address).collect();
-    let first = newest.port - port(0, newest.epoch);
+    let first = newest.port.saturating_sub(port(0, newest.epoch));
     Some(Status {
         protocol: PROTOCOL,
         address: IpAddr::V4(address),

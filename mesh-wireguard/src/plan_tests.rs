@@ -207,3 +207,113 @@ fn ports_take_turns() {
         (105, Some(104), 2)
     );
 }
+
+/// After which keys are made anew: not here.
+const PERIOD: Duration = Duration::from_secs(100);
+
+/// A node's key of an epoch; no other has it.
+fn number(last: u8, epoch: u64) -> u8 {
+    last * 16 + epoch as u8
+}
+
+/// A node's device of an epoch, as it is when it has been made.
+fn own(last: u8, epoch: u64) -> Device {
+    Device {
+        key: key(number(last, epoch)),
+        ..device(epoch, vec![])
+    }
+}
+
+fn make(device: &mut Device, change: Change) {
+    match change {
+        Change::Remove(key) => device.peers.retain(|peer| peer.key != key),
+        Change::Set {
+            key,
+            address,
+            endpoint,
+            keepalive_s,
+        } => {
+            let known = device.peers.iter().find(|peer| peer.key == key);
+            let handshake = known.and_then(|peer| peer.handshake);
+            let is_other = |peer: &DevicePeer| peer.key != key && peer.address != Some(address);
+            device.peers.retain(is_other);
+            device.peers.push(DevicePeer {
+                key,
+                address: Some(address),
+                endpoint: Some(endpoint),
+                keepalive_s,
+                handshake,
+                sent: 0,
+                received: 0,
+            });
+        }
+    }
+}
+
+/// Lets all agents make a pass, one after the other; then those shake hands that have a key in common. `nodes` are their
+/// devices, the newest first.
+fn pass(nodes: &mut BTreeMap<u8, Vec<Device>>) {
+    let all: Vec<u8> = nodes.keys().copied().collect();
+    for last in all {
+        let others = nodes.iter().filter(|(other, _)| **other != last);
+        let others = others.map(|(other, devices)| {
+            let newest = &devices[0];
+            let number = number(*other, newest.epoch);
+            (*other, number, newest.port, Some(newest.epoch))
+        });
+        let wanted = told(&others.collect::<Vec<_>>());
+        let epochs = wanted.iter();
+        let epochs = epochs.filter_map(|(address, (_, peer))| Some((*address, peer.epoch?)));
+        let epochs: BTreeMap<Ipv4Addr, u64> = epochs.collect();
+        let devices = nodes.get_mut(&last).expect("a node");
+        for (number, device) in devices.iter_mut().enumerate() {
+            for change in changes(device, number == 0, &wanted) {
+                make(device, change);
+            }
+        }
+        let status = status(devices, node(last), 1030).expect("devices");
+        if let Some(epoch) = status.next_epoch(PERIOD, &epochs) {
+            devices.insert(0, own(last, epoch));
+            devices.truncate(2);
+        }
+    }
+    let all: Vec<Device> = nodes.values().flatten().cloned().collect();
+    for device in nodes.values_mut().flatten() {
+        let own = device.key;
+        for peer in &mut device.peers {
+            let other = all.iter().find(|other| other.key == peer.key);
+            let is_common = other.is_some_and(|other| other.peers.iter().any(|p| p.key == own));
+            peer.handshake = match is_common {
+                true => Some(Duration::from_secs(1)),
+                false => peer.handshake.map(|_| SESSION),
+            };
+        }
+    }
+}
+
+#[test]
+fn a_node_that_starts_during_a_change_of_keys_has_one_in_common_with_all() {
+    // All keep a key for a node that is down.
+    let mut nodes = BTreeMap::from([1, 2].map(|last| (last, vec![own(last, 7), own(last, 6)])));
+    pass(&mut nodes);
+    pass(&mut nodes);
+    let ahead = nodes.get_mut(&2).expect("a node");
+    ahead.insert(0, own(2, 8));
+    ahead.truncate(2);
+    pass(&mut nodes);
+    assert_eq!(nodes[&1][0].epoch, 7, "it waits");
+    let epochs = nodes.iter().map(|(last, own)| (node(*last), own[0].epoch));
+    let epochs: BTreeMap<Ipv4Addr, u64> = epochs.collect();
+    nodes.insert(3, vec![own(3, crate::first_epoch(&epochs))]);
+    pass(&mut nodes);
+    pass(&mut nodes);
+    for (last, devices) in &nodes {
+        for (other, its) in nodes.iter().filter(|(other, _)| *other != last) {
+            let mut known = devices.iter().flat_map(|device| &device.peers);
+            let is_met = known.any(|peer| {
+                peer.key == its[0].key && peer.handshake.is_some_and(|since| since < SESSION)
+            });
+            assert!(is_met, "{last} has the key that {other} tells");
+        }
+    }
+}

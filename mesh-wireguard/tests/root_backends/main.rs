@@ -132,6 +132,41 @@ fn a_key_whose_port_is_taken_is_not_used() {
 
 #[test]
 #[ignore = "`cargo xtask vm-test root_backends` runs it: it needs the kernel module wireguard"]
+fn two_devices_move_to_the_port_beside() {
+    let mut world = World::new([Auto, Auto]);
+    world.agree();
+    let [node, other] = &mut world.nodes;
+    let epoch = node.ask(&Request::Status).epoch + 1;
+    node.ask(&Request::Rotate { epoch });
+    // The newest device's port is to be the one that the other has.
+    node.setup.port = PORT - 1;
+    eventually("both to move", || {
+        node.pass(other.told());
+        let status = node.ask(&Request::Status);
+        (status.port, status.next_port) == (PORT, PORT - 1)
+    });
+    world.agree();
+}
+
+#[test]
+#[ignore = "`cargo xtask vm-test root_backends` runs it: it needs the kernel module wireguard"]
+fn what_was_left_half_made_is_replaced_and_what_is_somebody_elses_stays() {
+    let mut world = World::new([Auto, Auto]);
+    let [node, _] = &mut world.nodes;
+    node.ip("link add mesh-wg0 type wireguard");
+    assert_eq!(node.ask(&Request::Status).user_space, None);
+    node.enter(|| node.end().expect("to end it"));
+    node.ip("link add mesh-wg0 type wireguard");
+    node.ip("link set mesh-wg0 up");
+    assert!(node.ask(&Request::Status).user_space.is_some());
+    node.enter(|| node.end().expect("to end it"));
+    node.setup.backend = User;
+    assert!(node.ask(&Request::Status).user_space.is_some());
+    node.ip("link show mesh-wg0");
+}
+
+#[test]
+#[ignore = "`cargo xtask vm-test root_backends` runs it: it needs the kernel module wireguard"]
 fn a_node_whose_ports_are_not_free_encrypts_in_user_space() {
     let mut world = World::new([Auto, Auto]);
     let [node, _] = &mut world.nodes;

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
 
 use crate::world::{Node, World, enter, eventually};
 
@@ -20,6 +20,8 @@ use crate::world::{Node, World, enter, eventually};
 const MARK: &[u8] = b"not to be read on the wire";
 /// Between packets: some hundred a second.
 const PAUSE: Duration = Duration::from_millis(3);
+/// Bytes of packets that may wait for who counts them, also when that has to wait itself.
+const QUEUE: usize = 16 << 20;
 /// IPv4 header.
 const HEADER: usize = 20;
 /// A protocol number for experiments (RFC 3692).
@@ -95,6 +97,7 @@ impl Way {
         let (sent, arrived) = (Arc::<AtomicU32>::default(), Arc::<AtomicU32>::default());
         let (source, target) = (from.setup.address, to.setup.address);
         let receiver = to.enter(packet_socket);
+        setsockopt(&receiver, sockopt::RcvBufForce, &QUEUE).expect("room for packets");
         let (count, is_done) = (Arc::clone(&arrived), Arc::clone(is_done));
         let receive = move || receive_all(&receiver, source, &count, &is_done);
         let (ns, device) = (Arc::clone(&from.ns), Arc::clone(&from.device));

@@ -132,7 +132,8 @@ impl Node {
         enter(&self.ns, work)
     }
 
-    fn ip(&self, words: &str) {
+    /// Runs `ip` with these words.
+    pub(crate) fn ip(&self, words: &str) {
         let ran = self.enter(|| Command::new("ip").args(words.split(' ')).output());
         let ran = ran.expect("the ip command");
         let complaint = String::from_utf8_lossy(&ran.stderr);
@@ -162,7 +163,9 @@ impl Node {
     /// What an agent does in a pass, having been told of the other node.
     pub(crate) fn pass(&mut self, other: Option<(Ipv4Addr, Peer)>) {
         let peers = BTreeMap::from_iter(other);
-        let epochs: Vec<u64> = peers.values().filter_map(|peer| peer.epoch).collect();
+        let epochs = peers.iter();
+        let epochs = epochs.filter_map(|(address, peer)| Some((*address, peer.epoch?)));
+        let epochs: BTreeMap<Ipv4Addr, u64> = epochs.collect();
         let set = Request::Set { mtu: MTU, peers };
         let handle = self.handle();
         // Refused as long as a port is taken.

@@ -11,7 +11,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use mesh_api::proto::{self, Protocol};
 use mesh_datapath::FormerCipher;
-use mesh_wireguard::{Handle, OVERHEAD, Peer, PeerStatus, PublicKey, Request, Setup, Status};
+use mesh_wireguard::{
+    Handle, Helper, OVERHEAD, Peer, PeerStatus, PublicKey, Request, Setup, Status,
+};
 
 use crate::{
     assignment::Assignment,
@@ -78,13 +80,22 @@ impl Reconciler {
     ) -> Result<Option<proto::Cipher>> {
         let is_wanted = assignment.networks.values().any(|n| n.encrypted);
         if !is_wanted && self.cipher.borrow().is_none() {
+            let socket = self.config.wireguard_socket();
+            // One that runs nevertheless did not say how it is when the agent started, and no node is told its key.
+            let end = move || Helper::find(&socket).map_or(Ok(()), |helper| helper.end());
+            let end = tokio::task::spawn_blocking(end);
+            if let Ok(ended) = tokio::time::timeout(PATIENCE, end).await {
+                ended??;
+            }
             return Ok(None);
         }
         let IpAddr::V4(address) = self.vtep else {
             bail!("the tunnel end point {} is not IPv4", self.vtep);
         };
         let peers = peers(assignment, self.vtep);
-        let epochs: Vec<u64> = peers.values().filter_map(|peer| peer.epoch).collect();
+        let epochs = peers.iter();
+        let epochs = epochs.filter_map(|(address, peer)| Some((*address, peer.epoch?)));
+        let epochs: BTreeMap<Ipv4Addr, u64> = epochs.collect();
         let port = self.config.wireguard_port;
         if let Some(published) = published(assignment, port) {
             bail!(
@@ -171,8 +182,8 @@ impl Reconciler {
 struct Work {
     setup: Setup,
     set: Request,
-    /// Those of the other nodes' keys.
-    epochs: Vec<u64>,
+    /// Those of the other nodes' keys, by tunnel end point.
+    epochs: BTreeMap<Ipv4Addr, u64>,
     /// After which this node makes itself a new key.
     period: Duration,
     /// Why it could not a moment ago.

@@ -68,6 +68,10 @@ impl Reconciler {
             Ok(datapath.apply(&applied)?)
         })
         .await?;
+        // Not before: who knows a key may use it at once.
+        if let Some(own) = own.filter(|_| report.is_ok()) {
+            self.tell_cipher(own);
+        }
         if let Err(error) = forwarding::route_v6(host, &node) {
             tracing::warn!(%error, "tasks do not reach the outside over IPv6");
         }
@@ -81,10 +85,6 @@ impl Reconciler {
             self.egress = Some(text);
         }
         let report = report.context("packet path")?;
-        // Not before: who knows a key may use it at once.
-        if let Some(own) = own {
-            self.tell_cipher(own);
-        }
         self.orphans |= report.departed > 0;
         if self.orphans {
             self.orphans = false;
