@@ -12,14 +12,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{MapData, MapInfo};
+use aya::maps::{Array, HashMap, MapData, MapInfo};
 use common::{
     PATIENCE,
     pair::{N1, Pair, TARGET, VIP},
     service,
     talk::ask,
 };
-use mesh_common::Published;
+use mesh_common::{Addr, Published};
 use mesh_datapath::{Datapath, XdpMode};
 
 /// Flows of each kind.
@@ -183,6 +183,27 @@ fn flows_survive_a_build_with_rows_of_version_4() {
         size_of::<Published>()
     );
     assert_eq!(counted(&world.pair), flows, "counters are kept");
+    world.go_on();
+}
+
+/// Version 5 had no devices noted with the other nodes, and one less in its settings.
+#[test]
+fn flows_survive_a_build_with_nodes_of_version_5() {
+    let mut world = Old::new();
+    let old = world.end("v5");
+    let maps = old.join("maps");
+    let new = ["SETTINGS", "PEERS"].map(|name| shape(&maps.join(name)));
+    let settings: Array<MapData, [u32; 11]> = Array::create(1, 0).expect("a map");
+    v4::replace(&maps, "SETTINGS", |pin| settings.pin(pin));
+    let peers: HashMap<MapData, Addr, u32> = HashMap::create(new[1].2, 0).expect("a map");
+    v4::replace(&maps, "PEERS", |pin| peers.pin(pin));
+
+    world.begin(&old);
+    let maps = world.pair.nodes[0].config.versioned_pin_dir().join("maps");
+    assert_eq!(
+        ["SETTINGS", "PEERS"].map(|name| shape(&maps.join(name))),
+        new
+    );
     world.go_on();
 }
 

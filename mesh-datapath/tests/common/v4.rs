@@ -96,7 +96,12 @@ pub(crate) fn make(maps: &Path) {
     replace(maps, "ROWS", |pin| rows.to.pin(pin));
 }
 
-fn replace<E: std::fmt::Debug>(maps: &Path, name: &str, pin: impl FnOnce(&Path) -> Result<(), E>) {
+/// Puts another map in the place of one that is pinned in a folder.
+pub(crate) fn replace<E: std::fmt::Debug>(
+    maps: &Path,
+    name: &str,
+    pin: impl FnOnce(&Path) -> Result<(), E>,
+) {
     let path = maps.join(name);
     fs::remove_file(&path).expect("unpin");
     pin(&path).expect("pin");
