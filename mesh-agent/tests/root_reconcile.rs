@@ -133,6 +133,7 @@ impl Machine {
             assignment: assignment_in,
             statuses: Arc::new(Statuses::default()),
             applied: watch::channel(0).0,
+            encryption: None,
             cipher: watch::channel(None).0,
             mtu: watch::channel(0).0,
             tasks: tasks_out,

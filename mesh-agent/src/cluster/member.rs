@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use mesh_api::proto::{self, NodeDescription};
+use mesh_api::proto::NodeDescription;
 use mesh_manager::ManagerHandle;
 use mesh_pki::{NodeIdentity, UnlockKey};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
@@ -74,7 +74,9 @@ impl Membership {
             .and_then(|m| m.node_lock().borrow().clone());
         node.host(manager);
         let identity = Arc::new(OwnIdentity::new(disk::identity_dir(config), identity, lock));
-        let (cipher, cipher_in) = watch::channel(running_cipher(node));
+        let encryption = node.encryption();
+        let told = encryption.as_ref().map(reconcile::cipher::told);
+        let (cipher, cipher_in) = watch::channel(told);
         let (mtu, mtu_in) = watch::channel(0);
         let mut session = Session::start(session::Config {
             identity: identity.subscribe(),
@@ -85,6 +87,7 @@ impl Membership {
             assignment_file: disk::assignment_file(config),
         });
         let parts = Parts {
+            encryption,
             cipher,
             mtu,
             ..parts(node, &kept, &info.node_id, &session)
@@ -256,14 +259,6 @@ async fn step_down(manager: &ManagerHandle, session: &Session) {
     }
 }
 
-/// This node's end of encrypted networks, if an earlier agent left it running.
-fn running_cipher(node: &Node) -> Option<proto::Cipher> {
-    let socket = node.config().wireguard_socket();
-    let wireguard = mesh_wireguard::Handle::find(&socket, node.instance())?;
-    let status = wireguard.ask(&mesh_wireguard::Request::Status).ok()?;
-    Some(reconcile::cipher::told(&status))
-}
-
 fn parts(node: &Node, kept: &Kept, node_id: &str, session: &Session) -> Parts {
     Parts {
         assignment: session.assignment.clone(),
@@ -296,6 +291,7 @@ fn base(node: &Node, kept: &Kept, node_id: &str) -> Parts {
         assignment: watch::channel(Arc::default()).1,
         statuses: Arc::default(),
         applied: watch::channel(0).0,
+        encryption: None,
         cipher: watch::channel(None).0,
         mtu: watch::channel(0).0,
         tasks: node.inner.tasks.clone(),

@@ -73,6 +73,8 @@ pub struct Parts {
     pub tasks: watch::Sender<Arc<Vec<LocalTask>>>,
     /// What is known of their health, for the API.
     pub health: health::Table,
+    /// How WireGuard is, if an earlier agent left it running.
+    pub encryption: Option<mesh_wireguard::Status>,
     /// Where this node's end of encrypted networks is told.
     pub cipher: watch::Sender<Option<mesh_api::proto::Cipher>>,
     /// Where the largest packet that the uplink takes is told.
@@ -200,7 +202,7 @@ pub fn start(parts: Parts) -> Result<Handle> {
         egress: None,
         cipher: parts.cipher,
         mtu: parts.mtu,
-        ciphers: None,
+        ciphers: parts.encryption.as_ref().map(Ciphers::of),
         encrypting: Beside::default(),
         no_new_key: None,
         cipher_warnings: BTreeSet::new(),

@@ -38,7 +38,7 @@ pub(crate) struct Ciphers {
 }
 
 impl Ciphers {
-    fn of(status: &Status) -> Self {
+    pub(crate) fn of(status: &Status) -> Self {
         let former = status.former.map(|device| {
             let peers = status.peers.iter().filter(|peer| peer.ifindex == device);
             FormerCipher {
