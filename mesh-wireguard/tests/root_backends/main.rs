@@ -100,6 +100,25 @@ fn the_kernel_goes_on_without_an_agent_and_the_next_one_finds_it() {
 
 #[test]
 #[ignore = "`cargo xtask vm-test root_backends` runs it: it needs the kernel module wireguard"]
+fn what_encrypts_is_exchanged_only_for_user_space() {
+    let mut world = World::new([Auto, Auto]);
+    world.agree();
+    let before = world.status();
+    world.nodes[0].setup.backend = User;
+    world.agree();
+    let [status, other] = world.status();
+    assert_ne!(status.key, before[0].key);
+    assert_eq!(other.key, before[1].key, "the other node has nothing to do");
+    let node = &mut world.nodes[0];
+    let links = node.enter(|| std::fs::read_to_string("/proc/thread-self/net/dev"));
+    let links = links.expect("the links");
+    assert!(!links.contains("mesh-wg0") && !links.contains("mesh-wg1"));
+    node.setup.backend = Auto;
+    assert_eq!(node.ask(&Request::Status).key, status.key);
+}
+
+#[test]
+#[ignore = "`cargo xtask vm-test root_backends` runs it: it needs the kernel module wireguard"]
 fn a_key_whose_port_is_taken_is_not_used() {
     let mut world = World::new([Auto, Auto]);
     world.agree();
