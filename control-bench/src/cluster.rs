@@ -22,8 +22,11 @@ impl Cluster {
         let rig = Rig::builder(&name).nodes(count).without_swarm().build()?;
         managers::form(&rig)?;
         for node in &rig.nodes {
-            rig.first()
-                .ok(&["node", "update", "--availability", "drain", &node.name])?;
+            // The node's first report may come between what the command reads and what it writes.
+            eventually("the node to be drained", UP_LIMIT, || {
+                let drain = ["node", "update", "--availability", "drain", &node.name];
+                rig.first().ok(&drain).map(drop)
+            })?;
         }
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)

@@ -3,7 +3,7 @@
 use crate::{
     Config, ManagerError, Operation, Proposal, Response,
     credentials::Credentials,
-    dispatcher::Sessions,
+    dispatcher::{Catalog, Sessions},
     leader::LeaderChannel,
     logs::LogBroker,
     orchestrator::Liveness,
@@ -36,6 +36,7 @@ pub(crate) struct Core {
     pub(crate) consensus: Arc<dyn Consensus>,
     pub(crate) proposer: Proposer,
     pub(crate) sessions: Sessions,
+    pub(crate) catalog: Arc<Catalog>,
     pub(crate) logs: LogBroker,
     pub(crate) queries: Queries,
     pub(crate) cancel: CancellationToken,

@@ -353,6 +353,7 @@ impl ManagerHandle {
             proposer: Proposer::start(raft.clone(), machine),
             consensus: raft,
             sessions: Sessions::default(),
+            catalog: Arc::default(),
             logs: LogBroker::default(),
             queries: Queries::default(),
             cancel: CancellationToken::new(),

@@ -4,6 +4,7 @@
 //! with ingress ports, on those networks, or of its tasks; the endpoints of those services; the
 //! secrets and configs of its tasks that have not ended; and all peers.
 
+use super::catalog::{Catalog, Difference, Version};
 use crate::state::{
     Address, Network, Node, NodeState, Port, Protocol, PublishMode, Service, State, Task, TaskState,
 };
@@ -15,6 +16,7 @@ use mesh_api::{
 use std::{
     collections::{BTreeSet, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
 };
 
 /// What a session has sent, so that only differences follow.
@@ -24,9 +26,10 @@ pub(crate) struct Sent {
     networks: Known,
     services: Known,
     endpoints: Endpoints,
-    peers: Known,
+    peers: Arc<Version>,
     secrets: Known,
     configs: Known,
+    catalog: Arc<Catalog>,
     round: u64,
     /// Raft index of the state that was looked at last.
     index: u64,
@@ -52,10 +55,7 @@ impl Known {
         self.0.retain(|id, (_, seen)| {
             let is_current = *seen == round;
             if !is_current {
-                removed.push(proto::ObjectId {
-                    kind: kind.into(),
-                    id: id.clone(),
-                });
+                removed.push(object_id(kind, id));
             }
             is_current
         });
@@ -64,7 +64,7 @@ impl Known {
 
 /// The endpoints of each service, with the round in which the node had to do with the service last.
 #[derive(Debug, Default)]
-struct Endpoints(HashMap<String, (Known, u64)>);
+struct Endpoints(HashMap<String, (Arc<Version>, u64)>);
 
 impl Endpoints {
     /// The endpoints of a service are as they were. False if there was nothing yet to stay so.
@@ -73,11 +73,10 @@ impl Endpoints {
         known.map(|(_, seen)| *seen = round).is_some()
     }
 
-    /// Those of a service, all to be noted anew.
-    fn of(&mut self, service_id: &str, round: u64) -> &mut Known {
-        let (known, seen) = self.0.entry(service_id.to_owned()).or_default();
-        *seen = round;
-        known
+    /// Those of a service are these now; gives those before.
+    fn replace(&mut self, service_id: &str, now: Arc<Version>, round: u64) -> Arc<Version> {
+        let known = self.0.insert(service_id.to_owned(), (now, round));
+        known.map(|(before, _)| before).unwrap_or_default()
     }
 
     /// Forgets the services that this round has not seen.
@@ -85,7 +84,7 @@ impl Endpoints {
         self.0.retain(|_, (known, seen)| {
             let is_current = *seen == round;
             if !is_current {
-                known.sweep(proto::Kind::Endpoint, round, removed);
+                removed.extend(known.ids().map(|id| object_id(proto::Kind::Endpoint, id)));
             }
             is_current
         });
@@ -93,6 +92,14 @@ impl Endpoints {
 }
 
 impl Sent {
+    /// Nothing yet. What sessions share is in the catalog.
+    pub(crate) fn nothing(catalog: &Arc<Catalog>) -> Self {
+        Self {
+            catalog: catalog.clone(),
+            ..Self::default()
+        }
+    }
+
     /// What a node has to learn to go from what was sent to `state`; `None` if nothing. The first
     /// one is full.
     pub(crate) fn advance(&mut self, state: &State, node_id: &str) -> Option<proto::Assignment> {
@@ -162,43 +169,37 @@ impl Sent {
             {
                 bodies.push(Body::Service(service_message(service)));
             }
-            // A node that goes down takes its endpoints with it.
             let is_same = has_same_nodes && indexes.has_service_of(id, looked_at);
             if is_same && self.endpoints.stay(id, round) {
                 continue;
             }
-            let known = self.endpoints.of(id, round);
-            for task in state.endpoints_of_service(id) {
-                let Some(endpoint_state) = endpoint_state(state, task) else {
-                    continue;
-                };
-                if known.note(&task.id, endpoint_state as u64, round) {
-                    bodies.push(Body::Endpoint(endpoint_message(task, endpoint_state)));
+            let now = self.catalog.endpoints(state, id);
+            let before = self.endpoints.replace(id, now.clone(), round);
+            if Arc::ptr_eq(&before, &now) {
+                continue;
+            }
+            for difference in now.since(&before) {
+                match difference {
+                    Difference::Told(id) => {
+                        let told = state.task(id);
+                        let told = told.and_then(|task| Some((task, endpoint_state(state, task)?)));
+                        let message = told.map(|(task, state)| endpoint_message(task, state));
+                        bodies.extend(message.map(Body::Endpoint));
+                    }
+                    Difference::Gone(id) => removed.push(object_id(proto::Kind::Endpoint, id)),
                 }
             }
-            known.sweep(proto::Kind::Endpoint, round, &mut removed);
         }
-        let tunnels = state
-            .nodes()
-            .filter(|n| !n.description.data_path_address.is_empty());
-        for node in tunnels.filter(|_| !has_same_nodes) {
-            if self.peers.note(&node.id, peer_fingerprint(node), round) {
-                bodies.push(Body::Peer(proto::Peer {
-                    id: node.id.clone(),
-                    hostname: node.description.hostname.clone(),
-                    data_path_address: node.description.data_path_address.clone(),
-                    cipher: node
-                        .description
-                        .cipher
-                        .as_ref()
-                        .map(|cipher| proto::Cipher {
-                            key: cipher.key.clone(),
-                            port: cipher.port.into(),
-                            epoch: cipher.epoch,
-                            next_port: cipher.next_port.into(),
-                        }),
-                    mtu: node.description.mtu,
-                }));
+        if !has_same_nodes {
+            let now = self.catalog.peers(state);
+            let before = std::mem::replace(&mut self.peers, now.clone());
+            for difference in now.since(&before) {
+                match difference {
+                    Difference::Told(id) => {
+                        bodies.extend(state.node(id).map(peer_message).map(Body::Peer));
+                    }
+                    Difference::Gone(id) => removed.push(object_id(proto::Kind::Peer, id)),
+                }
             }
         }
 
@@ -208,9 +209,6 @@ impl Sent {
         self.services
             .sweep(proto::Kind::Service, round, &mut removed);
         self.endpoints.sweep(round, &mut removed);
-        if !has_same_nodes {
-            self.peers.sweep(proto::Kind::Peer, round, &mut removed);
-        }
         self.secrets.sweep(proto::Kind::Secret, round, &mut removed);
         self.configs.sweep(proto::Kind::Config, round, &mut removed);
 
@@ -236,7 +234,7 @@ impl Sent {
 
 /// How the packet path sees a task: active while it runs, reachable without taking new flows while
 /// it starts, has become unhealthy or is about to stop, else not at all.
-fn endpoint_state(state: &State, task: &Task) -> Option<proto::EndpointState> {
+pub(super) fn endpoint_state(state: &State, task: &Task) -> Option<proto::EndpointState> {
     let status = task.status.state;
     if status < TaskState::Assigned || status.is_terminal() {
         return None;
@@ -252,13 +250,36 @@ fn endpoint_state(state: &State, task: &Task) -> Option<proto::EndpointState> {
     }
 }
 
-fn peer_fingerprint(node: &Node) -> u64 {
+pub(super) fn peer_fingerprint(node: &Node) -> u64 {
     let mut hasher = DefaultHasher::new();
     node.description.hostname.hash(&mut hasher);
     node.description.data_path_address.hash(&mut hasher);
     node.description.cipher.hash(&mut hasher);
     node.description.mtu.hash(&mut hasher);
     hasher.finish()
+}
+
+fn object_id(kind: proto::Kind, id: &str) -> proto::ObjectId {
+    proto::ObjectId {
+        kind: kind.into(),
+        id: id.to_owned(),
+    }
+}
+
+fn peer_message(node: &Node) -> proto::Peer {
+    let cipher = node.description.cipher.as_ref();
+    proto::Peer {
+        id: node.id.clone(),
+        hostname: node.description.hostname.clone(),
+        data_path_address: node.description.data_path_address.clone(),
+        cipher: cipher.map(|cipher| proto::Cipher {
+            key: cipher.key.clone(),
+            port: cipher.port.into(),
+            epoch: cipher.epoch,
+            next_port: cipher.next_port.into(),
+        }),
+        mtu: node.description.mtu,
+    }
 }
 
 fn attachment(address: &Address) -> proto::Attachment {

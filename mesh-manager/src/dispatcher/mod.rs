@@ -2,9 +2,11 @@
 //! as deltas, and which node has applied what.
 
 mod assignment;
+mod catalog;
 mod sessions;
 
 pub(crate) use assignment::Sent;
+pub(crate) use catalog::Catalog;
 pub(crate) use sessions::{Session, Sessions};
 
 #[cfg(test)]

@@ -299,8 +299,9 @@ fn differences_add_up_to_the_whole() {
     let web = world.service(on(replicated("web", 3), &["front"])).unwrap();
     let shop = world.service(published("shop", 80, false)).unwrap();
     let plain = world.service(replicated("plain", 4)).unwrap();
+    let catalog = Arc::default();
     let mut sessions: Vec<(&str, Sent, Known)> = ["n1", "n2", "n3"]
-        .map(|node| (node, Sent::default(), Known::default()))
+        .map(|node| (node, Sent::nothing(&catalog), Known::default()))
         .into();
     let mut step = |world: &mut World, what: &str, change: &dyn Fn(&mut World)| {
         change(world);

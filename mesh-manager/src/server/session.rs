@@ -357,7 +357,7 @@ async fn dispatch(core: &Core, session: &Session) {
         return;
     }
     let mut index = core.store.index();
-    let mut sent = Sent::default();
+    let mut sent = Sent::nothing(&core.catalog);
     loop {
         index.mark_unchanged();
         let now = welcome(core, session);
