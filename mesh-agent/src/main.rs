@@ -56,6 +56,7 @@ fn start(config: Config) -> Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    keep_memory_small();
     raise_file_limit();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -64,6 +65,22 @@ fn start(config: Config) -> Result<()> {
         .build()
         .context("start the async runtime")?
         .block_on(run(config))
+}
+
+/// The GNU C library has up to eight heaps for each processor, and keeps what buffers leave behind in them; one for each
+/// worker is enough. Without these settings, a manager of 1,000 nodes holds 6 % more, an idle agent 10 %.
+fn keep_memory_small() {
+    let heaps = i32::try_from(WORKERS).unwrap_or(1);
+    // Bytes: longer buffers are the system's at once, and again once they are freed; so is what is free at a heap's end.
+    let (buffer, end) = (64 << 10, 128 << 10);
+    for (what, limit) in [
+        (libc::M_ARENA_MAX, heaps),
+        (libc::M_MMAP_THRESHOLD, buffer),
+        (libc::M_TRIM_THRESHOLD, end),
+    ] {
+        // SAFETY: plain numbers; what is refused stays as it is.
+        unsafe { libc::mallopt(what, limit) };
+    }
 }
 
 /// Every task costs a handful of sockets; the usual soft limit of 1024 ends at 200 tasks.
