@@ -305,6 +305,10 @@ pub struct NodeReport {
     /// none in use.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub issuer: String,
+    /// Digest of the key of that certificate, see [`PeerIdentity::key_digest`](mesh_pki::PeerIdentity::key_digest); empty if
+    /// its manager did not note it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub key: String,
 }
 
 /// A node's end of WireGuard.

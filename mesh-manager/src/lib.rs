@@ -32,6 +32,7 @@ mod machine;
 mod managers;
 mod member;
 mod orchestrator;
+mod prolonging;
 mod proposer;
 mod queries;
 mod raft;

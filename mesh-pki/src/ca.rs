@@ -7,7 +7,10 @@ use rcgen::{
     PKCS_ECDSA_P256_SHA256,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
-use std::time::Duration;
+use std::{
+    ops::Range,
+    time::{Duration, SystemTime},
+};
 
 /// Life of a node certificate.
 pub const DEFAULT_CERTIFICATE_VALIDITY: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -42,13 +45,17 @@ pub struct KeyAndRequest {
 /// When no key can be made.
 pub fn new_key_and_request() -> Result<KeyAndRequest, PkiError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    let request = params.serialize_request(&key)?;
     Ok(KeyAndRequest {
         key_pem: key.serialize_pem(),
-        request_pem: request.pem()?,
+        request_pem: request_for(&key)?,
     })
+}
+
+/// A request to sign a key.
+pub(crate) fn request_for(key: &KeyPair) -> Result<String, PkiError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    Ok(params.serialize_request(key)?.pem()?)
 }
 
 impl RootCa {
@@ -131,6 +138,23 @@ impl RootCa {
         cluster_id: &str,
         validity: Duration,
     ) -> Result<String, PkiError> {
+        let now = SystemTime::now();
+        let life = now - BACKDATE..now + validity;
+        self.sign_during(request_pem, node_id, role, cluster_id, life)
+    }
+
+    /// The same, with a life that begins and ends at given times, to the second.
+    ///
+    /// # Errors
+    /// As [`sign`](Self::sign).
+    pub fn sign_during(
+        &self,
+        request_pem: &str,
+        node_id: &str,
+        role: Role,
+        cluster_id: &str,
+        life: Range<SystemTime>,
+    ) -> Result<String, PkiError> {
         let issuer = self.issuer()?;
         let mut request = CertificateSigningRequestParams::from_pem(request_pem)?;
 
@@ -151,9 +175,8 @@ impl RootCa {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        let now = time::OffsetDateTime::now_utc();
-        params.not_before = now - BACKDATE;
-        params.not_after = now + validity;
+        params.not_before = life.start.into();
+        params.not_after = life.end.into();
         request.params = params;
         let certificate = request.signed_by(&issuer)?.pem();
         Ok(certificate + &self.chain_pem)

@@ -7,6 +7,7 @@ use crate::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
+use sha2::{Digest, Sha256};
 use std::{
     fs,
     io::Write,
@@ -14,7 +15,10 @@ use std::{
     path::Path,
     time::{Duration, SystemTime},
 };
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::{
+    prelude::{FromDer, X509Certificate},
+    time::ASN1Time,
+};
 
 const CERTIFICATE_FILE: &str = "node.crt";
 const KEY_FILE: &str = "node.key";
@@ -74,7 +78,7 @@ impl NodeIdentity {
             node_id,
             cluster_id,
             role,
-            issued_at: _,
+            ..
         } = PeerIdentity::from_certificate(&certificate)?;
         Ok(Self {
             node_id,
@@ -234,14 +238,8 @@ impl NodeIdentity {
             .map_err(|e| invalid(e.to_string()))?;
         let (_, certificate) =
             X509Certificate::from_der(&der).map_err(|e| invalid(e.to_string()))?;
-        let at = |seconds: i64| {
-            SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
-        };
         let validity = certificate.validity();
-        Ok((
-            at(validity.not_before.timestamp()),
-            at(validity.not_after.timestamp()),
-        ))
+        Ok((moment(validity.not_before), moment(validity.not_after)))
     }
 
     /// Whether the certificate is past `fraction` (0 to 1) of its life at `now`.
@@ -253,6 +251,15 @@ impl NodeIdentity {
         let life = end.duration_since(start).unwrap_or_default();
         Ok(now >= start + life.mul_f64(fraction.clamp(0.0, 1.0)))
     }
+}
+
+fn moment(time: ASN1Time) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
+}
+
+fn key_digest(key: &[u8]) -> String {
+    let digest = Sha256::digest(key);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The private key that was sealed; `sealed` is what follows [`SEALED_BEGIN`].
@@ -274,6 +281,11 @@ pub struct PeerIdentity {
     pub role: Role,
     /// When the certificate was signed, to the second, by the clock of the manager that did it.
     pub issued_at: SystemTime,
+    /// The last moment of its life.
+    pub expires_at: SystemTime,
+    /// Digest of its public key, by which the key is known again: lower-case hexadecimal of the SHA-256 of its DER
+    /// (SubjectPublicKeyInfo of RFC 5280).
+    pub key_digest: String,
 }
 
 impl PeerIdentity {
@@ -308,12 +320,14 @@ impl PeerIdentity {
             .ok_or(PkiError::MissingSubject {
                 part: "organizational unit",
             })?;
-        let begins = u64::try_from(parsed.validity().not_before.timestamp()).unwrap_or(0);
+        let validity = parsed.validity();
         Ok(Self {
             node_id,
             cluster_id,
             role,
-            issued_at: SystemTime::UNIX_EPOCH + Duration::from_secs(begins) + BACKDATE,
+            issued_at: moment(validity.not_before) + BACKDATE,
+            expires_at: moment(validity.not_after),
+            key_digest: key_digest(parsed.public_key().raw),
         })
     }
 }

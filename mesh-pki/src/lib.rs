@@ -6,6 +6,7 @@
 
 mod ca;
 mod error;
+mod expiry;
 mod id;
 mod identity;
 mod role;
@@ -16,6 +17,7 @@ mod unlock;
 
 pub use ca::{DEFAULT_CERTIFICATE_VALIDITY, KeyAndRequest, RootCa, new_key_and_request};
 pub use error::PkiError;
+pub use expiry::utc;
 pub use id::{base36, id_from_bytes, new_id};
 pub use identity::{NodeIdentity, PeerIdentity};
 pub use role::Role;

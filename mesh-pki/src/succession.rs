@@ -167,7 +167,8 @@ impl RootCa {
             let life = DEFAULT_CERTIFICATE_VALIDITY;
             let certificate = signer.sign(&pair.request_pem, "check", role, "check", life)?;
             for root in [self, next] {
-                let taken = tls::check_chain(root.certificate_pem(), &certificate);
+                let taken =
+                    tls::check_chain(root.certificate_pem(), &certificate, SystemTime::now());
                 taken.map_err(|e| {
                     let cause = std::error::Error::source(&e).map(ToString::to_string);
                     let why = cause.unwrap_or_else(|| e.to_string());
@@ -217,7 +218,7 @@ impl NodeIdentity {
     /// # Errors
     /// They do not.
     pub fn trusting(&self, root_pem: &str) -> Result<Self, PkiError> {
-        tls::check_chain(root_pem, &self.certificate_pem)?;
+        tls::check_chain(root_pem, &self.certificate_pem, SystemTime::now())?;
         Ok(Self {
             root_pem: root_pem.to_owned(),
             ..self.clone()

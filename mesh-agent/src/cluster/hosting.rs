@@ -1,10 +1,14 @@
 //! Hosts a manager on this node for as long as its certificate says that it is one.
 
-use std::{fs, io, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context, Result};
-use mesh_manager::Manager;
-use mesh_pki::{Role, UnlockKey};
+use mesh_manager::{ErrorKind, Manager};
+use mesh_pki::{NodeIdentity, Role, UnlockKey};
 use tokio::{
     sync::{Mutex, Notify, watch},
     task::JoinHandle,
@@ -17,6 +21,9 @@ use crate::node::{Node, NodeError};
 
 /// Pause before a manager that did not start, or stop, is tried again.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// How often the manager's certificate is looked at.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Follows the certificate.
 #[derive(Debug)]
@@ -92,6 +99,12 @@ async fn follow(
     cancel: CancellationToken,
 ) {
     let mut identity = own.subscribe();
+    // The certificate that has expired and could not be prolonged: one try is enough, others may renew it.
+    let expired = |identity: &NodeIdentity| {
+        let has_expired = has_expired(identity);
+        has_expired.then(|| identity.certificate_pem.clone())
+    };
+    let mut given_up = expired(&own.get());
     while !cancel.is_cancelled() {
         let held = turn.lock.lock().await;
         let now = identity.borrow_and_update().clone();
@@ -104,11 +117,13 @@ async fn follow(
         let done = match wanted {
             // Nothing is known of the manager's keys until it is unlocked.
             _ if !now.has_key() => Ok(()),
-            true if !is_hosted => begin(&node, &kept).await,
+            true if !is_hosted => begin(&node, &kept, &own).await,
+            true if expired(&now) != given_up => begin_again(&node, &kept, &own).await,
             true if is_dismissed => begin_anew(&node, &kept, &own).await,
             false if is_hosted || kept.get().manager => finish(&node, &kept, &own).await,
             _ => Ok(()),
         };
+        given_up = expired(&own.get());
         let mut lock = node.manager().map(|manager| manager.node_lock());
         let done = done.and_then(|()| seal(&own, lock.as_mut()));
         show(&node);
@@ -128,6 +143,7 @@ async fn follow(
                     () = turn.again.notified() => true,
                     () = dismissed => true,
                     () = changed(lock) => true,
+                    () = expiry(&now), if given_up.is_none() => true,
                 },
                 Err(error) => {
                     warn!(
@@ -182,11 +198,47 @@ async fn changed(lock: Option<watch::Receiver<Option<UnlockKey>>>) {
 /// the place of the former.
 async fn begin_anew(node: &Node, kept: &Shared, own: &OwnIdentity) -> Result<()> {
     finish(node, kept, own).await?;
-    begin(node, kept).await
+    begin(node, kept, own).await
+}
+
+/// Has a manager whose certificate has expired while it runs go on with a prolonged one, if it gets one.
+async fn begin_again(node: &Node, kept: &Shared, own: &OwnIdentity) -> Result<()> {
+    if let Some(manager) = node.host(None) {
+        manager.shutdown().await;
+    }
+    begin(node, kept, own).await
+}
+
+/// This manager's identity with its certificate prolonged, if it has expired and may be.
+///
+/// # Errors
+/// The manager's log cannot be read.
+pub(super) async fn prolonged(
+    config: &mesh_manager::Config,
+    identity: &NodeIdentity,
+) -> Result<Option<NodeIdentity>> {
+    match Manager::prolonged(config, identity).await {
+        Err(error) if error.kind == ErrorKind::FailedPrecondition => {
+            warn!(%error, "this manager's certificate has expired, and only another manager can renew it");
+            Ok(None)
+        }
+        prolonged => prolonged.context("prolong this manager's certificate"),
+    }
+}
+
+fn has_expired(identity: &NodeIdentity) -> bool {
+    identity.has_expired(SystemTime::now()).unwrap_or(false)
+}
+
+/// Waits until it has expired; timers know nothing of the time of day.
+async fn expiry(identity: &NodeIdentity) {
+    while !has_expired(identity) {
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Starts a manager, which asks the others to let it in.
-async fn begin(node: &Node, kept: &Shared) -> Result<()> {
+async fn begin(node: &Node, kept: &Shared, identity: &OwnIdentity) -> Result<()> {
     let now = kept.get();
     let config = manager_config(node, &now);
     if !now.manager {
@@ -194,6 +246,10 @@ async fn begin(node: &Node, kept: &Shared) -> Result<()> {
         Manager::prepare(&config)?;
         let own = own_manager(now.listen);
         kept.change(|kept| kept.set_manager(true, own))?;
+    }
+    if let Some(prolonged) = prolonged(&config, &identity.get()).await? {
+        let saved = identity.renew(prolonged, || ());
+        saved.context("save the node's prolonged certificate")?;
     }
     let manager = Manager::restart(config, now.managers).await;
     node.host(Some(manager.context("start the manager")?));

@@ -340,7 +340,7 @@ async fn go_on(node: &Node) -> anyhow::Result<Option<Membership>> {
         return Ok(None);
     }
     let manager_config = manager_config(node, &kept);
-    let identity = Manager::identity(&manager_config)?.ok_or_else(|| {
+    let mut identity = Manager::identity(&manager_config)?.ok_or_else(|| {
         anyhow!("the node's certificate is missing; leave the swarm with --force and join again")
     })?;
     if !identity.has_key() && !Manager::is_locked(&manager_config)? {
@@ -349,6 +349,12 @@ async fn go_on(node: &Node) -> anyhow::Result<Option<Membership>> {
     // Where the certificate says otherwise, the group has changed already; what is kept follows.
     let is_manager = kept.manager && identity.role == mesh_pki::Role::Manager;
     let manager = if is_manager && identity.has_key() {
+        if let Some(prolonged) = hosting::prolonged(&manager_config, &identity).await? {
+            let lock = Manager::node_lock(&manager_config)?;
+            let saved = prolonged.save(&disk::identity_dir(config), lock.as_ref());
+            saved.context("save the node's prolonged certificate")?;
+            identity = prolonged;
+        }
         Some(Manager::restart(manager_config, kept.managers.clone()).await?)
     } else {
         None

@@ -7,7 +7,7 @@ use std::{
 };
 
 use mesh_manager::client;
-use mesh_pki::{NodeIdentity, Role};
+use mesh_pki::{NodeIdentity, Role, utc};
 use tokio::sync::watch;
 
 use super::{hosting, identity::OwnIdentity};
@@ -128,6 +128,14 @@ fn is_about(said: &Objection, now: &NodeIdentity) -> bool {
 
 /// Asks the managers in turn for a new certificate, and takes it up.
 async fn ask(node: &Node, own: &OwnIdentity, managers: &[String], now: &NodeIdentity) -> bool {
+    if let Ok(true) = now.has_expired(SystemTime::now())
+        && let Ok((_, end)) = now.validity()
+    {
+        tracing::warn!(
+            expired = utc(end),
+            "this node's certificate has expired; managers are asked to renew it, who know its key"
+        );
+    }
     for manager in managers {
         let renewed = match client::renew(manager, now).await {
             Ok(renewed) => renewed,

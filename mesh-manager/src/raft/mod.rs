@@ -17,7 +17,7 @@ mod types;
 pub(crate) use consensus::{Consensus, Leadership, Peer, PeerMessage};
 pub(crate) use network::{DISMISSED, MAX_MESSAGE};
 pub(crate) use open_raft::{OpenRaft, Origin, keys_in};
-pub(crate) use recovery::rebuild;
+pub(crate) use recovery::{read, rebuild};
 pub(crate) use seal::{SealError, Sealer};
 pub(crate) use store::Store;
 

@@ -67,6 +67,13 @@ impl LogStore {
     }
 }
 
+/// The state that the log of a manager, which does not run, holds; see [`replay`].
+pub(crate) async fn read(config: &Config) -> Result<State, ManagerError> {
+    let path = config.data_dir.join(super::open_raft::LOG_FILE);
+    let log = LogStore::open(&path, &config.machine, &config.unlock)?;
+    replay(&log).await
+}
+
 /// As [`LogStore::rebuild`], with a manager's log.
 pub(crate) async fn rebuild(
     config: &Config,

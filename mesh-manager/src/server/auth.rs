@@ -1,7 +1,8 @@
-//! Who calls, and whether they may. TLS has verified the certificate; here its subject is judged.
+//! Who calls, and whether they may. TLS has verified the certificate, but for its end; here that and its subject are judged.
 
+use super::connection::OtherEnd;
 use crate::{Shown, core::Core, raft::DISMISSED, state::Node};
-use mesh_pki::{PeerIdentity, Role};
+use mesh_pki::{PeerIdentity, Role, utc};
 use rustls::pki_types::CertificateDer;
 use std::{net::IpAddr, time::UNIX_EPOCH};
 use tonic::{Request, Status, metadata::MetadataValue};
@@ -9,41 +10,101 @@ use tonic::{Request, Status, metadata::MetadataValue};
 /// What one is told that may not take part in Raft.
 const NOT_OF_GROUP: &str = "only managers of this swarm may call this";
 
+fn other_end<T>(request: &Request<T>) -> Option<&OtherEnd> {
+    request.extensions().get()
+}
+
 /// The certificate that the caller showed.
 pub(super) fn certificate<T>(request: &Request<T>) -> Result<CertificateDer<'static>, Status> {
     let shown = request.extensions().get::<Shown>();
-    let certificates = request.peer_certs();
-    certificates
-        .as_deref()
-        .and_then(|all| all.first())
+    let verified = other_end(request).and_then(|other| other.certificate.as_deref());
+    verified
         .or(shown.map(|shown| &shown.0))
         .cloned()
         .ok_or_else(|| Status::unauthenticated("a node certificate is required"))
 }
 
-/// The caller's identity, if it showed a certificate of this cluster.
-pub(super) fn peer<T>(core: &Core, request: &Request<T>) -> Result<PeerIdentity, Status> {
-    let leaf = certificate(request)?;
-    let peer = PeerIdentity::from_certificate(&leaf)
-        .map_err(|e| Status::unauthenticated(e.to_string()))?;
-    if peer.cluster_id != core.identity.cluster_id {
-        return Err(Status::permission_denied(
-            "the certificate belongs to another cluster",
-        ));
+/// Who showed a certificate of this cluster, and whether it had expired.
+struct Caller {
+    peer: PeerIdentity,
+    has_expired: bool,
+}
+
+impl Caller {
+    fn of<T>(core: &Core, request: &Request<T>) -> Result<Self, Status> {
+        let leaf = certificate(request)?;
+        let peer = PeerIdentity::from_certificate(&leaf)
+            .map_err(|e| Status::unauthenticated(e.to_string()))?;
+        if peer.cluster_id != core.identity.cluster_id {
+            return Err(Status::permission_denied(
+                "the certificate belongs to another cluster",
+            ));
+        }
+        let since = other_end(request).map(|other| other.since);
+        Ok(Self {
+            has_expired: since.is_some_and(|since| peer.expires_at < since),
+            peer,
+        })
     }
-    Ok(peer)
+
+    /// The caller, for all that takes a certificate which is still good.
+    fn current(self) -> Result<PeerIdentity, Status> {
+        match self.has_expired {
+            false => Ok(self.peer),
+            true => Err(Status::unauthenticated(format!(
+                "the certificate of node {} expired on {}: it is good for having it renewed and for nothing else",
+                self.peer.node_id,
+                utc(self.peer.expires_at)
+            ))),
+        }
+    }
+
+    /// Whether it may have its certificate renewed: its node is part of the cluster still, and where the certificate has
+    /// expired, its key is the one that the node showed last. Those of former certificates are worth nothing.
+    fn check_renewal(&self, core: &Core) -> Result<(), Status> {
+        let peer = &self.peer;
+        let state = core.store.read();
+        let Some(node) = state.node(&peer.node_id) else {
+            return Err(Status::permission_denied(format!(
+                "node {} is not part of this swarm (any more)",
+                peer.node_id
+            )));
+        };
+        if self.has_expired && node.description.key != peer.key_digest {
+            return Err(Status::permission_denied(format!(
+                "the certificate of node {} expired on {}, and its key is not the one that the swarm knows",
+                peer.node_id,
+                utc(peer.expires_at)
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The caller's identity, if it showed a certificate of this cluster that is still good.
+pub(super) fn peer<T>(core: &Core, request: &Request<T>) -> Result<PeerIdentity, Status> {
+    Caller::of(core, request)?.current()
 }
 
 /// A node that is part of the cluster still.
 pub(super) fn node<T>(core: &Core, request: &Request<T>) -> Result<PeerIdentity, Status> {
-    let peer = peer(core, request)?;
-    if core.store.read().node(&peer.node_id).is_none() {
-        return Err(Status::permission_denied(format!(
-            "node {} is not part of this swarm (any more)",
-            peer.node_id
-        )));
+    let caller = Caller::of(core, request)?;
+    caller.check_renewal(core)?;
+    caller.current()
+}
+
+/// A node that is to have its certificate renewed, which may have expired.
+pub(super) fn renewing<T>(core: &Core, request: &Request<T>) -> Result<PeerIdentity, Status> {
+    let caller = Caller::of(core, request)?;
+    caller.check_renewal(core)?;
+    if caller.has_expired {
+        tracing::info!(
+            node = caller.peer.node_id,
+            expired = utc(caller.peer.expires_at),
+            "the expired certificate of a node is renewed: its key is known"
+        );
     }
-    Ok(peer)
+    Ok(caller.peer)
 }
 
 /// A manager, by its certificate and by the state.
@@ -93,11 +154,5 @@ pub(super) fn may_be_manager<T>(core: &Core, request: &Request<T>) -> Result<(),
 
 /// The caller's address.
 pub(super) fn remote_ip<T>(request: &Request<T>) -> Option<IpAddr> {
-    type Info = tonic::transport::server::TlsConnectInfo<tonic::transport::server::TcpConnectInfo>;
-    request
-        .extensions()
-        .get::<Info>()?
-        .get_ref()
-        .remote_addr()
-        .map(|a| a.ip())
+    other_end(request)?.address
 }

@@ -36,7 +36,7 @@ impl Service {
         let asked = request.get_ref();
         if asked.token.is_empty() {
             // A renewal, with the role that the node has by now.
-            let peer = auth::node(&self.0, request)?;
+            let peer = auth::renewing(&self.0, request)?;
             let state = self.0.store.read();
             let node = state.node(&peer.node_id);
             let role = node.map_or(peer.role, |n| n.role);

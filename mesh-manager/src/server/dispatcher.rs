@@ -27,6 +27,7 @@ impl Dispatcher for Service {
         let caller = session::Caller {
             node_id: peer.node_id,
             remote: auth::remote_ip(&request),
+            key_digest: peer.key_digest,
             certificate: auth::certificate(&request)?,
         };
         let messages = session::open(&self.0, caller, request.into_inner())?;

@@ -2,6 +2,7 @@
 
 mod auth;
 mod ca;
+mod connection;
 mod control;
 mod dispatcher;
 mod engine;
@@ -13,16 +14,14 @@ pub(crate) use ca::status;
 
 use crate::{Config, ManagerError, core::Core, leader::ENGINE, machine::Port, raft::MAX_MESSAGE};
 use axum::middleware::from_fn_with_state;
+use connection::Accepted;
 use mesh_api::proto::{
     control_server::ControlServer, dispatcher_server::DispatcherServer,
     node_ca_server::NodeCaServer, raft_server::RaftServer,
 };
 use std::{io, sync::Arc, time::Duration};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{service::Routes, transport::Server};
 
@@ -94,7 +93,7 @@ pub(crate) fn serve(core: &Arc<Core>, port: Port, api: axum::Router) {
 async fn accept(
     core: Arc<Core>,
     listener: TcpListener,
-    connections: mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
+    connections: mpsc::Sender<io::Result<Accepted>>,
 ) {
     loop {
         let (stream, peer) = tokio::select! {
@@ -114,7 +113,7 @@ async fn accept(
             // Small messages matter more than full packets here; without it they are only slower.
             let _ = stream.set_nodelay(true);
             match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => drop(connections.send(Ok(stream)).await),
+                Ok(Ok(stream)) => drop(connections.send(Ok(Accepted::new(stream))).await),
                 Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
                 Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
             }

@@ -39,6 +39,8 @@ pub(super) struct Caller {
     pub(super) node_id: String,
     pub(super) remote: Option<IpAddr>,
     pub(super) certificate: CertificateDer<'static>,
+    /// Of that certificate's key.
+    pub(super) key_digest: String,
 }
 
 /// Starts a session; the node's introduction is awaited in the background, so that the node may
@@ -137,6 +139,7 @@ async fn describe(core: &Core, caller: &Caller, hello: NodeDescription) -> Resul
     let issuer = cluster.map(|cluster| cluster.issuer_of(&caller.certificate));
     let description = NodeReport {
         issuer: issuer.unwrap_or_default(),
+        key: caller.key_digest.clone(),
         ..report(hello, caller.remote)
     };
     let is_known = {
@@ -186,6 +189,7 @@ fn report(hello: NodeDescription, remote: Option<IpAddr>) -> NodeReport {
         fills_in: hello.fills_in,
         trusted_root: hello.trusted_root,
         issuer: String::new(),
+        key: String::new(),
     }
 }
 

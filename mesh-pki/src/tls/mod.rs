@@ -3,7 +3,10 @@
 //! Servers show their certificate, those by which former roots vouch for its issuer, and the root, so that a node that only
 //! has a join token can find the pinned root in the chain. HTTP/2 is negotiated by ALPN.
 
+mod expired;
+
 use crate::{NodeIdentity, PeerIdentity, PkiError, Role, root_digest};
+use expired::ExpiredToo;
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
     client::{
@@ -14,7 +17,10 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     server::WebPkiClientVerifier,
 };
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// The DNS name that every manager's certificate carries and every client asks for: it keeps a
 /// worker's certificate from posing as a manager.
@@ -48,8 +54,13 @@ fn roots(pem: &str) -> Result<Arc<RootCertStore>, PkiError> {
     Ok(Arc::new(store))
 }
 
+fn unix(time: SystemTime) -> UnixTime {
+    UnixTime::since_unix_epoch(time.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
 /// The managers' server side. Client certificates are verified where shown and asked for, not
-/// demanded: a joining node has none yet. Services check the peer themselves.
+/// demanded: a joining node has none yet. One that has expired is taken as well if it was good until then, so that its node
+/// can have it renewed. Services check the peer themselves, [its time](PeerIdentity::expires_at) included.
 ///
 /// # Errors
 /// When the certificate or the key does not suit TLS.
@@ -65,7 +76,7 @@ pub fn server_config(identity: &NodeIdentity) -> Result<Arc<ServerConfig>, PkiEr
     chain.extend(certificates(&identity.root_pem)?);
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(ExpiredToo(verifier)))
         .with_single_cert(chain, key(&identity.key_pem)?)?;
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
     Ok(Arc::new(config))
@@ -88,12 +99,12 @@ pub fn client_config(identity: &NodeIdentity) -> Result<Arc<ClientConfig>, PkiEr
     Ok(Arc::new(config))
 }
 
-/// Whether those that trust this root take the certificates (both PEM) of a node now, as a client's and, of a manager, as a
-/// server's.
+/// Whether those that trust this root take the certificates (both PEM) of a node at `now`, as a client's and, of a manager, as
+/// a server's.
 ///
 /// # Errors
 /// What TLS has against them.
-pub fn check_chain(root_pem: &str, certificate_pem: &str) -> Result<(), PkiError> {
+pub fn check_chain(root_pem: &str, certificate_pem: &str, now: SystemTime) -> Result<(), PkiError> {
     let chain = certificates(certificate_pem)?;
     let Some((leaf, rest)) = chain.split_first() else {
         return Err(PkiError::InvalidCertificate {
@@ -103,7 +114,7 @@ pub fn check_chain(root_pem: &str, certificate_pem: &str) -> Result<(), PkiError
     let unfit = |e: rustls::server::VerifierBuilderError| PkiError::Verifier {
         reason: e.to_string(),
     };
-    let now = UnixTime::now();
+    let now = unix(now);
     WebPkiClientVerifier::builder_with_provider(roots(root_pem)?, provider())
         .build()
         .map_err(unfit)?

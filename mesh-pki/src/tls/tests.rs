@@ -88,3 +88,131 @@ async fn clusters_do_not_mix() {
             .is_err()
     );
 }
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A clock that is ahead by so much, or behind.
+#[derive(Debug)]
+struct Turned(UnixTime);
+
+impl rustls::time_provider::TimeProvider for Turned {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(self.0)
+    }
+}
+
+fn turned(now: SystemTime, server: &NodeIdentity) -> Arc<ServerConfig> {
+    let mut config = server_config(server).unwrap().as_ref().clone();
+    config.time_provider = Arc::new(Turned(unix(now)));
+    Arc::new(config)
+}
+
+fn turned_client(now: SystemTime, client: &NodeIdentity) -> Arc<ClientConfig> {
+    let mut config = client_config(client).unwrap().as_ref().clone();
+    config.time_provider = Arc::new(Turned(unix(now)));
+    Arc::new(config)
+}
+
+#[tokio::test]
+async fn a_client_may_come_too_late_but_not_too_early_and_a_server_neither() {
+    let root = RootCa::create().unwrap();
+    let manager = NodeIdentity::first_manager(&root).unwrap();
+    let worker = worker(&root, &manager.cluster_id);
+    let now = SystemTime::now();
+    let minute = Duration::from_secs(60);
+    // The worker's lives for a day, the manager's for ninety; both begin an hour before they were signed.
+    let table = [
+        (now, true, true),
+        (now - 59 * minute, true, true),
+        (now - 61 * minute, false, false),
+        (now + DAY - minute, true, true),
+        (now + DAY + minute, true, true),
+        (now + 89 * DAY, true, true),
+        (now + 91 * DAY, true, false),
+    ];
+    for (at, takes_client, is_taken) in table {
+        // The other end's clock is right.
+        let client = client_config(&worker).unwrap();
+        let shown = handshake(turned(at, &manager), client).await;
+        assert_eq!(shown.is_ok_and(|shown| shown), takes_client, "{at:?}");
+        let server = server_config(&manager).unwrap();
+        let shown = handshake(server, turned_client(at, &worker)).await;
+        assert_eq!(shown.is_ok(), is_taken, "{at:?}");
+    }
+    let late = now + 91 * DAY;
+    let foreign = NodeIdentity::first_manager(&RootCa::create().unwrap()).unwrap();
+    let client = client_config(&foreign).unwrap();
+    let shown = handshake(turned(late, &manager), client).await;
+    shown.expect_err("of another root, whether it has expired or not");
+    let root_is_gone = now + 21 * 365 * DAY;
+    let client = client_config(&worker).unwrap();
+    handshake(turned(root_is_gone, &manager), client)
+        .await
+        .expect("it was good while it lived");
+}
+
+#[tokio::test]
+async fn no_node_signs_another_ones_certificate_for_the_past() {
+    let root = RootCa::create().unwrap();
+    let manager = NodeIdentity::first_manager(&root).unwrap();
+    let worker = worker(&root, &manager.cluster_id);
+    let now = SystemTime::now();
+    // As if the worker's key were a root's.
+    let false_root =
+        RootCa::from_pem(&worker.certificate_pem, Some(worker.key_pem.as_str())).unwrap();
+    let request = worker.request().unwrap();
+    let certificate = false_root.sign_during(
+        &request,
+        &manager.node_id,
+        Role::Manager,
+        &manager.cluster_id,
+        now - 9 * DAY..now - DAY,
+    );
+    let chain = certificate.unwrap() + &worker.certificate_pem;
+    let made_up = NodeIdentity::new(chain, worker.key_pem, worker.root_pem).unwrap();
+    assert_eq!(made_up.node_id, manager.node_id);
+    for at in [now, now - 2 * DAY] {
+        let client = client_config(&made_up).unwrap();
+        let shown = handshake(turned(at, &manager), client).await;
+        shown.expect_err("a node's key signs no certificates");
+    }
+}
+
+#[tokio::test]
+async fn a_prolonged_certificate_is_the_same_with_a_later_end() {
+    let root = RootCa::create().unwrap();
+    let manager = NodeIdentity::first_manager(&root).unwrap();
+    let other = worker(&root, &manager.cluster_id);
+    let late = SystemTime::now() + 100 * DAY;
+    assert!(!manager.has_expired(late - 20 * DAY).unwrap());
+    assert!(manager.has_expired(late).unwrap());
+    let prolonged = manager.prolonged(&root, late, late + DAY).unwrap();
+    let read = |identity: &NodeIdentity| {
+        let leaf = certificates(&identity.certificate_pem).unwrap().remove(0);
+        PeerIdentity::from_certificate(&leaf).unwrap()
+    };
+    let (before, after) = (read(&manager), read(&prolonged));
+    let end = after.expires_at;
+    assert!(end <= late + DAY && end > late + DAY - Duration::from_secs(2));
+    assert_eq!(
+        after,
+        PeerIdentity {
+            expires_at: end,
+            ..before
+        },
+        "its key, role and beginning are what they were"
+    );
+    assert!(prolonged.is_due_for_renewal(late, 0.6).unwrap());
+    assert!(!prolonged.has_expired(late).unwrap());
+    let shown = handshake(turned(late, &prolonged), turned_client(late, &prolonged)).await;
+    assert!(shown.unwrap());
+    let shown = handshake(turned(late, &prolonged), turned_client(late, &other)).await;
+    assert!(shown.unwrap(), "it serves those that have expired");
+
+    let foreign = RootCa::create().unwrap();
+    let refused = manager.prolonged(&foreign, late, late + DAY);
+    refused.expect_err("nobody here would take it");
+    let locked = manager.without_key();
+    let refused = locked.prolonged(&root, late, late + DAY);
+    assert!(matches!(refused, Err(PkiError::MissingKey)));
+}
