@@ -38,7 +38,7 @@ impl Manager {
                 "the state here has no swarm of this node",
             ));
         };
-        if !node.is_some_and(|node| node.role == Role::Manager) {
+        if node.is_none_or(|node| node.role != Role::Manager) {
             return Err(ManagerError::precondition(
                 "by the state here, this node is no manager",
             ));

@@ -20,6 +20,10 @@ const CHECK: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 /// Longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The same where the certificate has expired, or is about to.
+const URGENT_PAUSE: Duration = Duration::from_secs(5);
+/// Rest of its life in which a certificate is about to expire: a manager that has prolonged its own has no more.
+const URGENT: Duration = Duration::from_secs(3600);
 
 /// Part of its life after which a certificate is renewed.
 const FRACTION: f64 = 0.6;
@@ -54,6 +58,7 @@ pub(super) async fn run(
         }
         let mut pause = RETRY;
         let mut is_first = true;
+        let mut told = Vec::new();
         loop {
             let now = identity.get();
             let wanted = *role.borrow();
@@ -72,17 +77,19 @@ pub(super) async fn run(
                 },
                 Step::Renew(within) => {
                     if is_first {
+                        tell_if_expired(&now);
                         tokio::time::sleep(within.mul_f64(rand::random_range(0.0..1.0))).await;
                     }
                     let known = managers.borrow().clone();
-                    ask(&node, &identity, &known, &now).await
+                    ask(&node, &identity, &known, &now, &mut told).await
                 }
             };
             is_first = false;
             // To a clock that is far ahead, one that does not live long is old as soon as it is made.
-            if !is_done || is_old(&identity.get(), SystemTime::now()) {
+            let (now, time) = (identity.get(), SystemTime::now());
+            if !is_done || is_old(&now, time) {
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                pause = (pause * 2).min(longest_pause(&now, time));
             }
         }
     }
@@ -121,34 +128,62 @@ fn is_old(identity: &NodeIdentity, time: SystemTime) -> bool {
     identity.is_due_for_renewal(time, FRACTION).unwrap_or(false)
 }
 
-/// Whether it is about the certificate that the node has now.
-fn is_about(said: &Objection, now: &NodeIdentity) -> bool {
-    said.against.certificate_pem == now.certificate_pem
+/// Longest pause between two tries to have it renewed.
+fn longest_pause(identity: &NodeIdentity, time: SystemTime) -> Duration {
+    match identity.has_expired(time + URGENT) {
+        Ok(false) => LONGEST_PAUSE,
+        _ => URGENT_PAUSE,
+    }
 }
 
-/// Asks the managers in turn for a new certificate, and takes it up.
-async fn ask(node: &Node, own: &OwnIdentity, managers: &[String], now: &NodeIdentity) -> bool {
-    if let Ok(true) = now.has_expired(SystemTime::now())
-        && let Ok((_, end)) = now.validity()
+/// Says so in the log if its certificate has expired.
+fn tell_if_expired(identity: &NodeIdentity) {
+    if let Ok(true) = identity.has_expired(SystemTime::now())
+        && let Ok((_, end)) = identity.validity()
     {
         tracing::warn!(
             expired = utc(end),
             "this node's certificate has expired; managers are asked to renew it, who know its key"
         );
     }
+}
+
+/// Whether it is about the certificate that the node has now.
+fn is_about(said: &Objection, now: &NodeIdentity) -> bool {
+    said.against.certificate_pem == now.certificate_pem
+}
+
+/// Asks the managers in turn for a new certificate, and takes it up. What keeps it from doing so is logged unless it was `told`
+/// already.
+async fn ask(
+    node: &Node,
+    own: &OwnIdentity,
+    managers: &[String],
+    now: &NodeIdentity,
+    told: &mut Vec<String>,
+) -> bool {
+    let mut failures = Vec::new();
     for manager in managers {
         let renewed = match client::renew(manager, now).await {
             Ok(renewed) => renewed,
             Err(error) => {
-                tracing::warn!(manager, %error, "certificate not renewed");
+                failures.push(error.to_string());
                 continue;
             }
         };
         match own.renew(renewed, || hosting::show(node)) {
-            Ok(()) => return true,
-            Err(error) => tracing::warn!(%error, "renewed certificate not saved"),
+            Ok(()) => {
+                tracing::info!("the node's certificate is renewed");
+                return true;
+            }
+            Err(error) => failures.push(error.to_string()),
         }
     }
+    if failures != *told {
+        let failures = failures.join("; ");
+        tracing::warn!(failures, "certificate not renewed");
+    }
+    *told = failures;
     false
 }
 
@@ -212,6 +247,11 @@ mod tests {
         let later = now + DEFAULT_CERTIFICATE_VALIDITY.mul_f64(0.7);
         let old = step(&first, None, None, later);
         assert_eq!(old, Step::Renew(Duration::ZERO));
+        assert_eq!(longest_pause(&first, later), LONGEST_PAUSE);
+        let end = now + DEFAULT_CERTIFICATE_VALIDITY;
+        for late in [end - URGENT / 2, end + URGENT] {
+            assert_eq!(longest_pause(&first, late), URGENT_PAUSE);
+        }
         let locked = Arc::new(first.as_ref().clone().without_key());
         assert_eq!(next(&locked, begun()), Step::Rest);
     }
