@@ -22,6 +22,9 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long an agent may take to stop when asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
+/// The library that turns an agent's clock.
+static CLOCK: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libclock.so"));
+
 /// A node of the rig.
 #[derive(Debug)]
 pub struct Node {
@@ -39,6 +42,8 @@ pub struct Node {
     pub port: String,
     /// Further arguments of the agent.
     pub args: Vec<String>,
+    /// By how much the clock of an agent is ahead that is started from now on.
+    pub clock_ahead: Duration,
     agent: Option<Child>,
 }
 
@@ -58,6 +63,7 @@ impl Node {
             instance,
             port: format!("{name}p"),
             args: Vec::new(),
+            clock_ahead: Duration::ZERO,
             agent: None,
         }
     }
@@ -121,6 +127,14 @@ impl Node {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
+        if !self.clock_ahead.is_zero() {
+            let library = self.dir.join("clock.so");
+            fs::write(&library, CLOCK)?;
+            let ahead = self.clock_ahead.as_secs().to_string();
+            command
+                .env("LD_PRELOAD", library)
+                .env("MESH_TEST_CLOCK_AHEAD", ahead);
+        }
         let child = command
             .spawn()
             .with_context(|| format!("cannot start {}", agent.display()))?;

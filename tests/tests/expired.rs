@@ -1,5 +1,6 @@
-//! Nodes come back after their certificates have expired. The clock stands: the test has the key of the swarm's root CA,
-//! which it gave, and puts certificates that ended in the past in the place of those on the nodes' disks.
+//! Nodes come back after their certificates have expired: with clocks that are turned, and where the clocks are right, with
+//! certificates that ended in the past. The test signs these by the key of the swarm's root CA, which it gave, and puts them in
+//! the place of those on the nodes' disks.
 
 use std::{
     fs,
@@ -105,20 +106,62 @@ fn wait_for_log(node: &Node, words: &str) -> Result<()> {
     })
 }
 
+/// Has nodes join as workers.
+fn join(rig: &Rig, nodes: &[Node]) -> Result<()> {
+    let token = rig.nodes[0].ok(&["swarm", "join-token", "-q", "worker"])?;
+    let remote = format!("{}:2377", rig.nodes[0].address);
+    for node in nodes {
+        let own = node.address.to_string();
+        let join = ["swarm", "join", "--advertise-addr", &own, "--token"];
+        node.ok(&[&join[..], &[token.trim(), &remote]].concat())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_swarm_that_was_off_for_a_hundred_days_goes_on() {
+    let builder = Rig::builder(&test_name("hundred")).nodes(3).without_swarm();
+    scenario_on(builder, |rig| {
+        managers::form_of(rig, 2)?;
+        join(rig, &rig.nodes[2..])?;
+        rig.wait_ready(3)?;
+        rig.create("web", &["--publish", "80:80", "--mode", "global"])?;
+        rig.wait_running("web", 3)?;
+        let ahead = 100 * DAY;
+        let mut former = Vec::new();
+        for node in &mut rig.nodes {
+            node.kill()?;
+            ensure!(left(node)? < ahead, "it lives too long");
+            former.push(identity(node)?);
+            node.clock_ahead = ahead;
+        }
+        for node in &mut rig.nodes {
+            node.start()?;
+        }
+        for (node, former) in rig.nodes.iter().zip(&former) {
+            eventually("a renewed certificate", UP_LIMIT, || {
+                let is_new = identity(node)?.key_pem != former.key_pem;
+                ensure!(is_new && left(node)? > ahead + 30 * DAY, "{}", node.name);
+                Ok(())
+            })?;
+        }
+        managers::wait_for(rig, &rig.nodes[0], &[0, 1])?;
+        for node in &rig.nodes {
+            wait_until_ready(&rig.nodes[0], node)?;
+            wait_for_answer(rig, node)?;
+        }
+        rig.create("later", &["--replicas", "3"])?;
+        rig.wait_running("later", 3)?;
+        Ok(())
+    });
+}
+
 #[test]
 fn a_swarm_comes_back_after_all_certificates_have_expired_but_for_a_removed_node() {
     let builder = Rig::builder(&test_name("expired")).nodes(5).without_swarm();
     scenario_on(builder, |rig| {
         managers::form_of(rig, 3)?;
-        let token = rig.nodes[0].ok(&["swarm", "join-token", "-q", "worker"])?;
-        for node in &rig.nodes[3..] {
-            let (own, remote) = (
-                node.address.to_string(),
-                format!("{}:2377", rig.nodes[0].address),
-            );
-            let join = ["swarm", "join", "--advertise-addr", &own, "--token"];
-            node.ok(&[&join[..], &[token.trim(), &remote]].concat())?;
-        }
+        join(rig, &rig.nodes[3..])?;
         rig.wait_ready(5)?;
         rig.create("web", &["--publish", "80:80", "--mode", "global"])?;
         rig.wait_running("web", 5)?;
