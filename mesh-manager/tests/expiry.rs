@@ -362,12 +362,14 @@ async fn one_that_was_demoted_meanwhile_is_no_manager_for_a_later_end() {
         let said = RaftClient::new(channel).vote(message).await;
         said.expect_err("it is no vote").code()
     };
-    let fresh = signer.sign(
+    // Signed a few seconds later, since its time has no parts of one: certificates begin an hour before.
+    let begins = SystemTime::now() - Duration::from_secs(3595);
+    let fresh = signer.sign_during(
         &late.request().unwrap(),
         &late.node_id,
         Role::Manager,
         &late.cluster_id,
-        DAY,
+        begins..begins + DAY,
     );
     let fresh = NodeIdentity {
         certificate_pem: fresh.unwrap(),
