@@ -1,7 +1,9 @@
-//! A manager whose own certificate has expired prolongs it itself: those that it would ask may all be in the same place.
+//! A manager whose own certificate has expired prolongs it itself: those that it would ask may all be in the same place. So does
+//! one whose own has not begun yet, as a clock was ahead when it was signed.
 //!
 //! All managers have the root CA's key. What is made here says no more than what it takes the place of: the node, the key, the
-//! role and the time of signing are the same, so that a manager which was demoted or removed meanwhile is none for it.
+//! role and, unless it is to come, the time of signing are the same, so that a manager which was
+//! demoted or removed meanwhile is none for it.
 
 use crate::{Config, Manager, ManagerError, raft};
 use mesh_pki::{NodeIdentity, PkiError, Role, utc};
@@ -13,7 +15,7 @@ use std::time::{Duration, UNIX_EPOCH};
 const LIFE: Duration = Duration::from_secs(3600);
 
 impl Manager {
-    /// This manager's `identity`, which is that on disk, with its certificate prolonged; `None` if it has not expired, is not a
+    /// This manager's `identity`, which is that on disk, with its certificate prolonged; `None` if it is good now, is not a
     /// manager's, or its private key is not known. It is not saved. The manager must not run.
     ///
     /// # Errors
@@ -27,7 +29,7 @@ impl Manager {
         let nanos = u64::try_from(config.machine.now()).unwrap_or(0);
         let now = UNIX_EPOCH + Duration::from_nanos(nanos);
         let is_manager = identity.role == Role::Manager;
-        if !is_manager || !identity.has_key() || !identity.has_expired(now).map_err(failed)? {
+        if !is_manager || !identity.has_key() || identity.is_good_at(now).map_err(failed)? {
             return Ok(None);
         }
         // All of it: Raft would tell what is committed only once there is a leader.
@@ -48,11 +50,12 @@ impl Manager {
         let prolonged = prolonged.map_err(|e| {
             ManagerError::precondition(format!("the root CA in the state here does not suit: {e}"))
         })?;
-        let (_, expired) = identity.validity().map_err(failed)?;
+        let (begins, expires) = identity.validity().map_err(failed)?;
         tracing::info!(
-            expired = utc(expired),
+            begins = utc(begins),
+            expires = utc(expires),
             until = utc(now + LIFE),
-            "the certificate of this manager has expired; it is prolonged with the swarm's root CA until it is renewed"
+            "this manager's certificate is not good now; it is prolonged with the swarm's root CA until it is renewed"
         );
         Ok(Some(prolonged))
     }

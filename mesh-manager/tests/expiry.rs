@@ -301,6 +301,22 @@ async fn managers_that_all_come_back_too_late_elect_a_leader_and_renew() {
         let refused = Manager::prolonged(config, &foreign).await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::FailedPrecondition, "{refused}");
 
+        // Signed by a clock that was ahead.
+        let later = SystemTime::now() + DAY * 50;
+        let early = NodeIdentity {
+            certificate_pem: signer
+                .sign_during(
+                    &late.request().unwrap(),
+                    &late.node_id,
+                    Role::Manager,
+                    &late.cluster_id,
+                    later..later + DAY * 90,
+                )
+                .unwrap(),
+            ..late.clone()
+        };
+        let prolonged = prolong(config, &early).await.expect("it begins later");
+        assert!(prolonged.is_good_at(SystemTime::now()).unwrap());
         let prolonged = prolong(config, &late).await.expect("it has expired");
         assert!(!prolonged.has_expired(SystemTime::now()).unwrap());
         prolonged.save(&config.identity_dir, None).unwrap();

@@ -157,6 +157,38 @@ fn a_swarm_that_was_off_for_a_hundred_days_goes_on() {
 }
 
 #[test]
+fn a_manager_alone_whose_clock_was_ahead_goes_on_once_it_is_right() {
+    let builder = Rig::builder(&test_name("ahead")).nodes(1).without_swarm();
+    scenario_on(builder, |rig| {
+        managers::form_of(rig, 1)?;
+        rig.wait_ready(1)?;
+        rig.create("web", &["--publish", "80:80"])?;
+        rig.wait_running("web", 1)?;
+        let mut former = identity(&rig.nodes[0])?;
+        for ahead in [100 * DAY, Duration::ZERO] {
+            let node = &mut rig.nodes[0];
+            node.kill()?;
+            let now = SystemTime::now() + ahead;
+            ensure!(!former.is_good_at(now)?, "it is good still");
+            node.clock_ahead = ahead;
+            node.start()?;
+            eventually("a renewed certificate", UP_LIMIT, || {
+                let renewed = identity(&rig.nodes[0])?;
+                ensure!(renewed.key_pem != former.key_pem, "it is of the same key");
+                ensure!(renewed.is_good_at(now)?, "it is not good");
+                former = renewed;
+                Ok(())
+            })?;
+            wait_until_ready(&rig.nodes[0], &rig.nodes[0])?;
+            wait_for_answer(rig, &rig.nodes[0])?;
+        }
+        rig.create("later", &["--publish", "81:80"])?;
+        rig.wait_running("later", 1)?;
+        Ok(())
+    });
+}
+
+#[test]
 fn a_swarm_comes_back_after_all_certificates_have_expired_but_for_a_removed_node() {
     let builder = Rig::builder(&test_name("expired")).nodes(5).without_swarm();
     scenario_on(builder, |rig| {

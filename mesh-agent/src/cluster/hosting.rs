@@ -99,10 +99,10 @@ async fn follow(
     cancel: CancellationToken,
 ) {
     let mut identity = own.subscribe();
-    // The certificate that has expired and could not be prolonged: one try is enough, others may renew it.
+    // The certificate that is not good now and could not be prolonged: one try is enough, others may renew it.
     let expired = |identity: &NodeIdentity| {
-        let has_expired = has_expired(identity);
-        has_expired.then(|| identity.certificate_pem.clone())
+        let is_good = is_good(identity);
+        (!is_good).then(|| identity.certificate_pem.clone())
     };
     let mut given_up = expired(&own.get());
     while !cancel.is_cancelled() {
@@ -143,7 +143,7 @@ async fn follow(
                     () = turn.again.notified() => true,
                     () = dismissed => true,
                     () = changed(lock) => true,
-                    () = expiry(&now), if given_up.is_none() => true,
+                    () = end(&now), if given_up.is_none() => true,
                 },
                 Err(error) => {
                     warn!(
@@ -201,7 +201,7 @@ async fn begin_anew(node: &Node, kept: &Shared, own: &OwnIdentity) -> Result<()>
     begin(node, kept, own).await
 }
 
-/// Has a manager whose certificate has expired while it runs go on with a prolonged one, if it gets one.
+/// Has a manager whose certificate is not good any more while it runs go on with a prolonged one, if it gets one.
 async fn begin_again(node: &Node, kept: &Shared, own: &OwnIdentity) -> Result<()> {
     if let Some(manager) = node.host(None) {
         manager.shutdown().await;
@@ -209,7 +209,7 @@ async fn begin_again(node: &Node, kept: &Shared, own: &OwnIdentity) -> Result<()
     begin(node, kept, own).await
 }
 
-/// This manager's identity with its certificate prolonged, if it has expired and may be.
+/// This manager's identity with its certificate prolonged, if it is not good now and may be.
 ///
 /// # Errors
 /// The manager's log cannot be read.
@@ -219,20 +219,20 @@ pub(super) async fn prolonged(
 ) -> Result<Option<NodeIdentity>> {
     match Manager::prolonged(config, identity).await {
         Err(error) if error.kind == ErrorKind::FailedPrecondition => {
-            warn!(%error, "this manager's certificate has expired, and only another manager can renew it");
+            warn!(%error, "this manager's certificate is not good now, and cannot be prolonged here");
             Ok(None)
         }
         prolonged => prolonged.context("prolong this manager's certificate"),
     }
 }
 
-fn has_expired(identity: &NodeIdentity) -> bool {
-    identity.has_expired(SystemTime::now()).unwrap_or(false)
+fn is_good(identity: &NodeIdentity) -> bool {
+    identity.is_good_at(SystemTime::now()).unwrap_or(true)
 }
 
-/// Waits until it has expired; timers know nothing of the time of day.
-async fn expiry(identity: &NodeIdentity) {
-    while !has_expired(identity) {
+/// Waits until it is not good any more; timers know nothing of the time of day, which may be set.
+async fn end(identity: &NodeIdentity) {
+    while is_good(identity) {
         tokio::time::sleep(LOOK).await;
     }
 }

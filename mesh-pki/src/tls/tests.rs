@@ -216,3 +216,23 @@ async fn a_prolonged_certificate_is_the_same_with_a_later_end() {
     let refused = locked.prolonged(&root, late, late + DAY);
     assert!(matches!(refused, Err(PkiError::MissingKey)));
 }
+
+#[tokio::test]
+async fn one_that_begins_later_is_prolonged_to_a_whole_life() {
+    let root = RootCa::create().unwrap();
+    let manager = NodeIdentity::first_manager(&root).unwrap();
+    let now = SystemTime::now();
+    let early = now - 20 * DAY;
+    assert!(manager.is_good_at(now).unwrap() && !manager.is_good_at(early).unwrap());
+    assert!(!manager.is_good_at(now + 100 * DAY).unwrap());
+    let hour = DAY / 24;
+    let prolonged = manager.prolonged(&root, early, early + hour).unwrap();
+    assert!(prolonged.is_good_at(early).unwrap());
+    assert!(prolonged.is_due_for_renewal(early, 0.6).unwrap());
+    let (begins, _) = prolonged.validity().unwrap();
+    assert!(begins < early - 89 * DAY, "nobody is younger for it");
+    let shown = handshake(turned(early, &prolonged), turned_client(early, &prolonged)).await;
+    assert!(shown.unwrap());
+    let before = handshake(turned(early, &manager), turned_client(early, &prolonged)).await;
+    before.expect_err("it is not good yet");
+}
