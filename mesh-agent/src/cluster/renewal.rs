@@ -7,7 +7,7 @@ use std::{
 };
 
 use mesh_manager::client;
-use mesh_pki::{NodeIdentity, Role, utc};
+use mesh_pki::{NodeIdentity, PkiError, Role, tls, utc};
 use tokio::sync::watch;
 
 use super::{hosting, identity::OwnIdentity};
@@ -153,6 +153,19 @@ fn is_about(said: &Objection, now: &NodeIdentity) -> bool {
     said.against.certificate_pem == now.certificate_pem
 }
 
+/// Whether a renewed one takes the place of the `former`: one that others would not take now does not, unless they would not
+/// take the former one either. The clock of who signed it may be ahead, or this node's behind.
+///
+/// # Errors
+/// What they would have against it.
+fn check(renewed: &NodeIdentity, former: &NodeIdentity, time: SystemTime) -> Result<(), PkiError> {
+    let judge = |one: &NodeIdentity| tls::check_chain(&one.root_pem, &one.certificate_pem, time);
+    judge(renewed).or_else(|refused| match judge(former) {
+        Ok(()) => Err(refused),
+        Err(_) => Ok(()),
+    })
+}
+
 /// Asks the managers in turn for a new certificate, and takes it up. What keeps it from doing so is logged unless it was `told`
 /// already.
 async fn ask(
@@ -171,6 +184,12 @@ async fn ask(
                 continue;
             }
         };
+        if let Err(error) = check(&renewed, now, SystemTime::now()) {
+            failures.push(format!(
+                "what {manager} signed is not good by this node's clock: {error}"
+            ));
+            continue;
+        }
         match own.renew(renewed, || hosting::show(node)) {
             Ok(()) => {
                 tracing::info!("the node's certificate is renewed");
@@ -199,6 +218,32 @@ mod tests {
         let root = trusted.certificate_pem().to_owned();
         let made = NodeIdentity::new(certificate.expect("a certificate"), pair.key_pem, root);
         Arc::new(made.expect("an identity"))
+    }
+
+    #[test]
+    fn a_renewed_certificate_that_is_not_good_takes_no_good_ones_place() {
+        let root = RootCa::create().expect("a root");
+        let good = identity(&root, &root);
+        let now = SystemTime::now();
+        let dated = |life| {
+            let request = good.request().expect("a request");
+            let certificate =
+                root.sign_during(&request, &good.node_id, good.role, &good.cluster_id, life);
+            NodeIdentity {
+                certificate_pem: certificate.expect("a certificate"),
+                ..good.as_ref().clone()
+            }
+        };
+        let hour = Duration::from_secs(3600);
+        let early = dated(now + hour..now + 9 * hour);
+        let late = dated(now - 9 * hour..now - hour);
+        check(&identity(&root, &root), &good, now).expect("it is as good");
+        for bad in [&early, &late] {
+            check(bad, &good, now).expect_err("the former one is better");
+            check(&good, bad, now).expect("it is better");
+            check(&early, bad, now).expect("the former one is not better");
+        }
+        check(&early, &good, now + 2 * hour).expect("it is good then");
     }
 
     #[test]
