@@ -121,12 +121,10 @@ impl NodeCa for Service {
         &self,
         request: Request<IssueNodeCertificateRequest>,
     ) -> Result<Response<IssueNodeCertificateResponse>, Status> {
-        // A token that was rotated, or a node that was removed, is worth nothing from that moment on. The only manager knows,
-        // and a full disk keeps no node from renewing what it has.
+        // A token that was rotated, a node that was removed, or a key that another one followed on is worth nothing from that
+        // moment on. The only manager knows once it leads, which takes no room on its disk.
         let is_renewal = request.get_ref().token.is_empty();
-        if !(is_renewal && self.0.is_only_manager()) {
-            self.0.catch_up().await.map_err(status)?;
-        }
+        self.0.catch_up().await.map_err(status)?;
         let cluster = self.cluster()?;
         let csr = std::str::from_utf8(&request.get_ref().csr_pem)
             .map_err(|_| Status::invalid_argument("the signing request is not PEM"))?
