@@ -247,8 +247,9 @@ async fn begin(node: &Node, kept: &Shared, identity: &OwnIdentity) -> Result<()>
         let own = own_manager(now.listen);
         kept.change(|kept| kept.set_manager(true, own))?;
     }
-    if let Some(prolonged) = prolonged(&config, &identity.get()).await? {
-        let saved = identity.renew(prolonged, || ());
+    let former = identity.get();
+    if let Some(prolonged) = prolonged(&config, &former).await? {
+        let saved = identity.prolong(&former, prolonged);
         saved.context("save the node's prolonged certificate")?;
     }
     let manager = Manager::restart(config, now.managers).await;

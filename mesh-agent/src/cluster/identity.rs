@@ -47,11 +47,35 @@ impl OwnIdentity {
     /// # Errors
     /// It cannot be written: the former one stays.
     pub(super) fn renew(&self, renewed: NodeIdentity, show: impl FnOnce()) -> Result<(), PkiError> {
+        self.replace(&self.lock(), renewed, show)
+    }
+
+    /// `prolonged` takes the place of the one that it was made of, unless that was renewed meanwhile.
+    ///
+    /// # Errors
+    /// It cannot be written: the former one stays.
+    pub(super) fn prolong(
+        &self,
+        former: &NodeIdentity,
+        prolonged: NodeIdentity,
+    ) -> Result<(), PkiError> {
         let lock = self.lock();
-        let key = lock.as_ref().filter(|_| renewed.role == Role::Manager);
-        renewed.save(&self.dir, key)?;
+        if *self.get() != *former {
+            return Ok(());
+        }
+        self.replace(&lock, prolonged, || ())
+    }
+
+    fn replace(
+        &self,
+        lock: &Option<UnlockKey>,
+        by: NodeIdentity,
+        show: impl FnOnce(),
+    ) -> Result<(), PkiError> {
+        let key = lock.as_ref().filter(|_| by.role == Role::Manager);
+        by.save(&self.dir, key)?;
         show();
-        self.current.send_replace(Arc::new(renewed));
+        self.current.send_replace(Arc::new(by));
         Ok(())
     }
 
@@ -91,6 +115,24 @@ impl OwnIdentity {
 mod tests {
     use super::*;
     use mesh_pki::{DEFAULT_CERTIFICATE_VALIDITY, RootCa, new_key_and_request};
+
+    #[test]
+    fn one_that_was_renewed_is_not_prolonged() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = RootCa::create().unwrap();
+        let [first, prolonged, renewed] =
+            [(); 3].map(|()| NodeIdentity::first_manager(&root).unwrap());
+        let own = OwnIdentity::new(dir.path().to_owned(), first.clone(), None);
+        let is_there = |identity: &NodeIdentity| {
+            let there = NodeIdentity::load(dir.path(), None).unwrap().unwrap();
+            there == *identity && *own.get() == *identity
+        };
+        own.prolong(&first, prolonged.clone()).unwrap();
+        assert!(is_there(&prolonged));
+        own.renew(renewed.clone(), || ()).unwrap();
+        own.prolong(&prolonged, first).unwrap();
+        assert!(is_there(&renewed));
+    }
 
     #[test]
     fn what_is_on_disk_is_locked_as_managers_are() {
