@@ -10,6 +10,13 @@ use tonic::{Request, Status, metadata::MetadataValue};
 /// What one is told that may not take part in Raft.
 const NOT_OF_GROUP: &str = "only managers of this swarm may call this";
 
+/// What a node is told that was removed, or never was one.
+pub(super) fn not_of_swarm(node_id: &str) -> Status {
+    Status::permission_denied(format!(
+        "node {node_id} is not part of this swarm (any more)"
+    ))
+}
+
 fn other_end<T>(request: &Request<T>) -> Option<&OtherEnd> {
     request.extensions().get()
 }
@@ -65,10 +72,7 @@ impl Caller {
         let peer = &self.peer;
         let state = core.store.read();
         let Some(node) = state.node(&peer.node_id) else {
-            return Err(Status::permission_denied(format!(
-                "node {} is not part of this swarm (any more)",
-                peer.node_id
-            )));
+            return Err(not_of_swarm(&peer.node_id));
         };
         if self.has_expired && node.description.key != peer.key_digest {
             return Err(Status::permission_denied(format!(

@@ -38,15 +38,16 @@ impl Service {
             // A renewal, with the role that the node has by now.
             let peer = auth::renewing(&self.0, request)?;
             let state = self.0.store.read();
-            let node = state.node(&peer.node_id);
-            let role = node.map_or(peer.role, |n| n.role);
+            let Some(node) = state.node(&peer.node_id) else {
+                return Err(auth::not_of_swarm(&peer.node_id));
+            };
             // Whoever is on the way out gets nothing that would make it a manager once it is out.
-            if role == Role::Manager && node.is_some_and(|n| n.desired_role() == Role::Worker) {
+            if node.role == Role::Manager && node.desired_role() == Role::Worker {
                 return Err(Status::unavailable(
                     "the node's role is being changed; try again",
                 ));
             }
-            return Ok((peer.node_id, role));
+            return Ok((peer.node_id, node.role));
         }
         let role = if is_same_secret(&asked.token, &cluster.worker_token) {
             Role::Worker
