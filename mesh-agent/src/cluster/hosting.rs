@@ -43,6 +43,16 @@ struct Turn {
     again: Notify,
 }
 
+/// The certificate that is not good and could not be prolonged: one try is enough, others may renew it.
+#[derive(Debug, Default)]
+pub(super) struct GivenUp(Option<String>);
+
+impl GivenUp {
+    fn is(&self, identity: &NodeIdentity) -> bool {
+        self.0.as_deref() == Some(identity.certificate_pem.as_str())
+    }
+}
+
 impl Hosting {
     /// Begins. The manager that runs, if one does, is the node's; whether one does is told through `hosted`.
     pub(super) fn start(
@@ -99,12 +109,7 @@ async fn follow(
     cancel: CancellationToken,
 ) {
     let mut identity = own.subscribe();
-    // The certificate that is not good now and could not be prolonged: one try is enough, others may renew it.
-    let expired = |identity: &NodeIdentity| {
-        let is_good = is_good(identity);
-        (!is_good).then(|| identity.certificate_pem.clone())
-    };
-    let mut given_up = expired(&own.get());
+    let mut given_up = GivenUp::default();
     while !cancel.is_cancelled() {
         let held = turn.lock.lock().await;
         let now = identity.borrow_and_update().clone();
@@ -117,13 +122,14 @@ async fn follow(
         let done = match wanted {
             // Nothing is known of the manager's keys until it is unlocked.
             _ if !now.has_key() => Ok(()),
-            true if !is_hosted => begin(&node, &kept, &own).await,
-            true if expired(&now) != given_up => begin_again(&node, &kept, &own).await,
-            true if is_dismissed => begin_anew(&node, &kept, &own).await,
+            true if !is_hosted => begin(&node, &kept, &own, &mut given_up).await,
+            true if !is_good(&now) && !given_up.is(&now) => {
+                begin_again(&node, &kept, &own, &mut given_up).await
+            }
+            true if is_dismissed => begin_anew(&node, &kept, &own, &mut given_up).await,
             false if is_hosted || kept.get().manager => finish(&node, &kept, &own).await,
             _ => Ok(()),
         };
-        given_up = expired(&own.get());
         let mut lock = node.manager().map(|manager| manager.node_lock());
         let done = done.and_then(|()| seal(&own, lock.as_mut()));
         show(&node);
@@ -143,7 +149,7 @@ async fn follow(
                     () = turn.again.notified() => true,
                     () = dismissed => true,
                     () = changed(lock) => true,
-                    () = end(&now), if given_up.is_none() => true,
+                    () = end(&now), if !given_up.is(&now) => true,
                 },
                 Err(error) => {
                     warn!(
@@ -196,30 +202,42 @@ async fn changed(lock: Option<watch::Receiver<Option<UnlockKey>>>) {
 
 /// Gives up a manager whose group is of the past. If its node is still to be one, another manager joins the group that took
 /// the place of the former.
-async fn begin_anew(node: &Node, kept: &Shared, own: &OwnIdentity) -> Result<()> {
+async fn begin_anew(
+    node: &Node,
+    kept: &Shared,
+    own: &OwnIdentity,
+    given_up: &mut GivenUp,
+) -> Result<()> {
     finish(node, kept, own).await?;
-    begin(node, kept, own).await
+    begin(node, kept, own, given_up).await
 }
 
 /// Has a manager whose certificate is not good any more while it runs go on with a prolonged one, if it gets one.
-async fn begin_again(node: &Node, kept: &Shared, own: &OwnIdentity) -> Result<()> {
+async fn begin_again(
+    node: &Node,
+    kept: &Shared,
+    own: &OwnIdentity,
+    given_up: &mut GivenUp,
+) -> Result<()> {
     if let Some(manager) = node.host(None) {
         manager.shutdown().await;
     }
-    begin(node, kept, own).await
+    begin(node, kept, own, given_up).await
 }
 
-/// This manager's identity with its certificate prolonged, if it is not good now and may be.
+/// This manager's identity with its certificate prolonged, if it is not good now and may be. One that may not is given up.
 ///
 /// # Errors
 /// The manager's log cannot be read.
 pub(super) async fn prolonged(
     config: &mesh_manager::Config,
     identity: &NodeIdentity,
+    given_up: &mut GivenUp,
 ) -> Result<Option<NodeIdentity>> {
     match Manager::prolonged(config, identity).await {
         Err(error) if error.kind == ErrorKind::FailedPrecondition => {
             warn!(%error, "this manager's certificate is not good now, and cannot be prolonged here");
+            given_up.0 = Some(identity.certificate_pem.clone());
             Ok(None)
         }
         prolonged => prolonged.context("prolong this manager's certificate"),
@@ -238,7 +256,12 @@ async fn end(identity: &NodeIdentity) {
 }
 
 /// Starts a manager, which asks the others to let it in.
-async fn begin(node: &Node, kept: &Shared, identity: &OwnIdentity) -> Result<()> {
+async fn begin(
+    node: &Node,
+    kept: &Shared,
+    identity: &OwnIdentity,
+    given_up: &mut GivenUp,
+) -> Result<()> {
     let now = kept.get();
     let config = manager_config(node, &now);
     if !now.manager {
@@ -248,7 +271,7 @@ async fn begin(node: &Node, kept: &Shared, identity: &OwnIdentity) -> Result<()>
         kept.change(|kept| kept.set_manager(true, own))?;
     }
     let former = identity.get();
-    if let Some(prolonged) = prolonged(&config, &former).await? {
+    if let Some(prolonged) = prolonged(&config, &former, given_up).await? {
         let saved = identity.prolong(&former, prolonged);
         saved.context("save the node's prolonged certificate")?;
     }

@@ -349,7 +349,11 @@ async fn go_on(node: &Node) -> anyhow::Result<Option<Membership>> {
     // Where the certificate says otherwise, the group has changed already; what is kept follows.
     let is_manager = kept.manager && identity.role == mesh_pki::Role::Manager;
     let manager = if is_manager && identity.has_key() {
-        if let Some(prolonged) = hosting::prolonged(&manager_config, &identity).await? {
+        // What is given up here is tried once more by who follows the certificate, which may have expired since.
+        let mut given_up = hosting::GivenUp::default();
+        if let Some(prolonged) =
+            hosting::prolonged(&manager_config, &identity, &mut given_up).await?
+        {
             let lock = Manager::node_lock(&manager_config)?;
             let saved = prolonged.save(&disk::identity_dir(config), lock.as_ref());
             saved.context("save the node's prolonged certificate")?;
