@@ -56,6 +56,7 @@ fn start(config: Config) -> Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    leave_no_core();
     keep_memory_small();
     raise_file_limit();
     tokio::runtime::Builder::new_multi_thread()
@@ -65,6 +66,14 @@ fn start(config: Config) -> Result<()> {
         .build()
         .context("start the async runtime")?
         .block_on(run(config))
+}
+
+/// Secrets, tokens and private keys are in this process's memory, and in no file that a crash leaves behind. What it starts is
+/// not concerned: that is undone when a program is executed.
+fn leave_no_core() {
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        tracing::warn!(%error, "a crash may leave secrets behind in a core");
+    }
 }
 
 /// The GNU C library has up to eight heaps for each processor, and keeps what buffers leave behind in them; one for each

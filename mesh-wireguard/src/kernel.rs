@@ -1,5 +1,5 @@
 //! The kernel's WireGuard: a device for each of the two newest keys. All that is to be known is on the devices: another
-//! agent finds it there. The private keys are nowhere else.
+//! agent finds it there. The private keys are kept nowhere else; with each look at a device, the kernel shows root its key.
 
 use std::{
     collections::BTreeMap,

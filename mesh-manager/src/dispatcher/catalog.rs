@@ -55,6 +55,9 @@ impl Version {
     }
 }
 
+/// Services that are gone of which versions may be kept, besides as many as there are services.
+const SPARE: usize = 64;
+
 /// The newest versions.
 #[derive(Debug, Default)]
 pub(crate) struct Catalog(Mutex<Newest>);
@@ -129,11 +132,17 @@ impl Catalog {
             let indexes = state.indexes();
             indexes.has_nodes_of(index) && indexes.has_service_of(service_id, index)
         };
+        if let Some(kept) = newest.endpoints.get_mut(service_id)
+            && is_same(kept.index)
+        {
+            kept.index = state.index();
+            return kept.version.clone();
+        }
         let kept = newest.endpoints.remove(service_id);
         let kept = Kept::renew(kept, state, is_same, make);
         let version = kept.version.clone();
-        // Services come and go.
-        if newest.endpoints.len() > state.services.len() {
+        // Services come and go; the tasks of those that are gone take their time to stop.
+        if newest.endpoints.len() > 2 * state.services.len() + SPARE {
             newest
                 .endpoints
                 .retain(|id, _| state.services.contains_key(id));

@@ -142,10 +142,15 @@ pub(super) async fn update(
         Some(other) => return Err(ApiError::bad_argument("rollback", other)),
     };
     let mut spec = spec_in(body).await?;
-    if !rollback {
+    {
         let view = manager.view();
-        handouts::resolve(&view, &mut spec)?;
-        ports::check(&view, view.find_service(&id).ok(), &spec)?;
+        let old = view.find_service(&id).ok();
+        if !rollback {
+            handouts::resolve(&view, &mut spec)?;
+            ports::check(&view, old, &spec)?;
+        } else if let Some(previous) = old.and_then(|old| old.previous_spec.as_deref()) {
+            ports::check(&view, old, previous)?;
+        }
     }
     let command = Command::UpdateService {
         id,

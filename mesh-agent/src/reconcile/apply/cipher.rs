@@ -97,10 +97,16 @@ impl Reconciler {
         let epochs = epochs.filter_map(|(address, peer)| Some((*address, peer.epoch?)));
         let epochs: BTreeMap<Ipv4Addr, u64> = epochs.collect();
         let port = self.config.wireguard_port;
-        if let Some(published) = published(assignment, port) {
-            bail!(
+        let port_use = published(assignment, port).map(|published| {
+            format!(
                 "{published}: publish another one, or start the agent with another --wireguard-port"
-            );
+            )
+        });
+        // A service that was rolled back may publish it while WireGuard is at the port beside.
+        if let Some(port_use) = &port_use
+            && self.cipher.borrow().is_none()
+        {
+            bail!("{port_use}");
         }
         let mtu = observe::uplink_mtu(host, self.vtep).unwrap_or(observe::DEFAULT_MTU) - OVERHEAD;
         let held = self.no_new_key.clone();
@@ -118,7 +124,11 @@ impl Reconciler {
                     .checked_add(1)
                     .and_then(|next| published(assignment, next)),
             },
-            warnings: told_twice(&peers),
+            warnings: told_twice(&peers)
+                .into_iter()
+                .chain(port_use.clone())
+                .collect(),
+            port_use,
             set: Request::Set { mtu, peers },
             epochs,
             period: Duration::from_secs(self.config.wireguard_rotation),
@@ -184,6 +194,8 @@ struct Work {
     set: Request,
     /// Those of the other nodes' keys, by tunnel end point.
     epochs: BTreeMap<Ipv4Addr, u64>,
+    /// What has its port, in words, if anything does.
+    port_use: Option<String>,
     /// After which this node makes itself a new key.
     period: Duration,
     /// Why it could not a moment ago.
@@ -221,7 +233,10 @@ impl Work {
         let mut no_new_key = None;
         if let Some(epoch) = status.next_epoch(self.period, &self.epochs) {
             let is_second = status.next_port != setup.port;
-            let published = setup.next_port_use.clone().filter(|_| is_second);
+            let published = match is_second {
+                true => setup.next_port_use.clone(),
+                false => self.port_use,
+            };
             no_new_key = self.held.or(published).or_else(|| {
                 tracing::info!(
                     epoch,
