@@ -238,7 +238,12 @@ fn all_managers_restarted_at_once() {
         }
         rig.wait_ready(3)?;
         for node in &rig.nodes {
-            ensure!(names(node)? == ["web"]);
+            // One that follows has to hear from the leader first.
+            eventually("each manager to answer", UP_LIMIT, || {
+                let names = names(node)?;
+                ensure!(names == ["web"], "{}: {names:?}", node.name);
+                Ok(())
+            })?;
         }
         let after = rig.running("web")?;
         let ids = |tasks: &[Task]| {
