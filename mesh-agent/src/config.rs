@@ -42,7 +42,7 @@ pub struct Config {
     /// next one as well.
     #[arg(long, default_value_t = mesh_wireguard::DEFAULT_PORT, value_parser = clap::value_parser!(u16).range(1024..))]
     pub wireguard_port: u16,
-    /// Seconds after which the node makes itself a new WireGuard key. (Session keys change every two minutes.)
+    /// Seconds after which the node makes itself a new WireGuard key, or up to an eighth later. (Session keys change every two minutes.)
     #[arg(long, value_name = "SECONDS", default_value_t = 12 * 3600, hide = true)]
     pub wireguard_rotation: u64,
     /// XDP on the uplinks: `auto` (where the driver is a physical device's), `native` (always, but on VLANs; a veth's

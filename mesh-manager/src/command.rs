@@ -150,8 +150,8 @@ pub type Outcome = Result<Response, ManagerError>;
 
 /// The rules by which managers of this version apply what they propose. 0: health checks and jobs are refused. 1: health
 /// checks are taken. 2: so are jobs. 3: so is autolock. 4: an update of the cluster that does not say how often its root was
-/// to be rotated leaves that as it was.
-pub const RULES: u32 = 4;
+/// to be rotated leaves that as it was. 5: a node is not given another one's WireGuard key.
+pub const RULES: u32 = 5;
 
 /// A change together with all that is not a function of the state: apply has no clock and rolls
 /// no dice.
@@ -324,6 +324,10 @@ pub struct Cipher {
     /// UDP port of its next key, host byte order; zero: the same.
     #[serde(default)]
     pub next_port: u16,
+    /// The public key before, base64, if it still had that when it made this one; empty: it had none, or its agent does not
+    /// say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub former_key: String,
 }
 
 /// A task that is to be made.

@@ -323,6 +323,56 @@ async fn logs_come_from_every_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_not_given_the_key_of_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let manager = manager(directory.path()).await;
+    let [victim, thief] = [
+        FakeNode::join(&manager, "victim").await,
+        FakeNode::join(&manager, "thief").await,
+    ];
+    let key = |letter: &str| format!("{}=", letter.repeat(43));
+    let description = |address: &str, letter: &str, hostname: &str| proto::NodeDescription {
+        hostname: hostname.to_owned(),
+        data_path_address: address.to_owned(),
+        cipher: Some(proto::Cipher {
+            key: key(letter),
+            port: 51820,
+            epoch: Some(0),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    // What the managers know of a node by these names.
+    let known = |node: &FakeNode| {
+        let view = manager.view();
+        let described = &view.node(node.id()).unwrap().description;
+        let cipher = described.cipher.as_ref();
+        (
+            described.hostname.clone(),
+            cipher.map(|cipher| cipher.key.clone()),
+        )
+    };
+    for (node, address, tells, hostname, has) in [
+        (&victim, "127.0.0.2", "a", "v1", "a"),
+        (&thief, "127.0.0.3", "b", "t1", "b"),
+        (&thief, "127.0.0.3", "a", "t2", "b"),
+        (&victim, "127.0.0.2", "c", "v2", "c"),
+        (&thief, "127.0.0.3", "a", "t3", "b"),
+        (&thief, "127.0.0.3", "c", "t4", "b"),
+        (&thief, "127.0.0.3", "d", "t5", "d"),
+    ] {
+        node.describe(description(address, tells, hostname)).await;
+        eventually(&format!("{hostname} to be known"), || {
+            (known(node).0 == hostname).then_some(())
+        })
+        .await;
+        assert_eq!(known(node).1, Some(key(has)), "{hostname}");
+    }
+    assert_eq!(known(&victim).1, Some(key("c")));
+    manager.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_may_not_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let manager = manager(directory.path()).await;

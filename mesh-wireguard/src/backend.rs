@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::{Backend, Error, Helper, Kernel, Request, Setup, Status};
+use crate::{Backend, Error, Helper, Kernel, Request, Setup, Status, control::USER_WANTED};
 
 /// What encrypts on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Handle {
                 Ok(kernel) => return Ok(Self::Kernel(kernel)),
                 Err(why) => why,
             },
-            Backend::User => "--wireguard is user".to_owned(),
+            Backend::User => USER_WANTED.to_owned(),
         };
         Kernel::end(&setup.owner)?;
         tracing::info!(

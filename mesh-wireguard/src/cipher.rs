@@ -14,9 +14,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::{
     PROTOCOL, PeerStatus, Status,
-    control::not_later,
     key::PublicKey,
     mesh::{BUFFER, Mesh, Out},
+    rotation::not_later,
     serve::Order,
     tun::Tun,
 };
@@ -193,6 +193,7 @@ impl Cipher {
             next_port: self.wires.port,
             ifindex,
             former: None,
+            former_key: text(mesh.former_key()),
             epoch: present.epoch,
             key: mesh.key().to_string(),
             key_age_s: present.since.elapsed().as_secs(),
@@ -204,6 +205,7 @@ impl Cipher {
                 .map(|peer| PeerStatus {
                     address: peer.address,
                     key: peer.key.to_string(),
+                    former_key: text(peer.former_key),
                     proved: peer.proved,
                     ifindex,
                     handshake_s: peer.handshake.map(|time| time.as_secs()),
@@ -228,6 +230,11 @@ impl Cipher {
     fn write(&self) -> RwLockWriteGuard<'_, Mesh> {
         self.mesh.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Empty: none.
+fn text(key: Option<PublicKey>) -> String {
+    key.map_or_else(String::new, |key| key.to_string())
 }
 
 /// Room for bursts; and no fragments: what is too large is answered before it is encrypted.

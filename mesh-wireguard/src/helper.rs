@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
-    net::IpAddr,
+    net::UdpSocket,
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::{net::UnixStream, process::CommandExt},
@@ -42,7 +42,7 @@ impl Helper {
         })
     }
 
-    /// The one that runs, if it is as `setup` says. Any other is ended.
+    /// The one that runs, if it is as `setup` says, or could not be because its port is taken. Any other is ended.
     ///
     /// # Errors
     /// What keeps that from ending.
@@ -52,8 +52,8 @@ impl Helper {
         };
         match found.ask(&Request::Status) {
             Ok(status)
-                if (status.protocol, status.address, status.port)
-                    == (PROTOCOL, IpAddr::V4(setup.address), setup.port) =>
+                if (status.protocol, status.address) == (PROTOCOL, setup.address.into())
+                    && (status.port == setup.port || is_taken(setup)) =>
             {
                 return Ok(Some(found));
             }
@@ -127,6 +127,12 @@ impl Helper {
         BufReader::new(stream).read_line(&mut answer)?;
         Ok(answer)
     }
+}
+
+/// Whether another program has the port that is asked for.
+fn is_taken(setup: &Setup) -> bool {
+    let bound = UdpSocket::bind((setup.address, setup.port));
+    bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
 }
 
 /// The process at the other end; `None` if it has ended.

@@ -5,18 +5,24 @@ use std::{
     collections::BTreeMap,
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::{LazyLock, Mutex, PoisonError},
+    time::Instant,
 };
 
 use crate::{
     Error, Peer, Request, Setup, Status,
-    control::not_later,
+    ages::Ages,
     key::{OwnKey, PublicKey},
     netlink::{self, Link},
     plan::{self, DEVICES, Device},
+    rotation::not_later,
 };
 
 /// What the devices of even and odd epochs are called.
 const NAMES: [&str; DEVICES as usize] = ["mesh-wg0", "mesh-wg1"];
+
+/// What this process has seen of handshakes.
+static AGES: LazyLock<Mutex<Ages>> = LazyLock::new(Mutex::default);
 
 /// Whether an interface of this name is one that encrypts.
 pub fn is_device(name: &str) -> bool {
@@ -138,13 +144,7 @@ impl Kernel {
         if let Some(newest) = found.first().filter(|newest| newest.epoch >= epoch) {
             return Err(Error::Refused(not_later(epoch, newest.epoch)));
         }
-        let first = found
-            .first()
-            .map(|newest| newest.port.saturating_sub(plan::port(0, newest.epoch)));
-        let port = plan::port(self.port.or(first).unwrap_or_default(), epoch);
-        if !found.iter().any(|device| device.port == port) {
-            check_port(port)?;
-        }
+        let port = self.port_for(epoch, &found)?;
         let vacated = || -> io::Result<()> {
             match netlink::link(name)? {
                 Some(link) if !is_of(&link.alias, &self.owner) && !is_half_made(&link)? => {
@@ -170,6 +170,55 @@ impl Kernel {
         })
     }
 
+    /// The port of an epoch's device that is to be made: the one that it should have, or where the others could not move to
+    /// theirs, the one beside them.
+    fn port_for(&self, epoch: u64, found: &[Device]) -> Result<u16, Error> {
+        // The device whose place it takes lets go of its port.
+        let is_left = |device: &Device, port: u16| {
+            plan::slot(device.epoch) == plan::slot(epoch) && device.port == port
+        };
+        let free = |port: u16| match found.iter().any(|device| is_left(device, port)) {
+            true => Ok(port),
+            false => check_port(port).map(|()| port),
+        };
+        let beside = found
+            .first()
+            .map(|newest| plan::port(newest.first_port(), epoch));
+        let wanted = self.port.map(|first| plan::port(first, epoch)).or(beside);
+        let wanted = wanted.unwrap_or_default();
+        match (free(wanted), beside) {
+            (Err(_), Some(beside)) if beside != wanted => free(beside),
+            (port, _) => port,
+        }
+    }
+
+    /// Moves devices to the ports that they are to have. One whose port another program has stays where it is, which its
+    /// status tells, and is moved later.
+    fn move_ports(&self, devices: &mut [Device]) -> Result<(), Error> {
+        let Some(first) = self.port else {
+            return Ok(());
+        };
+        // A second time, as a device may have the other's port until it has moved itself.
+        for _ in 0..DEVICES {
+            for device in devices.iter_mut() {
+                let port = plan::port(first, device.epoch);
+                if port == device.port {
+                    continue;
+                }
+                match netlink::set(device.index, None, port) {
+                    Ok(()) => device.port = port,
+                    Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => {}
+                    Err(error) => {
+                        let name = name(device.epoch);
+                        let action = format!("move the WireGuard device {name} to port {port}");
+                        return Err(failed(action)(error));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn set(&self, mtu: u32, peers: &BTreeMap<Ipv4Addr, Peer>) -> Result<(), Error> {
         let wanted = peers.iter().map(|(address, peer)| {
             let key = peer.key.parse::<PublicKey>();
@@ -177,22 +226,11 @@ impl Kernel {
             Ok((*address, (key, peer.clone())))
         });
         let wanted = wanted.collect::<Result<BTreeMap<_, _>, Error>>()?;
-        let devices = self.look()?;
-        let mut in_use = None;
+        let mut devices = self.look()?;
+        self.move_ports(&mut devices)?;
         for (number, device) in devices.iter().enumerate() {
             let name = name(device.epoch);
-            let mut changed = || -> io::Result<()> {
-                let port = self.port.map(|first| plan::port(first, device.epoch));
-                if let Some(port) = port.filter(|port| *port != device.port) {
-                    match netlink::set(device.index, None, port) {
-                        // The other device may have it, and will have let go of it the next time.
-                        Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => {
-                            let action = format!("move the WireGuard device {name} to port {port}");
-                            in_use = Some(failed(action)(error));
-                        }
-                        moved => moved?,
-                    }
-                }
+            let changed = || -> io::Result<()> {
                 if device.mtu != mtu || !device.is_up {
                     let alias = alias(&self.owner, device.epoch, device.made_s);
                     netlink::set_link(device.index, mtu, &alias)?;
@@ -214,7 +252,7 @@ impl Kernel {
             let name = name(older.epoch);
             netlink::remove(name).map_err(failed(format!("remove the device {name}")))?;
         }
-        in_use.map_or(Ok(()), Err)
+        Ok(())
     }
 
     fn look(&self) -> Result<Vec<Device>, Error> {
@@ -234,10 +272,15 @@ impl Kernel {
             else {
                 continue;
             };
-            let wireguard = netlink::wireguard(link.index)?;
+            let mut wireguard = netlink::wireguard(link.index)?;
             let Some(key) = wireguard.key else {
                 continue;
             };
+            let mut ages = AGES.lock().unwrap_or_else(PoisonError::into_inner);
+            let handshakes = ages.of(Instant::now(), key, &wireguard.handshakes);
+            for peer in &mut wireguard.peers {
+                peer.handshake = handshakes.get(&peer.key).copied();
+            }
             devices.push(Device {
                 index: link.index,
                 epoch,

@@ -78,6 +78,8 @@ impl Peer {
 pub(crate) struct Seen {
     pub(crate) address: Ipv4Addr,
     pub(crate) key: PublicKey,
+    /// The one before, if it may be needed.
+    pub(crate) former_key: Option<PublicKey>,
     /// The newest keys of both are in use.
     pub(crate) proved: bool,
     /// Since the last handshake, where there is a session.
@@ -104,6 +106,11 @@ impl Mesh {
         self.own[0].public
     }
 
+    /// The key before, if it is still there.
+    pub(crate) fn former_key(&self) -> Option<PublicKey> {
+        self.own.get(1).map(|own| own.public)
+    }
+
     /// Whether the key before is still there.
     pub(crate) fn is_rotating(&self) -> bool {
         self.own.len() > 1
@@ -119,6 +126,7 @@ impl Mesh {
         self.peers.iter().map(|(address, peer)| Seen {
             address: *address,
             key: peer.keys[0].0,
+            former_key: peer.keys.get(1).map(|(key, _)| *key),
             proved: peer.pairs[0].proved().is_some(),
             handshake: peer.sending().tunnel().time_since_last_handshake(),
             sent: peer.sent.load(Relaxed),

@@ -1,9 +1,10 @@
 //! Netlink about the kernel's WireGuard devices: make, look at, set, remove.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use netlink_packet_core::{
@@ -53,7 +54,10 @@ pub(crate) struct Link {
 pub(crate) struct WireGuard {
     pub(crate) key: Option<PublicKey>,
     pub(crate) port: u16,
+    /// How long ago their handshakes were is not known here.
     pub(crate) peers: Vec<DevicePeer>,
+    /// Their last handshakes, if there was any: since the epoch, by the wall clock of then.
+    pub(crate) handshakes: BTreeMap<PublicKey, Duration>,
 }
 
 /// Makes a device, which is down and has no key.
@@ -150,7 +154,9 @@ pub(crate) fn wireguard(index: u32) -> io::Result<WireGuard> {
                 WireguardAttribute::PublicKey(key) => device.key = Some(PublicKey(key)),
                 WireguardAttribute::ListenPort(port) => device.port = port,
                 WireguardAttribute::Peers(peers) => {
-                    for peer in peers.iter().filter_map(|peer| read_peer(peer)) {
+                    for (peer, handshake) in peers.iter().filter_map(|peer| read_peer(peer)) {
+                        let handshake = handshake.map(|at| (peer.key, at));
+                        device.handshakes.extend(handshake);
                         // Where one message ended and the next one goes on.
                         match device.peers.last_mut() {
                             Some(last) if last.key == peer.key => {
@@ -167,7 +173,9 @@ pub(crate) fn wireguard(index: u32) -> io::Result<WireGuard> {
     Ok(device)
 }
 
-fn read_peer(attributes: &[WireguardPeerAttribute]) -> Option<DevicePeer> {
+/// A peer, and the time of its last handshake.
+fn read_peer(attributes: &[WireguardPeerAttribute]) -> Option<(DevicePeer, Option<Duration>)> {
+    let mut handshake = None;
     let mut peer = DevicePeer {
         key: attributes.iter().find_map(|attribute| match attribute {
             WireguardPeerAttribute::PublicKey(key) => Some(PublicKey(*key)),
@@ -188,8 +196,9 @@ fn read_peer(attributes: &[WireguardPeerAttribute]) -> Option<DevicePeer> {
             WireguardPeerAttribute::TxBytes(bytes) => peer.sent = *bytes,
             WireguardPeerAttribute::LastHandshake(time) => {
                 let seconds = u64::try_from(time.seconds).unwrap_or(0);
-                let at = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-                peer.handshake = (seconds != 0).then(|| at.elapsed().unwrap_or_default());
+                let nanos = u32::try_from(time.nano_seconds).unwrap_or(0);
+                let at = Duration::from_secs(seconds) + Duration::from_nanos(nanos.into());
+                handshake = Some(at).filter(|at| !at.is_zero());
             }
             WireguardPeerAttribute::AllowedIps(allowed) => {
                 peer.address = allowed.iter().flat_map(|ip| ip.iter()).find_map(ipv4);
@@ -197,7 +206,7 @@ fn read_peer(attributes: &[WireguardPeerAttribute]) -> Option<DevicePeer> {
             _ => {}
         }
     }
-    Some(peer)
+    Some((peer, handshake))
 }
 
 fn ipv4(attribute: &WireguardAllowedIpAttr) -> Option<Ipv4Addr> {

@@ -58,8 +58,17 @@ pub(crate) struct DevicePeer {
 }
 
 impl Device {
-    fn peer(&self, address: Ipv4Addr) -> Option<&DevicePeer> {
-        self.peers.iter().find(|peer| peer.address == Some(address))
+    /// Its peers, by whose they are.
+    fn by_address(&self) -> BTreeMap<Ipv4Addr, &DevicePeer> {
+        let peers = self.peers.iter();
+        peers
+            .filter_map(|peer| Some((peer.address?, peer)))
+            .collect()
+    }
+
+    /// The UDP port that the device of an even epoch beside it has.
+    pub(crate) fn first_port(&self) -> u16 {
+        self.port.saturating_sub(port(0, self.epoch))
     }
 }
 
@@ -101,15 +110,15 @@ pub(crate) fn changes(
     for (key, _) in wanted.values() {
         *tellers.entry(*key).or_default() += 1;
     }
-    let holders = device
-        .peers
+    let known_peers = device.by_address();
+    let holders = known_peers
         .iter()
-        .filter_map(|peer| Some((peer.key, peer.address?)));
+        .filter(|(address, _)| wanted.contains_key(address));
     let holders: BTreeMap<PublicKey, Ipv4Addr> = holders
-        .filter(|(_, address)| wanted.contains_key(address))
+        .map(|(address, peer)| (peer.key, *address))
         .collect();
     for (address, (key, told)) in wanted {
-        let known = device.peer(*address);
+        let known = known_peers.get(address).copied();
         // A key of a later epoch is not this device's, and the one before stays. Who knows no epochs has one key for all.
         let is_its = match told.epoch {
             Some(epoch) if epoch < device.epoch => continue,
@@ -155,8 +164,9 @@ pub(crate) fn is_over<'a>(
     older: &Device,
     mut wanted: impl Iterator<Item = &'a Ipv4Addr>,
 ) -> bool {
+    let newest = newest.by_address();
     let is_proved = |address: &Ipv4Addr| {
-        let peer = newest.peer(*address);
+        let peer = newest.get(address);
         peer.is_some_and(|peer| peer.handshake.is_some())
     };
     let is_idle = |peer: &DevicePeer| peer.handshake.is_none_or(|since| since >= SESSION);
@@ -166,9 +176,10 @@ pub(crate) fn is_over<'a>(
 /// How things are. `devices` has the newest first, `address` is this node's tunnel end point, `now_s` the time since boot.
 pub(crate) fn status(devices: &[Device], address: Ipv4Addr, now_s: u64) -> Option<Status> {
     let (newest, older) = (devices.first()?, devices.get(1));
-    let nodes = devices.iter().flat_map(|device| &device.peers);
-    let nodes: BTreeSet<Ipv4Addr> = nodes.filter_map(|peer| peer.address).collect();
-    let first = newest.port.saturating_sub(port(0, newest.epoch));
+    let new = newest.by_address();
+    let old = older.map(Device::by_address).unwrap_or_default();
+    let nodes: BTreeSet<Ipv4Addr> = new.keys().chain(old.keys()).copied().collect();
+    let first = newest.first_port();
     Some(Status {
         protocol: PROTOCOL,
         address: IpAddr::V4(address),
@@ -176,6 +187,7 @@ pub(crate) fn status(devices: &[Device], address: Ipv4Addr, now_s: u64) -> Optio
         next_port: port(first, newest.epoch.wrapping_add(1)),
         ifindex: newest.index,
         former: older.map(|older| older.index),
+        former_key: older.map_or_else(String::new, |older| older.key.to_string()),
         epoch: newest.epoch,
         key: newest.key.to_string(),
         key_age_s: now_s.saturating_sub(newest.made_s),
@@ -184,26 +196,32 @@ pub(crate) fn status(devices: &[Device], address: Ipv4Addr, now_s: u64) -> Optio
         user_space: None,
         peers: nodes
             .into_iter()
-            .filter_map(|node| peer_status(newest, older, node))
+            .filter_map(|node| {
+                let new = new.get(&node).map(|peer| (newest.index, *peer));
+                let old = older.and_then(|older| Some((older.index, *old.get(&node)?)));
+                peer_status(node, new, old)
+            })
             .collect(),
     })
 }
 
-fn peer_status(newest: &Device, older: Option<&Device>, address: Ipv4Addr) -> Option<PeerStatus> {
-    let new = newest.peer(address);
-    let old = older.and_then(|older| Some((older, older.peer(address)?)));
-    let is_proved = |peer: Option<&DevicePeer>| peer.is_some_and(|peer| peer.handshake.is_some());
-    let by_old = old.filter(|(_, peer)| new.is_none() || !is_proved(new) && is_proved(Some(peer)));
-    let (device, peer) = match by_old {
-        Some(old) => old,
-        None => (newest, new?),
-    };
-    let both = || new.into_iter().chain(old.map(|(_, peer)| peer));
+/// `new` and `old` are what the newest device and the one before have of a node, each with its interface index.
+fn peer_status(
+    address: Ipv4Addr,
+    new: Option<(u32, &DevicePeer)>,
+    old: Option<(u32, &DevicePeer)>,
+) -> Option<PeerStatus> {
+    let is_proved =
+        |peer: Option<(u32, &DevicePeer)>| peer.is_some_and(|(_, peer)| peer.handshake.is_some());
+    let by_old = old.filter(|_| new.is_none() || !is_proved(new) && is_proved(old));
+    let (ifindex, peer) = by_old.or(new)?;
+    let both = || new.into_iter().chain(old).map(|(_, peer)| peer);
     Some(PeerStatus {
         address,
-        key: new.unwrap_or(peer).key.to_string(),
+        key: new.map_or(peer, |(_, new)| new).key.to_string(),
+        former_key: String::new(),
         proved: is_proved(new),
-        ifindex: device.index,
+        ifindex,
         handshake_s: peer.handshake.map(|since| since.as_secs()),
         sent: both().map(|peer| peer.sent).sum(),
         received: both().map(|peer| peer.received).sum(),

@@ -1,6 +1,7 @@
 //! Devices as the kernel could have them.
 
 use super::*;
+use crate::Pace;
 
 fn key(number: u8) -> PublicKey {
     PublicKey([number; 32])
@@ -47,6 +48,7 @@ fn told(all: &[(u8, u8, u16, Option<u64>)]) -> BTreeMap<Ipv4Addr, (PublicKey, Pe
             key: key(*number).to_string(),
             port: *port,
             epoch: *epoch,
+            former_key: String::new(),
         };
         (node(*last), (key(*number), peer))
     });
@@ -208,22 +210,6 @@ fn ports_take_turns() {
     );
 }
 
-/// After which keys are made anew: not here.
-const PERIOD: Duration = Duration::from_secs(100);
-
-/// A node's key of an epoch; no other has it.
-fn number(last: u8, epoch: u64) -> u8 {
-    last * 16 + epoch as u8
-}
-
-/// A node's device of an epoch, as it is when it has been made.
-fn own(last: u8, epoch: u64) -> Device {
-    Device {
-        key: key(number(last, epoch)),
-        ..device(epoch, vec![])
-    }
-}
-
 fn make(device: &mut Device, change: Change) {
     match change {
         Change::Remove(key) => device.peers.retain(|peer| peer.key != key),
@@ -250,70 +236,221 @@ fn make(device: &mut Device, change: Change) {
     }
 }
 
-/// Lets all agents make a pass, one after the other; then those shake hands that have a key in common. `nodes` are their
-/// devices, the newest first.
-fn pass(nodes: &mut BTreeMap<u8, Vec<Device>>) {
-    let all: Vec<u8> = nodes.keys().copied().collect();
-    for last in all {
-        let others = nodes.iter().filter(|(other, _)| **other != last);
-        let others = others.map(|(other, devices)| {
-            let newest = &devices[0];
-            let number = number(*other, newest.epoch);
-            (*other, number, newest.port, Some(newest.epoch))
-        });
-        let wanted = told(&others.collect::<Vec<_>>());
-        let epochs = wanted.iter();
-        let epochs = epochs.filter_map(|(address, (_, peer))| Some((*address, peer.epoch?)));
-        let epochs: BTreeMap<Ipv4Addr, u64> = epochs.collect();
-        let devices = nodes.get_mut(&last).expect("a node");
-        for (number, device) in devices.iter_mut().enumerate() {
-            for change in changes(device, number == 0, &wanted) {
-                make(device, change);
-            }
-        }
-        let status = status(devices, node(last), 1030).expect("devices");
-        if let Some(epoch) = status.next_epoch(PERIOD, &epochs) {
-            devices.insert(0, own(last, epoch));
-            devices.truncate(2);
+/// Agents that make passes, with the kernel's devices.
+struct Mesh {
+    now_s: u64,
+    keys: u64,
+    nodes: BTreeMap<u8, Node>,
+}
+
+struct Node {
+    /// The newest first.
+    devices: Vec<Device>,
+    /// What it tells of the key before.
+    former_key: String,
+    /// The others' latest epoch, and since when it is known.
+    latest: (u64, u64),
+    /// When it has made itself another key.
+    turns: Vec<u64>,
+    is_down: bool,
+}
+
+impl Mesh {
+    fn new() -> Self {
+        Self {
+            now_s: 1000,
+            keys: 0,
+            nodes: BTreeMap::new(),
         }
     }
-    let all: Vec<Device> = nodes.values().flatten().cloned().collect();
-    for device in nodes.values_mut().flatten() {
-        let own = device.key;
-        for peer in &mut device.peers {
-            let other = all.iter().find(|other| other.key == peer.key);
-            let is_common = other.is_some_and(|other| other.peers.iter().any(|p| p.key == own));
-            peer.handshake = match is_common {
-                true => Some(Duration::from_secs(1)),
-                false => peer.handshake.map(|_| SESSION),
+
+    /// A device as it is when it has been made; no other has its key.
+    fn device(&mut self, epoch: u64) -> Device {
+        self.keys += 1;
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&self.keys.to_be_bytes());
+        Device {
+            key: PublicKey(key),
+            made_s: self.now_s,
+            ..device(epoch, vec![])
+        }
+    }
+
+    /// What all but one tell.
+    fn told(&self, last: u8) -> BTreeMap<Ipv4Addr, (PublicKey, Peer)> {
+        let others = self.nodes.iter().filter(|(other, _)| **other != last);
+        let told = others.map(|(other, its)| {
+            let newest = &its.devices[0];
+            let peer = Peer {
+                key: newest.key.to_string(),
+                port: newest.port,
+                epoch: Some(newest.epoch),
+                former_key: its.former_key.clone(),
             };
+            (node(*other), (newest.key, peer))
+        });
+        told.collect()
+    }
+
+    /// A node that knows nothing of before.
+    fn begin(&mut self, last: u8) {
+        let device = self.device(crate::first_epoch(&peers(&self.told(last))));
+        let node = Node {
+            devices: vec![device],
+            former_key: String::new(),
+            latest: (0, self.now_s),
+            turns: Vec::new(),
+            is_down: false,
+        };
+        self.nodes.insert(last, node);
+    }
+
+    /// A node makes itself another key.
+    fn turn(&mut self, last: u8, epoch: u64) {
+        let device = self.device(epoch);
+        let node = self.nodes.get_mut(&last).expect("a node");
+        node.former_key = node.devices[0].key.to_string();
+        node.devices.insert(0, device);
+        node.devices.truncate(2);
+        node.turns.push(self.now_s);
+    }
+
+    /// Lets all agents make a pass, one after the other; then those shake hands that have a key in common. They have nothing
+    /// to say to each other.
+    fn pass(&mut self, pace: impl Fn(u8) -> Pace) {
+        let up = self.nodes.iter().filter(|(_, node)| !node.is_down);
+        let up: Vec<u8> = up.map(|(last, _)| *last).collect();
+        for last in up {
+            let (wanted, now_s) = (self.told(last), self.now_s);
+            let its = self.nodes.get_mut(&last).expect("a node");
+            for (number, device) in its.devices.iter_mut().enumerate() {
+                for change in changes(device, number == 0, &wanted) {
+                    make(device, change);
+                }
+            }
+            if let [newest, older] = &its.devices[..]
+                && is_over(newest, older, wanted.keys())
+            {
+                its.devices.pop();
+            }
+            let others = peers(&wanted);
+            let latest = crate::first_epoch(&others);
+            if its.latest.0 != latest {
+                its.latest = (latest, now_s);
+            }
+            let ahead_for = Duration::from_secs(now_s - its.latest.1);
+            let status = status(&its.devices, node(last), now_s).expect("devices");
+            if let Some(epoch) = status.next_epoch(&pace(last), &others, ahead_for) {
+                self.turn(last, epoch);
+            }
+        }
+        let devices = self.nodes.values().flat_map(|node| &node.devices);
+        let all: Vec<Device> = devices.cloned().collect();
+        let devices = self.nodes.values_mut().flat_map(|node| &mut node.devices);
+        for device in devices {
+            let own = device.key;
+            for peer in &mut device.peers {
+                let other = all.iter().find(|other| other.key == peer.key);
+                let is_common = other.is_some_and(|other| other.peers.iter().any(|p| p.key == own));
+                let is_met = is_common || peer.handshake.is_some();
+                peer.handshake = is_met.then_some(SESSION);
+            }
+        }
+    }
+
+    /// Each two have a key each that the other knows, and are no more than an epoch apart.
+    fn check(&self) {
+        let knows = |one: &Device, other: &Device| one.peers.iter().any(|p| p.key == other.key);
+        let up = || self.nodes.iter().filter(|(_, node)| !node.is_down);
+        for (one, its) in up() {
+            for (two, others) in up() {
+                let mut pairs = its
+                    .devices
+                    .iter()
+                    .flat_map(|device| others.devices.iter().map(move |other| (device, other)));
+                let is_met = pairs.any(|(one, other)| knows(one, other) && knows(other, one));
+                assert!(one == two || is_met, "{one} and {two} at {}", self.now_s);
+                let (one, two) = (its.devices[0].epoch, others.devices[0].epoch);
+                assert!(one.abs_diff(two) <= 1, "{one} and {two} at {}", self.now_s);
+            }
         }
     }
 }
 
+fn peers(told: &BTreeMap<Ipv4Addr, (PublicKey, Peer)>) -> BTreeMap<Ipv4Addr, Peer> {
+    let peers = told.iter();
+    peers.map(|(at, (_, peer))| (*at, peer.clone())).collect()
+}
+
 #[test]
 fn a_node_that_starts_during_a_change_of_keys_has_one_in_common_with_all() {
-    // All keep a key for a node that is down.
-    let mut nodes = BTreeMap::from([1, 2].map(|last| (last, vec![own(last, 7), own(last, 6)])));
-    pass(&mut nodes);
-    pass(&mut nodes);
-    let ahead = nodes.get_mut(&2).expect("a node");
-    ahead.insert(0, own(2, 8));
-    ahead.truncate(2);
-    pass(&mut nodes);
-    assert_eq!(nodes[&1][0].epoch, 7, "it waits");
-    let epochs = nodes.iter().map(|(last, own)| (node(*last), own[0].epoch));
-    let epochs: BTreeMap<Ipv4Addr, u64> = epochs.collect();
-    nodes.insert(3, vec![own(3, crate::first_epoch(&epochs))]);
-    pass(&mut nodes);
-    pass(&mut nodes);
-    for (last, devices) in &nodes {
-        for (other, its) in nodes.iter().filter(|(other, _)| *other != last) {
-            let mut known = devices.iter().flat_map(|device| &device.peers);
-            let is_met = known.any(|peer| {
-                peer.key == its[0].key && peer.handshake.is_some_and(|since| since < SESSION)
-            });
-            assert!(is_met, "{last} has the key that {other} tells");
+    let pace = |_| Pace {
+        period: Duration::from_secs(100),
+        least: Duration::from_secs(25),
+        delay: Duration::from_secs(10),
+    };
+    // Where it follows soon, and where its key before may be needed by a node that is down.
+    for is_rotating in [false, true] {
+        let mut mesh = Mesh::new();
+        mesh.begin(1);
+        mesh.begin(2);
+        if is_rotating {
+            mesh.begin(4);
+            mesh.pass(pace);
+            mesh.nodes.get_mut(&4).expect("a node").is_down = true;
+            mesh.turn(1, 1);
+            mesh.turn(2, 1);
+        }
+        mesh.pass(pace);
+        let epoch = mesh.nodes[&1].devices[0].epoch;
+        mesh.now_s += 30;
+        mesh.turn(2, epoch + 1);
+        mesh.pass(pace);
+        mesh.check();
+        assert_eq!(mesh.nodes[&1].devices[0].epoch, epoch, "it waits");
+        mesh.begin(3);
+        for _ in 0..3 {
+            mesh.pass(pace);
+        }
+        mesh.check();
+    }
+}
+
+#[test]
+fn keys_change_one_after_the_other_whoever_begins_anew() {
+    const NODES: u8 = 8;
+    let period = Duration::from_secs(400);
+    let pace = |last| Pace::of(period, node(last));
+    for restarts in [None, Some(41), Some(23)] {
+        let mut mesh = Mesh::new();
+        for last in 1..=NODES {
+            mesh.begin(last);
+        }
+        for second in 1..4000 {
+            mesh.now_s += 1;
+            if let Some(every) = restarts.filter(|every| second % every == 0) {
+                // The others' keys grow old.
+                mesh.begin(5 + (second / every % 4) as u8);
+            }
+            for _ in 0..3 {
+                mesh.pass(pace);
+            }
+            mesh.check();
+        }
+        let epoch = mesh.nodes[&1].devices[0].epoch;
+        assert!((7..=10).contains(&epoch), "{epoch}");
+        if restarts.is_none() {
+            // Together, and yet not at once.
+            for number in 0..7 {
+                let turns = mesh.nodes.values().map(|node| node.turns[number]);
+                let turns: BTreeSet<u64> = turns.collect();
+                let spread = turns
+                    .last()
+                    .zip(turns.first())
+                    .map(|(last, first)| last - first);
+                assert!(turns.len() > usize::from(NODES) / 2, "{number}: {turns:?}");
+                assert!(spread <= Some(400 / 8 + 1), "{number}: {turns:?}");
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use mesh_api::proto::NodeDescription;
+use mesh_api::proto::{self, NodeDescription};
 use mesh_manager::ManagerHandle;
 use mesh_pki::{NodeIdentity, UnlockKey};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     assignment::Assignment,
+    config::Config,
     container::Names,
     logs,
     node::{ClusterInfo, Node, NodeError, NodeState, Role},
@@ -75,7 +76,10 @@ impl Membership {
         node.host(manager);
         let identity = Arc::new(OwnIdentity::new(disk::identity_dir(config), identity, lock));
         let encryption = node.encryption();
-        let told = encryption.as_ref().map(reconcile::cipher::told);
+        let told = encryption.as_ref().map(|status| {
+            let known = known_cipher(config, &info.node_id, status);
+            reconcile::cipher::told_first(status, known.as_ref())
+        });
         let (cipher, cipher_in) = watch::channel(told);
         let (mtu, mtu_in) = watch::channel(0);
         let mut session = Session::start(session::Config {
@@ -359,6 +363,18 @@ fn follow(
             }
         }
     }
+}
+
+/// What others knew last of this node's WireGuard, if an agent before this one may have begun to change it.
+fn known_cipher(
+    config: &Config,
+    node_id: &str,
+    status: &mesh_wireguard::Status,
+) -> Option<proto::Cipher> {
+    status.former?;
+    // The session says if it cannot be read.
+    let kept = Assignment::load(&disk::assignment_file(config)).ok()??;
+    kept.peers.get(node_id)?.cipher.clone()
 }
 
 fn role(is_manager: bool) -> Role {

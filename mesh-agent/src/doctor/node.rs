@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use mesh_api::proto::{Finding, Level};
 use mesh_datapath::{ReturnPath, ReturnState, Room, Uplink, UplinkMode};
+use mesh_wireguard::Backend;
 
 use crate::{
     links::{egress, sysctl},
@@ -63,7 +64,8 @@ pub(super) async fn look(node: &Node) -> Vec<Finding> {
     let reader = node.clone();
     let status = tokio::task::spawn_blocking(move || reader.encryption()).await;
     let status = status.ok().flatten();
-    findings.extend(encryption(is_encrypted, status.as_ref()));
+    let (wanted, port) = (node.config().wireguard, node.config().wireguard_port);
+    findings.extend(encryption(is_encrypted, status.as_ref(), wanted, port));
     if let Some(IpAddr::V4(own)) = super::own_address(node)
         && status.is_some_and(|status| status.user_space.is_none())
     {
@@ -84,14 +86,20 @@ fn wrong_source(to: Ipv4Addr, from: Ipv4Addr, own: Ipv4Addr) -> Finding {
     )
 }
 
-/// Whether encrypted networks of this node reach the other nodes that have some.
-fn encryption(is_wanted: bool, status: Option<&mesh_wireguard::Status>) -> Vec<Finding> {
+/// Whether encrypted networks of this node reach the other nodes that have some. `backend` and `port` are what its agent was
+/// started with.
+fn encryption(
+    is_wanted: bool,
+    status: Option<&mesh_wireguard::Status>,
+    backend: Backend,
+    port: u16,
+) -> Vec<Finding> {
     let Some(status) = status else {
         let found = "nothing goes to other nodes on encrypted networks";
         let finding = fault("encryption", "", found, "see the log of the node's agent");
         return is_wanted.then_some(finding).into_iter().collect();
     };
-    let own = match &status.user_space {
+    let own = match status.why_user_space(backend) {
         None => ok("encryption", "", "by the kernel's WireGuard"),
         Some(why) => ok(
             "encryption",
@@ -99,6 +107,9 @@ fn encryption(is_wanted: bool, status: Option<&mesh_wireguard::Status>) -> Vec<F
             &format!("by WireGuard in user space, not the kernel's: {why}"),
         ),
     };
+    let remedy = "see what has it (ss -ulnp), or start the agent with another --wireguard-port";
+    let stays = cipher::stays(status, port);
+    let stays = stays.map(|found| warning("encryption", "port", &found, remedy));
     let peers = status.peers.iter().map(|peer| {
         let subject = format!("with {}", peer.address);
         if peer.proved {
@@ -117,7 +128,7 @@ fn encryption(is_wanted: bool, status: Option<&mesh_wireguard::Status>) -> Vec<F
             &remedy,
         )
     });
-    std::iter::once(own).chain(peers).collect()
+    std::iter::once(own).chain(stays).chain(peers).collect()
 }
 
 fn kernel() -> Vec<Finding> {
@@ -281,9 +292,11 @@ mod tests {
 
     #[test]
     fn a_node_that_encrypts_tells_who_answers() {
+        const PORT: u16 = 51820;
         let peer = |last, proved| mesh_wireguard::PeerStatus {
             address: [192, 0, 2, last].into(),
             key: String::new(),
+            former_key: String::new(),
             proved,
             ifindex: 1,
             handshake_s: None,
@@ -297,6 +310,7 @@ mod tests {
             next_port: 51820,
             ifindex: 1,
             former: None,
+            former_key: String::new(),
             epoch: 1,
             key: String::new(),
             key_age_s: 0,
@@ -309,7 +323,7 @@ mod tests {
             let levels = findings.iter().map(Finding::level);
             levels.collect::<Vec<_>>()
         };
-        let told = encryption(true, Some(&status));
+        let told = encryption(true, Some(&status), Backend::Auto, PORT);
         assert_eq!(told[0].found, "by the kernel's WireGuard");
         assert!(
             told[2].remedy.contains("UDP 51820 and 51821"),
@@ -322,16 +336,40 @@ mod tests {
             next_port: 51821,
             ..status
         };
-        let told = encryption(true, Some(&user_space));
+        let told = encryption(true, Some(&user_space), Backend::Auto, PORT);
         assert!(told[0].found.ends_with("not the kernel's: none here"));
-        assert!(told[2].remedy.contains("UDP 51821 through"));
+        // It is not where it is to be.
+        assert!(told[1].found.contains("port 51820"), "{}", told[1].found);
+        assert!(told[3].remedy.contains("UDP 51821 through"));
+        let warned = [Level::Ok, Level::Warning, Level::Ok, Level::Warning];
+        assert_eq!(levels(told), warned);
+        // What is asked for by now is not always what it was started with.
+        for (why, wanted, found) in [
+            ("none here", Backend::User, "--wireguard is user"),
+            ("--wireguard is user", Backend::User, "--wireguard is user"),
+            (
+                "--wireguard is user",
+                Backend::Auto,
+                "started with --wireguard user, and goes on until the node starts anew",
+            ),
+        ] {
+            let status = mesh_wireguard::Status {
+                user_space: Some(why.to_owned()),
+                ..user_space.clone()
+            };
+            let told = encryption(true, Some(&status), wanted, PORT);
+            assert!(told[0].found.ends_with(found), "{}", told[0].found);
+        }
         let addresses = [2, 9, 1].map(|last| Ipv4Addr::new(192, 0, 2, last));
         let [to, from, own] = addresses;
         let told = wrong_source(to, from, own);
         assert!(told.found.contains("source 192.0.2.9, not 192.0.2.1"));
         assert_eq!(levels(vec![told]), [Level::Warning]);
-        assert_eq!(levels(encryption(true, None)), [Level::Fault]);
-        assert!(encryption(false, None).is_empty());
+        assert_eq!(
+            levels(encryption(true, None, Backend::Auto, PORT)),
+            [Level::Fault]
+        );
+        assert!(encryption(false, None, Backend::Auto, PORT).is_empty());
     }
 
     #[test]

@@ -143,6 +143,8 @@ struct Reconciler {
     ciphers: Option<Ciphers>,
     /// What is asked of WireGuard.
     encrypting: Beside<Outcome>,
+    /// The latest epoch of the other nodes' WireGuard keys, and since when it is known.
+    others_epoch: Option<(u64, Instant)>,
     /// Why it has no new key, and until when none is tried.
     no_new_key: Option<(Instant, String)>,
     /// What is not as it should be with encrypted networks, and has been logged.
@@ -204,6 +206,7 @@ pub fn start(parts: Parts) -> Result<Handle> {
         mtu: parts.mtu,
         ciphers: parts.encryption.as_ref().map(Ciphers::of),
         encrypting: Beside::default(),
+        others_epoch: None,
         no_new_key: None,
         cipher_warnings: BTreeSet::new(),
         parts: desired::Parts::default(),

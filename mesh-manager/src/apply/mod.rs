@@ -3,6 +3,7 @@
 //! A proposal that is refused changes nothing: each operation checks everything first.
 
 mod address;
+pub(crate) mod cipher;
 mod cluster;
 #[cfg(test)]
 mod cluster_tests;

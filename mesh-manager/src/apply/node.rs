@@ -1,6 +1,6 @@
 //! Nodes: joining, reporting, falling silent, leaving.
 
-use super::{Context, check_version};
+use super::{Context, check_version, cipher};
 use crate::{
     AddNode, ManagerError, NodeReport, Outcome, Response,
     state::{Meta, Node, NodeState, Protocol, State, TaskState, engine_role},
@@ -45,6 +45,7 @@ pub(super) fn add(state: &mut State, cx: &mut Context, add: &AddNode) -> Outcome
             hostname: add.hostname.clone(),
             ..NodeReport::default()
         },
+        former_key: None,
         state: NodeState::Unknown,
         message: String::new(),
         state_since: cx.time,
@@ -112,30 +113,15 @@ pub(super) fn up(state: &mut State, cx: &Context, id: &str, report: &NodeReport)
         0 => node.description.mtu,
         mtu => mtu,
     };
-    node.description = NodeReport {
+    let described = NodeReport {
         mtu,
         ..report.clone()
     };
+    cipher::take(state, cx, &mut node, described);
     cx.touch(&mut node.meta);
     state.put_node(node);
-    forget_ciphers(state, cx, id, &report.data_path_address);
+    cipher::forget(state, cx, id, &report.data_path_address);
     Ok(Response::Done)
-}
-
-/// Nodes that had this one's address before it, such as itself before it left and joined again, have no key any more:
-/// others know keys by address.
-fn forget_ciphers(state: &mut State, cx: &Context, id: &str, address: &str) {
-    let is_before = |node: &&Node| {
-        node.id != id
-            && node.description.data_path_address == address
-            && node.description.cipher.is_some()
-    };
-    let before: Vec<Node> = state.nodes().filter(is_before).cloned().collect();
-    for mut node in before {
-        node.description.cipher = None;
-        cx.touch(&mut node.meta);
-        state.put_node(node);
-    }
 }
 
 pub(super) fn down(state: &mut State, cx: &Context, id: &str, message: &str) -> Outcome {

@@ -737,6 +737,7 @@ fn a_key_belongs_to_who_had_the_address_last() {
                 port: 51820,
                 epoch: None,
                 next_port: 0,
+                former_key: String::new(),
             }),
             ..NodeReport::default()
         };

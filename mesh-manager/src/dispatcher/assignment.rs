@@ -277,6 +277,7 @@ fn peer_message(node: &Node) -> proto::Peer {
             port: cipher.port.into(),
             epoch: cipher.epoch,
             next_port: cipher.next_port.into(),
+            former_key: cipher.former_key.clone(),
         }),
         mtu: node.description.mtu,
     }

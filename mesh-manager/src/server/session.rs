@@ -4,6 +4,7 @@
 use super::ca::status;
 use crate::{
     Cipher, NodeReport, Operation,
+    apply::cipher::give_back,
     client::LEADER_ADDRESS,
     core::Core,
     dispatcher::{Sent, Session},
@@ -140,13 +141,21 @@ async fn introduce(
 async fn describe(core: &Core, caller: &Caller, hello: NodeDescription) -> Result<(), Status> {
     let cluster = core.store.read().cluster().cloned();
     let issuer = cluster.map(|cluster| cluster.issuer_of(&caller.certificate));
-    let description = NodeReport {
+    let mut description = NodeReport {
         issuer: issuer.unwrap_or_default(),
         key: caller.key_digest.clone(),
         ..report(hello, caller.remote)
     };
     let is_known = {
         let state = core.store.read();
+        // Before it is proposed, so that it is told and who says it again and again writes nothing.
+        if let Some(owner) = give_back(&state, &caller.node_id, &mut description) {
+            tracing::warn!(
+                node = caller.node_id,
+                owner,
+                "a node tells another one's WireGuard key, and is not given it"
+            );
+        }
         state
             .node(&caller.node_id)
             .is_some_and(|n| n.state == NodeState::Ready && n.description == description)
@@ -178,12 +187,13 @@ fn report(hello: NodeDescription, remote: Option<IpAddr>) -> NodeReport {
         engine_labels: hello.engine_labels.into_iter().collect(),
         cipher: hello.cipher.and_then(|cipher| {
             // Base64 of 32 bytes.
-            (cipher.key.len() == 44).then_some(())?;
+            let is_key = |text: &String| text.len() == 44;
             Some(Cipher {
-                key: cipher.key,
+                key: Some(cipher.key).filter(is_key)?,
                 port: u16::try_from(cipher.port).ok()?,
                 epoch: cipher.epoch.filter(|epoch| *epoch < END_OF_EPOCHS),
                 next_port: u16::try_from(cipher.next_port).ok()?,
+                former_key: Some(cipher.former_key).filter(is_key).unwrap_or_default(),
             })
         }),
         mtu: hello.mtu,

@@ -94,6 +94,9 @@ pub struct Node {
     pub demoted_at: Option<i64>,
     /// What it says of itself.
     pub description: NodeReport,
+    /// The WireGuard public key that it had before the one in its description, base64: nobody else gets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former_key: Option<String>,
     /// Whether it is heard of.
     pub state: NodeState,
     /// Why it is in that state.

@@ -332,6 +332,14 @@ impl FakeNode {
             .expect("the session is open");
     }
 
+    /// Says of itself what the node would not say by itself.
+    pub async fn describe(&self, description: proto::NodeDescription) {
+        self.out
+            .send(send(Out::Hello(description)))
+            .await
+            .expect("the session is open");
+    }
+
     /// The node dies: no more words.
     pub fn kill(&self) {
         self.cancel.cancel();

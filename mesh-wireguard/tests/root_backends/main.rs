@@ -169,6 +169,57 @@ fn two_devices_move_to_the_port_beside() {
 
 #[test]
 #[ignore = "`cargo xtask vm-test root_backends` runs it: it needs the kernel module wireguard"]
+fn while_its_new_port_is_taken_a_device_stays_and_keys_go_on() {
+    let mut world = World::new([Auto, Auto]);
+    world.agree();
+    let node = &mut world.nodes[0];
+    let before = node.ask(&Request::Status);
+    let taken = [10, 11].map(|beside| {
+        node.enter(|| UdpSocket::bind(("0.0.0.0", PORT + beside)).expect("a socket"))
+    });
+    node.setup.port = PORT + 10;
+    world.pass();
+    let status = world.nodes[0].ask(&Request::Status);
+    assert_eq!((&status.key, status.first_port()), (&before.key, PORT));
+    // A new key has the port beside, and is agreed upon.
+    let epoch = before.epoch + 1;
+    world.nodes[0].ask(&Request::Rotate { epoch });
+    world.agree();
+    let status = world.nodes[0].ask(&Request::Status);
+    assert_eq!((status.epoch, status.port), (epoch, PORT + 1));
+    drop(taken);
+    eventually("the devices to move", || {
+        world.pass();
+        world.nodes[0].ask(&Request::Status).first_port() == PORT + 10
+    });
+    world.agree();
+    assert_eq!(world.nodes[0].ask(&Request::Status).key, status.key);
+}
+
+#[test]
+fn while_its_new_port_is_taken_the_process_in_user_space_stays() {
+    let mut world = World::new([User, User]);
+    world.agree();
+    let before = world.status();
+    let node = &mut world.nodes[0];
+    let port = PORT + 10;
+    let taken = node.enter(|| UdpSocket::bind(("0.0.0.0", port)).expect("a socket"));
+    node.setup.port = port;
+    world.agree();
+    let status = world.status();
+    assert_eq!(
+        (&status[0].key, status[0].first_port()),
+        (&before[0].key, PORT)
+    );
+    drop(taken);
+    world.agree();
+    let status = world.nodes[0].ask(&Request::Status);
+    assert_ne!(status.key, before[0].key);
+    assert_eq!(status.first_port(), port);
+}
+
+#[test]
+#[ignore = "`cargo xtask vm-test root_backends` runs it: it needs the kernel module wireguard"]
 fn what_was_left_half_made_is_replaced_and_what_is_somebody_elses_stays() {
     let mut world = World::new([Auto, Auto]);
     let [node, _] = &mut world.nodes;

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh_wireguard::{Backend, Error, Handle, Peer, Request, Setup, Status};
+use mesh_wireguard::{Backend, Error, Handle, Pace, Peer, Request, Setup, Status};
 use nix::sched::{CloneFlags, setns, unshare};
 use tempfile::TempDir;
 
@@ -25,8 +25,12 @@ pub(crate) const PORT: u16 = 51820;
 const LIMIT: Duration = Duration::from_secs(120);
 /// The program that encrypts in user space.
 const EXE: &str = env!("CARGO_BIN_EXE_mesh-wireguard");
-/// Keys change here when they are told to.
-const PERIOD: Duration = Duration::from_secs(1 << 30);
+/// Keys change here when they are told to, and others follow at once.
+const PACE: Pace = Pace {
+    period: Duration::from_secs(1 << 30),
+    least: Duration::ZERO,
+    delay: Duration::ZERO,
+};
 /// Whose the kernel's devices are.
 const OWNER: &str = "test";
 /// Bytes of the largest packet.
@@ -163,16 +167,13 @@ impl Node {
     /// What an agent does in a pass, having been told of the other node.
     pub(crate) fn pass(&mut self, other: Option<(Ipv4Addr, Peer)>) {
         let peers = BTreeMap::from_iter(other);
-        let epochs = peers.iter();
-        let epochs = epochs.filter_map(|(address, peer)| Some((*address, peer.epoch?)));
-        let epochs: BTreeMap<Ipv4Addr, u64> = epochs.collect();
-        let set = Request::Set { mtu: MTU, peers };
-        let handle = self.handle();
-        // Refused as long as a port is taken.
-        let Ok(mut status) = self.enter(|| handle.ask(&set)) else {
-            return;
+        let set = Request::Set {
+            mtu: MTU,
+            peers: peers.clone(),
         };
-        if let Some(epoch) = status.next_epoch(PERIOD, &epochs) {
+        let handle = self.handle();
+        let mut status = self.enter(|| handle.ask(&set)).expect("an answer");
+        if let Some(epoch) = status.next_epoch(&PACE, &peers, Duration::ZERO) {
             self.ask(&Request::Rotate { epoch });
             status = self.ask(&set);
         }
@@ -189,6 +190,7 @@ impl Node {
             key: status.key.clone(),
             port: status.port,
             epoch: Some(status.epoch),
+            former_key: status.former_key.clone(),
         };
         Some((self.setup.address, peer))
     }

@@ -11,9 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use mesh_api::proto::{self, Protocol};
 use mesh_datapath::FormerCipher;
-use mesh_wireguard::{
-    Handle, Helper, OVERHEAD, Peer, PeerStatus, PublicKey, Request, Setup, Status,
-};
+use mesh_wireguard::{Handle, OVERHEAD, Pace, Peer, PeerStatus, PublicKey, Request, Setup, Status};
 
 use crate::{
     assignment::Assignment,
@@ -60,6 +58,18 @@ pub(crate) fn told(status: &Status) -> proto::Cipher {
         port: status.port.into(),
         epoch: Some(status.epoch),
         next_port: status.next_port.into(),
+        former_key: status.former_key.clone(),
+    }
+}
+
+/// What an agent that starts tells of it, before it has attached its programs; `known` is what others knew last. An agent
+/// before this one may have made a device and ended then: while nobody uses it, its key is not told.
+pub(crate) fn told_first(status: &Status, known: Option<&proto::Cipher>) -> proto::Cipher {
+    let is_in_use = status.peers.iter().any(|peer| peer.proved);
+    let former = known.filter(|known| !known.key.is_empty() && known.key == status.former_key);
+    match former {
+        Some(former) if status.former.is_some() && !is_in_use => former.clone(),
+        _ => told(status),
     }
 }
 
@@ -80,9 +90,9 @@ impl Reconciler {
     ) -> Result<Option<proto::Cipher>> {
         let is_wanted = assignment.networks.values().any(|n| n.encrypted);
         if !is_wanted && self.cipher.borrow().is_none() {
-            let socket = self.config.wireguard_socket();
-            // One that runs nevertheless did not say how it is when the agent started, and no node is told its key.
-            let end = move || Helper::find(&socket).map_or(Ok(()), |helper| helper.end());
+            let (socket, owner) = (self.config.wireguard_socket(), self.instance.clone());
+            // What is there nevertheless did not say how it is when the agent started, and no node is told its key.
+            let end = move || Handle::end(&socket, &owner);
             let end = tokio::task::spawn_blocking(end);
             if let Ok(ended) = tokio::time::timeout(PATIENCE, end).await {
                 ended??;
@@ -93,9 +103,11 @@ impl Reconciler {
             bail!("the tunnel end point {} is not IPv4", self.vtep);
         };
         let peers = peers(assignment, self.vtep);
-        let epochs = peers.iter();
-        let epochs = epochs.filter_map(|(address, peer)| Some((*address, peer.epoch?)));
-        let epochs: BTreeMap<Ipv4Addr, u64> = epochs.collect();
+        let epoch = mesh_wireguard::first_epoch(&peers);
+        if self.others_epoch.is_none_or(|(known, _)| known != epoch) {
+            self.others_epoch = Some((epoch, Instant::now()));
+        }
+        let ahead_for = self.others_epoch.map(|(_, since)| since.elapsed());
         let port = self.config.wireguard_port;
         let port_use = published(assignment, port).map(|published| {
             format!(
@@ -118,7 +130,7 @@ impl Reconciler {
                 socket: self.config.wireguard_socket(),
                 address,
                 port,
-                epoch: mesh_wireguard::first_epoch(&epochs),
+                epoch,
                 others: others(assignment, address),
                 next_port_use: port
                     .checked_add(1)
@@ -129,9 +141,10 @@ impl Reconciler {
                 .chain(port_use.clone())
                 .collect(),
             port_use,
-            set: Request::Set { mtu, peers },
-            epochs,
-            period: Duration::from_secs(self.config.wireguard_rotation),
+            mtu,
+            peers,
+            ahead_for: ahead_for.unwrap_or_default(),
+            pace: Pace::of(Duration::from_secs(self.config.wireguard_rotation), address),
             held: held.as_ref().map(|(_, why)| why.clone()),
         };
         let ask = move || work.run();
@@ -159,8 +172,15 @@ impl Reconciler {
     }
 
     /// Tells the managers, and they the other nodes.
-    pub(super) fn tell_cipher(&self, own: proto::Cipher) {
+    pub(super) fn tell_cipher(&self, mut own: proto::Cipher) {
         self.cipher.send_if_modified(|told| {
+            // When a key before is needed no more, nobody has to know.
+            if let Some(told) = told
+                && told.key == own.key
+                && own.former_key.is_empty()
+            {
+                own.former_key.clone_from(&told.former_key);
+            }
             let is_new = told.as_ref() != Some(&own);
             *told = Some(own);
             is_new
@@ -191,13 +211,16 @@ impl Reconciler {
 /// What a pass asks of WireGuard.
 struct Work {
     setup: Setup,
-    set: Request,
-    /// Those of the other nodes' keys, by tunnel end point.
-    epochs: BTreeMap<Ipv4Addr, u64>,
+    /// Bytes of the largest packet.
+    mtu: u32,
+    /// The other nodes, by tunnel end point.
+    peers: BTreeMap<Ipv4Addr, Peer>,
+    /// For how long their latest epoch has been known here.
+    ahead_for: Duration,
     /// What has its port, in words, if anything does.
     port_use: Option<String>,
-    /// After which this node makes itself a new key.
-    period: Duration,
+    /// When this node makes itself a new key.
+    pace: Pace,
     /// Why it could not a moment ago.
     held: Option<String>,
     /// What is known already not to be as it should.
@@ -219,8 +242,12 @@ impl Work {
     fn run(mut self) -> Result<Outcome> {
         let (setup, exe) = (&self.setup, Path::new(OWN_EXE));
         let mut wireguard = Handle::ensure(setup, exe)?;
-        let mut status = wireguard.ask(&self.set)?;
-        if status.is_astray(&self.epochs) {
+        let set = Request::Set {
+            mtu: self.mtu,
+            peers: self.peers.clone(),
+        };
+        let mut status = wireguard.ask(&set)?;
+        if status.is_astray(&self.peers) {
             tracing::warn!(
                 epoch = status.epoch,
                 first = setup.epoch,
@@ -228,10 +255,10 @@ impl Work {
             );
             Handle::end(&setup.socket, &setup.owner)?;
             wireguard = Handle::ensure(setup, exe)?;
-            status = wireguard.ask(&self.set)?;
+            status = wireguard.ask(&set)?;
         }
         let mut no_new_key = None;
-        if let Some(epoch) = status.next_epoch(self.period, &self.epochs) {
+        if let Some(epoch) = status.next_epoch(&self.pace, &self.peers, self.ahead_for) {
             let is_second = status.next_port != setup.port;
             let published = match is_second {
                 true => setup.next_port_use.clone(),
@@ -245,11 +272,12 @@ impl Work {
                 let refused = wireguard.ask(&Request::Rotate { epoch }).err();
                 refused.map(|error| error.to_string())
             });
-            status = wireguard.ask(&self.set)?;
+            status = wireguard.ask(&set)?;
         }
         let why = no_new_key.as_ref();
         let no_key = why.map(|why| format!("this node stays with its old WireGuard key: {why}"));
         self.warnings.extend(no_key);
+        self.warnings.extend(stays(&status, setup.port));
         if matches!(wireguard, Handle::Kernel(_)) {
             let own = setup.address;
             let wrong = mesh_wireguard::other_sources(own, &setup.others);
@@ -262,6 +290,19 @@ impl Work {
             warnings: self.warnings,
         })
     }
+}
+
+/// Words for WireGuard at another UDP port than the one asked for: nothing but another program keeps it from that.
+pub(crate) fn stays(status: &Status, wanted: u16) -> Option<String> {
+    let first = status.first_port();
+    let wanted = wanted.saturating_add(status.port - first);
+    (status.port != wanted).then(|| {
+        format!(
+            "another program has UDP port {wanted}: WireGuard stays at port {}, which the other nodes are told, until that one is \
+             free",
+            status.port
+        )
+    })
 }
 
 /// Words for a node that is sent to by the kernel's WireGuard from another address than `own`.
@@ -286,6 +327,7 @@ fn peers(assignment: &Assignment, own: IpAddr) -> BTreeMap<Ipv4Addr, Peer> {
             key: cipher.key.clone(),
             port: u16::try_from(cipher.port).ok()?,
             epoch: cipher.epoch,
+            former_key: cipher.former_key.clone(),
         };
         (address != own).then_some((address, peer))
     });
@@ -354,6 +396,7 @@ mod tests {
                     port: 7,
                     epoch: Some(3),
                     next_port: 8,
+                    former_key: good.clone(),
                 }),
                 ..Default::default()
             };
@@ -364,6 +407,7 @@ mod tests {
             key: good.clone(),
             port: 7,
             epoch: Some(3),
+            former_key: good.clone(),
         };
         assert_eq!(
             found,
@@ -401,6 +445,7 @@ mod tests {
                     key: (*key).to_owned(),
                     port: 7,
                     epoch: None,
+                    former_key: String::new(),
                 };
                 (Ipv4Addr::new(192, 0, 2, last), peer)
             });
@@ -411,5 +456,70 @@ mod tests {
         let told: Vec<String> = told.into_iter().collect();
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].contains("192.0.2.1 and 192.0.2.3"), "{told:?}");
+    }
+
+    fn status(former: Option<u32>, proved: bool) -> Status {
+        Status {
+            protocol: mesh_wireguard::PROTOCOL,
+            address: Ipv4Addr::LOCALHOST.into(),
+            port: 51821,
+            next_port: 51820,
+            ifindex: 2,
+            former,
+            former_key: "before".to_owned(),
+            epoch: 7,
+            key: "new".to_owned(),
+            key_age_s: 1,
+            rotating: true,
+            refused: 0,
+            user_space: None,
+            peers: vec![PeerStatus {
+                address: Ipv4Addr::new(192, 0, 2, 9),
+                key: String::new(),
+                former_key: String::new(),
+                proved,
+                ifindex: 1,
+                handshake_s: None,
+                sent: 0,
+                received: 0,
+            }],
+        }
+    }
+
+    #[test]
+    fn a_key_that_nobody_uses_yet_is_not_told_before_the_programs_are_there() {
+        let cipher = |key: &str| proto::Cipher {
+            key: key.to_owned(),
+            port: 51820,
+            epoch: Some(6),
+            ..Default::default()
+        };
+        let [before, other] = [cipher("before"), cipher("other")];
+        for (former, proved, known, told) in [
+            (Some(1), false, Some(&before), "before"),
+            (Some(1), true, Some(&before), "new"),
+            // Its device is the new one's, or gone.
+            (None, false, Some(&before), "new"),
+            (Some(1), false, Some(&other), "new"),
+            (Some(1), false, None, "new"),
+        ] {
+            let first = told_first(&status(former, proved), known);
+            assert_eq!(first.key, told, "{former:?} {proved} {known:?}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_somebody_else_has_is_told() {
+        let kernel = status(Some(1), true);
+        assert_eq!(stays(&kernel, 51820), None);
+        let told = stays(&kernel, 7000).expect("words");
+        assert!(told.contains("7001") && told.contains("51821"), "{told}");
+        let user_space = Status {
+            next_port: 51821,
+            ..kernel
+        };
+        assert_eq!(stays(&user_space, 51821), None);
+        let told = stays(&user_space, 7000).expect("words");
+        assert!(told.contains("7000") && told.contains("51821"), "{told}");
     }
 }
