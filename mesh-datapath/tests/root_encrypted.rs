@@ -19,7 +19,7 @@ use common::{
     talk::call,
 };
 use mesh_datapath::{FormerCipher, Link, XdpMode};
-use mesh_wireguard::{Backend, DEFAULT_PORT, Handle, OVERHEAD, Peer, Request, Setup, Status};
+use mesh_wireguard::{Backend, DEFAULT_PORT, Handle, OVERHEAD, Pace, Peer, Request, Setup, Status};
 
 /// Bytes that the nodes' wires take.
 const WIRE: u32 = 1500;
@@ -27,6 +27,13 @@ const WIRE: u32 = 1500;
 const TUNNEL: u32 = 50;
 /// Longer than any wait, on an emulated machine too.
 const LIMIT: Duration = Duration::from_secs(120);
+
+/// Keys change here when they are told to, and the other node follows at once.
+const PACE: Pace = Pace {
+    period: Duration::from_secs(1 << 30),
+    least: Duration::ZERO,
+    delay: Duration::ZERO,
+};
 
 /// What an agent does about WireGuard.
 struct Agent {
@@ -71,15 +78,14 @@ impl Agent {
 
     /// A pass, the other node having told of its key.
     fn pass(&mut self, node: &mut Node, other: &(Ipv4Addr, Peer)) {
+        let peers = BTreeMap::from([other.clone()]);
         let set = Request::Set {
             mtu: WIRE - OVERHEAD,
-            peers: BTreeMap::from([other.clone()]),
+            peers: peers.clone(),
         };
         let ask = |request: &Request| node.ns.run(|| self.handle.ask(request));
         let mut status = ask(&set).expect("a status");
-        let told = other.1.epoch.map(|epoch| (other.0, epoch));
-        let told = BTreeMap::from_iter(told);
-        if let Some(epoch) = status.next_epoch(Duration::from_secs(1 << 30), &told) {
+        if let Some(epoch) = status.next_epoch(&PACE, &peers, Duration::ZERO) {
             ask(&Request::Rotate { epoch }).expect("a new key");
             status = ask(&set).expect("a status");
         }
@@ -101,6 +107,7 @@ impl Agent {
             key: self.status.key.clone(),
             port: self.status.port,
             epoch: Some(self.status.epoch),
+            former_key: self.status.former_key.clone(),
         };
         (self.setup.address, peer)
     }
