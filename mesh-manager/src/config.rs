@@ -37,7 +37,7 @@ pub struct Timings {
     /// A leader is given up after 2.3 to 2.7 times this long without a sign of life. A candidate waits as long as this for
     /// votes.
     pub raft_election: Duration,
-    /// State changes are gathered this long before they are sent to nodes in one revision.
+    /// State changes are gathered this long, longer with thousands of nodes, before they are sent to nodes in one revision.
     pub dispatch_delay: Duration,
     /// Longest wait for the nodes to acknowledge that a task takes no new connections.
     pub drain_limit: Duration,

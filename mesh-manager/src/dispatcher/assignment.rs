@@ -73,10 +73,11 @@ impl Endpoints {
         known.map(|(_, seen)| *seen = round).is_some()
     }
 
-    /// Those of a service are these now; gives those before.
-    fn replace(&mut self, service_id: &str, now: Arc<Version>, round: u64) -> Arc<Version> {
-        let known = self.0.insert(service_id.to_owned(), (now, round));
-        known.map(|(before, _)| before).unwrap_or_default()
+    /// Those of a service, to be brought up to date.
+    fn known(&mut self, service_id: &str, round: u64) -> &mut Arc<Version> {
+        let (known, seen) = self.0.entry(service_id.to_owned()).or_default();
+        *seen = round;
+        known
     }
 
     /// Forgets the services that this round has not seen.
@@ -173,32 +174,26 @@ impl Sent {
             if is_same && self.endpoints.stay(id, round) {
                 continue;
             }
-            let now = self.catalog.endpoints(state, id);
-            let before = self.endpoints.replace(id, now.clone(), round);
-            if Arc::ptr_eq(&before, &now) {
-                continue;
-            }
-            for difference in now.since(&before) {
+            let known = self.endpoints.known(id, round);
+            for difference in self.catalog.endpoints(state, id, known) {
                 match difference {
                     Difference::Told(id) => {
-                        let told = state.task(id);
+                        let told = state.task(&id);
                         let told = told.and_then(|task| Some((task, endpoint_state(state, task)?)));
                         let message = told.map(|(task, state)| endpoint_message(task, state));
                         bodies.extend(message.map(Body::Endpoint));
                     }
-                    Difference::Gone(id) => removed.push(object_id(proto::Kind::Endpoint, id)),
+                    Difference::Gone(id) => removed.push(object_id(proto::Kind::Endpoint, &id)),
                 }
             }
         }
         if !has_same_nodes {
-            let now = self.catalog.peers(state);
-            let before = std::mem::replace(&mut self.peers, now.clone());
-            for difference in now.since(&before) {
+            for difference in self.catalog.peers(state, &mut self.peers) {
                 match difference {
                     Difference::Told(id) => {
-                        bodies.extend(state.node(id).map(peer_message).map(Body::Peer));
+                        bodies.extend(state.node(&id).map(peer_message).map(Body::Peer));
                     }
-                    Difference::Gone(id) => removed.push(object_id(proto::Kind::Peer, id)),
+                    Difference::Gone(id) => removed.push(object_id(proto::Kind::Peer, &id)),
                 }
             }
         }

@@ -5,58 +5,78 @@ use super::assignment::{endpoint_state, peer_fingerprint};
 use crate::state::State;
 use std::{
     cmp::Ordering,
-    collections::HashMap,
+    collections::{BTreeSet, HashMap, VecDeque},
     iter,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// Objects of one kind as they were at one time: ids with fingerprints of what nodes are told, in the order of the ids.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Version(Vec<(String, u64)>);
+#[derive(Debug, Default)]
+pub(super) struct Version {
+    objects: Vec<(String, u64)>,
+    /// Tells the versions of a catalog apart; zero is the one without objects that sessions begin with.
+    number: u64,
+}
 
 /// How one object differs between two versions.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Difference<'a> {
+pub(super) enum Difference {
     /// It is new, or another than it was.
-    Told(&'a str),
+    Told(String),
     /// It is there no more.
-    Gone(&'a str),
+    Gone(String),
 }
 
 impl Version {
-    fn new(objects: impl Iterator<Item = (String, u64)>) -> Self {
-        let version = Self(objects.collect());
-        debug_assert!(version.0.is_sorted_by(|one, next| one.0 < next.0));
-        version
-    }
-
     pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(id, _)| id.as_str())
+        self.objects.iter().map(|(id, _)| id.as_str())
     }
 
-    /// What makes this version out of an older one.
-    pub(super) fn since<'a>(&'a self, old: &'a Self) -> impl Iterator<Item = Difference<'a>> {
-        let (mut old, mut new) = (old.0.iter().peekable(), self.0.iter().peekable());
-        let pairs = iter::from_fn(move || {
-            let order = match (old.peek(), new.peek()) {
-                (None, None) => return None,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some((was, _)), Some((is, _))) => was.cmp(is),
-            };
-            let was = old.next_if(|_| order.is_le());
-            Some((was, new.next_if(|_| order.is_ge())))
-        });
-        pairs.filter_map(|pair| match pair {
-            (Some(was), None) => Some(Difference::Gone(&was.0)),
-            (was, Some(is)) if was != Some(is) => Some(Difference::Told(&is.0)),
-            _ => None,
-        })
+    fn fingerprint(&self, id: &str) -> Option<u64> {
+        let found = self
+            .objects
+            .binary_search_by(|(one, _)| one.as_str().cmp(id));
+        found.ok().map(|at| self.objects[at].1)
     }
+
+    /// What makes an object of this version out of that of an older one; `None` if it is as it was.
+    fn difference(&self, old: &Self, id: &str) -> Option<Difference> {
+        match (old.fingerprint(id), self.fingerprint(id)) {
+            (was, is) if was == is => None,
+            (_, Some(_)) => Some(Difference::Told(id.to_owned())),
+            (_, None) => Some(Difference::Gone(id.to_owned())),
+        }
+    }
+}
+
+/// Ids of the objects in which two versions differ, in order.
+fn changed<'a>(
+    old: &'a [(String, u64)],
+    new: &'a [(String, u64)],
+) -> impl Iterator<Item = &'a str> {
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    let pairs = iter::from_fn(move || {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return None,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((was, _)), Some((is, _))) => was.cmp(is),
+        };
+        let was = old.next_if(|_| order.is_le());
+        Some((was, new.next_if(|_| order.is_ge())))
+    });
+    pairs.filter_map(|pair| match pair {
+        (Some((was, _)), None) => Some(was.as_str()),
+        (was, Some(is)) if was != Some(is) => Some(is.0.as_str()),
+        _ => None,
+    })
 }
 
 /// Services that are gone of which versions may be kept, besides as many as there are services.
 const SPARE: usize = 64;
+
+/// Changes of one list that are remembered; as many as it has objects, where it has more.
+const REMEMBERED: usize = 1024;
 
 /// The newest versions.
 #[derive(Debug, Default)]
@@ -64,115 +84,240 @@ pub(crate) struct Catalog(Mutex<Newest>);
 
 #[derive(Debug, Default)]
 struct Newest {
-    peers: Option<Kept>,
+    /// Number of the version that was made last.
+    made: u64,
+    peers: Kept,
     endpoints: HashMap<String, Kept>,
 }
 
-#[derive(Debug)]
+/// The newest version of one list.
+#[derive(Debug, Default)]
 struct Kept {
     /// Raft index of the state that it was found to be true of last.
-    index: u64,
+    index: Option<u64>,
     version: Arc<Version>,
+    steps: Steps,
 }
 
 impl Kept {
-    /// The newest version, made anew unless `kept` is still true.
-    fn renew(
-        kept: Option<Self>,
-        state: &State,
-        is_same: impl FnOnce(u64) -> bool,
-        make: impl FnOnce() -> Version,
-    ) -> Self {
-        let index = state.index();
-        let version = match kept {
-            Some(kept) if is_same(kept.index) => kept.version,
-            kept => {
-                let made = make();
-                // Most of what happens to nodes and tasks is nothing to others.
-                let unchanged = kept.filter(|kept| *kept.version == made);
-                unchanged.map_or_else(|| Arc::new(made), |kept| kept.version)
-            }
+    /// Takes over what is now. Most of what happens to nodes and tasks is nothing to others.
+    fn renew(&mut self, index: u64, made: &mut u64, objects: Vec<(String, u64)>) {
+        debug_assert!(objects.is_sorted_by(|one, next| one.0 < next.0));
+        self.index = Some(index);
+        let ids: Vec<_> = changed(&self.version.objects, &objects)
+            .map(str::to_owned)
+            .collect();
+        if ids.is_empty() {
+            return;
+        }
+        *made += 1;
+        let number = *made;
+        self.steps.add(number, ids, REMEMBERED.max(objects.len()));
+        self.version = Arc::new(Version { objects, number });
+    }
+
+    /// Brings what a session knows up to date; gives how it differed.
+    fn advance(&self, known: &mut Arc<Version>) -> Vec<Difference> {
+        let (old, new) = (
+            std::mem::replace(known, self.version.clone()),
+            &self.version,
+        );
+        if Arc::ptr_eq(&old, new) {
+            return Vec::new();
+        }
+        let difference = |id| new.difference(&old, id);
+        match self.steps.since(old.number) {
+            Some(ids) => ids.into_iter().filter_map(difference).collect(),
+            None => changed(&old.objects, &new.objects)
+                .filter_map(difference)
+                .collect(),
+        }
+    }
+}
+
+/// How the newest version came about. Sessions are a few steps behind: what has changed since is known without a look
+/// at what has not.
+#[derive(Debug, Default)]
+struct Steps {
+    /// Number of the version before the first of them.
+    from: u64,
+    /// Numbers of the versions that followed, with the ids of what changed.
+    latest: VecDeque<(u64, Vec<String>)>,
+    /// Ids in all of them.
+    ids: usize,
+}
+
+impl Steps {
+    fn add(&mut self, number: u64, ids: Vec<String>, limit: usize) {
+        self.ids += ids.len();
+        self.latest.push_back((number, ids));
+        while self.ids > limit
+            && let Some((number, forgotten)) = self.latest.pop_front()
+        {
+            self.from = number;
+            self.ids -= forgotten.len();
+        }
+    }
+
+    /// Ids of what has changed since a version; `None` if that is not known.
+    fn since(&self, number: u64) -> Option<BTreeSet<&str>> {
+        let at = self.latest.partition_point(|(then, _)| *then <= number);
+        let before = match at {
+            0 => self.from,
+            _ => self.latest[at - 1].0,
         };
-        Self { index, version }
+        let ids = self.latest.range(at..).flat_map(|(_, ids)| ids);
+        (before == number).then(|| ids.map(String::as_str).collect())
     }
 }
 
 impl Catalog {
     fn lock(&self) -> MutexGuard<'_, Newest> {
-        // A version that could not be made is not kept.
+        // Each list is replaced as a whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every node that has a data path.
-    pub(super) fn peers(&self, state: &State) -> Arc<Version> {
-        let mut newest = self.lock();
-        let make = || {
+    /// Every node that has a data path: how that differs from what a session knows, which is brought up to date.
+    pub(super) fn peers(&self, state: &State, known: &mut Arc<Version>) -> Vec<Difference> {
+        let Newest { made, peers, .. } = &mut *self.lock();
+        if !peers
+            .index
+            .is_some_and(|index| state.indexes().has_nodes_of(index))
+        {
             let tunnels = state
                 .nodes()
                 .filter(|node| !node.description.data_path_address.is_empty());
-            Version::new(tunnels.map(|node| (node.id.clone(), peer_fingerprint(node))))
-        };
-        let is_same = |index| state.indexes().has_nodes_of(index);
-        let kept = Kept::renew(newest.peers.take(), state, is_same, make);
-        newest.peers.insert(kept).version.clone()
+            let objects = tunnels.map(|node| (node.id.clone(), peer_fingerprint(node)));
+            peers.renew(state.index(), made, objects.collect());
+        }
+        peers.advance(known)
     }
 
-    /// Every endpoint of a service.
-    pub(super) fn endpoints(&self, state: &State, service_id: &str) -> Arc<Version> {
-        let mut newest = self.lock();
-        let make = || {
-            let endpoints = state.endpoints_of_service(service_id);
-            Version::new(endpoints.filter_map(|task| {
+    /// Every endpoint of a service, as [`Self::peers`].
+    pub(super) fn endpoints(
+        &self,
+        state: &State,
+        service_id: &str,
+        known: &mut Arc<Version>,
+    ) -> Vec<Difference> {
+        let Newest {
+            made, endpoints, ..
+        } = &mut *self.lock();
+        // Services come and go; the tasks of those that are gone take their time to stop.
+        if endpoints.len() > 2 * state.services.len() + SPARE {
+            endpoints.retain(|id, _| state.services.contains_key(id));
+        }
+        let kept = endpoints.entry(service_id.to_owned()).or_default();
+        let indexes = state.indexes();
+        // A node that goes down takes its endpoints with it.
+        let is_same =
+            |index| indexes.has_nodes_of(index) && indexes.has_service_of(service_id, index);
+        if !kept.index.is_some_and(is_same) {
+            let tasks = state.endpoints_of_service(service_id);
+            let objects = tasks.filter_map(|task| {
                 let endpoint = endpoint_state(state, task)?;
                 Some((task.id.clone(), endpoint as u64))
-            }))
-        };
-        // A node that goes down takes its endpoints with it.
-        let is_same = |index| {
-            let indexes = state.indexes();
-            indexes.has_nodes_of(index) && indexes.has_service_of(service_id, index)
-        };
-        if let Some(kept) = newest.endpoints.get_mut(service_id)
-            && is_same(kept.index)
-        {
-            kept.index = state.index();
-            return kept.version.clone();
+            });
+            kept.renew(state.index(), made, objects.collect());
         }
-        let kept = newest.endpoints.remove(service_id);
-        let kept = Kept::renew(kept, state, is_same, make);
-        let version = kept.version.clone();
-        // Services come and go; the tasks of those that are gone take their time to stop.
-        if newest.endpoints.len() > 2 * state.services.len() + SPARE {
-            newest
-                .endpoints
-                .retain(|id, _| state.services.contains_key(id));
-        }
-        newest.endpoints.insert(service_id.to_owned(), kept);
-        version
+        kept.advance(known)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Difference::{Gone, Told};
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+    use std::collections::BTreeMap;
 
-    fn version(objects: &[(&str, u64)]) -> Version {
-        Version::new(objects.iter().map(|(id, print)| ((*id).to_owned(), *print)))
+    fn objects(objects: &[(&str, u64)]) -> Vec<(String, u64)> {
+        let pairs = objects.iter();
+        pairs
+            .map(|(id, print)| ((*id).to_owned(), *print))
+            .collect()
+    }
+
+    fn told(id: &str) -> Difference {
+        Told(id.to_owned())
+    }
+
+    fn gone(id: &str) -> Difference {
+        Gone(id.to_owned())
     }
 
     #[test]
     fn differences_are_those_of_either_side() {
-        let old = version(&[("a", 1), ("b", 1), ("d", 1), ("f", 1)]);
-        let new = version(&[("a", 1), ("c", 1), ("d", 2), ("g", 1)]);
-        let differences: Vec<_> = new.since(&old).collect();
-        use Difference::{Gone, Told};
+        let mut kept = Kept::default();
+        let mut known = Arc::default();
+        let old = [("a", 1), ("b", 1), ("d", 1), ("f", 1)];
+        kept.renew(1, &mut 0, objects(&old));
         assert_eq!(
-            differences,
-            [Gone("b"), Told("c"), Told("d"), Gone("f"), Told("g")]
+            kept.advance(&mut known),
+            ["a", "b", "d", "f"].map(told).to_vec()
         );
-        assert_eq!(new.since(&new).count(), 0);
-        let none = Version::default();
-        assert_eq!(new.since(&none).count(), 4);
-        assert!(none.since(&new).all(|one| matches!(one, Gone(_))));
+        let new = [("a", 1), ("c", 1), ("d", 2), ("g", 1)];
+        kept.renew(2, &mut 1, objects(&new));
+        assert_eq!(
+            kept.advance(&mut known),
+            [gone("b"), told("c"), told("d"), gone("f"), told("g")]
+        );
+        kept.renew(3, &mut 2, objects(&new));
+        assert_eq!(kept.advance(&mut known), []);
+        kept.renew(4, &mut 2, Vec::new());
+        assert_eq!(
+            kept.advance(&mut known),
+            ["a", "c", "d", "g"].map(gone).to_vec()
+        );
+    }
+
+    /// Whatever changes, and however seldom a session looks, also when the list was forgotten in between.
+    #[test]
+    fn what_sessions_are_told_makes_the_newest_list_of_the_one_they_know() {
+        let mut random = StdRng::seed_from_u64(7);
+        let (mut kept, mut made) = (Kept::default(), 0);
+        let paces = [1, 2, 7, 60, 1500];
+        let mut sessions = paces.map(|pace| (pace, Arc::default(), BTreeSet::new()));
+        let mut list: BTreeMap<String, u64> = BTreeMap::new();
+        for round in 1..=6000 {
+            let id = random.random_range(0..40).to_string();
+            match random.random_range(0..3) {
+                0 => drop(list.remove(&id)),
+                print => drop(list.insert(id, print)),
+            }
+            if round % 2500 == 0 {
+                kept = Kept::default();
+            }
+            kept.renew(round, &mut made, list.clone().into_iter().collect());
+            for (pace, known, ids) in &mut sessions {
+                if round % *pace > 0 {
+                    continue;
+                }
+                for difference in kept.advance(known) {
+                    match difference {
+                        Told(id) => drop(ids.insert(id)),
+                        Gone(id) => assert!(ids.remove(&id), "{id} was not there"),
+                    }
+                }
+                assert!(ids.iter().eq(list.keys()), "round {round}, pace {pace}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_session_is_told_of_what_changed_and_of_nothing_else() {
+        let (mut kept, mut made, mut known) = (Kept::default(), 0, Arc::default());
+        let mut list: BTreeMap<_, _> = (0..5000).map(|id| (format!("{id:04}"), 0)).collect();
+        kept.renew(1, &mut made, list.clone().into_iter().collect());
+        assert_eq!(kept.advance(&mut known).len(), 5000);
+        for index in 2..20_000 {
+            let id = format!("{:04}", index % 5000);
+            list.insert(id.clone(), index);
+            kept.renew(index, &mut made, list.clone().into_iter().collect());
+            if index % 1000 > 0 {
+                assert_eq!(kept.advance(&mut known), [told(&id)]);
+            }
+            assert!(kept.steps.ids <= 5000);
+        }
     }
 }

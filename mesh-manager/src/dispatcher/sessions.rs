@@ -130,6 +130,11 @@ impl Sessions {
         self.lock().get(node_id).cloned()
     }
 
+    /// How many are open.
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(self.lock().len()).unwrap_or(u32::MAX)
+    }
+
     /// Every open session.
     pub(crate) fn all(&self) -> Vec<Arc<Session>> {
         self.lock().values().cloned().collect()

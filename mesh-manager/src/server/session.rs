@@ -31,6 +31,10 @@ const REPORTS: usize = 64;
 /// Reports that come within this time share a proposal.
 const REPORT_GATHER: Duration = Duration::from_millis(5);
 
+/// Pause between two looks of a session at the state, for each session that there is: about what a look takes, so that
+/// with thousands of them there is time left to hear the nodes.
+const LOOK: Duration = Duration::from_micros(20);
+
 /// Longest time for each node of the cluster, within which all of them have their certificates renewed, each at a moment of
 /// its own choice.
 const RENEWAL_SPREAD: Duration = Duration::from_millis(3);
@@ -410,6 +414,7 @@ async fn dispatch(core: &Core, session: &Session) {
             return;
         }
         // Changes come in bursts.
-        tokio::time::sleep(core.config.timings.dispatch_delay).await;
+        let of_all = LOOK.saturating_mul(core.sessions.count());
+        tokio::time::sleep(core.config.timings.dispatch_delay.max(of_all)).await;
     }
 }
