@@ -49,11 +49,11 @@ impl Version {
     }
 }
 
-/// Ids of the objects in which two versions differ, in order.
+/// Ids of the objects in which two lists differ, in order, and whether the new one has them.
 fn changed<'a>(
     old: &'a [(String, u64)],
     new: &'a [(String, u64)],
-) -> impl Iterator<Item = &'a str> {
+) -> impl Iterator<Item = (&'a str, bool)> {
     let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
     let pairs = iter::from_fn(move || {
         let order = match (old.peek(), new.peek()) {
@@ -66,8 +66,8 @@ fn changed<'a>(
         Some((was, new.next_if(|_| order.is_ge())))
     });
     pairs.filter_map(|pair| match pair {
-        (Some((was, _)), None) => Some(was.as_str()),
-        (was, Some(is)) if was != Some(is) => Some(is.0.as_str()),
+        (Some((was, _)), None) => Some((was.as_str(), false)),
+        (was, Some(is)) if was != Some(is) => Some((is.0.as_str(), true)),
         _ => None,
     })
 }
@@ -76,7 +76,7 @@ fn changed<'a>(
 const SPARE: usize = 64;
 
 /// Changes of one list that are remembered; as many as it has objects, where it has more.
-const REMEMBERED: usize = 1024;
+const REMEMBERED: usize = 64;
 
 /// The newest versions.
 #[derive(Debug, Default)]
@@ -103,33 +103,52 @@ impl Kept {
     /// Takes over what is now. Most of what happens to nodes and tasks is nothing to others.
     fn renew(&mut self, index: u64, made: &mut u64, objects: Vec<(String, u64)>) {
         debug_assert!(objects.is_sorted_by(|one, next| one.0 < next.0));
-        self.index = Some(index);
-        let ids: Vec<_> = changed(&self.version.objects, &objects)
-            .map(str::to_owned)
-            .collect();
-        if ids.is_empty() {
-            return;
+        let differences = changed(&self.version.objects, &objects);
+        let ids: Box<[_]> = differences.map(|(id, _)| id.to_owned()).collect();
+        if !ids.is_empty() {
+            *made += 1;
+            let number = *made;
+            let limit = REMEMBERED.max(objects.len());
+            self.steps.add(Arc::new(Step { number, ids }), limit);
+            self.version = Arc::new(Version { objects, number });
         }
-        *made += 1;
-        let number = *made;
-        self.steps.add(number, ids, REMEMBERED.max(objects.len()));
-        self.version = Arc::new(Version { objects, number });
+        self.index = Some(index);
     }
 
-    /// Brings what a session knows up to date; gives how it differed.
-    fn advance(&self, known: &mut Arc<Version>) -> Vec<Difference> {
-        let (old, new) = (
-            std::mem::replace(known, self.version.clone()),
-            &self.version,
-        );
-        if Arc::ptr_eq(&old, new) {
-            return Vec::new();
+    fn news(&self, known: &Version) -> News {
+        News {
+            version: self.version.clone(),
+            steps: self.steps.since(known.number),
         }
-        let difference = |id| new.difference(&old, id);
-        match self.steps.since(old.number) {
-            Some(ids) => ids.into_iter().filter_map(difference).collect(),
+    }
+}
+
+/// The newest version of a list, and what changed since a session's; `None` if that is not known.
+struct News {
+    version: Arc<Version>,
+    steps: Option<Vec<Arc<Step>>>,
+}
+
+impl News {
+    /// Brings what the session knows up to date; gives how it differed.
+    fn take(self, known: &mut Arc<Version>) -> Vec<Difference> {
+        let (new, old) = (
+            &self.version,
+            std::mem::replace(known, self.version.clone()),
+        );
+        match &self.steps {
+            Some(steps) => {
+                let ids = steps.iter().flat_map(|step| &step.ids);
+                let ids: BTreeSet<&str> = ids.map(String::as_str).collect();
+                ids.into_iter()
+                    .filter_map(|id| new.difference(&old, id))
+                    .collect()
+            }
             None => changed(&old.objects, &new.objects)
-                .filter_map(difference)
+                .map(|(id, is_there)| match is_there {
+                    true => Difference::Told(id.to_owned()),
+                    false => Difference::Gone(id.to_owned()),
+                })
                 .collect(),
         }
     }
@@ -141,56 +160,63 @@ impl Kept {
 struct Steps {
     /// Number of the version before the first of them.
     from: u64,
-    /// Numbers of the versions that followed, with the ids of what changed.
-    latest: VecDeque<(u64, Vec<String>)>,
+    latest: VecDeque<Arc<Step>>,
     /// Ids in all of them.
     ids: usize,
 }
 
+/// What a version changed.
+#[derive(Debug)]
+struct Step {
+    /// The version's.
+    number: u64,
+    ids: Box<[String]>,
+}
+
 impl Steps {
-    fn add(&mut self, number: u64, ids: Vec<String>, limit: usize) {
-        self.ids += ids.len();
-        self.latest.push_back((number, ids));
+    fn add(&mut self, step: Arc<Step>, limit: usize) {
+        self.ids += step.ids.len();
+        self.latest.push_back(step);
         while self.ids > limit
-            && let Some((number, forgotten)) = self.latest.pop_front()
+            && let Some(forgotten) = self.latest.pop_front()
         {
-            self.from = number;
-            self.ids -= forgotten.len();
+            self.from = forgotten.number;
+            self.ids -= forgotten.ids.len();
         }
     }
 
-    /// Ids of what has changed since a version; `None` if that is not known.
-    fn since(&self, number: u64) -> Option<BTreeSet<&str>> {
-        let at = self.latest.partition_point(|(then, _)| *then <= number);
+    /// Those after a version; `None` if it is not one of those that are remembered, or has nothing to compare.
+    fn since(&self, number: u64) -> Option<Vec<Arc<Step>>> {
+        let at = self.latest.partition_point(|step| step.number <= number);
         let before = match at {
             0 => self.from,
-            _ => self.latest[at - 1].0,
+            _ => self.latest[at - 1].number,
         };
-        let ids = self.latest.range(at..).flat_map(|(_, ids)| ids);
-        (before == number).then(|| ids.map(String::as_str).collect())
+        (number > 0 && before == number).then(|| self.latest.range(at..).cloned().collect())
     }
 }
 
 impl Catalog {
     fn lock(&self) -> MutexGuard<'_, Newest> {
-        // Each list is replaced as a whole.
+        // What could not be made anew is made anew the next time.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every node that has a data path: how that differs from what a session knows, which is brought up to date.
     pub(super) fn peers(&self, state: &State, known: &mut Arc<Version>) -> Vec<Difference> {
-        let Newest { made, peers, .. } = &mut *self.lock();
-        if !peers
-            .index
-            .is_some_and(|index| state.indexes().has_nodes_of(index))
-        {
-            let tunnels = state
-                .nodes()
-                .filter(|node| !node.description.data_path_address.is_empty());
-            let objects = tunnels.map(|node| (node.id.clone(), peer_fingerprint(node)));
-            peers.renew(state.index(), made, objects.collect());
-        }
-        peers.advance(known)
+        let news = {
+            let Newest { made, peers, .. } = &mut *self.lock();
+            let is_same = |index| state.indexes().has_nodes_of(index);
+            if !peers.index.is_some_and(is_same) {
+                let tunnels = state
+                    .nodes()
+                    .filter(|node| !node.description.data_path_address.is_empty());
+                let objects = tunnels.map(|node| (node.id.clone(), peer_fingerprint(node)));
+                peers.renew(state.index(), made, objects.collect());
+            }
+            peers.news(known)
+        };
+        news.take(known)
     }
 
     /// Every endpoint of a service, as [`Self::peers`].
@@ -200,27 +226,30 @@ impl Catalog {
         service_id: &str,
         known: &mut Arc<Version>,
     ) -> Vec<Difference> {
-        let Newest {
-            made, endpoints, ..
-        } = &mut *self.lock();
-        // Services come and go; the tasks of those that are gone take their time to stop.
-        if endpoints.len() > 2 * state.services.len() + SPARE {
-            endpoints.retain(|id, _| state.services.contains_key(id));
-        }
-        let kept = endpoints.entry(service_id.to_owned()).or_default();
-        let indexes = state.indexes();
-        // A node that goes down takes its endpoints with it.
-        let is_same =
-            |index| indexes.has_nodes_of(index) && indexes.has_service_of(service_id, index);
-        if !kept.index.is_some_and(is_same) {
-            let tasks = state.endpoints_of_service(service_id);
-            let objects = tasks.filter_map(|task| {
-                let endpoint = endpoint_state(state, task)?;
-                Some((task.id.clone(), endpoint as u64))
-            });
-            kept.renew(state.index(), made, objects.collect());
-        }
-        kept.advance(known)
+        let news = {
+            let Newest {
+                made, endpoints, ..
+            } = &mut *self.lock();
+            // Services come and go; the tasks of those that are gone take their time to stop.
+            if endpoints.len() > 2 * state.services.len() + SPARE {
+                endpoints.retain(|id, _| state.services.contains_key(id));
+            }
+            let kept = endpoints.entry(service_id.to_owned()).or_default();
+            let indexes = state.indexes();
+            // A node that goes down takes its endpoints with it.
+            let is_same =
+                |index| indexes.has_nodes_of(index) && indexes.has_service_of(service_id, index);
+            if !kept.index.is_some_and(is_same) {
+                let tasks = state.endpoints_of_service(service_id);
+                let objects = tasks.filter_map(|task| {
+                    let endpoint = endpoint_state(state, task)?;
+                    Some((task.id.clone(), endpoint as u64))
+                });
+                kept.renew(state.index(), made, objects.collect());
+            }
+            kept.news(known)
+        };
+        news.take(known)
     }
 }
 
@@ -246,38 +275,38 @@ mod tests {
         Gone(id.to_owned())
     }
 
+    /// What a session is told that looks at the list now.
+    fn look(kept: &Kept, known: &mut Arc<Version>) -> Vec<Difference> {
+        kept.news(known).take(known)
+    }
+
     #[test]
     fn differences_are_those_of_either_side() {
         let mut kept = Kept::default();
         let mut known = Arc::default();
         let old = [("a", 1), ("b", 1), ("d", 1), ("f", 1)];
         kept.renew(1, &mut 0, objects(&old));
-        assert_eq!(
-            kept.advance(&mut known),
-            ["a", "b", "d", "f"].map(told).to_vec()
-        );
+        assert_eq!(look(&kept, &mut known), ["a", "b", "d", "f"].map(told));
         let new = [("a", 1), ("c", 1), ("d", 2), ("g", 1)];
         kept.renew(2, &mut 1, objects(&new));
         assert_eq!(
-            kept.advance(&mut known),
+            look(&kept, &mut known),
             [gone("b"), told("c"), told("d"), gone("f"), told("g")]
         );
         kept.renew(3, &mut 2, objects(&new));
-        assert_eq!(kept.advance(&mut known), []);
+        assert_eq!(look(&kept, &mut known), []);
         kept.renew(4, &mut 2, Vec::new());
-        assert_eq!(
-            kept.advance(&mut known),
-            ["a", "c", "d", "g"].map(gone).to_vec()
-        );
+        assert_eq!(look(&kept, &mut known), ["a", "c", "d", "g"].map(gone));
     }
 
-    /// Whatever changes, and however seldom a session looks, also when the list was forgotten in between.
+    /// Whatever changes, and however seldom a session looks, also when the list was forgotten in between; and nothing is
+    /// told that is as it was.
     #[test]
     fn what_sessions_are_told_makes_the_newest_list_of_the_one_they_know() {
         let mut random = StdRng::seed_from_u64(7);
         let (mut kept, mut made) = (Kept::default(), 0);
         let paces = [1, 2, 7, 60, 1500];
-        let mut sessions = paces.map(|pace| (pace, Arc::default(), BTreeSet::new()));
+        let mut sessions = paces.map(|pace| (pace, Arc::default(), BTreeMap::new()));
         let mut list: BTreeMap<String, u64> = BTreeMap::new();
         for round in 1..=6000 {
             let id = random.random_range(0..40).to_string();
@@ -289,35 +318,40 @@ mod tests {
                 kept = Kept::default();
             }
             kept.renew(round, &mut made, list.clone().into_iter().collect());
-            for (pace, known, ids) in &mut sessions {
+            for (pace, known, told) in &mut sessions {
                 if round % *pace > 0 {
                     continue;
                 }
-                for difference in kept.advance(known) {
+                for difference in look(&kept, known) {
                     match difference {
-                        Told(id) => drop(ids.insert(id)),
-                        Gone(id) => assert!(ids.remove(&id), "{id} was not there"),
+                        Told(id) => {
+                            let print = list[&id];
+                            let was = told.insert(id.clone(), print);
+                            assert_ne!(was, Some(print), "{id} is as it was");
+                        }
+                        Gone(id) => assert!(told.remove(&id).is_some(), "{id} was not there"),
                     }
                 }
-                assert!(ids.iter().eq(list.keys()), "round {round}, pace {pace}");
+                assert_eq!(*told, list, "round {round}, pace {pace}");
             }
         }
     }
 
     #[test]
-    fn a_session_is_told_of_what_changed_and_of_nothing_else() {
+    fn what_is_remembered_is_bounded_and_spares_a_look_at_all() {
         let (mut kept, mut made, mut known) = (Kept::default(), 0, Arc::default());
-        let mut list: BTreeMap<_, _> = (0..5000).map(|id| (format!("{id:04}"), 0)).collect();
+        let mut list: BTreeMap<_, _> = (0..50).map(|id| (format!("{id:02}"), 0)).collect();
         kept.renew(1, &mut made, list.clone().into_iter().collect());
-        assert_eq!(kept.advance(&mut known).len(), 5000);
-        for index in 2..20_000 {
-            let id = format!("{:04}", index % 5000);
+        assert_eq!(look(&kept, &mut known).len(), 50);
+        for index in 2..500 {
+            let id = format!("{:02}", index % 50);
             list.insert(id.clone(), index);
             kept.renew(index, &mut made, list.clone().into_iter().collect());
-            if index % 1000 > 0 {
-                assert_eq!(kept.advance(&mut known), [told(&id)]);
-            }
-            assert!(kept.steps.ids <= 5000);
+            let steps = kept.steps.since(known.number).expect("remembered");
+            assert_eq!(steps.len(), 1, "one step behind");
+            assert_eq!(look(&kept, &mut known), [told(&id)]);
+            assert!(kept.steps.ids <= REMEMBERED);
         }
+        assert!(kept.steps.since(1).is_none(), "long forgotten");
     }
 }
