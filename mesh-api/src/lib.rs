@@ -8,6 +8,7 @@ pub mod frames;
 pub mod handout;
 pub mod human;
 pub mod mesh;
+pub mod moment;
 pub mod progress;
 mod quorum;
 mod sensitive;

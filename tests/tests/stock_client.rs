@@ -103,7 +103,7 @@ fn the_docker_command_runs_jobs() {
                 "service",
                 "inspect",
                 "--format",
-                "{{json .JobStatus.JobIteration}}",
+                "{{json .JobStatus}}",
                 "some",
             ],
             &[

@@ -15,6 +15,7 @@ use mesh_api::{
         DriverData, ImageConfig, ImageDeleteResponseItem, ImageInspect, ImageInspectRootFs,
         ImagePruneResponse, ImageSummary,
     },
+    moment,
     progress::{ProgressDetail, ProgressLine},
 };
 use mesh_image::{
@@ -95,8 +96,7 @@ fn glob(pattern: &str, text: &str) -> bool {
 }
 
 fn created(image: &ImageRecord) -> Option<chrono::DateTime<chrono::Utc>> {
-    let text = image.created.as_deref()?;
-    Some(chrono::DateTime::parse_from_rfc3339(text).ok()?.to_utc())
+    moment::read(image.created.as_deref())
 }
 
 fn size(image: &ImageRecord) -> i64 {
@@ -137,7 +137,7 @@ pub(super) async fn inspect(
         id: Some(image.id.to_string()),
         repo_tags: Some(image.repo_tags.clone()),
         repo_digests: Some(image.repo_digests.clone()),
-        created: created(&image),
+        created: created(&image).map(moment::to_text),
         author: image.author.clone(),
         architecture: Some(image.architecture.clone()),
         variant: image.variant.clone(),

@@ -4,8 +4,10 @@ use axum::{
     Json,
     extract::{Path, Query as QueryOf, State},
 };
-use chrono::DateTime;
-use mesh_api::engine::{Volume, VolumeListResponse, VolumeScopeEnum};
+use mesh_api::{
+    engine::{Volume, VolumeListResponse, VolumeScopeEnum},
+    moment,
+};
 
 use super::{Answer, Api, args::Query, errors::ApiError};
 
@@ -50,7 +52,7 @@ fn read(api: &Api) -> Answer<Vec<Volume>> {
             name: entry.file_name().to_string_lossy().into_owned(),
             driver: "local".to_owned(),
             mountpoint: entry.path().join("_data").display().to_string(),
-            created_at: made.ok().map(DateTime::from),
+            created_at: made.ok().map(|at| moment::to_text(at.into())),
             scope: Some(VolumeScopeEnum::LOCAL),
             ..Default::default()
         });

@@ -49,6 +49,16 @@ impl ClientError {
         }
     }
 
+    /// Whether the same may be answered in a moment: the agent is being restarted, or there is no leader.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Connect { cause, .. } => cause.kind() != std::io::ErrorKind::PermissionDenied,
+            Self::Daemon { status, .. } => *status == StatusCode::SERVICE_UNAVAILABLE,
+            Self::Transport(_) => true,
+            Self::Host(_) | Self::Request(_) | Self::Decode(_) | Self::Stream(_) => false,
+        }
+    }
+
     /// Whether the agent said that there is no such object.
     pub fn is_not_found(&self) -> bool {
         self.status() == Some(StatusCode::NOT_FOUND)

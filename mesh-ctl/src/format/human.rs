@@ -1,7 +1,7 @@
 //! Times, sizes and ids as people read them.
 
 use chrono::{DateTime, Utc};
-use mesh_api::human::duration;
+use mesh_api::{human::duration, moment};
 
 /// Characters of an id in a table.
 const SHORT_ID: usize = 12;
@@ -31,9 +31,9 @@ pub(crate) fn ago(now: DateTime<Utc>, then: DateTime<Utc>) -> String {
     format!("{} ago", duration((now - then).num_seconds()))
 }
 
-/// A time in Go's notation; empty for none.
-pub(crate) fn moment(at: Option<DateTime<Utc>>) -> String {
-    let Some(at) = at else {
+/// A time of the API's in Go's notation; empty for none.
+pub(crate) fn moment(at: Option<&str>) -> String {
+    let Some(at) = moment::read(at) else {
         return String::new();
     };
     let at = at.format("%Y-%m-%d %H:%M:%S%.9f").to_string();

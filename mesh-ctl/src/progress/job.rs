@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mesh_api::engine::{Service, ServiceSpecModeReplicatedJob, Task, TaskState};
 
 use super::{Bar, MAX_BARS, Picture, failure, state};
+use crate::view::created_at;
 
 /// What is told of a job besides what has completed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +29,7 @@ fn current<K: Ord>(
     let iteration = |of: Option<&mesh_api::engine::ObjectVersion>| of.and_then(|v| v.index);
     let status = service.job_status.as_ref();
     let now = iteration(status.and_then(|job| job.job_iteration.as_ref()));
-    let rank = |task: &Task| (state(task) == TaskState::COMPLETE, task.created_at);
+    let rank = |task: &Task| (state(task) == TaskState::COMPLETE, created_at(task));
     let mut current: BTreeMap<K, Task> = BTreeMap::new();
     for task in tasks {
         if iteration(task.job_iteration.as_ref()) != now {

@@ -16,7 +16,7 @@ use mesh_api::{
     engine::{NodeState, Service, ServiceUpdateStatusStateEnum as Update, Task, TaskState},
 };
 
-use crate::view::word;
+use crate::view::{created_at, word};
 use job::Active;
 use screen::Screen;
 
@@ -26,6 +26,22 @@ const POLL: Duration = Duration::from_millis(200);
 const DEFAULT_MONITOR: Duration = Duration::from_secs(5);
 /// With more tasks than this, only the overall line is shown.
 const MAX_BARS: usize = 20;
+
+/// How long nobody may answer before the display ends: an agent is restarted, or another manager comes to lead, sooner.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks, and for a while again where that may help: what is looked at goes on meanwhile.
+async fn asked<T>(question: impl AsyncFn() -> Result<T, ClientError>) -> Result<T, ClientError> {
+    let begun = Instant::now();
+    loop {
+        match question().await {
+            Err(error) if error.is_passing() && begun.elapsed() < PATIENCE => {
+                tokio::time::sleep(POLL).await;
+            }
+            answer => return answer,
+        }
+    }
+}
 
 /// Waits until the service has converged. A rollback meanwhile is a failure.
 pub(crate) async fn wait(client: &Client, id: &str, quiet: bool) -> Result<()> {
@@ -54,7 +70,7 @@ async fn watch(client: &Client, id: &str, screen: &mut Screen, rollback: bool) -
     let mut converged_at: Option<Instant> = None;
     let mut rollback_told = false;
     loop {
-        let service = client.service(id, false).await?;
+        let service = asked(async || client.service(id, false).await).await?;
         let monitor = monitor(&service);
         if let Some(update) = &service.update_status {
             let message = update.message.clone().unwrap_or_default();
@@ -83,7 +99,7 @@ async fn watch(client: &Client, id: &str, screen: &mut Screen, rollback: bool) -
         let filters = Filters::new()
             .with("service", id)
             .with("_up-to-date", "true");
-        let tasks = client.tasks(&filters).await?;
+        let tasks = asked(async || client.tasks(&filters).await).await?;
         let nodes = live_nodes(client).await?;
         let picture = Picture::new(&service, &tasks, &nodes);
         screen.show(&picture);
@@ -129,7 +145,8 @@ fn monitor(service: &Service) -> Duration {
 
 /// Ids of the nodes that are not down.
 async fn live_nodes(client: &Client) -> Result<HashSet<String>, ClientError> {
-    let nodes = client.nodes(&Filters::new()).await?;
+    let all = Filters::new();
+    let nodes = asked(async || client.nodes(&all).await).await?;
     Ok(nodes
         .into_iter()
         .filter(|node| {
@@ -243,7 +260,7 @@ fn newest_by_slot<'a>(
             format!("{:06}", task.slot.unwrap_or(0))
         };
         let entry = newest.entry(slot).or_insert(task);
-        if entry.created_at < task.created_at {
+        if created_at(entry) < created_at(task) {
             *entry = task;
         }
     }
@@ -299,6 +316,31 @@ mod tests {
             "Status": {"State": state, "Err": if state == "rejected" { "no such image" } else { "" }}
         }))
         .expect("task")
+    }
+
+    #[tokio::test]
+    async fn a_look_that_fails_for_a_moment_is_tried_again() {
+        let refused = || ClientError::Connect {
+            socket: "mesh.sock".into(),
+            cause: std::io::ErrorKind::ConnectionRefused.into(),
+        };
+        let looks = std::cell::Cell::new(0);
+        let answer = asked(async || {
+            looks.set(looks.get() + 1);
+            match looks.get() {
+                1 => Err(refused()),
+                number => Ok(number),
+            }
+        });
+        assert_eq!(answer.await.expect("an answer"), 2);
+        looks.set(0);
+        let answer: Result<(), _> = asked(async || {
+            looks.set(looks.get() + 1);
+            Err(ClientError::Stream("it broke".to_owned()))
+        })
+        .await;
+        answer.expect_err("it is no passing failure");
+        assert_eq!(looks.get(), 1);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::view::word;
 
 use super::{
-    POLL,
+    POLL, asked,
     screen::{Screen, drawn},
 };
 
@@ -33,9 +33,10 @@ pub(crate) async fn wait(client: &Client, quiet: bool) -> Result<bool> {
 }
 
 async fn watch(client: &Client, screen: &mut Screen) -> Result<()> {
+    let all = Filters::new();
     loop {
-        let swarm = client.swarm().await?;
-        let nodes = client.nodes(&Filters::new()).await?;
+        let swarm = asked(async || client.swarm().await).await?;
+        let nodes = asked(async || client.nodes(&all).await).await?;
         let picture = Picture::new(&swarm, &nodes);
         let bars = screen.is_drawn();
         screen.show_lines(picture.lines(bars));

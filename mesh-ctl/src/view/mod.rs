@@ -5,6 +5,8 @@ pub(crate) mod task_table;
 
 use std::collections::HashMap;
 
+use chrono::{DateTime, Utc};
+use mesh_api::{engine::Task, moment};
 use serde::Serialize;
 
 use crate::flags::image::split;
@@ -15,6 +17,11 @@ pub(crate) fn word<T: Serialize>(value: Option<T>) -> String {
         Ok(serde_json::Value::String(text)) => text,
         _ => String::new(),
     }
+}
+
+/// When a task was made.
+pub(crate) fn created_at(task: &Task) -> Option<DateTime<Utc>> {
+    moment::read(task.created_at.as_deref())
 }
 
 /// A text; empty for none.

@@ -7,9 +7,10 @@ use chrono::{DateTime, Utc};
 use mesh_api::{
     Client, Filters,
     engine::{Node, Service, Task},
+    moment,
 };
 
-use super::{image_name, ports, word};
+use super::{created_at, image_name, ports, word};
 use crate::format::{ListFlags, Listing, Row, human};
 
 /// Longest error shown unless told otherwise, in characters.
@@ -90,7 +91,7 @@ fn rows(tasks: Vec<Task>, names: &Names, flags: &TaskFlags, now: DateTime<Utc>) 
         .map(|task| (name(&task, names), task))
         .collect();
     named.sort_by(|(left, a), (right, b)| {
-        human::natural_cmp(left, right).then_with(|| b.created_at.cmp(&a.created_at))
+        human::natural_cmp(left, right).then_with(|| created_at(b).cmp(&created_at(a)))
     });
     let mut rows = Vec::with_capacity(named.len());
     let mut previous = String::new();
@@ -125,7 +126,7 @@ fn row(task: &Task, name: &str, names: &Names, full: bool, now: DateTime<Utc>) -
         .and_then(|container| container.image.as_deref())
         .unwrap_or_default();
     let node = task.node_id.as_deref().unwrap_or_default();
-    let current = match status.timestamp {
+    let current = match moment::read(status.timestamp.as_deref()) {
         Some(at) => {
             format!(
                 "{} {}",

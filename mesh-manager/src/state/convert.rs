@@ -5,15 +5,9 @@ use super::{
     Service, ServiceMode, State, Task, TaskState,
 };
 use crate::Managers;
-use chrono::{DateTime, Utc};
-use mesh_api::engine;
+use mesh_api::{engine, moment};
 use mesh_pki::Role;
 use std::collections::BTreeSet;
-
-/// A time in nanoseconds since the epoch as the Engine API's date.
-pub(super) fn nanos_to_date(nanos: i64) -> DateTime<Utc> {
-    DateTime::from_timestamp_nanos(nanos)
-}
 
 impl Meta {
     pub(super) fn version(&self) -> Option<engine::ObjectVersion> {
@@ -53,8 +47,8 @@ impl Cluster {
         engine::Swarm {
             id: Some(self.id.clone()),
             version: self.meta.version(),
-            created_at: Some(nanos_to_date(self.meta.created_at)),
-            updated_at: Some(nanos_to_date(self.meta.updated_at)),
+            created_at: Some(moment::from_nanos(self.meta.created_at)),
+            updated_at: Some(moment::from_nanos(self.meta.updated_at)),
             spec: Some(spec),
             tls_info: Some(self.tls_info()),
             root_rotation_in_progress: Some(self.root_rotation.is_some()),
@@ -104,8 +98,8 @@ impl Node {
         engine::Node {
             id: Some(self.id.clone()),
             version: self.meta.version(),
-            created_at: Some(nanos_to_date(self.meta.created_at)),
-            updated_at: Some(nanos_to_date(self.meta.updated_at)),
+            created_at: Some(moment::from_nanos(self.meta.created_at)),
+            updated_at: Some(moment::from_nanos(self.meta.updated_at)),
             spec: Some(spec),
             description: Some(engine::NodeDescription {
                 hostname: Some(report.hostname.clone()),
@@ -171,8 +165,8 @@ impl Service {
         engine::Service {
             id: Some(self.id.clone()),
             version: self.meta.version(),
-            created_at: Some(nanos_to_date(self.meta.created_at)),
-            updated_at: Some(nanos_to_date(self.meta.updated_at)),
+            created_at: Some(moment::from_nanos(self.meta.created_at)),
+            updated_at: Some(moment::from_nanos(self.meta.updated_at)),
             spec: Some(self.spec.clone()),
             endpoint: Some(engine::ServiceEndpoint {
                 spec: Some(endpoint_spec),
@@ -182,14 +176,14 @@ impl Service {
             }),
             update_status: self.update.as_ref().map(|u| engine::ServiceUpdateStatus {
                 state: Some(u.state),
-                started_at: Some(nanos_to_date(u.started_at)),
-                completed_at: u.completed_at.map(nanos_to_date),
+                started_at: Some(moment::from_nanos(u.started_at)),
+                completed_at: u.completed_at.map(moment::from_nanos),
                 message: Some(u.message.clone()),
             }),
             service_status: None,
             job_status: self.job.map(|job| engine::ServiceJobStatus {
                 job_iteration: Some(iteration(job.iteration)),
-                last_execution: Some(nanos_to_date(job.last_execution)),
+                last_execution: Some(moment::from_nanos(job.last_execution)),
             }),
         }
     }
@@ -217,8 +211,8 @@ impl Task {
         engine::Task {
             id: Some(self.id.clone()),
             version: self.meta.version(),
-            created_at: Some(nanos_to_date(self.meta.created_at)),
-            updated_at: Some(nanos_to_date(self.meta.updated_at)),
+            created_at: Some(moment::from_nanos(self.meta.created_at)),
+            updated_at: Some(moment::from_nanos(self.meta.updated_at)),
             name: Some(self.name()),
             labels: Some(Default::default()),
             spec: Some(engine::TaskSpec::clone(&self.spec)),
@@ -228,7 +222,7 @@ impl Task {
             node_id: self.node_id.clone(),
             assigned_generic_resources: None,
             status: Some(engine::TaskStatus {
-                timestamp: Some(nanos_to_date(status.timestamp)),
+                timestamp: Some(moment::from_nanos(status.timestamp)),
                 state: Some(status.state.into()),
                 message: text(&status.message),
                 err: text(&status.error),
@@ -282,7 +276,7 @@ impl Network {
         engine::Network {
             name: Some(self.spec.name.clone()),
             id: Some(self.id.clone()),
-            created: Some(nanos_to_date(self.meta.created_at)),
+            created: Some(moment::from_nanos(self.meta.created_at)),
             scope: Some("swarm".to_owned()),
             driver: Some("overlay".to_owned()),
             enable_ipv4: Some(true),

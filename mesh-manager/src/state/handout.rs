@@ -1,12 +1,11 @@
 //! Secrets and configs in the state.
 
-use super::{
-    EventAction, Meta, ObjectKind, Service, State, convert::nanos_to_date, lookup::by_prefix,
-};
+use super::{EventAction, Meta, ObjectKind, Service, State, lookup::by_prefix};
 use crate::ManagerError;
 use mesh_api::{
     Sensitive, engine,
     handout::{Kind, TEMPLATE_DRIVER, references},
+    moment,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -40,8 +39,8 @@ impl Handout {
         engine::Config {
             id: Some(self.id.clone()),
             version: self.meta.version(),
-            created_at: Some(nanos_to_date(self.meta.created_at)),
-            updated_at: Some(nanos_to_date(self.meta.updated_at)),
+            created_at: Some(moment::from_nanos(self.meta.created_at)),
+            updated_at: Some(moment::from_nanos(self.meta.updated_at)),
             spec: Some(engine::ConfigSpec {
                 name: Some(self.name.clone()),
                 labels: Some(self.labels.clone().into_iter().collect()),

@@ -4,11 +4,13 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use chrono::{DateTime, SecondsFormat};
-use mesh_api::engine::{
-    ContainerConfig, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum,
-    ContainerSummaryStateEnum, Health, HealthStatusEnum, HealthcheckResult, HostConfig, MountPoint,
-    MountPointTypeEnum, MountTypeEnum, NetworkSettings,
+use mesh_api::{
+    engine::{
+        ContainerConfig, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum,
+        ContainerSummaryStateEnum, Health, HealthStatusEnum, HealthcheckResult, HostConfig,
+        MountPoint, MountPointTypeEnum, MountTypeEnum, NetworkSettings,
+    },
+    moment,
 };
 
 use super::{container_spec, image_and_command, labels, networks, node_id, state};
@@ -34,7 +36,7 @@ pub(in crate::api) async fn inspect(
     let spec = container_spec(&task);
     Ok(Json(ContainerInspectResponse {
         id: Some(task.container_id.clone()),
-        created: Some(DateTime::from_timestamp_nanos(task.created)),
+        created: Some(moment::from_nanos(task.created)),
         path: Some(path),
         args: Some(args),
         state: Some(container_state(&task, api.node.health(&task))),
@@ -81,7 +83,7 @@ fn container_state(task: &LocalTask, health: Option<health::Health>) -> Containe
     let running = state(task) == ContainerSummaryStateEnum::RUNNING;
     let time = |nanos: i64| match nanos {
         0 => NEVER.to_owned(),
-        _ => DateTime::from_timestamp_nanos(nanos).to_rfc3339_opts(SecondsFormat::Nanos, true),
+        _ => moment::from_nanos(nanos),
     };
     ContainerState {
         status: Some(match state(task) {
@@ -119,8 +121,8 @@ pub(super) fn health_word(health: Option<&health::Health>) -> &'static str {
 
 fn described(health: health::Health) -> Health {
     let run = |run: health::Run| HealthcheckResult {
-        start: Some(run.start),
-        end: Some(run.end),
+        start: Some(moment::to_text(run.start)),
+        end: Some(moment::to_text(run.end)),
         exit_code: Some(run.code.into()),
         output: Some(run.output),
     };

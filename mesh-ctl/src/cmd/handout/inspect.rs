@@ -45,7 +45,8 @@ pub(crate) async fn run(client: &Client, kind: Kind, args: Args) -> Result<()> {
 
 fn render(kind: Kind, one: &Config) -> Vec<u8> {
     let spec = one.spec.clone().unwrap_or_default();
-    let (created, updated) = (human::moment(one.created_at), human::moment(one.updated_at));
+    let at = |at: &Option<String>| human::moment(at.as_deref());
+    let (created, updated) = (at(&one.created_at), at(&one.updated_at));
     let mut out = Lines::default();
     match kind {
         Kind::Secret => {

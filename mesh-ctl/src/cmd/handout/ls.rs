@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
-use mesh_api::{Client, engine::Config, handout::Kind};
+use mesh_api::{Client, engine::Config, handout::Kind, moment};
 
 use crate::{
     format::{ListFlags, Listing, Row, human},
@@ -57,13 +57,16 @@ fn name(one: &Config) -> &str {
 }
 
 fn row(kind: Kind, one: &Config, now: DateTime<Utc>) -> Row {
-    let ago = |at: Option<DateTime<Utc>>| at.map_or_else(String::new, |at| human::ago(now, at));
+    let ago = |at: &Option<String>| {
+        let at = moment::read(at.as_deref());
+        at.map_or_else(String::new, |at| human::ago(now, at))
+    };
     let labels = one.spec.as_ref().and_then(|spec| spec.labels.as_ref());
     let row = Row::new()
         .with("ID", text(&one.id))
         .with("Name", name(one))
-        .with("CreatedAt", ago(one.created_at))
-        .with("UpdatedAt", ago(one.updated_at))
+        .with("CreatedAt", ago(&one.created_at))
+        .with("UpdatedAt", ago(&one.updated_at))
         .with("Labels", label_text(labels));
     match kind {
         Kind::Secret => row.with("Driver", ""),

@@ -1,7 +1,7 @@
 //! `network ls`
 
 use anyhow::Result;
-use mesh_api::{Client, engine::Network};
+use mesh_api::{Client, engine::Network, moment};
 
 use crate::{
     format::{ListFlags, Listing, Row, human},
@@ -53,7 +53,9 @@ fn row(network: &Network, no_trunc: bool) -> Row {
         .with("Labels", label_text(network.labels.as_ref()))
         .with(
             "CreatedAt",
-            network.created.map(|at| at.to_string()).unwrap_or_default(),
+            moment::read(network.created.as_deref())
+                .map(|at| at.to_string())
+                .unwrap_or_default(),
         )
 }
 

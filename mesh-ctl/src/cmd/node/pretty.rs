@@ -25,7 +25,7 @@ pub(super) fn render(node: &Node) -> String {
         text(&known.hostname)
     ));
     if node.created_at.is_some() {
-        let at = human::moment(node.created_at);
+        let at = human::moment(node.created_at.as_deref());
         out.put(format!("Joined at:             \t{at}"));
     }
     out.put("Status:");

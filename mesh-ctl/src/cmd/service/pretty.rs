@@ -10,6 +10,7 @@ use mesh_api::{
         ServiceUpdateStatus, TaskSpec, TaskSpecContainerSpec,
     },
     human::go_duration,
+    moment,
 };
 
 use crate::{
@@ -110,10 +111,10 @@ impl Lines {
         self.put("UpdateStatus:");
         self.put(format!(" State:\t\t{}", word(update.state)));
         for (name, at) in [
-            ("Started", update.started_at),
-            ("Completed", update.completed_at),
+            ("Started", &update.started_at),
+            ("Completed", &update.completed_at),
         ] {
-            if let Some(at) = at {
+            if let Some(at) = moment::read(at.as_deref()) {
                 self.put(format!(" {name}:\t{}", human::ago(now, at).to_lowercase()));
             }
         }

@@ -18,7 +18,7 @@ pub(crate) struct Args {
     /// File with the certificate of that root, PEM
     #[arg(long, value_name = "FILE")]
     ca_cert: Option<PathBuf>,
-    /// File with its key, PKCS#8 PEM
+    /// File with its key, PEM
     #[arg(long, value_name = "FILE")]
     ca_key: Option<PathBuf>,
     /// How long node certificates live
