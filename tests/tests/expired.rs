@@ -216,7 +216,18 @@ fn a_swarm_comes_back_after_all_certificates_have_expired_but_for_a_removed_node
         }
 
         // The worker comes first: nobody can renew anything yet.
-        for number in [3, 4, 0, 1, 2] {
+        rig.nodes[3].start()?;
+        eventually("the reason to be told", UP_LIMIT, || {
+            let info = rig.nodes[3].ok(&["info"])?;
+            let (state, why) = (
+                "Swarm: pending",
+                "Error: the certificate of this node expired on",
+            );
+            ensure!(info.contains(state) && info.contains(why), "{info}");
+            ensure!(info.contains("cannot reach a manager at"), "{info}");
+            Ok(())
+        })?;
+        for number in [4, 0, 1, 2] {
             rig.nodes[number].start()?;
         }
         for (node, former) in rig.nodes[..4].iter().zip(&former) {
@@ -226,6 +237,8 @@ fn a_swarm_comes_back_after_all_certificates_have_expired_but_for_a_removed_node
         for node in &rig.nodes[..4] {
             wait_until_ready(&rig.nodes[0], node)?;
             wait_for_answer(rig, node)?;
+            let why = node.ok(&["info", "--format", "{{.Swarm.Error}}"])?;
+            ensure!(why.trim().is_empty(), "{}: {why}", node.name);
         }
         for node in &rig.nodes[..3] {
             wait_for_log(node, "it is prolonged with the swarm's root CA")?;

@@ -12,6 +12,7 @@ use mesh_api::{
         LocalNodeState, PeerNode, PluginsInfo, SwarmInfo, SystemInfo, SystemInfoCgroupDriverEnum,
         SystemInfoCgroupVersionEnum, SystemVersion, SystemVersionComponents,
     },
+    moment,
 };
 use mesh_image::Platform;
 
@@ -95,7 +96,7 @@ pub(super) async fn info(State(api): State<Api>) -> Json<SystemInfo> {
         cpu_cfs_period: Some(true),
         cpu_cfs_quota: Some(true),
         ipv4_forwarding: Some(true),
-        system_time: Some(chrono::Utc::now().to_rfc3339()),
+        system_time: Some(moment::to_text(chrono::Utc::now())),
         logging_driver: Some("json-file".to_owned()),
         cgroup_driver: Some(SystemInfoCgroupDriverEnum::CGROUPFS),
         cgroup_version: Some(cgroup_version()),
@@ -119,7 +120,7 @@ pub(super) async fn info(State(api): State<Api>) -> Json<SystemInfo> {
 }
 
 fn swarm(api: &Api) -> SwarmInfo {
-    let state = api.node.state();
+    let (state, trouble) = (api.node.state(), api.node.trouble());
     let mut info = SwarmInfo {
         node_id: Some(String::new()),
         node_addr: Some(String::new()),
@@ -134,7 +135,10 @@ fn swarm(api: &Api) -> SwarmInfo {
         error: Some(match &state {
             NodeState::Error(reason) => reason.clone(),
             NodeState::Locked => NodeError::Locked.to_string(),
-            _ => String::new(),
+            NodeState::Inactive => String::new(),
+            NodeState::Pending(_) => (trouble.certificate.or(trouble.session)).unwrap_or_default(),
+            // It goes on without a session, but not for long without a certificate.
+            NodeState::Active(_) => trouble.certificate.unwrap_or_default(),
         }),
         ..Default::default()
     };

@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     container::Names,
     logs,
-    node::{ClusterInfo, Node, NodeError, NodeState, Role},
+    node::{ClusterInfo, Node, NodeError, NodeState, Role, Trouble},
     queries,
     reconcile::{self, Parts, jobs},
     session::{self, Connection, Session, Statuses},
@@ -64,6 +64,7 @@ impl Membership {
             data_path: kept.data_path,
             managers: kept.managers.clone(),
         };
+        node.note(|trouble| *trouble = Trouble::default());
         node.inner.state.send_replace(match identity.has_key() {
             true => NodeState::Pending(Some(info.clone())),
             false => NodeState::Locked,
@@ -337,6 +338,12 @@ fn follow(
                     );
                 }
             }
+            node.note(|trouble| {
+                trouble.session = match &now {
+                    Connection::Lost(why) if !why.is_empty() => Some(why.clone()),
+                    _ => None,
+                };
+            });
             // Once active, a node stays so while it looks for its managers.
             node.inner.state.send_if_modified(|state| {
                 let next = match &now {

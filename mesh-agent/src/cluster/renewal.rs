@@ -64,7 +64,10 @@ pub(super) async fn run(
             let wanted = *role.borrow();
             let said = objection.borrow().clone();
             let is_done = match step(&now, wanted, said.as_ref(), SystemTime::now()) {
-                Step::Rest => break,
+                Step::Rest => {
+                    node.note(|trouble| trouble.certificate = None);
+                    break;
+                }
                 Step::Trust(trusting) => match identity.renew(*trusting, || hosting::show(&node)) {
                     Ok(()) => {
                         tracing::info!("this node trusts the new root CA from now on");
@@ -148,6 +151,19 @@ fn tell_if_expired(identity: &NodeIdentity) {
     }
 }
 
+/// What is told of a certificate that has expired and was not renewed.
+fn expired(identity: &NodeIdentity, time: SystemTime, failures: &[String]) -> Option<String> {
+    let (_, end) = identity.validity().ok()?;
+    let why = match failures {
+        [] => "no manager is known".to_owned(),
+        failures => failures.join("; "),
+    };
+    (end < time).then(|| {
+        let end = utc(end);
+        format!("the certificate of this node expired on {end}, and is not renewed yet: {why}")
+    })
+}
+
 /// Whether it is about the certificate that the node has now.
 fn is_about(said: &Objection, now: &NodeIdentity) -> bool {
     said.against.certificate_pem == now.certificate_pem
@@ -193,11 +209,13 @@ async fn ask(
         match own.renew(renewed, || hosting::show(node)) {
             Ok(()) => {
                 tracing::info!("the node's certificate is renewed");
+                node.note(|trouble| trouble.certificate = None);
                 return true;
             }
             Err(error) => failures.push(error.to_string()),
         }
     }
+    node.note(|trouble| trouble.certificate = expired(now, SystemTime::now(), &failures));
     if failures != *told {
         let failures = failures.join("; ");
         tracing::warn!(failures, "certificate not renewed");
@@ -244,6 +262,24 @@ mod tests {
             check(&early, bad, now).expect("the former one is not better");
         }
         check(&early, &good, now + 2 * hour).expect("it is good then");
+    }
+
+    #[test]
+    fn an_expired_certificate_is_told_with_the_reason() {
+        let root = RootCa::create().expect("a root");
+        let good = identity(&root, &root);
+        let (_, end) = good.validity().expect("a certificate");
+        let second = Duration::from_secs(1);
+        let why = ["a: closed".to_owned(), "b: late".to_owned()];
+        assert_eq!(expired(&good, end - second, &why), None);
+        let told = expired(&good, end + second, &why).expect("it has expired");
+        let date = utc(end);
+        assert_eq!(
+            told,
+            format!(
+                "the certificate of this node expired on {date}, and is not renewed yet: a: closed; b: late"
+            )
+        );
     }
 
     #[test]

@@ -23,6 +23,15 @@ use crate::{assignment::Assignment, cluster, config::Config, health};
 /// The packet path, once it is open; the reconciler writes it, others read its counters.
 pub type SharedDatapath = Arc<Mutex<Option<Datapath>>>;
 
+/// What keeps a member from its work.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    /// Its certificate has expired: since when, and why it has no other one yet.
+    pub(crate) certificate: Option<String>,
+    /// Why it has no session.
+    pub(crate) session: Option<String>,
+}
+
 /// A node; cheap to clone.
 #[derive(Clone)]
 pub struct Node {
@@ -43,6 +52,7 @@ pub(crate) struct Inner {
     pub(crate) returns: RwLock<Arc<Vec<ReturnPath>>>,
     pub(crate) assignment: RwLock<Option<watch::Receiver<Arc<Assignment>>>>,
     pub(crate) manager: RwLock<Option<ManagerHandle>>,
+    trouble: RwLock<Trouble>,
     /// What its keys are locked with.
     pub(crate) unlock: Unlock,
     /// The running membership; locked while it begins or ends, so that only one change goes on.
@@ -94,6 +104,7 @@ impl Node {
                 returns: RwLock::default(),
                 assignment: RwLock::default(),
                 manager: RwLock::default(),
+                trouble: RwLock::default(),
                 unlock: Unlock::default(),
                 membership: tokio::sync::Mutex::default(),
             }),
@@ -128,6 +139,18 @@ impl Node {
     /// Membership as of now.
     pub fn state(&self) -> NodeState {
         self.inner.state.borrow().clone()
+    }
+
+    /// Notes what keeps the node from its work, or that it does not any more.
+    pub(crate) fn note(&self, note: impl FnOnce(&mut Trouble)) {
+        let trouble = self.inner.trouble.write();
+        note(&mut trouble.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// What keeps the node from its work, as far as is known.
+    pub(crate) fn trouble(&self) -> Trouble {
+        let trouble = self.inner.trouble.read();
+        trouble.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The manager in this process, on a manager.

@@ -68,7 +68,7 @@ pub struct Objection {
 /// Whether a manager answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Connection {
-    /// Not yet, or not any more; the text says why.
+    /// Not yet, or not any more; the text says why, unless none has been asked.
     Lost(String),
     /// To this manager, `address:port`.
     Up(String),
@@ -131,8 +131,7 @@ impl Session {
             None
         });
         let (assignment_out, assignment) = watch::channel(Arc::new(kept.unwrap_or_default()));
-        let (connection_out, connection) =
-            watch::channel(Connection::Lost("not connected yet".to_owned()));
+        let (connection_out, connection) = watch::channel(Connection::Lost(String::new()));
         let (managers_out, managers) = watch::channel(config.managers.clone());
         let (role_out, role) = watch::channel(None);
         let (objection_out, objection) = watch::channel(None);
