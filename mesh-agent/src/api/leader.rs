@@ -32,13 +32,13 @@ const NEVER_STALE: &str = "/swarm/unlockkey";
 /// Lets the request pass where this manager leads, else has the leader answer it. Without a leader, reads are answered by
 /// what this manager knows, and say so.
 pub(super) async fn answers(State(api): State<Api>, request: Request, next: Next) -> Response {
-    // Nodes that are no managers, or not yet, refuse by themselves.
-    let Ok(manager) = api.manager() else {
-        return next.run(request).await;
-    };
     let is_read = request.method() == Method::GET;
     let patience = if is_read { READ_PATIENCE } else { PATIENCE };
     let deadline = Instant::now() + patience;
+    // Nodes that are no managers, or not in time, refuse by themselves.
+    let Ok(manager) = api.ready_manager(deadline).await else {
+        return next.run(request).await;
+    };
     let mut request = Pending::Whole(request);
     let refusal = loop {
         let remote = match manager.lead(deadline).await {

@@ -30,7 +30,7 @@ mod tasks;
 mod trace;
 mod volumes;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     http::header,
@@ -38,12 +38,16 @@ use axum::{
 };
 use mesh_api::spelling;
 use mesh_manager::ManagerHandle;
+use tokio::time::Instant;
 
 use crate::node::{Node, NodeState, Role};
 use errors::ApiError;
 
 pub use packets::serve_metrics;
 pub use server::{bind, serve};
+
+/// Pause before another look whether the manager is ready.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What the manager of this node answers other managers while it leads.
 pub(crate) fn for_managers(node: &Node) -> axum::Router {
@@ -67,21 +71,33 @@ impl Api {
 
     /// The manager in this process, if the node is one that is ready.
     fn manager(&self) -> Result<ManagerHandle, ApiError> {
+        self.begun_manager()?
+            .ok_or_else(ApiError::manager_not_ready)
+    }
+
+    /// The same; one that is not ready yet, say because it was just restarted and has not heard from the leader, is waited for
+    /// until `deadline`.
+    async fn ready_manager(&self, deadline: Instant) -> Result<ManagerHandle, ApiError> {
+        loop {
+            match self.begun_manager()? {
+                Some(manager) => return Ok(manager),
+                None if Instant::now() < deadline => tokio::time::sleep(LOOK).await,
+                None => return Err(ApiError::manager_not_ready()),
+            }
+        }
+    }
+
+    /// The manager in this process; `None` while it is being prepared.
+    fn begun_manager(&self) -> Result<Option<ManagerHandle>, ApiError> {
         match self.node.state() {
             NodeState::Active(info) | NodeState::Pending(Some(info))
                 if info.role == Role::Manager =>
             {
-                let manager = self
-                    .node
-                    .manager()
-                    .ok_or_else(ApiError::manager_not_ready)?;
-                if manager.view().cluster().is_none() {
-                    return Err(ApiError::manager_not_ready());
-                }
-                Ok(manager)
+                let manager = self.node.manager();
+                Ok(manager.filter(|manager| manager.view().cluster().is_some()))
             }
             NodeState::Active(_) | NodeState::Pending(Some(_)) => Err(ApiError::worker()),
-            NodeState::Pending(None) => Err(ApiError::manager_not_ready()),
+            NodeState::Pending(None) => Ok(None),
             NodeState::Inactive => Err(ApiError::no_swarm()),
             NodeState::Locked => Err(ApiError::locked()),
             NodeState::Error(reason) => Err(ApiError::swarm_error(&reason)),

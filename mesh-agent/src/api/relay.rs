@@ -32,8 +32,9 @@ const LEAST: Duration = Duration::from_millis(500);
 
 /// Has the leader answer, and the next one what is left then.
 pub(super) async fn goes_on(State(api): State<Api>, request: Request, next: Next) -> Response {
-    // Nodes that are no managers, or not yet, refuse by themselves.
-    let Ok(manager) = api.manager() else {
+    let deadline = Instant::now() + READ_PATIENCE;
+    // Nodes that are no managers, or not in time, refuse by themselves.
+    let Ok(manager) = api.ready_manager(deadline).await else {
         return next.run(request).await;
     };
     let (mut parts, _) = request.into_parts();
@@ -45,7 +46,6 @@ pub(super) async fn goes_on(State(api): State<Api>, request: Request, next: Next
         next,
         end,
     };
-    let deadline = Instant::now() + READ_PATIENCE;
     let (lead, answer) = match relay.ask(relay.parts.uri.clone(), deadline).await {
         Ok(answered) => answered,
         Err(error) => return ApiError::from(error).into_response(),

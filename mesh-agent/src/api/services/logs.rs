@@ -22,8 +22,8 @@ pub(in crate::api) async fn of_service(
     Path(id): Path<String>,
     QueryOf(query): QueryOf<Query>,
 ) -> Answer<Response> {
-    let manager = api.manager()?;
     let deadline = Instant::now() + READ_PATIENCE;
+    let manager = api.ready_manager(deadline).await?;
     manager.catch_up(deadline).await?;
     let (id, terminal) = {
         let view = manager.view();
@@ -41,8 +41,8 @@ pub(in crate::api) async fn of_task(
     Path(id): Path<String>,
     QueryOf(query): QueryOf<Query>,
 ) -> Answer<Response> {
-    let manager = api.manager()?;
     let deadline = Instant::now() + READ_PATIENCE;
+    let manager = api.ready_manager(deadline).await?;
     manager.catch_up(deadline).await?;
     let (id, terminal) = {
         let view = manager.view();
