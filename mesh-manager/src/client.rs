@@ -17,7 +17,7 @@ pub const LEADER_ADDRESS: &str = "mesh-leader";
 
 /// Longest wait for a manager to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Longest wait for a manager to sign a certificate.
+/// Longest wait for a manager to sign a certificate, or to remove who has got one.
 const ISSUE_TIMEOUT: Duration = Duration::from_secs(20);
 /// An idle connection is probed this often, so that a dead manager is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(2);
@@ -199,6 +199,22 @@ pub async fn renew(address: &str, identity: &NodeIdentity) -> Result<NodeIdentit
     let channel = connect(address, tls::client_config(identity)?).await?;
     let renewed = issue(address, channel, Default::default()).await?;
     Ok(renewed.identity)
+}
+
+/// Takes a join back that came to nothing after a certificate was given: the node is removed again. One that has had a session
+/// is not.
+///
+/// # Errors
+/// As [`connect`]; [`ClientError::Refused`] with the manager's words.
+pub async fn withdraw(address: &str, identity: &NodeIdentity) -> Result<(), ClientError> {
+    let channel = connect(address, tls::client_config(identity)?).await?;
+    let mut request = tonic::Request::new(proto::WithdrawRequest {});
+    request.set_timeout(ISSUE_TIMEOUT);
+    let done = NodeCaClient::new(channel).withdraw(request).await;
+    done.map(drop).map_err(|status| ClientError::Refused {
+        address: address.to_owned(),
+        message: status.message().to_owned(),
+    })
 }
 
 async fn issue(

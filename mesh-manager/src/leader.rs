@@ -27,7 +27,7 @@ const LAST_ANSWER: Duration = Duration::from_secs(2);
 /// Longest wait for the leader to let a manager in.
 pub(crate) const JOIN_WAIT: Duration = Duration::from_secs(70);
 /// Pause before a leader that did not take a request is looked for again.
-const RETRY: Duration = Duration::from_millis(100);
+pub(crate) const RETRY: Duration = Duration::from_millis(100);
 
 /// What the leader answers a manager that takes it for the leader by mistake: nothing was done.
 pub(crate) const NOT_LEADING: StatusCode = StatusCode::MISDIRECTED_REQUEST;
@@ -246,10 +246,25 @@ impl Core {
             .map_err(|e| failed(&e))?
     }
 
-    /// Waits until the state here holds all that was acknowledged, by any manager, before. Gives the node ids of the managers
-    /// that the leader hears of.
+    /// Waits until the state here holds all that was acknowledged, by any manager, before. A leader that cannot be asked, or
+    /// whose majority is late, is asked again for a while. Gives the node ids of the managers that the leader hears of.
     pub(crate) async fn catch_up(&self) -> Result<BTreeSet<String>, ManagerError> {
-        let leader = self.leader(Self::patience()).await?;
+        let deadline = Self::patience();
+        loop {
+            let leader = self.leader(deadline).await?;
+            let error = match timeout_at(deadline, self.catch_up_with(&leader)).await {
+                Ok(Ok(reachable)) => return Ok(reachable),
+                Ok(Err(error)) => error,
+                Err(_) => return Err(ManagerError::no_leader()),
+            };
+            if Instant::now() + RETRY > deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn catch_up_with(&self, leader: &Peer) -> Result<BTreeSet<String>, ManagerError> {
         if leader.node_id == self.identity.node_id {
             self.begins_to_lead().await?;
             if !self.leads_now().await {

@@ -43,6 +43,7 @@ mod server;
 pub mod state;
 mod traffic;
 mod unlock;
+mod withdrawal;
 
 pub use backup::BackupError;
 pub use command::{

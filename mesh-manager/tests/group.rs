@@ -4,7 +4,7 @@ mod common;
 
 use common::{
     FakeNode, config, create, eventually, free_address,
-    group::{address, join, member, restart, three},
+    group::{Member, address, join, member, restart, three},
     manager, manager_with, service,
 };
 use mesh_api::{engine, proto};
@@ -372,6 +372,94 @@ async fn a_large_state_reaches_a_new_manager() {
     let second = member(&first).await;
     let known = second.handle.view().services().count();
     assert_eq!(known, count, "it has all before it has a vote");
+    for manager in [second.handle, first] {
+        manager.shutdown().await;
+    }
+}
+
+fn tokens(manager: &ManagerHandle) -> [String; 2] {
+    let view = manager.view();
+    let cluster = view.cluster().unwrap();
+    [cluster.worker_token.clone(), cluster.manager_token.clone()]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_joins_while_the_majority_is_late() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = manager(directory.path()).await;
+    let second = member(&first).await;
+    let [token, _] = tokens(&first);
+    let at = address(&first);
+    second.handle.shutdown().await;
+    // Nobody can say now that the leader still is one.
+    let joining = tokio::spawn({
+        let at = at.clone();
+        async move { client::join(&at, &token, "active", common::OUTSIDE).await }
+    });
+    let second = Member {
+        handle: restart(second.config.clone(), vec![at]).await,
+        ..second
+    };
+    let joined = joining.await.unwrap().expect("it waits for the majority");
+    for manager in [&first, &second.handle] {
+        eventually("the node is known once", || {
+            let view = manager.view();
+            let is_known = view.node(&joined.identity.node_id).is_some();
+            (is_known && view.nodes().count() == 3).then_some(())
+        })
+        .await;
+    }
+    for manager in [second.handle, first] {
+        manager.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_does_not_come_in_goes_by_its_own_word() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = manager(directory.path()).await;
+    let second = member(&first).await;
+    // A follower passes it on.
+    for at in [address(&first), address(&second.handle)] {
+        for token in tokens(&first) {
+            let joined = client::join(&at, &token, "active", common::OUTSIDE)
+                .await
+                .unwrap();
+            let id = &joined.identity.node_id;
+            eventually("the node is known", || first.view().node(id).map(drop)).await;
+            client::withdraw(&at, &joined.identity).await.unwrap();
+            for manager in [&first, &second.handle] {
+                eventually("the node is gone", || {
+                    manager.view().node(id).is_none().then_some(())
+                })
+                .await;
+            }
+            let again = client::withdraw(&at, &joined.identity).await.unwrap_err();
+            assert!(again.to_string().contains("not part of this"), "{again}");
+        }
+    }
+    assert_eq!(first.group().voters.len(), 2);
+    // One that has come in cannot.
+    let [token, _] = tokens(&first);
+    let at = address(&first);
+    let joined = client::join(&at, &token, "active", common::OUTSIDE)
+        .await
+        .unwrap();
+    let node = FakeNode::open(&at, joined.identity.clone(), "n1").await;
+    for manager in [&first, &second.handle] {
+        eventually("the node is ready", || {
+            let view = manager.view();
+            (view.node(node.id())?.state == NodeState::Ready).then_some(())
+        })
+        .await;
+    }
+    for manager in [address(&second.handle), at] {
+        let refused = client::withdraw(&manager, &joined.identity)
+            .await
+            .unwrap_err();
+        assert!(refused.to_string().contains("it can leave"), "{refused}");
+    }
+    assert!(first.view().node(node.id()).is_some());
     for manager in [second.handle, first] {
         manager.shutdown().await;
     }

@@ -305,6 +305,30 @@ fn a_join_that_cannot_succeed_says_why() {
         }
         let known = || first.ok(&["node", "ls", "-q"]);
         ensure!(known()?.lines().count() == 1, "{}", known()?);
+        // A manager that cannot come in goes again.
+        let manager = first.ok(&["swarm", "join-token", "-q", "manager"])?;
+        let join = ["swarm", "join", "--token", manager.trim()];
+        let taken = second
+            .ns
+            .enter(|| Ok(std::net::TcpListener::bind("0.0.0.0:2377")?))?;
+        let answer = second.ctl(&[&join[..], &[&remote]].concat())?;
+        ensure!(
+            answer.code == 1 && answer.err.contains("choose another --listen-addr"),
+            "{}",
+            answer.err
+        );
+        drop(taken);
+        ensure!(known()?.lines().count() == 1, "{}", known()?);
+        let elsewhere = ["--advertise-addr", "192.0.2.9"];
+        let answer = second.ctl(&[&join[..], &elsewhere, &[&remote]].concat())?;
+        ensure!(
+            answer.code == 1 && answer.err.contains("the leader cannot reach a manager at"),
+            "{}",
+            answer.err
+        );
+        ensure!(known()?.lines().count() == 1, "{}", known()?);
+        let inactive = second.ok(&["info", "--format", "{{.Swarm.LocalNodeState}}"])?;
+        ensure!(inactive.trim() == "inactive", "{inactive}");
         // It can still join.
         second.ok(&["swarm", "join", "--token", token, &remote])?;
         ensure!(known()?.lines().count() == 2, "{}", known()?);

@@ -170,21 +170,25 @@ pub(crate) async fn join(
     disk::wipe(config)?;
     let (joined, remote) = ask_to_join(&remotes, &token, availability.as_ref(), data_path).await?;
     let (identity, data_path_port) = (joined.identity, joined.data_path_port);
-    identity
-        .save(&disk::identity_dir(config), None)
-        .context("save the node's identity")?;
     let mut kept = Kept {
         manager: false,
         listen,
         advertise,
         data_path,
         data_path_port,
-        managers: vec![remote],
+        managers: vec![remote.clone()],
         leaving: false,
     };
-    let manager = match identity.role {
-        mesh_pki::Role::Manager => Some(join_managers(node, &mut kept).await?),
-        mesh_pki::Role::Worker => None,
+    let manager = match take_up(node, &mut kept, &identity).await {
+        Ok(manager) => manager,
+        Err(error) => {
+            // It is known to the managers already.
+            if let Err(error) = client::withdraw(&remote, &identity).await {
+                let node = &identity.node_id;
+                tracing::warn!(%error, node, "what is left of the join is to be removed by `node rm`");
+            }
+            return Err(error);
+        }
     };
     let is_in = manager
         .as_ref()
@@ -197,6 +201,21 @@ pub(crate) async fn join(
         Ok(())
     } else {
         Err(NodeError::Remote(JOIN_TIMEOUT.to_owned()))
+    }
+}
+
+/// Takes up what this node is from now on: a manager, if that is in its certificate.
+async fn take_up(
+    node: &Node,
+    kept: &mut Kept,
+    identity: &mesh_pki::NodeIdentity,
+) -> Result<Option<mesh_manager::ManagerHandle>, NodeError> {
+    identity
+        .save(&disk::identity_dir(node.config()), None)
+        .context("save the node's identity")?;
+    match identity.role {
+        mesh_pki::Role::Manager => join_managers(node, kept).await.map(Some),
+        mesh_pki::Role::Worker => Ok(None),
     }
 }
 

@@ -1,14 +1,20 @@
 //! `NodeCA`: signs certificates for those who hold a token or a certificate.
 
 use super::auth;
-use crate::{AddNode, ManagerError, Operation, core::Core, state::Cluster};
+use crate::{
+    AddNode, ErrorKind, ManagerError, Operation, core::Core, leader::RETRY, state::Cluster,
+};
 use mesh_api::{
     engine::NodeSpecAvailabilityEnum as Availability,
-    proto::{IssueNodeCertificateRequest, IssueNodeCertificateResponse, node_ca_server::NodeCa},
+    proto::{
+        IssueNodeCertificateRequest, IssueNodeCertificateResponse, WithdrawRequest,
+        WithdrawResponse, node_ca_server::NodeCa,
+    },
 };
 use mesh_pki::{PkiError, Role, new_id};
 use sha2::{Digest, Sha256};
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use tokio::time::{Instant, sleep};
 use tonic::{Request, Response, Status};
 
 pub(super) struct Service(pub(super) Arc<Core>);
@@ -77,31 +83,38 @@ impl Service {
             manager_addr: None,
             data_path_address: asked.data_path_address.clone(),
         };
-        self.0
-            .change(Operation::AddNode(add))
-            .await
-            .map_err(status)?;
+        self.add(add).await.map_err(status)?;
         Ok((id, role))
+    }
+
+    /// Adds a node. Without a leader, or one that answers, it is tried again for a while: what was lost may have been done, and
+    /// is done once, as the id stays.
+    async fn add(&self, node: AddNode) -> Result<(), ManagerError> {
+        let deadline = Core::patience();
+        loop {
+            match self.0.change(Operation::AddNode(node.clone())).await {
+                Err(error)
+                    if error.kind == ErrorKind::Unavailable
+                        && Instant::now() + RETRY <= deadline =>
+                {
+                    tracing::debug!(%error, "a node that joins is not added yet");
+                    sleep(RETRY).await;
+                }
+                done => return done.map(drop),
+            }
+        }
     }
 }
 
 /// A certificate, and those that it has to be shown with, PEM.
 fn sign(cluster: &Cluster, csr: &str, node_id: &str, role: Role) -> Result<String, PkiError> {
-    let validity = cluster
-        .spec
-        .ca_config
-        .as_ref()
-        .and_then(|c| c.node_cert_expiry)
-        .and_then(|nanos| u64::try_from(nanos).ok())
-        .map_or(mesh_pki::DEFAULT_CERTIFICATE_VALIDITY, Duration::from_nanos);
-    cluster
-        .signer()?
-        .sign(csr, node_id, role, &cluster.id, validity)
+    let validity = cluster.certificate_validity();
+    let signer = cluster.signer()?;
+    signer.sign(csr, node_id, role, &cluster.id, validity)
 }
 
 /// A refusal as gRPC has it.
 pub(crate) fn status(error: ManagerError) -> Status {
-    use crate::ErrorKind;
     let code = match error.kind {
         ErrorKind::InvalidArgument => tonic::Code::InvalidArgument,
         ErrorKind::FailedPrecondition => tonic::Code::FailedPrecondition,
@@ -150,5 +163,21 @@ impl NodeCa for Service {
             cluster_id: cluster.id,
             data_path_port: cluster.data_path_port.into(),
         }))
+    }
+
+    async fn withdraw(
+        &self,
+        request: Request<WithdrawRequest>,
+    ) -> Result<Response<WithdrawResponse>, Status> {
+        self.0.catch_up().await.map_err(status)?;
+        let node_id = auth::node(&self.0, &request)?.node_id;
+        let core = self.0.clone();
+        // Comes to an end also where the caller does not wait for it.
+        let withdrawn = tokio::spawn(async move { core.withdraw(&node_id).await });
+        withdrawn
+            .await
+            .map_err(|e| Status::internal(format!("the withdrawal ended early: {e}")))?
+            .map_err(status)?;
+        Ok(Response::new(WithdrawResponse {}))
     }
 }

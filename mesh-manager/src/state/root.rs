@@ -13,6 +13,7 @@ use mesh_api::{Sensitive, engine};
 use mesh_pki::{JoinToken, PkiError, RootCa};
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// The root that is to be, and has signed certificates from its beginning on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +56,22 @@ impl RootRotation {
     }
 }
 
+/// How long certificates live by this specification.
+pub(crate) fn certificate_validity(spec: &engine::SwarmSpec) -> Duration {
+    spec.ca_config
+        .as_ref()
+        .and_then(|c| c.node_cert_expiry)
+        .filter(|nanos| *nanos != 0)
+        .and_then(|nanos| u64::try_from(nanos).ok())
+        .map_or(mesh_pki::DEFAULT_CERTIFICATE_VALIDITY, Duration::from_nanos)
+}
+
 impl Cluster {
+    /// How long certificates live.
+    pub(crate) fn certificate_validity(&self) -> Duration {
+        certificate_validity(&self.spec)
+    }
+
     /// The root that is trusted, with its key.
     pub(crate) fn root(&self) -> Result<RootCa, PkiError> {
         RootCa::from_pem(&self.root_certificate_pem, Some(&self.root_key_pem))
