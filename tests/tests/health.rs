@@ -1,6 +1,9 @@
 //! Health checks: who gets requests, who is replaced, and what updates make of it.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context, Result, ensure};
 use mesh_image::Healthcheck;
@@ -10,6 +13,7 @@ use mesh_tests::{
     rig::UP_LIMIT,
     scenario,
 };
+use serde_json::{Value, json};
 
 /// A check that the test decides about, run often, and only ever by itself the reason for anything.
 const FILE: [&str; 10] = [
@@ -67,6 +71,28 @@ fn active(rig: &Rig, service: &str) -> Result<Vec<String>> {
         .collect())
 }
 
+/// What was told of a task's health, by the manager.
+fn health_events(rig: &Rig, task: &Task) -> Result<Vec<String>> {
+    let of_task = format!("com.docker.swarm.task.id={}", task.id);
+    let filters = json!({"type": ["container"], "event": ["health_status"], "label": [of_task]});
+    let filters: String = filters
+        .to_string()
+        .bytes()
+        .map(|byte| format!("%{byte:02X}"))
+        .collect();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let path = format!("/events?since=1&until={}&filters={filters}", now + 1);
+    let response = rig.first().engine().get(&path)?;
+    let text = String::from_utf8(response.body)?;
+    let events = text.lines().filter(|line| line.starts_with('{'));
+    events
+        .map(|line| {
+            let event: Value = serde_json::from_str(line)?;
+            Ok(event["Action"].as_str().unwrap_or_default().to_owned())
+        })
+        .collect()
+}
+
 /// Waits until exactly so many replicas answer on port 80 of the nodes: they learn of a running task a moment after the
 /// managers.
 fn wait_answering(rig: &Rig, count: usize) -> Result<()> {
@@ -108,6 +134,9 @@ fn who_is_not_healthy_gets_no_requests_and_is_replaced() {
         cure(rig, &starting[1])?;
         let both = rig.wait_running("web", 2)?;
         wait_answering(rig, 2)?;
+        let healthy = "health_status: healthy".to_owned();
+        let events = health_events(rig, &both[1])?;
+        ensure!(events == [healthy], "{events:?}");
 
         // Another agent goes on where this one was, and takes nothing back.
         let pid = rig.task_pid(&both[1])?;
@@ -140,6 +169,9 @@ fn who_is_not_healthy_gets_no_requests_and_is_replaced() {
             },
         )?;
         asked.all_answered()?;
+        let events = health_events(rig, &both[1])?;
+        let last = events.last().map(String::as_str);
+        ensure!(last == Some("health_status: unhealthy"), "{events:?}");
         cure(rig, &replacement)?;
         rig.wait_running("web", 2).map(drop)
     });

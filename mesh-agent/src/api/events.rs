@@ -1,6 +1,6 @@
-//! `/events`: changes of the cluster's objects as they are applied.
+//! `/events`: changes of the cluster's objects, and of its tasks' health, as they are applied.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use axum::{
     extract::{Query as QueryOf, State},
@@ -103,6 +103,9 @@ impl Source {
             ObjectKind::Network => (EventMessageTypeEnum::NETWORK, "network"),
             ObjectKind::Secret => (EventMessageTypeEnum::SECRET, "secret"),
             ObjectKind::Config => (EventMessageTypeEnum::CONFIG, "config"),
+            ObjectKind::Task if event.container.is_some() => {
+                (EventMessageTypeEnum::CONTAINER, "container")
+            }
             // Docker tells of neither.
             ObjectKind::Cluster | ObjectKind::Task => return None,
         };
@@ -110,12 +113,26 @@ impl Source {
             EventAction::Create => "create",
             EventAction::Update => "update",
             EventAction::Remove => "remove",
+            EventAction::Healthy => "health_status: healthy",
+            EventAction::Unhealthy => "health_status: unhealthy",
         };
         let name = &event.name;
+        let mut attributes = HashMap::from([("name".to_owned(), name.clone())]);
+        // To Docker, containers are each node's own affair.
+        let (id, scope, scope_word) = match &event.container {
+            Some(container) => {
+                attributes.extend(container.labels.clone());
+                attributes.insert("image".to_owned(), container.image.clone());
+                (&container.id, EventMessageScopeEnum::LOCAL, "local")
+            }
+            None => (&event.id, EventMessageScopeEnum::SWARM, "swarm"),
+        };
+        let (noun, _) = action.split_once(':').unwrap_or((action, ""));
         let filters = &self.filters;
         let wanted = filters.exact("type", word)
-            && filters.exact("event", action)
-            && filters.exact("scope", "swarm")
+            && filters.matches("event", |value| value == action || value == noun)
+            && filters.exact("scope", scope_word)
+            && filters.labels("label", |key| attributes.get(key).map(String::as_str))
             && [
                 "node",
                 "service",
@@ -127,7 +144,8 @@ impl Source {
             .iter()
             .all(|key| {
                 filters.matches(key, |value| {
-                    *key == word && (value == event.id || value == name)
+                    let is_short = word == "container" && id.starts_with(value);
+                    *key == word && (value == id || value == name || is_short)
                 })
             });
         if !wanted {
@@ -137,12 +155,77 @@ impl Source {
             typ: Some(typ),
             action: Some(action.to_owned()),
             actor: Some(EventActor {
-                id: Some(event.id.clone()),
-                attributes: Some([("name".to_owned(), name.clone())].into()),
+                id: Some(id.clone()),
+                attributes: Some(attributes),
             }),
-            scope: Some(EventMessageScopeEnum::SWARM),
+            scope: Some(scope),
             time: Some(event.time / 1_000_000_000),
             time_nano: Some(event.time),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_manager::state::TaskContainer;
+
+    use super::*;
+
+    fn shown(filters: &str, event: &Event) -> Option<EventMessage> {
+        let source = Source {
+            past: Vec::new().into_iter(),
+            events: tokio::sync::broadcast::channel(1).1,
+            filters: Filters::parse(filters).expect("filters"),
+            until: None,
+        };
+        source.message(event)
+    }
+
+    #[test]
+    fn health_is_told_as_the_containers() {
+        let container = TaskContainer {
+            id: "0123456789ab".to_owned(),
+            image: "nginx".to_owned(),
+            labels: HashMap::from([("a".to_owned(), "b".to_owned())]),
+        };
+        let event = |action, container| Event {
+            index: 1,
+            time: 1_500_000_000,
+            kind: ObjectKind::Task,
+            action,
+            id: "task".to_owned(),
+            name: "web.1.task".to_owned(),
+            service_id: None,
+            container,
+        };
+        let of_health = event(EventAction::Unhealthy, Some(Box::new(container)));
+        let told = shown("", &of_health).expect("it is told");
+        let json = serde_json::to_value(&told).expect("json");
+        let expected = serde_json::json!({
+            "Type": "container", "Action": "health_status: unhealthy", "scope": "local",
+            "Actor": {
+                "ID": "0123456789ab",
+                "Attributes": {"name": "web.1.task", "image": "nginx", "a": "b"},
+            },
+            "time": 1, "timeNano": 1_500_000_000,
+        });
+        assert_eq!(json, expected);
+        for (filters, is_told) in [
+            (r#"{"event":["health_status"]}"#, true),
+            (r#"{"event":["health_status: unhealthy"]}"#, true),
+            (r#"{"event":["health_status: healthy"]}"#, false),
+            (r#"{"event":["health"]}"#, false),
+            (r#"{"type":["container"],"scope":["local"]}"#, true),
+            (r#"{"scope":["swarm"]}"#, false),
+            (r#"{"container":["0123"]}"#, true),
+            (r#"{"container":["web.1.task"]}"#, true),
+            (r#"{"container":["123"]}"#, false),
+            (r#"{"service":["web.1.task"]}"#, false),
+            (r#"{"label":["a=b"]}"#, true),
+            (r#"{"label":["a=c"]}"#, false),
+        ] {
+            assert_eq!(shown(filters, &of_health).is_some(), is_told, "{filters}");
+        }
+        assert_eq!(shown("", &event(EventAction::Update, None)), None);
     }
 }

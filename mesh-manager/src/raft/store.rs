@@ -110,7 +110,7 @@ impl Store {
     pub(super) fn publish(&self, index: u64, events: Vec<Event>) {
         let mut recent = self.recent();
         for event in events {
-            if event.kind != ObjectKind::Task {
+            if event.kind != ObjectKind::Task || event.container.is_some() {
                 recent.truncate(RECENT - 1);
                 recent.push_front(event.clone());
             }

@@ -312,6 +312,7 @@ fn own_statuses(
             pid: status.pid,
             exit_code: status.exit_code,
             unhealthy: status.unhealthy,
+            healthy: status.healthy,
         };
         own.push((status.task_id, report));
     }

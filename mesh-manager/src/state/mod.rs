@@ -16,7 +16,7 @@ mod templates;
 
 pub(crate) use convert::engine_role;
 pub use convert::service_status;
-pub use event::{Event, EventAction, ObjectKind};
+pub use event::{Event, EventAction, ObjectKind, TaskContainer};
 pub use handout::Handout;
 pub(crate) use lineage::Lineage;
 pub use mode::ServiceMode;
@@ -25,6 +25,7 @@ pub use objects::{
     Address, Cluster, JobStatus, Meta, Network, Node, NodeState, Port, Protocol, PublishMode,
     Service, Task, TaskStatus, UpdateStatus,
 };
+pub(crate) use root::certificate_validity;
 pub use root::{NodeRoots, RootChange, RootRotation, refuse_external};
 pub use task_state::TaskState;
 
@@ -219,16 +220,27 @@ impl State {
         }
         self.indexes.add_task(&task);
         self.indexes.note_service(&task.service_id, self.index);
-        let action = EventAction::of(!self.tasks.contains_key(&id));
-        self.events.push(Event {
+        let old = self.tasks.get(&id).map(|old| &old.status);
+        let health = EventAction::of_health(old, &task.status);
+        let change = Event {
             index: self.index,
             time: self.time,
             kind: ObjectKind::Task,
-            action,
+            action: EventAction::of(old.is_none()),
             id: id.clone(),
             name: String::new(),
             service_id: Some(task.service_id.clone()),
-        });
+            container: None,
+        };
+        if let Some(action) = health {
+            self.events.push(Event {
+                action,
+                name: task.name(),
+                container: Some(Box::new(TaskContainer::of(&task))),
+                ..change.clone()
+            });
+        }
+        self.events.push(change);
         self.tasks.insert(id, Arc::new(task));
     }
 
@@ -276,6 +288,7 @@ impl State {
                 id: old.id.clone(),
                 name: String::new(),
                 service_id: Some(old.service_id.clone()),
+                container: None,
             });
         }
     }
@@ -314,6 +327,7 @@ impl State {
             id,
             name,
             service_id: None,
+            container: None,
         });
     }
 }

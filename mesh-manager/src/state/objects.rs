@@ -325,6 +325,9 @@ pub struct TaskStatus {
     /// Its health check has failed for good: it gets nothing new, and is ended.
     #[serde(default)]
     pub unhealthy: bool,
+    /// It has a health check, which has succeeded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub healthy: bool,
 }
 
 /// A task: one run of one container.

@@ -58,6 +58,8 @@ impl Reconciler {
         if let Some(info) = info {
             next.pid = i32::try_from(info.pid).unwrap_or_default();
             next.exit_code = info.exit.as_ref().map(|exit| exit.code);
+            // Until then it only starts.
+            next.healthy = state == TaskState::Running && info.spec.health.is_some();
             record.started = info
                 .started_at
                 .and_then(|at| at.timestamp_nanos_opt())
