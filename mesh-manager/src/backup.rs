@@ -32,6 +32,16 @@ pub enum BackupError {
         /// Of the state.
         rules: u32,
     },
+    /// A version's whose objects have parts that are not known here.
+    #[error(
+        "this backup was made by version {version}, and holds what this one does not know ({part}): restore it with that version"
+    )]
+    Unknown {
+        /// Which one made it.
+        version: String,
+        /// The first such part.
+        part: String,
+    },
     /// Not what was written.
     #[error("this backup is damaged, or cut short")]
     Damaged,
@@ -79,12 +89,19 @@ pub(crate) fn write(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         state,
     };
-    let clear = serde_json::to_vec(&backup).map_err(|e| failed(&e))?;
+    pack(serde_json::to_vec(&backup).map_err(|e| failed(&e))?, key)
+}
+
+/// The file of a backup with this JSON.
+fn pack(clear: Vec<u8>, key: Option<&UnlockKey>) -> Result<Vec<u8>, BackupError> {
     let mut file = MAGIC.to_vec();
     file.extend([FORMAT, if key.is_some() { LOCKED } else { CLEAR }]);
     file.extend(RULES.to_be_bytes());
     let body = match key {
-        Some(key) => key.seal(&file, &clear).map_err(|e| failed(&e))?,
+        Some(key) => {
+            let sealed = key.seal(&file, &clear);
+            sealed.map_err(|e| BackupError::Encode(e.to_string()))?
+        }
         None => clear,
     };
     file.extend(body);
@@ -122,9 +139,33 @@ pub(crate) fn read(file: &[u8], key: Option<&UnlockKey>) -> Result<Backup, Backu
         (LOCKED, Some(key)) => key.open(header, body).map_err(|_| BackupError::WrongKey)?,
         _ => return Err(BackupError::Damaged),
     };
-    let mut backup: Backup = serde_json::from_slice(&clear).map_err(|_| BackupError::Damaged)?;
+    let mut backup = unpack(&clear)?;
     backup.state.rebuild_indexes();
     Ok(backup)
+}
+
+/// Reads the JSON of a backup, which is as it was written. What is not known here is not left out: the cluster would go on
+/// without it.
+fn unpack(clear: &[u8]) -> Result<Backup, BackupError> {
+    #[derive(Deserialize)]
+    struct Maker {
+        version: String,
+    }
+    let unknown = |part: String| match serde_json::from_slice(clear) {
+        Ok(Maker { version }) => BackupError::Unknown { version, part },
+        Err(_) => BackupError::Damaged,
+    };
+    let mut part = None;
+    let json = &mut serde_json::Deserializer::from_slice(clear);
+    let backup = serde_ignored::deserialize(json, |path| {
+        part.get_or_insert_with(|| path.to_string());
+    });
+    match (backup, part) {
+        (Ok(backup), None) => Ok(backup),
+        (Ok(_), Some(part)) => Err(unknown(part)),
+        // The error's text may quote what is secret.
+        (Err(error), _) => Err(unknown(format!("at byte {}", error.column()))),
+    }
 }
 
 #[cfg(test)]
@@ -183,6 +224,51 @@ mod tests {
         }
         for foreign in [&b""[..], b"{}", b"PK\x03\x04"] {
             assert_eq!(refused(foreign, None), BackupError::Foreign);
+        }
+    }
+
+    #[test]
+    fn parts_that_are_not_known_are_refused() {
+        type Change = fn(&mut serde_json::Value);
+        let table: [(Change, &str); 4] = [
+            (|backup| backup["later"] = 1.into(), "later"),
+            (
+                |backup| backup["state"]["later"] = serde_json::json!({"a": 1}),
+                "state.later",
+            ),
+            (
+                |backup| backup["state"]["cluster"]["spec"]["Later"] = 1.into(),
+                "spec.Later",
+            ),
+            (
+                |backup| backup["state"]["cluster"]["id"] = serde_json::json!(["secret"]),
+                "at byte ",
+            ),
+        ];
+        let world = World::new(&["n1"]);
+        let backup = Backup {
+            created_at: world.now,
+            version: "9.8".to_owned(),
+            state: world.state,
+        };
+        let backup = serde_json::to_value(&backup).unwrap();
+        let key = UnlockKey::generate();
+        for key in [None, Some(&key)] {
+            let packed = |backup: &serde_json::Value| {
+                pack(serde_json::to_vec(backup).unwrap(), key).unwrap()
+            };
+            read(&packed(&backup), key).unwrap();
+            for (change, part) in table {
+                let mut changed = backup.clone();
+                change(&mut changed);
+                let error = refused(&packed(&changed), key);
+                let BackupError::Unknown { version, .. } = &error else {
+                    panic!("{error}");
+                };
+                assert_eq!(version, "9.8");
+                let text = error.to_string();
+                assert!(text.contains(part) && !text.contains("secret"), "{text}");
+            }
         }
     }
 

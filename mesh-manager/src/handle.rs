@@ -19,10 +19,10 @@ use crate::{
     queries::{self, Queries},
     raft::{self, OpenRaft, Origin, Peer, Store},
     role_manager, root_rotation, server,
-    state::{Event, State},
+    state::{Event, State, certificate_validity},
 };
 use mesh_api::{engine, proto::query::Question};
-use mesh_pki::{JoinToken, NodeIdentity, Role, RootCa, UnlockKey};
+use mesh_pki::{JoinToken, NodeIdentity, Role, RootCa, UnlockKey, new_id};
 use std::{
     fs, mem,
     ops::Deref,
@@ -61,7 +61,9 @@ impl Manager {
         let failed = |e: mesh_pki::PkiError| ManagerError::internal("cannot make the cluster", e);
         let port = server::bind(&config).await?;
         let root = RootCa::create().map_err(failed)?;
-        let identity = NodeIdentity::first_manager(&root).map_err(failed)?;
+        let (root_pem, validity) = (root.certificate_pem(), certificate_validity(&options.spec));
+        let identity =
+            NodeIdentity::manager(&root, root_pem, &new_id(), validity).map_err(failed)?;
         let peer = Peer {
             node_id: identity.node_id.clone(),
             addr: config.advertise.to_string(),
@@ -183,7 +185,13 @@ impl Manager {
         };
         let signer = cluster.signer().map_err(failed)?;
         let root_pem = &cluster.root_certificate_pem;
-        let identity = NodeIdentity::manager(&signer, root_pem, &cluster.id).map_err(failed)?;
+        let identity = NodeIdentity::manager(
+            &signer,
+            root_pem,
+            &cluster.id,
+            cluster.certificate_validity(),
+        )
+        .map_err(failed)?;
         let own = Peer {
             node_id: identity.node_id.clone(),
             addr: config.advertise.to_string(),

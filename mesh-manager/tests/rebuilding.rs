@@ -3,12 +3,15 @@
 mod common;
 
 use common::{
-    FakeNode, create, eventually, free_address,
+    FakeNode, config, create, eventually, free_address,
     group::{Member, address, restart, three},
     service,
 };
-use mesh_api::proto;
-use mesh_manager::{Command, ErrorKind, Manager, ManagerHandle, client, state::TaskState};
+use mesh_api::{engine, proto};
+use mesh_manager::{
+    Command, ErrorKind, InitOptions, Manager, ManagerHandle, RestoreOptions, client,
+    state::TaskState,
+};
 use mesh_pki::Role;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -315,4 +318,44 @@ async fn a_manager_without_state_or_certificate_rebuilds_nothing() {
     let refused = Manager::rebuild(&config).await.unwrap_err();
     assert!(refused.message.contains("is a worker"), "{refused}");
     manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_new_managers_certificate_lives_as_long_as_the_cluster_says() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let directories = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [founding, restoring] = directories
+        .each_ref()
+        .map(|directory| config(directory.path(), free_address()));
+    let spec = engine::SwarmSpec {
+        ca_config: Some(engine::SwarmSpecCaConfig {
+            node_cert_expiry: i64::try_from((5 * HOUR).as_nanos()).ok(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let options = InitOptions {
+        spec,
+        ..InitOptions::default()
+    };
+    let life = |manager: &ManagerHandle| {
+        let (from, until) = manager.identity().validity().unwrap();
+        until.duration_since(from).unwrap()
+    };
+    let founder = Manager::init(founding, options).await.unwrap();
+    // It begins an hour ago, for clocks that are behind.
+    assert_eq!(life(&founder), 6 * HOUR);
+    let backup = founder.backup().unwrap();
+    founder.shutdown().await;
+    let options = RestoreOptions {
+        unlock_key: None,
+        availability: engine::NodeSpecAvailabilityEnum::ACTIVE,
+        hostname: String::new(),
+        data_path_address: common::OUTSIDE.to_string(),
+    };
+    let restored = Manager::restore(restoring, &backup, options, || Ok(()))
+        .await
+        .unwrap();
+    assert_eq!(life(&restored), 6 * HOUR);
+    restored.shutdown().await;
 }

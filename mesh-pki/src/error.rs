@@ -15,7 +15,7 @@ pub enum PkiError {
         reason: String,
     },
     /// A private key could not be read.
-    #[error("not a valid private key: {reason}; expected PKCS#8 PEM")]
+    #[error("not a valid private key: {reason}; expected PEM")]
     InvalidKey {
         /// What the parser met.
         reason: String,

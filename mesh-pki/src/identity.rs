@@ -95,21 +95,32 @@ impl NodeIdentity {
     /// # Errors
     /// As [`RootCa::sign`].
     pub fn first_manager(root: &RootCa) -> Result<Self, PkiError> {
-        Self::manager(root, root.certificate_pem(), &new_id())
+        Self::manager(
+            root,
+            root.certificate_pem(),
+            &new_id(),
+            DEFAULT_CERTIFICATE_VALIDITY,
+        )
     }
 
-    /// The identity of a new manager of this cluster, signed by `signer`, which trusts the root `root_pem`.
+    /// The identity of a new manager of this cluster, signed by `signer` for as long as `validity`, which trusts the root
+    /// `root_pem`.
     ///
     /// # Errors
     /// As [`RootCa::sign`].
-    pub fn manager(signer: &RootCa, root_pem: &str, cluster_id: &str) -> Result<Self, PkiError> {
+    pub fn manager(
+        signer: &RootCa,
+        root_pem: &str,
+        cluster_id: &str,
+        validity: Duration,
+    ) -> Result<Self, PkiError> {
         let pair = new_key_and_request()?;
         let certificate = signer.sign(
             &pair.request_pem,
             &new_id(),
             Role::Manager,
             cluster_id,
-            DEFAULT_CERTIFICATE_VALIDITY,
+            validity,
         )?;
         Self::new(certificate, pair.key_pem, root_pem.to_owned())
     }

@@ -11,7 +11,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, KeyPair,
     KeyUsagePurpose, PublicKeyData, string,
 };
-use rustls::pki_types::{CertificateDer, pem::PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use x509_parser::{
     der_parser::asn1_rs::{Oid, Tag},
@@ -23,7 +23,7 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
     public_key::PublicKey,
     time::ASN1Time,
-    x509::X509Name,
+    x509::{SubjectPublicKeyInfo, X509Name},
 };
 
 /// A root that comes from outside lives so much longer at least: as in Swarm.
@@ -122,7 +122,7 @@ impl RootCa {
                 key.key_size()
             )));
         }
-        let key = KeyPair::from_pem(key_pem).map_err(|e| PkiError::InvalidKey {
+        let key = key_of(read.public_key(), key_pem).map_err(|e| PkiError::InvalidKey {
             reason: format!(
                 "{e}: it has to be unencrypted, and RSA, ECDSA P-256 or P-384, or Ed25519"
             ),
@@ -226,6 +226,33 @@ impl NodeIdentity {
     }
 }
 
+/// The private key in a file, for this public key. It may be PKCS#8, or as older tools write them: SEC1 (RFC 5915) or PKCS#1
+/// (RFC 8017), which is what is inside PKCS#8, without the algorithm.
+fn key_of(public: &SubjectPublicKeyInfo<'_>, pem: &str) -> Result<KeyPair, String> {
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| e.to_string())?;
+    let inside = match &key {
+        PrivateKeyDer::Sec1(key) => key.secret_sec1_der(),
+        PrivateKeyDer::Pkcs1(key) => key.secret_pkcs1_der(),
+        pkcs8 => return KeyPair::try_from(pkcs8.secret_der()).map_err(|e| e.to_string()),
+    };
+    let algorithm = yasna::parse_der(public.raw, |reader| {
+        reader.read_sequence(|parts| {
+            let algorithm = parts.next().read_der()?;
+            parts.next().read_der()?;
+            Ok(algorithm)
+        })
+    });
+    let algorithm = algorithm.map_err(|e| e.to_string())?;
+    let pkcs8 = yasna::construct_der(|writer| {
+        writer.write_sequence(|parts| {
+            parts.next().write_u8(0);
+            parts.next().write_der(&algorithm);
+            parts.next().write_bytes(inside);
+        });
+    });
+    KeyPair::try_from(pkcs8.as_slice()).map_err(|e| e.to_string())
+}
+
 /// A certificate alone, whatever stood around it in a file.
 fn to_pem(certificate: &CertificateDer<'_>) -> String {
     let text = STANDARD.encode(certificate);
@@ -242,7 +269,15 @@ fn to_pem(certificate: &CertificateDer<'_>) -> String {
 /// A name with its parts as they are; TLS compares names byte by byte.
 fn name(name: &X509Name<'_>) -> Result<DistinguishedName, PkiError> {
     let odd = || unfit("the CA certificate's subject has parts that are not known here");
+    let twice = || {
+        unfit(
+            "the CA certificate's subject has several values for one of its parts, which is not supported",
+        )
+    };
     let mut copy = DistinguishedName::new();
+    if name.iter().any(|part| part.iter().count() > 1) {
+        return Err(twice());
+    }
     for part in name.iter_attributes() {
         let id: Vec<u64> = part.attr_type().iter().ok_or_else(odd)?.collect();
         let value = part.attr_value();
@@ -257,7 +292,11 @@ fn name(name: &X509Name<'_>) -> Result<DistinguishedName, PkiError> {
             }
             _ => return Err(odd()),
         };
-        copy.push(DnType::from_oid(&id), value);
+        let what = DnType::from_oid(&id);
+        if copy.get(&what).is_some() {
+            return Err(twice());
+        }
+        copy.push(what, value);
     }
     Ok(copy)
 }

@@ -133,7 +133,12 @@ fn it_ends_once_every_node_has_another_certificate() {
     assert_eq!(after.to_engine().root_rotation_in_progress, Some(false));
     assert!(!end(&mut world), "it is over");
     // The old root's nodes go on taking what the new one signs.
-    let manager = NodeIdentity::manager(&after.signer().unwrap(), &begun.certificate_pem, "c");
+    let manager = NodeIdentity::manager(
+        &after.signer().unwrap(),
+        &begun.certificate_pem,
+        "c",
+        mesh_pki::DEFAULT_CERTIFICATE_VALIDITY,
+    );
     assert!(
         manager
             .unwrap()

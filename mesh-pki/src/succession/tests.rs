@@ -294,3 +294,56 @@ fn weak_roots_are_refused() {
         assert!(said.contains(expected), "{said}");
     }
 }
+
+/// Keys as OpenSSL writes them by `ecparam -genkey` and `genrsa -traditional`, and roots of them.
+#[test]
+fn keys_of_older_forms_are_taken() {
+    let own = RootCa::create().unwrap();
+    let table = [
+        (
+            include_str!("testdata/sec1.crt"),
+            include_str!("testdata/sec1.key"),
+        ),
+        (
+            include_str!("testdata/pkcs1.crt"),
+            include_str!("testdata/pkcs1.key"),
+        ),
+    ];
+    for (certificate, key) in table {
+        let root = RootCa::from_outside(certificate, key, SystemTime::now()).unwrap();
+        let kept = root.key_pem().unwrap();
+        assert!(kept.starts_with("-----BEGIN PRIVATE KEY-----"));
+        own.vouch_for(&root).unwrap();
+    }
+    let [(ec, ec_key), (rsa, rsa_key)] = table;
+    for (certificate, key) in [(ec, rsa_key), (rsa, ec_key)] {
+        let root = RootCa::from_outside(certificate, key, SystemTime::now());
+        let said = root.err().unwrap().to_string();
+        assert!(said.contains("not a valid private key"), "{said}");
+    }
+}
+
+#[test]
+fn parts_of_a_name_that_come_twice_are_told() {
+    // Of what is an organizational unit (2.5.4.11), an organization (2.5.4.10) is made: the second one.
+    let (certificate, key) = outside(&rcgen::PKCS_ECDSA_P256_SHA256, |p| {
+        p.distinguished_name
+            .push(DnType::OrganizationalUnitName, "Second");
+    });
+    let der = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+    let mut der = der.to_vec();
+    let unit = [0x55, 4, 11];
+    for at in 0..der.len() - unit.len() {
+        if der[at..].starts_with(&unit) {
+            der[at + 2] = 10;
+        }
+    }
+    let twice = to_pem(&der.into());
+    let root = RootCa::from_outside(&twice, &key, SystemTime::now()).unwrap();
+    let said = RootCa::create().unwrap().vouch_for(&root).unwrap_err();
+    let said = said.to_string();
+    assert!(
+        said.contains("several values for one of its parts"),
+        "{said}"
+    );
+}
