@@ -1,16 +1,24 @@
 //! The cluster's machines, and who watches them.
 
 use crate::{
-    checks::{Seen, digest},
+    checks::digest,
     disk::End,
     machine::Host,
+    membership,
     network::address,
+    rules::Seen,
     sim::{Life, Sim},
     worker::Worker,
 };
 use anyhow::{Context, Result};
 use mesh_manager::{InitOptions, ManagerHandle, Timings};
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::task::JoinHandle;
 
 /// Pause between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(100);
@@ -22,6 +30,8 @@ pub(crate) struct Cluster {
     sim: Arc<Sim>,
     pub(crate) hosts: Vec<Arc<Host>>,
     pub(crate) workers: Vec<Arc<Worker>>,
+    /// The manager that is being replaced, or was last.
+    replacing: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Cluster {
@@ -43,7 +53,7 @@ impl Cluster {
             (cluster.manager_token.clone(), cluster.worker_token.clone())
         };
         for host in &hosts[1..] {
-            host.join(1, &token).await?;
+            host.join(&[1], &token).await?;
         }
         let mut all = Vec::new();
         for number in managers + 1..=managers + workers {
@@ -55,6 +65,7 @@ impl Cluster {
             sim: sim.clone(),
             hosts,
             workers: all,
+            replacing: Mutex::default(),
         });
         for host in &cluster.hosts {
             if let Some((manager, life)) = host.manager() {
@@ -105,6 +116,9 @@ impl Cluster {
     /// Starts a machine that has ended. A log that cannot be read is a violation.
     pub(crate) async fn restart(&self, number: usize) {
         let host = &self.hosts[number - 1];
+        if !host.has_ended() {
+            return;
+        }
         // It may have ended by itself, in the middle of a write.
         host.crash(End::TornPowerCut);
         let others = self.hosts.iter().filter(|h| h.number != number);
@@ -122,6 +136,64 @@ impl Cluster {
         }
     }
 
+    /// Lets a machine that was wiped come in as a new manager; whether it did.
+    pub(crate) async fn come_back(&self, host: &Host) -> bool {
+        let running = self.hosts.iter().filter_map(|other| {
+            let (manager, _) = other.manager()?;
+            (other.number != host.number).then_some((other.number, manager))
+        });
+        let running: Vec<_> = running.collect();
+        let Some((first, manager)) = self.sim.pick(&running) else {
+            return false;
+        };
+        let token = manager.view().cluster().map(|c| c.manager_token.clone());
+        let Some(token) = token else { return false };
+        let others = self.hosts.iter().map(|other| other.number);
+        let others = others.filter(|number| number != first && *number != host.number);
+        let remotes: Vec<usize> = std::iter::once(*first).chain(others).collect();
+        match host.join(&remotes, &token).await {
+            Ok(life) => {
+                if let Some((manager, _)) = host.manager() {
+                    self.watch(host.number, manager, life);
+                }
+                true
+            }
+            Err(error) => {
+                let number = host.number;
+                self.sim
+                    .note(format_args!("machine {number}: not let in: {error}"));
+                false
+            }
+        }
+    }
+
+    /// Has the manager of a machine replaced, unless one is being replaced.
+    pub(crate) fn replace(self: &Arc<Self>, number: usize) {
+        let mut replacing = self.replacing();
+        if replacing.as_ref().is_none_or(JoinHandle::is_finished) {
+            let host = self.hosts[number - 1].clone();
+            let work = membership::replace(self.sim.clone(), self.clone(), host);
+            *replacing = Some(tokio::spawn(work));
+        }
+    }
+
+    /// Waits until nobody is being replaced.
+    pub(crate) async fn replaced(&self, limit: Duration) {
+        let replacing = self.replacing().take();
+        let Some(replacing) = replacing else { return };
+        if tokio::time::timeout(limit, replacing).await.is_err() {
+            self.sim.violated(format_args!(
+                "a manager is not replaced {limit:?} after every fault was healed"
+            ));
+        }
+    }
+
+    fn replacing(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.replacing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits until all managers run and have the same state, in which `is_settled` finds nothing more to be done.
     pub(crate) async fn converge(
         &self,
@@ -130,11 +202,8 @@ impl Cluster {
     ) {
         let until = tokio::time::Instant::now() + limit;
         loop {
-            let missing = match self.agrees().await {
-                Ok(manager) => match is_settled(&manager.view()) {
-                    Ok(()) => return,
-                    Err(missing) => missing,
-                },
+            let missing = match self.has_settled(&is_settled).await {
+                Ok(()) => return,
                 Err(missing) => missing,
             };
             if tokio::time::Instant::now() > until {
@@ -170,6 +239,35 @@ impl Cluster {
                 "manager {number} was cut off, and unseated the leader when it was back"
             ));
         }
+    }
+
+    /// Whether all managers run, have applied as much, in which nothing is left to be done, and agree. What costs least is
+    /// asked first.
+    async fn has_settled(
+        &self,
+        is_settled: impl Fn(&mesh_manager::state::State) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let mut applied = None;
+        for host in &self.hosts {
+            let number = host.number;
+            let Some((manager, _)) = host.manager() else {
+                return Err(format!("manager {number} does not run"));
+            };
+            let view = manager.view();
+            match applied {
+                None => is_settled(&view)?,
+                Some(index) if index == view.index() => {}
+                Some(_) => {
+                    return Err(format!(
+                        "manager {number} has not applied as much as the first"
+                    ));
+                }
+            }
+            applied = Some(view.index());
+        }
+        let agreed = self.agrees().await?;
+        // Meanwhile there may have been more to do.
+        is_settled(&agreed.view())
     }
 
     /// Whether all managers run, agree on a leader, and have the same state; gives one of them.

@@ -1,6 +1,6 @@
 //! Disks. What was written and not synced may be lost, in part and in any order, when the power goes; a disk may be full.
 
-use crate::sim::{Life, Sim};
+use crate::sim::{Life, Plant, Sim};
 use rand::Rng;
 use redb::{Builder, Database, DatabaseError, StorageBackend};
 use std::{
@@ -95,6 +95,11 @@ impl Disk {
         }
     }
 
+    /// Nothing is left on it.
+    pub(crate) fn wipe(&self) {
+        self.lock().files.clear();
+    }
+
     /// From now on, or no more, writes are refused.
     pub(crate) fn fill(&self, is_full: bool) {
         self.lock().is_full = is_full;
@@ -118,6 +123,7 @@ impl Disk {
         path: &Path,
         create: bool,
         life: &Life,
+        plant: Option<Plant>,
     ) -> Result<Database, DatabaseError> {
         {
             let mut state = self.lock();
@@ -130,6 +136,7 @@ impl Disk {
             disk: self.clone(),
             path: path.to_owned(),
             life: life.clone(),
+            is_forgetful: plant == Some(Plant::ForgetfulDisks),
         };
         let mut builder = Builder::new();
         builder.set_cache_size(CACHE);
@@ -161,6 +168,7 @@ struct OpenFile {
     disk: Arc<Disk>,
     path: PathBuf,
     life: Life,
+    is_forgetful: bool,
 }
 
 impl OpenFile {
@@ -216,6 +224,9 @@ impl StorageBackend for OpenFile {
 
     fn sync_data(&self) -> Result<(), io::Error> {
         self.step(false)?;
+        if self.is_forgetful {
+            return Ok(());
+        }
         self.with(|file| {
             for change in file.unsynced.drain(..) {
                 change.apply(&mut file.synced);

@@ -1,11 +1,8 @@
 //! What goes wrong, and when. Each fault is healed again; at the end all are.
 
-use crate::{cluster::Cluster, disk::End, network::Weather, sim::Sim};
+use crate::{cluster::Cluster, disk::End, machine::Host, network::Weather, sim::Sim, tokens};
 use rand::Rng;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
-
-/// Longest time between two faults, milliseconds.
-const PAUSE: u64 = 3000;
 
 /// One thing that goes wrong, or right.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +12,7 @@ enum Fault {
     CrashAll,
     Restart,
     Isolate,
+    IsolateLeader,
     Split,
     OneWay,
     Mend,
@@ -25,9 +23,11 @@ enum Fault {
     StopWorker,
     StartWorker,
     RebootWorker,
+    Replace,
+    RotateToken,
 }
 
-const ALL: [Fault; 24] = [
+const ALL: [Fault; 29] = [
     Fault::Crash,
     Fault::CrashWhileWriting,
     Fault::CrashWhileWriting,
@@ -35,6 +35,8 @@ const ALL: [Fault; 24] = [
     Fault::Restart,
     Fault::Restart,
     Fault::Isolate,
+    Fault::IsolateLeader,
+    Fault::IsolateLeader,
     Fault::Split,
     Fault::OneWay,
     Fault::Mend,
@@ -52,15 +54,24 @@ const ALL: [Fault; 24] = [
     Fault::StartWorker,
     Fault::RebootWorker,
     Fault::RebootWorker,
+    Fault::Replace,
+    Fault::Replace,
+    Fault::RotateToken,
 ];
 
-/// Lets things go wrong for some time.
-pub(crate) async fn happen(sim: &Arc<Sim>, cluster: &Arc<Cluster>, time: Duration) {
+/// Lets things go wrong for some time, with pauses of some length at most.
+pub(crate) async fn happen(
+    sim: &Arc<Sim>,
+    cluster: &Arc<Cluster>,
+    time: Duration,
+    pause: Duration,
+) {
+    let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
     let until = tokio::time::Instant::now() + time;
     while tokio::time::Instant::now() < until {
         let fault = sim.pick(&ALL).copied().unwrap_or(Fault::Mend);
         apply(sim, cluster, fault).await;
-        tokio::time::sleep(sim.millis(0, PAUSE)).await;
+        tokio::time::sleep(sim.millis(0, pause)).await;
     }
 }
 
@@ -94,10 +105,18 @@ async fn apply(sim: &Arc<Sim>, cluster: &Arc<Cluster>, fault: Fault) {
         }
         Fault::Isolate => {
             let number = sim.dice().random_range(1..=machines);
-            sim.note(format_args!("network: machine {number} is alone"));
-            let others = (1..=machines).filter(|m| *m != number);
-            let ways = others.flat_map(|m| [(m, number), (number, m)]);
-            sim.network.cut(ways.collect());
+            isolate(sim, machines, number);
+        }
+        Fault::IsolateLeader => {
+            let leads = |host: &&Arc<Host>| {
+                let manager = host.manager();
+                manager.is_some_and(|(manager, _)| manager.is_leader())
+            };
+            if let Some(leader) = cluster.hosts.iter().find(leads) {
+                isolate(sim, machines, leader.number);
+                // Another one is elected meanwhile.
+                tokio::time::sleep(sim.millis(2000, 4000)).await;
+            }
         }
         Fault::Split => {
             let sides: Vec<bool> = (0..machines).map(|_| sim.chance(0.5)).collect();
@@ -143,6 +162,10 @@ async fn apply(sim: &Arc<Sim>, cluster: &Arc<Cluster>, fault: Fault) {
             sim.note(format_args!("worker {}: reboot", worker.number));
             worker.start(true);
         }
+        Fault::Replace => cluster.replace(number),
+        Fault::RotateToken => {
+            tokio::spawn(tokens::rotate(sim.clone(), cluster.clone()));
+        }
         Fault::Clock => {
             let seconds = sim.dice().random_range(-3600..=3600);
             sim.note(format_args!(
@@ -153,15 +176,25 @@ async fn apply(sim: &Arc<Sim>, cluster: &Arc<Cluster>, fault: Fault) {
     }
 }
 
+fn isolate(sim: &Sim, machines: usize, number: usize) {
+    sim.note(format_args!("network: machine {number} is alone"));
+    let others = (1..=machines).filter(|m| *m != number);
+    let ways = others.flat_map(|m| [(m, number), (number, m)]);
+    sim.network.cut(ways.collect());
+}
+
 fn any_end(sim: &Sim) -> End {
     let ends = [End::Killed, End::PowerCut, End::TornPowerCut];
     sim.pick(&ends).copied().unwrap_or(End::Killed)
 }
 
 fn down(cluster: &Cluster) -> Vec<usize> {
-    let down = cluster.hosts.iter().filter(|host| host.is_down());
+    let down = cluster.hosts.iter().filter(|host| host.has_ended());
     down.map(|host| host.number).collect()
 }
+
+/// How long a manager that is being replaced may take for it then.
+const REPLACED: Duration = Duration::from_secs(120);
 
 /// Mends everything, but for clocks that are wrong.
 pub(crate) async fn heal(sim: &Arc<Sim>, cluster: &Arc<Cluster>) {
@@ -177,4 +210,5 @@ pub(crate) async fn heal(sim: &Arc<Sim>, cluster: &Arc<Cluster>) {
     for worker in &cluster.workers {
         worker.heal();
     }
+    cluster.replaced(REPLACED).await;
 }

@@ -2,12 +2,16 @@
 
 use crate::{
     cluster::Cluster,
+    reader::Ledger,
     sim::{Life, Sim},
+    specs,
 };
 use mesh_api::engine;
-use mesh_manager::{Command, ErrorKind, ManagerError, ManagerHandle, Response, state::State};
+use mesh_manager::{
+    Command, ErrorKind, ManagerError, ManagerHandle, Response,
+    state::{Service, State},
+};
 use rand::Rng;
-use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -17,8 +21,8 @@ use tokio::time::timeout;
 
 /// Label that counts a service's changes.
 const COUNT: &str = "count";
-/// What a client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// What a client waits for an answer at most, milliseconds.
+const PATIENCE: [u64; 3] = [500, 1_000, 20_000];
 /// Services that a client has at a time.
 const MOST: usize = 4;
 
@@ -38,6 +42,7 @@ pub(crate) struct Client {
     number: usize,
     sim: Arc<Sim>,
     cluster: Arc<Cluster>,
+    ledger: Arc<Ledger>,
     /// By name. Names are used once.
     services: BTreeMap<String, Known>,
     /// Their removal was acknowledged.
@@ -51,7 +56,7 @@ pub(crate) struct Client {
 }
 
 /// Whether a change is certain not to have been made, and not to be made later.
-fn is_refused(error: &ManagerError) -> bool {
+pub(crate) fn is_refused(error: &ManagerError) -> bool {
     !matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Unknown)
         || *error == ManagerError::out_of_sequence()
 }
@@ -63,12 +68,25 @@ enum Done<T> {
     Perhaps,
 }
 
+/// How often a service was changed, itself's making included.
+pub(crate) fn count_of(service: &Service) -> u64 {
+    let labels = service.spec.labels.as_ref();
+    let count = labels.and_then(|labels| labels.get(COUNT)?.parse().ok());
+    count.unwrap_or(0)
+}
+
 impl Client {
-    pub(crate) fn new(number: usize, sim: &Arc<Sim>, cluster: &Arc<Cluster>) -> Self {
+    pub(crate) fn new(
+        number: usize,
+        sim: &Arc<Sim>,
+        cluster: &Arc<Cluster>,
+        ledger: &Arc<Ledger>,
+    ) -> Self {
         Self {
             number,
             sim: sim.clone(),
             cluster: cluster.clone(),
+            ledger: ledger.clone(),
             services: BTreeMap::new(),
             gone: BTreeSet::new(),
             made: 0,
@@ -81,6 +99,11 @@ impl Client {
     /// Some time to think.
     pub(crate) fn pause(&self) -> Duration {
         self.sim.millis(0, 400)
+    }
+
+    fn patience(&self) -> Duration {
+        let most = self.sim.pick(&PATIENCE).copied().unwrap_or_default();
+        self.sim.millis(100, most)
     }
 
     /// Changes something, and reads.
@@ -109,7 +132,8 @@ impl Client {
         life: &Life,
         command: Command,
     ) -> Done<Response> {
-        let called = life.during(timeout(PATIENCE, manager.call(command))).await;
+        let patience = self.patience();
+        let called = life.during(timeout(patience, manager.call(command))).await;
         let done = match called {
             Some(Ok(Ok(response))) if !life.is_over() => {
                 self.acknowledged += 1;
@@ -147,8 +171,13 @@ impl Client {
     async fn create(&mut self, manager: &ManagerHandle, life: &Life) {
         self.made += 1;
         self.counter += 1;
-        let name = format!("s{}-{}", self.number, self.made);
-        let spec = self.spec(&name);
+        let mode = specs::any_mode(&self.sim);
+        let name = format!("{}{}-{}", specs::prefix(mode), self.number, self.made);
+        let labels = HashMap::from([(COUNT.to_owned(), self.counter.to_string())]);
+        let spec = engine::ServiceSpec {
+            labels: Some(labels),
+            ..specs::make(&self.sim, mode, &name, &self.network())
+        };
         self.sim
             .note(format_args!("client {}: create {name}", self.number));
         let command = Command::CreateService {
@@ -162,47 +191,22 @@ impl Client {
             is_doomed: false,
         };
         let known = match self.call(manager, life, command).await {
-            Done::Yes(_) => known(count, BTreeSet::new()),
+            Done::Yes(_) => {
+                self.ledger.changed(&name, count);
+                known(count, BTreeSet::new())
+            }
             Done::No => return,
             Done::Perhaps => known(0, BTreeSet::from([count])),
         };
         self.services.insert(name, known);
     }
 
-    fn spec(&self, name: &str) -> engine::ServiceSpec {
-        let mut dice = self.sim.dice();
-        let replicas = dice.random_range(0..6);
-        let order = ["stop-first", "start-first"][dice.random_range(0..2)];
-        let mut spec = json!({
-            "Name": name,
-            "Labels": {COUNT: self.counter.to_string()},
-            "TaskTemplate": {
-                "ContainerSpec": {"Image": "image:1"},
-                "RestartPolicy": {"Delay": 500_000_000},
-            },
-            "Mode": {"Replicated": {"Replicas": replicas}},
-            "UpdateConfig": {
-                "Parallelism": dice.random_range(1..3),
-                "Order": order,
-                "FailureAction": "continue",
-            },
-        });
-        if dice.random_bool(0.5) {
-            let published = [0, 8000, 8001][dice.random_range(0..3)];
-            let port = json!({"Protocol": "tcp", "PublishedPort": published, "TargetPort": 80});
-            spec["EndpointSpec"] = json!({"Ports": [port]});
-        }
-        if dice.random_bool(0.5) {
-            spec["TaskTemplate"]["Networks"] = json!([{"Target": self.network()}]);
-        }
-        serde_json::from_value(spec).unwrap_or_default()
-    }
-
     /// Reads a service, and removes or changes it by what was read.
     async fn change(&mut self, manager: &ManagerHandle, life: &Life, name: String, remove: bool) {
         // What is read now holds all that was acknowledged before, by whomever.
+        let patience = self.patience();
         let read = life
-            .during(timeout(PATIENCE, manager.group_by_leader()))
+            .during(timeout(patience, manager.group_by_leader()))
             .await;
         let Some(Ok(Ok(_))) = read else { return };
         if life.is_over() {
@@ -228,15 +232,19 @@ impl Client {
         if remove {
             self.sim
                 .note(format_args!("client {}: remove {name}", self.number));
+            let (count, was_doomed) = (known.count, known.is_doomed);
+            self.ledger.doom(&name);
             match self
                 .call(manager, life, Command::RemoveService { id })
                 .await
             {
                 Done::Yes(_) => {
+                    self.ledger.removed(&name);
                     self.services.remove(&name);
                     self.gone.insert(name);
                 }
-                Done::No => {}
+                Done::No if was_doomed => {}
+                Done::No => self.ledger.spare(&name, count),
                 Done::Perhaps => {
                     if let Some(known) = self.services.get_mut(&name) {
                         known.is_doomed = true;
@@ -248,7 +256,7 @@ impl Client {
         self.counter += 1;
         let count = self.counter;
         spec.labels = Some(HashMap::from([(COUNT.to_owned(), count.to_string())]));
-        self.edit(&mut spec);
+        specs::edit(&self.sim, &mut spec);
         self.sim.note(format_args!(
             "client {}: update {name} to {count}",
             self.number
@@ -269,28 +277,10 @@ impl Client {
                 // It was made of the version that was read: whatever was made of older ones is refused from now on.
                 known.count = count;
                 known.perhaps.clear();
+                self.ledger.changed(&name, count);
             }
             Done::No => {}
             Done::Perhaps => drop(known.perhaps.insert(count)),
-        }
-    }
-
-    fn edit(&self, spec: &mut engine::ServiceSpec) {
-        let mut dice = self.sim.dice();
-        if dice.random_bool(0.5) {
-            let replicas = dice.random_range(0..6);
-            if let Some(mode) = spec.mode.as_mut().and_then(|m| m.replicated.as_mut()) {
-                mode.replicas = Some(replicas);
-            }
-        }
-        if dice.random_bool(0.4) {
-            let container = spec
-                .task_template
-                .as_mut()
-                .and_then(|t| t.container_spec.as_mut());
-            if let Some(container) = container {
-                container.image = Some(format!("image:{}", dice.random_range(1..100)));
-            }
         }
     }
 
@@ -299,11 +289,12 @@ impl Client {
         let Some(known) = self.services.get_mut(name) else {
             return;
         };
-        let found = state.find_service(name).ok();
-        let count = found.and_then(|s| s.spec.labels.as_ref()?.get(COUNT)?.parse().ok());
-        match count {
+        match state.find_service(name).ok().map(count_of) {
             Some(count) if count == known.count => {}
-            Some(count) if known.perhaps.contains(&count) => known.count = count,
+            Some(count) if known.perhaps.contains(&count) => {
+                known.count = count;
+                self.ledger.changed(name, count);
+            }
             Some(count) => self.sim.violated(format_args!(
                 "service {name} has change {count}, but {} was acknowledged or read (and may have {:?})",
                 known.count, known.perhaps

@@ -34,12 +34,20 @@ pub(crate) struct Host {
     /// Identity and key of the log, as they are on a disk that loses nothing.
     directory: PathBuf,
     timings: Timings,
-    certificate: Arc<OnceLock<CertificateDer<'static>>>,
+    node: Mutex<Node>,
     /// How wrong its clock is, nanoseconds.
     skew: Arc<AtomicI64>,
     /// Longest time that a write takes, milliseconds.
     slowest_write: Arc<AtomicU64>,
     running: Mutex<Running>,
+}
+
+/// Which node the machine is.
+#[derive(Default)]
+struct Node {
+    /// Unset until it is one.
+    id: Option<String>,
+    certificate: Arc<OnceLock<CertificateDer<'static>>>,
 }
 
 #[derive(Default)]
@@ -68,7 +76,8 @@ impl Simulated for Run {
     }
 
     fn database(&self, path: &Path, create: bool) -> Result<Database, DatabaseError> {
-        self.disk.open(path, create, &self.caller.life)
+        let (life, plant) = (&self.caller.life, self.sim.plant);
+        self.disk.open(path, create, life, plant)
     }
 
     fn work(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
@@ -100,7 +109,7 @@ impl Host {
             disk: Arc::default(),
             directory: directory.join(number.to_string()),
             timings,
-            certificate: Arc::default(),
+            node: Mutex::default(),
             skew: Arc::default(),
             slowest_write: Arc::new(AtomicU64::new(1)),
             running: Mutex::default(),
@@ -109,6 +118,22 @@ impl Host {
 
     fn running(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn node(&self) -> MutexGuard<'_, Node> {
+        self.node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The id of the node that it is; `None` while it is to become one.
+    pub(crate) fn node_id(&self) -> Option<String> {
+        self.node().id.clone()
+    }
+
+    /// The machine ends, and nothing is left of the node that it was.
+    pub(crate) fn wipe(&self) {
+        self.crash(End::PowerCut);
+        self.disk.wipe();
+        *self.node() = Node::default();
     }
 
     /// The manager, while it runs.
@@ -123,7 +148,7 @@ impl Host {
         Caller {
             machine: self.number,
             life: life.clone(),
-            certificate: self.certificate.clone(),
+            certificate: self.node().certificate.clone(),
         }
     }
 
@@ -154,36 +179,45 @@ impl Host {
         (config, life)
     }
 
-    fn runs(&self, manager: ManagerHandle) {
-        self.running().manager = Some(manager);
+    /// A manager runs from now on, unless its life has ended meanwhile.
+    fn runs(&self, manager: ManagerHandle, life: &Life) {
+        if life.is_over() {
+            tokio::spawn(async move { manager.shutdown().await });
+        } else {
+            self.running().manager = Some(manager);
+        }
     }
 
     fn show(&self, identity: &NodeIdentity) -> Result<()> {
         let certificate = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes())
             .map_err(|e| anyhow::anyhow!("a certificate: {e}"))?;
-        drop(self.certificate.set(certificate));
+        drop(self.node().certificate.set(certificate));
         Ok(())
     }
 
     /// Makes a new cluster.
     pub(crate) async fn init(&self, options: InitOptions) -> Result<ManagerHandle> {
-        let (config, _) = self.boot();
+        let (config, life) = self.boot();
         let manager = Manager::init(config, options).await?;
         self.show(manager.identity())?;
-        self.runs(manager.clone());
+        self.node().id = Some(manager.identity().node_id.clone());
+        self.runs(manager.clone(), &life);
         Ok(manager)
     }
 
-    /// Comes into a cluster as a manager, by the manager that answers at machine `remote`.
-    pub(crate) async fn join(&self, remote: usize, token: &str) -> Result<()> {
+    /// Comes into a cluster as a manager, by the managers that answer at machines `remotes`; the first gives the certificate.
+    pub(crate) async fn join(&self, remotes: &[usize], token: &str) -> Result<Life> {
         let (config, life) = self.boot();
-        let (identity, _) = certify(&self.sim, self.caller(&life), remote, token).await?;
-        self.show(&identity)?;
+        let first = *remotes.first().context("no manager to ask")?;
+        let (identity, _) = certify(&self.sim, self.caller(&life), first, token).await?;
         identity.save(&config.identity_dir, None)?;
         Manager::prepare(&config)?;
-        let manager = Manager::join(config, vec![address(remote)]).await?;
-        self.runs(manager);
-        Ok(())
+        self.show(&identity)?;
+        let remotes = remotes.iter().map(|number| address(*number)).collect();
+        let manager = Manager::join(config, remotes).await?;
+        self.node().id = Some(identity.node_id);
+        self.runs(manager, &life);
+        Ok(life)
     }
 
     /// Starts the manager again with what is on the disk.
@@ -191,7 +225,7 @@ impl Host {
         let (config, life) = self.boot();
         match Manager::restart(config, remotes).await {
             Ok(manager) => {
-                self.runs(manager);
+                self.runs(manager, &life);
                 Ok(life)
             }
             // It has crashed on its way.
@@ -222,6 +256,11 @@ impl Host {
     pub(crate) fn is_down(&self) -> bool {
         let running = self.running();
         running.manager.is_none() || running.life.is_over()
+    }
+
+    /// Whether it is down, and there is something to start again. One that is no node is started by those who replace it.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.is_down() && self.node_id().is_some()
     }
 
     /// The disk is full, or no more.

@@ -11,11 +11,17 @@ mod faults;
 mod journal;
 mod load;
 mod machine;
+mod membership;
 mod network;
 mod process;
+mod reader;
+mod rules;
 mod scenario;
 mod seeds;
+mod settled;
 mod sim;
+mod specs;
+mod tokens;
 mod worker;
 
 use clap::Parser;
@@ -46,6 +52,9 @@ struct Cli {
     /// Seeds run at a time; as many as there are processors if not given
     #[arg(long)]
     jobs: Option<usize>,
+    /// Plant something wrong, to see that it is found
+    #[arg(long)]
+    plant: Option<sim::Plant>,
 }
 
 fn main() -> ExitCode {
@@ -55,12 +64,12 @@ fn main() -> ExitCode {
             if let Some(filter) = &cli.log {
                 tracing_subscriber::fmt().with_env_filter(filter).init();
             }
-            scenario::run(seed, cli.verbose).map(|summary| {
+            scenario::run(seed, cli.plant, cli.verbose).map(|summary| {
                 println!("{summary}");
                 true
             })
         }
-        None => seeds::run(cli.from, cli.seeds, cli.jobs),
+        None => seeds::run(cli.from, cli.seeds, cli.jobs, cli.plant),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -2,22 +2,28 @@
 //! settle.
 
 use crate::{
-    checks,
     cluster::Cluster,
     faults,
     load::Client,
+    machine::Host,
     process,
-    sim::{Life, Sim},
+    reader::{Ledger, Reader},
+    settled::is_settled,
+    sim::{Life, Plant, Sim, VIOLATED, replay},
 };
 use anyhow::{Context, Result};
 use mesh_manager::Timings;
-use rand::Rng;
-use std::{fs, io, path::Path, time::Duration};
+use rand::{Rng, rngs::StdRng};
+use std::{fs, io, panic, path::Path, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 /// How long a healed cluster may take to settle.
 const SETTLE: Duration = Duration::from_secs(120);
+/// Part of the runs that are long.
+const LONG: f64 = 0.1;
+/// Who changes things.
+const CLIENTS: usize = 3;
 /// Where the few files are that are not simulated.
 const MEMORY: &str = "/dev/shm";
 
@@ -30,6 +36,7 @@ pub(crate) struct Summary {
     managers: usize,
     leaders: usize,
     acknowledged: u64,
+    reads: u64,
     simulated: Duration,
 }
 
@@ -37,11 +44,12 @@ impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "seed {}: passed; {} managers, {} leaders, {} acknowledged, {} messages, {:.3} s, digest {:016x}",
+            "seed {}: passed; {} managers, {} leaders, {} writes and {} reads answered, {} messages, {:.3} s, digest {:016x}",
             self.seed,
             self.managers,
             self.leaders,
             self.acknowledged,
+            self.reads,
             self.messages,
             self.simulated.as_secs_f64(),
             self.digest
@@ -50,49 +58,114 @@ impl std::fmt::Display for Summary {
 }
 
 /// Runs a seed. This process, which has done nothing else before, has its clock and random numbers from then on.
-pub(crate) fn run(seed: u64, is_verbose: bool) -> Result<Summary> {
+pub(crate) fn run(seed: u64, plant: Option<Plant>, is_verbose: bool) -> Result<Summary> {
     process::at_fixed_addresses().context("addresses that are not random")?;
     process::simulate(seed);
+    end_at_panics(seed, plant);
     // A thread of its own: what a thread keeps of random numbers is the seed's.
     let thread = std::thread::spawn(move || -> Result<Summary> {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_all().build()?;
-        runtime.block_on(play(seed, is_verbose))
+        runtime.block_on(play(seed, plant, is_verbose))
     });
     thread
         .join()
         .map_err(|_| anyhow::anyhow!("seed {seed}: a thread panicked"))?
 }
 
-async fn play(seed: u64, is_verbose: bool) -> Result<Summary> {
-    let sim = Sim::new(seed, is_verbose);
-    let directory = own_directory().context("a directory in memory")?;
-    let (managers, workers, timings, time) = {
-        let mut dice = sim.dice();
+/// How large a run is, and how long.
+struct Extent {
+    managers: usize,
+    workers: usize,
+    /// How long things go wrong.
+    time: Duration,
+    /// Longest time between two faults.
+    pause: Duration,
+    timings: Timings,
+    /// Whether a manager is cut off once more when all is well.
+    keeps_leader: bool,
+}
+
+impl Extent {
+    /// Most runs are short, with many starts and faults for their time; some are larger and longer.
+    fn any(dice: &mut StdRng) -> Self {
+        let is_long = dice.random_bool(LONG);
+        let (entries, kept, time, pause) = match is_long {
+            true => (20..200, 0..50, 10..40, 3000),
+            false => (30..150, 0..50, 4..12, 1000),
+        };
         let timings = Timings {
-            snapshot_entries: dice.random_range(20..200),
-            kept_entries: dice.random_range(0..50),
+            snapshot_entries: dice.random_range(entries),
+            kept_entries: dice.random_range(kept),
             ..Timings::default()
         };
-        let managers = [3, 3, 3, 5][dice.random_range(0..4)];
-        let time = Duration::from_secs(dice.random_range(10..40));
-        let workers = dice.random_range(2..5);
-        (managers, workers, timings, time)
-    };
-    let cluster = Cluster::start(&sim, managers, workers, directory.path(), timings).await?;
-    let stop = Life::default();
-    let clients: Vec<_> = (1..=2)
-        .map(|number| client(Client::new(number, &sim, &cluster), stop.clone()))
+        Self {
+            managers: match is_long {
+                true => [3, 3, 3, 5][dice.random_range(0..4)],
+                false => 3,
+            },
+            workers: dice.random_range(if is_long { 2..5 } else { 2..4 }),
+            time: Duration::from_secs(dice.random_range(time)),
+            pause: Duration::from_millis(pause),
+            timings,
+            keeps_leader: is_long || dice.random_bool(0.25),
+        }
+    }
+}
+
+/// Nothing may panic, wherever it is caught.
+fn end_at_panics(seed: u64, plant: Option<Plant>) {
+    let told = panic::take_hook();
+    panic::set_hook(Box::new(move |what| {
+        told(what);
+        let replay = replay(seed, plant);
+        println!("seed {seed}: VIOLATED: something panicked: {what}\n{replay}");
+        remove_own_directory();
+        std::process::exit(VIOLATED);
+    }));
+}
+
+async fn play(seed: u64, plant: Option<Plant>, is_verbose: bool) -> Result<Summary> {
+    let sim = Sim::new(seed, plant, is_verbose);
+    let directory = own_directory().context("a directory in memory")?;
+    let extent = Extent::any(&mut sim.dice());
+    let cluster = Cluster::start(
+        &sim,
+        extent.managers,
+        extent.workers,
+        directory.path(),
+        extent.timings,
+    )
+    .await?;
+    let (stop, ledger) = (Life::default(), Arc::<Ledger>::default());
+    let clients: Vec<_> = (1..=CLIENTS)
+        .map(|number| client(Client::new(number, &sim, &cluster, &ledger), stop.clone()))
         .collect();
-    faults::happen(&sim, &cluster, time).await;
+    let reader = |host: &Arc<Host>| Reader {
+        sim: sim.clone(),
+        host: host.clone(),
+        ledger: ledger.clone(),
+    };
+    let readers: Vec<_> = cluster
+        .hosts
+        .iter()
+        .map(|host| tokio::spawn(reader(host).run(stop.clone())))
+        .collect();
+    faults::happen(&sim, &cluster, extent.time, extent.pause).await;
     faults::heal(&sim, &cluster).await;
     stop.end();
     let mut done = Vec::new();
     for client in clients {
         done.push(client.await?);
     }
-    cluster.converge(SETTLE, checks::is_settled).await;
-    cluster.keep_leader().await;
+    let mut reads = 0;
+    for reader in readers {
+        reads += reader.await?;
+    }
+    cluster.converge(SETTLE, is_settled).await;
+    if extent.keeps_leader {
+        cluster.keep_leader().await;
+    }
     let mut acknowledged = 0;
     for client in &mut done {
         acknowledged += client.acknowledged;
@@ -108,9 +181,10 @@ async fn play(seed: u64, is_verbose: bool) -> Result<Summary> {
         seed,
         digest: journal.digest(),
         messages: journal.messages(),
-        managers,
+        managers: extent.managers,
         leaders,
         acknowledged,
+        reads,
         simulated: process::elapsed(),
     })
 }

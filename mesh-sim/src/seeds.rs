@@ -1,5 +1,6 @@
 //! Many seeds, each in a process of its own.
 
+use crate::sim::{Plant, VIOLATED, replay, word};
 use anyhow::{Context, Result};
 use std::{
     process::{Command, Output},
@@ -15,7 +16,12 @@ use std::{
 const TOLD: Duration = Duration::from_secs(10);
 
 /// Runs `count` seeds from `from` on; whether all passed. Those that did not are printed.
-pub(crate) fn run(from: u64, count: u64, jobs: Option<usize>) -> Result<bool> {
+pub(crate) fn run(
+    from: u64,
+    count: u64,
+    jobs: Option<usize>,
+    plant: Option<Plant>,
+) -> Result<bool> {
     let program = std::env::current_exe().context("this program's own path")?;
     let jobs = match jobs {
         Some(jobs) => jobs.max(1),
@@ -32,12 +38,16 @@ pub(crate) fn run(from: u64, count: u64, jobs: Option<usize>) -> Result<bool> {
                 return Ok(());
             }
             let mut command = Command::new(&program);
-            let output = command.args(["--seed", &seed.to_string()]).output();
+            command.args(["--seed", &seed.to_string()]);
+            if let Some(plant) = plant {
+                command.args(["--plant", &word(plant)]);
+            }
+            let output = command.output();
             let output = output.context("a seed was not started")?;
             let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
             if !output.status.success() {
                 failed.fetch_add(1, Ordering::Relaxed);
-                print(seed, &output);
+                print(seed, plant, &output);
             } else if told.elapsed() > TOLD {
                 *told = Instant::now();
                 println!("{} of {count} seeds", seed + 1 - from);
@@ -60,13 +70,10 @@ pub(crate) fn run(from: u64, count: u64, jobs: Option<usize>) -> Result<bool> {
     Ok(failed == 0)
 }
 
-fn print(seed: u64, output: &Output) {
+fn print(seed: u64, plant: Option<Plant>, output: &Output) {
     print!("{}", String::from_utf8_lossy(&output.stdout));
     print!("{}", String::from_utf8_lossy(&output.stderr));
-    if output.status.code() != Some(crate::sim::VIOLATED) {
-        println!(
-            "seed {seed}: {}\nreplay: cargo xtask sim --seed {seed}",
-            output.status
-        );
+    if output.status.code() != Some(VIOLATED) {
+        println!("seed {seed}: {}\n{}", output.status, replay(seed, plant));
     }
 }

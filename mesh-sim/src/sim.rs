@@ -35,10 +35,20 @@ impl Life {
     }
 }
 
+/// Something wrong with the simulated world, that has to be found: so one sees that the checks see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Plant {
+    /// Disks that forget what they were told to keep
+    ForgetfulDisks,
+    /// Readers that take what a manager has for up to date, and do not ask
+    HastyReaders,
+}
+
 /// One run.
 #[derive(Debug)]
 pub(crate) struct Sim {
     pub(crate) seed: u64,
+    pub(crate) plant: Option<Plant>,
     pub(crate) network: Network,
     dice: Mutex<StdRng>,
     journal: Mutex<Journal>,
@@ -46,9 +56,10 @@ pub(crate) struct Sim {
 }
 
 impl Sim {
-    pub(crate) fn new(seed: u64, is_verbose: bool) -> Arc<Self> {
+    pub(crate) fn new(seed: u64, plant: Option<Plant>, is_verbose: bool) -> Arc<Self> {
         Arc::new(Self {
             seed,
+            plant,
             network: Network::default(),
             dice: Mutex::new(StdRng::seed_from_u64(seed)),
             journal: Mutex::new(Journal::new(is_verbose)),
@@ -101,14 +112,27 @@ impl Sim {
             println!("{line}");
         }
         println!(
-            "seed {}: VIOLATED after {:.3} s: {what}\nreplay: cargo xtask sim --seed {} (--verbose shows all events)",
+            "seed {}: VIOLATED after {:.3} s: {what}\n{} (--verbose shows all events)",
             self.seed,
             process::elapsed().as_secs_f64(),
-            self.seed
+            replay(self.seed, self.plant)
         );
         crate::scenario::remove_own_directory();
         std::process::exit(VIOLATED)
     }
+}
+
+/// How a run is had again.
+pub(crate) fn replay(seed: u64, plant: Option<Plant>) -> String {
+    let planted = plant.map(|plant| format!(" --plant {}", word(plant)));
+    let planted = planted.unwrap_or_default();
+    format!("replay: cargo xtask sim --seed {seed}{planted}")
+}
+
+/// As it is asked for.
+pub(crate) fn word(plant: Plant) -> String {
+    let value = clap::ValueEnum::to_possible_value(&plant);
+    value.map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 /// Exit status of a run that found something.

@@ -6,6 +6,7 @@ use crate::{
     network::{Caller, Network, address},
     process,
     sim::{Life, Sim},
+    specs,
 };
 use anyhow::{Context, Result, bail};
 use mesh_api::proto::{
@@ -29,12 +30,18 @@ use tokio_stream::wrappers::ReceiverStream;
 const BACKLOG: usize = 64;
 /// Probability that a task fails at one of its steps, while anything may.
 const FAILS: f64 = 0.03;
+/// Probability that an agent, when it has something to say, says again what was true before.
+const LATE: f64 = 0.1;
 
 /// A task, as its node has it.
 #[derive(Debug, Clone)]
 struct Local {
     desired: TaskState,
     state: TaskState,
+    /// The states that it had before.
+    past: Vec<TaskState>,
+    /// It comes to an end by itself.
+    is_job: bool,
 }
 
 /// A worker node. It stays what it is when its agent ends.
@@ -91,7 +98,7 @@ impl Worker {
         if was_down {
             let mut tasks = self.tasks();
             for task in tasks.values_mut().filter(|t| !t.state.is_terminal()) {
-                task.state = TaskState::Failed;
+                task.reach(TaskState::Failed);
             }
         }
         let worker = self.clone();
@@ -169,6 +176,9 @@ impl Worker {
                 () = tokio::time::sleep(step), if is_busy => {
                     let changed = self.advance();
                     self.report(&out, changed).await?;
+                    if self.sim.chance(LATE) {
+                        self.report_late(&out).await?;
+                    }
                 }
             }
         }
@@ -197,9 +207,15 @@ impl Worker {
         for object in assignment.objects.into_iter().filter_map(|o| o.object) {
             let Object::Task(task) = object else { continue };
             let known = tasks.get(&task.id).cloned().or(before.remove(&task.id));
+            let new = || Local {
+                desired: TaskState::Ready,
+                state: TaskState::Assigned,
+                past: Vec::new(),
+                is_job: task.service_name.starts_with(specs::JOB),
+            };
             let local = Local {
                 desired: TaskState::parse(&task.desired_state).unwrap_or(TaskState::Shutdown),
-                state: known.map_or(TaskState::Assigned, |known| known.state),
+                ..known.unwrap_or_else(new)
             };
             tasks.insert(task.id, local);
         }
@@ -218,7 +234,7 @@ impl Worker {
                 changed.push(id.clone());
             } else if task.state == TaskState::Running && is_failing && self.sim.chance(FAILS / 4.0)
             {
-                task.state = TaskState::Failed;
+                task.reach(TaskState::Failed);
                 changed.push(id.clone());
             }
         }
@@ -226,25 +242,25 @@ impl Worker {
     }
 
     async fn report(&self, out: &mpsc::Sender<NodeMessage>, ids: Vec<String>) -> Result<()> {
-        let statuses: Vec<_> = {
+        let states = {
             let tasks = self.tasks();
-            let known = ids.into_iter().filter_map(|id| {
-                let state = tasks.get(&id)?.state;
-                (state > TaskState::Assigned).then_some((id, state))
-            });
-            known
-                .map(|(task_id, state)| proto::TaskStatus {
-                    task_id,
-                    state: state.as_str().to_owned(),
-                    timestamp: process::time_of_day(),
-                    ..Default::default()
-                })
-                .collect()
+            let state = |id: String| Some((tasks.get(&id)?.state, id));
+            ids.into_iter().filter_map(state).collect()
         };
-        if !statuses.is_empty() {
-            send(out, Out::Statuses(proto::TaskStatuses { statuses })).await?;
-        }
-        Ok(())
+        tell(out, states).await
+    }
+
+    /// Says again what was true of a task before, as an agent does that has lost what it knew last.
+    async fn report_late(&self, out: &mpsc::Sender<NodeMessage>) -> Result<()> {
+        let past: Vec<(TaskState, String)> = {
+            let tasks = self.tasks();
+            let past = |(id, task): (&String, &Local)| {
+                Some((self.sim.pick(&task.past).copied()?, id.clone()))
+            };
+            tasks.iter().filter_map(past).collect()
+        };
+        let told = self.sim.pick(&past).cloned();
+        tell(out, told.into_iter().collect()).await
     }
 }
 
@@ -253,13 +269,17 @@ impl Local {
         !self.state.is_terminal()
             && match self.desired {
                 TaskState::Ready => self.state < TaskState::Ready,
-                TaskState::Running => self.state < TaskState::Running,
+                TaskState::Running => self.is_job || self.state < TaskState::Running,
                 desired => desired > TaskState::Running,
             }
     }
 
+    fn reach(&mut self, state: TaskState) {
+        self.past.push(std::mem::replace(&mut self.state, state));
+    }
+
     fn step(&mut self, fails: bool) {
-        self.state = match self.state {
+        let next = match self.state {
             _ if self.desired > TaskState::Running => TaskState::Shutdown,
             state if fails && state >= TaskState::Starting => TaskState::Failed,
             _ if fails => TaskState::Rejected,
@@ -267,9 +287,27 @@ impl Local {
             TaskState::Accepted => TaskState::Preparing,
             TaskState::Preparing => TaskState::Ready,
             TaskState::Ready => TaskState::Starting,
+            TaskState::Running => TaskState::Complete,
             _ => TaskState::Running,
         };
+        self.reach(next);
     }
+}
+
+/// Reports states of tasks; that one is assigned is no news.
+async fn tell(out: &mpsc::Sender<NodeMessage>, mut states: Vec<(TaskState, String)>) -> Result<()> {
+    states.retain(|(state, _)| *state > TaskState::Assigned);
+    if states.is_empty() {
+        return Ok(());
+    }
+    let status = |(state, task_id): (TaskState, String)| proto::TaskStatus {
+        task_id,
+        state: state.as_str().to_owned(),
+        timestamp: process::time_of_day(),
+        ..Default::default()
+    };
+    let statuses = states.into_iter().map(status).collect();
+    send(out, Out::Statuses(proto::TaskStatuses { statuses })).await
 }
 
 async fn send(out: &mpsc::Sender<NodeMessage>, message: Out) -> Result<()> {

@@ -1,9 +1,9 @@
-//! Seeds pass, and a seed is the same run each time.
+//! Seeds pass, a seed is the same run each time, and what is planted is found.
 
 use std::process::{Command, Output};
 
 /// Seeds that every run of the tests tries.
-const SEEDS: &str = "12";
+const SEEDS: &str = "160";
 
 fn simulate(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mesh-sim"));
@@ -37,4 +37,16 @@ fn seeds_differ() {
         said(&simulate(&["--seed", "7"])).split_once(';'),
         said(&simulate(&["--seed", "8"])).split_once(';'),
     );
+}
+
+#[test]
+fn what_is_planted_is_found() {
+    for plant in ["forgetful-disks", "hasty-readers"] {
+        let output = simulate(&["--seeds", "6", "--plant", plant]);
+        let said = said(&output);
+        assert!(!output.status.success(), "{plant}: {said}");
+        assert!(said.contains("VIOLATED"), "{plant}: {said}");
+        let replay = format!("--plant {plant} (");
+        assert!(said.contains(&replay), "{plant}: {said}");
+    }
 }

@@ -1,0 +1,195 @@
+//! What has to be true of the state of each manager, whenever it has applied something.
+
+use crate::{process, sim::Sim};
+use mesh_api::engine::ServiceSpecUpdateConfigOrderEnum;
+use mesh_manager::state::{PublishMode, Service, ServiceMode, State, Task, TaskState};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    time::Duration,
+};
+
+/// What was planned by a spec may come true so long after it was changed.
+const PLANNED: Duration = Duration::from_secs(3);
+
+/// What one manager said of its state so far, since it was started.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    index: u64,
+    tasks: BTreeMap<String, (TaskState, TaskState)>,
+    /// By service: its version, and since when it was seen. One that goes and comes again between two looks, of a manager that
+    /// catches up, may have had another number of tasks meanwhile.
+    versions: BTreeMap<String, (u64, Duration)>,
+}
+
+/// Looks at what manager `host` has applied.
+pub(crate) fn check(sim: &Sim, host: usize, state: &State, seen: &mut Seen) {
+    let index = state.index();
+    if index < seen.index {
+        sim.violated(format_args!(
+            "manager {host} went back from entry {} to {index}",
+            seen.index
+        ));
+    }
+    seen.index = index;
+    slots(sim, host, state, seen);
+    tasks_rise(sim, host, state, seen);
+    addresses(sim, host, state);
+    ports(sim, host, state);
+}
+
+/// Most tasks of a replica that are wanted at the same time: an update that starts first has two for a while.
+fn per_replica(service: &Service) -> u64 {
+    let config = service.spec.update_config.as_ref();
+    match config.and_then(|config| config.order) {
+        Some(ServiceSpecUpdateConfigOrderEnum::START_FIRST) => 2,
+        _ => 1,
+    }
+}
+
+/// Whether these are no more tasks than a service may have at the same time.
+fn excess(service: &Service, tasks: &[&Task]) -> Option<String> {
+    let count = tasks.len() as u64;
+    let too_many = |most: u64, what: &str| {
+        (count > most).then(|| format!("has {count} tasks {what}; it may have {most}"))
+    };
+    match service.mode() {
+        ServiceMode::Replicated => too_many(per_replica(service) * service.replicas(), "in all"),
+        ServiceMode::ReplicatedJob => {
+            let slots = 1..=service.completions();
+            let beyond = tasks.iter().find(|task| !slots.contains(&task.slot));
+            let beyond = beyond.map(|t| format!("has a task in slot {} of {slots:?}", t.slot));
+            beyond.or_else(|| too_many(service.max_concurrent(), "at a time"))
+        }
+        ServiceMode::Global | ServiceMode::GlobalJob => {
+            let mut per_node: BTreeMap<&str, u64> = BTreeMap::new();
+            for node in tasks.iter().filter_map(|task| task.node_id.as_deref()) {
+                *per_node.entry(node).or_default() += 1;
+            }
+            let most = per_replica(service);
+            let full = per_node.into_iter().find(|(_, count)| *count > most);
+            full.map(|(node, count)| format!("has {count} tasks on node {node}"))
+        }
+    }
+}
+
+/// Nobody makes more tasks than a service may have.
+fn slots(sim: &Sim, host: usize, state: &State, seen: &mut Seen) {
+    let now = process::elapsed();
+    let is_new = seen.versions.is_empty();
+    for service in state.services() {
+        let version = service.meta.version;
+        match seen.versions.get_mut(&service.id) {
+            Some(known) if known.0 == version => {}
+            Some(known) => *known = (version, now),
+            None => drop(seen.versions.insert(service.id.clone(), (version, now))),
+        }
+    }
+    let made = state
+        .tasks()
+        .filter(|task| !seen.tasks.contains_key(&task.id));
+    let made: BTreeSet<&str> = made.map(|task| task.service_id.as_str()).collect();
+    for service in made.iter().filter_map(|id| state.service(id)) {
+        let since = seen.versions.get(&service.id).map(|(_, since)| *since);
+        let is_fresh = is_new || since.is_none_or(|since| now < since + PLANNED);
+        // What was planned for a job before it was changed comes to nothing.
+        if is_fresh && !service.mode().is_job() {
+            continue;
+        }
+        let wanted = state.tasks_of_service(&service.id).filter(|task| {
+            let is_current = task.job_iteration == service.iteration();
+            is_current && task.is_wanted() && !task.status.state.is_terminal()
+        });
+        let wanted: Vec<&Task> = wanted.collect();
+        if let Some(excess) = excess(service, &wanted) {
+            sim.violated(format_args!(
+                "manager {host}: service {} got another task, and {excess}",
+                service.name()
+            ));
+        }
+    }
+}
+
+/// States of tasks, had and desired, only rise, and what has ended stays as it ended.
+fn tasks_rise(sim: &Sim, host: usize, state: &State, seen: &mut Seen) {
+    for task in state.tasks() {
+        let now = (task.status.state, task.desired);
+        let before = seen.tasks.get(&task.id).copied();
+        if before == Some(now) {
+            continue;
+        }
+        let falls = |before: (TaskState, TaskState)| {
+            let has_ended = before.0.is_terminal() && now.0 != before.0;
+            has_ended || now.0 < before.0 || now.1 < before.1
+        };
+        if before.is_some_and(falls) {
+            sim.violated(format_args!(
+                "manager {host}: task {} went from {before:?} to {now:?} (state, desired)",
+                task.id
+            ));
+        }
+        seen.tasks.insert(task.id.clone(), now);
+    }
+}
+
+/// No address is owned twice.
+fn addresses(sim: &Sim, host: usize, state: &State) {
+    let mut owners: BTreeMap<(&str, Ipv4Addr), &str> = BTreeMap::new();
+    let of_tasks = state
+        .tasks()
+        .filter(|task| task.owns_addresses())
+        .flat_map(|task| task.attachments.iter().map(|a| (a, task.id.as_str())));
+    let of_services = state
+        .services()
+        .flat_map(|service| service.vips.iter().map(|a| (a, service.id.as_str())));
+    for (address, owner) in of_tasks.chain(of_services) {
+        let key = (address.network_id.as_str(), address.address);
+        if let Some(other) = owners.insert(key, owner) {
+            sim.violated(format_args!(
+                "manager {host}: {} on network {} belongs to {other} and to {owner}",
+                key.1, key.0
+            ));
+        }
+        let network = state.network(key.0);
+        if network.is_some_and(|n| n.gateway == key.1 || !n.subnet.contains(key.1)) {
+            sim.violated(format_args!(
+                "manager {host}: {owner} has {} on network {}, which is not for it",
+                key.1, key.0
+            ));
+        }
+    }
+}
+
+/// No port is published twice, neither on all nodes nor on one.
+fn ports(sim: &Sim, host: usize, state: &State) {
+    let mut everywhere = BTreeMap::new();
+    for service in state.services() {
+        let ports = service.ports.iter();
+        for port in ports.filter(|port| port.mode == PublishMode::Ingress) {
+            let other = everywhere.insert((port.protocol, port.published), &service.id);
+            if let Some(other) = other {
+                sim.violated(format_args!(
+                    "manager {host}: port {} belongs to {other} and to {}",
+                    port.published, service.id
+                ));
+            }
+        }
+    }
+    let mut on_nodes = BTreeMap::new();
+    // What is on its way out makes room, on paper, for what is to take its place.
+    let placed = state.tasks().filter(|task| {
+        let now = task.status.state;
+        task.is_wanted() && now >= TaskState::Assigned && !now.is_terminal()
+    });
+    for (task, node) in placed.filter_map(|task| Some((task, task.node_id.as_deref()?))) {
+        for port in &task.host_ports {
+            let other = on_nodes.insert((node, port.protocol, port.published), &task.id);
+            if let Some(other) = other {
+                sim.violated(format_args!(
+                    "manager {host}: port {} of node {node} belongs to {other} and to {}",
+                    port.published, task.id
+                ));
+            }
+        }
+    }
+}
