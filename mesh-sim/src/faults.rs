@@ -211,4 +211,8 @@ pub(crate) async fn heal(sim: &Arc<Sim>, cluster: &Arc<Cluster>) {
         worker.heal();
     }
     cluster.replaced(REPLACED).await;
+    // One that came back may have crashed on its way, before all was healed.
+    for number in down(cluster) {
+        cluster.restart(number).await;
+    }
 }
