@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 /// Seeds that every run of the tests tries.
-const SEEDS: &str = "160";
+const SEEDS: &str = "80";
 
 fn simulate(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mesh-sim"));
