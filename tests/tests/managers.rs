@@ -238,8 +238,11 @@ fn all_managers_restarted_at_once() {
         }
         rig.wait_ready(3)?;
         for node in &rig.nodes {
-            let names = names(node)?;
-            ensure!(names == ["web"], "{}: {names:?}", node.name);
+            eventually("each to answer", UP_LIMIT, || {
+                let names = names(node)?;
+                ensure!(names == ["web"], "{}: {names:?}", node.name);
+                Ok(())
+            })?;
         }
         let after = rig.running("web")?;
         let ids = |tasks: &[Task]| {

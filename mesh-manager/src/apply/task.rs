@@ -9,7 +9,13 @@ use crate::{
 /// A node's report. Reports that would move a task backwards are old and skipped.
 pub(super) fn report(state: &mut State, cx: &Context, id: &str, status: &TaskStatus) {
     let Some(old) = state.task(id) else { return };
-    if status.state < old.status.state || old.status == *status {
+    // Managers from before it was known do without it.
+    let is_known = old.status
+        == TaskStatus {
+            healthy: old.status.healthy,
+            ..status.clone()
+        };
+    if status.state < old.status.state || is_known {
         return;
     }
     if old.status.state.is_terminal() {

@@ -88,7 +88,7 @@ impl Service {
     }
 
     /// Adds a node. Without a leader, or one that answers, it is tried again for a while: what was lost may have been done, and
-    /// is done once, as the id stays.
+    /// is then done over, under the same id.
     async fn add(&self, node: AddNode) -> Result<(), ManagerError> {
         let deadline = Core::patience();
         loop {
@@ -169,6 +169,7 @@ impl NodeCa for Service {
         &self,
         request: Request<WithdrawRequest>,
     ) -> Result<Response<WithdrawResponse>, Status> {
+        auth::peer(&self.0, &request)?;
         self.0.catch_up().await.map_err(status)?;
         let node_id = auth::node(&self.0, &request)?.node_id;
         let core = self.0.clone();

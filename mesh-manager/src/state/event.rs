@@ -1,6 +1,6 @@
 //! What an applied entry changed, for those who wait for changes.
 
-use super::{Task, TaskStatus};
+use super::{Task, TaskState, TaskStatus};
 use std::collections::HashMap;
 
 /// Kind of an object.
@@ -48,7 +48,7 @@ impl EventAction {
         if new.unhealthy && !was(|old| old.unhealthy) {
             return Some(Self::Unhealthy);
         }
-        (new.healthy && !was(|old| old.healthy)).then_some(Self::Healthy)
+        (new.healthy && !was(|old| old.state >= TaskState::Running)).then_some(Self::Healthy)
     }
 }
 
@@ -111,7 +111,6 @@ mod tests {
     use crate::{
         Operation,
         fixture::{World, replicated},
-        state::TaskState,
     };
 
     #[test]
