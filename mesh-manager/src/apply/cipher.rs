@@ -14,7 +14,7 @@ use crate::{
 const OWN_KEYS: u32 = 5;
 
 /// Where a node reports a key that another one has, or had before its present one, at another address: puts back what
-/// the node told before. Gives the other one's id.
+/// the node told before at this same address, if anything. Gives the other one's id.
 pub(crate) fn give_back(state: &State, id: &str, report: &mut NodeReport) -> Option<String> {
     let key = report.cipher.as_ref()?.key.as_str();
     let own = state.node(id);
@@ -25,6 +25,8 @@ pub(crate) fn give_back(state: &State, id: &str, report: &mut NodeReport) -> Opt
     // One that had this address may be this very node before it joined anew.
     let is_owner = |node: &&Node| node.id != id && !is_here(node) && has(node, key);
     let owner = state.nodes().find(is_owner)?.id.clone();
+    // What it told elsewhere, it may have had by another's address.
+    let own = own.filter(|own| is_here(own));
     report.cipher = own.and_then(|own| own.description.cipher.clone());
     Some(owner)
 }
@@ -164,6 +166,23 @@ mod tests {
         assert_eq!(key(&world, "thief"), Some("b"));
         tell(&mut world, "now", "10.9.0.1", "a");
         assert_eq!(key(&world, "now"), Some("a"));
+    }
+
+    #[test]
+    fn who_goes_elsewhere_does_not_take_the_key_of_that_address_along() {
+        let mut world = World::new(&["victim", "thief"]);
+        tell(&mut world, "victim", "10.9.0.1", "a");
+        tell(&mut world, "thief", "10.9.0.1", "a");
+        tell(&mut world, "thief", "10.9.0.2", "a");
+        assert_eq!(key(&world, "thief"), None);
+        tell(&mut world, "victim", "10.9.0.1", "a");
+        assert_eq!(
+            (key(&world, "victim"), key(&world, "thief")),
+            (Some("a"), None)
+        );
+        // Its own key goes with it.
+        tell(&mut world, "victim", "10.9.0.3", "a");
+        assert_eq!(key(&world, "victim"), Some("a"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use mesh_api::proto::{
     node_message::Message as In,
 };
 use rustls::pki_types::CertificateDer;
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -83,9 +83,10 @@ async fn start(
     mut incoming: Streaming<NodeMessage>,
     messages: mpsc::Sender<Result<ManagerMessage, Status>>,
 ) {
+    let mut owners = BTreeSet::new();
     let introduced = async {
         leading(&core).await?;
-        introduce(&core, &caller, &mut incoming).await
+        introduce(&core, &caller, &mut incoming, &mut owners).await
     };
     let node_id = &caller.node_id;
     if let Err(refusal) = introduced.await {
@@ -102,7 +103,7 @@ async fn start(
         return;
     }
     tracing::info!(node = node_id, "session opened");
-    run(core, session, caller, incoming).await;
+    run(core, session, caller, incoming, owners).await;
 }
 
 /// Waits until this manager, which has just been elected, has applied what former leaders committed: a node must not be
@@ -123,6 +124,7 @@ async fn introduce(
     core: &Core,
     caller: &Caller,
     incoming: &mut Streaming<NodeMessage>,
+    owners: &mut BTreeSet<String>,
 ) -> Result<(), Status> {
     let hello = tokio::select! {
         () = core.cancel.cancelled() => return Err(Status::unavailable("the manager is stopping")),
@@ -138,11 +140,17 @@ async fn introduce(
         ));
     };
     core.hear(&caller.node_id);
-    describe(core, caller, hello).await
+    describe(core, caller, hello, owners).await
 }
 
-/// Keeps what a node says of itself, if it is anything new.
-async fn describe(core: &Core, caller: &Caller, hello: NodeDescription) -> Result<(), Status> {
+/// Keeps what a node says of itself, if it is anything new. `owners` are the nodes whose keys it has told in this session, each
+/// logged once.
+async fn describe(
+    core: &Core,
+    caller: &Caller,
+    hello: NodeDescription,
+    owners: &mut BTreeSet<String>,
+) -> Result<(), Status> {
     let cluster = core.store.read().cluster().cloned();
     let issuer = cluster.map(|cluster| cluster.issuer_of(&caller.certificate));
     let mut description = NodeReport {
@@ -153,7 +161,9 @@ async fn describe(core: &Core, caller: &Caller, hello: NodeDescription) -> Resul
     let is_known = {
         let state = core.store.read();
         // Before it is proposed, so that it is told and who says it again and again writes nothing.
-        if let Some(owner) = give_back(&state, &caller.node_id, &mut description) {
+        if let Some(owner) = give_back(&state, &caller.node_id, &mut description)
+            && owners.insert(owner.clone())
+        {
             tracing::warn!(
                 node = caller.node_id,
                 owner,
@@ -216,11 +226,12 @@ async fn run(
     session: Arc<Session>,
     caller: Caller,
     incoming: Streaming<NodeMessage>,
+    owners: BTreeSet<String>,
 ) {
     let (reports, queue) = mpsc::channel(REPORTS);
     tokio::select! {
         () = session.cancel.cancelled() => {}
-        () = receive(&core, &session, &caller, incoming, reports) => {}
+        () = receive(&core, &session, &caller, incoming, reports, owners) => {}
         () = dispatch(&core, &session) => {}
         () = propose_reports(&core, queue) => {}
     }
@@ -237,6 +248,7 @@ async fn receive(
     caller: &Caller,
     mut incoming: Streaming<NodeMessage>,
     reports: mpsc::Sender<Vec<(String, TaskStatus)>>,
+    mut owners: BTreeSet<String>,
 ) {
     loop {
         let message = match incoming.message().await {
@@ -269,7 +281,7 @@ async fn receive(
                 return;
             }
             Some(In::Hello(hello)) => {
-                if let Err(refusal) = describe(core, caller, hello).await {
+                if let Err(refusal) = describe(core, caller, hello, &mut owners).await {
                     // The node says it again in its next session.
                     tracing::warn!(node = session.node_id, %refusal, "a node's description was not taken");
                     return;
