@@ -170,39 +170,45 @@ impl Kernel {
         })
     }
 
-    /// The port of an epoch's device that is to be made: the one that it should have, or where the others could not move to
-    /// theirs, the one beside them.
+    /// The port of an epoch's device that is to be made: the one that it should have beside those that are there, as their
+    /// status tells; where another program has that, the port of the device whose place it takes.
     fn port_for(&self, epoch: u64, found: &[Device]) -> Result<u16, Error> {
-        // The device whose place it takes lets go of its port.
-        let is_left = |device: &Device, port: u16| {
-            plan::slot(device.epoch) == plan::slot(epoch) && device.port == port
-        };
-        let free = |port: u16| match found.iter().any(|device| is_left(device, port)) {
-            true => Ok(port),
-            false => check_port(port).map(|()| port),
-        };
-        let beside = found
-            .first()
-            .map(|newest| plan::port(newest.first_port(), epoch));
-        let wanted = self.port.map(|first| plan::port(first, epoch)).or(beside);
-        let wanted = wanted.unwrap_or_default();
-        match (free(wanted), beside) {
-            (Err(_), Some(beside)) if beside != wanted => free(beside),
-            (port, _) => port,
+        let first = found.first().map(Device::first_port).or(self.port);
+        let port = plan::port(first.unwrap_or_default(), epoch);
+        // It lets go of its port.
+        let mut replaced = found
+            .iter()
+            .filter(|device| plan::slot(device.epoch) == plan::slot(epoch))
+            .map(|device| device.port);
+        match replaced.next() {
+            Some(left) if left == port || check_port(port).is_err() => Ok(left),
+            Some(_) => Ok(port),
+            None => check_port(port).map(|()| port),
         }
     }
 
-    /// Moves devices to the ports that they are to have. One whose port another program has stays where it is, which its
-    /// status tells, and is moved later.
+    /// Moves all devices to the ports that they are to have, or none: while another program has one of both ports, they stay
+    /// where they are, which their status tells, and are moved later. So do they until all are up, as one that is down has
+    /// no port and another would take it.
     fn move_ports(&self, devices: &mut [Device]) -> Result<(), Error> {
         let Some(first) = self.port else {
             return Ok(());
         };
+        let is_there = |device: &Device| device.port == plan::port(first, device.epoch);
+        if devices.iter().all(is_there) || !devices.iter().all(|device| device.is_up) {
+            return Ok(());
+        }
+        // Asked first, as the kernel logs each failure.
+        let is_free = |port: u16| {
+            devices.iter().any(|device| device.port == port) || check_port(port).is_ok()
+        };
+        if !(0..DEVICES).all(|epoch| is_free(plan::port(first, epoch))) {
+            return Ok(());
+        }
         // A second time, as a device may have the other's port until it has moved itself.
         for _ in 0..DEVICES {
             for device in devices.iter_mut() {
                 let port = plan::port(first, device.epoch);
-                // Asked first, as the kernel logs each failure.
                 if port == device.port || check_port(port).is_err() {
                     continue;
                 }
@@ -365,6 +371,59 @@ fn since_boot_s() -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn kernel(port: u16) -> Kernel {
+        Kernel {
+            owner: "n-1".to_owned(),
+            address: Ipv4Addr::LOCALHOST,
+            port: Some(port),
+        }
+    }
+
+    fn device(epoch: u64, port: u16) -> Device {
+        Device {
+            index: 0,
+            epoch,
+            made_s: 0,
+            mtu: 1440,
+            is_up: true,
+            key: PublicKey([0; 32]),
+            port,
+            refused: 0,
+            peers: Vec::new(),
+        }
+    }
+
+    /// A port that is taken for as long as the socket is there.
+    fn taken() -> (UdpSocket, u16) {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a socket");
+        let port = socket.local_addr().expect("its address").port();
+        (socket, port)
+    }
+
+    #[test]
+    fn a_new_device_has_the_port_that_is_told_or_that_of_the_one_it_replaces() {
+        let (_socket, port) = taken();
+        let kernel = kernel(7);
+        let of = |found: &[Device]| kernel.port_for(6, found).ok();
+        let newest = device(5, port + 1);
+        assert_eq!(of(std::slice::from_ref(&newest)), None);
+        assert_eq!(of(&[newest.clone(), device(4, port)]), Some(port));
+        assert_eq!(of(&[newest.clone(), device(4, 9)]), Some(9));
+        let status = plan::status(&[newest], Ipv4Addr::LOCALHOST, 0).expect("a device");
+        assert_eq!(status.next_port, port);
+    }
+
+    #[test]
+    fn devices_stay_while_one_of_both_ports_is_taken() {
+        let (_socket, port) = taken();
+        for first in [port - 1, port] {
+            let mut devices = [device(5, 9), device(4, 8)];
+            let before = devices.clone();
+            kernel(first).move_ports(&mut devices).expect("no move");
+            assert_eq!(devices, before);
+        }
+    }
 
     #[test]
     fn what_is_written_on_a_device_is_read_back() {

@@ -259,11 +259,7 @@ impl Work {
         }
         let mut no_new_key = None;
         if let Some(epoch) = status.next_epoch(&self.pace, &self.peers, self.ahead_for) {
-            let is_second = status.next_port != setup.port;
-            let published = match is_second {
-                true => setup.next_port_use.clone(),
-                false => self.port_use,
-            };
+            let published = use_of(status.next_port, setup, self.port_use);
             no_new_key = self.held.or(published).or_else(|| {
                 tracing::info!(
                     epoch,
@@ -289,6 +285,18 @@ impl Work {
             no_new_key,
             warnings: self.warnings,
         })
+    }
+}
+
+/// What has the port that the next key is to listen on, in words, if anything does; `first_use` is what has `setup.port`. Where
+/// WireGuard stays at other ports than those asked for, what has these is no matter.
+fn use_of(next_port: u16, setup: &Setup, first_use: Option<String>) -> Option<String> {
+    if next_port == setup.port {
+        first_use
+    } else if Some(next_port) == setup.port.checked_add(1) {
+        setup.next_port_use.clone()
+    } else {
+        None
     }
 }
 
@@ -435,6 +443,24 @@ mod tests {
             published(&assignment, 51821).as_deref(),
             Some("UDP port 51821 is published by service vpn")
         );
+    }
+
+    #[test]
+    fn only_the_port_of_the_next_key_is_minded() {
+        let setup = Setup {
+            backend: mesh_wireguard::Backend::Auto,
+            owner: "n".to_owned(),
+            socket: "/nowhere".into(),
+            address: Ipv4Addr::LOCALHOST,
+            port: 7000,
+            epoch: 0,
+            others: Vec::new(),
+            next_port_use: Some("second".to_owned()),
+        };
+        for (next_port, found) in [(7000, Some("first")), (7001, Some("second")), (51820, None)] {
+            let minded = use_of(next_port, &setup, Some("first".to_owned()));
+            assert_eq!(minded.as_deref(), found, "{next_port}");
+        }
     }
 
     #[test]
