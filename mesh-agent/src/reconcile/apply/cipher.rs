@@ -302,12 +302,15 @@ fn use_of(next_port: u16, setup: &Setup, first_use: Option<String>) -> Option<St
 
 /// Words for WireGuard at another UDP port than the one asked for: nothing but another program keeps it from that.
 pub(crate) fn stays(status: &Status, wanted: u16) -> Option<String> {
-    let first = status.first_port();
-    let wanted = wanted.saturating_add(status.port - first);
-    (status.port != wanted).then(|| {
+    let at = wanted.saturating_add(status.port - status.first_port());
+    // The kernel's devices move when both are free.
+    let ports = match status.next_port == status.port {
+        true => wanted.to_string(),
+        false => format!("{wanted} or {}", wanted.saturating_add(1)),
+    };
+    (status.port != at).then(|| {
         format!(
-            "another program has UDP port {wanted}: WireGuard stays at port {}, which the other nodes are told, until that one is \
-             free",
+            "another program has UDP port {ports}: WireGuard stays at port {}, which the other nodes are told, until it can move",
             status.port
         )
     })
@@ -539,7 +542,10 @@ mod tests {
         let kernel = status(Some(1), true);
         assert_eq!(stays(&kernel, 51820), None);
         let told = stays(&kernel, 7000).expect("words");
-        assert!(told.contains("7001") && told.contains("51821"), "{told}");
+        assert!(
+            told.contains("7000 or 7001") && told.contains("51821"),
+            "{told}"
+        );
         let user_space = Status {
             next_port: 51821,
             ..kernel
