@@ -31,7 +31,7 @@ enum Command {
     Drop(cmd::drop::Command),
     /// Run a command in a running container or task
     Exec(cmd::exec::Args),
-    /// Look at open flows
+    /// Look at flows
     #[command(subcommand)]
     Flow(cmd::flow::Command),
     /// List the node's images

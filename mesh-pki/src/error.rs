@@ -35,7 +35,7 @@ pub enum PkiError {
     /// The remote root CA is not the one that the join token names.
     #[error(
         "remote CA does not match fingerprint. Expected: {expected}, got {actual}; \
-         the token belongs to another cluster"
+         the token is of another cluster, or from before this one's root CA was rotated"
     )]
     WrongRoot {
         /// Digest in the token.

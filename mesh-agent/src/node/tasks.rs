@@ -61,8 +61,14 @@ pub(super) fn find(
     {
         return Ok(exact.clone());
     }
+    // As `service ps` calls it: a task's name ends with its id.
+    let is_slot = |t: &LocalTask| {
+        let slot = t.task.name.strip_suffix(t.task.id.as_str());
+        slot.and_then(|slot| slot.strip_suffix('.')) == Some(key)
+    };
     let mut matching = tasks.iter().filter(|t| {
-        !key.is_empty() && (t.task.id.starts_with(key) || t.container_id.starts_with(key))
+        let has_prefix = t.task.id.starts_with(key) || t.container_id.starts_with(key);
+        !key.is_empty() && (has_prefix || is_slot(t))
     });
     match (matching.next(), matching.next()) {
         (Some(one), None) => Ok(one.clone()),
@@ -140,6 +146,9 @@ mod tests {
             "No such container: web: this is a service; name a task of it, such as web.2 on n2"
         );
         assert_eq!(refused(&own, "db"), "No such container: db");
-        assert_eq!(find(&own, "t1", &assignment).expect("by id"), own[0]);
+        assert_eq!(refused(&own, "web."), "No such container: web.");
+        for key in ["t1", "t", "web.1", "web.1.t1", "/web.1"] {
+            assert_eq!(find(&own, key, &assignment).expect(key), own[0]);
+        }
     }
 }

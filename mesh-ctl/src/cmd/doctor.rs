@@ -54,12 +54,14 @@ fn worst(findings: &[Finding]) -> Option<Level> {
 
 fn summary(findings: &[Finding]) -> String {
     let count = |level| findings.iter().filter(|f| f.level == level).count();
+    let some =
+        |count: usize, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
     format!(
-        "{} checks: {} ok, {} warnings, {} faults",
-        findings.len(),
+        "{}: {} ok, {}, {}",
+        some(findings.len(), "check"),
         count(Level::Ok),
-        count(Level::Warning),
-        count(Level::Fault)
+        some(count(Level::Warning), "warning"),
+        some(count(Level::Fault), "fault")
     )
 }
 
@@ -101,7 +103,7 @@ mod tests {
              warning   n1        path      to n2     as said   look\n\
              fault     n1        path      to n2     as said   mend it\n"
         );
-        assert_eq!(summary(&findings), "3 checks: 1 ok, 1 warnings, 1 faults");
+        assert_eq!(summary(&findings), "3 checks: 1 ok, 1 warning, 1 fault");
         assert_eq!(worst(&findings), Some(Level::Fault));
         assert_eq!(worst(&findings[..2]), Some(Level::Warning));
     }

@@ -37,7 +37,7 @@ pub(super) fn choose(
     check_first(text, subnet.into())?;
     if !(SHORTEST_PREFIX..=LONGEST_PREFIX).contains(&subnet.prefix()) {
         return Err(ManagerError::invalid(format!(
-            "invalid subnet {text}: the length has to be between {SHORTEST_PREFIX} and {LONGEST_PREFIX}"
+            "invalid subnet {text}: the length has to be between {SHORTEST_PREFIX} and {LONGEST_PREFIX}, as in 10.1.0.0/24"
         )));
     }
     if let Some(other) = state.networks().find(|n| n.subnet.overlaps(subnet)) {

@@ -34,8 +34,8 @@ impl Hierarchies {
         let found = Self::parse(&table);
         if found.v1.is_empty() && found.v2.is_none() {
             return Err(RuntimeError::InvalidSpec {
-                reason: "no cgroup hierarchy is mounted on this host; mount cgroup2 on \
-                         /sys/fs/cgroup"
+                reason: "no cgroup hierarchy is mounted here; mount cgroup2 on /sys/fs/cgroup \
+                         (`ip netns exec` hides it, `nsenter --net` does not)"
                     .to_owned(),
             });
         }

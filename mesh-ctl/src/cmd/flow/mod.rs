@@ -8,7 +8,7 @@ use mesh_api::Client;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List the open flows of the node's tasks
+    /// List the flows of the node's tasks: open ones, and those that ended lately
     #[command(visible_alias = "list")]
     Ls(ls::Args),
 }
