@@ -61,14 +61,8 @@ pub(super) fn find(
     {
         return Ok(exact.clone());
     }
-    // As `service ps` calls it: a task's name ends with its id.
-    let is_slot = |t: &LocalTask| {
-        let slot = t.task.name.strip_suffix(t.task.id.as_str());
-        slot.and_then(|slot| slot.strip_suffix('.')) == Some(key)
-    };
     let mut matching = tasks.iter().filter(|t| {
-        let has_prefix = t.task.id.starts_with(key) || t.container_id.starts_with(key);
-        !key.is_empty() && (has_prefix || is_slot(t))
+        !key.is_empty() && (t.task.id.starts_with(key) || t.container_id.starts_with(key))
     });
     match (matching.next(), matching.next()) {
         (Some(one), None) => Ok(one.clone()),
@@ -76,6 +70,9 @@ pub(super) fn find(
             "multiple containers found with the prefix {key}"
         ))),
         (None, _) => {
+            if let Some(task) = of_slot(tasks, key) {
+                return Ok(task.clone());
+            }
             let hint = example(key, tasks, assignment).map_or_else(String::new, |task| {
                 format!(": this is a service; name a task of it, such as {task}")
             });
@@ -84,6 +81,17 @@ pub(super) fn find(
             )))
         }
     }
+}
+
+/// The task that `service ps` calls so (a name ends with the task's id); where a slot has had several, the newest of those
+/// that have not ended, or of all.
+fn of_slot<'a>(tasks: &'a [LocalTask], slot: &str) -> Option<&'a LocalTask> {
+    let is_of = |t: &&LocalTask| {
+        let name = t.task.name.strip_suffix(t.task.id.as_str());
+        name.and_then(|name| name.strip_suffix('.')) == Some(slot)
+    };
+    let newest = |t: &&LocalTask| (t.finished == 0, t.created);
+    tasks.iter().filter(is_of).max_by_key(newest)
 }
 
 /// A task of the service that is called so: on this node if there is one, else with its node's name.
@@ -150,5 +158,21 @@ mod tests {
         for key in ["t1", "t", "web.1", "web.1.t1", "/web.1"] {
             assert_eq!(find(&own, key, &assignment).expect(key), own[0]);
         }
+        // Two that have ended, one that was made before the second of them and runs.
+        let of_slot = |id: &str, created, finished| {
+            let mut task = own[0].clone();
+            task.task.id = id.to_owned();
+            task.task.name = format!("web.1.{id}");
+            LocalTask {
+                created,
+                finished,
+                ..task
+            }
+        };
+        let mut slot = vec![of_slot("a", 1, 2), of_slot("b", 3, 0), of_slot("c", 4, 5)];
+        let found = |tasks: &[LocalTask]| find(tasks, "web.1", &assignment).expect("one").task.id;
+        assert_eq!(found(&slot), "b");
+        slot.remove(1);
+        assert_eq!(found(&slot), "c");
     }
 }

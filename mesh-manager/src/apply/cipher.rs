@@ -69,8 +69,13 @@ pub(super) fn forget(state: &mut State, cx: &Context, id: &str, address: &str) {
     };
     let before: Vec<Node> = state.nodes().filter(is_before).cloned().collect();
     for mut node in before {
-        let former = node.description.cipher.take();
-        note_former(cx, &mut node, former.map(|former| former.key));
+        let former = node.description.cipher.take().map(|former| former.key);
+        // Whoever had it first has it still, and was here only now.
+        let is_of = |other: &Node, key: &str| {
+            other.id != node.id && other.former_key.as_deref() == Some(key)
+        };
+        let former = former.filter(|key| !state.nodes().any(|other| is_of(other, key)));
+        note_former(cx, &mut node, former);
         cx.touch(&mut node.meta);
         state.put_node(node);
     }
@@ -183,6 +188,22 @@ mod tests {
         // Its own key goes with it.
         tell(&mut world, "victim", "10.9.0.3", "a");
         assert_eq!(key(&world, "victim"), Some("a"));
+    }
+
+    #[test]
+    fn who_stays_at_anothers_address_does_not_become_the_former_owner_of_its_key() {
+        let mut world = World::new(&["victim", "thief"]);
+        for who in ["victim", "thief", "victim"] {
+            tell(&mut world, who, "10.9.0.1", "a");
+            assert_eq!(key(&world, who), Some("a"));
+        }
+        tell(&mut world, "victim", "10.9.0.3", "a");
+        assert_eq!(
+            (key(&world, "victim"), key(&world, "thief")),
+            (Some("a"), None)
+        );
+        tell(&mut world, "thief", "10.9.0.1", "a");
+        assert_eq!(key(&world, "thief"), None);
     }
 
     #[test]
