@@ -56,7 +56,7 @@ pub struct Setup {
     pub address: Ipv4Addr,
     /// UDP port, host byte order. The kernel's needs the next one too.
     pub port: u16,
-    /// Of the first key: see [`first_epoch`].
+    /// Of the first key: see [`first_epoch`](crate::rotation::first_epoch).
     pub epoch: u64,
     /// All other nodes' tunnel end points.
     pub others: Vec<Ipv4Addr>,
