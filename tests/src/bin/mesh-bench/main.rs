@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: our data plane beside host-to-host and the kernel's own way, measured in one run.
+//! `cargo xtask bench`: our data plane beside host to host, routes alone and the kernel's own way, measured in one run.
 
 mod awake;
 mod direct;
@@ -7,6 +7,7 @@ mod kernel;
 mod memory;
 mod ours;
 mod packet;
+mod routed;
 mod stolen;
 mod table;
 
@@ -161,14 +162,16 @@ fn run(cli: &Cli) -> Result<()> {
 type Measured = BTreeMap<(Path, Kind), Vec<(&'static str, Vec<Sample>)>>;
 
 fn sides(cli: &Cli, paths: &[Path]) -> Result<(Measured, memory::Memory)> {
-    println!("making three worlds: host to host, the kernel's own way, ours");
+    println!("making four worlds: host to host, routes alone, the kernel's own way, ours");
     let cable = cli.cable.into();
     let direct = direct::Direct::new(cable)?;
+    interrupt::check()?;
+    let routed = routed::Routed::new(cable)?;
     interrupt::check()?;
     let kernel = kernel::Kernel::new(cable)?;
     interrupt::check()?;
     let ours = ours::Ours::new(cable)?;
-    let sides: [&dyn Side; 3] = [&direct, &kernel, &ours];
+    let sides: [&dyn Side; 4] = [&direct, &routed, &kernel, &ours];
     let mut measured = Measured::new();
     for round in 0..cli.rounds {
         for &path in paths {

@@ -10,6 +10,8 @@ use crate::{
 /// The sides that ratios are taken of.
 pub(crate) const HOST: &str = "host to host";
 pub(crate) const KERNEL: &str = "kernel's own";
+/// What forwarding costs at least.
+pub(crate) const ROUTED: &str = "routes alone";
 
 /// Prints one block a path: sides as rows.
 pub(crate) fn print(measured: &Measured) {
@@ -127,6 +129,7 @@ pub(crate) fn json(measured: &Measured) -> Value {
                 "cpu_us": spread(samples, |s| s.cpu).json(),
                 "of_host": ratios(HOST),
                 "of_kernel": ratios(KERNEL),
+                "of_routed": ratios(ROUTED),
                 "stolen": spread(samples, |s| s.stolen).json(),
                 "rounds": samples.len(),
                 "failed": failed(samples),
