@@ -41,9 +41,9 @@ fn measured(report: &str) -> Result<()> {
             "{row}"
         );
     }
-    // Paths, figures and sides.
+    let (paths, figures, sides) = (4, 3, 4);
     ensure!(
-        seen.len() == 4 * 3 * 3 && rows.len() == seen.len(),
+        seen.len() == paths * figures * sides && rows.len() == seen.len(),
         "{seen:?}"
     );
     for (kind, count) in [("agents", 2), ("shims", 2)] {

@@ -237,8 +237,11 @@ fn a_swarm_comes_back_after_all_certificates_have_expired_but_for_a_removed_node
         for node in &rig.nodes[..4] {
             wait_until_ready(&rig.nodes[0], node)?;
             wait_for_answer(rig, node)?;
-            let why = node.ok(&["info", "--format", "{{.Swarm.Error}}"])?;
-            ensure!(why.trim().is_empty(), "{}: {why}", node.name);
+            eventually("nothing to be wrong", UP_LIMIT, || {
+                let why = node.ok(&["info", "--format", "{{.Swarm.Error}}"])?;
+                ensure!(why.trim().is_empty(), "{}: {why}", node.name);
+                Ok(())
+            })?;
         }
         for node in &rig.nodes[..3] {
             wait_for_log(node, "it is prolonged with the swarm's root CA")?;
