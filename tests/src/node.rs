@@ -42,6 +42,8 @@ pub struct Node {
     pub port: String,
     /// Further arguments of the agent.
     pub args: Vec<String>,
+    /// An agent that is started from now on gets a mount namespace of its own, as by systemd's `PrivateTmp`.
+    pub own_mounts: bool,
     /// By how much the clock of an agent is ahead that is started from now on.
     pub clock_ahead: Duration,
     agent: Option<Child>,
@@ -63,6 +65,7 @@ impl Node {
             instance,
             port: format!("{name}p"),
             args: Vec::new(),
+            own_mounts: false,
             clock_ahead: Duration::ZERO,
             agent: None,
         }
@@ -113,10 +116,14 @@ impl Node {
             .append(true)
             .open(self.log())?;
         let agent = program("mesh-agent")?;
-        let mut command = self
-            .ns
-            .command(&agent.to_string_lossy(), Some(&self.name))?;
+        let agent = agent.to_string_lossy();
+        let mut argv = vec![&*agent];
+        if self.own_mounts {
+            argv.splice(..0, ["unshare", "--mount", "--propagation", "slave"]);
+        }
+        let mut command = self.ns.command(argv[0], Some(&self.name))?;
         command
+            .args(&argv[1..])
             .arg("--data-dir")
             .arg(self.data_dir())
             .arg("--run-dir")
@@ -137,7 +144,7 @@ impl Node {
         }
         let child = command
             .spawn()
-            .with_context(|| format!("cannot start {}", agent.display()))?;
+            .with_context(|| format!("cannot start {agent}"))?;
         self.agent = Some(child);
         let limit = START_LIMIT;
         let up = eventually("the agent's socket", limit, || {

@@ -211,3 +211,67 @@ fn the_state_survives_the_death_of_the_managers_agent() {
         })
     });
 }
+
+#[test]
+fn tasks_go_on_under_an_agent_in_another_mount_namespace() {
+    scenario("mounts", 2, |rig| {
+        let here = ["--constraint", "node.hostname==n2"];
+        let again = |node: &mut Node| {
+            node.own_mounts = true;
+            node.kill()?;
+            node.start()
+        };
+        // However slow the machine is, the node is not given up meanwhile.
+        rig.first()
+            .ok(&["swarm", "update", "--dispatcher-heartbeat", "30s"])?;
+        again(&mut rig.nodes[1])?;
+        rig.network("front")?;
+        let network = ["--network", "front"];
+        let web = [&here[..], &network, &["--publish", "80:80"]].concat();
+        rig.create("web", &[&web[..], &["--replicas", "2"]].concat())?;
+        rig.sleepers("shell", &[&here[..], &network].concat())?;
+        rig.wait_running("web", 2)?;
+        let shell = rig.task("shell")?;
+        let (before, pid) = (alive(rig)?, rig.task_pid(&shell)?);
+        let rootfs = format!("containers/{}/rootfs", shell.id);
+        let is_seen = |node: &Node| -> Result<bool> {
+            let pid = node.pid().context("the agent does not run")?;
+            Ok(std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))?.contains(&rootfs))
+        };
+        ensure!(is_seen(&rig.nodes[1])?, "the one that mounted it");
+        again(&mut rig.nodes[1])?;
+        ensure!(!is_seen(&rig.nodes[1])?, "the next one");
+
+        // By the time that it runs a further one, it has looked at them all.
+        rig.sleepers("more", &here)?;
+        let after = (alive(rig)?, rig.task_pid(&shell)?);
+        ensure!(
+            after == (before, pid) && rig.task("shell")?.id == shell.id,
+            "{after:?}"
+        );
+        let node = &rig.nodes[1];
+        let user = ["exec", "-u", "nobody", &shell.container, "id", "-u"];
+        ensure!(node.ok(&user)?.trim() == "65534", "a name of the image's");
+        eventually("a name", UP_LIMIT, || {
+            rig.exec(&shell, &["curl", "http://web/"]).map(drop)
+        })?;
+        eventually("the published port", UP_LIMIT, || {
+            let reply = rig.client.enter(|| http_get(node.address, 80, "/"))?;
+            ensure!(reply.status == 200);
+            Ok(())
+        })?;
+
+        rig.first().ok(&["service", "rm", "web", "shell", "more"])?;
+        let left = [
+            node.data_dir().join("images/containers"),
+            node.run_dir().join("netns"),
+        ];
+        eventually("all of it to be gone", UP_LIMIT, || {
+            for dir in &left {
+                let names: Vec<_> = std::fs::read_dir(dir)?.flatten().collect();
+                ensure!(names.is_empty(), "{names:?}");
+            }
+            Ok(())
+        })
+    });
+}

@@ -29,7 +29,7 @@ pub struct TaskFacts {
     pub answers: bool,
     /// What its health check says.
     pub health: Health,
-    /// Its root file system is mounted.
+    /// Its root file system is there.
     pub rootfs: bool,
 }
 

@@ -116,7 +116,7 @@ pub(super) async fn start(
         RuntimeError::InvalidSpec { reason } => RuntimeError::NotExecutable { message: reason },
         other => other,
     };
-    let user = oci::user::resolve(&of.rootfs, user, &of.groups).map_err(refused)?;
+    let user = oci::user::resolve(&container.info().rootfs(), user, &of.groups).map_err(refused)?;
     let request = Request::Exec(ExecRequest {
         process: oci::exec_process(of, spec, &user, host).map_err(refused)?,
         tty: spec.tty,

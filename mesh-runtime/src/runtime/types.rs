@@ -78,6 +78,20 @@ pub struct ContainerInfo {
     pub exit: Option<ExitStatus>,
 }
 
+impl ContainerInfo {
+    /// The root file system of one that has not ended, as its shim sees it: this process may be in another mount namespace
+    /// than the one that it was mounted in.
+    pub fn rootfs(&self) -> PathBuf {
+        let seen = PathBuf::from(format!("/proc/{}/root", self.shim_pid));
+        seen.join(
+            self.spec
+                .rootfs
+                .strip_prefix("/")
+                .unwrap_or(&self.spec.rootfs),
+        )
+    }
+}
+
 /// Something that happened to a container without being asked for.
 #[derive(Debug, Clone)]
 pub enum ContainerEvent {

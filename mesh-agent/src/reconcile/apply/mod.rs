@@ -11,9 +11,10 @@ mod network;
 mod sockets;
 mod tasks;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
+use mesh_runtime::{ContainerInfo, ContainerState};
 
 use super::{
     Reconciler,
@@ -96,10 +97,7 @@ impl Reconciler {
                     names: self.servers.contains_key(id),
                     answers: self.answering.contains(id),
                     health: self.health(id, observed),
-                    rootfs: observed
-                        .containers
-                        .get(id)
-                        .is_some_and(|info| is_mounted(&info.spec.rootfs)),
+                    rootfs: observed.containers.get(id).is_some_and(has_rootfs),
                 };
                 plan::next(&facts).map(|step| (id.clone(), step))
             })
@@ -166,7 +164,16 @@ impl Reconciler {
     }
 }
 
-fn is_mounted(rootfs: &std::path::Path) -> bool {
+/// Whether there is a task's root file system. An agent before this one may have mounted it in another mount namespace, in
+/// which its shim still is.
+fn has_rootfs(container: &ContainerInfo) -> bool {
+    match container.state {
+        ContainerState::Exited => container.spec.rootfs.exists(),
+        _ => is_mounted(&container.spec.rootfs) || is_mounted(&container.rootfs()),
+    }
+}
+
+fn is_mounted(rootfs: &Path) -> bool {
     nix::sys::statfs::statfs(rootfs)
         .is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::OVERLAYFS_SUPER_MAGIC)
 }
