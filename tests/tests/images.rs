@@ -48,10 +48,21 @@ fn a_service_runs_an_image_of_a_registry_with_passwords() {
         let unknown = format!("{host}/{}:2", registry::REPOSITORY);
         let told = ctl(first, &right, &["image", "pull", &unknown])?.refused()?;
         ensure!(told.contains("manifest unknown"), "{told}");
-        let create = ["service", "create", "--name", "none", &unknown];
-        let told = ctl(first, &right, &create)?.refused()?;
-        ensure!(told.starts_with("No such image: "), "{told}");
-        ensure!(first.ok(&["service", "ls", "-q"])?.is_empty());
+        let create = ["service", "create", "-d", "--name", "none", &unknown];
+        let created = ctl(first, &right, &create)?;
+        let warning = format!("image {unknown} could not be accessed on a registry");
+        ensure!(
+            created.code == 0 && created.err.starts_with(&warning),
+            "{created:?}"
+        );
+        eventually("a rejected task", rig::UP_LIMIT, || {
+            let told = first.ok(&["service", "ps", "--no-trunc", "none"])?;
+            ensure!(told.contains("Rejected"), "{told}");
+            let error = format!("No such image: {unknown}: ");
+            ensure!(told.contains(&error), "{told}");
+            Ok(())
+        })?;
+        first.ok(&["service", "rm", "none"])?;
 
         let create = [
             "service",

@@ -31,38 +31,22 @@ pub(crate) fn split(image: &str) -> (&str, Option<&str>) {
     }
 }
 
-const WITHOUT_REGISTRY: &str = "With --no-resolve-image it is left to the nodes to find it.";
-
-/// The image with the digest its registry answers. `None`: there is no such answer, but the node that was asked has the
-/// image.
+/// The image with the digest that its registry answers, if it answers one.
 ///
 /// # Errors
-/// The registry has no such image, or cannot be asked, and the node has not got it.
+/// The agent cannot be asked.
 pub(crate) async fn pin(
     client: &Client,
     image: &str,
     auth: Option<&str>,
-) -> Result<Option<String>> {
+) -> Result<Option<String>, ClientError> {
     if image.contains('@') {
         return Ok(Some(image.to_owned()));
     }
-    let (known, reason) = match client.distribution(image, auth).await {
-        Ok(answer) => {
-            let digest = answer.descriptor.digest;
-            return Ok(digest.map(|digest| format!("{image}@{digest}")));
-        }
-        Err(ClientError::Daemon { status, message }) => (status.as_u16() != 404, message),
-        Err(error) => return Err(error.into()),
-    };
-    if !known {
-        bail!("No such image: {reason}\n{WITHOUT_REGISTRY}");
-    }
-    match client.image(image).await {
-        Ok(_) => Ok(None),
-        Err(ClientError::Daemon { status, .. }) if status.as_u16() == 404 => bail!(
-            "No such image: {image} is not on this node, and its registry does not tell: {reason}\n{WITHOUT_REGISTRY}"
-        ),
-        Err(error) => Err(error.into()),
+    match client.distribution(image, auth).await {
+        Ok(answer) => Ok((answer.descriptor.digest).map(|digest| format!("{image}@{digest}"))),
+        Err(ClientError::Daemon { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

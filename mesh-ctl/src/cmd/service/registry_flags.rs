@@ -17,10 +17,10 @@ pub(super) struct RegistryFlags {
 }
 
 impl RegistryFlags {
-    /// Pins the image of a spec to the digest its registry answers. Gives a warning if it cannot be asked.
+    /// Pins the image of a spec to the digest its registry answers. Gives a warning if it answers none.
     ///
     /// # Errors
-    /// The registry has no such image.
+    /// The agent cannot be asked.
     pub(super) async fn pin(
         &self,
         client: &Client,
