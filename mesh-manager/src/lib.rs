@@ -62,3 +62,11 @@ pub use orchestrator::rebalance_budget;
 pub use queries::{Answers, Following};
 pub use scheduler::{Constraint, ConstraintError};
 pub use unlock::Unlock;
+
+/// The labels of services that the mesh goes by.
+pub const SERVICE_LABELS: [&str; 4] = [
+    traffic::AFFINITY,
+    traffic::POLICY,
+    orchestrator::REBALANCE,
+    traffic::RETURN,
+];

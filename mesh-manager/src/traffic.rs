@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 /// Label: `client-ip` or `client-ip:SECONDS`, what one client asks goes to one task.
-const AFFINITY: &str = "mesh.affinity";
+pub(crate) const AFFINITY: &str = "mesh.affinity";
 /// Label: `local`, a published port is answered by the asked node's own tasks only; `cluster`, by all.
-const POLICY: &str = "mesh.policy";
+pub(crate) const POLICY: &str = "mesh.policy";
 /// Label: `dsr`, replies go straight from the task's node to the client where the network takes that; `symmetric`, through the
 /// node that was asked.
-const RETURN: &str = "mesh.return";
+pub(crate) const RETURN: &str = "mesh.return";
 /// Longest time that a client keeps its task after a change of the tasks: the packet path keeps the row before the
 /// change for as long.
 const MOST_SECONDS: u32 = 3600;

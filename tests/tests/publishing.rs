@@ -154,17 +154,17 @@ fn labels_keep_clients_with_a_replica_and_requests_on_a_node() {
             "{first:?} {second:?}"
         );
         ensure!(first.is_disjoint(&second), "{first:?} {second:?}");
-        let refused = rig.first().ctl(&[
-            "service",
-            "create",
-            "--name",
-            "cookie",
-            "--label",
-            "mesh.affinity=cookie",
-            image::WHOAMI,
-        ])?;
-        let why = refused.refused()?;
+        let refused = |label| {
+            let create = ["service", "create", "--label", label, image::WHOAMI];
+            rig.first().ctl(&create)?.refused()
+        };
+        let why = refused("mesh.affinity=cookie")?;
         ensure!(why.contains("client-ip:SECONDS"), "{why}");
+        let why = refused("mesh.afinity=client-ip")?;
+        ensure!(why.contains("mesh.afinity is unknown"), "{why}");
+        let update = ["service", "update", "--label-add", "mesh.x=1", "policy"];
+        let why = rig.first().ctl(&update)?.refused()?;
+        ensure!(why.contains("mesh.x is unknown"), "{why}");
         Ok(())
     });
 }

@@ -17,6 +17,7 @@ mod update;
 
 pub(crate) use driver::Driver;
 pub(crate) use liveness::{Liveness, heartbeat_period};
+pub(crate) use rebalance::LABEL as REBALANCE;
 pub use rebalance::budget as rebalance_budget;
 
 use crate::{

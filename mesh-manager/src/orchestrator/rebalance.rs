@@ -15,7 +15,7 @@ use mesh_api::engine::ServiceUpdateStatusStateEnum as Status;
 use std::collections::HashMap;
 
 /// Label: how many replicas may move at the same time; `off`, the default: none.
-const LABEL: &str = "mesh.rebalance";
+pub(crate) const LABEL: &str = "mesh.rebalance";
 /// Most of them.
 const MOST: usize = 100;
 

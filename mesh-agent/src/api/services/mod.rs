@@ -2,6 +2,7 @@
 
 mod defaults;
 mod handouts;
+mod labels;
 pub(super) mod logs;
 mod names;
 mod ports;
@@ -93,6 +94,7 @@ pub(super) async fn create(
         let view = manager.view();
         spec.name = Some(names::make_up(|name| view.find_service(name).is_ok()));
     }
+    labels::check(None, &spec)?;
     handouts::resolve(&manager.view(), &mut spec)?;
     ports::check(&manager.view(), None, &spec)?;
     let command = Command::CreateService {
@@ -146,6 +148,7 @@ pub(super) async fn update(
         let view = manager.view();
         let old = view.find_service(&id).ok();
         if !rollback {
+            labels::check(old.map(|old| &old.spec), &spec)?;
             handouts::resolve(&view, &mut spec)?;
             ports::check(&view, old, &spec)?;
         } else if let Some(previous) = old.and_then(|old| old.previous_spec.as_deref()) {
