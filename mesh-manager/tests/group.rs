@@ -12,8 +12,9 @@ use mesh_manager::{
     Command, Config, Lead, ManagerError, ManagerHandle, Timings, client,
     state::{NodeState, service_status},
 };
-use mesh_pki::{NodeIdentity, Role};
-use std::time::Duration;
+use mesh_pki::{JoinToken, NodeIdentity, Role};
+use proto::node_ca_client::NodeCaClient;
+use std::{pin::pin, time::Duration};
 use tokio::time::Instant;
 
 async fn new_leader<'a>(members: &'a [&'a ManagerHandle]) -> &'a ManagerHandle {
@@ -392,19 +393,34 @@ async fn a_node_joins_while_the_majority_is_late() {
     let at = address(&first);
     second.handle.shutdown().await;
     // Nobody can say now that the leader still is one.
-    let joining = tokio::spawn({
-        let at = at.clone();
-        async move { client::join(&at, &token, "active", common::OUTSIDE).await }
-    });
+    let digest = token.parse::<JoinToken>().unwrap().digest;
+    let tls = mesh_pki::tls::pinned_client_config(&digest).unwrap();
+    let channel = client::connect(&at, tls).await.unwrap();
+    let [mut joins, mut withdraws] = [(); 2].map(|()| NodeCaClient::new(channel.clone()));
+    let request = proto::IssueNodeCertificateRequest {
+        token,
+        data_path_address: common::OUTSIDE.to_string(),
+        csr_pem: mesh_pki::new_key_and_request().unwrap().request_pem.into(),
+        ..Default::default()
+    };
+    let mut joining = pin!(joins.issue_node_certificate(request));
+    // What came later by the same connection is answered: the manager has the request.
+    let answered = tokio::select! {
+        biased;
+        joined = joining.as_mut() => panic!("without a majority: {joined:?}"),
+        answered = withdraws.withdraw(proto::WithdrawRequest {}) => answered,
+    };
+    assert_eq!(answered.unwrap_err().code(), tonic::Code::Unauthenticated);
     let second = Member {
         handle: restart(second.config.clone(), vec![at]).await,
         ..second
     };
-    let joined = joining.await.unwrap().expect("it waits for the majority");
+    let joined = joining.await.expect("it waits for the majority");
+    let id = joined.into_inner().node_id;
     for manager in [&first, &second.handle] {
         eventually("the node is known once", || {
             let view = manager.view();
-            let is_known = view.node(&joined.identity.node_id).is_some();
+            let is_known = view.node(&id).is_some();
             (is_known && view.nodes().count() == 3).then_some(())
         })
         .await;

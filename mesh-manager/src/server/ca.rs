@@ -1,6 +1,6 @@
 //! `NodeCA`: signs certificates for those who hold a token or a certificate.
 
-use super::auth;
+use super::{auth, to_its_end};
 use crate::{
     AddNode, ErrorKind, ManagerError, Operation, core::Core, leader::RETRY, state::Cluster,
 };
@@ -173,11 +173,8 @@ impl NodeCa for Service {
         self.0.catch_up().await.map_err(status)?;
         let node_id = auth::node(&self.0, &request)?.node_id;
         let core = self.0.clone();
-        // Comes to an end also where the caller does not wait for it.
-        let withdrawn = tokio::spawn(async move { core.withdraw(&node_id).await });
-        withdrawn
-            .await
-            .map_err(|e| Status::internal(format!("the withdrawal ended early: {e}")))?
+        to_its_end(async move { core.withdraw(&node_id).await })
+            .await?
             .map_err(status)?;
         Ok(Response::new(WithdrawResponse {}))
     }

@@ -1,6 +1,6 @@
 //! `Control`: followers hand their proposals to the leader; managers come in.
 
-use super::{auth, ca::status};
+use super::{auth, ca::status, to_its_end};
 use crate::{ManagerError, Outcome, Proposal, core::Core, logs, raft::Peer};
 use mesh_api::proto::{
     ForwardRequest, ForwardResponse, GroupRequest, GroupResponse, JoinRequest, JoinResponse,
@@ -59,11 +59,8 @@ impl Control for Service {
             addr: address,
         };
         let core = self.0.clone();
-        // Comes to an end also where the caller does not wait for it: a manager that died on the way in is taken out again.
-        let let_in = tokio::spawn(async move { core.let_in(manager, is_forwarded).await });
-        let_in
-            .await
-            .map_err(|e| Status::internal(format!("the join ended early: {e}")))??;
+        // A manager that died on the way in is taken out again.
+        to_its_end(async move { core.let_in(manager, is_forwarded).await }).await??;
         Ok(Response::new(JoinResponse {}))
     }
 

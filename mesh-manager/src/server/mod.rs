@@ -23,7 +23,7 @@ use std::{io, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{service::Routes, transport::Server};
+use tonic::{Status, service::Routes, transport::Server};
 
 /// Longest TLS handshake; a client that is slower is cut off.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -33,6 +33,14 @@ const BACKLOG: usize = 64;
 const KEEPALIVE: Duration = Duration::from_secs(2);
 /// Pause after the system refused to accept, say for want of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Does work that comes to an end also where the caller does not wait for it.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Status> {
+    let done = tokio::spawn(work).await;
+    done.map_err(|e| Status::internal(format!("the work ended early: {e}")))
+}
 
 /// Binds the managers' port.
 pub(crate) async fn bind(config: &Config) -> Result<Port, ManagerError> {
