@@ -10,7 +10,10 @@ pub const CLEAR: u8 = 0;
 /// Encrypted with the swarm's unlock key.
 pub const LOCKED: u8 = 1;
 
-/// Whether a file is a backup that takes the unlock key to read.
+/// Bytes at the beginning that tell whether it is locked.
+pub const HEAD: usize = MAGIC.len() + 2;
+
+/// Whether a file that begins with this is a backup that takes the unlock key to read.
 pub fn is_locked(file: &[u8]) -> bool {
     file.starts_with(MAGIC) && file.get(MAGIC.len() + 1) == Some(&LOCKED)
 }

@@ -1,6 +1,9 @@
 //! Managers that are locked when they start again, and opened with the unlock key.
 
-use std::fs;
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh_tests::{
@@ -319,7 +322,11 @@ fn a_backup_is_locked_as_its_managers_are() {
         let path = rig.dir().join("backup").to_string_lossy().into_owned();
         rig.first()
             .ok(&["network", "create", "-d", "overlay", "front"])?;
-        rig.first().ok(&["swarm", "backup", &path])?;
+        let said = rig.first().ok(&["swarm", "backup", &path])?;
+        ensure!(
+            said.contains("encrypted with the swarm's unlock key"),
+            "{said}"
+        );
         let own = rig.nodes[1].address.to_string();
         let restore = [
             "swarm",
@@ -348,5 +355,46 @@ fn a_backup_is_locked_as_its_managers_are() {
             ensure!(names.contains("front"), "{names}");
             Ok(())
         })
+    });
+}
+
+#[test]
+fn a_manager_that_cannot_start_once_it_is_unlocked_says_why() {
+    let builder = Rig::builder(&test_name("lockport"))
+        .nodes(1)
+        .without_swarm();
+    scenario_on(builder, |rig| {
+        let address = rig.first().address.to_string();
+        let init = ["swarm", "init", "--autolock", "--advertise-addr", &address];
+        rig.first().ok(&init)?;
+        let key = unlock_key(rig.first())?;
+        restart(&mut rig.nodes[0])?;
+        let first = rig.first();
+        wait_for_state(first, "locked")?;
+        let other = || Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, 2377))?);
+        let taken = first.ns.enter(other)?;
+        std::thread::scope(|scope| {
+            let unlocking = scope.spawn(|| unlock(first, &key));
+            let told = eventually("the reason", UP_LIMIT, || {
+                let why = first.ok(&["info", "--format", "{{.Swarm.Error}}"])?;
+                ensure!(
+                    why.contains("not taken up yet") && why.contains("2377"),
+                    "{why}"
+                );
+                Ok(())
+            });
+            drop(taken);
+            let unlocked = unlocking.join().expect("no panic")?;
+            // It does not wait for ever.
+            ensure!(
+                unlocked.code == 0 || unlocked.err.contains("not taken up yet"),
+                "{unlocked:?}"
+            );
+            told
+        })?;
+        wait_for_state(first, "active")?;
+        let why = first.ok(&["info", "--format", "{{.Swarm.Error}}"])?;
+        ensure!(why.trim().is_empty(), "{why}");
+        Ok(())
     });
 }

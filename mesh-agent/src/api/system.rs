@@ -121,6 +121,7 @@ pub(super) async fn info(State(api): State<Api>) -> Json<SystemInfo> {
 
 fn swarm(api: &Api) -> SwarmInfo {
     let (state, trouble) = (api.node.state(), api.node.trouble());
+    let lasting = trouble.certificate.or(trouble.role);
     let mut info = SwarmInfo {
         node_id: Some(String::new()),
         node_addr: Some(String::new()),
@@ -136,9 +137,9 @@ fn swarm(api: &Api) -> SwarmInfo {
             NodeState::Error(reason) => reason.clone(),
             NodeState::Locked => NodeError::Locked.to_string(),
             NodeState::Inactive => String::new(),
-            NodeState::Pending(_) => (trouble.certificate.or(trouble.session)).unwrap_or_default(),
-            // It goes on without a session, but not for long without a certificate.
-            NodeState::Active(_) => trouble.certificate.unwrap_or_default(),
+            NodeState::Pending(_) => lasting.or(trouble.session).unwrap_or_default(),
+            // It goes on without a session.
+            NodeState::Active(_) => lasting.unwrap_or_default(),
         }),
         ..Default::default()
     };

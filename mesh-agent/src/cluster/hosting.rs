@@ -132,6 +132,10 @@ async fn follow(
         };
         let mut lock = node.manager().map(|manager| manager.node_lock());
         let done = done.and_then(|()| seal(&own, lock.as_mut()));
+        node.note(|trouble| {
+            let why = done.as_ref().err();
+            trouble.role = why.map(|why| format!("the node's role is not taken up yet: {why:#}"));
+        });
         show(&node);
         hosted.send_replace(node.manager().is_some());
         drop(held);

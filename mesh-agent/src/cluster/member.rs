@@ -166,7 +166,10 @@ impl Membership {
         match settled {
             Ok(Ok(NodeState::Error(why))) => return failed(&why),
             Ok(Ok(_)) => {}
-            _ => return failed("the manager does not run yet; the agent's log says why"),
+            _ => {
+                let why = node.trouble().role;
+                return failed(why.as_deref().unwrap_or("the manager does not run yet"));
+            }
         }
         // Alone it has its state in a moment; with others, they may have to be unlocked first.
         if let Some(manager) = node.manager()

@@ -28,6 +28,8 @@ pub type SharedDatapath = Arc<Mutex<Option<Datapath>>>;
 pub(crate) struct Trouble {
     /// Its certificate has expired: since when, and why it has no other one yet.
     pub(crate) certificate: Option<String>,
+    /// Why it is not yet the manager, or worker, that it is to be.
+    pub(crate) role: Option<String>,
     /// Why it has no session.
     pub(crate) session: Option<String>,
 }

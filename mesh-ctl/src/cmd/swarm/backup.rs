@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::StreamExt;
-use mesh_api::Client;
+use mesh_api::{Client, backup};
 
 use super::secret_file::SecretFile;
 
@@ -17,12 +17,12 @@ pub(crate) struct Args {
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let path = &args.file;
     let failed = || format!("cannot write {}", path.display());
-    let mut backup = client.swarm_backup().await?;
+    let mut pieces = client.swarm_backup().await?;
     let mut file = SecretFile::create(path).with_context(failed)?;
-    let mut length = 0;
+    let (mut length, mut head) = (0, Vec::new());
     loop {
         let piece = tokio::select! {
-            piece = backup.next() => piece,
+            piece = pieces.next() => piece,
             // So that what was written of it is removed.
             _ = tokio::signal::ctrl_c() => bail!("interrupted"),
         };
@@ -30,6 +30,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
             break;
         };
         length += piece.len();
+        head.extend(piece.iter().take(backup::HEAD - head.len()));
         file.write(&piece).with_context(failed)?;
     }
     ensure!(length > 0, "the agent gave an empty backup");
@@ -39,5 +40,11 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
          It holds the root key, the join tokens and all secrets: keep it as you keep these.",
         path.display()
     )?;
+    if backup::is_locked(&head) {
+        say!(
+            "It is encrypted with the swarm's unlock key, without which it cannot be restored: keep what\n\
+             `mesh-ctl swarm unlock-key` shows now as long as this file, and not beside it."
+        )?;
+    }
     Ok(())
 }
