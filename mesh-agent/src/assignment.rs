@@ -56,7 +56,7 @@ pub struct Assignment {
     pub services: BTreeMap<String, Arc<proto::Service>>,
     /// The running tasks of the cluster on those networks, by service id.
     pub endpoints: BTreeMap<String, Arc<Tasks>>,
-    /// The other nodes, by node id.
+    /// All nodes, this one too, by node id.
     pub peers: BTreeMap<String, proto::Peer>,
     /// What the secrets of this node's tasks hold; not saved.
     pub secrets: Handouts,

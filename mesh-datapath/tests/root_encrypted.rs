@@ -53,7 +53,7 @@ impl Agent {
             port: DEFAULT_PORT,
             epoch: 0,
             others: vec![other],
-            next_port_use: None,
+            used: BTreeMap::new(),
         };
         // No program: in user space nothing starts.
         let ensure = || Handle::ensure(&setup, Path::new("/nonexistent/mesh-agent"));

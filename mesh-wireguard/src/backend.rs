@@ -39,6 +39,9 @@ impl Handle {
             },
             Backend::User => USER_WANTED.to_owned(),
         };
+        if let Some(port_use) = setup.used.get(&setup.port) {
+            return Err(Error::Used(port_use.clone()));
+        }
         Kernel::end(&setup.owner)?;
         tracing::info!(
             why,

@@ -60,8 +60,9 @@ pub struct Setup {
     pub epoch: u64,
     /// All other nodes' tunnel end points.
     pub others: Vec<Ipv4Addr>,
-    /// What has the port after `port` already, in words, if anything does.
-    pub next_port_use: Option<String>,
+    /// UDP ports that are another's though no socket need have them, and whose, in words. WireGuard neither begins at one of
+    /// them nor moves there.
+    pub used: BTreeMap<u16, String>,
 }
 
 /// What the agent asks for.
@@ -205,6 +206,9 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
+    /// Its port is another's: whose, in words.
+    #[error("{0}: publish another one, or start the agent with another --wireguard-port")]
+    Used(String),
     /// It could not do it.
     #[error("{0}")]
     Refused(String),

@@ -42,7 +42,7 @@ impl Helper {
         })
     }
 
-    /// The one that runs, if it is as `setup` says, or could not be because its port is taken. Any other is ended.
+    /// The one that runs, if it is as `setup` says, or could not be because its port is another's. Any other is ended.
     ///
     /// # Errors
     /// What keeps that from ending.
@@ -129,8 +129,11 @@ impl Helper {
     }
 }
 
-/// Whether another program has the port that is asked for.
+/// Whether the port that is asked for is another's.
 fn is_taken(setup: &Setup) -> bool {
+    if setup.used.contains_key(&setup.port) {
+        return true;
+    }
     let bound = UdpSocket::bind((setup.address, setup.port));
     bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
 }

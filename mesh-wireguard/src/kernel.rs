@@ -52,6 +52,8 @@ pub struct Kernel {
     address: Ipv4Addr,
     /// UDP port of even epochs; the next one is that of odd epochs. None: as it is.
     port: Option<u16>,
+    /// As in [`Setup`].
+    used: BTreeMap<u16, String>,
 }
 
 impl Kernel {
@@ -61,6 +63,7 @@ impl Kernel {
             owner: owner.to_owned(),
             address: Ipv4Addr::UNSPECIFIED,
             port: None,
+            used: BTreeMap::new(),
         };
         let devices = found.devices().ok()?;
         (!devices.is_empty()).then_some(found)
@@ -76,6 +79,7 @@ impl Kernel {
             owner: setup.owner.clone(),
             address: setup.address,
             port: Some(setup.port),
+            used: setup.used.clone(),
         };
         let Some(next) = setup.port.checked_add(1) else {
             let why = format!("it takes two ports, and {} is the last", setup.port);
@@ -84,7 +88,8 @@ impl Kernel {
         if !kernel.look()?.is_empty() {
             return Ok(Ok(kernel));
         }
-        if let Some(why) = &setup.next_port_use {
+        let mut ports = [setup.port, next].into_iter();
+        if let Some(why) = ports.find_map(|port| setup.used.get(&port)) {
             return Ok(Err(why.clone()));
         }
         if let Some((to, from)) = other_sources(setup.address, &setup.others).first() {
@@ -187,9 +192,9 @@ impl Kernel {
         }
     }
 
-    /// Moves all devices to the ports that they are to have, or none: while another program has one of both ports, they stay
-    /// where they are, which their status tells, and are moved later. So do they until all are up, as one that is down has
-    /// no port and another would take it.
+    /// Moves all devices to the ports that they are to have, or none: while one of both ports is another's, they stay where
+    /// they are, which their status tells, and are moved later. So do they until all are up, as one that is down has no port
+    /// and another would take it.
     fn move_ports(&self, devices: &mut [Device]) -> Result<(), Error> {
         let Some(first) = self.port else {
             return Ok(());
@@ -199,8 +204,9 @@ impl Kernel {
             return Ok(());
         }
         // Asked first, as the kernel logs each failure.
+        let is_own = |port: u16| devices.iter().any(|device| device.port == port);
         let is_free = |port: u16| {
-            devices.iter().any(|device| device.port == port) || check_port(port).is_ok()
+            !self.used.contains_key(&port) && (is_own(port) || check_port(port).is_ok())
         };
         if !(0..DEVICES).all(|epoch| is_free(plan::port(first, epoch))) {
             return Ok(());
@@ -377,6 +383,7 @@ mod tests {
             owner: "n-1".to_owned(),
             address: Ipv4Addr::LOCALHOST,
             port: Some(port),
+            used: BTreeMap::new(),
         }
     }
 
@@ -422,6 +429,25 @@ mod tests {
             let before = devices.clone();
             kernel(first).move_ports(&mut devices).expect("no move");
             assert_eq!(devices, before);
+        }
+    }
+
+    #[test]
+    fn devices_stay_while_one_of_both_ports_is_published() {
+        // No socket has it, or a device.
+        let (socket, port) = taken();
+        drop(socket);
+        for first in [port - 1, port] {
+            let published = Kernel {
+                used: BTreeMap::from([(port, "published".to_owned())]),
+                ..kernel(first)
+            };
+            for own in [9, port] {
+                let mut devices = [device(5, own), device(4, 8)];
+                let before = devices.clone();
+                published.move_ports(&mut devices).expect("no move");
+                assert_eq!(devices, before);
+            }
         }
     }
 

@@ -340,6 +340,10 @@ impl Mesh {
             }
             let ahead_for = Duration::from_secs(now_s - its.latest.1);
             let status = status(&its.devices, node(last), now_s).expect("devices");
+            if status.is_astray(&others) {
+                self.begin(last);
+                continue;
+            }
             if let Some(epoch) = status.next_epoch(&pace(last), &others, ahead_for) {
                 self.turn(last, epoch);
             }
@@ -414,6 +418,30 @@ fn a_node_that_starts_during_a_change_of_keys_has_one_in_common_with_all() {
         }
         mesh.check();
     }
+}
+
+#[test]
+fn who_is_ahead_alone_and_has_no_key_before_begins_anew() {
+    let pace = |_| Pace {
+        period: Duration::from_secs(100),
+        least: Duration::from_secs(25),
+        delay: Duration::from_secs(10),
+    };
+    let mut mesh = Mesh::new();
+    for last in [1, 2, 3] {
+        mesh.begin(last);
+    }
+    mesh.pass(pace);
+    mesh.turn(2, 1);
+    // It begins with the key that node 2 has, which is gone before the others hear of either.
+    mesh.begin(4);
+    mesh.nodes.remove(&2);
+    assert_eq!(mesh.nodes[&4].devices[0].epoch, 1);
+    for _ in 0..3 {
+        mesh.pass(pace);
+    }
+    mesh.check();
+    assert_eq!(mesh.nodes[&4].devices[0].epoch, 0);
 }
 
 #[test]

@@ -70,12 +70,17 @@ impl Status {
         }
     }
 
-    /// Whether this node is more than one epoch ahead of all others, so that none of them follows it, and nothing goes to any:
-    /// in user space it may have sessions with them nevertheless.
+    /// Whether this node is ahead of all others, and nothing goes to any: by more than one epoch none of them follows it, by one
+    /// not soon, and it has no key before. In user space it may have sessions with them nevertheless.
     pub fn is_astray(&self, told: &BTreeMap<Ipv4Addr, Peer>) -> bool {
         let latest = epochs(told).max();
-        latest.is_some_and(|latest| self.epoch.saturating_sub(latest) > 1)
-            && !self.peers.iter().any(PeerStatus::has_session)
+        let ahead = latest.map_or(0, |latest| self.epoch.saturating_sub(latest));
+        let is_cut = match ahead {
+            0 => false,
+            1 => !self.rotating && !self.peers.iter().any(|peer| peer.proved),
+            _ => true,
+        };
+        is_cut && !self.peers.iter().any(PeerStatus::has_session)
     }
 
     /// Whether there is still time to follow others to the epoch `ahead`, the next one. There is as long as all that are

@@ -270,6 +270,19 @@ fn one_node_alone_does_not_lead_the_others_astray() {
     // What it sends arrives, or would not.
     let (met, idle) = (peer(1, Some(179)), peer(2, Some(180)));
     assert!(!status(0, false, &[met, idle.clone()]).is_astray(&told(&[3, 3])));
+    // By one, it has the key before, or has agreed upon this one. Or neither.
+    let unproved = PeerStatus {
+        proved: false,
+        ..idle.clone()
+    };
+    for (rotating, peer, is_astray) in [
+        (true, &unproved, false),
+        (false, &idle, false),
+        (false, &unproved, true),
+    ] {
+        let status = status(0, rotating, std::slice::from_ref(peer));
+        assert_eq!(status.is_astray(&told(&[4, 4])), is_astray, "{status:?}");
+    }
     let status = status(0, false, &[idle]);
     let cases: [(&[u64], bool); 4] = [
         (&[], false),

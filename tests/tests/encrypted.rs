@@ -257,6 +257,53 @@ fn an_agent_that_is_killed_cuts_nothing_and_a_killed_helper_is_replaced() {
 }
 
 #[test]
+fn a_port_is_either_published_or_encrypted_on() {
+    const OTHER: u16 = 7000;
+    let publish = |port: u16| format!("{port}:80/udp");
+    scenario_on(in_user_space("ports"), |rig| {
+        let (_, shell) = world(rig)?;
+        let refused = |rig: &Rig, port| {
+            let create = ["service", "create", "--publish", &publish(port), "whoami"];
+            let refused = rig.first().ctl(&create)?.refused()?;
+            ensure!(
+                refused.contains("nodes encrypt networks on it"),
+                "{refused}"
+            );
+            Ok(())
+        };
+        refused(rig, WIREGUARD)?;
+        let (published, place) = (publish(OTHER), "node.hostname==n2");
+        rig.create("vpn", &["--publish", &published, "--constraint", place])?;
+        // Started with the port of a service, it stays.
+        let before = status(&rig.nodes[1])?;
+        let node = &mut rig.nodes[1];
+        node.kill()?;
+        node.args
+            .extend(["--wireguard-port".to_owned(), OTHER.to_string()]);
+        node.start()?;
+        rig.wait_ready(2)?;
+        let stays = format!(
+            "UDP port {OTHER} is published by service vpn: WireGuard stays at port {WIREGUARD}"
+        );
+        eventually("doctor to say so", UP_LIMIT, || {
+            let doctor = rig.first().ctl(&["doctor"])?.out;
+            ensure!(doctor.contains(&stays), "{doctor}");
+            Ok(())
+        })?;
+        ensure!(status(&rig.nodes[1])?.key == before.key);
+        rig.exec(&shell, &["curl", "-f", "http://web/"])?;
+        // Once it is free, it moves there.
+        rig.first().ok(&["service", "rm", "vpn"])?;
+        eventually("it to move", UP_LIMIT, || {
+            ensure!(status(&rig.nodes[1])?.port == OTHER, "not yet");
+            rig.exec(&shell, &["curl", "-f", "-m", "2", "http://web/"])
+        })?;
+        // The other node has been told.
+        refused(rig, OTHER)
+    });
+}
+
+#[test]
 fn a_helper_that_hangs_is_replaced() {
     scenario_on(in_user_space("hang"), |rig| {
         let (_, shell) = world(rig)?;

@@ -7,6 +7,7 @@ use mesh_datapath::{ReturnPath, ReturnState, Room, Uplink, UplinkMode};
 use mesh_wireguard::Backend;
 
 use crate::{
+    assignment::Assignment,
     links::{egress, sysctl},
     node::Node,
     reconcile::cipher,
@@ -14,6 +15,9 @@ use crate::{
 
 /// The oldest kernel that has all that is needed.
 const OLDEST: (u32, u32) = (6, 1);
+
+/// What helps where a service has published WireGuard's port.
+const OTHER_PORT: &str = "publish another one, or start the agent with another --wireguard-port";
 
 /// Looks at everything.
 pub(super) async fn look(node: &Node) -> Vec<Finding> {
@@ -60,20 +64,30 @@ pub(super) async fn look(node: &Node) -> Vec<Finding> {
             "see what flushes the rule set, then restart the agent",
         ));
     }
-    let is_encrypted = node.assignment().networks.values().any(|n| n.encrypted);
+    let assignment = node.assignment();
     let reader = node.clone();
     let status = tokio::task::spawn_blocking(move || reader.encryption()).await;
     let status = status.ok().flatten();
     let (wanted, port) = (node.config().wireguard, node.config().wireguard_port);
-    findings.extend(encryption(is_encrypted, status.as_ref(), wanted, port));
+    findings.extend(encryption(&assignment, status.as_ref(), wanted, port));
+    if let (Some(cluster), Some(status)) = (node.state().cluster(), &status) {
+        let found = cipher::not_taken(&assignment, &cluster.node_id, status);
+        findings.extend(found.map(|found| not_taken(&found)));
+    }
     if let Some(IpAddr::V4(own)) = super::own_address(node)
         && status.is_some_and(|status| status.user_space.is_none())
     {
-        let others = cipher::others(&node.assignment(), own);
+        let others = cipher::others(&assignment, own);
         let wrong = mesh_wireguard::other_sources(own, &others);
         findings.extend(wrong.iter().map(|(to, from)| wrong_source(*to, *from, own)));
     }
     findings
+}
+
+/// Nobody sends by a key that nobody is told.
+fn not_taken(found: &str) -> Finding {
+    let remedy = "give each node an address of its own (--data-path-addr), then restart this node's agent, which tells its key anew";
+    fault("encryption", "key", found, remedy)
 }
 
 /// The kernel's WireGuard sends from where the route says.
@@ -89,14 +103,24 @@ fn wrong_source(to: Ipv4Addr, from: Ipv4Addr, own: Ipv4Addr) -> Finding {
 /// Whether encrypted networks of this node reach the other nodes that have some. `backend` and `port` are what its agent was
 /// started with.
 fn encryption(
-    is_wanted: bool,
+    assignment: &Assignment,
     status: Option<&mesh_wireguard::Status>,
     backend: Backend,
     port: u16,
 ) -> Vec<Finding> {
+    let published = cipher::published(assignment);
     let Some(status) = status else {
-        let found = "nothing goes to other nodes on encrypted networks";
-        let finding = fault("encryption", "", found, "see the log of the node's agent");
+        let is_wanted = assignment.networks.values().any(|n| n.encrypted);
+        let nothing = "nothing goes to other nodes on encrypted networks";
+        let finding = match published.get(&port) {
+            None => fault("encryption", "", nothing, "see the log of the node's agent"),
+            Some(published) => fault(
+                "encryption",
+                "",
+                &format!("{nothing}: {published}"),
+                OTHER_PORT,
+            ),
+        };
         return is_wanted.then_some(finding).into_iter().collect();
     };
     let own = match status.why_user_space(backend) {
@@ -107,9 +131,13 @@ fn encryption(
             &format!("by WireGuard in user space, not the kernel's: {why}"),
         ),
     };
-    let remedy = "see what has it (ss -ulnp), or start the agent with another --wireguard-port";
-    let stays = cipher::stays(status, port);
+    let remedy =
+        "see what has it (ss -ulnp, service ls), or start the agent with another --wireguard-port";
+    let stays = cipher::stays(status, port, &published);
     let stays = stays.map(|found| warning("encryption", "port", &found, remedy));
+    let swallowed = cipher::swallowed(status, &published).into_iter();
+    let swallowed =
+        swallowed.map(|(level, found)| finding(level, "encryption", "port", &found, OTHER_PORT));
     let peers = status.peers.iter().map(|peer| {
         let subject = format!("with {}", peer.address);
         if peer.proved {
@@ -128,7 +156,8 @@ fn encryption(
             &remedy,
         )
     });
-    std::iter::once(own).chain(stays).chain(peers).collect()
+    let own = std::iter::once(own).chain(stays);
+    own.chain(swallowed).chain(peers).collect()
 }
 
 fn kernel() -> Vec<Finding> {
@@ -278,6 +307,7 @@ fn finding(level: Level, check: &str, subject: &str, found: &str, remedy: &str) 
 
 #[cfg(test)]
 mod tests {
+    use mesh_api::proto;
     use mesh_datapath::FullTable;
 
     use super::*;
@@ -323,7 +353,17 @@ mod tests {
             let levels = findings.iter().map(Finding::level);
             levels.collect::<Vec<_>>()
         };
-        let told = encryption(true, Some(&status), Backend::Auto, PORT);
+        let [hidden, plain] = [true, false].map(|encrypted| {
+            let network = proto::Network {
+                encrypted,
+                ..Default::default()
+            };
+            Assignment {
+                networks: [(String::new(), network)].into(),
+                ..Default::default()
+            }
+        });
+        let told = encryption(&hidden, Some(&status), Backend::Auto, PORT);
         assert_eq!(told[0].found, "by the kernel's WireGuard");
         assert!(
             told[2].remedy.contains("UDP 51820 and 51821"),
@@ -336,7 +376,7 @@ mod tests {
             next_port: 51821,
             ..status
         };
-        let told = encryption(true, Some(&user_space), Backend::Auto, PORT);
+        let told = encryption(&hidden, Some(&user_space), Backend::Auto, PORT);
         assert!(told[0].found.ends_with("not the kernel's: none here"));
         // It is not where it is to be.
         assert!(told[1].found.contains("port 51820"), "{}", told[1].found);
@@ -357,7 +397,7 @@ mod tests {
                 user_space: Some(why.to_owned()),
                 ..user_space.clone()
             };
-            let told = encryption(true, Some(&status), wanted, PORT);
+            let told = encryption(&hidden, Some(&status), wanted, PORT);
             assert!(told[0].found.ends_with(found), "{}", told[0].found);
         }
         let addresses = [2, 9, 1].map(|last| Ipv4Addr::new(192, 0, 2, last));
@@ -366,10 +406,34 @@ mod tests {
         assert!(told.found.contains("source 192.0.2.9, not 192.0.2.1"));
         assert_eq!(levels(vec![told]), [Level::Warning]);
         assert_eq!(
-            levels(encryption(true, None, Backend::Auto, PORT)),
+            levels(encryption(&hidden, None, Backend::Auto, PORT)),
             [Level::Fault]
         );
-        assert!(encryption(false, None, Backend::Auto, PORT).is_empty());
+        assert!(encryption(&plain, None, Backend::Auto, PORT).is_empty());
+        // A service has published where it is to be.
+        let service = proto::Service {
+            name: "vpn".to_owned(),
+            ports: vec![proto::Port {
+                protocol: proto::Protocol::Udp.into(),
+                published: PORT.into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let published = Assignment {
+            services: [(String::new(), service.into())].into(),
+            ..hidden
+        };
+        let told = encryption(&published, None, Backend::Auto, PORT);
+        assert!(told[0].found.ends_with("published by service vpn"));
+        let at_it = mesh_wireguard::Status {
+            port: PORT,
+            next_port: PORT,
+            ..user_space
+        };
+        let told = encryption(&published, Some(&at_it), Backend::Auto, PORT);
+        let faults = [Level::Ok, Level::Fault, Level::Ok, Level::Warning];
+        assert_eq!(levels(told), faults);
     }
 
     #[test]

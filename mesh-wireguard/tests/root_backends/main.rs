@@ -3,7 +3,7 @@
 mod traffic;
 mod world;
 
-use std::net::UdpSocket;
+use std::{collections::BTreeMap, net::UdpSocket};
 
 use mesh_wireguard::{Backend, Handle, Request};
 use traffic::Traffic;
@@ -197,6 +197,42 @@ fn while_its_new_port_is_taken_a_device_stays_and_keys_go_on() {
 }
 
 #[test]
+#[ignore = "`cargo xtask vm-test root_backends` runs it: it needs the kernel module wireguard"]
+fn while_its_new_port_is_published_a_device_stays() {
+    stay_while_published(Auto);
+}
+
+#[test]
+fn while_its_new_port_is_published_the_process_in_user_space_stays() {
+    stay_while_published(User);
+}
+
+fn stay_while_published(backend: Backend) {
+    let mut world = World::new([backend; 2]);
+    world.agree();
+    let key = world.nodes[0].ask(&Request::Status).key;
+    let port = PORT + 10;
+    world.nodes[0].setup.port = port;
+    world.nodes[0].setup.used = published(port);
+    world.agree();
+    let status = world.nodes[0].ask(&Request::Status);
+    assert_eq!((&status.key, status.first_port()), (&key, PORT));
+    // Nor does it begin there.
+    let node = &mut world.nodes[0];
+    node.enter(|| node.end().expect("to end it"));
+    let refused = node.enter(|| node.ensure().expect_err("the port is published"));
+    let refused = refused.to_string();
+    assert!(refused.starts_with("it is published: "), "{refused}");
+    node.setup.used.clear();
+    world.agree();
+    assert_eq!(world.nodes[0].ask(&Request::Status).first_port(), port);
+}
+
+fn published(port: u16) -> BTreeMap<u16, String> {
+    BTreeMap::from([(port, "it is published".to_owned())])
+}
+
+#[test]
 fn while_its_new_port_is_taken_the_process_in_user_space_stays() {
     let mut world = World::new([User, User]);
     world.agree();
@@ -246,10 +282,10 @@ fn a_node_whose_ports_are_not_free_encrypts_in_user_space() {
     assert!(why.contains("51821"), "{why}");
     node.enter(|| node.end().expect("to end it"));
     drop(taken);
-    node.setup.next_port_use = Some("it is published".to_owned());
+    node.setup.used = published(PORT + 1);
     let why = node.ask(&Request::Status).user_space;
     assert_eq!(why.as_deref(), Some("it is published"));
     node.enter(|| node.end().expect("to end it"));
-    node.setup.next_port_use = None;
+    node.setup.used.clear();
     assert_eq!(node.ask(&Request::Status).user_space, None);
 }

@@ -123,7 +123,7 @@ impl Node {
                 port: PORT,
                 epoch: 4,
                 others: Vec::new(),
-                next_port_use: None,
+                used: BTreeMap::new(),
             },
             device: Arc::default(),
             last: None,
@@ -154,8 +154,13 @@ impl Node {
         Handle::end(&self.setup.socket, OWNER)
     }
 
+    /// Starts it, or finds it, from within.
+    pub(crate) fn ensure(&self) -> Result<Handle, Error> {
+        Handle::ensure(&self.setup, Path::new(EXE))
+    }
+
     pub(crate) fn handle(&self) -> Handle {
-        let handle = self.enter(|| Handle::ensure(&self.setup, Path::new(EXE)));
+        let handle = self.enter(|| self.ensure());
         handle.expect("something that encrypts")
     }
 

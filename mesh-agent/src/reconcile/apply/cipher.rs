@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use mesh_api::proto::{self, Protocol};
+use mesh_api::proto::{self, Level, Protocol};
 use mesh_datapath::FormerCipher;
 use mesh_wireguard::{Handle, OVERHEAD, Pace, Peer, PeerStatus, PublicKey, Request, Setup, Status};
 
@@ -108,18 +108,6 @@ impl Reconciler {
             self.others_epoch = Some((epoch, Instant::now()));
         }
         let ahead_for = self.others_epoch.map(|(_, since)| since.elapsed());
-        let port = self.config.wireguard_port;
-        let port_use = published(assignment, port).map(|published| {
-            format!(
-                "{published}: publish another one, or start the agent with another --wireguard-port"
-            )
-        });
-        // A service that was rolled back may publish it while WireGuard is at the port beside.
-        if let Some(port_use) = &port_use
-            && self.cipher.borrow().is_none()
-        {
-            bail!("{port_use}");
-        }
         let mtu = observe::uplink_mtu(host, self.vtep).unwrap_or(observe::DEFAULT_MTU) - OVERHEAD;
         let held = self.no_new_key.clone();
         let held = held.filter(|(until, _)| Instant::now() < *until);
@@ -129,18 +117,12 @@ impl Reconciler {
                 owner: self.instance.clone(),
                 socket: self.config.wireguard_socket(),
                 address,
-                port,
+                port: self.config.wireguard_port,
                 epoch,
                 others: others(assignment, address),
-                next_port_use: port
-                    .checked_add(1)
-                    .and_then(|next| published(assignment, next)),
+                used: published(assignment),
             },
-            warnings: told_twice(&peers)
-                .into_iter()
-                .chain(port_use.clone())
-                .collect(),
-            port_use,
+            warnings: told_twice(&peers),
             mtu,
             peers,
             ahead_for: ahead_for.unwrap_or_default(),
@@ -155,10 +137,15 @@ impl Reconciler {
         self.no_new_key = outcome
             .no_new_key
             .map(|why| held.unwrap_or_else(|| (Instant::now() + RETRY, why)));
-        for warning in outcome.warnings.difference(&self.cipher_warnings) {
+        let mut warnings = outcome.warnings;
+        let is_told = |own: &proto::Cipher| own.key == status.key;
+        if self.cipher.borrow().as_ref().is_some_and(is_told) {
+            warnings.extend(not_taken(assignment, &self.tools.names.id, &status));
+        }
+        for warning in warnings.difference(&self.cipher_warnings) {
             tracing::warn!("encrypted networks: {warning}");
         }
-        self.cipher_warnings = outcome.warnings;
+        self.cipher_warnings = warnings;
         self.ciphers = Some(Ciphers::of(&status));
         let is_on_its_way = |peer: &PeerStatus| peer.ifindex != status.ifindex;
         if status.key_age_s < CHANGE_S && status.peers.iter().any(is_on_its_way) {
@@ -217,8 +204,6 @@ struct Work {
     peers: BTreeMap<Ipv4Addr, Peer>,
     /// For how long their latest epoch has been known here.
     ahead_for: Duration,
-    /// What has its port, in words, if anything does.
-    port_use: Option<String>,
     /// When this node makes itself a new key.
     pace: Pace,
     /// Why it could not a moment ago.
@@ -251,7 +236,7 @@ impl Work {
             tracing::warn!(
                 epoch = status.epoch,
                 first = setup.epoch,
-                "WireGuard begins anew: no other node's key is nearly as new"
+                "WireGuard begins anew: no other node uses this key, and all have older ones"
             );
             Handle::end(&setup.socket, &setup.owner)?;
             wireguard = Handle::ensure(setup, exe)?;
@@ -259,8 +244,8 @@ impl Work {
         }
         let mut no_new_key = None;
         if let Some(epoch) = status.next_epoch(&self.pace, &self.peers, self.ahead_for) {
-            let published = use_of(status.next_port, setup, self.port_use);
-            no_new_key = self.held.or(published).or_else(|| {
+            let published = setup.used.get(&status.next_port);
+            no_new_key = self.held.or(published.cloned()).or_else(|| {
                 tracing::info!(
                     epoch,
                     "a new WireGuard key: others go on with the old one until they know"
@@ -273,7 +258,10 @@ impl Work {
         let why = no_new_key.as_ref();
         let no_key = why.map(|why| format!("this node stays with its old WireGuard key: {why}"));
         self.warnings.extend(no_key);
-        self.warnings.extend(stays(&status, setup.port));
+        self.warnings
+            .extend(stays(&status, setup.port, &setup.used));
+        let swallowed = swallowed(&status, &setup.used).into_iter();
+        self.warnings.extend(swallowed.map(|(_, words)| words));
         if matches!(wireguard, Handle::Kernel(_)) {
             let own = setup.address;
             let wrong = mesh_wireguard::other_sources(own, &setup.others);
@@ -288,32 +276,78 @@ impl Work {
     }
 }
 
-/// What has the port that the next key is to listen on, in words, if anything does; `first_use` is what has `setup.port`. Where
-/// WireGuard stays at other ports than those asked for, what has these is no matter.
-fn use_of(next_port: u16, setup: &Setup, first_use: Option<String>) -> Option<String> {
-    if next_port == setup.port {
-        first_use
-    } else if Some(next_port) == setup.port.checked_add(1) {
-        setup.next_port_use.clone()
-    } else {
-        None
+/// Words for WireGuard at another UDP port than the one asked for: a service has published that, or another program has it.
+pub(crate) fn stays(
+    status: &Status,
+    wanted: u16,
+    published: &BTreeMap<u16, String>,
+) -> Option<String> {
+    let at = wanted.saturating_add(status.port - status.first_port());
+    if status.port == at {
+        return None;
     }
+    // The kernel's devices move when both are free.
+    let (ports, words) = match wanted.saturating_add(1) {
+        _ if status.next_port == status.port => (vec![wanted], wanted.to_string()),
+        next => (vec![wanted, next], format!("{wanted} or {next}")),
+    };
+    let published = ports.iter().find_map(|port| published.get(port).cloned());
+    let why = published.unwrap_or_else(|| format!("another program has UDP port {words}"));
+    Some(format!(
+        "{why}: WireGuard stays at port {}, which the other nodes are told, until it can move",
+        status.port
+    ))
 }
 
-/// Words for WireGuard at another UDP port than the one asked for: nothing but another program keeps it from that.
-pub(crate) fn stays(status: &Status, wanted: u16) -> Option<String> {
-    let at = wanted.saturating_add(status.port - status.first_port());
-    // The kernel's devices move when both are free.
-    let ports = match status.next_port == status.port {
-        true => wanted.to_string(),
-        false => format!("{wanted} or {}", wanted.saturating_add(1)),
+/// Words for each UDP port of WireGuard that a service has published all the same (before it was told, or by a rollback),
+/// and how bad that is.
+pub(crate) fn swallowed(
+    status: &Status,
+    published: &BTreeMap<u16, String>,
+) -> Vec<(Level, String)> {
+    let ports = BTreeSet::from([status.port, status.next_port]);
+    let found = ports.iter().filter_map(|port| {
+        let published = published.get(port)?;
+        Some(match *port == status.port || status.former.is_some() {
+            true => (
+                Level::Fault,
+                format!("{published}, which gets what other nodes encrypt for this one"),
+            ),
+            false => (
+                Level::Warning,
+                format!("{published}: this node makes no new WireGuard key, which would be there"),
+            ),
+        })
+    });
+    found.collect()
+}
+
+/// Words for a key that this node, `id`, has told, and that the managers do not let it have.
+pub(crate) fn not_taken(assignment: &Assignment, id: &str, status: &Status) -> Option<String> {
+    let own = assignment.peers.get(id)?;
+    let has_key = |peer: &&proto::Peer| {
+        let cipher = peer.cipher.as_ref();
+        cipher.is_some_and(|cipher| cipher.key == status.key)
     };
-    (status.port != at).then(|| {
+    // It takes a moment.
+    if status.key_age_s < CHANGE_S || has_key(&own) {
+        return None;
+    }
+    let others = || assignment.peers.values().filter(|peer| peer.id != id);
+    let is_here = |peer: &&proto::Peer| peer.data_path_address == own.data_path_address;
+    let why = if let Some(other) = others().find(is_here) {
         format!(
-            "another program has UDP port {ports}: WireGuard stays at port {}, which the other nodes are told, until it can move",
-            status.port
+            "{} says that it is at {} too",
+            other.hostname, own.data_path_address
         )
-    })
+    } else if let Some(other) = others().find(has_key) {
+        format!("{} told the same one before", other.hostname)
+    } else {
+        "see the leader's log".to_owned()
+    };
+    Some(format!(
+        "the managers tell no other node this one's WireGuard key: {why}"
+    ))
 }
 
 /// Words for a node that is sent to by the kernel's WireGuard from another address than `own`.
@@ -373,15 +407,21 @@ fn told_twice(peers: &BTreeMap<Ipv4Addr, Peer>) -> BTreeSet<String> {
     several.map(words).collect()
 }
 
-/// Who has published a UDP port, in words, as then its tasks would get what is sent there.
-fn published(assignment: &Assignment, port: u16) -> Option<String> {
-    let is_it = |p: &proto::Port| p.protocol() == Protocol::Udp && p.published == u32::from(port);
-    let mut services = assignment.services.values();
-    let service = services.find(|service| service.ports.iter().any(is_it))?;
-    Some(format!(
-        "UDP port {port} is published by service {}",
-        service.name
-    ))
+/// The published UDP ports, and by whom, in words: its tasks get what is sent there.
+pub(crate) fn published(assignment: &Assignment) -> BTreeMap<u16, String> {
+    let services = assignment.services.values();
+    let ports = services.flat_map(|service| {
+        let udp = service
+            .ports
+            .iter()
+            .filter(|p| p.protocol() == Protocol::Udp);
+        udp.filter_map(|port| {
+            let port = u16::try_from(port.published).ok()?;
+            let words = format!("UDP port {port} is published by service {}", service.name);
+            Some((port, words))
+        })
+    });
+    ports.collect()
 }
 
 #[cfg(test)]
@@ -441,28 +481,75 @@ mod tests {
             });
         }
         assignment.services.insert("v".into(), service.into());
-        assert_eq!(published(&assignment, 51820), None);
+        let words = "UDP port 51821 is published by service vpn";
         assert_eq!(
-            published(&assignment, 51821).as_deref(),
-            Some("UDP port 51821 is published by service vpn")
+            published(&assignment),
+            BTreeMap::from([(51821, words.to_owned())])
         );
     }
 
     #[test]
-    fn only_the_port_of_the_next_key_is_minded() {
-        let setup = Setup {
-            backend: mesh_wireguard::Backend::Auto,
-            owner: "n".to_owned(),
-            socket: "/nowhere".into(),
-            address: Ipv4Addr::LOCALHOST,
-            port: 7000,
-            epoch: 0,
-            others: Vec::new(),
-            next_port_use: Some("second".to_owned()),
+    fn a_port_of_wireguard_that_is_published_is_told() {
+        let level = |former, port: u16| {
+            let published = BTreeMap::from([(port, "published".to_owned())]);
+            let told = swallowed(&status(former, true), &published);
+            told.into_iter().next().map(|(level, _)| level)
         };
-        for (next_port, found) in [(7000, Some("first")), (7001, Some("second")), (51820, None)] {
-            let minded = use_of(next_port, &setup, Some("first".to_owned()));
-            assert_eq!(minded.as_deref(), found, "{next_port}");
+        for (former, port, expected) in [
+            (None, 7000, None),
+            (None, 51820, Some(Level::Warning)),
+            (None, 51821, Some(Level::Fault)),
+            // The key before has it still.
+            (Some(1), 51820, Some(Level::Fault)),
+        ] {
+            assert_eq!(level(former, port), expected, "{former:?} {port}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_the_managers_do_not_take_is_told() {
+        let found = |age, peers: &[(&str, &str, &str)]| {
+            let peers = peers.iter().map(|(id, address, key)| {
+                let cipher = (!key.is_empty()).then(|| proto::Cipher {
+                    key: (*key).to_owned(),
+                    ..Default::default()
+                });
+                let peer = proto::Peer {
+                    id: (*id).to_owned(),
+                    hostname: format!("host-{id}"),
+                    data_path_address: (*address).to_owned(),
+                    cipher,
+                    ..Default::default()
+                };
+                (peer.id.clone(), peer)
+            });
+            let assignment = Assignment {
+                peers: peers.collect(),
+                ..Default::default()
+            };
+            let status = Status {
+                key_age_s: age,
+                ..status(None, true)
+            };
+            not_taken(&assignment, "a", &status)
+        };
+        let (own, other) = (("a", "192.0.2.1", ""), ("b", "192.0.2.2", "other"));
+        assert_eq!(found(100, &[]), None);
+        assert_eq!(found(100, &[("a", "192.0.2.1", "new"), other]), None);
+        assert_eq!(found(CHANGE_S - 1, &[own, other]), None);
+        for (peers, why) in [
+            (
+                [own, ("b", "192.0.2.1", "new")],
+                "host-b says that it is at 192.0.2.1 too",
+            ),
+            (
+                [("a", "192.0.2.1", "before"), ("b", "192.0.2.2", "new")],
+                "host-b told the same one before",
+            ),
+            ([own, other], "see the leader's log"),
+        ] {
+            let told = found(CHANGE_S, &peers).expect("words");
+            assert!(told.ends_with(why), "{told}");
         }
     }
 
@@ -540,18 +627,24 @@ mod tests {
     #[test]
     fn a_port_that_somebody_else_has_is_told() {
         let kernel = status(Some(1), true);
-        assert_eq!(stays(&kernel, 51820), None);
-        let told = stays(&kernel, 7000).expect("words");
+        let none = BTreeMap::new();
+        assert_eq!(stays(&kernel, 51820, &none), None);
+        let told = stays(&kernel, 7000, &none).expect("words");
         assert!(
             told.contains("7000 or 7001") && told.contains("51821"),
             "{told}"
         );
         let user_space = Status {
             next_port: 51821,
-            ..kernel
+            ..kernel.clone()
         };
-        assert_eq!(stays(&user_space, 51821), None);
-        let told = stays(&user_space, 7000).expect("words");
+        assert_eq!(stays(&user_space, 51821, &none), None);
+        let told = stays(&user_space, 7000, &none).expect("words");
         assert!(told.contains("7000") && told.contains("51821"), "{told}");
+        let published = BTreeMap::from([(7001, "published".to_owned())]);
+        let told = stays(&kernel, 7000, &published).expect("words");
+        assert!(told.starts_with("published: "), "{told}");
+        let told = stays(&user_space, 7000, &published).expect("words");
+        assert!(told.starts_with("another program"), "{told}");
     }
 }
