@@ -150,8 +150,9 @@ pub type Outcome = Result<Response, ManagerError>;
 
 /// The rules by which managers of this version apply what they propose. 0: health checks and jobs are refused. 1: health
 /// checks are taken. 2: so are jobs. 3: so is autolock. 4: an update of the cluster that does not say how often its root was
-/// to be rotated leaves that as it was. 5: a node is not given another one's WireGuard key.
-pub const RULES: u32 = 5;
+/// to be rotated leaves that as it was. 5: a node is not given another one's WireGuard key. 6: a
+/// network's addresses are of its range.
+pub const RULES: u32 = 6;
 
 /// A change together with all that is not a function of the state: apply has no clock and rolls
 /// no dice.

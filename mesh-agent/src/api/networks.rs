@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
+    time::Duration,
 };
 
 use axum::{
@@ -19,15 +20,23 @@ use mesh_api::{
     },
     proto,
 };
-use mesh_manager::{Command, Response, state::State as ClusterState};
+use mesh_manager::{
+    Command, ManagerError, Response,
+    state::{Service, State as ClusterState},
+};
+use tokio::time::{Instant, timeout};
 
 use super::{
     Answer, Api,
     args::{Query, json},
     errors::ApiError,
+    leader::READ_PATIENCE,
     services::unexpected,
 };
 use crate::desired;
+
+/// How long a network that is to be removed waits for tasks on it that are ending.
+const ENDING: Duration = Duration::from_secs(60);
 
 const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
 
@@ -128,10 +137,13 @@ fn matches(filters: &Filters, network: &Network) -> bool {
 }
 
 fn in_use(view: &ClusterState, network: &str) -> bool {
-    view.services().any(|service| {
-        service.networks.iter().any(|(id, _)| id == network)
-            || service.vips.iter().any(|vip| vip.network_id == network)
-    }) || view.tasks().any(|task| task.is_on(network))
+    view.services().any(|service| is_of(service, network))
+        || view.tasks().any(|task| task.is_on(network))
+}
+
+fn is_of(service: &Service, network: &str) -> bool {
+    service.networks.iter().any(|(id, _)| id == network)
+        || service.vips.iter().any(|vip| vip.network_id == network)
 }
 
 pub(super) async fn inspect(
@@ -224,11 +236,6 @@ fn refuse_unknown(request: &NetworkCreateRequest) -> Result<(), ApiError> {
             .iter()
             .flat_map(|ipam| ipam.config.iter().flatten())
     };
-    if let Some(range) = configs().find_map(|config| given(&config.ip_range)) {
-        return Err(ApiError::bad_request(format!(
-            "invalid range {range}: addresses are given from the whole subnet"
-        )));
-    }
     if let Some(scope) = given(&request.scope).filter(|scope| *scope != "swarm") {
         return Err(ApiError::bad_request(format!(
             "invalid scope {scope}: networks are the cluster's (swarm)"
@@ -245,8 +252,33 @@ fn refuse_unknown(request: &NetworkCreateRequest) -> Result<(), ApiError> {
 
 pub(super) async fn remove(State(api): State<Api>, Path(id): Path<String>) -> Answer<StatusCode> {
     let manager = api.manager()?;
+    // A stack's networks are removed right after its services.
+    let ended = async {
+        manager.catch_up(Instant::now() + READ_PATIENCE).await?;
+        let mut index = manager.index();
+        while is_only_left(&manager.view(), &id) && index.changed().await.is_ok() {}
+        Ok::<_, ManagerError>(())
+    };
+    if let Ok(ended) = timeout(ENDING, ended).await {
+        ended?;
+    }
     manager.call(Command::RemoveNetwork { id }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Whether nothing but tasks that are about to end is on a network.
+fn is_only_left(view: &ClusterState, key: &str) -> bool {
+    let Ok(network) = view.find_network(key) else {
+        return false;
+    };
+    let mut services = view.services();
+    let mut tasks = view
+        .tasks()
+        .filter(|task| task.is_on(&network.id))
+        .peekable();
+    tasks.peek().is_some()
+        && tasks.all(|task| !task.is_wanted())
+        && !services.any(|service| is_of(service, &network.id))
 }
 
 pub(super) async fn prune(

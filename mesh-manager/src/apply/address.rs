@@ -1,5 +1,5 @@
 //! Giving out addresses. The search goes on where it last ended, so that a freed address rests
-//! until the whole subnet has been walked.
+//! until all of the subnet, or of the range in it, has been walked.
 
 use crate::{ManagerError, state::State};
 use std::net::Ipv4Addr;
@@ -21,24 +21,30 @@ impl Allocation {
         let network = state
             .network(network_id)
             .ok_or_else(|| ManagerError::not_found("network", network_id))?;
-        let base = u32::from(network.subnet.network());
-        let last = u32::from(network.subnet.broadcast()) - base;
+        let from = network.range.unwrap_or(network.subnet);
         let exhausted = || {
             ManagerError::precondition(format!(
-                "no available IPv4 addresses on network {} ({}): use a network with a larger subnet",
+                "no available IPv4 addresses on network {} ({from}): use a network with a larger {}",
                 network.name(),
-                network.subnet
+                network.range.map_or("subnet", |_| "range"),
             ))
         };
         // Network, broadcast and gateway are never given out.
-        if state.indexes().taken(network_id) as u64 + 3 > u64::from(last) + 1 {
+        let base = u32::from(network.subnet.network());
+        let last = u32::from(network.subnet.broadcast()) - base - 1;
+        let first = (u32::from(from.network()) - base).max(1);
+        let last = (u32::from(from.broadcast()) - base).min(last);
+        let count = (last + 1).saturating_sub(first);
+        let usable = count - u32::from(from.contains(network.gateway));
+        if state.indexes().taken(network_id) as u64 >= u64::from(usable) {
             return Err(exhausted());
         }
         let here = self.cursors.iter().rev().find(|(id, _)| id == network_id);
         let cursor = here.map_or(network.cursor, |(_, cursor)| *cursor);
-        for step in 1..=last {
-            // Offsets 1..last-1, walked in a circle.
-            let offset = (cursor + step - 1) % (last - 1) + 1;
+        let begin = (cursor + 1).saturating_sub(first);
+        for step in 0..count {
+            // Walked in a circle.
+            let offset = first + (begin + step) % count;
             let address = Ipv4Addr::from(base + offset);
             let is_free = address != network.gateway
                 && !state.indexes().is_taken(network_id, address)

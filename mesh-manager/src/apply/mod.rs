@@ -11,6 +11,7 @@ mod handout;
 mod network;
 mod node;
 mod port;
+mod range;
 mod rebuild;
 mod service;
 mod subnet;

@@ -1,6 +1,6 @@
 //! Networks: VNI and subnet are given here, once.
 
-use super::{Context, service::HOST_NETWORK, subnet, subnet_v6, validate};
+use super::{Context, range, service::HOST_NETWORK, subnet, subnet_v6, validate};
 use crate::{
     ErrorKind, ManagerError, Outcome, Response,
     state::{Network, State},
@@ -76,6 +76,7 @@ fn insert(
 ) -> Result<String, ManagerError> {
     let cluster = state.cluster().ok_or_else(ManagerError::no_leader)?;
     let (subnet, gateway) = subnet::choose(state, cluster, request.ipam.as_ref())?;
+    let range = range::choose(request, subnet, cx.rules)?;
     let vni = free_vni(state)?;
     let subnet_v6 = subnet_v6::choose(state, cluster, request, vni, gateway)?;
     state.next_vni = vni + 1;
@@ -87,6 +88,7 @@ fn insert(
         vni,
         subnet,
         gateway,
+        range,
         subnet_v6,
         ingress,
         cursor: 0,

@@ -34,7 +34,7 @@ pub(super) fn choose(
             "invalid subnet {text}: expected address/length, as 10.1.0.0/24 or fd00:1::/64"
         ))
     })?;
-    check_first(text, subnet.into())?;
+    check_first("subnet", text, subnet.into())?;
     if !(SHORTEST_PREFIX..=LONGEST_PREFIX).contains(&subnet.prefix()) {
         return Err(ManagerError::invalid(format!(
             "invalid subnet {text}: the length has to be between {SHORTEST_PREFIX} and {LONGEST_PREFIX}, as in 10.1.0.0/24"
@@ -66,13 +66,13 @@ pub(super) fn choose(
     Ok((subnet, gateway))
 }
 
-/// Refuses a subnet, of either family and given as `text`, whose address is not its first one.
-pub(super) fn check_first(text: &str, subnet: IpNetwork) -> Result<(), ManagerError> {
+/// Refuses a subnet or range (`what`), of either family and given as `text`, whose address is not its first one.
+pub(super) fn check_first(what: &str, text: &str, subnet: IpNetwork) -> Result<(), ManagerError> {
     if subnet.ip() == subnet.network() {
         return Ok(());
     }
     Err(ManagerError::invalid(format!(
-        "invalid subnet {text}: it should be {}/{}",
+        "invalid {what} {text}: it should be {}/{}",
         subnet.network(),
         subnet.prefix()
     )))

@@ -80,7 +80,7 @@ fn parse(text: &str) -> Result<Ipv6Network, ManagerError> {
             "invalid subnet {text}: expected IPv6 address/length, as fd00:1::/64"
         ))
     })?;
-    subnet::check_first(text, subnet.into())?;
+    subnet::check_first("subnet", text, subnet.into())?;
     if !(SHORTEST_PREFIX..=LONGEST_PREFIX).contains(&subnet.prefix()) {
         return Err(ManagerError::invalid(format!(
             "invalid subnet {text}: the length has to be between {SHORTEST_PREFIX} and {LONGEST_PREFIX}, \

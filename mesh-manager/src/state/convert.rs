@@ -266,6 +266,7 @@ impl Network {
         let mut configs = vec![engine::IpamConfig {
             subnet: Some(self.subnet.to_string()),
             gateway: Some(self.gateway.to_string()),
+            ip_range: self.range.map(|range| range.to_string()),
             ..Default::default()
         }];
         configs.extend(self.subnet_v6.map(|subnet| engine::IpamConfig {

@@ -456,6 +456,9 @@ pub struct Network {
     pub subnet: Ipv4Network,
     /// The gateway's address; never given to a task.
     pub gateway: Ipv4Addr,
+    /// The part of the subnet that addresses are given from, if not all of it.
+    #[serde(default)]
+    pub range: Option<Ipv4Network>,
     /// IPv6 addresses of the network, where it has them: see [`Network::v6`].
     #[serde(default)]
     pub subnet_v6: Option<Ipv6Network>,
