@@ -15,8 +15,8 @@ use std::{
     hash::{DefaultHasher, Hasher},
 };
 
-/// gRPC's length before each message.
-const PREFIX: usize = 5;
+/// What gRPC puts before each message, bytes: whether it is compressed, and its length.
+pub(crate) const PREFIX: usize = 5;
 /// States are compared at every so many entries of the log.
 const COMPARED: u64 = 16;
 

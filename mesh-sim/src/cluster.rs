@@ -3,8 +3,7 @@
 use crate::{
     checks::digest,
     disk::End,
-    machine::Host,
-    membership,
+    machine::{Host, Papers},
     network::address,
     rules::Seen,
     sim::{Life, Sim},
@@ -12,6 +11,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use mesh_manager::{InitOptions, ManagerHandle, Timings};
+use mesh_pki::Role;
 use std::{
     collections::BTreeSet,
     path::Path,
@@ -25,13 +25,14 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long a manager is cut off, and how long it then has to unseat the leader: several elections' time.
 const CUT: Duration = Duration::from_secs(10);
 
-/// Managers on machines 1, 2, 3...
+/// Managers on machines 1, 2, 3..., then workers.
 pub(crate) struct Cluster {
     sim: Arc<Sim>,
+    /// All machines: workers may become managers.
     pub(crate) hosts: Vec<Arc<Host>>,
     pub(crate) workers: Vec<Arc<Worker>>,
-    /// The manager that is being replaced, or was last.
-    replacing: Mutex<Option<JoinHandle<()>>>,
+    /// Somebody who comes or goes as a manager, or was the last to.
+    changing: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Cluster {
@@ -44,7 +45,7 @@ impl Cluster {
         timings: Timings,
     ) -> Result<Arc<Self>> {
         let host = |number| Arc::new(Host::new(sim, number, directory, timings.clone()));
-        let hosts: Vec<_> = (1..=managers).map(host).collect();
+        let hosts: Vec<_> = (1..=managers + workers).map(host).collect();
         let first = hosts[0].init(InitOptions::default()).await?;
         first.ready().await?;
         let (token, for_workers) = {
@@ -52,8 +53,9 @@ impl Cluster {
             let cluster = view.cluster().context("a cluster")?;
             (cluster.manager_token.clone(), cluster.worker_token.clone())
         };
-        for host in &hosts[1..] {
-            host.join(&[1], &token).await?;
+        let papers = Papers::Token(token);
+        for host in &hosts[1..managers] {
+            host.join(&[1], &papers).await?;
         }
         let mut all = Vec::new();
         for number in managers + 1..=managers + workers {
@@ -65,7 +67,7 @@ impl Cluster {
             sim: sim.clone(),
             hosts,
             workers: all,
-            replacing: Mutex::default(),
+            changing: Mutex::default(),
         });
         for host in &cluster.hosts {
             if let Some((manager, life)) = host.manager() {
@@ -78,7 +80,24 @@ impl Cluster {
 
     /// Machines of all kinds.
     pub(crate) fn machines(&self) -> usize {
-        self.hosts.len() + self.workers.len()
+        self.hosts.len()
+    }
+
+    /// Machines that have a manager, or had, or are about to: not those of mere workers.
+    pub(crate) fn in_use(&self) -> Vec<usize> {
+        let in_use = self.hosts.iter().filter(|host| host.is_in_use());
+        in_use.map(|host| host.number).collect()
+    }
+
+    /// Machines that are to be managers, running or not.
+    fn members(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.hosts.iter().filter(|host| host.node_id().is_some())
+    }
+
+    /// Any machine that has no worker.
+    pub(crate) fn any_without_worker(&self) -> Option<&Arc<Host>> {
+        let alone = self.hosts.len() - self.workers.len();
+        self.sim.pick(&self.hosts[..alone])
     }
 
     /// Any manager that runs.
@@ -121,7 +140,7 @@ impl Cluster {
         }
         // It may have ended by itself, in the middle of a write.
         host.crash(End::TornPowerCut);
-        let others = self.hosts.iter().filter(|h| h.number != number);
+        let others = self.members().filter(|h| h.number != number);
         let remotes = others.map(|h| address(h.number)).collect();
         self.sim.note(format_args!("machine {number}: restart"));
         match host.restart(remotes).await {
@@ -136,8 +155,8 @@ impl Cluster {
         }
     }
 
-    /// Lets a machine that was wiped come in as a new manager; whether it did.
-    pub(crate) async fn come_back(&self, host: &Host) -> bool {
+    /// Lets a machine that was wiped come in as a manager, by papers that may follow the token in force; whether it did.
+    pub(crate) async fn come_in(&self, host: &Host, papers: impl Fn(String) -> Papers) -> bool {
         let running = self.hosts.iter().filter_map(|other| {
             let (manager, _) = other.manager()?;
             (other.number != host.number).then_some((other.number, manager))
@@ -148,10 +167,10 @@ impl Cluster {
         };
         let token = manager.view().cluster().map(|c| c.manager_token.clone());
         let Some(token) = token else { return false };
-        let others = self.hosts.iter().map(|other| other.number);
+        let others = self.members().map(|other| other.number);
         let others = others.filter(|number| number != first && *number != host.number);
         let remotes: Vec<usize> = std::iter::once(*first).chain(others).collect();
-        match host.join(&remotes, &token).await {
+        match host.join(&remotes, &papers(token)).await {
             Ok(life) => {
                 if let Some((manager, _)) = host.manager() {
                     self.watch(host.number, manager, life);
@@ -167,31 +186,27 @@ impl Cluster {
         }
     }
 
-    /// Has the manager of a machine replaced, unless one is being replaced.
-    pub(crate) fn replace(self: &Arc<Self>, number: usize) {
-        let mut replacing = self.replacing();
-        if replacing.as_ref().is_none_or(JoinHandle::is_finished) {
-            let host = self.hosts[number - 1].clone();
-            let work = membership::replace(self.sim.clone(), self.clone(), host);
-            *replacing = Some(tokio::spawn(work));
+    /// Has managers come or go, unless some do: one at a time, as one that is lost counts until it is out.
+    pub(crate) fn change(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut changing = self.changing();
+        if changing.as_ref().is_none_or(JoinHandle::is_finished) {
+            *changing = Some(tokio::spawn(work));
         }
     }
 
-    /// Waits until nobody is being replaced.
-    pub(crate) async fn replaced(&self, limit: Duration) {
-        let replacing = self.replacing().take();
-        let Some(replacing) = replacing else { return };
-        if tokio::time::timeout(limit, replacing).await.is_err() {
+    /// Waits until nobody comes or goes as a manager.
+    pub(crate) async fn changed(&self, limit: Duration) {
+        let changing = self.changing().take();
+        let Some(changing) = changing else { return };
+        if tokio::time::timeout(limit, changing).await.is_err() {
             self.sim.violated(format_args!(
-                "a manager is not replaced {limit:?} after every fault was healed"
+                "a manager is not in, or not out, {limit:?} after every fault was healed"
             ));
         }
     }
 
-    fn replacing(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
-        self.replacing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn changing(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until all managers run and have the same state, in which `is_settled` finds nothing more to be done.
@@ -248,7 +263,7 @@ impl Cluster {
         is_settled: impl Fn(&mesh_manager::state::State) -> Result<(), String>,
     ) -> Result<(), String> {
         let mut applied = None;
-        for host in &self.hosts {
+        for host in self.members() {
             let number = host.number;
             let Some((manager, _)) = host.manager() else {
                 return Err(format!("manager {number} does not run"));
@@ -266,14 +281,39 @@ impl Cluster {
             applied = Some(view.index());
         }
         let agreed = self.agrees().await?;
+        self.are_managers(&agreed)?;
         // Meanwhile there may have been more to do.
         is_settled(&agreed.view())
+    }
+
+    /// Whether those have a vote that are managers, and nobody else.
+    fn are_managers(&self, agreed: &ManagerHandle) -> Result<(), String> {
+        let members: BTreeSet<_> = self.members().filter_map(|host| host.node_id()).collect();
+        let voters = agreed.group().voters;
+        if voters != members {
+            return Err(format!("{voters:?} have a vote, and {members:?} run"));
+        }
+        let view = agreed.view();
+        let has_role = |worker: &&Arc<Worker>| {
+            let node = view.node(&worker.node_id);
+            node.is_some_and(|node| node.role == Role::Manager)
+        };
+        let mut workers = self.workers.iter();
+        match workers.find(|w| has_role(w) != voters.contains(&w.node_id)) {
+            Some(worker) => Err(format!(
+                "worker {} is a manager: {}, and has a vote: {}",
+                worker.number,
+                has_role(&worker),
+                voters.contains(&worker.node_id)
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Whether all managers run, agree on a leader, and have the same state; gives one of them.
     async fn agrees(&self) -> Result<ManagerHandle, String> {
         let mut first: Option<(ManagerHandle, u64, Option<String>)> = None;
-        for host in &self.hosts {
+        for host in self.members() {
             let number = host.number;
             let Some((manager, _)) = host.manager() else {
                 return Err(format!("manager {number} does not run"));

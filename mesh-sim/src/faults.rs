@@ -1,6 +1,8 @@
 //! What goes wrong, and when. Each fault is healed again; at the end all are.
 
-use crate::{cluster::Cluster, disk::End, machine::Host, network::Weather, sim::Sim, tokens};
+use crate::{
+    cluster::Cluster, disk::End, machine::Host, membership, network::Weather, sim::Sim, tokens,
+};
 use rand::Rng;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -24,10 +26,13 @@ enum Fault {
     StartWorker,
     RebootWorker,
     Replace,
+    Lose,
+    Turn,
+    MakeAvailable,
     RotateToken,
 }
 
-const ALL: [Fault; 29] = [
+const ALL: [Fault; 35] = [
     Fault::Crash,
     Fault::CrashWhileWriting,
     Fault::CrashWhileWriting,
@@ -56,6 +61,12 @@ const ALL: [Fault; 29] = [
     Fault::RebootWorker,
     Fault::Replace,
     Fault::Replace,
+    Fault::Lose,
+    Fault::Turn,
+    Fault::Turn,
+    Fault::MakeAvailable,
+    Fault::MakeAvailable,
+    Fault::MakeAvailable,
     Fault::RotateToken,
 ];
 
@@ -77,11 +88,15 @@ pub(crate) async fn happen(
 
 async fn apply(sim: &Arc<Sim>, cluster: &Arc<Cluster>, fault: Fault) {
     let machines = cluster.machines();
-    let number = sim.dice().random_range(1..=cluster.hosts.len());
-    let host = &cluster.hosts[number - 1];
-    let Some(worker) = sim.pick(&cluster.workers) else {
+    let picked = (
+        sim.pick(&cluster.in_use()).copied(),
+        sim.pick(&cluster.workers),
+        cluster.any_without_worker(),
+    );
+    let (Some(number), Some(worker), Some(manager)) = picked else {
         return;
     };
+    let host = &cluster.hosts[number - 1];
     match fault {
         Fault::Crash => {
             cluster.crash(number, any_end(sim));
@@ -162,7 +177,30 @@ async fn apply(sim: &Arc<Sim>, cluster: &Arc<Cluster>, fault: Fault) {
             sim.note(format_args!("worker {}: reboot", worker.number));
             worker.start(true);
         }
-        Fault::Replace => cluster.replace(number),
+        Fault::Replace => {
+            let work = membership::replace(sim.clone(), cluster.clone(), manager.clone());
+            cluster.change(work);
+        }
+        Fault::Lose => {
+            cluster.change(membership::lose(
+                sim.clone(),
+                cluster.clone(),
+                manager.clone(),
+            ));
+        }
+        Fault::Turn => {
+            cluster.change(membership::turn(
+                sim.clone(),
+                cluster.clone(),
+                worker.clone(),
+            ));
+        }
+        // There is always a node that takes tasks: the first.
+        Fault::MakeAvailable if Arc::ptr_eq(worker, &cluster.workers[0]) => {}
+        Fault::MakeAvailable => {
+            let (cluster, worker) = (cluster.clone(), worker.clone());
+            tokio::spawn(membership::make_available(sim.clone(), cluster, worker));
+        }
         Fault::RotateToken => {
             tokio::spawn(tokens::rotate(sim.clone(), cluster.clone()));
         }
@@ -193,8 +231,8 @@ fn down(cluster: &Cluster) -> Vec<usize> {
     down.map(|host| host.number).collect()
 }
 
-/// How long a manager that is being replaced may take for it then.
-const REPLACED: Duration = Duration::from_secs(120);
+/// How long a manager that comes or goes may take for it then.
+const CHANGED: Duration = Duration::from_secs(120);
 
 /// Mends everything, but for clocks that are wrong.
 pub(crate) async fn heal(sim: &Arc<Sim>, cluster: &Arc<Cluster>) {
@@ -210,7 +248,7 @@ pub(crate) async fn heal(sim: &Arc<Sim>, cluster: &Arc<Cluster>) {
     for worker in &cluster.workers {
         worker.heal();
     }
-    cluster.replaced(REPLACED).await;
+    cluster.changed(CHANGED).await;
     // One that came back may have crashed on its way, before all was healed.
     for number in down(cluster) {
         cluster.restart(number).await;

@@ -50,8 +50,18 @@ struct Node {
     certificate: Arc<OnceLock<CertificateDer<'static>>>,
 }
 
+/// What a machine comes in by as a manager.
+pub(crate) enum Papers {
+    /// A token makes it a new node.
+    Token(String),
+    /// It is this node, which has been promoted.
+    Promoted(Caller),
+}
+
 #[derive(Default)]
 struct Running {
+    /// It has been a manager's, or is about to be, since it was wiped.
+    is_in_use: bool,
     life: Life,
     manager: Option<ManagerHandle>,
 }
@@ -71,8 +81,8 @@ impl Simulated for Run {
     }
 
     fn serve(&self, address: SocketAddr, service: Router) {
-        let life = self.caller.life.clone();
-        self.sim.network.serve(address.to_string(), service, life);
+        let (network, server) = (&self.sim.network, self.caller.clone());
+        network.serve(address.to_string(), service, server);
     }
 
     fn database(&self, path: &Path, create: bool) -> Result<Database, DatabaseError> {
@@ -129,11 +139,17 @@ impl Host {
         self.node().id.clone()
     }
 
-    /// The machine ends, and nothing is left of the node that it was.
+    /// The manager ends, and nothing is left of what it had.
     pub(crate) fn wipe(&self) {
         self.crash(End::PowerCut);
         self.disk.wipe();
         *self.node() = Node::default();
+        self.running().is_in_use = false;
+    }
+
+    /// Whether a manager has been started here since it was wiped.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.running().is_in_use
     }
 
     /// The manager, while it runs.
@@ -156,8 +172,11 @@ impl Host {
     fn boot(&self) -> (Config, Life) {
         let life = Life::default();
         let mut running = self.running();
-        running.life = life.clone();
-        running.manager = None;
+        *running = Running {
+            is_in_use: true,
+            life: life.clone(),
+            manager: None,
+        };
         let run = Run {
             sim: self.sim.clone(),
             caller: self.caller(&life),
@@ -206,10 +225,14 @@ impl Host {
     }
 
     /// Comes into a cluster as a manager, by the managers that answer at machines `remotes`; the first gives the certificate.
-    pub(crate) async fn join(&self, remotes: &[usize], token: &str) -> Result<Life> {
+    pub(crate) async fn join(&self, remotes: &[usize], papers: &Papers) -> Result<Life> {
         let (config, life) = self.boot();
         let first = *remotes.first().context("no manager to ask")?;
-        let (identity, _) = certify(&self.sim, self.caller(&life), first, token).await?;
+        let (caller, token) = match papers {
+            Papers::Token(token) => (self.caller(&life), token.as_str()),
+            Papers::Promoted(node) => (node.clone(), ""),
+        };
+        let (identity, _) = certify(&self.sim, caller, first, token).await?;
         identity.save(&config.identity_dir, None)?;
         Manager::prepare(&config)?;
         self.show(&identity)?;
@@ -286,7 +309,7 @@ impl Host {
     }
 }
 
-/// Gets a certificate by a token; the identity, and its certificate as it is shown.
+/// Gets a certificate by a token, or by the caller's own if that is empty; the identity, and its certificate as it is shown.
 pub(crate) async fn certify(
     sim: &Arc<Sim>,
     caller: Caller,

@@ -52,7 +52,7 @@ struct Cli {
     /// Seeds run at a time; as many as there are processors if not given
     #[arg(long)]
     jobs: Option<usize>,
-    /// Plant something wrong, to see that it is found
+    /// Plant something wrong, and run seeds until one finds it
     #[arg(long)]
     plant: Option<sim::Plant>,
 }

@@ -4,12 +4,18 @@
 //! it: late, because it was sent again, or as a connection that breaks. What comes twice are Raft's messages alone, as TCP
 //! gives nothing twice; it is what a leader does that missed the answer.
 
-use crate::sim::{Life, Sim};
+use crate::{
+    checks::PREFIX,
+    sim::{Life, Plant, Sim},
+};
 use axum::Router;
 use bytes::Bytes;
 use futures::future::{Either, pending};
 use http_body_util::{BodyExt, Full, StreamBody};
+use mesh_api::proto::RaftMessage;
 use mesh_manager::{Line, LineError, Shown};
+use mesh_pki::PeerIdentity;
+use prost::Message;
 use rand::Rng;
 use rustls::pki_types::CertificateDer;
 use std::{
@@ -52,9 +58,11 @@ impl Weather {
     };
 }
 
+#[derive(Clone)]
 struct Server {
     router: Router,
-    life: Life,
+    /// Whose it is.
+    own: Caller,
 }
 
 #[derive(Default)]
@@ -99,8 +107,8 @@ impl Network {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn serve(&self, address: String, router: Router, life: Life) {
-        self.lock().servers.insert(address, Server { router, life });
+    pub(crate) fn serve(&self, address: String, router: Router, own: Caller) {
+        self.lock().servers.insert(address, Server { router, own });
     }
 
     pub(crate) fn set_weather(&self, weather: Weather) {
@@ -121,10 +129,10 @@ impl Network {
     }
 
     /// Who answers at an address.
-    fn server(&self, address: &str) -> Option<(Router, Life)> {
+    fn server(&self, address: &str) -> Option<Server> {
         let state = self.lock();
         let server = state.servers.get(address)?;
-        (!server.life.is_over()).then(|| (server.router.clone(), server.life.clone()))
+        (!server.own.life.is_over()).then(|| server.clone())
     }
 
     /// A line to whoever answers at `address`, now or later.
@@ -214,11 +222,16 @@ async fn exchange(
     let to = machine_at(address).ok_or("nobody can be there")?;
     sim.journal().message(path, caller.machine, to, &body);
     pass(sim, caller.machine, to).await?;
-    let deliver = |to: (Router, Life)| {
-        let request = arrived(&parts, caller, Full::new(body.clone()).into_body());
+    let deliver = |to: Server| {
+        let strays = sim.plant == Some(Plant::StrayMessages) && path.starts_with(RAFT);
+        let body = match strays {
+            true => readdressed(&body, &to.own).unwrap_or_default(),
+            false => body.clone(),
+        };
+        let request = arrived(&parts, caller, Full::new(body).into_body());
         let (done, answer) = oneshot::channel();
         tokio::spawn(async move {
-            let served = to.1.during(to.0.oneshot(request)).await;
+            let served = to.own.life.during(to.router.oneshot(request)).await;
             drop(done.send(served));
         });
         answer
@@ -233,6 +246,21 @@ async fn exchange(
     let answer = answer.unwrap_or_else(|never| match never {});
     pass(sim, to, caller.machine).await?;
     Ok(answer.map(Body::new))
+}
+
+/// A message of Raft, as if it were for whoever gets it.
+fn readdressed(body: &Bytes, own: &Caller) -> Option<Bytes> {
+    let node = PeerIdentity::from_certificate(own.certificate.get()?).ok()?;
+    let message = RaftMessage {
+        to: node.node_id,
+        ..RaftMessage::decode(body.get(PREFIX..)?).ok()?
+    };
+    let length = u32::try_from(message.encoded_len()).ok()?;
+    // Not compressed.
+    let mut framed = vec![0];
+    framed.extend(length.to_be_bytes());
+    framed.extend(message.encode_to_vec());
+    Some(framed.into())
 }
 
 trait IntoBody {
@@ -255,11 +283,12 @@ async fn stream(
     let (parts, body) = request.into_parts();
     let to = machine_at(address).ok_or("nobody can be there")?;
     pass(sim, caller.machine, to).await?;
-    let (router, life) = sim.network.server(address).ok_or("connection refused")?;
-    let lives = [caller.life.clone(), life.clone()];
+    let server = sim.network.server(address).ok_or("connection refused")?;
+    let Server { router, own } = server;
+    let lives = [caller.life.clone(), own.life.clone()];
     let sent = relay(sim, body, caller.machine, to, lives.clone());
     let request = arrived(&parts, caller, axum::body::Body::new(sent));
-    let served = life.during(router.oneshot(request)).await;
+    let served = own.life.during(router.oneshot(request)).await;
     let answer = served.ok_or("the connection broke")?;
     let answer = answer.unwrap_or_else(|never| match never {});
     pass(sim, to, caller.machine).await?;

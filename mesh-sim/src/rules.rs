@@ -1,8 +1,10 @@
 //! What has to be true of the state of each manager, whenever it has applied something.
 
 use crate::{process, sim::Sim};
-use mesh_api::engine::ServiceSpecUpdateConfigOrderEnum;
-use mesh_manager::state::{PublishMode, Service, ServiceMode, State, Task, TaskState};
+use mesh_api::engine::{
+    NodeSpecAvailabilityEnum as Availability, ServiceSpecUpdateConfigOrderEnum,
+};
+use mesh_manager::state::{NodeState, PublishMode, Service, ServiceMode, State, Task, TaskState};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
@@ -20,6 +22,18 @@ pub(crate) struct Seen {
     /// By service: its version, and since when it was seen. One that goes and comes again between two looks, of a manager that
     /// catches up, may have had another number of tasks meanwhile.
     versions: BTreeMap<String, (u64, Duration)>,
+    /// The same of nodes.
+    nodes: BTreeMap<String, (u64, Duration)>,
+}
+
+/// Keeps in mind since when an object has this version.
+fn note(seen: &mut BTreeMap<String, (u64, Duration)>, id: &str, version: u64) {
+    let now = process::elapsed();
+    match seen.get_mut(id) {
+        Some(known) if known.0 == version => {}
+        Some(known) => *known = (version, now),
+        None => drop(seen.insert(id.to_owned(), (version, now))),
+    }
 }
 
 /// Looks at what manager `host` has applied.
@@ -33,6 +47,7 @@ pub(crate) fn check(sim: &Sim, host: usize, state: &State, seen: &mut Seen) {
     }
     seen.index = index;
     slots(sim, host, state, seen);
+    placed(sim, host, state, seen);
     tasks_rise(sim, host, state, seen);
     addresses(sim, host, state);
     ports(sim, host, state);
@@ -78,12 +93,7 @@ fn slots(sim: &Sim, host: usize, state: &State, seen: &mut Seen) {
     let now = process::elapsed();
     let is_new = seen.versions.is_empty();
     for service in state.services() {
-        let version = service.meta.version;
-        match seen.versions.get_mut(&service.id) {
-            Some(known) if known.0 == version => {}
-            Some(known) => *known = (version, now),
-            None => drop(seen.versions.insert(service.id.clone(), (version, now))),
-        }
+        note(&mut seen.versions, &service.id, service.meta.version);
     }
     let made = state
         .tasks()
@@ -105,6 +115,36 @@ fn slots(sim: &Sim, host: usize, state: &State, seen: &mut Seen) {
             sim.violated(format_args!(
                 "manager {host}: service {} got another task, and {excess}",
                 service.name()
+            ));
+        }
+    }
+}
+
+/// Nobody gives a task to a node that takes none.
+fn placed(sim: &Sim, host: usize, state: &State, seen: &mut Seen) {
+    for node in state.nodes() {
+        note(&mut seen.nodes, &node.id, node.meta.version);
+    }
+    let closed = state.nodes().filter(|node| {
+        let is_open = node.state == NodeState::Ready && node.availability() == Availability::ACTIVE;
+        let since = seen.nodes.get(&node.id).map(|(_, since)| *since);
+        !is_open && since.is_some_and(|since| process::elapsed() >= since + PLANNED)
+    });
+    for node in closed {
+        let new = state.tasks_of_node(&node.id).find(|task| {
+            let had = seen.tasks.get(&task.id).map(|(had, _)| *had);
+            let now = task.status.state;
+            had.is_none_or(|had| had < TaskState::Assigned)
+                && now >= TaskState::Assigned
+                && !now.is_terminal()
+        });
+        if let Some(task) = new {
+            sim.violated(format_args!(
+                "manager {host}: node {}, which is {:?} and {:?}, got task {}",
+                node.id,
+                node.state,
+                node.availability(),
+                task.id
             ));
         }
     }

@@ -15,7 +15,7 @@ use std::{
 /// How often it is told how far the run is.
 const TOLD: Duration = Duration::from_secs(10);
 
-/// Runs `count` seeds from `from` on; whether all passed. Those that did not are printed.
+/// Runs `count` seeds from `from` on; whether all passed. Those that did not are printed. What is planted is found once.
 pub(crate) fn run(
     from: u64,
     count: u64,
@@ -29,12 +29,14 @@ pub(crate) fn run(
     };
     let began = Instant::now();
     let (next, failed) = (AtomicU64::new(from), AtomicU64::new(0));
+    let passed = AtomicU64::new(0);
     let told = Mutex::new(Instant::now());
     let end = from.saturating_add(count);
     let work = || -> Result<()> {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= end {
+            let is_found = plant.is_some() && failed.load(Ordering::Relaxed) > 0;
+            if seed >= end || is_found {
                 return Ok(());
             }
             let mut command = Command::new(&program);
@@ -48,7 +50,10 @@ pub(crate) fn run(
             if !output.status.success() {
                 failed.fetch_add(1, Ordering::Relaxed);
                 print(seed, plant, &output);
-            } else if told.elapsed() > TOLD {
+                continue;
+            }
+            passed.fetch_add(1, Ordering::Relaxed);
+            if told.elapsed() > TOLD {
                 *told = Instant::now();
                 println!("{} of {count} seeds", seed + 1 - from);
             }
@@ -61,10 +66,10 @@ pub(crate) fn run(
             .collect()
     });
     results.into_iter().collect::<Result<()>>()?;
-    let failed = failed.into_inner();
+    let (passed, failed) = (passed.into_inner(), failed.into_inner());
     println!(
-        "{count} seeds from {from}: {} passed, {failed} failed ({:.0} s)",
-        count - failed,
+        "{} seeds from {from}: {passed} passed, {failed} failed ({:.0} s)",
+        passed + failed,
         began.elapsed().as_secs_f64()
     );
     Ok(failed == 0)

@@ -1,5 +1,6 @@
 //! What has to be true in the end, when all is healed: nothing is left to be done.
 
+use mesh_api::engine::NodeSpecAvailabilityEnum as Availability;
 use mesh_manager::state::{Node, NodeState, Service, ServiceMode, State, Task, TaskState};
 use std::collections::BTreeSet;
 
@@ -22,26 +23,45 @@ pub(crate) fn is_settled(state: &State) -> Result<(), String> {
     }
 }
 
-fn ready(state: &State) -> impl Iterator<Item = &Node> {
-    state.nodes().filter(|node| node.state == NodeState::Ready)
+/// Nodes that take new tasks: they are there, and neither paused nor drained.
+fn active(state: &State) -> impl Iterator<Item = &Node> {
+    let is_active = |node: &&Node| {
+        node.state == NodeState::Ready && node.availability() == Availability::ACTIVE
+    };
+    state.nodes().filter(is_active)
 }
 
-/// The tasks of a service that have not ended: all have to run, but for those that find no port.
+/// Whether a task's node is there and may go on running it: a paused one does, one that is drained does not.
+fn may_run(state: &State, task: &Task) -> bool {
+    let node = task.node_id.as_deref().and_then(|id| state.node(id));
+    node.is_some_and(|node| {
+        node.state == NodeState::Ready && node.availability() != Availability::DRAIN
+    })
+}
+
+/// The tasks of a service that have not ended: all have to run, but for those that find no port, or wait for their node.
 fn settled<'a>(state: &'a State, service: &Service) -> Result<Vec<&'a Task>, String> {
     let tasks = state.tasks_of_service(&service.id);
     let tasks: Vec<&Task> = tasks.filter(|t| !t.status.state.is_terminal()).collect();
     for task in &tasks {
-        let node = task.node_id.as_deref().and_then(|id| state.node(id));
-        let is_there = node.is_some_and(|node| node.state == NodeState::Ready);
-        let runs = task.status.state == TaskState::Running && is_there;
-        if !task.is_wanted() || !(runs || waits_for_port(state, task)) {
+        let may_run = may_run(state, task);
+        let runs = task.status.state == TaskState::Running && may_run;
+        let waits = waits_for_port(state, task) || waits_for_node(state, task);
+        if !task.is_wanted() || !(runs || waits) {
             return Err(format!(
-                "task {} is {}, to be {}, node there: {is_there}",
+                "task {} is {}, to be {}, its node may run it: {may_run}",
                 task.id, task.status.state, task.desired
             ));
         }
     }
     Ok(tasks)
+}
+
+/// Whether a task is for a node that is paused, and takes none.
+fn waits_for_node(state: &State, task: &Task) -> bool {
+    let is_own = |node: &Node| task.node_id.as_ref() == Some(&node.id);
+    let is_bound = task.node_id.is_some() && task.status.state == TaskState::Pending;
+    is_bound && may_run(state, task) && !active(state).any(is_own)
 }
 
 /// Whether a task has no node because its port is in use wherever it could run.
@@ -60,7 +80,7 @@ fn waits_for_port(state: &State, task: &Task) -> bool {
         };
         others.any(is_same)
     };
-    let mut nodes = ready(state).filter(|node| {
+    let mut nodes = active(state).filter(|node| {
         let own = task.node_id.as_deref();
         own.is_none_or(|id| id == node.id)
     });
@@ -82,19 +102,22 @@ fn replicas(state: &State, service: &Service) -> Result<(), String> {
 
 fn global(state: &State, service: &Service) -> Result<(), String> {
     let tasks = settled(state, service)?;
-    let mut nodes: Vec<&str> = tasks.iter().filter_map(|t| t.node_id.as_deref()).collect();
-    nodes.sort_unstable();
-    let wanted: Vec<&str> = ready(state).map(|node| node.id.as_str()).collect();
-    match nodes == wanted {
+    // An update that starts first goes on once the node is active again.
+    let tasks = tasks.iter().filter(|task| !waits_for_node(state, task));
+    let nodes: Vec<&str> = tasks.filter_map(|t| t.node_id.as_deref()).collect();
+    let has_one = |node: &Node| nodes.contains(&node.id.as_str());
+    let is_even = nodes.iter().collect::<BTreeSet<_>>().len() == nodes.len();
+    match is_even && active(state).all(has_one) {
         true => Ok(()),
-        false => Err(format!("it has tasks on {nodes:?}, of {wanted:?}")),
+        false => Err(format!("it has tasks on {nodes:?}")),
     }
 }
 
 /// A job has as many completed tasks as it is to have, each in a slot or on a node of its own, and nothing runs any more.
 fn job(state: &State, service: &Service) -> Result<(), String> {
     let mut tasks = state.tasks_of_service(&service.id);
-    if let Some(task) = tasks.find(|task| !task.status.state.is_terminal()) {
+    let is_left = |task: &&Task| !task.status.state.is_terminal() && !waits_for_node(state, task);
+    if let Some(task) = tasks.find(is_left) {
         return Err(format!("task {} is {}", task.id, task.status.state));
     }
     let done = state.tasks_of_service(&service.id).filter(|task| {
@@ -102,7 +125,7 @@ fn job(state: &State, service: &Service) -> Result<(), String> {
     });
     let is_done = if service.mode().is_global() {
         let done: BTreeSet<&str> = done.filter_map(|t| t.node_id.as_deref()).collect();
-        ready(state).all(|node| done.contains(node.id.as_str()))
+        active(state).all(|node| done.contains(node.id.as_str()))
     } else {
         let done: BTreeSet<u64> = done.map(|task| task.slot).collect();
         done.into_iter().eq(1..=service.completions())

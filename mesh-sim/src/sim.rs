@@ -42,6 +42,12 @@ pub(crate) enum Plant {
     ForgetfulDisks,
     /// Readers that take what a manager has for up to date, and do not ask
     HastyReaders,
+    /// Managers that take messages for those who had their address before
+    StrayMessages,
+    /// Nodes that go on with tasks that they were told to stop
+    DeafNodes,
+    /// Nodes that are promoted, and do not come in as managers
+    AbsentManagers,
 }
 
 /// One run.

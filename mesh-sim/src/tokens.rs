@@ -46,7 +46,9 @@ pub(crate) async fn rotate(sim: Arc<Sim>, cluster: Arc<Cluster>) {
         return;
     }
     sim.note(format_args!("a token was changed"));
-    let asked = sim.dice().random_range(1..=cluster.hosts.len());
+    let Some(asked) = sim.pick(&cluster.in_use()).copied() else {
+        return;
+    };
     let thief = Caller {
         machine: sim.dice().random_range(1..=cluster.machines()),
         life: Life::default(),

@@ -5,7 +5,7 @@ use crate::{
     machine::certify,
     network::{Caller, Network, address},
     process,
-    sim::{Life, Sim},
+    sim::{Life, Plant, Sim},
     specs,
 };
 use anyhow::{Context, Result, bail};
@@ -47,6 +47,7 @@ struct Local {
 /// A worker node. It stays what it is when its agent ends.
 pub(crate) struct Worker {
     pub(crate) number: usize,
+    pub(crate) node_id: String,
     sim: Arc<Sim>,
     managers: usize,
     caller: Caller,
@@ -69,10 +70,11 @@ impl Worker {
             life: Life::default(),
             certificate: Arc::default(),
         };
-        let (_, certificate) = certify(sim, caller.clone(), 1, token).await?;
+        let (identity, certificate) = certify(sim, caller.clone(), 1, token).await?;
         drop(caller.certificate.set(certificate));
         let worker = Self {
             number,
+            node_id: identity.node_id,
             sim: sim.clone(),
             managers,
             caller,
@@ -89,6 +91,11 @@ impl Worker {
 
     fn life(&self) -> MutexGuard<'_, Life> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How this node calls managers.
+    pub(crate) fn caller(&self) -> Caller {
+        self.caller.clone()
     }
 
     /// The agent starts. It finds its tasks running, unless the whole machine was down.
@@ -155,7 +162,7 @@ impl Worker {
         let period = Duration::from_millis(u64::from(welcome.heartbeat_period_ms.max(100)));
         let mut heartbeat = tokio::time::interval(period);
         loop {
-            let is_busy = self.tasks().values().any(Local::is_on_its_way);
+            let is_busy = self.tasks().values().any(|task| self.goes_on(task));
             let step = self.sim.millis(20, 300);
             tokio::select! {
                 biased;
@@ -224,12 +231,17 @@ impl Worker {
         }
     }
 
+    fn goes_on(&self, task: &Local) -> bool {
+        let is_deaf = self.sim.plant == Some(Plant::DeafNodes);
+        task.is_on_its_way() && !(is_deaf && task.desired > TaskState::Running)
+    }
+
     /// Tasks go on, each by itself; those that did.
     fn advance(&self) -> Vec<String> {
         let is_failing = self.is_failing.load(Ordering::Relaxed);
         let mut changed = Vec::new();
         for (id, task) in self.tasks().iter_mut() {
-            if task.is_on_its_way() && self.sim.chance(0.6) {
+            if self.goes_on(task) && self.sim.chance(0.6) {
                 task.step(is_failing && self.sim.chance(FAILS));
                 changed.push(id.clone());
             } else if task.state == TaskState::Running && is_failing && self.sim.chance(FAILS / 4.0)

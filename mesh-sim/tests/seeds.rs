@@ -41,7 +41,14 @@ fn seeds_differ() {
 
 #[test]
 fn what_is_planted_is_found() {
-    for plant in ["forgetful-disks", "hasty-readers"] {
+    let plants = [
+        "forgetful-disks",
+        "hasty-readers",
+        "stray-messages",
+        "deaf-nodes",
+        "absent-managers",
+    ];
+    for plant in plants {
         let output = simulate(&["--seeds", "6", "--plant", plant]);
         let said = said(&output);
         assert!(!output.status.success(), "{plant}: {said}");
