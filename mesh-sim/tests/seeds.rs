@@ -49,7 +49,7 @@ fn what_is_planted_is_found() {
         "absent-managers",
     ];
     for plant in plants {
-        let output = simulate(&["--seeds", "6", "--plant", plant]);
+        let output = simulate(&["--seeds", "12", "--plant", plant]);
         let said = said(&output);
         assert!(!output.status.success(), "{plant}: {said}");
         assert!(said.contains("VIOLATED"), "{plant}: {said}");
