@@ -234,9 +234,49 @@ fn the_docker_command_works_on_the_socket() {
         ensure!(left.is_empty(), "{left}");
         docker(node, &["service", "rm", "one", "checked"])?.ok()?;
         docker(node, &["service", "rm", "web"])?.ok()?;
-        // The network is in use until the last task has stopped.
-        eventually("the network to be removed", UP_LIMIT, || {
-            docker(node, &["network", "rm", "front"])?.ok().map(drop)
-        })
+        // It is in use until the last task has stopped, which is waited for.
+        docker(node, &["network", "rm", "front"])?.ok().map(drop)
+    });
+}
+
+#[test]
+fn the_docker_command_deploys_a_stack_and_removes_it() {
+    scenario("stack", 1, |rig| {
+        let node = rig.first();
+        let file = rig.dir().join("compose.yml");
+        let compose = format!(
+            "services: {{ web: {{ image: {}, networks: [front, pool], deploy: {{ replicas: 2 }} }} }}\n\
+             networks: {{ front: {{}}, pool: {{ external: true }} }}\n",
+            image::WHOAMI
+        );
+        fs::write(&file, compose)?;
+        let file = file.to_string_lossy();
+        let create = [
+            "network",
+            "create",
+            "-d",
+            "overlay",
+            "--subnet",
+            "10.61.0.0/24",
+        ];
+        let range = ["--ip-range", "10.61.0.64/30", "pool"];
+        docker(node, &[&create[..], &range].concat())?.ok()?;
+        docker(node, &["stack", "deploy", "-d", "-c", &file, "shop"])?.ok()?;
+        let tasks = rig.wait_running("shop_web", 2)?;
+        let services = docker(node, &["stack", "services", "shop"])?.ok()?;
+        ensure!(services.contains("shop_web"), "{services}");
+        let network = docker(node, &["network", "inspect", "pool"])?.ok()?;
+        ensure!(network.contains("10.61.0.64/30"), "{network}");
+        for task in &tasks {
+            let show = ["exec", &task.container, "ip", "address"];
+            let shown = docker(node, &show)?.ok()?;
+            ensure!(shown.contains("10.61.0.6"), "{shown}");
+        }
+        docker(node, &["stack", "rm", "shop"])?.ok()?;
+        let left = docker(node, &["network", "ls", "-q", "--filter", "name=shop"])?.ok()?;
+        ensure!(left.is_empty(), "{left}");
+        docker(node, &["stack", "deploy", "-d", "-c", &file, "shop"])?.ok()?;
+        rig.wait_running("shop_web", 2)?;
+        Ok(())
     });
 }

@@ -277,7 +277,7 @@ fn is_only_left(view: &ClusterState, key: &str) -> bool {
         .filter(|task| task.is_on(&network.id))
         .peekable();
     tasks.peek().is_some()
-        && tasks.all(|task| !task.is_wanted())
+        && tasks.all(|task| !task.is_wanted() || view.service(&task.service_id).is_none())
         && !services.any(|service| is_of(service, &network.id))
 }
 
