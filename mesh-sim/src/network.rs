@@ -225,7 +225,7 @@ async fn exchange(
     let deliver = |to: Server| {
         let strays = sim.plant == Some(Plant::StrayMessages) && path.starts_with(RAFT);
         let body = match strays {
-            true => readdressed(&body, &to.own).unwrap_or_default(),
+            true => readdressed(&body, &to.own).unwrap_or_else(|| body.clone()),
             false => body.clone(),
         };
         let request = arrived(&parts, caller, Full::new(body).into_body());

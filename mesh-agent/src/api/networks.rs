@@ -21,10 +21,10 @@ use mesh_api::{
     proto,
 };
 use mesh_manager::{
-    Command, ManagerError, Response,
-    state::{Service, State as ClusterState},
+    Command, Response,
+    state::{NodeState, Service, State as ClusterState},
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::{
     Answer, Api,
@@ -37,6 +37,8 @@ use crate::desired;
 
 /// How long a network that is to be removed waits for tasks on it that are ending.
 const ENDING: Duration = Duration::from_secs(60);
+/// Pause between two looks at them.
+const LOOK: Duration = Duration::from_millis(200);
 
 const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
 
@@ -251,34 +253,42 @@ fn refuse_unknown(request: &NetworkCreateRequest) -> Result<(), ApiError> {
 }
 
 pub(super) async fn remove(State(api): State<Api>, Path(id): Path<String>) -> Answer<StatusCode> {
-    let manager = api.manager()?;
-    // A stack's networks are removed right after its services.
-    let ended = async {
-        manager.catch_up(Instant::now() + READ_PATIENCE).await?;
-        let mut index = manager.index();
-        while is_only_left(&manager.view(), &id) && index.changed().await.is_ok() {}
-        Ok::<_, ManagerError>(())
-    };
-    if let Ok(ended) = timeout(ENDING, ended).await {
-        ended?;
-    }
-    manager.call(Command::RemoveNetwork { id }).await?;
+    let id = emptied(&api, id).await?;
+    api.manager()?.call(Command::RemoveNetwork { id }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Whether nothing but tasks that are about to end is on a network.
-fn is_only_left(view: &ClusterState, key: &str) -> bool {
-    let Ok(network) = view.find_network(key) else {
+/// Waits while nothing but tasks that are ending is on a network: a stack's are removed right after its services. Gives the
+/// network's id.
+async fn emptied(api: &Api, key: String) -> Answer<String> {
+    let begun = Instant::now();
+    let manager = api.manager()?;
+    // Without a leader, the removal itself says so.
+    let _ = manager.catch_up(begun + READ_PATIENCE).await;
+    let found = manager.view().find_network(&key).map(|n| n.id.clone());
+    let id = found.unwrap_or(key);
+    drop(manager);
+    while begun.elapsed() < ENDING && is_ending(&api.manager()?.view(), &id) {
+        sleep(LOOK).await;
+    }
+    Ok(id)
+}
+
+/// Whether only tasks are on a network that are about to end, one of them on a node that is there to end it.
+fn is_ending(view: &ClusterState, network: &str) -> bool {
+    if view.services().any(|service| is_of(service, network)) {
         return false;
-    };
-    let mut services = view.services();
-    let mut tasks = view
-        .tasks()
-        .filter(|task| task.is_on(&network.id))
-        .peekable();
-    tasks.peek().is_some()
-        && tasks.all(|task| !task.is_wanted() || view.service(&task.service_id).is_none())
-        && !services.any(|service| is_of(service, &network.id))
+    }
+    let mut some = false;
+    for task in view.tasks().filter(|task| task.is_on(network)) {
+        // The managers come to want nothing of a service's tasks a moment after it is gone.
+        if task.is_wanted() && view.service(&task.service_id).is_some() {
+            return false;
+        }
+        let node = task.node_id.as_deref().and_then(|id| view.node(id));
+        some |= node.is_none_or(|node| node.state != NodeState::Down);
+    }
+    some
 }
 
 pub(super) async fn prune(

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use mesh_api::proto::{self, Level, Protocol};
+use mesh_api::proto::{self, Level, Protocol, PublishMode};
 use mesh_datapath::FormerCipher;
 use mesh_wireguard::{Handle, OVERHEAD, Pace, Peer, PeerStatus, PublicKey, Request, Setup, Status};
 
@@ -232,7 +232,8 @@ impl Work {
             peers: self.peers.clone(),
         };
         let mut status = wireguard.ask(&set)?;
-        if status.is_astray(&self.peers) {
+        // Where it could not begin, it waits to be followed.
+        if status.is_astray(&self.peers) && !setup.used.contains_key(&setup.port) {
             tracing::warn!(
                 epoch = status.epoch,
                 first = setup.epoch,
@@ -407,14 +408,16 @@ fn told_twice(peers: &BTreeMap<Ipv4Addr, Peer>) -> BTreeSet<String> {
     several.map(words).collect()
 }
 
-/// The published UDP ports, and by whom, in words: its tasks get what is sent there.
+/// The UDP ports that are published on this node, and by whom, in words: its tasks get what is sent there.
 pub(crate) fn published(assignment: &Assignment) -> BTreeMap<u16, String> {
-    let services = assignment.services.values();
-    let ports = services.flat_map(|service| {
-        let udp = service
-            .ports
-            .iter()
-            .filter(|p| p.protocol() == Protocol::Udp);
+    let has_task = |id: &String| assignment.tasks.values().any(|t| t.service_id == *id);
+    let ports = assignment.services.iter().flat_map(|(id, service)| {
+        let is_here = move |port: &&proto::Port| match port.mode() {
+            PublishMode::Ingress => true,
+            PublishMode::Host => has_task(id),
+        };
+        let udp = |port: &&proto::Port| port.protocol() == Protocol::Udp;
+        let udp = service.ports.iter().filter(udp).filter(is_here);
         udp.filter_map(|port| {
             let port = u16::try_from(port.published).ok()?;
             let words = format!("UDP port {port} is published by service {}", service.name);
@@ -486,6 +489,25 @@ mod tests {
             published(&assignment),
             BTreeMap::from([(51821, words.to_owned())])
         );
+        // One of the mode host is where its service has a task.
+        let port = proto::Port {
+            protocol: Protocol::Udp.into(),
+            published: 51820,
+            mode: PublishMode::Host.into(),
+            ..Default::default()
+        };
+        let service = proto::Service {
+            ports: vec![port],
+            ..Default::default()
+        };
+        assignment.services = [("h".to_owned(), service.into())].into();
+        assert_eq!(published(&assignment).len(), 0);
+        let task = proto::Task {
+            service_id: "h".to_owned(),
+            ..Default::default()
+        };
+        assignment.tasks.insert("t".to_owned(), task);
+        assert_eq!(published(&assignment).len(), 1);
     }
 
     #[test]
