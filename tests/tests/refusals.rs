@@ -116,7 +116,7 @@ fn bad_input_is_refused_and_changes_nothing() {
         let others: [(&[&str], &str); 15] = [
             (
                 &create_network(&["10.91.0.0/24", "--ip-range", "10.92.0.128/25", "b"]),
-                "Error response from daemon: invalid ip-range 10.92.0.128/25: parent subnet 10.91.0.0/24 doesn't contain it",
+                "Error response from daemon: rpc error: code = InvalidArgument desc = invalid ip-range 10.92.0.128/25: parent subnet 10.91.0.0/24 doesn't contain it",
             ),
             (
                 &create_network(&["10.91.0.0/24", "--subnet", "10.92.0.0/24", "b"]),
