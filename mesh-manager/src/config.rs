@@ -18,7 +18,7 @@ pub struct Config {
     pub advertise: SocketAddr,
     /// The Engine API, as this manager answers other managers while it leads. It is asked by HTTP/2 on `listen`.
     pub engine_api: axum::Router,
-    /// Reaction times.
+    /// Reaction times and amounts.
     pub timings: Timings,
     /// What it runs on.
     pub machine: Machine,
@@ -26,7 +26,7 @@ pub struct Config {
     pub unlock: Unlock,
 }
 
-/// Reaction times. The defaults suit a LAN.
+/// Reaction times and amounts. The defaults suit a LAN.
 #[derive(Debug, Clone)]
 pub struct Timings {
     /// Period of the Raft leader's heartbeats.
@@ -45,6 +45,8 @@ pub struct Timings {
     pub drain_settle: Duration,
     /// Tasks of a node that has been down this long are given up.
     pub orphan_after: Duration,
+    /// Changes of the orchestrator that are proposed in one entry of the log, unless more have to happen together.
+    pub entry_changes: usize,
     /// The log is compacted into a snapshot after this many entries.
     pub snapshot_entries: u64,
     /// Entries kept after that for followers that are a little behind.
@@ -61,6 +63,7 @@ impl Default for Timings {
             drain_limit: Duration::from_secs(2),
             drain_settle: Duration::from_millis(200),
             orphan_after: Duration::from_secs(24 * 3600),
+            entry_changes: 2000,
             snapshot_entries: 5000,
             kept_entries: 1000,
         }

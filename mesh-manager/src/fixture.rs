@@ -297,7 +297,8 @@ impl World {
         };
         let mut changes: Vec<Change> = services
             .iter()
-            .flat_map(|id| plan(&self.state, id, &inputs).changes)
+            .map(|id| plan(&self.state, id, &inputs))
+            .flat_map(|plan| plan.changes.into_iter().chain(plan.apart))
             .collect();
         changes.extend(schedule(&self.state, self.now, usize::MAX));
         changes

@@ -97,6 +97,7 @@ impl Extent {
         let timings = Timings {
             snapshot_entries: dice.random_range(entries),
             kept_entries: dice.random_range(kept),
+            entry_changes: dice.random_range(1..20),
             ..Timings::default()
         };
         Self {

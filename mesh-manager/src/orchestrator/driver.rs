@@ -1,9 +1,9 @@
 //! Runs the pure planners while this manager leads: waits for events and for the times they asked
 //! for, reads the state, proposes the changes.
 
-use super::{Inputs, Liveness, liveness::heartbeat_period, plan, stop::nanos};
+use super::{Inputs, Liveness, liveness::heartbeat_period, plan, round::Round, stop::nanos};
 use crate::{
-    Change, Operation,
+    ManagerError, Operation,
     core::Core,
     scheduler,
     state::{Event, EventAction, NodeState, ObjectKind},
@@ -21,10 +21,10 @@ const GATHER: Duration = Duration::from_millis(5);
 const LIVENESS_TICK: Duration = Duration::from_millis(250);
 /// A look that comes this late means that the manager itself was not running.
 const STALL: Duration = Duration::from_secs(2);
-/// Changes in one proposal, so that other proposals get their turn. A service's plan is never cut.
+/// With so many changes nothing more is planned before they are proposed.
 const MAX_CHANGES: usize = 500;
-/// Tasks that are placed in one proposal.
-const MAX_PLACED: usize = 2000;
+/// Tasks that are placed by one look at the state.
+const MAX_PLACED: usize = 20_000;
 /// Pause after a proposal failed, say because the leadership is being lost.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -36,8 +36,12 @@ pub(crate) struct Driver {
     dirty: BTreeSet<String>,
     /// When services want to be looked at again, nanoseconds since the epoch.
     timers: BTreeMap<String, i64>,
+    /// All services are to be planned.
+    all_dirty: bool,
     /// Tasks may have become placeable.
     schedule: bool,
+    /// Something other than a task has changed since the last look at the state: what was planned may be of no use.
+    is_stale: bool,
     /// When silence was last measured.
     checked: Instant,
     /// Nanoseconds since the epoch.
@@ -81,10 +85,11 @@ impl Driver {
             events,
             dirty: BTreeSet::new(),
             timers: BTreeMap::new(),
+            all_dirty: true,
             schedule: true,
+            is_stale: false,
             checked: Instant::now(),
         };
-        driver.mark_all();
         tracing::info!("leading: reconcilers start");
         let mut tick = tokio::time::interval(LIVENESS_TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -120,13 +125,10 @@ impl Driver {
         }
     }
 
-    /// Marks every service, also those that are only tasks by now.
     fn mark_all(&mut self) {
-        let state = self.core.store.read();
-        self.dirty.extend(state.services().map(|s| s.id.clone()));
-        self.dirty
-            .extend(state.tasks().map(|t| t.service_id.clone()));
+        self.all_dirty = true;
         self.schedule = true;
+        self.is_stale = true;
     }
 
     fn take(&mut self, event: Result<Event, RecvError>) {
@@ -151,6 +153,7 @@ impl Driver {
         match event.kind {
             ObjectKind::Service => {
                 self.dirty.insert(event.id);
+                self.is_stale = true;
             }
             ObjectKind::Task => {
                 self.schedule = true;
@@ -194,35 +197,51 @@ impl Driver {
 
     /// Plans what is marked and proposes it.
     async fn reconcile(&mut self) {
-        while !self.dirty.is_empty() || self.schedule {
-            let changes = self.plan();
-            if changes.is_empty() {
-                continue;
-            }
-            let count = changes.len();
-            let proposed = self
-                .core
-                .proposer
-                .operation(Operation::Reconcile(changes))
-                .await;
-            if let Err(error) = proposed {
-                tracing::warn!(%error, count, "changes were not taken; planning again");
+        let begun = Instant::now();
+        while self.has_work() {
+            let round = self.plan();
+            if let Err(error) = self.propose(round).await {
+                tracing::warn!(%error, "changes were not taken; planning again");
                 self.mark_all();
                 tokio::time::sleep(RETRY).await;
                 Self::catch_up(&self.core).await;
                 return;
             }
-            // What was just applied marks what has to be looked at next.
-            self.drain();
-            // However much there is to do, silent nodes are looked for in time.
-            if self.checked.elapsed() >= LIVENESS_TICK {
+            // However much there is to do, what is due by the clock gets its turn.
+            if begun.elapsed() >= LIVENESS_TICK {
                 return;
             }
         }
     }
 
-    /// One proposal's worth of changes.
-    fn plan(&mut self) -> Vec<Change> {
+    fn has_work(&self) -> bool {
+        self.all_dirty || self.schedule || !self.dirty.is_empty()
+    }
+
+    /// Proposes a round, entry by entry, until it is done or no more up to date.
+    async fn propose(&mut self, mut round: Round) -> Result<(), ManagerError> {
+        let limit = self.core.config.timings.entry_changes;
+        while let Some(changes) = round.next_entry(limit) {
+            let entry = Operation::Reconcile(changes);
+            self.core.proposer.operation(entry).await?;
+            // What was just applied marks what has to be looked at next.
+            self.drain();
+            if self.checked.elapsed() >= LIVENESS_TICK {
+                self.find_silent().await;
+                self.drain();
+            }
+            if self.is_stale && round.len() > 0 {
+                let (services, placements) = round.given_up();
+                self.dirty.extend(services);
+                self.schedule |= placements;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// One look at the state.
+    fn plan(&mut self) -> Round {
         let core = self.core.clone();
         let state = core.store.read();
         let now = core.config.machine.now();
@@ -243,24 +262,30 @@ impl Driver {
             timings: &core.config.timings,
             is_acknowledged: &is_acknowledged,
         };
-        let mut changes = Vec::new();
-        while changes.len() < MAX_CHANGES {
+        self.is_stale = false;
+        if std::mem::take(&mut self.all_dirty) {
+            // Also those that are only tasks by now.
+            self.dirty.extend(state.services().map(|s| s.id.clone()));
+            self.dirty.extend(state.services_of_tasks().cloned());
+        }
+        let mut round = Round::default();
+        while round.len() < MAX_CHANGES {
             let Some(service_id) = self.dirty.pop_first() else {
                 break;
             };
-            let plan = plan(&state, &service_id, &inputs);
-            changes.extend(plan.changes);
-            match plan.wake_at {
-                Some(at) => drop(self.timers.insert(service_id, at)),
+            let mut plan = plan(&state, &service_id, &inputs);
+            match plan.wake_at.take() {
+                Some(at) => drop(self.timers.insert(service_id.clone(), at)),
                 None => drop(self.timers.remove(&service_id)),
             }
+            round.add(&service_id, plan);
         }
-        if self.schedule && changes.len() < MAX_CHANGES {
+        if self.schedule && round.len() < MAX_CHANGES {
             // What is placed marks tasks, and so the scheduler: those that are left get their turn.
             self.schedule = false;
-            changes.extend(scheduler::schedule(&state, now, MAX_PLACED));
+            round.add_placements(scheduler::schedule(&state, now, MAX_PLACED));
         }
-        changes
+        round
     }
 
     /// Marks nodes that fell silent as down.

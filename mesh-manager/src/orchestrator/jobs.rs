@@ -58,7 +58,7 @@ pub(super) fn plan_replicated(
     let room = service.max_concurrent().saturating_sub(busy).min(MAX_NEW);
     let room = usize::try_from(room).unwrap_or(usize::MAX);
     for slot in free.take(room) {
-        plan.push(Change::CreateTask(NewTask::of(service, slot)));
+        plan.push_apart(Change::CreateTask(NewTask::of(service, slot)));
     }
 }
 

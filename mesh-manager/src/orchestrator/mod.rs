@@ -12,6 +12,7 @@ mod liveness;
 mod reaper;
 mod rebalance;
 mod restart;
+mod round;
 mod stop;
 mod update;
 
@@ -28,8 +29,8 @@ use crate::{
 use group::{Group, GroupKey};
 use std::collections::HashSet;
 
-/// New tasks of a replicated service in one plan, so that an entry of the log stays small.
-const MAX_NEW: u64 = 2000;
+/// New tasks of a replicated service in one plan, so that it takes no longer than silent nodes can wait to be looked for.
+const MAX_NEW: u64 = 20_000;
 
 /// What a plan depends on besides the state.
 pub(crate) struct Inputs<'a> {
@@ -59,6 +60,8 @@ impl Inputs<'_> {
 pub(crate) struct Plan {
     /// To be proposed together: they make sense only so.
     pub(crate) changes: Vec<Change>,
+    /// Each makes sense by itself, whether or not the others happen.
+    pub(crate) apart: Vec<Change>,
     /// Nanoseconds since the epoch.
     pub(crate) wake_at: Option<i64>,
 }
@@ -66,6 +69,10 @@ pub(crate) struct Plan {
 impl Plan {
     fn push(&mut self, change: Change) {
         self.changes.push(change);
+    }
+
+    fn push_apart(&mut self, change: Change) {
+        self.apart.push(change);
     }
 
     fn wake(&mut self, at: i64) {
@@ -88,6 +95,8 @@ pub(crate) fn plan(state: &State, service_id: &str, inputs: &Inputs<'_>) -> Plan
                     stop::desire(task, TaskState::Remove, &mut plan);
                 }
             }
+            // Nothing takes the place of what ends.
+            plan.apart.append(&mut plan.changes);
         }
         Some(service) => {
             let mut groups = group::groups(state, service);
@@ -139,7 +148,7 @@ fn plan_replicated(
     let mut slot = 1;
     while missing > 0 {
         if !occupied.contains(&GroupKey::Slot(slot)) {
-            plan.push(Change::CreateTask(NewTask::of(service, slot)));
+            plan.push_apart(Change::CreateTask(NewTask::of(service, slot)));
             missing -= 1;
         }
         slot += 1;
@@ -180,7 +189,7 @@ fn plan_global(
         .collect();
     for node in state.nodes().filter(|n| n.takes_tasks() && fits(n)) {
         if !occupied.contains(&GroupKey::Node(node.id.clone())) {
-            plan.push(Change::CreateTask(NewTask {
+            plan.push_apart(Change::CreateTask(NewTask {
                 node_id: Some(node.id.clone()),
                 ..NewTask::of(service, 0)
             }));

@@ -17,7 +17,7 @@ pub(super) fn plan(state: &State, service_id: &str, inputs: &Inputs<'_>, plan: &
         if task.desired == TaskState::Remove {
             // A task that no node knows of will never be reported.
             if task.status.state.is_terminal() || task.status.state < TaskState::Assigned {
-                plan.push(Change::DeleteTask {
+                plan.push_apart(Change::DeleteTask {
                     task_id: task.id.clone(),
                 });
             }
@@ -44,7 +44,7 @@ pub(super) fn plan(state: &State, service_id: &str, inputs: &Inputs<'_>, plan: &
         };
         let ended = |t: &&Task| is_past(t) && t.status.state.is_terminal();
         for task in tasks.into_iter().filter(ended).take(excess) {
-            plan.push(Change::DeleteTask {
+            plan.push_apart(Change::DeleteTask {
                 task_id: task.id.clone(),
             });
         }

@@ -21,8 +21,11 @@ use mesh_api::engine;
 use node_set::{Candidate, NodeSet};
 use replicas::Replicas;
 
-/// Where pending tasks go, and why others stay: at most `limit` changes, for more tasks may be pending than one entry of
-/// the log should hold. `now` is nanoseconds since the epoch.
+/// Tasks placed at a time of those for each of which all nodes are looked at.
+const MAX_ALONE: usize = 200;
+
+/// Where pending tasks go, and why others stay: at most `limit` changes, for more tasks may be pending than can be placed in
+/// the time that other work can wait. `now` is nanoseconds since the epoch.
 pub(crate) fn schedule(state: &State, now: i64, limit: usize) -> Vec<Change> {
     let mut pending: Vec<&Task> = state.pending_tasks().collect();
     if pending.is_empty() {
@@ -31,6 +34,7 @@ pub(crate) fn schedule(state: &State, now: i64, limit: usize) -> Vec<Change> {
     pending.sort_by(|a, b| (&a.service_id, a.slot, &a.id).cmp(&(&b.service_id, b.slot, &b.id)));
     let mut nodes = NodeSet::build(state);
     let mut changes = Vec::with_capacity(pending.len().min(limit));
+    let mut alone = 0;
     // A change of placement alone makes no new version of the spec.
     let alike = |a: &&Task, b: &&Task| {
         let kind = |t: &Task| (t.spec_version, t.node_id.is_some());
@@ -39,16 +43,24 @@ pub(crate) fn schedule(state: &State, now: i64, limit: usize) -> Vec<Change> {
     for tasks in pending.chunk_by(alike) {
         let failures = Failures::count(state, &tasks[0].service_id, now);
         let mut replicas = Replicas::of(tasks[0], &failures, &nodes, state);
+        // Where one of them fits nowhere, none does: those that are placed only take room.
+        let mut refused: Option<String> = None;
         for task in tasks {
-            if changes.len() >= limit {
+            if changes.len() >= limit || alone >= MAX_ALONE {
                 return changes;
             }
-            let placed = match &mut replicas {
-                Some(replicas) => replicas.place(&mut nodes, task),
-                None => {
-                    place(&nodes, state, &failures, task).map(|index| nodes.assign(index, task))
+            let placed = match (&refused, &mut replicas) {
+                (Some(error), _) => Err(error.clone()),
+                (None, Some(replicas)) => replicas.place(&mut nodes, task),
+                (None, None) => {
+                    let place = place(&nodes, state, &failures, task);
+                    alone += usize::from(place.is_ok() && task.node_id.is_none());
+                    place.map(|index| nodes.assign(index, task))
                 }
             };
+            if task.node_id.is_none() {
+                refused = placed.as_ref().err().cloned();
+            }
             match placed {
                 Ok(node_id) => changes.push(Change::Assign {
                     task_id: task.id.clone(),
@@ -87,16 +99,13 @@ fn place(
     let filter = Filter::new(task, state);
     let mut refusals = [0usize; Verdict::COUNT];
     let mut fitting: Vec<usize> = Vec::new();
-    for (index, candidate) in nodes.candidates().iter().enumerate() {
-        // A global task knows its node, and so does one that takes the place of another.
-        if task
-            .node_id
-            .as_ref()
-            .is_some_and(|id| *id != candidate.node.id)
-        {
-            continue;
-        }
-        match filter.check(candidate) {
+    // A global task knows its node, and so does one that takes the place of another.
+    let eligible = match task.node_id {
+        Some(_) => nodes.index_of(task).map_or(0..0, |at| at..at + 1),
+        None => 0..nodes.candidates().len(),
+    };
+    for index in eligible {
+        match filter.check(&nodes.candidates()[index]) {
             Ok(()) => fitting.push(index),
             Err(verdict) => refusals[verdict as usize] += 1,
         }

@@ -57,7 +57,7 @@ pub(super) fn weighs(task: &Task) -> bool {
     !state.is_terminal() && state >= TaskState::Assigned && task.is_wanted()
 }
 
-/// Every node.
+/// Every node, ordered by id.
 #[derive(Debug)]
 pub(super) struct NodeSet<'a> {
     candidates: Vec<Candidate<'a>>,
@@ -91,7 +91,9 @@ impl<'a> NodeSet<'a> {
     /// The node that a task is on.
     pub(super) fn index_of(&self, task: &Task) -> Option<usize> {
         let id = task.node_id.as_deref()?;
-        self.candidates.iter().position(|c| c.node.id == id)
+        self.candidates
+            .binary_search_by(|c| c.node.id.as_str().cmp(id))
+            .ok()
     }
 
     /// Counts a task on a node no more.

@@ -1,6 +1,6 @@
 //! Filters, spreading, and the words for what does not fit.
 
-use super::{Constraint, Failures, NodeSet, place, schedule};
+use super::{Constraint, Failures, MAX_ALONE, NodeSet, place, schedule};
 use crate::{
     Change, Command, NodeReport, Operation,
     fixture::{SECOND, World, constrained, on, published, replicated, template},
@@ -363,6 +363,24 @@ fn many_replicas_go_where_each_by_itself_would() {
         .collect();
     assert_eq!(together, alone);
     assert_eq!(schedule(state, world.now, 10).len(), 10);
+}
+
+#[test]
+fn tasks_that_take_a_look_at_all_nodes_each_are_placed_a_few_at_a_time() {
+    let mut world = World::new(&["n1", "n2", "n3"]);
+    let spread = json!({"Preferences": [{"Spread": {"SpreadDescriptor": "node.labels.zone"}}]});
+    let mut spec = placed(0, spread);
+    spec.mode = replicated("x", MAX_ALONE as i64 + 10).mode;
+    world.service(spec).unwrap();
+    let created = world.plan();
+    world.apply(Operation::Reconcile(created)).unwrap();
+    let mut counts = Vec::new();
+    while world.state.pending_tasks().next().is_some() {
+        let changes = schedule(&world.state, world.now, usize::MAX);
+        counts.push(changes.len());
+        world.apply(Operation::Reconcile(changes)).unwrap();
+    }
+    assert_eq!(counts, [MAX_ALONE, 10]);
 }
 
 #[test]

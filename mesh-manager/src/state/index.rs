@@ -200,6 +200,10 @@ impl Indexes {
         members(&self.tasks_by_service, id)
     }
 
+    pub(super) fn services_of_tasks(&self) -> impl Iterator<Item = &String> {
+        self.tasks_by_service.keys()
+    }
+
     pub(super) fn endpoints_of_service(&self, id: &str) -> impl Iterator<Item = &String> {
         members(&self.endpoints_by_service, id)
     }

@@ -142,6 +142,11 @@ impl State {
             .filter_map(|id| self.task(id))
     }
 
+    /// The services that have tasks, whether or not they are there themselves.
+    pub(crate) fn services_of_tasks(&self) -> impl Iterator<Item = &String> {
+        self.indexes.services_of_tasks()
+    }
+
     /// Tasks of a service that have addresses, by task id.
     pub(crate) fn endpoints_of_service<'a>(
         &'a self,
