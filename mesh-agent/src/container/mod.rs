@@ -18,7 +18,7 @@ use mesh_image::ImageConfig;
 use mesh_runtime::{ContainerSpec, ExtraFile, Resources, Ulimit};
 use nix::sys::signal::Signal;
 
-use crate::{health, links::plan::container_id};
+use crate::{health, links::plan::container_id, volumes};
 use template::Values;
 
 pub use files::{hosts, resolv_conf};
@@ -95,13 +95,13 @@ pub struct Places {
     pub volumes: PathBuf,
 }
 
-/// A container to make, and the volume directories that have to exist first.
+/// A container to make, and the volumes that have to be ready first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// What the runtime makes.
     pub container: ContainerSpec,
-    /// Local volumes by name: directories to create where missing.
-    pub volumes: BTreeMap<String, PathBuf>,
+    /// Volumes that have to be ready first, by name.
+    pub volumes: BTreeMap<String, volumes::Wanted>,
     /// Secrets and configs, to be mounted after all that the container has already.
     pub handed: Vec<Handed>,
 }

@@ -8,10 +8,12 @@ use std::{
 use mesh_api::engine::{Mount as EngineMount, MountTypeEnum, TaskSpecContainerSpec};
 use mesh_image::ImageConfig;
 use mesh_runtime::{BindMount, Mount, TmpfsMount};
+use sha2::{Digest, Sha256};
 
 use super::{Places, SpecError, template::Values};
+use crate::volumes::{self, Wanted};
 
-type Planned = (Vec<Mount>, BTreeMap<String, PathBuf>);
+type Planned = (Vec<Mount>, BTreeMap<String, Wanted>);
 
 pub(super) fn mounts(
     wanted: &TaskSpecContainerSpec,
@@ -45,7 +47,7 @@ fn one(
     mount: &EngineMount,
     places: &Places,
     values: Values<'_>,
-    volumes: &mut BTreeMap<String, PathBuf>,
+    volumes: &mut BTreeMap<String, Wanted>,
 ) -> Result<Mount, SpecError> {
     let kind = mount.typ.unwrap_or(MountTypeEnum::VOLUME);
     let wrong = |cause: &str| SpecError::Mount {
@@ -76,29 +78,29 @@ fn one(
             }))
         }
         MountTypeEnum::VOLUME | MountTypeEnum::EMPTY => {
-            let driver = mount
-                .volume_options
-                .as_ref()
-                .and_then(|options| options.driver_config.as_ref()?.name.as_deref())
-                .unwrap_or_default();
-            if !matches!(driver, "" | "local") {
+            let options = mount.volume_options.clone().unwrap_or_default();
+            let driver = options.driver_config.unwrap_or_default();
+            if !matches!(driver.name.as_deref(), None | Some("" | "local")) {
                 return Err(wrong("only the local volume driver is known"));
             }
             // A volume without a name belongs to the one task.
-            let name = if source.is_empty() {
-                format!(
-                    "{}{}",
-                    values.task.id,
-                    target.display().to_string().replace('/', "_")
-                )
-            } else {
-                source
+            let (name, is_anonymous) = match source.is_empty() {
+                true => (anonymous_name(&values.task.id, &target), true),
+                false => (source, false),
             };
-            if !is_volume_name(&name) {
+            if !volumes::is_name(&name) {
                 return Err(wrong("a volume name has only [a-zA-Z0-9][a-zA-Z0-9_.-]"));
             }
             let directory = places.volumes.join(&name).join("_data");
-            volumes.insert(name, directory.clone());
+            let wanted = volumes.entry(name).or_insert_with(|| Wanted {
+                options: driver.options.unwrap_or_default().into_iter().collect(),
+                labels: options.labels.unwrap_or_default().into_iter().collect(),
+                is_anonymous,
+                copy: Vec::new(),
+            });
+            if !options.no_copy.unwrap_or_default() {
+                wanted.copy.push(target.clone());
+            }
             Ok(Mount::Bind(BindMount {
                 source: directory,
                 target,
@@ -132,9 +134,12 @@ fn target_of(mount: &Mount) -> &Path {
     }
 }
 
-fn is_volume_name(name: &str) -> bool {
-    name.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+/// The name of a task's own volume; as long as those that Docker makes up, and the same if it is asked for again.
+fn anonymous_name(task: &str, target: &Path) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(task.as_bytes());
+    hasher.update([0]);
+    hasher.update(target.as_os_str().as_encoded_bytes());
+    let bytes = hasher.finalize();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

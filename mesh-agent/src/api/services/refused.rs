@@ -3,7 +3,7 @@
 use mesh_api::engine::{HealthConfig, Mount, ServiceSpec};
 use mesh_manager::state::ServiceMode;
 
-use crate::{api::errors::ApiError, container};
+use crate::{api::errors::ApiError, container, volumes};
 
 /// Least time in a health check that is not zero, nanoseconds.
 const LEAST_TIME: i64 = 1_000_000;
@@ -124,28 +124,30 @@ fn volume(mount: &Mount) -> Result<(), ApiError> {
     let Some(options) = &mount.volume_options else {
         return Ok(());
     };
-    let driver = options.driver_config.as_ref();
-    let name = driver.and_then(|d| d.name.as_deref()).unwrap_or_default();
-    let has_options = driver
-        .and_then(|d| d.options.as_ref())
-        .is_some_and(|given| !given.is_empty());
-    let refused = if !matches!(name, "" | "local") {
-        "a volume driver other than local"
-    } else if has_options {
-        "options of a volume driver"
-    } else if options
-        .subpath
-        .as_deref()
-        .is_some_and(|path| !path.is_empty())
-    {
-        "a subpath of a volume"
-    } else {
-        return Ok(());
-    };
     let target = mount.target.as_deref().unwrap_or_default();
-    Err(ApiError::bad_request(format!(
-        "invalid mount at {target}: {refused} is not supported yet; use a bind mount"
-    )))
+    let refused = |what: String| {
+        Err(ApiError::bad_request(format!(
+            "invalid mount at {target}: {what}"
+        )))
+    };
+    let driver = options.driver_config.clone().unwrap_or_default();
+    let name = driver.name.unwrap_or_default();
+    if !matches!(name.as_str(), "" | "local") {
+        return refused(format!(
+            "volume driver {name:?}: only the local driver is there"
+        ));
+    }
+    if options.subpath.as_deref().is_some_and(|p| !p.is_empty()) {
+        return refused("a subpath of a volume is not supported; use a bind mount".to_owned());
+    }
+    let driver_options = driver.options.unwrap_or_default();
+    if !driver_options.is_empty() && mount.source.as_deref().unwrap_or_default().is_empty() {
+        return refused("a volume with driver options needs a source, which names it".to_owned());
+    }
+    match volumes::check_options(&driver_options.into_iter().collect()) {
+        Ok(()) => Ok(()),
+        Err(error) => refused(error.to_string()),
+    }
 }
 
 #[cfg(test)]
@@ -169,20 +171,37 @@ mod tests {
     fn volumes() {
         assert_eq!(mount(json!({})), None);
         assert_eq!(mount(json!({"DriverConfig": {"Name": "local"}})), None);
-        for (options, word) in [
+        let nfs = json!({"type": "nfs", "o": "addr=10.0.0.1,rw", "device": ":/x"});
+        assert_eq!(mount(json!({"DriverConfig": {"Options": nfs}})), None);
+        for (options, words) in [
             (
                 json!({"DriverConfig": {"Name": "nfs"}}),
-                "a volume driver other than local",
+                "volume driver \"nfs\": only the local driver is there",
             ),
             (
                 json!({"DriverConfig": {"Options": {"type": "nfs"}}}),
-                "options of a volume driver",
+                "missing required option: \"device\"",
             ),
-            (json!({"Subpath": "a/b"}), "a subpath of a volume"),
+            (
+                json!({"DriverConfig": {"Options": {"colour": "red"}}}),
+                "invalid option: \"colour\"",
+            ),
+            (
+                json!({"Subpath": "a/b"}),
+                "a subpath of a volume is not supported; use a bind mount",
+            ),
         ] {
             let told = mount(options).expect("refused");
-            assert!(told.contains(word) && told.contains("/d"), "{told}");
+            assert_eq!(told, format!("invalid mount at /d: {words}"));
         }
+        let unnamed = json!({"Type": "volume", "Target": "/d", "VolumeOptions": {"DriverConfig": {"Options": nfs}}});
+        let told = told(json!({"ContainerSpec": {"Image": "a", "Mounts": [unnamed]}}));
+        assert_eq!(
+            told.as_deref(),
+            Some(
+                "invalid mount at /d: a volume with driver options needs a source, which names it"
+            )
+        );
     }
 
     #[test]
