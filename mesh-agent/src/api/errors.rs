@@ -199,6 +199,11 @@ impl ApiError {
         )
     }
 
+    /// The log of a container of which none is kept.
+    pub(crate) fn no_log() -> Self {
+        Self::not_implemented("configured logging driver does not support reading")
+    }
+
     /// Somebody else prunes.
     pub(crate) fn prune_running() -> Self {
         Self::new(StatusCode::CONFLICT, "a prune operation is already running")

@@ -2,6 +2,7 @@
 
 mod files;
 mod handouts;
+pub mod logging;
 mod mounts;
 mod template;
 
@@ -15,7 +16,7 @@ use mesh_api::{
     proto,
 };
 use mesh_image::ImageConfig;
-use mesh_runtime::{ContainerSpec, ExtraFile, Resources, Ulimit};
+use mesh_runtime::{ContainerSpec, ExtraFile, LogLimits, Resources, Ulimit};
 use nix::sys::signal::Signal;
 
 use crate::{health, links::plan::container_id, volumes};
@@ -102,6 +103,8 @@ pub struct Plan {
     pub container: ContainerSpec,
     /// Volumes that have to be ready first, by name.
     pub volumes: BTreeMap<String, volumes::Wanted>,
+    /// Directories of the node that a bind mount asks to be made where they are missing.
+    pub folders: Vec<PathBuf>,
     /// Secrets and configs, to be mounted after all that the container has already.
     pub handed: Vec<Handed>,
 }
@@ -128,7 +131,11 @@ pub fn plan(
         _ => None,
     };
     let privileges = wanted.privileges.clone().unwrap_or_default();
-    let (mounts, volumes) = mounts::mounts(wanted, image, places, values)?;
+    let mounts::Planned {
+        mounts,
+        volumes,
+        folders,
+    } = mounts::mounts(wanted, image, places, values)?;
     let container = ContainerSpec {
         id: task.id.clone(),
         rootfs: places.rootfs.clone(),
@@ -171,11 +178,17 @@ pub fn plan(
         stop_signal,
         labels: labels(task, wanted, image, node),
         health: health::check::of(wanted.health_check.as_ref(), image),
+        log: logging::limits(spec.log_driver.as_ref()).unwrap_or_else(|error| {
+            // Of a service from before drivers were looked at.
+            tracing::warn!(task = task.name, %error, "its log is kept as any other");
+            LogLimits::default()
+        }),
         ..ContainerSpec::default()
     };
     Ok(Plan {
         container,
         volumes,
+        folders,
         handed: handed(wanted)?,
     })
 }

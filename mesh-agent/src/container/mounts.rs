@@ -13,7 +13,15 @@ use sha2::{Digest, Sha256};
 use super::{Places, SpecError, template::Values};
 use crate::volumes::{self, Wanted};
 
-type Planned = (Vec<Mount>, BTreeMap<String, Wanted>);
+/// Mounts, and what has to be there first.
+#[derive(Default)]
+pub(super) struct Planned {
+    pub(super) mounts: Vec<Mount>,
+    /// Volumes by name.
+    pub(super) volumes: BTreeMap<String, Wanted>,
+    /// Directories of the node.
+    pub(super) folders: Vec<PathBuf>,
+}
 
 pub(super) fn mounts(
     wanted: &TaskSpecContainerSpec,
@@ -21,14 +29,14 @@ pub(super) fn mounts(
     places: &Places,
     values: Values<'_>,
 ) -> Result<Planned, SpecError> {
-    let mut mounts = Vec::new();
-    let mut volumes = BTreeMap::new();
+    let mut planned = Planned::default();
     for mount in wanted.mounts.iter().flatten() {
-        mounts.push(one(mount, places, values, &mut volumes)?);
+        let mount = one(mount, places, values, &mut planned)?;
+        planned.mounts.push(mount);
     }
     // Paths the image wants kept get a volume of their own, unless something is mounted there.
     for target in &image.volumes {
-        let taken = mounts
+        let taken = (planned.mounts)
             .iter()
             .any(|mount| target_of(mount) == Path::new(target));
         if !taken {
@@ -37,17 +45,18 @@ pub(super) fn mounts(
                 typ: Some(MountTypeEnum::VOLUME),
                 ..EngineMount::default()
             };
-            mounts.push(one(&mount, places, values, &mut volumes)?);
+            let mount = one(&mount, places, values, &mut planned)?;
+            planned.mounts.push(mount);
         }
     }
-    Ok((mounts, volumes))
+    Ok(planned)
 }
 
 fn one(
     mount: &EngineMount,
     places: &Places,
     values: Values<'_>,
-    volumes: &mut BTreeMap<String, Wanted>,
+    planned: &mut Planned,
 ) -> Result<Mount, SpecError> {
     let kind = mount.typ.unwrap_or(MountTypeEnum::VOLUME);
     let wrong = |cause: &str| SpecError::Mount {
@@ -66,6 +75,9 @@ fn one(
                 return Err(wrong("the source must be an absolute path"));
             }
             let options = mount.bind_options.clone().unwrap_or_default();
+            if options.create_mountpoint.unwrap_or_default() {
+                planned.folders.push(source.clone().into());
+            }
             Ok(Mount::Bind(BindMount {
                 source: source.into(),
                 target,
@@ -92,7 +104,7 @@ fn one(
                 return Err(wrong("a volume name has only [a-zA-Z0-9][a-zA-Z0-9_.-]"));
             }
             let directory = places.volumes.join(&name).join("_data");
-            let wanted = volumes.entry(name).or_insert_with(|| Wanted {
+            let wanted = planned.volumes.entry(name).or_insert_with(|| Wanted {
                 options: driver.options.unwrap_or_default().into_iter().collect(),
                 labels: options.labels.unwrap_or_default().into_iter().collect(),
                 is_anonymous,

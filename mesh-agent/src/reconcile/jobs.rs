@@ -112,6 +112,10 @@ impl Tools {
             let make = move || container::plan(&task, &spec, &config, &names, &places);
             tokio::task::spawn_blocking(make).await??
         };
+        for folder in &plan.folders {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("create {}", folder.display()))?;
+        }
         // A file server that does not answer holds up nobody else's task.
         drop(turn);
         let _taken = self

@@ -10,7 +10,7 @@ use mesh_api::{
     engine::{
         self, ContainerConfig, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum,
         ContainerSummaryStateEnum, Health, HealthStatusEnum, HealthcheckResult, HostConfig,
-        MountPoint, MountPointTypeEnum, MountTypeEnum, NetworkSettings,
+        HostConfigLogConfig, MountPoint, MountPointTypeEnum, MountTypeEnum, NetworkSettings,
     },
     moment,
 };
@@ -20,6 +20,7 @@ use mesh_runtime::Mount;
 use super::{container_spec, image_and_command, labels, networks, node_id, state};
 use crate::{
     api::{Answer, Api},
+    container::logging,
     health::{self, Status},
     node::LocalTask,
 };
@@ -141,6 +142,14 @@ fn described(health: health::Health) -> Health {
     }
 }
 
+/// The driver of a task's log.
+pub(super) fn log_driver(task: &LocalTask) -> &str {
+    let driver = task.spec.log_driver.as_ref();
+    let name = driver.and_then(|driver| driver.name.as_deref());
+    name.filter(|name| !name.is_empty())
+        .unwrap_or(logging::DRIVERS[0])
+}
+
 fn host_config(task: &LocalTask) -> HostConfig {
     let spec = container_spec(task);
     let limits = task
@@ -159,6 +168,10 @@ fn host_config(task: &LocalTask) -> HostConfig {
         init: spec.init,
         sysctls: spec.sysctls,
         mounts: spec.mounts,
+        log_config: Some(HostConfigLogConfig {
+            typ: Some(log_driver(task).to_owned()),
+            config: (task.spec.log_driver.as_ref()).and_then(|driver| driver.options.clone()),
+        }),
         network_mode: Some("default".to_owned()),
         ..Default::default()
     }

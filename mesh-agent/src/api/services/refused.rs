@@ -28,6 +28,7 @@ pub(super) fn check(spec: &ServiceSpec) -> Result<(), ApiError> {
         .flatten()
     {
         volume(mount)?;
+        bind(mount)?;
     }
     if let Some(container) = container {
         container::handed(container).map_err(|error| ApiError::bad_request(error.to_string()))?;
@@ -36,6 +37,8 @@ pub(super) fn check(spec: &ServiceSpec) -> Result<(), ApiError> {
         container::check_templates(container, name, &labels)
             .map_err(|error| invalid(&error.to_string()))?;
     }
+    container::logging::limits(template.log_driver.as_ref())
+        .map_err(|error| ApiError::bad_request(error.to_string()))?;
     let limits = template.resources.as_ref().and_then(|r| r.limits.as_ref());
     match limits.and_then(|limits| limits.pids) {
         Some(pids) if pids < 0 => Err(ApiError::bad_request(format!(
@@ -120,6 +123,18 @@ fn health_check(wanted: &HealthConfig) -> Result<(), ApiError> {
     }
 }
 
+/// What is asked of a bind mount beyond what all get.
+fn bind(mount: &Mount) -> Result<(), ApiError> {
+    let options = mount.bind_options.as_ref();
+    if options.and_then(|options| options.read_only_force_recursive) == Some(true) {
+        let target = mount.target.as_deref().unwrap_or_default();
+        return Err(ApiError::bad_request(format!(
+            "invalid mount at {target}: bind-recursive=readonly is not supported: what is mounted below the source stays writable"
+        )));
+    }
+    Ok(())
+}
+
 fn volume(mount: &Mount) -> Result<(), ApiError> {
     let Some(options) = &mount.volume_options else {
         return Ok(());
@@ -201,6 +216,37 @@ mod tests {
             Some(
                 "invalid mount at /d: a volume with driver options needs a source, which names it"
             )
+        );
+    }
+
+    #[test]
+    fn bind_mounts() {
+        let options = |options: Value| {
+            let mount =
+                json!({"Type": "bind", "Source": "/s", "Target": "/d", "BindOptions": options});
+            told(json!({"ContainerSpec": {"Image": "a", "Mounts": [mount]}}))
+        };
+        assert_eq!(
+            options(json!({"CreateMountpoint": true, "ReadOnlyNonRecursive": true})),
+            None
+        );
+        let refused = options(json!({"ReadOnlyForceRecursive": true})).expect("refused");
+        assert!(
+            refused.starts_with("invalid mount at /d: bind-recursive=readonly"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn log_drivers() {
+        let driver = |name: &str| {
+            told(json!({"ContainerSpec": {"Image": "a"}, "LogDriver": {"Name": name}}))
+        };
+        assert_eq!(driver("local"), None);
+        let refused = driver("gelf").expect("refused");
+        assert!(
+            refused.contains("no log driver named 'gelf' is registered"),
+            "{refused}"
         );
     }
 
