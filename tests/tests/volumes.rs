@@ -322,6 +322,10 @@ fn short_commands_do_what_their_long_forms_do() {
         rig.network("used")?;
         rig.network("unused")?;
         node.ok(&["service", "update", "-q", "--network-add", "used", "web"])?;
+        // What an update put aside is shown, by either command.
+        let previous = ["service", "inspect", "-f", "{{.PreviousSpec.Name}}", "web"];
+        let (theirs, ours) = (docker(node, &previous)?.ok()?, node.ok(&previous)?);
+        ensure!(theirs == "web\n" && ours == theirs, "{theirs}{ours}");
         let pruned = node.ok(&["network", "prune", "-f"])?;
         ensure!(pruned == "Deleted Networks:\nunused\n\n", "{pruned}");
         Ok(())

@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, fs, os::unix::fs::MetadataExt, path::Path};
 
+use super::record::is_scratch;
+
 /// Bytes of the files in a directory, each counted once; links are not followed, and what cannot be read counts nothing.
 pub(super) fn size(dir: &Path) -> u64 {
     let mut left = vec![dir.to_owned()];
@@ -23,7 +25,7 @@ pub(super) fn size(dir: &Path) -> u64 {
 /// Removes what an agent that was killed left half made or half removed in the directory of volumes.
 pub(super) fn sweep(volumes: &Path) {
     for entry in fs::read_dir(volumes).into_iter().flatten().flatten() {
-        let is_left = entry.file_name().to_string_lossy().starts_with('.');
+        let is_left = is_scratch(&entry.file_name().to_string_lossy());
         if is_left && let Err(error) = mesh_image::remove_tree(&entry.path()) {
             let path = entry.path();
             tracing::warn!(path = %path.display(), %error, "what is left of a volume stays");
@@ -51,10 +53,12 @@ mod tests {
     #[test]
     fn only_what_is_left_is_swept() {
         let dir = tempfile::tempdir().expect("a directory");
-        for name in [".half/x", "data/_data"] {
+        let left = crate::volumes::record::scratch_in(dir.path()).expect("made");
+        for name in [".Trash/x", "data/_data"] {
             fs::create_dir_all(dir.path().join(name)).expect("made");
         }
         sweep(dir.path());
-        assert!(!dir.path().join(".half").exists() && dir.path().join("data/_data").exists());
+        let there = |name: &str| dir.path().join(name).exists();
+        assert!(!left.exists() && there(".Trash/x") && there("data/_data"));
     }
 }

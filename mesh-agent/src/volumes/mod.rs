@@ -314,7 +314,7 @@ impl Volumes {
             return Err(VolumeError::Mounted(name.to_owned()));
         }
         // Gone at once, whatever becomes of its content.
-        let trash = record::tempfile_in(&self.0.dir).map_err(&failed)?;
+        let trash = record::scratch_in(&self.0.dir).map_err(&failed)?;
         fs::rename(&dir, &trash).map_err(&failed)?;
         let removed = spawn_blocking(move || mesh_image::remove_tree(&trash)).await;
         removed
@@ -405,7 +405,7 @@ impl Volumes {
         }
     }
 
-    /// Removes the volumes that were this task's alone.
+    /// Removes the volumes that were this task's alone; one that somebody has come to use by its name stays.
     ///
     /// # Errors
     /// When one cannot be removed.
@@ -414,8 +414,16 @@ impl Volumes {
         let old = format!("{task}_");
         for volume in self.list()? {
             let is_own = volume.record.task.as_deref() == Some(task);
-            if is_own || volume.name.starts_with(&old) {
-                self.remove(&volume.name).await?;
+            if !is_own && !volume.name.starts_with(&old) {
+                continue;
+            }
+            match self.remove(&volume.name).await {
+                Err(
+                    error @ (VolumeError::InUse { .. }
+                    | VolumeError::Mounted(_)
+                    | VolumeError::NotFound(_)),
+                ) => tracing::warn!(task, %error, "a volume of an ended task is left"),
+                removed => removed?,
             }
         }
         Ok(())

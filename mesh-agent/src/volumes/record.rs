@@ -55,7 +55,7 @@ impl Record {
     /// Makes the volume `name` in `volumes`: all of it, or nothing.
     pub(super) fn make(&self, volumes: &Path, name: &str) -> io::Result<()> {
         // No volume's name begins with a dot.
-        let draft = tempfile_in(volumes)?;
+        let draft = scratch_in(volumes)?;
         let write = || {
             fs::create_dir(draft.join(DATA))?;
             let file = fs::File::create(draft.join(FILE))?;
@@ -71,11 +71,19 @@ impl Record {
     }
 }
 
-/// A new directory whose name is no volume's.
-pub(super) fn tempfile_in(volumes: &Path) -> io::Result<PathBuf> {
-    let path = volumes.join(format!(".{:032x}", rand::random::<u128>()));
+/// What the directories of [`scratch_in`] are called, but for a random number.
+const SCRATCH: &str = ".mesh-";
+
+/// A new directory whose name is no volume's; [`is_scratch`] knows it.
+pub(super) fn scratch_in(volumes: &Path) -> io::Result<PathBuf> {
+    let path = volumes.join(format!("{SCRATCH}{:032x}", rand::random::<u128>()));
     fs::create_dir(&path)?;
     Ok(path)
+}
+
+/// Whether a directory of this name is what an agent has left half made or half removed.
+pub(super) fn is_scratch(name: &str) -> bool {
+    name.starts_with(SCRATCH)
 }
 
 /// Whether a volume may have this name.

@@ -28,7 +28,7 @@ pub(super) fn check(spec: &ServiceSpec) -> Result<(), ApiError> {
         .flatten()
     {
         volume(mount)?;
-        bind(mount)?;
+        other(mount)?;
     }
     if let Some(container) = container {
         container::handed(container).map_err(|error| ApiError::bad_request(error.to_string()))?;
@@ -123,16 +123,20 @@ fn health_check(wanted: &HealthConfig) -> Result<(), ApiError> {
     }
 }
 
-/// What is asked of a bind mount beyond what all get.
-fn bind(mount: &Mount) -> Result<(), ApiError> {
-    let options = mount.bind_options.as_ref();
-    if options.and_then(|options| options.read_only_force_recursive) == Some(true) {
-        let target = mount.target.as_deref().unwrap_or_default();
-        return Err(ApiError::bad_request(format!(
-            "invalid mount at {target}: bind-recursive=readonly is not supported: what is mounted below the source stays writable"
-        )));
-    }
-    Ok(())
+/// What is asked of a bind mount or a tmpfs and nobody would follow.
+fn other(mount: &Mount) -> Result<(), ApiError> {
+    let (bind, tmpfs) = (mount.bind_options.as_ref(), mount.tmpfs_options.as_ref());
+    let refused = if bind.and_then(|bind| bind.read_only_force_recursive) == Some(true) {
+        "bind-recursive=readonly is not supported: what is mounted below the source stays writable"
+    } else if tmpfs.is_some_and(|tmpfs| tmpfs.options.iter().flatten().next().is_some()) {
+        "options of a tmpfs are not supported, but its size and mode"
+    } else {
+        return Ok(());
+    };
+    let target = mount.target.as_deref().unwrap_or_default();
+    Err(ApiError::bad_request(format!(
+        "invalid mount at {target}: {refused}"
+    )))
 }
 
 fn volume(mount: &Mount) -> Result<(), ApiError> {
@@ -220,21 +224,36 @@ mod tests {
     }
 
     #[test]
-    fn bind_mounts() {
-        let options = |options: Value| {
-            let mount =
-                json!({"Type": "bind", "Source": "/s", "Target": "/d", "BindOptions": options});
-            told(json!({"ContainerSpec": {"Image": "a", "Mounts": [mount]}}))
+    fn other_mounts() {
+        let mount =
+            |mount: Value| told(json!({"ContainerSpec": {"Image": "a", "Mounts": [mount]}}));
+        let bind = |options: Value| {
+            mount(json!({"Type": "bind", "Source": "/s", "Target": "/d", "BindOptions": options}))
+        };
+        let tmpfs = |options: Value| {
+            mount(json!({"Type": "tmpfs", "Target": "/d", "TmpfsOptions": options}))
         };
         assert_eq!(
-            options(json!({"CreateMountpoint": true, "ReadOnlyNonRecursive": true})),
+            bind(json!({"CreateMountpoint": true, "ReadOnlyNonRecursive": true})),
             None
         );
-        let refused = options(json!({"ReadOnlyForceRecursive": true})).expect("refused");
-        assert!(
-            refused.starts_with("invalid mount at /d: bind-recursive=readonly"),
-            "{refused}"
-        );
+        assert_eq!(tmpfs(json!({"SizeBytes": 1, "Options": []})), None);
+        for (told, words) in [
+            (
+                bind(json!({"ReadOnlyForceRecursive": true})),
+                "bind-recursive=readonly is not",
+            ),
+            (
+                tmpfs(json!({"Options": [["noexec"]]})),
+                "options of a tmpfs are not supported",
+            ),
+        ] {
+            let told = told.expect("refused");
+            assert!(
+                told.starts_with(&format!("invalid mount at /d: {words}")),
+                "{told}"
+            );
+        }
     }
 
     #[test]
