@@ -123,6 +123,11 @@ impl Config {
         self.data_dir.join("volumes")
     }
 
+    /// Notes about what is mounted in them.
+    pub fn mounts_dir(&self) -> PathBuf {
+        self.run_dir.join("volumes")
+    }
+
     /// What the node knows of its cluster: identity, membership, last assignment.
     pub fn swarm_dir(&self) -> PathBuf {
         self.data_dir.join("swarm")

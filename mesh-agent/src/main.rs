@@ -1,5 +1,5 @@
 //! `mesh-agent`: parses flags and runs the node; `mesh-agent shim` is a task's own process, `mesh-agent wireguard` the
-//! one that encrypts.
+//! one that encrypts, `mesh-agent mount` one that mounts a volume.
 
 use std::{
     io::{ErrorKind, IsTerminal},
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use mesh_agent::{api, config::Config, node::Node, returns};
+use mesh_agent::{api, config::Config, node::Node, returns, volumes};
 use mesh_image::{ImageStore, RegistryOptions};
 use mesh_runtime::{Runtime, RuntimeConfig};
 use tokio::signal::unix::{SignalKind, signal};
@@ -37,6 +37,7 @@ fn main() -> ExitCode {
     match arguments.next().as_ref().and_then(|first| first.to_str()) {
         Some("shim") => return mesh_runtime::shim_main(arguments),
         Some("wireguard") => return mesh_wireguard::helper_main(arguments),
+        Some(volumes::HELPER) => return volumes::helper_main(),
         _ => {}
     }
     match start(Config::parse()) {
@@ -140,6 +141,14 @@ async fn run(config: Config) -> Result<()> {
         },
     )
     .context("open the image store")?;
+    let volumes = volumes::Volumes::open(
+        &config.volumes_dir(),
+        config.mounts_dir(),
+        // Still this program if its file has been replaced.
+        "/proc/self/exe".into(),
+        runtime.clone(),
+    )
+    .context("open the volumes")?;
     let mut listeners = vec![api::bind(&config.socket())?];
     for host in &config.hosts {
         let path = host.strip_prefix("unix://").unwrap_or(host);
@@ -153,7 +162,7 @@ async fn run(config: Config) -> Result<()> {
         ),
         None => None,
     };
-    let node = Node::new(config, instance, hostname, runtime, images);
+    let node = Node::new(config, instance, hostname, runtime, images, volumes);
     // It answers while the membership is taken up again: that may take its time.
     tokio::spawn(api::serve(node.clone(), listeners, std::future::pending()));
     if let Some(listener) = metrics {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use clap::Parser;
-use common::{ip, open, traces};
+use common::{ip, open, traces, volumes};
 use mesh_agent::{
     config::Config,
     links::netns,
@@ -173,7 +173,8 @@ async fn boot(name: &str, base: &Path) -> Node {
         base.join("run").as_os_str(),
     ]);
     let (runtime, images) = open(&config, &instance).await;
-    let node = Node::new(config, instance, name.to_owned(), runtime, images);
+    let volumes = volumes(&config, &runtime);
+    let node = Node::new(config, instance, name.to_owned(), runtime, images, volumes);
     node.resume().await.expect("resume");
     node
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Parser;
-use common::{ip, open, traces};
+use common::{ip, open, traces, volumes};
 use mesh_agent::{
     assignment::Assignment,
     config::Config,
@@ -113,6 +113,7 @@ impl Machine {
         let (runtime, images) = open(&config, &self.instance).await;
         let (assignment, assignment_in) = watch::channel(Arc::default());
         let (tasks_out, tasks) = watch::channel(Arc::default());
+        let volumes = volumes(&config, &runtime);
         let tools = Tools::new(
             runtime.clone(),
             images,
@@ -121,7 +122,7 @@ impl Machine {
                 hostname: "n1".into(),
                 architecture: "x86_64".into(),
             },
-            config.volumes_dir(),
+            volumes,
             vec![],
         );
         let handle = reconcile::start(Parts {

@@ -12,12 +12,14 @@ pub mod moment;
 pub mod progress;
 mod quorum;
 mod sensitive;
+mod service;
 pub mod spelling;
 
 pub use client::{Client, ClientError, Rotate};
 pub use filters::Filters;
 pub use quorum::even_managers;
 pub use sensitive::Sensitive;
+pub use service::ShownService;
 
 /// Engine API types (v1.51 shapes), as the control socket speaks them and as
 /// the managers store them.

@@ -41,6 +41,10 @@ enum Command {
     Image(cmd::image::Command),
     /// Show what the agent says of itself and its node
     Info(cmd::info::Args),
+    /// Show objects of any kind in full
+    Inspect(cmd::inspect::Args),
+    /// Load images from an archive
+    Load(cmd::image::load::Args),
     /// Show the log of a container of this node
     Logs(cmd::logs::Args),
     /// Manage networks
@@ -51,6 +55,10 @@ enum Command {
     Node(cmd::node::Command),
     /// List the node's containers
     Ps(cmd::ps::Args),
+    /// Pull an image from its registry
+    Pull(cmd::image::pull::Args),
+    /// Remove containers of this node; their services replace them
+    Rm(cmd::rm::Args),
     /// Manage secrets
     #[command(subcommand)]
     Secret(cmd::handout::Command),
@@ -67,6 +75,9 @@ enum Command {
     /// Look at virtual addresses
     #[command(subcommand)]
     Vip(cmd::vip::Command),
+    /// Manage the node's volumes
+    #[command(subcommand)]
+    Volume(cmd::volume::Command),
 }
 
 impl Cli {
@@ -92,16 +103,21 @@ impl Command {
             Command::Images(args) => cmd::image::ls::run(client, args).await,
             Command::Image(command) => cmd::image::run(client, command).await,
             Command::Info(args) => cmd::info::run(client, args).await,
+            Command::Inspect(args) => cmd::inspect::run(client, args).await,
+            Command::Load(args) => cmd::image::load::run(client, args).await,
             Command::Logs(args) => cmd::logs::run(client, args).await,
             Command::Network(command) => cmd::network::run(client, command).await,
             Command::Node(command) => cmd::node::run(client, command).await,
             Command::Ps(args) => cmd::ps::run(client, args).await,
+            Command::Pull(args) => cmd::image::pull::run(client, args).await,
+            Command::Rm(args) => cmd::rm::run(client, args).await,
             Command::Secret(command) => cmd::handout::run(client, Kind::Secret, command).await,
             Command::Service(command) => cmd::service::run(client, command).await,
             Command::Swarm(command) => cmd::swarm::run(client, command).await,
             Command::Trace(args) => cmd::trace::run(client, args).await,
             Command::Version(args) => cmd::version::run(client, args).await,
             Command::Vip(command) => cmd::vip::run(client, command).await,
+            Command::Volume(command) => cmd::volume::run(client, command).await,
         }?;
         Ok(ExitCode::SUCCESS)
     }

@@ -68,3 +68,19 @@ impl Drop for RawTerminal {
         let _ = tcsetattr(std::io::stdin().as_fd(), SetArg::TCSANOW, &self.0);
     }
 }
+
+/// Asks whether to go on, after a warning.
+///
+/// # Errors
+/// When the answer is no, which is also what a closed standard input says.
+pub(crate) fn confirm(command: &str, warning: &str) -> anyhow::Result<()> {
+    crate::format::write(format!(
+        "{warning}\nAre you sure you want to continue? [y/N] "
+    ))?;
+    let mut line = String::new();
+    io::stdin().read_line(&mut line)?;
+    match line.trim() {
+        "y" | "Y" => Ok(()),
+        _ => anyhow::bail!("{command} has been cancelled"),
+    }
+}

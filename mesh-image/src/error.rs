@@ -192,6 +192,12 @@ pub enum ImageError {
         /// The system's answer.
         cause: io::Error,
     },
+    /// A volume is to be mounted where the image has a file.
+    #[error("cannot mount volume over existing file, file exists {}", path.display())]
+    NotADirectory {
+        /// Where, as the container sees it.
+        path: PathBuf,
+    },
     /// A background thread of ours ended early.
     #[error("image work was interrupted: {reason}")]
     Interrupted {
@@ -210,6 +216,7 @@ impl ImageError {
             | Self::MalformedArchive { .. }
             | Self::InvalidContainerId { .. }
             | Self::UnsafeEntry { .. }
+            | Self::NotADirectory { .. }
             | Self::TooLarge { .. } => ErrorKind::Invalid,
             Self::NoSuchImage { .. } | Self::ManifestUnknown { .. } | Self::NoPlatform { .. } => {
                 ErrorKind::NotFound

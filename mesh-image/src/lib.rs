@@ -6,12 +6,13 @@
 //! [`ImageStore::mount_rootfs`].
 //!
 //! What lives here: references, digests, registries, archives, unpacking, the store on disk and
-//! root file systems. What does not: containers, networks and the Engine API's JSON.
+//! root file systems, and what volumes begin with. What does not: containers, networks and the Engine API's JSON.
 //!
 //! Nothing in an image is trusted: every blob is checked against its digest, every layer against
 //! its diff id, and no entry of a layer is ever resolved outside the directory it is unpacked to.
 
 pub mod build;
+mod copy;
 mod digest;
 mod error;
 mod keyed;
@@ -24,10 +25,11 @@ mod spec;
 mod store;
 mod unpack;
 
+pub use copy::copy_content;
 pub use digest::Digest;
 pub use error::{ErrorKind, ImageError, Result};
 pub use progress::{ProgressEvent, ProgressFn, silent};
 pub use record::{Healthcheck, ImageConfig, ImageRecord};
 pub use reference::Reference;
 pub use registry::{Credentials, Distribution, Platform, PullOptions, RegistryOptions};
-pub use store::{ImageStore, LoadedImage, Pruned, Removed};
+pub use store::{ImageStore, LoadedImage, Pruned, Removed, remove_tree};

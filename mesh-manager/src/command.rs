@@ -151,8 +151,8 @@ pub type Outcome = Result<Response, ManagerError>;
 /// The rules by which managers of this version apply what they propose. 0: health checks and jobs are refused. 1: health
 /// checks are taken. 2: so are jobs. 3: so is autolock. 4: an update of the cluster that does not say how often its root was
 /// to be rotated leaves that as it was. 5: a node is not given another one's WireGuard key. 6: a
-/// network's addresses are of its range.
-pub const RULES: u32 = 6;
+/// network's addresses are of its range. 7: and not those that it is to keep free.
+pub const RULES: u32 = 7;
 
 /// A change together with all that is not a function of the state: apply has no clock and rolls
 /// no dice.

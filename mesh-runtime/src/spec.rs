@@ -161,13 +161,15 @@ pub struct Ulimit {
 }
 
 /// When the shim starts a new log file and how many it keeps.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LogLimits {
     /// Bytes per file.
     pub max_size: u64,
     /// Files kept, the current one included; at least 1.
     pub max_files: u32,
+    /// Nothing is kept; what the container writes is read and forgotten.
+    pub is_off: bool,
 }
 
 impl Default for LogLimits {
@@ -176,6 +178,7 @@ impl Default for LogLimits {
         Self {
             max_size: 10 << 20,
             max_files: 3,
+            is_off: false,
         }
     }
 }

@@ -11,7 +11,7 @@ use mesh_manager::ManagerError;
 use mesh_runtime::RuntimeError;
 use serde::Serialize;
 
-use crate::node::NodeError;
+use crate::{node::NodeError, volumes::VolumeError};
 
 /// Longest refusal of axum's own, in bytes.
 const LONGEST_REFUSAL: usize = 64 << 10;
@@ -199,9 +199,14 @@ impl ApiError {
         )
     }
 
-    /// No volume of this name on this node.
-    pub(crate) fn no_such_volume(name: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, format!("get {name}: no such volume"))
+    /// The log of a container of which none is kept.
+    pub(crate) fn no_log() -> Self {
+        Self::not_implemented("configured logging driver does not support reading")
+    }
+
+    /// Somebody else prunes.
+    pub(crate) fn prune_running() -> Self {
+        Self::new(StatusCode::CONFLICT, "a prune operation is already running")
     }
 
     /// No service of this name or id that the node knows.
@@ -289,6 +294,22 @@ impl From<ImageError> for ApiError {
             ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
             ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<VolumeError> for ApiError {
+    fn from(error: VolumeError) -> Self {
+        let status = match &error {
+            VolumeError::NotFound(_) | VolumeError::Driver { .. } => StatusCode::NOT_FOUND,
+            VolumeError::Name { .. } | VolumeError::Options { .. } => StatusCode::BAD_REQUEST,
+            VolumeError::InUse { .. } | VolumeError::Mounted(_) | VolumeError::Conflict(_) => {
+                StatusCode::CONFLICT
+            }
+            VolumeError::Mount { .. } | VolumeError::Populate { .. } | VolumeError::Io { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         };
         Self::new(status, error.to_string())
     }

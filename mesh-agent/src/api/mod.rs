@@ -59,6 +59,8 @@ pub(crate) fn for_managers(node: &Node) -> axum::Router {
 pub(crate) struct Api {
     node: Node,
     execs: Arc<exec::Execs>,
+    /// One at a time prunes volumes.
+    pruning: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Api {
@@ -66,6 +68,7 @@ impl Api {
         Self {
             node,
             execs: Arc::default(),
+            pruning: Arc::default(),
         }
     }
 

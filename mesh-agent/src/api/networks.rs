@@ -1,7 +1,7 @@
 //! `/networks`: the overlay networks of the cluster.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv6Addr},
     time::Duration,
 };
@@ -22,7 +22,7 @@ use mesh_api::{
 };
 use mesh_manager::{
     Command, Response,
-    state::{NodeState, Service, State as ClusterState},
+    state::{MAX_MTU, MIN_MTU, MTU_OPTION, NodeState, Service, State as ClusterState},
 };
 use tokio::time::{Instant, sleep};
 
@@ -41,6 +41,9 @@ const ENDING: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(200);
 
 const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
+
+/// Least MTU of a network with IPv6, bytes (RFC 8200).
+const MIN_MTU_V6: u32 = 1280;
 
 /// Name of the network that is the node's own; the id as well, as no node can tell another's.
 const HOST: &str = "host";
@@ -243,11 +246,57 @@ fn refuse_unknown(request: &NetworkCreateRequest) -> Result<(), ApiError> {
             "invalid scope {scope}: networks are the cluster's (swarm)"
         )));
     }
+    if request.enable_ipv4 == Some(false) {
+        return Err(ApiError::bad_request(
+            "IPv4 cannot be disabled: a task's IPv6 address goes with its IPv4 one",
+        ));
+    }
+    if let Some(ipam) = &request.ipam {
+        if let Some(driver) = given(&ipam.driver).filter(|driver| driver != "default") {
+            return Err(ApiError::bad_request(format!(
+                "invalid ipam driver {driver}: the managers give addresses (default)"
+            )));
+        }
+        if let Some(name) = ipam.options.iter().flat_map(|o| o.keys()).min() {
+            return Err(ApiError::bad_request(format!(
+                "invalid ipam option {name}: the managers take none"
+            )));
+        }
+    }
+    options(request)?;
     let subnets = configs().filter_map(|config| given(&config.subnet));
     if let Some(second) = subnets.filter(|text| !text.contains(':')).nth(1) {
         return Err(ApiError::bad_request(format!(
             "invalid subnet {second}: a network has one IPv4 subnet"
         )));
+    }
+    Ok(())
+}
+
+/// Options of the driver.
+fn options(request: &NetworkCreateRequest) -> Result<(), ApiError> {
+    let all: BTreeMap<_, _> = request.options.iter().flatten().collect();
+    for (name, value) in all {
+        match name.as_str() {
+            "encrypted" => {}
+            MTU_OPTION => {
+                let least = match request.enable_ipv6 {
+                    Some(true) => MIN_MTU_V6,
+                    _ => MIN_MTU,
+                };
+                let is_one = |mtu: &u32| (least..=MAX_MTU).contains(mtu);
+                if value.parse().ok().filter(is_one).is_none() {
+                    return Err(ApiError::bad_request(format!(
+                        "invalid value for {MTU_OPTION}: {value:?}: expected {least} to {MAX_MTU} bytes"
+                    )));
+                }
+            }
+            _ => {
+                return Err(ApiError::bad_request(format!(
+                    "unknown option {name}: networks take encrypted and {MTU_OPTION}"
+                )));
+            }
+        }
     }
     Ok(())
 }
@@ -321,4 +370,61 @@ pub(super) async fn prune(
     Ok(Json(NetworkPruneResponse {
         networks_deleted: Some(removed),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn told(request: Value) -> Option<String> {
+        let request = serde_json::from_value(request).expect("a request");
+        let refused = refuse_unknown(&request).err()?;
+        Some(refused.message().to_owned())
+    }
+
+    #[test]
+    fn options_are_known_or_refused() {
+        for fine in [
+            json!({"Name": "a", "Options": {"encrypted": ""}}),
+            json!({"Name": "a", "Options": {MTU_OPTION: "68"}}),
+            json!({"Name": "a", "EnableIPv6": true, "Options": {MTU_OPTION: "1280"}}),
+            json!({"Name": "a", "IPAM": {"Driver": "default", "Options": {}}}),
+        ] {
+            assert_eq!(told(fine.clone()), None, "{fine}");
+        }
+        for (bad, words) in [
+            (
+                json!({"Name": "a", "Options": {MTU_OPTION: "67"}}),
+                "invalid value for com.docker.network.driver.mtu: \"67\": expected 68 to 65535 bytes",
+            ),
+            (
+                json!({"Name": "a", "Options": {MTU_OPTION: "much"}}),
+                "invalid value for com.docker.network.driver.mtu: \"much\": expected 68 to 65535 bytes",
+            ),
+            (
+                json!({"Name": "a", "EnableIPv6": true, "Options": {MTU_OPTION: "1279"}}),
+                "invalid value for com.docker.network.driver.mtu: \"1279\": expected 1280 to 65535 bytes",
+            ),
+            (
+                json!({"Name": "a", "Options": {"colour": "red"}}),
+                "unknown option colour: networks take encrypted and com.docker.network.driver.mtu",
+            ),
+            (
+                json!({"Name": "a", "EnableIPv4": false}),
+                "IPv4 cannot be disabled: a task's IPv6 address goes with its IPv4 one",
+            ),
+            (
+                json!({"Name": "a", "IPAM": {"Driver": "other"}}),
+                "invalid ipam driver other: the managers give addresses (default)",
+            ),
+            (
+                json!({"Name": "a", "IPAM": {"Options": {"x": "y"}}}),
+                "invalid ipam option x: the managers take none",
+            ),
+        ] {
+            assert_eq!(told(bad), Some(words.to_owned()));
+        }
+    }
 }

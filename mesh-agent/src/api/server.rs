@@ -100,8 +100,11 @@ async fn connection(stream: UnixStream, router: Router, api: Api) {
 
 async fn answer(router: Router, api: &Api, mut request: Request<Incoming>) -> Response<Body> {
     let mut response = match strip_version(request.uri()) {
-        Ok(uri) => {
+        Ok((uri, version)) => {
             *request.uri_mut() = uri;
+            if let Some(version) = version {
+                request.extensions_mut().insert(version);
+            }
             match router.oneshot(request).await {
                 Ok(response) => errors::in_json(response).await,
                 Err(never) => match never {},
@@ -125,15 +128,19 @@ async fn answer(router: Router, api: &Api, mut request: Request<Incoming>) -> Re
     response
 }
 
+/// The version that a request's path begins with, for the few handlers to which it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ApiVersion(pub(super) u32, pub(super) u32);
+
 /// The URI without its leading `/v1.NN`, which has to be a version we speak.
-fn strip_version(uri: &Uri) -> Result<Uri, ApiError> {
+fn strip_version(uri: &Uri) -> Result<(Uri, Option<ApiVersion>), ApiError> {
     let path = uri.path();
     let Some(rest) = path.strip_prefix("/v") else {
-        return Ok(uri.clone());
+        return Ok((uri.clone(), None));
     };
     let (version, rest) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let Some(wanted) = parse_version(version) else {
-        return Ok(uri.clone());
+        return Ok((uri.clone(), None));
     };
     if parse_version(API_VERSION).is_some_and(|newest| wanted > newest) {
         return Err(ApiError::version_too_new(version));
@@ -146,12 +153,13 @@ fn strip_version(uri: &Uri) -> Result<Uri, ApiError> {
         Some(query) => format!("{rest}?{query}"),
         None => rest.to_owned(),
     };
-    target.parse().map_err(|_| ApiError::page_not_found())
+    let uri = target.parse().map_err(|_| ApiError::page_not_found())?;
+    Ok((uri, Some(wanted)))
 }
 
-fn parse_version(text: &str) -> Option<(u32, u32)> {
+fn parse_version(text: &str) -> Option<ApiVersion> {
     let (major, minor) = text.split_once('.')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
+    Some(ApiVersion(major.parse().ok()?, minor.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -159,7 +167,7 @@ mod tests {
     use super::*;
 
     fn strip(path: &str) -> Result<String, ApiError> {
-        strip_version(&path.parse().expect("uri")).map(|uri| uri.to_string())
+        strip_version(&path.parse().expect("uri")).map(|(uri, _)| uri.to_string())
     }
 
     #[test]

@@ -17,7 +17,10 @@ use mesh_api::{
 use mesh_image::Platform;
 
 use super::Api;
-use crate::node::{self, NodeError, NodeState};
+use crate::{
+    container::logging,
+    node::{self, NodeError, NodeState},
+};
 
 pub(super) async fn ping() -> impl IntoResponse {
     let mut headers = HeaderMap::new();
@@ -89,6 +92,7 @@ pub(super) async fn info(State(api): State<Api>) -> Json<SystemInfo> {
         plugins: Some(PluginsInfo {
             volume: Some(vec!["local".to_owned()]),
             network: Some(vec!["overlay".to_owned()]),
+            log: Some(logging::DRIVERS.map(str::to_owned).into()),
             ..Default::default()
         }),
         memory_limit: Some(true),

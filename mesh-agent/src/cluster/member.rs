@@ -287,7 +287,7 @@ fn base(node: &Node, kept: &Kept, node_id: &str) -> Parts {
         node.runtime().clone(),
         node.images().clone(),
         names,
-        node.config().volumes_dir(),
+        node.volumes().clone(),
         jobs::search_domains(&resolv_conf),
     );
     Parts {

@@ -2,6 +2,7 @@
 
 mod files;
 mod handouts;
+pub mod logging;
 mod mounts;
 mod template;
 
@@ -15,10 +16,10 @@ use mesh_api::{
     proto,
 };
 use mesh_image::ImageConfig;
-use mesh_runtime::{ContainerSpec, ExtraFile, Resources, Ulimit};
+use mesh_runtime::{ContainerSpec, ExtraFile, LogLimits, Resources, Ulimit};
 use nix::sys::signal::Signal;
 
-use crate::{health, links::plan::container_id};
+use crate::{health, links::plan::container_id, volumes};
 use template::Values;
 
 pub use files::{hosts, resolv_conf};
@@ -95,13 +96,15 @@ pub struct Places {
     pub volumes: PathBuf,
 }
 
-/// A container to make, and the volume directories that have to exist first.
+/// A container to make, and the volumes that have to be ready first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// What the runtime makes.
     pub container: ContainerSpec,
-    /// Local volumes by name: directories to create where missing.
-    pub volumes: BTreeMap<String, PathBuf>,
+    /// Volumes that have to be ready first, by name.
+    pub volumes: BTreeMap<String, volumes::Wanted>,
+    /// Directories of the node that a bind mount asks to be made where they are missing.
+    pub folders: Vec<PathBuf>,
     /// Secrets and configs, to be mounted after all that the container has already.
     pub handed: Vec<Handed>,
 }
@@ -128,7 +131,11 @@ pub fn plan(
         _ => None,
     };
     let privileges = wanted.privileges.clone().unwrap_or_default();
-    let (mounts, volumes) = mounts::mounts(wanted, image, places, values)?;
+    let mounts::Planned {
+        mounts,
+        volumes,
+        folders,
+    } = mounts::mounts(wanted, image, places, values)?;
     let container = ContainerSpec {
         id: task.id.clone(),
         rootfs: places.rootfs.clone(),
@@ -171,11 +178,17 @@ pub fn plan(
         stop_signal,
         labels: labels(task, wanted, image, node),
         health: health::check::of(wanted.health_check.as_ref(), image),
+        log: logging::limits(spec.log_driver.as_ref()).unwrap_or_else(|error| {
+            // Of a service from before drivers were looked at.
+            tracing::warn!(task = task.name, %error, "its log is kept as any other");
+            LogLimits::default()
+        }),
         ..ContainerSpec::default()
     };
     Ok(Plan {
         container,
         volumes,
+        folders,
         handed: handed(wanted)?,
     })
 }

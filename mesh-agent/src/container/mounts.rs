@@ -8,10 +8,20 @@ use std::{
 use mesh_api::engine::{Mount as EngineMount, MountTypeEnum, TaskSpecContainerSpec};
 use mesh_image::ImageConfig;
 use mesh_runtime::{BindMount, Mount, TmpfsMount};
+use sha2::{Digest, Sha256};
 
 use super::{Places, SpecError, template::Values};
+use crate::volumes::{self, Wanted};
 
-type Planned = (Vec<Mount>, BTreeMap<String, PathBuf>);
+/// Mounts, and what has to be there first.
+#[derive(Default)]
+pub(super) struct Planned {
+    pub(super) mounts: Vec<Mount>,
+    /// Volumes by name.
+    pub(super) volumes: BTreeMap<String, Wanted>,
+    /// Directories of the node.
+    pub(super) folders: Vec<PathBuf>,
+}
 
 pub(super) fn mounts(
     wanted: &TaskSpecContainerSpec,
@@ -19,14 +29,14 @@ pub(super) fn mounts(
     places: &Places,
     values: Values<'_>,
 ) -> Result<Planned, SpecError> {
-    let mut mounts = Vec::new();
-    let mut volumes = BTreeMap::new();
+    let mut planned = Planned::default();
     for mount in wanted.mounts.iter().flatten() {
-        mounts.push(one(mount, places, values, &mut volumes)?);
+        let mount = one(mount, places, values, &mut planned)?;
+        planned.mounts.push(mount);
     }
     // Paths the image wants kept get a volume of their own, unless something is mounted there.
     for target in &image.volumes {
-        let taken = mounts
+        let taken = (planned.mounts)
             .iter()
             .any(|mount| target_of(mount) == Path::new(target));
         if !taken {
@@ -35,17 +45,18 @@ pub(super) fn mounts(
                 typ: Some(MountTypeEnum::VOLUME),
                 ..EngineMount::default()
             };
-            mounts.push(one(&mount, places, values, &mut volumes)?);
+            let mount = one(&mount, places, values, &mut planned)?;
+            planned.mounts.push(mount);
         }
     }
-    Ok((mounts, volumes))
+    Ok(planned)
 }
 
 fn one(
     mount: &EngineMount,
     places: &Places,
     values: Values<'_>,
-    volumes: &mut BTreeMap<String, PathBuf>,
+    planned: &mut Planned,
 ) -> Result<Mount, SpecError> {
     let kind = mount.typ.unwrap_or(MountTypeEnum::VOLUME);
     let wrong = |cause: &str| SpecError::Mount {
@@ -64,6 +75,9 @@ fn one(
                 return Err(wrong("the source must be an absolute path"));
             }
             let options = mount.bind_options.clone().unwrap_or_default();
+            if options.create_mountpoint.unwrap_or_default() {
+                planned.folders.push(source.clone().into());
+            }
             Ok(Mount::Bind(BindMount {
                 source: source.into(),
                 target,
@@ -76,29 +90,29 @@ fn one(
             }))
         }
         MountTypeEnum::VOLUME | MountTypeEnum::EMPTY => {
-            let driver = mount
-                .volume_options
-                .as_ref()
-                .and_then(|options| options.driver_config.as_ref()?.name.as_deref())
-                .unwrap_or_default();
-            if !matches!(driver, "" | "local") {
+            let options = mount.volume_options.clone().unwrap_or_default();
+            let driver = options.driver_config.unwrap_or_default();
+            if !matches!(driver.name.as_deref(), None | Some("" | "local")) {
                 return Err(wrong("only the local volume driver is known"));
             }
             // A volume without a name belongs to the one task.
-            let name = if source.is_empty() {
-                format!(
-                    "{}{}",
-                    values.task.id,
-                    target.display().to_string().replace('/', "_")
-                )
-            } else {
-                source
+            let (name, is_anonymous) = match source.is_empty() {
+                true => (anonymous_name(&values.task.id, &target), true),
+                false => (source, false),
             };
-            if !is_volume_name(&name) {
+            if !volumes::is_name(&name) {
                 return Err(wrong("a volume name has only [a-zA-Z0-9][a-zA-Z0-9_.-]"));
             }
             let directory = places.volumes.join(&name).join("_data");
-            volumes.insert(name, directory.clone());
+            let wanted = planned.volumes.entry(name).or_insert_with(|| Wanted {
+                options: driver.options.unwrap_or_default().into_iter().collect(),
+                labels: options.labels.unwrap_or_default().into_iter().collect(),
+                is_anonymous,
+                copy: Vec::new(),
+            });
+            if !options.no_copy.unwrap_or_default() {
+                wanted.copy.push(target.clone());
+            }
             Ok(Mount::Bind(BindMount {
                 source: directory,
                 target,
@@ -132,9 +146,12 @@ fn target_of(mount: &Mount) -> &Path {
     }
 }
 
-fn is_volume_name(name: &str) -> bool {
-    name.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+/// The name of a task's own volume; as long as those that Docker makes up, and the same if it is asked for again.
+fn anonymous_name(task: &str, target: &Path) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(task.as_bytes());
+    hasher.update([0]);
+    hasher.update(target.as_os_str().as_encoded_bytes());
+    let bytes = hasher.finalize();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

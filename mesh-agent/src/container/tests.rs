@@ -1,5 +1,7 @@
 //! Tables for the whole translation.
 
+use std::path::Path;
+
 use mesh_api::engine::{Limit, Mount as EngineMount, MountTypeEnum};
 use mesh_runtime::Mount;
 
@@ -195,12 +197,14 @@ fn image_volumes_get_a_directory_unless_mounted_over() {
         }]),
         ..Default::default()
     };
-    let plan = make(wanted, &image).expect("a plan");
+    let plan = make(wanted.clone(), &image).expect("a plan");
     assert_eq!(plan.container.mounts.len(), 2);
-    assert_eq!(
-        plan.volumes.keys().collect::<Vec<_>>(),
-        ["taskid0123456789abcdefghi_data"]
-    );
+    let again = make(wanted, &image).expect("a plan");
+    assert_eq!(plan.volumes, again.volumes);
+    let (name, volume) = plan.volumes.first_key_value().expect("a volume");
+    assert_eq!((name.len(), plan.volumes.len()), (64, 1));
+    assert!(volume.is_anonymous);
+    assert_eq!(volume.copy, [Path::new("/data")]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub use error::NodeError;
 pub use state::{ClusterInfo, NodeState, Role};
 pub use tasks::LocalTask;
 
-use crate::{assignment::Assignment, cluster, config::Config, health};
+use crate::{assignment::Assignment, cluster, config::Config, health, volumes::Volumes};
 
 /// The packet path, once it is open; the reconciler writes it, others read its counters.
 pub type SharedDatapath = Arc<Mutex<Option<Datapath>>>;
@@ -46,6 +46,7 @@ pub(crate) struct Inner {
     pub(crate) hostname: String,
     pub(crate) runtime: Runtime,
     pub(crate) images: ImageStore,
+    pub(crate) volumes: Volumes,
     pub(crate) datapath: SharedDatapath,
     pub(crate) state: watch::Sender<NodeState>,
     pub(crate) tasks: watch::Sender<Arc<Vec<LocalTask>>>,
@@ -86,6 +87,7 @@ impl Node {
         hostname: String,
         runtime: Runtime,
         images: ImageStore,
+        volumes: Volumes,
     ) -> Self {
         let state = if cluster::was_member(&config) {
             NodeState::Pending(None)
@@ -99,6 +101,7 @@ impl Node {
                 hostname,
                 runtime,
                 images,
+                volumes,
                 datapath: SharedDatapath::default(),
                 state: watch::channel(state).0,
                 tasks: watch::channel(Arc::default()).0,
@@ -136,6 +139,11 @@ impl Node {
     /// The images of this node.
     pub fn images(&self) -> &ImageStore {
         &self.inner.images
+    }
+
+    /// The volumes of this node.
+    pub fn volumes(&self) -> &Volumes {
+        &self.inner.volumes
     }
 
     /// Membership as of now.

@@ -17,6 +17,7 @@ use super::{handover::Handover, listening};
 use crate::{
     assignment::Handout,
     container::{self, Handed, Names, Places},
+    volumes::Volumes,
 };
 
 /// Tasks prepared or started at the same time; more only compete for the same CPUs and disk.
@@ -31,8 +32,8 @@ pub struct Tools {
     pub images: ImageStore,
     /// Who this node is, for templates.
     pub names: Names,
-    /// Directory of the node's local volumes.
-    pub volumes: PathBuf,
+    /// The node's volumes.
+    pub volumes: Volumes,
     /// Search domains of the node, inherited by tasks.
     pub search: Vec<String>,
     turns: Arc<Semaphore>,
@@ -61,7 +62,7 @@ impl Tools {
         runtime: Runtime,
         images: ImageStore,
         names: Names,
-        volumes: PathBuf,
+        volumes: Volumes,
         search: Vec<String>,
     ) -> Self {
         Self {
@@ -91,7 +92,7 @@ impl Tools {
                 &task.registry_auth,
             )
             .await?;
-        let _turn = self.turns.acquire().await?;
+        let turn = self.turns.acquire().await?;
         let rootfs = {
             let (images, image, id) = (self.images.clone(), image.clone(), task.id.clone());
             tokio::task::spawn_blocking(move || images.mount_rootfs(&image, &id)).await??
@@ -102,7 +103,7 @@ impl Tools {
             resolv_conf: order.files.join("resolv.conf"),
             hosts: order.files.join("hosts"),
             hostname: order.files.join("hostname"),
-            volumes: self.volumes.clone(),
+            volumes: self.volumes.dir().to_owned(),
         };
         let mut plan = {
             let (task, spec, config) = (task.clone(), spec.clone(), image.config.clone());
@@ -111,10 +112,17 @@ impl Tools {
             let make = move || container::plan(&task, &spec, &config, &names, &places);
             tokio::task::spawn_blocking(make).await??
         };
-        for path in plan.volumes.values() {
-            std::fs::create_dir_all(path)
-                .with_context(|| format!("create volume {}", path.display()))?;
+        for folder in &plan.folders {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("create {}", folder.display()))?;
         }
+        // A file server that does not answer holds up nobody else's task.
+        drop(turn);
+        let _taken = self
+            .volumes
+            .take(&task.id, &plan.volumes, &places.rootfs)
+            .await?;
+        let _turn = self.turns.acquire().await?;
         std::fs::create_dir_all(&order.files).context("create the task's directory")?;
         let hostname = plan.container.hostname.clone();
         let resolv = if order.netns.is_some() {
@@ -201,13 +209,15 @@ impl Tools {
         }
     }
 
-    /// Unmounts the root file system of an ended task; its log stays.
+    /// Unmounts the root file system of an ended task, and volumes that no other uses; its log stays.
     ///
     /// # Errors
     /// When it cannot be unmounted; the loop asks again.
     pub async fn release(&self, id: &str) -> Result<()> {
         let (images, id) = (self.images.clone(), id.to_owned());
-        Ok(tokio::task::spawn_blocking(move || images.unmount_rootfs(&id)).await??)
+        tokio::task::spawn_blocking(move || images.unmount_rootfs(&id)).await??;
+        self.volumes.settle().await;
+        Ok(())
     }
 
     /// Removes all there is of a task.
@@ -216,7 +226,8 @@ impl Tools {
     /// When something cannot be removed; the loop asks again.
     pub async fn forget(&self, id: &str) -> Result<()> {
         self.runtime.delete(id).await?;
-        self.release(id).await
+        self.release(id).await?;
+        Ok(self.volumes.forget(id).await?)
     }
 }
 

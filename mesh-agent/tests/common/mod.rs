@@ -2,7 +2,7 @@
 
 use std::{io, path::Path, process::Command};
 
-use mesh_agent::config::Config;
+use mesh_agent::{config::Config, volumes::Volumes};
 use mesh_image::{
     ImageConfig, ImageStore,
     build::{ArchiveBuilder, LayerBuilder},
@@ -40,6 +40,13 @@ pub(crate) async fn open(config: &Config, instance: &str) -> (Runtime, ImageStor
             .expect("load");
     }
     (runtime, images)
+}
+
+/// The volumes beside them.
+pub(crate) fn volumes(config: &Config, runtime: &Runtime) -> Volumes {
+    let agent = env!("CARGO_BIN_EXE_mesh-agent").into();
+    let dir = config.volumes_dir();
+    Volumes::open(&dir, config.mounts_dir(), agent, runtime.clone()).expect("volumes")
 }
 
 /// What agents of these instances leave on the machine if nobody clears up; all their directories are in `dir`.

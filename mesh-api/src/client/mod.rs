@@ -8,6 +8,7 @@ mod nodes;
 mod services;
 mod swarm;
 mod transport;
+mod volumes;
 
 use std::{
     collections::BTreeSet,
@@ -24,7 +25,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use error::ClientError;
 pub use node_local::LogOptions;
 pub use swarm::Rotate;
-pub use transport::{Body, Upgraded};
+pub use transport::{Body, Upgraded, encode};
 
 use crate::{API_VERSION, Filters, spelling};
 use transport::{empty_body, json_body};

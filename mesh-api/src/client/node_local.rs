@@ -119,6 +119,19 @@ impl Client {
             .await
     }
 
+    /// Removes a container; one that runs only by `force`. Its service replaces it.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    pub async fn container_remove(&self, reference: &str, force: bool) -> Result<(), ClientError> {
+        let query = match force {
+            true => vec![("force", "1".to_owned())],
+            false => Vec::new(),
+        };
+        self.delete(&format!("/containers/{}", encode(reference)), &query)
+            .await
+    }
+
     /// The log lines of a container, as frames (raw bytes with a terminal).
     ///
     /// # Errors

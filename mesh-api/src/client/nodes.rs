@@ -11,7 +11,9 @@ use super::{
 };
 use crate::{
     Filters,
-    engine::{Network, NetworkCreateRequest, NetworkCreateResponse, Node, NodeSpec},
+    engine::{
+        Network, NetworkCreateRequest, NetworkCreateResponse, NetworkPruneResponse, Node, NodeSpec,
+    },
     mesh::{Drop, Finding, Flow, OfNodes, TraceLine, Vip},
 };
 
@@ -93,6 +95,17 @@ impl Client {
     pub async fn network_remove(&self, reference: &str) -> Result<(), ClientError> {
         self.delete(&format!("/networks/{}", encode(reference)), &[])
             .await
+    }
+
+    /// Removes the networks that nothing uses; gives their names.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn networks_prune(&self, filters: &Filters) -> Result<Vec<String>, ClientError> {
+        let answer: NetworkPruneResponse = self
+            .post("/networks/prune", &filter_query(filters), &())
+            .await?;
+        Ok(answer.networks_deleted.unwrap_or_default())
     }
 
     /// Every virtual address and what is behind it.

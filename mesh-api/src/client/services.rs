@@ -7,7 +7,7 @@ use super::{
     filter_query, read_json, transport::encode,
 };
 use crate::{
-    Filters,
+    Filters, ShownService,
     engine::{
         DistributionInspect, Service, ServiceCreateResponse, ServiceSpec, ServiceUpdateResponse,
         Task,
@@ -38,6 +38,15 @@ impl Client {
     pub async fn service(&self, reference: &str, defaults: bool) -> Result<Service, ClientError> {
         let query = [("insertDefaults", defaults.to_string())];
         self.get(&format!("/services/{}", encode(reference)), &query)
+            .await
+    }
+
+    /// The same with the spec before the last update.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn shown_service(&self, reference: &str) -> Result<ShownService, ClientError> {
+        self.get(&format!("/services/{}", encode(reference)), &[])
             .await
     }
 

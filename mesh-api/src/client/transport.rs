@@ -54,7 +54,7 @@ where
 }
 
 /// Percent-encodes a value of a query or a path segment.
-pub(super) fn encode(value: &str) -> String {
+pub fn encode(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     for byte in value.bytes() {
         match byte {

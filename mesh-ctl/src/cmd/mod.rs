@@ -7,15 +7,18 @@ pub(crate) mod flow;
 pub(crate) mod handout;
 pub(crate) mod image;
 pub(crate) mod info;
+pub(crate) mod inspect;
 pub(crate) mod logs;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod ps;
+pub(crate) mod rm;
 pub(crate) mod service;
 pub(crate) mod swarm;
 pub(crate) mod trace;
 pub(crate) mod version;
 pub(crate) mod vip;
+pub(crate) mod volume;
 
 use std::future::Future;
 

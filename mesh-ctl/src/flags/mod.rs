@@ -62,6 +62,15 @@ pub(crate) fn words(line: &str) -> Result<Vec<String>> {
     shlex::split(line).with_context(|| format!("invalid command {line:?}: a quote is not closed"))
 }
 
+/// Filters as `key=value`.
+pub(crate) fn filters(arguments: &[String]) -> Result<mesh_api::Filters> {
+    let mut filters = mesh_api::Filters::new();
+    for argument in arguments {
+        filters.add_argument(argument)?;
+    }
+    Ok(filters)
+}
+
 /// `Some` unless empty: empty lists are left out of specs.
 pub(crate) fn non_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)

@@ -43,6 +43,15 @@ pub(crate) fn moment(at: Option<&str>) -> String {
 
 /// Bytes with three significant digits and decimal units.
 pub(crate) fn size(bytes: u64) -> String {
+    decimal(bytes, 3)
+}
+
+/// The same with four digits, as Docker writes sums.
+pub(crate) fn total(bytes: u64) -> String {
+    decimal(bytes, 4)
+}
+
+fn decimal(bytes: u64, digits: usize) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -50,7 +59,7 @@ pub(crate) fn size(bytes: u64) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    format!("{}{}", significant(value, 3), UNITS[unit])
+    format!("{}{}", significant(value, digits), UNITS[unit])
 }
 
 /// Bytes with binary units, such as `64MiB`.

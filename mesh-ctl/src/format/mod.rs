@@ -50,11 +50,7 @@ pub(crate) struct ListFlags {
 impl ListFlags {
     /// The filters given.
     pub(crate) fn filters(&self) -> Result<mesh_api::Filters> {
-        let mut filters = mesh_api::Filters::new();
-        for argument in &self.filters {
-            filters.add_argument(argument)?;
-        }
-        Ok(filters)
+        crate::flags::filters(&self.filters)
     }
 
     /// Whether a table is asked for.

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 pub use self::collect::{Pruned, Removed};
 use self::files::Files;
 use self::layers::{KeyedLocks, Pins, lock};
+pub use self::scratch::remove_tree;
 pub(crate) use self::scratch::{Scratch, remove_tree_at};
 use self::state::{Container, Entry, State};
 use crate::digest::Digest;

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 const PIECE: usize = 64 << 10;
 
 /// Copies all of `content`, leaving holes for zeros. None if there is more than `budget` bytes.
-pub(super) fn copy_sparse(
+pub(crate) fn copy_sparse(
     content: &mut impl Read,
     file: &mut File,
     budget: u64,

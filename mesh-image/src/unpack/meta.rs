@@ -13,20 +13,20 @@ use super::content::set_xattr;
 
 /// Owner, mode, time and attributes of an entry.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Meta {
+pub(crate) struct Meta {
     /// Permission bits, set-id and sticky included.
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
     /// (seconds, nanoseconds) since the Unix epoch.
-    pub(super) mtime: (i64, i64),
-    pub(super) xattrs: Vec<(CString, Vec<u8>)>,
+    pub(crate) mtime: (i64, i64),
+    pub(crate) xattrs: Vec<(CString, Vec<u8>)>,
 }
 
 impl Meta {
     /// Gives it to an open file or directory; times are for the caller to set. Owner first: changing it clears set-id
     /// bits and capabilities.
-    pub(super) fn set(&self, file: &impl AsFd, privileged: bool) -> nix::Result<()> {
+    pub(crate) fn set(&self, file: &impl AsFd, privileged: bool) -> nix::Result<()> {
         if privileged {
             fchown(
                 file,
@@ -48,7 +48,7 @@ impl Meta {
     }
 
     /// Gives owner, time and, if asked to, the mode to what has this name.
-    pub(super) fn set_named(
+    pub(crate) fn set_named(
         &self,
         dir: &OwnedFd,
         name: &OsStr,
@@ -75,6 +75,6 @@ impl Meta {
 }
 
 /// (seconds, nanoseconds) since the Unix epoch as the kernel takes them.
-pub(super) fn time_spec((seconds, nanoseconds): (i64, i64)) -> TimeSpec {
+pub(crate) fn time_spec((seconds, nanoseconds): (i64, i64)) -> TimeSpec {
     TimeSpec::new(seconds, nanoseconds)
 }

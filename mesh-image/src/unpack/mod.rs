@@ -20,6 +20,8 @@ use crate::digest::{Digest, Verifier};
 use crate::error::{ImageError, Result};
 
 pub(crate) use compression::decompress;
+pub(crate) use content::copy_sparse;
+pub(crate) use meta::{Meta, time_spec};
 
 /// Uncompressed bytes one layer may have. The largest published images (GPU toolkits) stay below
 /// 20 GiB; past it, the image is refused before it fills the disk.

@@ -29,13 +29,16 @@ impl Allocation {
                 network.range.map_or("subnet", |_| "range"),
             ))
         };
-        // Network, broadcast and gateway are never given out.
+        // Network, broadcast and gateway are never given out, nor what is reserved.
         let base = u32::from(network.subnet.network());
         let last = u32::from(network.subnet.broadcast()) - base - 1;
         let first = (u32::from(from.network()) - base).max(1);
         let last = (u32::from(from.broadcast()) - base).min(last);
         let count = (last + 1).saturating_sub(first);
-        let usable = count - u32::from(from.contains(network.gateway));
+        let is_walked = |address: &Ipv4Addr| (first..=last).contains(&(u32::from(*address) - base));
+        let kept = network.reserved.iter().filter(|a| is_walked(a)).count();
+        let kept = u32::try_from(kept).unwrap_or(u32::MAX);
+        let usable = (count - u32::from(from.contains(network.gateway))).saturating_sub(kept);
         if state.indexes().taken(network_id) as u64 >= u64::from(usable) {
             return Err(exhausted());
         }
@@ -47,6 +50,7 @@ impl Allocation {
             let offset = first + (begin + step) % count;
             let address = Ipv4Addr::from(base + offset);
             let is_free = address != network.gateway
+                && !network.reserved.contains(&address)
                 && !state.indexes().is_taken(network_id, address)
                 && !self
                     .taken

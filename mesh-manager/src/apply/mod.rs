@@ -13,6 +13,7 @@ mod node;
 mod port;
 mod range;
 mod rebuild;
+mod reserved;
 mod service;
 mod subnet;
 mod subnet_v6;

@@ -1,6 +1,6 @@
 //! Networks: VNI and subnet are given here, once.
 
-use super::{Context, range, service::HOST_NETWORK, subnet, subnet_v6, validate};
+use super::{Context, range, reserved, service::HOST_NETWORK, subnet, subnet_v6, validate};
 use crate::{
     ErrorKind, ManagerError, Outcome, Response,
     state::{Network, State},
@@ -77,6 +77,7 @@ fn insert(
     let cluster = state.cluster().ok_or_else(ManagerError::no_leader)?;
     let (subnet, gateway) = subnet::choose(state, cluster, request.ipam.as_ref())?;
     let range = range::choose(request, subnet, cx.rules)?;
+    let reserved = reserved::choose(request, subnet, gateway, cx.rules)?;
     let vni = free_vni(state)?;
     let subnet_v6 = subnet_v6::choose(state, cluster, request, vni, gateway)?;
     state.next_vni = vni + 1;
@@ -89,6 +90,7 @@ fn insert(
         subnet,
         gateway,
         range,
+        reserved,
         subnet_v6,
         ingress,
         cursor: 0,

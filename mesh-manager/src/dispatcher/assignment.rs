@@ -324,6 +324,7 @@ fn network_message(network: &Network) -> proto::Network {
             .subnet_v6
             .map_or_else(String::new, |subnet| subnet.to_string()),
         encrypted: network.is_encrypted(),
+        mtu: network.mtu().unwrap_or(0),
     }
 }
 

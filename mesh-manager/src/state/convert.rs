@@ -7,7 +7,10 @@ use super::{
 use crate::Managers;
 use mesh_api::{engine, moment};
 use mesh_pki::Role;
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 impl Meta {
     pub(super) fn version(&self) -> Option<engine::ObjectVersion> {
@@ -256,6 +259,24 @@ impl Task {
 }
 
 impl Network {
+    /// The reserved addresses of a family by their names, if there are any; of a network from before there were, none.
+    fn auxiliary(&self, is_of: impl Fn(&IpAddr) -> bool) -> Option<HashMap<String, String>> {
+        if self.reserved.is_empty() {
+            return None;
+        }
+        let configs = self
+            .spec
+            .ipam
+            .iter()
+            .flat_map(|i| i.config.iter().flatten());
+        let given = configs.flat_map(|config| config.auxiliary_addresses.iter().flatten());
+        let named: HashMap<_, _> = given
+            .filter(|(_, text)| text.parse().is_ok_and(|address| is_of(&address)))
+            .map(|(name, text)| (name.clone(), text.clone()))
+            .collect();
+        (!named.is_empty()).then_some(named)
+    }
+
     /// `GET /networks/{id}`.
     pub fn to_engine(&self) -> engine::Network {
         let mut options = self.spec.options.clone().unwrap_or_default();
@@ -267,11 +288,12 @@ impl Network {
             subnet: Some(self.subnet.to_string()),
             gateway: Some(self.gateway.to_string()),
             ip_range: self.range.map(|range| range.to_string()),
-            ..Default::default()
+            auxiliary_addresses: self.auxiliary(IpAddr::is_ipv4),
         }];
         configs.extend(self.subnet_v6.map(|subnet| engine::IpamConfig {
             subnet: Some(subnet.to_string()),
             gateway: self.v6(self.gateway).map(|gateway| gateway.to_string()),
+            auxiliary_addresses: self.auxiliary(IpAddr::is_ipv6),
             ..Default::default()
         }));
         engine::Network {

@@ -22,8 +22,8 @@ pub(crate) use lineage::Lineage;
 pub use mode::ServiceMode;
 pub(crate) use objects::v6;
 pub use objects::{
-    Address, Cluster, JobStatus, Meta, Network, Node, NodeState, Port, Protocol, PublishMode,
-    Service, Task, TaskStatus, UpdateStatus,
+    Address, Cluster, JobStatus, MAX_MTU, MIN_MTU, MTU_OPTION, Meta, Network, Node, NodeState,
+    Port, Protocol, PublishMode, Service, Task, TaskStatus, UpdateStatus,
 };
 pub(crate) use root::certificate_validity;
 pub use root::{NodeRoots, RootChange, RootRotation, refuse_external};

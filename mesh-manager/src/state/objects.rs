@@ -8,7 +8,7 @@ use mesh_api::{Sensitive, engine};
 use mesh_pki::{Role, UnlockKey};
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
@@ -441,6 +441,13 @@ impl Task {
     }
 }
 
+/// The option of a network with its MTU.
+pub const MTU_OPTION: &str = "com.docker.network.driver.mtu";
+/// Least MTU of a network, bytes: IPv4's (RFC 791).
+pub const MIN_MTU: u32 = 68;
+/// Largest MTU of a network, bytes: the longest packet of IPv4.
+pub const MAX_MTU: u32 = 65_535;
+
 /// A network.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Network {
@@ -459,6 +466,9 @@ pub struct Network {
     /// The part of the subnet that addresses are given from, if not all of it.
     #[serde(default)]
     pub range: Option<Ipv4Network>,
+    /// Addresses that are never given to a task.
+    #[serde(default)]
+    pub reserved: BTreeSet<Ipv4Addr>,
     /// IPv6 addresses of the network, where it has them: see [`Network::v6`].
     #[serde(default)]
     pub subnet_v6: Option<Ipv6Network>,
@@ -479,6 +489,14 @@ impl Network {
     pub fn is_encrypted(&self) -> bool {
         let option = self.spec.options.as_ref().and_then(|o| o.get("encrypted"));
         option.is_some_and(|value| value != "false")
+    }
+
+    /// The largest packet that the user wants tasks to send on it, bytes; what is none is left out, as logs from before may
+    /// have anything.
+    pub fn mtu(&self) -> Option<u32> {
+        let options = self.spec.options.as_ref()?;
+        let mtu = options.get(MTU_OPTION)?.parse().ok()?;
+        (MIN_MTU..=MAX_MTU).contains(&mtu).then_some(mtu)
     }
 
     /// The IPv6 address of whatever has `address` on this network: the subnet's first one, with `address` in its last

@@ -106,18 +106,27 @@ pub(super) fn build(spec: &ContainerSpec) -> Result<Vec<Value>> {
             ],
         ),
     ];
+    let mut wanted = Vec::new();
     for file in &spec.extra_files {
         absolute(&file.target)?;
         present(&file.source)?;
         let access = if file.read_only { "ro" } else { "rw" };
-        mounts.push(json!({
+        let bind = json!({
             "destination": file.target, "type": "bind", "source": file.source,
             "options": ["rbind", "rprivate", access],
-        }));
+        });
+        wanted.push((file.target.as_path(), bind));
     }
     for entry in &spec.mounts {
-        mounts.push(requested(entry)?);
+        let target = match entry {
+            Mount::Bind(bind) => &bind.target,
+            Mount::Tmpfs(tmpfs) => &tmpfs.target,
+        };
+        wanted.push((target, requested(entry)?));
     }
+    // What is mounted at a path would hide what is mounted below it already.
+    wanted.sort_by_key(|(target, _)| target.components().count());
+    mounts.extend(wanted.into_iter().map(|(_, mount)| mount));
     Ok(mounts)
 }
 

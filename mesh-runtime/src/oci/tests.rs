@@ -1,6 +1,7 @@
 //! The OCI configurations that specifications turn into.
 
 use super::*;
+use crate::spec::{BindMount, ExtraFile, Mount};
 use libcontainer::oci_spec::runtime::Spec;
 
 fn user() -> User {
@@ -120,5 +121,30 @@ fn nonsense_is_refused_with_a_reason() {
                 }));
         },
         "does not exist",
+    );
+}
+
+#[test]
+fn what_is_mounted_deeper_is_mounted_later() {
+    let mut spec = plain();
+    let bind = |target: &str| {
+        Mount::Bind(BindMount {
+            source: "/tmp".into(),
+            target: target.into(),
+            ..BindMount::default()
+        })
+    };
+    spec.mounts = vec![bind("/etc/deep/er"), bind("/etc")];
+    spec.extra_files = vec![ExtraFile {
+        source: "/etc/hosts".into(),
+        target: "/etc/hosts".into(),
+        read_only: false,
+    }];
+    let value = configuration(&spec, &user(), "mesh/a", &host()).unwrap();
+    let mounts = value["mounts"].as_array().unwrap().iter();
+    let targets: Vec<_> = mounts.map(|mount| &mount["destination"]).collect();
+    assert_eq!(
+        targets[targets.len() - 3..],
+        ["/etc", "/etc/hosts", "/etc/deep/er"]
     );
 }

@@ -120,6 +120,9 @@ impl LogWriter {
     }
 
     fn append(&mut self, source: &mut Source, mut bytes: &[u8]) {
+        if self.limits.is_off {
+            return;
+        }
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             let (line, rest) = bytes.split_at(end);
             bytes = &rest[1..];

@@ -1,21 +1,26 @@
 //! `/containers/{id}/json`
 
+use std::path::PathBuf;
+
 use axum::{
     Json,
     extract::{Path, State},
 };
 use mesh_api::{
     engine::{
-        ContainerConfig, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum,
+        self, ContainerConfig, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum,
         ContainerSummaryStateEnum, Health, HealthStatusEnum, HealthcheckResult, HostConfig,
-        MountPoint, MountPointTypeEnum, MountTypeEnum, NetworkSettings,
+        HostConfigLogConfig, MountPoint, MountPointTypeEnum, MountTypeEnum, NetworkSettings,
     },
     moment,
 };
 
+use mesh_runtime::Mount;
+
 use super::{container_spec, image_and_command, labels, networks, node_id, state};
 use crate::{
     api::{Answer, Api},
+    container::logging,
     health::{self, Status},
     node::LocalTask,
 };
@@ -47,7 +52,7 @@ pub(in crate::api) async fn inspect(
         platform: Some("linux".to_owned()),
         exec_ids: Some(api.execs.of_container(&task.container_id)),
         host_config: Some(host_config(&task)),
-        mounts: Some(mounts(&task)),
+        mounts: Some(mounts(&api, &task)),
         config: Some(ContainerConfig {
             hostname: spec.hostname.clone(),
             user: spec.user.clone(),
@@ -137,6 +142,14 @@ fn described(health: health::Health) -> Health {
     }
 }
 
+/// The driver of a task's log.
+pub(super) fn log_driver(task: &LocalTask) -> &str {
+    let driver = task.spec.log_driver.as_ref();
+    let name = driver.and_then(|driver| driver.name.as_deref());
+    name.filter(|name| !name.is_empty())
+        .unwrap_or(logging::DRIVERS[0])
+}
+
 fn host_config(task: &LocalTask) -> HostConfig {
     let spec = container_spec(task);
     let limits = task
@@ -155,27 +168,74 @@ fn host_config(task: &LocalTask) -> HostConfig {
         init: spec.init,
         sysctls: spec.sysctls,
         mounts: spec.mounts,
+        log_config: Some(HostConfigLogConfig {
+            typ: Some(log_driver(task).to_owned()),
+            config: (task.spec.log_driver.as_ref()).and_then(|driver| driver.options.clone()),
+        }),
         network_mode: Some("default".to_owned()),
         ..Default::default()
     }
 }
 
-fn mounts(task: &LocalTask) -> Vec<MountPoint> {
-    container_spec(task)
-        .mounts
-        .unwrap_or_default()
-        .into_iter()
-        .map(|mount| MountPoint {
-            typ: Some(match mount.typ {
-                Some(MountTypeEnum::BIND) => MountPointTypeEnum::BIND,
-                Some(MountTypeEnum::TMPFS) => MountPointTypeEnum::TMPFS,
-                _ => MountPointTypeEnum::VOLUME,
+/// The mounts that a task asks for, or its image does: of its container, if there is one, else of its spec.
+pub(super) fn mounts(api: &Api, task: &LocalTask) -> Vec<MountPoint> {
+    let Ok(container) = api.node.runtime().inspect(&task.task.id) else {
+        let wanted = container_spec(task).mounts.unwrap_or_default();
+        return wanted.into_iter().map(asked_for).collect();
+    };
+    // Secrets and configs come from there; Docker does not list them either.
+    let handover = api.node.config().handover_dir();
+    let volumes = api.node.volumes();
+    let points = container.spec.mounts.into_iter().filter_map(|mount| {
+        let (kind, source, target, read_only) = match mount {
+            Mount::Bind(bind) if bind.source.starts_with(&handover) => return None,
+            Mount::Bind(bind) => (
+                MountPointTypeEnum::BIND,
+                bind.source,
+                bind.target,
+                bind.read_only,
+            ),
+            Mount::Tmpfs(tmpfs) => {
+                let none = PathBuf::new();
+                (
+                    MountPointTypeEnum::TMPFS,
+                    none,
+                    tmpfs.target,
+                    tmpfs.read_only,
+                )
+            }
+        };
+        let name = volumes.name_of(&source);
+        Some(MountPoint {
+            typ: Some(match name {
+                Some(_) => MountPointTypeEnum::VOLUME,
+                None => kind,
             }),
-            source: mount.source,
-            destination: mount.target,
+            driver: name.as_ref().map(|_| "local".to_owned()),
+            name,
+            source: Some(source.display().to_string()),
+            destination: Some(target.display().to_string()),
             mode: Some(String::new()),
-            rw: Some(!mount.read_only.unwrap_or(false)),
-            ..Default::default()
+            rw: Some(!read_only),
+            propagation: Some(String::new()),
         })
-        .collect()
+    });
+    points.collect()
+}
+
+fn asked_for(mount: engine::Mount) -> MountPoint {
+    let kind = match mount.typ {
+        Some(MountTypeEnum::BIND) => MountPointTypeEnum::BIND,
+        Some(MountTypeEnum::TMPFS) => MountPointTypeEnum::TMPFS,
+        _ => MountPointTypeEnum::VOLUME,
+    };
+    MountPoint {
+        typ: Some(kind),
+        name: (mount.source.clone()).filter(|_| kind == MountPointTypeEnum::VOLUME),
+        source: mount.source,
+        destination: mount.target,
+        mode: Some(String::new()),
+        rw: Some(!mount.read_only.unwrap_or(false)),
+        ..Default::default()
+    }
 }

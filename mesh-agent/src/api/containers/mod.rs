@@ -44,12 +44,23 @@ pub(super) async fn list(
         .and_then(|limit| usize::try_from(limit).ok());
     let all = query.flag("all") || filters.contains("status") || limit.is_some_and(|n| n > 0);
     let own = node_id(&api);
+    let bounds = bounds(&api, &filters)?;
     let tasks = api.node.tasks();
     let now = Utc::now();
     let mut found: Vec<&LocalTask> = tasks
         .iter()
         .filter(|task| all || state(task) == ContainerSummaryStateEnum::RUNNING)
         .filter(|task| matches(&filters, task, &own, api.node.health(task)))
+        .filter(|task| {
+            filters.matches("volume", |volume| {
+                let mounts = inspect::mounts(&api, task);
+                mounts.iter().any(|mount| {
+                    let names = [&mount.name, &mount.destination];
+                    names.into_iter().flatten().any(|name| name == volume)
+                })
+            })
+        })
+        .filter(|task| bounds.iter().all(|bound| bound.holds(task.created)))
         .collect();
     found.sort_by_key(|task| std::cmp::Reverse(task.created));
     if let Some(limit) = limit.filter(|limit| *limit > 0) {
@@ -61,6 +72,33 @@ pub(super) async fn list(
             .map(|task| summary(&api, task, now))
             .collect(),
     ))
+}
+
+/// A filter by the time when another container was made, nanoseconds since the epoch.
+enum Bound {
+    Before(i64),
+    Since(i64),
+}
+
+impl Bound {
+    fn holds(&self, created: i64) -> bool {
+        match self {
+            Self::Before(at) => created < *at,
+            Self::Since(at) => created > *at,
+        }
+    }
+}
+
+/// The filters `before` and `since`, which name containers.
+fn bounds(api: &Api, filters: &Filters) -> Answer<Vec<Bound>> {
+    let created = |name: &str| api.node.find_task(name).map(|task| task.created);
+    let before = filters
+        .get("before")
+        .map(|name| created(name).map(Bound::Before));
+    let since = filters
+        .get("since")
+        .map(|name| created(name).map(Bound::Since));
+    Ok(before.chain(since).collect::<Result<_, _>>()?)
 }
 
 fn matches(filters: &Filters, task: &LocalTask, node_id: &str, health: Option<Health>) -> bool {
@@ -218,7 +256,7 @@ fn summary(api: &Api, task: &LocalTask, now: DateTime<Utc>) -> ContainerSummary 
         network_settings: Some(ContainerSummaryNetworkSettings {
             networks: Some(networks(api, task)),
         }),
-        mounts: Some(Vec::new()),
+        mounts: Some(inspect::mounts(api, task)),
         ..Default::default()
     }
 }

@@ -13,7 +13,7 @@ use mesh_api::frames::StreamKind;
 use mesh_runtime::{LogOptions, Output};
 use tokio::io::AsyncWriteExt;
 
-use super::container_spec;
+use super::{container_spec, inspect};
 use crate::{
     api::{
         Answer, Api,
@@ -32,6 +32,9 @@ pub(in crate::api) async fn logs(
 ) -> Answer<Response> {
     let task = api.node.find_task(&id)?;
     let args = LogArgs::read(&query)?;
+    if inspect::log_driver(&task) == "none" {
+        return Err(ApiError::no_log());
+    }
     let terminal = has_terminal(&task);
     let pieces = pieces(&api, &task, args, terminal).await?;
     Ok(log_response(terminal, pieces.map(Ok::<_, Infallible>)))

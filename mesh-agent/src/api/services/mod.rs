@@ -15,7 +15,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use mesh_api::{
-    Filters,
+    Filters, ShownService,
     engine::{Service, ServiceCreateResponse, ServiceSpec, ServiceUpdateResponse},
 };
 use mesh_manager::{
@@ -34,7 +34,7 @@ const FILTERS: [&str; 5] = ["id", "label", "mode", "name", "runtime"];
 pub(super) async fn list(
     State(api): State<Api>,
     QueryOf(query): QueryOf<Query>,
-) -> Answer<Shown<Vec<Service>>> {
+) -> Answer<Shown<Vec<ShownService>>> {
     let manager = api.manager()?;
     let filters = query.filters(&FILTERS)?;
     let view = manager.view();
@@ -46,7 +46,7 @@ pub(super) async fn list(
             if query.flag("status") {
                 shown.service_status = Some(service_status(&view, service));
             }
-            shown
+            with_previous(service, shown)
         })
         .collect();
     Ok(Shown(services))
@@ -71,16 +71,24 @@ pub(super) async fn inspect(
     State(api): State<Api>,
     Path(id): Path<String>,
     QueryOf(query): QueryOf<Query>,
-) -> Answer<Shown<Service>> {
+) -> Answer<Shown<ShownService>> {
     let manager = api.manager()?;
     let view = manager.view();
-    let mut service = view.find_service(&id)?.to_engine(&view);
+    let service = view.find_service(&id)?;
+    let mut shown = service.to_engine(&view);
     if query.flag("insertDefaults")
-        && let Some(spec) = &mut service.spec
+        && let Some(spec) = &mut shown.spec
     {
         defaults::insert(spec);
     }
-    Ok(Shown(service))
+    Ok(Shown(with_previous(service, shown)))
+}
+
+fn with_previous(known: &mesh_manager::state::Service, service: Service) -> ShownService {
+    ShownService {
+        service,
+        previous_spec: known.previous_spec.as_deref().cloned(),
+    }
 }
 
 pub(super) async fn create(

@@ -3,7 +3,7 @@
 use mesh_api::engine::{HealthConfig, Mount, ServiceSpec};
 use mesh_manager::state::ServiceMode;
 
-use crate::{api::errors::ApiError, container};
+use crate::{api::errors::ApiError, container, volumes};
 
 /// Least time in a health check that is not zero, nanoseconds.
 const LEAST_TIME: i64 = 1_000_000;
@@ -28,6 +28,7 @@ pub(super) fn check(spec: &ServiceSpec) -> Result<(), ApiError> {
         .flatten()
     {
         volume(mount)?;
+        other(mount)?;
     }
     if let Some(container) = container {
         container::handed(container).map_err(|error| ApiError::bad_request(error.to_string()))?;
@@ -36,6 +37,8 @@ pub(super) fn check(spec: &ServiceSpec) -> Result<(), ApiError> {
         container::check_templates(container, name, &labels)
             .map_err(|error| invalid(&error.to_string()))?;
     }
+    container::logging::limits(template.log_driver.as_ref())
+        .map_err(|error| ApiError::bad_request(error.to_string()))?;
     let limits = template.resources.as_ref().and_then(|r| r.limits.as_ref());
     match limits.and_then(|limits| limits.pids) {
         Some(pids) if pids < 0 => Err(ApiError::bad_request(format!(
@@ -120,32 +123,50 @@ fn health_check(wanted: &HealthConfig) -> Result<(), ApiError> {
     }
 }
 
-fn volume(mount: &Mount) -> Result<(), ApiError> {
-    let Some(options) = &mount.volume_options else {
-        return Ok(());
-    };
-    let driver = options.driver_config.as_ref();
-    let name = driver.and_then(|d| d.name.as_deref()).unwrap_or_default();
-    let has_options = driver
-        .and_then(|d| d.options.as_ref())
-        .is_some_and(|given| !given.is_empty());
-    let refused = if !matches!(name, "" | "local") {
-        "a volume driver other than local"
-    } else if has_options {
-        "options of a volume driver"
-    } else if options
-        .subpath
-        .as_deref()
-        .is_some_and(|path| !path.is_empty())
-    {
-        "a subpath of a volume"
+/// What is asked of a bind mount or a tmpfs and nobody would follow.
+fn other(mount: &Mount) -> Result<(), ApiError> {
+    let (bind, tmpfs) = (mount.bind_options.as_ref(), mount.tmpfs_options.as_ref());
+    let refused = if bind.and_then(|bind| bind.read_only_force_recursive) == Some(true) {
+        "bind-recursive=readonly is not supported: what is mounted below the source stays writable"
+    } else if tmpfs.is_some_and(|tmpfs| tmpfs.options.iter().flatten().next().is_some()) {
+        "options of a tmpfs are not supported, but its size and mode"
     } else {
         return Ok(());
     };
     let target = mount.target.as_deref().unwrap_or_default();
     Err(ApiError::bad_request(format!(
-        "invalid mount at {target}: {refused} is not supported yet; use a bind mount"
+        "invalid mount at {target}: {refused}"
     )))
+}
+
+fn volume(mount: &Mount) -> Result<(), ApiError> {
+    let Some(options) = &mount.volume_options else {
+        return Ok(());
+    };
+    let target = mount.target.as_deref().unwrap_or_default();
+    let refused = |what: String| {
+        Err(ApiError::bad_request(format!(
+            "invalid mount at {target}: {what}"
+        )))
+    };
+    let driver = options.driver_config.clone().unwrap_or_default();
+    let name = driver.name.unwrap_or_default();
+    if !matches!(name.as_str(), "" | "local") {
+        return refused(format!(
+            "volume driver {name:?}: only the local driver is there"
+        ));
+    }
+    if options.subpath.as_deref().is_some_and(|p| !p.is_empty()) {
+        return refused("a subpath of a volume is not supported; use a bind mount".to_owned());
+    }
+    let driver_options = driver.options.unwrap_or_default();
+    if !driver_options.is_empty() && mount.source.as_deref().unwrap_or_default().is_empty() {
+        return refused("a volume with driver options needs a source, which names it".to_owned());
+    }
+    match volumes::check_options(&driver_options.into_iter().collect()) {
+        Ok(()) => Ok(()),
+        Err(error) => refused(error.to_string()),
+    }
 }
 
 #[cfg(test)]
@@ -169,20 +190,83 @@ mod tests {
     fn volumes() {
         assert_eq!(mount(json!({})), None);
         assert_eq!(mount(json!({"DriverConfig": {"Name": "local"}})), None);
-        for (options, word) in [
+        let nfs = json!({"type": "nfs", "o": "addr=10.0.0.1,rw", "device": ":/x"});
+        assert_eq!(mount(json!({"DriverConfig": {"Options": nfs}})), None);
+        for (options, words) in [
             (
                 json!({"DriverConfig": {"Name": "nfs"}}),
-                "a volume driver other than local",
+                "volume driver \"nfs\": only the local driver is there",
             ),
             (
                 json!({"DriverConfig": {"Options": {"type": "nfs"}}}),
-                "options of a volume driver",
+                "missing required option: \"device\"",
             ),
-            (json!({"Subpath": "a/b"}), "a subpath of a volume"),
+            (
+                json!({"DriverConfig": {"Options": {"colour": "red"}}}),
+                "invalid option: \"colour\"",
+            ),
+            (
+                json!({"Subpath": "a/b"}),
+                "a subpath of a volume is not supported; use a bind mount",
+            ),
         ] {
             let told = mount(options).expect("refused");
-            assert!(told.contains(word) && told.contains("/d"), "{told}");
+            assert_eq!(told, format!("invalid mount at /d: {words}"));
         }
+        let unnamed = json!({"Type": "volume", "Target": "/d", "VolumeOptions": {"DriverConfig": {"Options": nfs}}});
+        let told = told(json!({"ContainerSpec": {"Image": "a", "Mounts": [unnamed]}}));
+        assert_eq!(
+            told.as_deref(),
+            Some(
+                "invalid mount at /d: a volume with driver options needs a source, which names it"
+            )
+        );
+    }
+
+    #[test]
+    fn other_mounts() {
+        let mount =
+            |mount: Value| told(json!({"ContainerSpec": {"Image": "a", "Mounts": [mount]}}));
+        let bind = |options: Value| {
+            mount(json!({"Type": "bind", "Source": "/s", "Target": "/d", "BindOptions": options}))
+        };
+        let tmpfs = |options: Value| {
+            mount(json!({"Type": "tmpfs", "Target": "/d", "TmpfsOptions": options}))
+        };
+        assert_eq!(
+            bind(json!({"CreateMountpoint": true, "ReadOnlyNonRecursive": true})),
+            None
+        );
+        assert_eq!(tmpfs(json!({"SizeBytes": 1, "Options": []})), None);
+        for (told, words) in [
+            (
+                bind(json!({"ReadOnlyForceRecursive": true})),
+                "bind-recursive=readonly is not",
+            ),
+            (
+                tmpfs(json!({"Options": [["noexec"]]})),
+                "options of a tmpfs are not supported",
+            ),
+        ] {
+            let told = told.expect("refused");
+            assert!(
+                told.starts_with(&format!("invalid mount at /d: {words}")),
+                "{told}"
+            );
+        }
+    }
+
+    #[test]
+    fn log_drivers() {
+        let driver = |name: &str| {
+            told(json!({"ContainerSpec": {"Image": "a"}, "LogDriver": {"Name": name}}))
+        };
+        assert_eq!(driver("local"), None);
+        let refused = driver("gelf").expect("refused");
+        assert!(
+            refused.contains("no log driver named 'gelf' is registered"),
+            "{refused}"
+        );
     }
 
     #[test]

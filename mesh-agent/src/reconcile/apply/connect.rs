@@ -91,7 +91,7 @@ impl Reconciler {
             let missing: Vec<_> = links
                 .iter()
                 .filter(|link| !observed.host.interfaces.contains_key(&link.host_name))
-                .map(|link| (link.clone(), mtu - cipher_overhead(assignment, link)))
+                .map(|link| (link.clone(), link_mtu(assignment, link, mtu)))
                 .collect();
             let pid = observed.containers.get(&id).map_or(0, |info| info.pid);
             Some(async move {
@@ -152,14 +152,21 @@ impl Reconciler {
     }
 }
 
-/// What encryption takes of a link's MTU.
-fn cipher_overhead(assignment: &Assignment, link: &TaskLink) -> u32 {
+/// The MTU of a link: what fits into the tunnel, encrypted or not, and no more than its network's.
+fn link_mtu(assignment: &Assignment, link: &TaskLink, tunnel: u32) -> u32 {
     let LinkKind::Overlay { network } = &link.kind else {
-        return 0;
+        return tunnel;
     };
-    match assignment.networks.get(network) {
-        Some(network) if network.encrypted => mesh_wireguard::OVERHEAD,
-        _ => 0,
+    let Some(network) = assignment.networks.get(network) else {
+        return tunnel;
+    };
+    let fits = match network.encrypted {
+        true => tunnel - mesh_wireguard::OVERHEAD,
+        false => tunnel,
+    };
+    match network.mtu {
+        0 => fits,
+        wanted => fits.min(wanted),
     }
 }
 

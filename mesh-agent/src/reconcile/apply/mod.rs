@@ -161,6 +161,9 @@ impl Reconciler {
         if self.egress.is_some() && !egress::exists(&self.instance).await {
             self.egress = None;
         }
+        // Tasks that never had a container, and file systems that were busy.
+        let volumes = self.tools.volumes.clone();
+        tokio::spawn(async move { volumes.settle().await });
     }
 }
 

@@ -1,8 +1,8 @@
 //! `image`: the images of the node.
 
-mod load;
+pub(crate) mod load;
 pub(crate) mod ls;
-mod pull;
+pub(crate) mod pull;
 
 use anyhow::Result;
 use clap::Subcommand;

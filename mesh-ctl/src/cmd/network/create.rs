@@ -1,6 +1,9 @@
 //! `network create`
 
-use anyhow::{Result, bail};
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, bail};
+use ipnetwork::IpNetwork;
 use mesh_api::{
     Client,
     engine::{Ipam, IpamConfig, NetworkCreateRequest},
@@ -25,6 +28,9 @@ pub(crate) struct Args {
     /// Part of the subnet that addresses are taken from
     #[arg(long, value_name = "CIDR")]
     ip_range: Vec<String>,
+    /// Address that nobody is given, as name=address
+    #[arg(long, value_name = "NAME=ADDRESS")]
+    aux_address: Vec<String>,
     /// Let containers outside of services attach
     #[arg(long)]
     attachable: bool,
@@ -61,7 +67,7 @@ fn request(args: Args) -> Result<NetworkCreateRequest> {
     if args.gateway.len() > args.subnet.len() || args.ip_range.len() > args.subnet.len() {
         bail!("every --gateway and every --ip-range needs a --subnet of its own");
     }
-    let config: Vec<IpamConfig> = args
+    let mut config: Vec<IpamConfig> = args
         .subnet
         .iter()
         .enumerate()
@@ -72,6 +78,7 @@ fn request(args: Args) -> Result<NetworkCreateRequest> {
             auxiliary_addresses: None,
         })
         .collect();
+    reserve(&mut config, &args.aux_address)?;
     Ok(NetworkCreateRequest {
         name: args.name,
         driver: Some(args.driver),
@@ -89,4 +96,63 @@ fn request(args: Args) -> Result<NetworkCreateRequest> {
         labels: Some(labels(&args.labels)),
         ..Default::default()
     })
+}
+
+/// Puts each auxiliary address to the subnet that it is of.
+fn reserve(configs: &mut [IpamConfig], addresses: &[String]) -> Result<()> {
+    for (name, text) in labels(addresses) {
+        let address: IpAddr = text.parse().with_context(|| {
+            format!("invalid --aux-address {name}={text}: write it as name=address")
+        })?;
+        let is_of = |config: &&mut IpamConfig| {
+            let subnet = config.subnet.as_deref().unwrap_or_default();
+            (subnet.parse::<IpNetwork>()).is_ok_and(|subnet| subnet.contains(address))
+        };
+        match configs.iter_mut().find(is_of) {
+            Some(config) => {
+                let all = config.auxiliary_addresses.get_or_insert_default();
+                all.insert(name, text);
+            }
+            None => bail!("no matching subnet for aux-address {address}"),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cmd::arguments;
+
+    fn made(words: &[&str]) -> Result<NetworkCreateRequest> {
+        request(arguments(words)?)
+    }
+
+    #[test]
+    fn addresses_go_with_their_subnet() {
+        let all = "--subnet 10.1.0.0/24 --subnet fd00:1::/64 --aux-address a=10.1.0.9 --aux-address b=fd00:1::9 \
+                   --aux-address c=10.1.0.8 --opt com.docker.network.driver.mtu=1200 front";
+        let words: Vec<_> = all.split_whitespace().collect();
+        let request = made(&words).expect("a request");
+        let options = request.options.expect("options");
+        assert_eq!(options["com.docker.network.driver.mtu"], "1200");
+        let configs = request.ipam.expect("ipam").config.expect("subnets");
+        let four = configs[0].auxiliary_addresses.as_ref().expect("some");
+        assert_eq!(
+            (four["a"].as_str(), four["c"].as_str()),
+            ("10.1.0.9", "10.1.0.8")
+        );
+        let six = configs[1].auxiliary_addresses.as_ref().expect("one");
+        assert_eq!(six["b"], "fd00:1::9");
+        for (bad, why) in [
+            ("a=10.2.0.9", "no matching subnet for aux-address 10.2.0.9"),
+            (
+                "10.1.0.9",
+                "invalid --aux-address 10.1.0.9=: write it as name=address",
+            ),
+        ] {
+            let error = made(&["--subnet", "10.1.0.0/24", "--aux-address", bad, "n"]);
+            assert_eq!(error.expect_err(bad).to_string(), why);
+        }
+    }
 }

@@ -3,6 +3,7 @@
 mod create;
 mod inspect;
 mod ls;
+mod prune;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -17,6 +18,8 @@ pub(crate) enum Command {
     /// List networks
     #[command(visible_alias = "list")]
     Ls(ls::Args),
+    /// Remove the networks that nothing uses
+    Prune(prune::Args),
     /// Remove networks
     #[command(visible_alias = "remove")]
     Rm(Rm),
@@ -35,6 +38,7 @@ pub(crate) async fn run(client: &Client, command: Command) -> Result<()> {
         Command::Create(args) => create::run(client, args).await,
         Command::Inspect(args) => inspect::run(client, args).await,
         Command::Ls(args) => ls::run(client, args).await,
+        Command::Prune(args) => prune::run(client, args).await,
         Command::Rm(args) => {
             super::for_each(args.networks, async |name| {
                 Ok(client.network_remove(&name).await?)

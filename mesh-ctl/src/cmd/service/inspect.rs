@@ -1,7 +1,7 @@
 //! `service inspect`
 
 use anyhow::Result;
-use mesh_api::{Client, engine::Service};
+use mesh_api::{Client, ShownService, engine::Service};
 
 use crate::{
     cmd::all_done,
@@ -25,7 +25,17 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let mut services = Vec::new();
     let mut missing = Vec::new();
     for reference in &args.services {
-        match client.service(reference, args.pretty).await {
+        let found = match args.pretty {
+            true => client
+                .service(reference, true)
+                .await
+                .map(|service| ShownService {
+                    service,
+                    previous_spec: None,
+                }),
+            false => client.shown_service(reference).await,
+        };
+        match found {
             Ok(service) => services.push(service),
             Err(error) if error.is_not_found() => {
                 missing.push(format!("Error: no such service: {reference}"));
@@ -34,7 +44,7 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
         }
     }
     if args.pretty {
-        for service in &services {
+        for ShownService { service, .. } in &services {
             let networks = network_names(client, service).await;
             let text = super::pretty::render(service, &networks, chrono::Utc::now());
             format::write(&text)?;

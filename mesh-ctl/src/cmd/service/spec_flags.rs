@@ -1,10 +1,11 @@
 //! The flags of `service create` and `service update` that set one value each.
 
 use mesh_api::engine::{
-    ServiceSpec, TaskSpec, TaskSpecContainerSpec, TaskSpecRestartPolicyConditionEnum as Condition,
+    ServiceSpec, TaskSpec, TaskSpecContainerSpec, TaskSpecLogDriver,
+    TaskSpecRestartPolicyConditionEnum as Condition,
 };
 
-use crate::flags::quantity;
+use crate::flags::{labels, quantity};
 
 /// When an ended task is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -70,6 +71,12 @@ pub(super) struct SpecFlags {
     /// Run an init in tasks
     #[arg(long)]
     init: bool,
+    /// What is kept of the tasks' output: json-file, local or none
+    #[arg(long, value_name = "DRIVER")]
+    log_driver: Option<String>,
+    /// Option of the log driver, as key=value: max-size, max-file
+    #[arg(long = "log-opt", value_name = "OPTION", requires = "log_driver")]
+    log_options: Vec<String>,
     /// At most so many tasks per node; 0 is any number
     #[arg(long)]
     replicas_max_per_node: Option<i64>,
@@ -87,6 +94,13 @@ impl SpecFlags {
         self.container(task.container_spec.get_or_insert_default());
         self.resources(task);
         self.restart(task);
+        // An empty name leaves it as it is, as in Docker.
+        if let Some(name) = self.log_driver.clone().filter(|name| !name.is_empty()) {
+            task.log_driver = Some(TaskSpecLogDriver {
+                name: Some(name),
+                options: Some(labels(&self.log_options)),
+            });
+        }
         if let Some(most) = self.replicas_max_per_node {
             task.placement.get_or_insert_default().max_replicas = Some(most);
         }
@@ -171,5 +185,20 @@ mod tests {
         let mut spec = given.clone();
         SpecFlags::default().apply(&mut spec);
         assert_eq!(spec, given);
+    }
+    #[test]
+    fn log_drivers() {
+        let of = |words: &[&str]| {
+            let flags: SpecFlags = crate::cmd::arguments(words).expect("flags");
+            let mut spec = ServiceSpec::default();
+            flags.apply(&mut spec);
+            spec.task_template.and_then(|task| task.log_driver)
+        };
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&["--log-driver", ""]), None);
+        let local = of(&["--log-driver", "local", "--log-opt", "max-size=1m"]).expect("a driver");
+        assert_eq!(local.name.as_deref(), Some("local"));
+        assert_eq!(local.options.expect("options")["max-size"], "1m");
+        crate::cmd::arguments::<SpecFlags>(&["--log-opt", "max-size=1m"]).expect_err("of what");
     }
 }
