@@ -13,7 +13,7 @@ use crate::cmd;
 #[command(name = "mesh-ctl", version, about, disable_help_subcommand = true)]
 pub(crate) struct Cli {
     /// Socket of the agent, as unix:///path [env: MESH_HOST, DOCKER_HOST]
-    #[arg(short = 'H', long, global = true, value_name = "HOST")]
+    #[arg(short = 'H', long, value_name = "HOST")]
     host: Option<String>,
     #[command(subcommand)]
     command: Command,

@@ -1,13 +1,16 @@
 //! Reads arguments in Docker's notations: ports, mounts, networks, sizes, durations, variables.
 
+pub(crate) mod capability;
 pub(crate) mod csv;
 pub(crate) mod handout;
+pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod mount;
 pub(crate) mod network;
 pub(crate) mod nodes;
 pub(crate) mod port;
 pub(crate) mod quantity;
+pub(crate) mod ulimit;
 
 use std::collections::HashMap;
 

@@ -6,19 +6,18 @@ use anyhow::{Context, Result, bail};
 use mesh_api::{
     Client,
     engine::{
-        EndpointSpec, EndpointSpecModeEnum, Limit, ResourceObject, ServiceSpec, ServiceSpecMode,
+        EndpointSpec, Limit, ResourceObject, ServiceSpec, ServiceSpecMode,
         ServiceSpecModeReplicated, ServiceSpecModeReplicatedJob, TaskSpec, TaskSpecContainerSpec,
-        TaskSpecContainerSpecDnsConfig, TaskSpecPlacement, TaskSpecPlacementPreferences,
-        TaskSpecPlacementSpread, TaskSpecResources,
+        TaskSpecPlacement, TaskSpecResources,
     },
     handout::Kind,
 };
 
 use super::{
-    WaitFlags, health_flags::HealthFlags, registry_flags::RegistryFlags,
+    WaitFlags, health_flags::HealthFlags, list_flags::ListFlags, registry_flags::RegistryFlags,
     rollout_flags::RolloutFlags, spec_flags::SpecFlags,
 };
-use crate::flags::{environment, handout, image, labels, mount, network, non_empty, port, words};
+use crate::flags::{environment, handout, image, labels, network, non_empty, port, words};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -58,12 +57,6 @@ pub(crate) struct Args {
     /// Label of the service, as key=value
     #[arg(short, long = "label", value_name = "LABEL")]
     labels: Vec<String>,
-    /// Label of its containers, as key=value
-    #[arg(long = "container-label", value_name = "LABEL")]
-    container_labels: Vec<String>,
-    /// Mount: type=bind|volume|tmpfs,source=..,target=.. and, where wanted, readonly
-    #[arg(long = "mount", value_name = "MOUNT")]
-    mounts: Vec<String>,
     /// Secret to hand to tasks: its name, or source=..,target=..,uid=..,gid=..,mode=..
     #[arg(long = "secret", value_name = "SECRET")]
     secrets: Vec<String>,
@@ -73,28 +66,11 @@ pub(crate) struct Args {
     /// Where tasks may run, as node.role==worker
     #[arg(long = "constraint", value_name = "CONSTRAINT")]
     constraints: Vec<String>,
-    /// How tasks are spread, as spread=node.labels.zone
-    #[arg(long = "placement-pref", value_name = "PREFERENCE")]
-    preferences: Vec<String>,
     /// Replaces the image's entry point; quoted as in a shell
     #[arg(long)]
     entrypoint: Option<String>,
-    /// Host entry, as name:address
-    #[arg(
-        long = "host-entry",
-        visible_alias = "add-host",
-        value_name = "HOST:IP"
-    )]
-    hosts: Vec<String>,
-    /// Name server
-    #[arg(long)]
-    dns: Vec<String>,
-    /// Capability to add
-    #[arg(long)]
-    cap_add: Vec<String>,
-    /// Capability to drop
-    #[arg(long)]
-    cap_drop: Vec<String>,
+    #[command(flatten)]
+    lists: ListFlags,
     #[command(flatten)]
     spec: SpecFlags,
     #[command(flatten)]
@@ -137,36 +113,11 @@ fn spec(args: Args) -> Result<ServiceSpec> {
         args: non_empty(args.command),
         command: args.entrypoint.as_deref().map(words).transpose()?,
         env: non_empty(environment(&args.env_file, &args.env)?),
-        labels: Some(labels(&args.container_labels)).filter(|labels| !labels.is_empty()),
-        mounts: non_empty(
-            args.mounts
-                .iter()
-                .map(|text| mount::parse(text))
-                .collect::<Result<_>>()?,
-        ),
-        hosts: non_empty(
-            args.hosts
-                .iter()
-                .map(|text| host_entry(text))
-                .collect::<Result<_>>()?,
-        ),
-        dns_config: non_empty(args.dns).map(|servers| TaskSpecContainerSpecDnsConfig {
-            nameservers: Some(servers),
-            ..Default::default()
-        }),
-        capability_add: non_empty(args.cap_add),
-        capability_drop: non_empty(args.cap_drop),
         ..Default::default()
     };
     args.health.apply(&mut container)?;
     let placement = TaskSpecPlacement {
         constraints: non_empty(args.constraints),
-        preferences: non_empty(
-            args.preferences
-                .iter()
-                .map(|text| preference(text))
-                .collect::<Result<_>>()?,
-        ),
         ..Default::default()
     };
     let networks: Vec<_> = args
@@ -174,10 +125,6 @@ fn spec(args: Args) -> Result<ServiceSpec> {
         .iter()
         .map(|text| network::parse(text))
         .collect::<Result<_>>()?;
-    let endpoint_mode = match args.endpoint_mode.as_str() {
-        "dnsrr" => EndpointSpecModeEnum::DNSRR,
-        _ => EndpointSpecModeEnum::VIP,
-    };
     let mut spec = ServiceSpec {
         name: Some(args.name),
         labels: Some(labels(&args.labels)),
@@ -195,11 +142,12 @@ fn spec(args: Args) -> Result<ServiceSpec> {
         }),
         mode: Some(mode),
         endpoint_spec: Some(EndpointSpec {
-            mode: Some(endpoint_mode),
+            mode: Some(super::endpoint_mode(&args.endpoint_mode)),
             ports: non_empty(ports),
         }),
         ..Default::default()
     };
+    args.lists.apply(&mut spec)?;
     args.spec.apply(&mut spec);
     args.rollout.apply(&mut spec);
     let has_rollout = spec.update_config.is_some() || spec.rollback_config.is_some();
@@ -242,25 +190,6 @@ fn mode(args: &Args) -> Result<ServiceSpecMode> {
             ..Default::default()
         },
     })
-}
-
-/// `name:address` becomes the `address name` of /etc/hosts.
-fn host_entry(text: &str) -> Result<String> {
-    let (name, address) = text
-        .split_once(':')
-        .with_context(|| format!("invalid host entry {text:?}: write it as name:address"))?;
-    Ok(format!("{address} {name}"))
-}
-
-fn preference(text: &str) -> Result<TaskSpecPlacementPreferences> {
-    match text.split_once('=') {
-        Some(("spread", descriptor)) => Ok(TaskSpecPlacementPreferences {
-            spread: Some(TaskSpecPlacementSpread {
-                spread_descriptor: Some(descriptor.to_owned()),
-            }),
-        }),
-        _ => bail!("invalid placement preference {text:?}: write it as spread=node.labels.zone"),
-    }
 }
 
 #[cfg(test)]

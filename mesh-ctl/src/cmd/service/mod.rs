@@ -3,6 +3,7 @@
 mod create;
 mod health_flags;
 mod inspect;
+mod list_flags;
 mod logs;
 mod ls;
 mod pretty;
@@ -18,7 +19,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use mesh_api::{
     Client,
-    engine::{Service, ServiceSpec},
+    engine::{EndpointSpecModeEnum as EndpointMode, Service, ServiceSpec},
 };
 
 use crate::progress;
@@ -45,6 +46,14 @@ pub(crate) enum Command {
     Scale(scale::Args),
     /// Change a service
     Update(Box<update::Args>),
+}
+
+/// How a service's name resolves: one of the words that the flag takes.
+fn endpoint_mode(word: &str) -> EndpointMode {
+    match word {
+        "dnsrr" => EndpointMode::DNSRR,
+        _ => EndpointMode::VIP,
+    }
 }
 
 /// Flags of `service rm`.
@@ -90,7 +99,7 @@ pub(crate) async fn run(client: &Client, command: Command) -> Result<()> {
             })
             .await
         }
-        Command::Rollback(args) => rollback::run(client, args).await,
+        Command::Rollback(args) => rollback::run(client, args.service, args.wait).await,
         Command::Scale(args) => scale::run(client, args).await,
         Command::Update(args) => update::run(client, *args).await,
     }

@@ -9,20 +9,21 @@ use crate::progress;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Service: name, id or unique prefix
-    service: String,
+    pub(super) service: String,
     #[command(flatten)]
-    wait: WaitFlags,
+    pub(super) wait: WaitFlags,
 }
 
-pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
-    let service = client.service(&args.service, false).await?;
+/// Goes back to the spec before the last update.
+pub(super) async fn run(client: &Client, name: String, wait: WaitFlags) -> Result<()> {
+    let service = client.service(&name, false).await?;
     let (id, version) = super::identity(&service)?;
     let spec = service.spec.unwrap_or_default();
     let answer = client.service_rollback(&id, version, &spec).await?;
     super::warn(answer.warnings, None);
-    say!("{}", args.service)?;
-    if args.wait.detach {
+    say!("{name}")?;
+    if wait.detach {
         return Ok(());
     }
-    progress::wait_for_rollback(client, &id, args.wait.quiet).await
+    progress::wait_for_rollback(client, &id, wait.quiet).await
 }

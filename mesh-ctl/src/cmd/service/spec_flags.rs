@@ -63,14 +63,14 @@ pub(super) struct SpecFlags {
     #[arg(long)]
     stop_signal: Option<String>,
     /// Mount the root file system read-only
-    #[arg(long)]
-    read_only: bool,
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    read_only: Option<bool>,
     /// Give tasks a terminal
-    #[arg(short, long)]
-    tty: bool,
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    tty: Option<bool>,
     /// Run an init in tasks
-    #[arg(long)]
-    init: bool,
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    init: Option<bool>,
     /// What is kept of the tasks' output: json-file, local or none
     #[arg(long, value_name = "DRIVER")]
     log_driver: Option<String>,
@@ -112,15 +112,9 @@ impl SpecFlags {
         set(&mut container.dir, &self.workdir);
         set(&mut container.stop_signal, &self.stop_signal);
         set(&mut container.stop_grace_period, &self.stop_grace_period);
-        for (field, on) in [
-            (&mut container.read_only, self.read_only),
-            (&mut container.tty, self.tty),
-            (&mut container.init, self.init),
-        ] {
-            if on {
-                *field = Some(true);
-            }
-        }
+        set(&mut container.read_only, &self.read_only);
+        set(&mut container.tty, &self.tty);
+        set(&mut container.init, &self.init);
     }
 
     fn resources(&self, task: &mut TaskSpec) {

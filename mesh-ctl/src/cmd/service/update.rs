@@ -11,10 +11,39 @@ use mesh_api::{
 };
 
 use super::{
-    WaitFlags, health_flags::HealthFlags, registry_flags::RegistryFlags,
+    WaitFlags, health_flags::HealthFlags, list_flags::ListChanges, registry_flags::RegistryFlags,
     rollout_flags::RolloutFlags, spec_flags::SpecFlags,
 };
-use crate::flags::{environment, handout, image, labels, network, port, words};
+use crate::flags::{environment, handout, image, labels, network, non_empty, port, words};
+
+/// What changes the spec: flags, and groups of them.
+const CHANGES: [&str; 25] = [
+    "args",
+    "config_add",
+    "config_rm",
+    "constraint_add",
+    "constraint_rm",
+    "endpoint_mode",
+    "entrypoint",
+    "env_add",
+    "env_rm",
+    "force",
+    "image",
+    "label_add",
+    "label_rm",
+    "max_concurrent",
+    "network_add",
+    "network_rm",
+    "publish_add",
+    "publish_rm",
+    "replicas",
+    "secret_add",
+    "secret_rm",
+    "HealthFlags",
+    "ListChanges",
+    "RolloutFlags",
+    "SpecFlags",
+];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -77,6 +106,17 @@ pub(crate) struct Args {
     /// Remove a placement constraint
     #[arg(long, value_name = "CONSTRAINT")]
     constraint_rm: Vec<String>,
+    /// Replaces the image's entry point; quoted as in a shell, empty for the image's own
+    #[arg(long, value_name = "COMMAND")]
+    entrypoint: Option<String>,
+    /// How the service's name resolves: vip or dnsrr
+    #[arg(long, value_parser = ["vip", "dnsrr"])]
+    endpoint_mode: Option<String>,
+    /// Go back to the spec before the last update
+    #[arg(long, conflicts_with_all = CHANGES)]
+    rollback: bool,
+    #[command(flatten)]
+    lists: ListChanges,
     #[command(flatten)]
     spec: SpecFlags,
     #[command(flatten)]
@@ -90,6 +130,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
+    if args.rollback {
+        return super::rollback::run(client, args.service, args.wait).await;
+    }
     let service = client.service(&args.service, false).await?;
     let (id, version) = super::identity(&service)?;
     let mut spec = service.spec.unwrap_or_default();
@@ -121,8 +164,12 @@ async fn change(client: &Client, spec: &mut ServiceSpec, args: &Args) -> Result<
             None => bail!("max-concurrent can only be used with replicated-job mode"),
         }
     }
+    args.lists.apply(spec)?;
     args.spec.apply(spec);
     args.rollout.apply(spec);
+    if let Some(mode) = &args.endpoint_mode {
+        spec.endpoint_spec.get_or_insert_default().mode = Some(super::endpoint_mode(mode));
+    }
     let map = spec.labels.get_or_insert_default();
     map.retain(|name, _| !args.label_rm.contains(name));
     map.extend(labels(&args.label_add));
@@ -170,6 +217,9 @@ fn container(container: &mut TaskSpecContainerSpec, args: &Args) -> Result<()> {
     }
     if let Some(line) = &args.args {
         container.args = Some(words(line)?);
+    }
+    if let Some(line) = &args.entrypoint {
+        container.command = non_empty(words(line)?);
     }
     let added = environment(&[], &args.env_add)?;
     if added.is_empty() && args.env_rm.is_empty() {
@@ -224,10 +274,36 @@ fn protocol(port: &EndpointPortConfig) -> Protocol {
 
 #[cfg(test)]
 mod tests {
+    use clap::Args as _;
     use serde_json::json;
 
     use super::*;
     use crate::cmd::arguments;
+
+    #[test]
+    fn a_rollback_changes_nothing_else() {
+        let command = Args::augment_args(clap::Command::new("update"));
+        let rollback = command
+            .get_arguments()
+            .find(|arg| arg.get_id() == "rollback")
+            .expect("the flag");
+        let conflicts: Vec<_> = command
+            .get_arg_conflicts_with(rollback)
+            .iter()
+            .map(|arg| arg.get_id().clone())
+            .collect();
+        let combined = ["service", "rollback", "detach", "quiet"];
+        for arg in command.get_arguments() {
+            let id = arg.get_id();
+            let is_of_registry = id.as_str().contains("resolve") || id.as_str().contains("auth");
+            assert_ne!(
+                combined.contains(&id.as_str()) || is_of_registry,
+                conflicts.contains(id),
+                "{id}"
+            );
+        }
+        arguments::<Args>(&["--rollback", "--ulimit-rm", "core", "web"]).expect_err("both");
+    }
 
     /// Ports as (published, target) after an update by these flags.
     fn ports(before: serde_json::Value, line: &[&str]) -> Vec<(Option<i64>, Option<i64>)> {
