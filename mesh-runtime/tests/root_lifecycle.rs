@@ -214,6 +214,7 @@ async fn logs_rotate_tail_and_follow() {
     spec.log = LogLimits {
         max_size: 40_000,
         max_files: 3,
+        ..LogLimits::default()
     };
     world.run(&spec).await;
     world.wait_for_line("a", "done").await;
@@ -241,6 +242,7 @@ async fn logs_rotate_tail_and_follow() {
     spec.log = LogLimits {
         max_size: 20_000,
         max_files: 20,
+        ..LogLimits::default()
     };
     world.runtime.create(&spec).await.unwrap();
     let follow = LogOptions {

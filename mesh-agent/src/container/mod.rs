@@ -183,7 +183,6 @@ pub fn plan(
             tracing::warn!(task = task.name, %error, "its log is kept as any other");
             LogLimits::default()
         }),
-        ..ContainerSpec::default()
     };
     Ok(Plan {
         container,
