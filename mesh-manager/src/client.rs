@@ -3,12 +3,15 @@
 use crate::distrust::Watched;
 use hyper_util::rt::TokioIo;
 use mesh_api::proto::{self, node_ca_client::NodeCaClient};
-use mesh_pki::{JoinToken, NodeIdentity, PkiError, tls};
+use mesh_pki::{JoinToken, KeyAndRequest, NodeIdentity, PkiError, tls};
 use rustls::pki_types::ServerName;
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint, Uri},
+};
 
 pub use crate::distrust::Distrust;
 
@@ -47,6 +50,14 @@ pub enum ClientError {
         /// "address:port".
         address: String,
         /// Its words.
+        message: String,
+    },
+    /// The manager was asked, and may have done it or not.
+    #[error("the manager at {address} did not answer: {message}")]
+    Unanswered {
+        /// "address:port".
+        address: String,
+        /// What went wrong.
         message: String,
     },
     /// Keys, certificates or tokens are wrong.
@@ -180,6 +191,22 @@ pub async fn join(
     availability: &str,
     data_path: IpAddr,
 ) -> Result<Joined, ClientError> {
+    let key = mesh_pki::new_key_and_request()?;
+    join_by(&key, address, token, availability, data_path).await
+}
+
+/// The same by a key that the node keeps until it has joined: if it asks again, because an answer was lost, it is the same
+/// node.
+///
+/// # Errors
+/// As [`join`].
+pub async fn join_by(
+    key: &KeyAndRequest,
+    address: &str,
+    token: &str,
+    availability: &str,
+    data_path: IpAddr,
+) -> Result<Joined, ClientError> {
     let parsed: JoinToken = token.parse()?;
     let channel = connect(address, tls::pinned_client_config(&parsed.digest)?).await?;
     let request = proto::IssueNodeCertificateRequest {
@@ -188,7 +215,7 @@ pub async fn join(
         data_path_address: data_path.to_string(),
         ..Default::default()
     };
-    issue(address, channel, request).await
+    issue(address, channel, request, key).await
 }
 
 /// Renews a node's certificate: a new key, the same id, the role that the managers hold now.
@@ -197,7 +224,8 @@ pub async fn join(
 /// As [`join`].
 pub async fn renew(address: &str, identity: &NodeIdentity) -> Result<NodeIdentity, ClientError> {
     let channel = connect(address, tls::client_config(identity)?).await?;
-    let renewed = issue(address, channel, Default::default()).await?;
+    let key = mesh_pki::new_key_and_request()?;
+    let renewed = issue(address, channel, Default::default(), &key).await?;
     Ok(renewed.identity)
 }
 
@@ -208,7 +236,33 @@ pub async fn renew(address: &str, identity: &NodeIdentity) -> Result<NodeIdentit
 /// As [`connect`]; [`ClientError::Refused`] with the manager's words.
 pub async fn withdraw(address: &str, identity: &NodeIdentity) -> Result<(), ClientError> {
     let channel = connect(address, tls::client_config(identity)?).await?;
-    let mut request = tonic::Request::new(proto::WithdrawRequest {});
+    take_back(address, channel, proto::WithdrawRequest::default()).await
+}
+
+/// The same for a join by this key that was not answered, if it was made at all.
+///
+/// # Errors
+/// As [`join`].
+pub async fn withdraw_unanswered(
+    key: &KeyAndRequest,
+    address: &str,
+    token: &str,
+) -> Result<(), ClientError> {
+    let parsed: JoinToken = token.parse()?;
+    let channel = connect(address, tls::pinned_client_config(&parsed.digest)?).await?;
+    let request = proto::WithdrawRequest {
+        token: token.to_owned(),
+        csr_pem: key.request_pem.clone().into_bytes(),
+    };
+    take_back(address, channel, request).await
+}
+
+async fn take_back(
+    address: &str,
+    channel: Channel,
+    request: proto::WithdrawRequest,
+) -> Result<(), ClientError> {
+    let mut request = tonic::Request::new(request);
     request.set_timeout(ISSUE_TIMEOUT);
     let done = NodeCaClient::new(channel).withdraw(request).await;
     done.map(drop).map_err(|status| ClientError::Refused {
@@ -221,10 +275,10 @@ async fn issue(
     address: &str,
     channel: Channel,
     asked: proto::IssueNodeCertificateRequest,
+    pair: &KeyAndRequest,
 ) -> Result<Joined, ClientError> {
-    let pair = mesh_pki::new_key_and_request()?;
     let mut request = tonic::Request::new(proto::IssueNodeCertificateRequest {
-        csr_pem: pair.request_pem.into_bytes(),
+        csr_pem: pair.request_pem.clone().into_bytes(),
         ..asked
     });
     request.set_timeout(ISSUE_TIMEOUT);
@@ -235,7 +289,15 @@ async fn issue(
     let answer = NodeCaClient::new(channel)
         .issue_node_certificate(request)
         .await
-        .map_err(|status| refused(status.message().to_owned()))?
+        .map_err(|status| match status.code() {
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
+                ClientError::Unanswered {
+                    address: address.to_owned(),
+                    message: status.message().to_owned(),
+                }
+            }
+            _ => refused(status.message().to_owned()),
+        })?
         .into_inner();
     let data_path_port = u16::try_from(answer.data_path_port)
         .ok()
@@ -253,7 +315,7 @@ async fn issue(
     };
     let identity = NodeIdentity::new(
         text(answer.certificate_pem)?,
-        pair.key_pem,
+        pair.key_pem.clone(),
         text(answer.root_ca_pem)?,
     )?;
     Ok(Joined {

@@ -151,8 +151,12 @@ pub type Outcome = Result<Response, ManagerError>;
 /// The rules by which managers of this version apply what they propose. 0: health checks and jobs are refused. 1: health
 /// checks are taken. 2: so are jobs. 3: so is autolock. 4: an update of the cluster that does not say how often its root was
 /// to be rotated leaves that as it was. 5: a node is not given another one's WireGuard key. 6: a
-/// network's addresses are of its range. 7: and not those that it is to keep free.
-pub const RULES: u32 = 7;
+/// network's addresses are of its range. 7: the rules in force are part of the state, see [`Operation::GoBy`]. 8: a node
+/// that joins again by the same key is the same node. 9: a network's addresses are not those that it is to keep free.
+pub const RULES: u32 = 9;
+/// The rules of managers that do not tell theirs: the last before managers told them. What the log and snapshots look like has
+/// changed with the next ones, so that such a manager reads nothing of these.
+pub const UNTOLD: u32 = 6;
 
 /// A change together with all that is not a function of the state: apply has no clock and rolls
 /// no dice.
@@ -215,6 +219,11 @@ pub enum Operation {
     TaskStatuses(Vec<(String, TaskStatus)>),
     /// Changes of the leader's reconcilers.
     Reconcile(Vec<Change>),
+    /// These rules are in force from now on, which every manager has told to know. They are never taken back.
+    GoBy {
+        /// See [`RULES`].
+        rules: u32,
+    },
 }
 
 /// The choices that a cluster begins with.
@@ -261,6 +270,10 @@ pub struct AddNode {
     /// Its tunnel end point, if known already.
     #[serde(default)]
     pub data_path_address: String,
+    /// Of one that joins: digest of its key, as in [`NodeReport::key`]. By this it is known if it asks again, because the answer
+    /// was lost.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub key: String,
 }
 
 /// What a node says of itself; see `NodeDescription` in `mesh.proto`.

@@ -152,6 +152,25 @@ impl ManagerError {
         )
     }
 
+    /// The log, or the state, is of rules that this manager's program does not know.
+    pub fn outdated(known: u32, met: u32) -> Self {
+        Self::new(
+            ErrorKind::FailedPrecondition,
+            format!(
+                "this manager's program is too old: it knows rules up to {known}, and the swarm goes by rules {met}. Start the \
+                 version of mesh-agent that was here before, or the one of the other managers"
+            ),
+        )
+    }
+
+    /// A manager that is to come in, whose program is older than the rules in force.
+    pub fn too_old_to_join(told: u32, in_force: u32) -> Self {
+        Self::precondition(format!(
+            "the program of this manager is too old: it knows rules up to {told}, and the swarm goes by rules {in_force}. \
+             Upgrade mesh-agent on this node to the version of the other managers, and try again"
+        ))
+    }
+
     /// A failure of the manager itself; `context` says what it was doing.
     pub fn internal(context: &str, error: impl std::fmt::Display) -> Self {
         Self::new(ErrorKind::Unknown, format!("{context}: {error}"))

@@ -42,6 +42,7 @@ impl World {
         };
         let node = |id: &str, role, availability| AddNode {
             data_path_address: String::new(),
+            key: String::new(),
             id: id.to_owned(),
             role,
             availability,

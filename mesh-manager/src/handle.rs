@@ -18,7 +18,7 @@ use crate::{
     proposer::Proposer,
     queries::{self, Queries},
     raft::{self, OpenRaft, Origin, Peer, Store},
-    role_manager, root_rotation, server,
+    role_manager, root_rotation, rules, server,
     state::{Event, State, certificate_validity},
 };
 use mesh_api::{engine, proto::query::Question};
@@ -90,6 +90,7 @@ impl Manager {
                 hostname: options.hostname,
                 manager_addr: Some(peer.addr.clone()),
                 data_path_address: String::new(),
+                key: String::new(),
             },
         };
         let api = mem::take(&mut config.engine_api);
@@ -155,6 +156,7 @@ impl Manager {
                 hostname: String::new(),
                 manager_addr: Some(own.addr.clone()),
                 data_path_address: String::new(),
+                key: String::new(),
             };
             apply::rebuild(state, &Survivor::new(node, config.machine.now()))
         })
@@ -203,6 +205,7 @@ impl Manager {
             hostname: options.hostname,
             manager_addr: Some(own.addr.clone()),
             data_path_address: options.data_path_address,
+            key: String::new(),
         };
         let survivor = Survivor::new(node, config.machine.now());
         let port = server::bind(&config).await?;
@@ -337,7 +340,7 @@ impl ManagerHandle {
                 ManagerError::internal(&format!("cannot make the directory {path}"), e)
             })?;
         let credentials = Arc::new(Credentials::new(&identity)?);
-        let store = Arc::new(Store::new());
+        let store = Arc::new(Store::new(config.machine.rules()));
         let raft = OpenRaft::start(
             &config,
             &identity.node_id,
@@ -357,8 +360,8 @@ impl ManagerHandle {
             keys,
             locking: Default::default(),
             relocked: Default::default(),
+            proposer: Proposer::start(raft.clone(), store.clone(), machine),
             store,
-            proposer: Proposer::start(raft.clone(), machine),
             consensus: raft,
             sessions: Sessions::default(),
             catalog: Arc::default(),
@@ -381,6 +384,7 @@ impl ManagerHandle {
         self.core.tasks.spawn(Driver::run(self.core.clone()));
         self.core.tasks.spawn(role_manager::run(self.core.clone()));
         self.core.tasks.spawn(root_rotation::run(self.core.clone()));
+        self.core.tasks.spawn(rules::run(self.core.clone()));
         self.core.tasks.spawn(locking::run(self.core.clone()));
         self.core.tasks.spawn(locking::compact(self.core.clone()));
         let follow = self.core.credentials.clone().follow(

@@ -1,6 +1,6 @@
 //! What a manager that does not lead asks of the one that does.
 
-use crate::{Line, ManagerError, Outcome, Proposal, core::Core, raft::Peer};
+use crate::{Line, ManagerError, Outcome, Proposal, core::Core, raft::Peer, rules::check_newcomer};
 use mesh_api::proto::{
     ForwardRequest, JoinRequest, ReadIndexRequest, control_client::ControlClient,
 };
@@ -287,21 +287,24 @@ impl Core {
         }
     }
 
-    /// Lets a manager take part: here, or at the leader unless this call `is_forwarded` already.
+    /// Lets a manager take part that says to know these `rules`: here, or at the leader unless this call `is_forwarded`
+    /// already.
     pub(crate) async fn let_in(
         &self,
         manager: Peer,
+        rules: u32,
         is_forwarded: bool,
     ) -> Result<(), tonic::Status> {
         use crate::server::status;
         let leader = self.leader(Self::patience()).await.map_err(status)?;
         if leader.node_id == self.identity.node_id {
+            check_newcomer(rules, self.store.read().rules()).map_err(status)?;
             let at = crate::Operation::ManagerAt {
                 node_id: manager.node_id.clone(),
                 address: manager.addr.clone(),
             };
             self.proposer.operation(at).await.map_err(status)?;
-            return self.consensus.admit(&manager).await.map_err(status);
+            return self.consensus.admit(&manager, rules).await.map_err(status);
         }
         if is_forwarded {
             return Err(status(ManagerError::no_leader()));
@@ -310,6 +313,7 @@ impl Core {
         let mut request = tonic::Request::new(JoinRequest {
             node_id: manager.node_id,
             address: manager.addr,
+            rules,
         });
         request.set_timeout(JOIN_WAIT);
         ControlClient::new(channel).join(request).await.map(drop)

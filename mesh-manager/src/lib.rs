@@ -38,6 +38,7 @@ mod queries;
 mod raft;
 mod role_manager;
 mod root_rotation;
+mod rules;
 mod scheduler;
 mod server;
 pub mod state;
@@ -48,7 +49,7 @@ mod withdrawal;
 pub use backup::BackupError;
 pub use command::{
     AddNode, Bootstrap, Change, Cipher, Command, NewTask, NodeReport, Operation, Outcome, Proposal,
-    RULES, Response,
+    RULES, Response, UNTOLD,
 };
 pub use config::{Config, InitOptions, RestoreOptions, Timings};
 pub use error::{ErrorKind, ManagerError};

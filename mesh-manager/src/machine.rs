@@ -4,7 +4,7 @@
 //! What is simulated follows a seed, so that a failure can be had again. Timers and [`std::time::Instant`] need no place
 //! here: a simulation has a process and one thread of its own, whose clock and random numbers it makes.
 
-use crate::{ManagerError, client};
+use crate::{ManagerError, RULES, client};
 use axum::Router;
 use futures::future::BoxFuture;
 use redb::{Database, DatabaseError};
@@ -68,6 +68,9 @@ pub trait Simulated: Send + Sync {
 
     /// The time of day, nanoseconds since the epoch.
     fn now(&self) -> i64;
+
+    /// The rules that the program on it knows, no more than [`RULES`]: an older one knows fewer.
+    fn rules(&self) -> u32;
 }
 
 impl fmt::Debug for Machine {
@@ -98,6 +101,14 @@ impl Machine {
                 i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
             }
             Self::Simulated(machine) => machine.now(),
+        }
+    }
+
+    /// The rules that this program knows.
+    pub(crate) fn rules(&self) -> u32 {
+        match self {
+            Self::Own => RULES,
+            Self::Simulated(machine) => machine.rules(),
         }
     }
 

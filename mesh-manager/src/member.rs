@@ -118,6 +118,7 @@ async fn ask(core: &Core, remote: &str) -> Result<(), Failure> {
     let mut request = tonic::Request::new(JoinRequest {
         node_id: own.node_id,
         address: own.addr,
+        rules: core.store.knows(),
     });
     request.set_timeout(JOIN_WAIT);
     client.join(request).await.map(drop).map_err(refused)

@@ -2,7 +2,8 @@
 //! so that a thousand callers cost far fewer than a thousand fsyncs.
 
 use crate::{
-    Machine, ManagerError, Operation, Outcome, Proposal, Response, command::RULES, raft::Consensus,
+    Machine, ManagerError, Operation, Outcome, Proposal, RULES, Response,
+    raft::{Consensus, Store},
 };
 use rand::RngCore;
 use serde::Serialize;
@@ -29,7 +30,7 @@ pub(crate) struct Proposer {
 }
 
 impl Proposal {
-    /// A proposal made at a time, nanoseconds since the epoch.
+    /// A proposal made at a time, nanoseconds since the epoch. The leader says by which rules it is applied.
     pub(crate) fn new(operation: Operation, time: i64) -> Self {
         let mut seed = [0u8; 16];
         rand::rng().fill_bytes(&mut seed);
@@ -44,9 +45,13 @@ impl Proposal {
 
 impl Proposer {
     /// Starts the queue; it ends when the last clone is gone.
-    pub(crate) fn start(consensus: Arc<dyn Consensus>, machine: Machine) -> Self {
+    pub(crate) fn start(
+        consensus: Arc<dyn Consensus>,
+        store: Arc<Store>,
+        machine: Machine,
+    ) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(run(consensus, queue));
+        tokio::spawn(run(consensus, store, queue));
         Self { jobs, machine }
     }
 
@@ -101,15 +106,30 @@ impl std::io::Write for Counter {
     }
 }
 
-async fn run(consensus: Arc<dyn Consensus>, mut queue: mpsc::Receiver<Job>) {
+/// By which rules an operation is applied: those in force, so that every manager knows them.
+fn rules_of(operation: &Operation, in_force: u32, known: u32) -> u32 {
+    match operation {
+        // Nobody else is there yet.
+        Operation::Bootstrap(_) => known,
+        // Who does not know these rules stops here.
+        Operation::GoBy { rules } => *rules,
+        _ => in_force,
+    }
+}
+
+async fn run(consensus: Arc<dyn Consensus>, store: Arc<Store>, mut queue: mpsc::Receiver<Job>) {
     let mut jobs = Vec::with_capacity(MAX_BATCH);
     loop {
         if jobs.is_empty() && queue.recv_many(&mut jobs, MAX_BATCH).await == 0 {
             return;
         }
         let count = fitting(&jobs);
-        let (proposals, waiting): (Vec<_>, Vec<_>) =
+        let (mut proposals, waiting): (Vec<_>, Vec<_>) =
             jobs.drain(..count).map(|j| (j.proposal, j.done)).unzip();
+        let (in_force, known) = (store.read().rules(), store.knows());
+        for proposal in &mut proposals {
+            proposal.rules = rules_of(&proposal.operation, in_force, known);
+        }
         match consensus.propose(proposals).await {
             Ok(outcomes) => {
                 for (done, outcome) in waiting.into_iter().zip(outcomes) {
@@ -123,5 +143,29 @@ async fn run(consensus: Arc<dyn Consensus>, mut queue: mpsc::Receiver<Job>) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{UNTOLD, fixture::World};
+
+    #[test]
+    fn the_leader_writes_by_what_every_manager_knows() {
+        let reconcile = Operation::Reconcile(Vec::new());
+        let go_by = |rules| Operation::GoBy { rules };
+        for (operation, in_force, rules) in [
+            (&reconcile, UNTOLD, UNTOLD),
+            (&reconcile, RULES, RULES),
+            (&go_by(RULES), UNTOLD, RULES),
+        ] {
+            assert_eq!(rules_of(operation, in_force, RULES), rules, "{operation:?}");
+        }
+        // What is written by rules that all know changes nothing that only some know.
+        let mut world = World::new(&[]);
+        world.state = Default::default();
+        world.apply_by(UNTOLD, reconcile).unwrap();
+        assert_eq!(world.state.rules(), UNTOLD);
     }
 }

@@ -103,6 +103,7 @@ mod tests {
                 hostname: String::new(),
                 manager_addr: None,
                 data_path_address: String::new(),
+                key: String::new(),
             };
             world.apply(Operation::AddNode(add)).unwrap();
             let mut steps = 0;

@@ -229,6 +229,47 @@ async fn a_demoted_manager_has_no_say() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_was_demoted_while_it_was_off_signs_and_serves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (first, second, third) = three(directory.path()).await;
+    let identity = second.handle.identity().clone();
+    let id = identity.node_id.clone();
+    let at = second.config.advertise.to_string();
+    let [token, _] = tokens(&first);
+    second.handle.shutdown().await;
+    want_role(&first, &id, engine::NodeSpecRoleEnum::WORKER)
+        .await
+        .unwrap();
+    eventually("it is a worker", || {
+        (first.view().node(&id)?.role == Role::Worker).then_some(())
+    })
+    .await;
+
+    // Nobody has told it, and its own log has it as a manager.
+    let back = restart(second.config.clone(), vec![address(&first)]).await;
+    assert!(back.managers().iter().any(|(known, _)| *known == id));
+    let nodes = first.view().nodes().count();
+    let (joined, renewed, prolonged, waited) = tokio::join!(
+        client::join(&at, &token, "active", common::OUTSIDE),
+        client::renew(&at, third.handle.identity()),
+        client::renew(&at, &identity),
+        back.catch_up(Instant::now() + Duration::from_secs(5)),
+    );
+    assert!(joined.is_err(), "by a token that is good");
+    assert!(renewed.is_err() && prolonged.is_err());
+    assert!(waited.is_err(), "what it knows is not up to date");
+    assert_eq!(first.view().nodes().count(), nodes);
+    let refused = raft_message(&first, &identity, &first.identity().node_id).await;
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused}");
+    assert!(!back.is_leader());
+    let worker = client::renew(&address(&first), &identity).await.unwrap();
+    assert_eq!(worker.role, Role::Worker);
+    for manager in [back, third.handle, first] {
+        manager.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_is_demoted() {
     let directory = tempfile::tempdir().unwrap();
     let (first, second, third) = three(directory.path()).await;
@@ -408,7 +449,7 @@ async fn a_node_joins_while_the_majority_is_late() {
     let answered = tokio::select! {
         biased;
         joined = joining.as_mut() => panic!("without a majority: {joined:?}"),
-        answered = withdraws.withdraw(proto::WithdrawRequest {}) => answered,
+        answered = withdraws.withdraw(proto::WithdrawRequest::default()) => answered,
     };
     assert_eq!(answered.unwrap_err().code(), tonic::Code::Unauthenticated);
     let second = Member {
@@ -428,6 +469,54 @@ async fn a_node_joins_while_the_majority_is_late() {
     for manager in [second.handle, first] {
         manager.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_whose_answer_was_lost_leaves_one_node_or_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = manager(directory.path()).await;
+    let second = member(&first).await;
+    let both = [address(&first), address(&second.handle)];
+    for token in tokens(&first) {
+        let before = first.view().nodes().count();
+        let key = mesh_pki::new_key_and_request().unwrap();
+        let join = async |at: &str| {
+            let joined = client::join_by(&key, at, &token, "active", common::OUTSIDE).await;
+            joined.unwrap().identity.node_id
+        };
+        // Whoever is asked again.
+        let id = join(&both[0]).await;
+        assert_eq!(join(&both[1]).await, id);
+        assert_eq!(join(&both[0]).await, id);
+        assert_eq!(first.view().nodes().count(), before + 1);
+        // Without the certificate, by the key and the token alone.
+        let other = mesh_pki::new_key_and_request().unwrap();
+        for key in [&other, &key, &key] {
+            client::withdraw_unanswered(key, &both[1], &token)
+                .await
+                .unwrap();
+        }
+        assert!(first.view().node(&id).is_none());
+        assert_eq!(first.view().nodes().count(), before);
+        let stolen =
+            client::withdraw_unanswered(&key, &both[0], &with_another_secret(&token)).await;
+        assert!(stolen.is_err());
+        // It is another node then.
+        assert_ne!(join(&both[0]).await, id);
+        client::withdraw_unanswered(&key, &both[0], &token)
+            .await
+            .unwrap();
+    }
+    for manager in [second.handle, first] {
+        manager.shutdown().await;
+    }
+}
+
+/// A token of the same root with another secret.
+fn with_another_secret(token: &str) -> String {
+    let mut token: JoinToken = token.parse().unwrap();
+    token.secret = mesh_pki::new_id();
+    token.to_string()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -39,6 +39,19 @@ pub struct KeyAndRequest {
     pub request_pem: String,
 }
 
+impl KeyAndRequest {
+    /// The request for a key that was made before, PKCS#8 PEM.
+    ///
+    /// # Errors
+    /// When it is no key.
+    pub fn of_key(key_pem: &str) -> Result<Self, PkiError> {
+        Ok(Self {
+            request_pem: request_for(&KeyPair::from_pem(key_pem)?)?,
+            key_pem: key_pem.to_owned(),
+        })
+    }
+}
+
 /// Makes a node key and its signing request. The subject is chosen by the manager that signs.
 ///
 /// # Errors

@@ -7,10 +7,11 @@ use crate::{
     network::address,
     rules::Seen,
     sim::{Life, Sim},
+    violation::{Plant, Violation},
     worker::Worker,
 };
 use anyhow::{Context, Result};
-use mesh_manager::{InitOptions, ManagerHandle, Timings};
+use mesh_manager::{ErrorKind, InitOptions, ManagerError, ManagerHandle, RULES, Timings};
 use mesh_pki::Role;
 use std::{
     collections::BTreeSet,
@@ -25,6 +26,11 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long a manager is cut off, and how long it then has to unseat the leader: several elections' time.
 const CUT: Duration = Duration::from_secs(10);
 
+/// Whether a manager does not start, or is not let in, for good: its program may be too old.
+fn is_outdated(error: &ManagerError) -> bool {
+    error.kind == ErrorKind::FailedPrecondition
+}
+
 /// Managers on machines 1, 2, 3..., then workers.
 pub(crate) struct Cluster {
     sim: Arc<Sim>,
@@ -36,15 +42,16 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster with so many managers and workers.
+    /// A cluster with so many managers, whose programs know rules `program`, and workers.
     pub(crate) async fn start(
         sim: &Arc<Sim>,
+        program: u32,
         managers: usize,
         workers: usize,
         directory: &Path,
         timings: Timings,
     ) -> Result<Arc<Self>> {
-        let host = |number| Arc::new(Host::new(sim, number, directory, timings.clone()));
+        let host = |number| Arc::new(Host::new(sim, number, program, directory, timings.clone()));
         let hosts: Vec<_> = (1..=managers + workers).map(host).collect();
         let first = hosts[0].init(InitOptions::default()).await?;
         first.ready().await?;
@@ -141,18 +148,35 @@ impl Cluster {
         // It may have ended by itself, in the middle of a write.
         host.crash(End::TornPowerCut);
         let others = self.members().filter(|h| h.number != number);
-        let remotes = others.map(|h| address(h.number)).collect();
+        let remotes: Vec<_> = others.map(|h| address(h.number)).collect();
         self.sim.note(format_args!("machine {number}: restart"));
-        match host.restart(remotes).await {
+        if self.sim.plant == Some(Plant::LostKeys) {
+            host.lose_key();
+        }
+        let mut started = host.restart(remotes.clone()).await;
+        if self.is_too_old(host) && started.as_ref().is_err_and(is_outdated) {
+            self.sim
+                .note(format_args!("machine {number}: it is too old"));
+            host.install(RULES);
+            started = host.restart(remotes).await;
+        }
+        match started {
             Ok(life) => {
                 if let Some((manager, _)) = host.manager() {
                     self.watch(number, manager, life);
                 }
             }
-            Err(error) => self
-                .sim
-                .violated(format_args!("manager {number} does not start: {error}")),
+            Err(error) => self.sim.violated(
+                Violation::NotStarted,
+                format_args!("manager {number} does not start: {error}"),
+            ),
         }
+    }
+
+    /// Whether a machine's program knows less than one that was there before.
+    fn is_too_old(&self, host: &Host) -> bool {
+        let node_id = host.node_id();
+        node_id.is_some_and(|id| host.program() < self.sim.checks().has_known(&id))
     }
 
     /// Lets a machine that was wiped come in as a manager, by papers that may follow the token in force; whether it did.
@@ -181,6 +205,9 @@ impl Cluster {
                 let number = host.number;
                 self.sim
                     .note(format_args!("machine {number}: not let in: {error}"));
+                if error.downcast_ref().is_some_and(is_outdated) && host.program() < RULES {
+                    host.install(RULES);
+                }
                 false
             }
         }
@@ -199,9 +226,12 @@ impl Cluster {
         let changing = self.changing().take();
         let Some(changing) = changing else { return };
         if tokio::time::timeout(limit, changing).await.is_err() {
-            self.sim.violated(format_args!(
-                "a manager is not in, or not out, {limit:?} after every fault was healed"
-            ));
+            self.sim.violated(
+                Violation::StuckChange,
+                format_args!(
+                    "a manager is not in, or not out, {limit:?} after every fault was healed"
+                ),
+            );
         }
     }
 
@@ -222,9 +252,10 @@ impl Cluster {
                 Err(missing) => missing,
             };
             if tokio::time::Instant::now() > until {
-                self.sim.violated(format_args!(
-                    "not converged {limit:?} after every fault was healed: {missing}"
-                ));
+                self.sim.violated(
+                    Violation::NotSettled,
+                    format_args!("not converged {limit:?} after every fault was healed: {missing}"),
+                );
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -250,9 +281,12 @@ impl Cluster {
             tokio::time::sleep(CUT).await;
         }
         if self.sim.checks().leaders() != leaders {
-            self.sim.violated(format_args!(
-                "manager {number} was cut off, and unseated the leader when it was back"
-            ));
+            self.sim.violated(
+                Violation::Unseated,
+                format_args!(
+                    "manager {number} was cut off, and unseated the leader when it was back"
+                ),
+            );
         }
     }
 

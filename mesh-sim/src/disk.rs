@@ -1,6 +1,9 @@
 //! Disks. What was written and not synced may be lost, in part and in any order, when the power goes; a disk may be full.
 
-use crate::sim::{Life, Plant, Sim};
+use crate::{
+    sim::{Life, Sim},
+    violation::Plant,
+};
 use rand::Rng;
 use redb::{Builder, Database, DatabaseError, StorageBackend};
 use std::{

@@ -3,6 +3,7 @@
 use crate::{
     cluster::Cluster, disk::End, machine::Host, membership, network::Weather, sim::Sim, tokens,
 };
+use mesh_manager::{RULES, UNTOLD};
 use rand::Rng;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -30,9 +31,10 @@ enum Fault {
     Turn,
     MakeAvailable,
     RotateToken,
+    OtherProgram,
 }
 
-const ALL: [Fault; 35] = [
+const ALL: [Fault; 38] = [
     Fault::Crash,
     Fault::CrashWhileWriting,
     Fault::CrashWhileWriting,
@@ -68,20 +70,27 @@ const ALL: [Fault; 35] = [
     Fault::MakeAvailable,
     Fault::MakeAvailable,
     Fault::RotateToken,
+    Fault::OtherProgram,
+    Fault::OtherProgram,
+    Fault::OtherProgram,
 ];
 
-/// Lets things go wrong for some time, with pauses of some length at most.
+/// Lets things go wrong for some time, with pauses of some length at most. Programs of managers are exchanged where they
+/// `are_mixed`.
 pub(crate) async fn happen(
     sim: &Arc<Sim>,
     cluster: &Arc<Cluster>,
     time: Duration,
     pause: Duration,
+    are_mixed: bool,
 ) {
     let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
     let until = tokio::time::Instant::now() + time;
     while tokio::time::Instant::now() < until {
         let fault = sim.pick(&ALL).copied().unwrap_or(Fault::Mend);
-        apply(sim, cluster, fault).await;
+        if are_mixed || !matches!(fault, Fault::OtherProgram) {
+            apply(sim, cluster, fault).await;
+        }
         tokio::time::sleep(sim.millis(0, pause)).await;
     }
 }
@@ -204,6 +213,17 @@ async fn apply(sim: &Arc<Sim>, cluster: &Arc<Cluster>, fault: Fault) {
         Fault::RotateToken => {
             tokio::spawn(tokens::rotate(sim.clone(), cluster.clone()));
         }
+        Fault::OtherProgram => {
+            let program = match host.program() < RULES {
+                true => RULES,
+                // More are upgraded than taken back.
+                false if sim.chance(0.3) => sim.dice().random_range(UNTOLD..RULES),
+                false => return,
+            };
+            cluster.crash(number, any_end(sim));
+            host.install(program);
+            cluster.restart(number).await;
+        }
         Fault::Clock => {
             let seconds = sim.dice().random_range(-3600..=3600);
             sim.note(format_args!(
@@ -241,6 +261,10 @@ pub(crate) async fn heal(sim: &Arc<Sim>, cluster: &Arc<Cluster>) {
     sim.network.set_weather(Weather::FAIR);
     for host in &cluster.hosts {
         host.heal_disk();
+        if host.program() < RULES {
+            cluster.crash(host.number, End::Killed);
+            host.install(RULES);
+        }
     }
     for number in down(cluster) {
         cluster.restart(number).await;

@@ -5,6 +5,7 @@ use crate::{
     reader::Ledger,
     sim::{Life, Sim},
     specs,
+    violation::{Plant, Violation},
 };
 use mesh_api::engine;
 use mesh_manager::{
@@ -234,10 +235,14 @@ impl Client {
                 .note(format_args!("client {}: remove {name}", self.number));
             let (count, was_doomed) = (known.count, known.is_doomed);
             self.ledger.doom(&name);
-            match self
+            let done = self
                 .call(manager, life, Command::RemoveService { id })
-                .await
-            {
+                .await;
+            match done {
+                Done::Perhaps if self.sim.plant == Some(Plant::RashRemovals) => {
+                    self.services.remove(&name);
+                    self.gone.insert(name);
+                }
                 Done::Yes(_) => {
                     self.ledger.removed(&name);
                     self.services.remove(&name);
@@ -268,7 +273,11 @@ impl Client {
             registry_auth: None,
             rollback: false,
         };
-        let done = self.call(manager, life, command).await;
+        let is_rash = self.sim.plant == Some(Plant::RashClients);
+        let done = match self.call(manager, life, command).await {
+            Done::Perhaps if is_rash => Done::Yes(Response::Done),
+            done => done,
+        };
         let Some(known) = self.services.get_mut(&name) else {
             return;
         };
@@ -295,14 +304,14 @@ impl Client {
                 known.count = count;
                 self.ledger.changed(name, count);
             }
-            Some(count) => self.sim.violated(format_args!(
+            Some(count) => self.sim.violated(Violation::LostWrite, format_args!(
                 "service {name} has change {count}, but {} was acknowledged or read (and may have {:?})",
                 known.count, known.perhaps
             )),
             // Never made.
             None if known.count == 0 => {}
             None if known.is_doomed => {}
-            None => self.sim.violated(format_args!(
+            None => self.sim.violated(Violation::LostWrite, format_args!(
                 "service {name} is not there, but its change {} was acknowledged",
                 known.count
             )),
@@ -317,13 +326,17 @@ impl Client {
         }
         if self.has_network && state.find_network(&self.network()).is_err() {
             let name = self.network();
-            self.sim
-                .violated(format_args!("network {name} is not there; it was made"));
+            self.sim.violated(
+                Violation::LostWrite,
+                format_args!("network {name} is not there; it was made"),
+            );
         }
         for name in &self.gone {
             if state.find_service(name).is_ok() {
-                self.sim
-                    .violated(format_args!("service {name} is back; it was removed"));
+                self.sim.violated(
+                    Violation::Returned,
+                    format_args!("service {name} is back; it was removed"),
+                );
             }
         }
     }

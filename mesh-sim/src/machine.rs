@@ -21,7 +21,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -35,6 +35,8 @@ pub(crate) struct Host {
     directory: PathBuf,
     timings: Timings,
     node: Mutex<Node>,
+    /// The rules that the program on it knows.
+    program: AtomicU32,
     /// How wrong its clock is, nanoseconds.
     skew: Arc<AtomicI64>,
     /// Longest time that a write takes, milliseconds.
@@ -71,6 +73,7 @@ struct Run {
     sim: Arc<Sim>,
     caller: Caller,
     disk: Arc<Disk>,
+    rules: u32,
     skew: Arc<AtomicI64>,
     slowest_write: Arc<AtomicU64>,
 }
@@ -108,11 +111,21 @@ impl Simulated for Run {
     fn now(&self) -> i64 {
         process::time_of_day() + self.skew.load(Ordering::Relaxed)
     }
+
+    fn rules(&self) -> u32 {
+        self.rules
+    }
 }
 
 impl Host {
     /// A machine with an empty disk; `directory` is one for all.
-    pub(crate) fn new(sim: &Arc<Sim>, number: usize, directory: &Path, timings: Timings) -> Self {
+    pub(crate) fn new(
+        sim: &Arc<Sim>,
+        number: usize,
+        program: u32,
+        directory: &Path,
+        timings: Timings,
+    ) -> Self {
         Self {
             number,
             sim: sim.clone(),
@@ -120,6 +133,7 @@ impl Host {
             directory: directory.join(number.to_string()),
             timings,
             node: Mutex::default(),
+            program: AtomicU32::new(program),
             skew: Arc::default(),
             slowest_write: Arc::new(AtomicU64::new(1)),
             running: Mutex::default(),
@@ -145,6 +159,20 @@ impl Host {
         self.disk.wipe();
         *self.node() = Node::default();
         self.running().is_in_use = false;
+    }
+
+    /// The rules that the program on it knows.
+    pub(crate) fn program(&self) -> u32 {
+        self.program.load(Ordering::Relaxed)
+    }
+
+    /// Puts another program on it, for when it is started next.
+    pub(crate) fn install(&self, program: u32) {
+        self.sim.note(format_args!(
+            "machine {}: its program knows rules {program} from now on",
+            self.number
+        ));
+        self.program.store(program, Ordering::Relaxed);
     }
 
     /// Whether a manager has been started here since it was wiped.
@@ -181,6 +209,7 @@ impl Host {
             sim: self.sim.clone(),
             caller: self.caller(&life),
             disk: self.disk.clone(),
+            rules: self.program(),
             skew: self.skew.clone(),
             slowest_write: self.slowest_write.clone(),
         };
@@ -219,7 +248,9 @@ impl Host {
         let (config, life) = self.boot();
         let manager = Manager::init(config, options).await?;
         self.show(manager.identity())?;
-        self.node().id = Some(manager.identity().node_id.clone());
+        let node_id = &manager.identity().node_id;
+        self.sim.checks().knows(node_id, self.program());
+        self.node().id = Some(node_id.clone());
         self.runs(manager.clone(), &life);
         Ok(manager)
     }
@@ -237,6 +268,7 @@ impl Host {
         Manager::prepare(&config)?;
         self.show(&identity)?;
         let remotes = remotes.iter().map(|number| address(*number)).collect();
+        self.sim.checks().knows(&identity.node_id, self.program());
         let manager = Manager::join(config, remotes).await?;
         self.node().id = Some(identity.node_id);
         self.runs(manager, &life);
@@ -246,6 +278,9 @@ impl Host {
     /// Starts the manager again with what is on the disk.
     pub(crate) async fn restart(&self, remotes: Vec<String>) -> Result<Life, ManagerError> {
         let (config, life) = self.boot();
+        if let Some(node_id) = self.node_id() {
+            self.sim.checks().knows(&node_id, self.program());
+        }
         match Manager::restart(config, remotes).await {
             Ok(manager) => {
                 self.runs(manager, &life);
@@ -255,6 +290,12 @@ impl Host {
             Err(_) if life.is_over() => Ok(life),
             Err(error) => Err(error),
         }
+    }
+
+    /// The key of its log is lost.
+    pub(crate) fn lose_key(&self) {
+        let key = self.directory.join("raft/raft.key");
+        drop(std::fs::remove_file(key));
     }
 
     /// The machine ends, at whatever it is doing. Nobody hears of what its manager does from then on, until that ends, too.

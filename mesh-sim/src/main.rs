@@ -9,10 +9,12 @@ mod cluster;
 mod disk;
 mod faults;
 mod journal;
+mod lies;
 mod load;
 mod machine;
 mod membership;
 mod network;
+mod planted;
 mod process;
 mod reader;
 mod rules;
@@ -22,6 +24,7 @@ mod settled;
 mod sim;
 mod specs;
 mod tokens;
+mod violation;
 mod worker;
 
 use clap::Parser;
@@ -52,9 +55,9 @@ struct Cli {
     /// Seeds run at a time; as many as there are processors if not given
     #[arg(long)]
     jobs: Option<usize>,
-    /// Plant something wrong, and run seeds until one finds it
+    /// Plant something wrong, and run seeds until one finds it, as what it is
     #[arg(long)]
-    plant: Option<sim::Plant>,
+    plant: Option<violation::Plant>,
 }
 
 fn main() -> ExitCode {

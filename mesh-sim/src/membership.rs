@@ -7,7 +7,8 @@ use crate::{
     cluster::Cluster,
     load::is_refused,
     machine::{Host, Papers},
-    sim::{Plant, Sim},
+    sim::Sim,
+    violation::{Plant, Violation},
     worker::Worker,
 };
 use mesh_api::engine::{NodeSpec, NodeSpecAvailabilityEnum as Availability, NodeSpecRoleEnum};
@@ -52,9 +53,12 @@ pub(crate) async fn lose(sim: Arc<Sim>, cluster: Arc<Cluster>, host: Arc<Host>) 
     sleep_until(missed).await;
     let mut running = cluster.hosts.iter().filter_map(|host| host.manager());
     if running.any(|(manager, _)| manager.group().reachable.contains(&node_id)) {
-        sim.violated(format_args!(
-            "the manager that was lost with machine {number} counts as one that answers"
-        ));
+        sim.violated(
+            Violation::LostAnswers,
+            format_args!(
+                "the manager that was lost with machine {number} counts as one that answers"
+            ),
+        );
     }
     let lost = Asked::of(&sim, &cluster, node_id);
     while !lost.becomes(Role::Worker).await {
@@ -140,6 +144,9 @@ impl<'a> Asked<'a> {
 
     /// Asks some manager for a change; `None` if it may have been made or not.
     async fn ask(&self, command: impl FnOnce(&Node) -> Option<Command>) -> Option<bool> {
+        if self.sim.plant == Some(Plant::MuteOperators) {
+            return None;
+        }
         let (manager, life) = self.cluster.any_manager()?;
         let command = command(manager.view().node(&self.node_id)?)?;
         let called = life.during(timeout(PATIENCE, manager.call(command))).await;

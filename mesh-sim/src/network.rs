@@ -5,17 +5,15 @@
 //! gives nothing twice; it is what a leader does that missed the answer.
 
 use crate::{
-    checks::PREFIX,
-    sim::{Life, Plant, Sim},
+    planted,
+    sim::{Life, Sim},
+    violation::Plant,
 };
 use axum::Router;
 use bytes::Bytes;
 use futures::future::{Either, pending};
 use http_body_util::{BodyExt, Full, StreamBody};
-use mesh_api::proto::RaftMessage;
 use mesh_manager::{Line, LineError, Shown};
-use mesh_pki::PeerIdentity;
-use prost::Message;
 use rand::Rng;
 use rustls::pki_types::CertificateDer;
 use std::{
@@ -37,6 +35,11 @@ const WINDOW: usize = 32;
 const SESSION: &str = "/mesh.v1.Dispatcher/Session";
 /// What the paths of Raft's messages begin with.
 const RAFT: &str = "/mesh.v1.Raft/";
+/// Those of two of them.
+const APPEND: &str = "/mesh.v1.Raft/AppendEntries";
+const PRE_VOTE: &str = "/mesh.v1.Raft/PreVote";
+/// The machine whose manager gets other entries, if that is planted.
+const ALTERED: usize = 2;
 
 /// How the network is, for all alike.
 #[derive(Debug, Clone, Copy)]
@@ -217,17 +220,30 @@ async fn exchange(
     let (parts, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
     if path.starts_with(RAFT) {
-        sim.checks().message(sim, path, &body);
+        let shown = match sim.plant {
+            Some(Plant::FalseCommits) => planted::of_another_leader(&body),
+            _ => None,
+        };
+        sim.checks()
+            .message(sim, path, shown.as_ref().unwrap_or(&body));
     }
     let to = machine_at(address).ok_or("nobody can be there")?;
+    if sim.plant == Some(Plant::LoudCandidates) && path == PRE_VOTE {
+        return planted::agreed();
+    }
     sim.journal().message(path, caller.machine, to, &body);
     pass(sim, caller.machine, to).await?;
     let deliver = |to: Server| {
-        let strays = sim.plant == Some(Plant::StrayMessages) && path.starts_with(RAFT);
-        let body = match strays {
-            true => readdressed(&body, &to.own).unwrap_or_else(|| body.clone()),
-            false => body.clone(),
+        let planted = match sim.plant {
+            Some(Plant::StrayMessages) if path.starts_with(RAFT) => {
+                planted::readdressed(&body, &to.own)
+            }
+            Some(Plant::AlteredEntries) if path == APPEND && to.own.machine == ALTERED => {
+                planted::altered(&body)
+            }
+            _ => None,
         };
+        let body = planted.unwrap_or_else(|| body.clone());
         let request = arrived(&parts, caller, Full::new(body).into_body());
         let (done, answer) = oneshot::channel();
         tokio::spawn(async move {
@@ -245,22 +261,11 @@ async fn exchange(
     let answer = answer.await?.ok_or("the connection broke")?;
     let answer = answer.unwrap_or_else(|never| match never {});
     pass(sim, to, caller.machine).await?;
-    Ok(answer.map(Body::new))
-}
-
-/// A message of Raft, as if it were for whoever gets it.
-fn readdressed(body: &Bytes, own: &Caller) -> Option<Bytes> {
-    let node = PeerIdentity::from_certificate(own.certificate.get()?).ok()?;
-    let message = RaftMessage {
-        to: node.node_id,
-        ..RaftMessage::decode(body.get(PREFIX..)?).ok()?
-    };
-    let length = u32::try_from(message.encoded_len()).ok()?;
-    // Not compressed.
-    let mut framed = vec![0];
-    framed.extend(length.to_be_bytes());
-    framed.extend(message.encode_to_vec());
-    Some(framed.into())
+    let answer = answer.map(Body::new);
+    match sim.plant {
+        Some(Plant::OldPrograms) if path.starts_with(RAFT) => planted::knowing_all(answer).await,
+        _ => Ok(answer),
+    }
 }
 
 trait IntoBody {

@@ -4,7 +4,8 @@
 use crate::{
     load::count_of,
     machine::Host,
-    sim::{Life, Plant, Sim},
+    sim::{Life, Sim},
+    violation::{Plant, Violation},
 };
 use mesh_manager::{Lead, state::State};
 use std::{
@@ -75,7 +76,7 @@ impl Ledger {
                 // Somebody has asked for that meanwhile.
                 (Fact::Changed(_), None) if !self.is_there(name) => {}
                 (Fact::Doomed, _) | (Fact::Removed, None) => {}
-                _ => sim.violated(format_args!(
+                _ => sim.violated(Violation::StaleRead, format_args!(
                     "manager {host} gave for up to date what it had of service {name}: change {read:?}, after {fact:?}"
                 )),
             }

@@ -1,6 +1,6 @@
 //! What has to be true of the state of each manager, whenever it has applied something.
 
-use crate::{process, sim::Sim};
+use crate::{process, sim::Sim, violation::Violation};
 use mesh_api::engine::{
     NodeSpecAvailabilityEnum as Availability, ServiceSpecUpdateConfigOrderEnum,
 };
@@ -26,6 +26,13 @@ pub(crate) struct Seen {
     nodes: BTreeMap<String, (u64, Duration)>,
 }
 
+impl Seen {
+    /// The index of the last state.
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
+}
+
 /// Keeps in mind since when an object has this version.
 fn note(seen: &mut BTreeMap<String, (u64, Duration)>, id: &str, version: u64) {
     let now = process::elapsed();
@@ -40,10 +47,13 @@ fn note(seen: &mut BTreeMap<String, (u64, Duration)>, id: &str, version: u64) {
 pub(crate) fn check(sim: &Sim, host: usize, state: &State, seen: &mut Seen) {
     let index = state.index();
     if index < seen.index {
-        sim.violated(format_args!(
-            "manager {host} went back from entry {} to {index}",
-            seen.index
-        ));
+        sim.violated(
+            Violation::WentBack,
+            format_args!(
+                "manager {host} went back from entry {} to {index}",
+                seen.index
+            ),
+        );
     }
     seen.index = index;
     slots(sim, host, state, seen);
@@ -112,10 +122,13 @@ fn slots(sim: &Sim, host: usize, state: &State, seen: &mut Seen) {
         });
         let wanted: Vec<&Task> = wanted.collect();
         if let Some(excess) = excess(service, &wanted) {
-            sim.violated(format_args!(
-                "manager {host}: service {} got another task, and {excess}",
-                service.name()
-            ));
+            sim.violated(
+                Violation::SurplusTask,
+                format_args!(
+                    "manager {host}: service {} got another task, and {excess}",
+                    service.name()
+                ),
+            );
         }
     }
 }
@@ -139,13 +152,16 @@ fn placed(sim: &Sim, host: usize, state: &State, seen: &mut Seen) {
                 && !now.is_terminal()
         });
         if let Some(task) = new {
-            sim.violated(format_args!(
-                "manager {host}: node {}, which is {:?} and {:?}, got task {}",
-                node.id,
-                node.state,
-                node.availability(),
-                task.id
-            ));
+            sim.violated(
+                Violation::ClosedNode,
+                format_args!(
+                    "manager {host}: node {}, which is {:?} and {:?}, got task {}",
+                    node.id,
+                    node.state,
+                    node.availability(),
+                    task.id
+                ),
+            );
         }
     }
 }
@@ -163,10 +179,13 @@ fn tasks_rise(sim: &Sim, host: usize, state: &State, seen: &mut Seen) {
             has_ended || now.0 < before.0 || now.1 < before.1
         };
         if before.is_some_and(falls) {
-            sim.violated(format_args!(
-                "manager {host}: task {} went from {before:?} to {now:?} (state, desired)",
-                task.id
-            ));
+            sim.violated(
+                Violation::FellBack,
+                format_args!(
+                    "manager {host}: task {} went from {before:?} to {now:?} (state, desired)",
+                    task.id
+                ),
+            );
         }
         seen.tasks.insert(task.id.clone(), now);
     }
@@ -185,17 +204,23 @@ fn addresses(sim: &Sim, host: usize, state: &State) {
     for (address, owner) in of_tasks.chain(of_services) {
         let key = (address.network_id.as_str(), address.address);
         if let Some(other) = owners.insert(key, owner) {
-            sim.violated(format_args!(
-                "manager {host}: {} on network {} belongs to {other} and to {owner}",
-                key.1, key.0
-            ));
+            sim.violated(
+                Violation::SharedAddress,
+                format_args!(
+                    "manager {host}: {} on network {} belongs to {other} and to {owner}",
+                    key.1, key.0
+                ),
+            );
         }
         let network = state.network(key.0);
         if network.is_some_and(|n| n.gateway == key.1 || !n.subnet.contains(key.1)) {
-            sim.violated(format_args!(
-                "manager {host}: {owner} has {} on network {}, which is not for it",
-                key.1, key.0
-            ));
+            sim.violated(
+                Violation::SharedAddress,
+                format_args!(
+                    "manager {host}: {owner} has {} on network {}, which is not for it",
+                    key.1, key.0
+                ),
+            );
         }
     }
 }
@@ -208,10 +233,13 @@ fn ports(sim: &Sim, host: usize, state: &State) {
         for port in ports.filter(|port| port.mode == PublishMode::Ingress) {
             let other = everywhere.insert((port.protocol, port.published), &service.id);
             if let Some(other) = other {
-                sim.violated(format_args!(
-                    "manager {host}: port {} belongs to {other} and to {}",
-                    port.published, service.id
-                ));
+                sim.violated(
+                    Violation::SharedPort,
+                    format_args!(
+                        "manager {host}: port {} belongs to {other} and to {}",
+                        port.published, service.id
+                    ),
+                );
             }
         }
     }
@@ -225,10 +253,13 @@ fn ports(sim: &Sim, host: usize, state: &State) {
         for port in &task.host_ports {
             let other = on_nodes.insert((node, port.protocol, port.published), &task.id);
             if let Some(other) = other {
-                sim.violated(format_args!(
-                    "manager {host}: port {} of node {node} belongs to {other} and to {}",
-                    port.published, task.id
-                ));
+                sim.violated(
+                    Violation::SharedPort,
+                    format_args!(
+                        "manager {host}: port {} of node {node} belongs to {other} and to {}",
+                        port.published, task.id
+                    ),
+                );
             }
         }
     }

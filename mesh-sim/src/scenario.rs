@@ -9,10 +9,11 @@ use crate::{
     process,
     reader::{Ledger, Reader},
     settled::is_settled,
-    sim::{Life, Plant, Sim, VIOLATED, replay},
+    sim::{Life, Sim, replay},
+    violation::{Plant, Violation, word},
 };
 use anyhow::{Context, Result};
-use mesh_manager::Timings;
+use mesh_manager::{RULES, Timings, UNTOLD};
 use rand::{Rng, rngs::StdRng};
 use std::{fs, io, panic, path::Path, sync::Arc, time::Duration};
 use tempfile::TempDir;
@@ -22,6 +23,8 @@ use tokio::task::JoinHandle;
 const SETTLE: Duration = Duration::from_secs(120);
 /// Part of the runs that are long.
 const LONG: f64 = 0.1;
+/// Part of the runs that begin with managers of an older program, which are upgraded one by one.
+const OLD: f64 = 0.3;
 /// Who changes things.
 const CLIENTS: usize = 3;
 /// Where the few files are that are not simulated.
@@ -82,6 +85,8 @@ struct Extent {
     /// Longest time between two faults.
     pause: Duration,
     timings: Timings,
+    /// The rules that the managers' programs know to begin with.
+    program: u32,
     /// Whether a manager is cut off once more when all is well.
     keeps_leader: bool,
 }
@@ -109,6 +114,10 @@ impl Extent {
             time: Duration::from_secs(dice.random_range(time)),
             pause: Duration::from_millis(pause),
             timings,
+            program: match dice.random_bool(OLD) {
+                true => dice.random_range(UNTOLD..RULES),
+                false => RULES,
+            },
             keeps_leader: is_long || dice.random_bool(0.25),
         }
     }
@@ -120,9 +129,13 @@ fn end_at_panics(seed: u64, plant: Option<Plant>) {
     panic::set_hook(Box::new(move |what| {
         told(what);
         let replay = replay(seed, plant);
-        println!("seed {seed}: VIOLATED: something panicked: {what}\n{replay}");
+        let panicked = Violation::Panicked;
+        println!(
+            "seed {seed}: VIOLATED ({}): {what}\n{replay}",
+            word(panicked)
+        );
         remove_own_directory();
-        std::process::exit(VIOLATED);
+        std::process::exit(panicked.status());
     }));
 }
 
@@ -132,6 +145,7 @@ async fn play(seed: u64, plant: Option<Plant>, is_verbose: bool) -> Result<Summa
     let extent = Extent::any(&mut sim.dice());
     let cluster = Cluster::start(
         &sim,
+        extent.program,
         extent.managers,
         extent.workers,
         directory.path(),
@@ -152,7 +166,8 @@ async fn play(seed: u64, plant: Option<Plant>, is_verbose: bool) -> Result<Summa
         .iter()
         .map(|host| tokio::spawn(reader(host).run(stop.clone())))
         .collect();
-    faults::happen(&sim, &cluster, extent.time, extent.pause).await;
+    let is_mixed = extent.program < RULES;
+    faults::happen(&sim, &cluster, extent.time, extent.pause, is_mixed).await;
     faults::heal(&sim, &cluster).await;
     stop.end();
     let mut done = Vec::new();

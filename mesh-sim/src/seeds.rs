@@ -1,12 +1,15 @@
 //! Many seeds, each in a process of its own.
 
-use crate::sim::{Plant, VIOLATED, replay, word};
+use crate::{
+    sim::replay,
+    violation::{Plant, Violation, word},
+};
 use anyhow::{Context, Result};
 use std::{
     process::{Command, Output},
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -15,7 +18,8 @@ use std::{
 /// How often it is told how far the run is.
 const TOLD: Duration = Duration::from_secs(10);
 
-/// Runs `count` seeds from `from` on; whether all passed. Those that did not are printed. What is planted is found once.
+/// Runs `count` seeds from `from` on; whether all passed. Those that did not are printed. What is planted is looked for until one
+/// has found it as what it is; whether one has.
 pub(crate) fn run(
     from: u64,
     count: u64,
@@ -29,14 +33,14 @@ pub(crate) fn run(
     };
     let began = Instant::now();
     let (next, failed) = (AtomicU64::new(from), AtomicU64::new(0));
+    let is_found = AtomicBool::new(false);
     let passed = AtomicU64::new(0);
     let told = Mutex::new(Instant::now());
     let end = from.saturating_add(count);
     let work = || -> Result<()> {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            let is_found = plant.is_some() && failed.load(Ordering::Relaxed) > 0;
-            if seed >= end || is_found {
+            if seed >= end || is_found.load(Ordering::Relaxed) {
                 return Ok(());
             }
             let mut command = Command::new(&program);
@@ -49,7 +53,19 @@ pub(crate) fn run(
             let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
             if !output.status.success() {
                 failed.fetch_add(1, Ordering::Relaxed);
-                print(seed, plant, &output);
+                let found = output.status.code().and_then(Violation::of_status);
+                match plant {
+                    Some(plant) if found == Some(plant.shows_as()) => {
+                        is_found.store(true, Ordering::Relaxed);
+                    }
+                    Some(_) => {
+                        let found = found.map_or_else(|| output.status.to_string(), word);
+                        println!("seed {seed}: found as {found}");
+                        continue;
+                    }
+                    None => {}
+                }
+                print(seed, plant, found, &output);
                 continue;
             }
             passed.fetch_add(1, Ordering::Relaxed);
@@ -72,13 +88,21 @@ pub(crate) fn run(
         passed + failed,
         began.elapsed().as_secs_f64()
     );
-    Ok(failed == 0)
+    match plant {
+        Some(plant) => {
+            let (is_found, shown) = (is_found.into_inner(), word(plant.shows_as()));
+            let found = if is_found { "found" } else { "NOT found" };
+            println!("{}: {found} as {shown}", word(plant));
+            Ok(is_found)
+        }
+        None => Ok(failed == 0),
+    }
 }
 
-fn print(seed: u64, plant: Option<Plant>, output: &Output) {
+fn print(seed: u64, plant: Option<Plant>, found: Option<Violation>, output: &Output) {
     print!("{}", String::from_utf8_lossy(&output.stdout));
     print!("{}", String::from_utf8_lossy(&output.stderr));
-    if output.status.code() != Some(VIOLATED) {
+    if found.is_none() {
         println!("seed {seed}: {}\n{}", output.status, replay(seed, plant));
     }
 }

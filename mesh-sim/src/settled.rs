@@ -1,11 +1,15 @@
 //! What has to be true in the end, when all is healed: nothing is left to be done.
 
 use mesh_api::engine::NodeSpecAvailabilityEnum as Availability;
+use mesh_manager::RULES;
 use mesh_manager::state::{Node, NodeState, Service, ServiceMode, State, Task, TaskState};
 use std::collections::BTreeSet;
 
-/// Whether every service has its tasks, which run on nodes that are there, every job is done, and there are no other tasks.
+/// Whether all managers' rules are in force, every service has its tasks, which run on nodes that are there, every job is done, and there are no other tasks.
 pub(crate) fn is_settled(state: &State) -> Result<(), String> {
+    if state.rules() != RULES {
+        return Err(format!("the rules in force are {}", state.rules()));
+    }
     for service in state.services() {
         let found = match service.mode() {
             ServiceMode::Replicated => replicas(state, service),

@@ -1,6 +1,12 @@
 //! What all parts of a simulation share: the dice, the journal, and what was found to be wrong.
 
-use crate::{checks::Checks, journal::Journal, network::Network, process};
+use crate::{
+    checks::Checks,
+    journal::Journal,
+    network::Network,
+    process,
+    violation::{Plant, Violation, word},
+};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::{
     fmt,
@@ -33,21 +39,6 @@ impl Life {
     pub(crate) async fn during<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         self.0.run_until_cancelled(work).await
     }
-}
-
-/// Something wrong with the simulated world, that has to be found: so one sees that the checks see.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Plant {
-    /// Disks that forget what they were told to keep
-    ForgetfulDisks,
-    /// Readers that take what a manager has for up to date, and do not ask
-    HastyReaders,
-    /// Managers that take messages for those who had their address before
-    StrayMessages,
-    /// Nodes that go on with tasks that they were told to stop
-    DeafNodes,
-    /// Nodes that are promoted, and do not come in as managers
-    AbsentManagers,
 }
 
 /// One run.
@@ -112,19 +103,20 @@ impl Sim {
     }
 
     /// Something that must never be: says what, and how to see it again. Ends the process.
-    pub(crate) fn violated(&self, what: fmt::Arguments<'_>) -> ! {
+    pub(crate) fn violated(&self, violation: Violation, what: fmt::Arguments<'_>) -> ! {
         let journal = self.journal();
         for line in journal.tail() {
             println!("{line}");
         }
         println!(
-            "seed {}: VIOLATED after {:.3} s: {what}\n{} (--verbose shows all events)",
+            "seed {}: VIOLATED ({}) after {:.3} s: {what}\n{} (--verbose shows all events)",
             self.seed,
+            word(violation),
             process::elapsed().as_secs_f64(),
             replay(self.seed, self.plant)
         );
         crate::scenario::remove_own_directory();
-        std::process::exit(VIOLATED)
+        std::process::exit(violation.status())
     }
 }
 
@@ -134,12 +126,3 @@ pub(crate) fn replay(seed: u64, plant: Option<Plant>) -> String {
     let planted = planted.unwrap_or_default();
     format!("replay: cargo xtask sim --seed {seed}{planted}")
 }
-
-/// As it is asked for.
-pub(crate) fn word(plant: Plant) -> String {
-    let value = clap::ValueEnum::to_possible_value(&plant);
-    value.map_or_else(String::new, |value| value.get_name().to_owned())
-}
-
-/// Exit status of a run that found something.
-pub(crate) const VIOLATED: i32 = 3;

@@ -5,6 +5,7 @@ use crate::{
     machine::certify,
     network::Caller,
     sim::{Life, Sim},
+    violation::{Plant, Violation},
 };
 use mesh_manager::Command;
 use rand::Rng;
@@ -20,6 +21,7 @@ pub(crate) async fn rotate(sim: Arc<Sim>, cluster: Arc<Cluster>) {
         return;
     };
     let is_workers = sim.chance(0.5);
+    let lasts = sim.plant == Some(Plant::LastingTokens);
     let Some((old, command)) = ({
         let view = manager.view();
         view.cluster().map(|cluster| {
@@ -30,8 +32,8 @@ pub(crate) async fn rotate(sim: Arc<Sim>, cluster: Arc<Cluster>) {
             let command = Command::UpdateSwarm {
                 version: cluster.meta.version,
                 spec: cluster.spec.clone(),
-                rotate_worker_token: is_workers,
-                rotate_manager_token: !is_workers,
+                rotate_worker_token: is_workers && !lasts,
+                rotate_manager_token: !is_workers && !lasts,
                 rotate_unlock_key: false,
                 unlock_key: None,
                 root: None,
@@ -55,8 +57,9 @@ pub(crate) async fn rotate(sim: Arc<Sim>, cluster: Arc<Cluster>) {
         certificate: Arc::default(),
     };
     if certify(&sim, thief, asked, &old).await.is_ok() {
-        sim.violated(format_args!(
-            "manager {asked} let a node in by a token that was changed before"
-        ));
+        sim.violated(
+            Violation::OldToken,
+            format_args!("manager {asked} let a node in by a token that was changed before"),
+        );
     }
 }

@@ -5,8 +5,9 @@ use crate::{
     machine::certify,
     network::{Caller, Network, address},
     process,
-    sim::{Life, Plant, Sim},
+    sim::{Life, Sim},
     specs,
+    violation::Plant,
 };
 use anyhow::{Context, Result, bail};
 use mesh_api::proto::{

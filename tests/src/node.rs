@@ -24,6 +24,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// The library that turns an agent's clock.
 static CLOCK: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libclock.so"));
+/// The one that slows down its disk.
+static SYNC: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libsync.so"));
 
 /// A node of the rig.
 #[derive(Debug)]
@@ -46,6 +48,8 @@ pub struct Node {
     pub own_mounts: bool,
     /// By how much the clock of an agent is ahead that is started from now on.
     pub clock_ahead: Duration,
+    /// The disk of an agent that is started from now on can be [slowed down](Self::set_sync_delay).
+    pub may_be_slow: bool,
     agent: Option<Child>,
 }
 
@@ -67,6 +71,7 @@ impl Node {
             args: Vec::new(),
             own_mounts: false,
             clock_ahead: Duration::ZERO,
+            may_be_slow: false,
             agent: None,
         }
     }
@@ -134,13 +139,18 @@ impl Node {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
+        let mut libraries = Vec::new();
         if !self.clock_ahead.is_zero() {
-            let library = self.dir.join("clock.so");
-            fs::write(&library, CLOCK)?;
+            libraries.push(self.library("clock.so", CLOCK)?);
             let ahead = self.clock_ahead.as_secs().to_string();
-            command
-                .env("LD_PRELOAD", library)
-                .env("MESH_TEST_CLOCK_AHEAD", ahead);
+            command.env("MESH_TEST_CLOCK_AHEAD", ahead);
+        }
+        if self.may_be_slow {
+            libraries.push(self.library("sync.so", SYNC)?);
+            command.env("MESH_TEST_SYNC_DELAY", self.sync_delay());
+        }
+        if !libraries.is_empty() {
+            command.env("LD_PRELOAD", libraries.join(":"));
         }
         let child = command
             .spawn()
@@ -157,6 +167,32 @@ impl Node {
         });
         up.and_then(|inner| inner)
             .with_context(|| format!("agent of {}: {}", self.name, self.log_tail(15)))
+    }
+
+    /// Writes a library that is to be loaded into the agent.
+    fn library(&self, name: &str, library: &[u8]) -> Result<String> {
+        let path = self.dir.join(name);
+        // An agent that runs on has the one before.
+        let scratch = path.with_extension("new");
+        fs::write(&scratch, library)?;
+        fs::rename(&scratch, &path)?;
+        Ok(path.to_string_lossy().into_owned())
+    }
+
+    fn sync_delay(&self) -> PathBuf {
+        self.dir.join("sync-delay")
+    }
+
+    /// How much longer it takes from now on until what the agent writes is kept, if its disk
+    /// [may be slow](Self::may_be_slow).
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub fn set_sync_delay(&self, delay: Duration) -> Result<()> {
+        let path = self.sync_delay();
+        let scratch = path.with_extension("new");
+        fs::write(&scratch, delay.as_millis().to_string())?;
+        fs::rename(&scratch, &path).context("slow down the disk")
     }
 
     /// The last lines of the agent's log.

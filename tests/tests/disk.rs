@@ -3,63 +3,21 @@
 
 use std::{
     fs::{self, File},
-    io::{ErrorKind, Read, Write},
-    path::{Path, PathBuf},
+    io::Read,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    Node, Rig, ctl::Answer, eventually, http_get, image, rig, rig::UP_LIMIT, scenario, scenario_on,
+    Node, Rig, SmallDisk, ctl::Answer, eventually, http_get, image, rig, rig::UP_LIMIT, scenario,
+    scenario_on,
 };
-use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
-    sys::stat::Mode,
-    unistd::mkfifo,
-};
+use nix::{mount::MsFlags, sys::stat::Mode, unistd::mkfifo};
 
-/// Room for two images, the log and what containers write.
-const SIZE: &str = "size=64m";
 /// Requests while nothing can be written.
 const REQUESTS: usize = 50;
 /// Long enough for a node that is not heard of to be given up, whatever the machine does meanwhile.
 const SILENCE: Duration = Duration::from_secs(8);
-
-/// A small file system of its own at a directory.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(at: &Path, flags: MsFlags) -> Result<Self> {
-        mount(Some("tmpfs"), at, Some("tmpfs"), flags, Some(SIZE))
-            .context("mount a small file system")?;
-        Ok(Self(at.to_owned()))
-    }
-
-    fn filler(&self) -> PathBuf {
-        self.0.join("filler")
-    }
-
-    /// Takes all that is left.
-    fn fill(&self) -> Result<()> {
-        let mut file = File::create(self.filler())?;
-        for block in [vec![0; 1 << 16], vec![0]] {
-            loop {
-                match file.write_all(&block) {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == ErrorKind::StorageFull => break,
-                    Err(error) => bail!(error),
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
-    }
-}
 
 /// Asks the first node for a service without tasks.
 fn create(rig: &Rig, name: &str) -> Result<Answer> {
@@ -86,7 +44,7 @@ fn a_manager_outlives_a_full_disk() {
     scenario_on(builder.without_swarm(), |rig| {
         let first = &mut rig.nodes[0];
         first.stop()?;
-        let disk = Disk::mount(&first.data_dir(), MsFlags::empty())?;
+        let disk = SmallDisk::mount(&first.data_dir(), MsFlags::empty())?;
         first.start()?;
         let archive = image::whoami_archive(&rig.dir())?;
         let first = rig.first();
@@ -128,7 +86,7 @@ fn a_manager_outlives_a_full_disk() {
         ask_all(rig)?;
         let first = rig.first();
 
-        fs::remove_file(disk.filler())?;
+        disk.make_room()?;
         let made = eventually("changes to be taken again", UP_LIMIT, || {
             let answer = create(rig, "after")?;
             ensure!(answer.code == 0, "{}", answer.err);
@@ -155,11 +113,11 @@ fn an_agent_that_cannot_write_says_so() {
     scenario_on(builder.without_swarm(), |rig| {
         let node = &mut rig.nodes[0];
         node.stop()?;
-        let disk = Disk::mount(&node.data_dir(), MsFlags::MS_RDONLY)?;
+        let disk = SmallDisk::mount(&node.data_dir(), MsFlags::MS_RDONLY)?;
         let refusal = node.start().expect_err("nothing can be written");
         let said = format!("{refusal:#}");
         ensure!(said.contains("Read-only file system"), "{said}");
-        ensure!(said.contains(&disk.0.display().to_string()), "{said}");
+        ensure!(said.contains(&disk.path().display().to_string()), "{said}");
         drop(disk);
         node.kill()?;
         node.start()

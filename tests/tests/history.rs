@@ -1,22 +1,23 @@
-//! What clients of three managers read and write while managers are killed, stopped and cut off: there has to be an
-//! order of all calls that explains every answer.
+//! What clients of three managers read and write while managers are killed, stopped and cut off, or have slow or full disks:
+//! there has to be an order of all calls that explains every answer.
 
 use std::{
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    Engine, Node, Rig, eventually,
+    Engine, Node, Rig, SmallDisk, eventually,
     history::{Call, Event, History, Value},
     managers::{self, Way, leader},
     rig::{UP_LIMIT, test_name},
     scenario_on,
 };
+use nix::mount::MsFlags;
 use serde_json::json;
 
 /// Objects that are read and written.
@@ -27,6 +28,9 @@ const WRITERS: usize = 2;
 const READERS: usize = 1;
 /// Answers that are waited for in each state of the cluster that can give any.
 const ENOUGH: u64 = 40;
+
+/// How much longer what is written takes to be kept: less than a leader waits for it, and more.
+const SYNC_DELAYS: [Duration; 2] = [Duration::from_millis(150), Duration::from_millis(900)];
 
 /// The label that is written.
 const LABEL: &str = "value";
@@ -189,60 +193,124 @@ fn faults(rig: &mut Rig, record: &Record) -> Result<()> {
     record.goes_on("after all were killed")
 }
 
+/// What disks do to managers: those of the leader and of a follower are slow, or full, and at last all are slow.
+fn bad_disks(rig: &mut Rig, record: &Record, disks: &[SmallDisk]) -> Result<()> {
+    record.goes_on("to begin with")?;
+    for offset in [0, 1] {
+        let whose = ["the leader", "a follower"][offset];
+        for delay in SYNC_DELAYS {
+            let at = (led_by(rig)? + offset) % rig.nodes.len();
+            rig.nodes[at].set_sync_delay(delay)?;
+            record.goes_on(&format!("with the disk of {whose} slow by {delay:?}"))?;
+            rig.nodes[at].set_sync_delay(Duration::ZERO)?;
+            record.goes_on("with it fast")?;
+        }
+        let at = (led_by(rig)? + offset) % rig.nodes.len();
+        disks[at].fill()?;
+        record.goes_on(&format!("with the disk of {whose} full"))?;
+        // It has no room for what it missed, either.
+        rig.nodes[at].kill()?;
+        rig.nodes[at].start()?;
+        record.goes_on("with it started again")?;
+        disks[at].make_room()?;
+        record.goes_on("with room on it")?;
+    }
+    for node in &rig.nodes {
+        node.set_sync_delay(SYNC_DELAYS[0])?;
+    }
+    record.goes_on("with all disks slow")?;
+    for node in &mut rig.nodes {
+        node.kill()?;
+    }
+    for node in &mut rig.nodes {
+        node.start()?;
+    }
+    record.goes_on("after all were killed")?;
+    let fast = rig
+        .nodes
+        .iter()
+        .map(|node| node.set_sync_delay(Duration::ZERO));
+    fast.collect()
+}
+
+/// Makes three managers, lets clients read and write while all of this happens, and looks for an order of their calls.
+fn play(rig: &mut Rig, happen: impl FnOnce(&mut Rig, &Record) -> Result<()>) -> Result<()> {
+    managers::form(rig)?;
+    for object in 0..OBJECTS {
+        let spec = json!({"Name": name(object), "Data": "eA=="});
+        let made = rig.first().engine().post("/configs/create", &spec)?;
+        ensure!(made.status == "201 Created", "{}", made.status);
+    }
+    let record = Record::new();
+    let engines: Vec<Engine> = rig.nodes.iter().map(Node::engine).collect();
+    std::thread::scope(|scope| {
+        let record = &record;
+        let clients: Vec<_> = engines
+            .iter()
+            .enumerate()
+            .flat_map(|(at, engine)| (0..WRITERS + READERS).map(move |n| (at, n, engine)))
+            .map(|(at, number, engine)| {
+                scope.spawn(move || {
+                    let ended = record.client(engine, at + number, number < WRITERS);
+                    // With one gone, what waits for answers need not wait for long.
+                    ended.inspect_err(|_| record.over.store(true, Ordering::Relaxed))
+                })
+            })
+            .collect();
+        let happened = happen(rig, record);
+        record.over.store(true, Ordering::Relaxed);
+        for client in clients {
+            match client.join() {
+                Ok(ended) => ended?,
+                Err(_) => anyhow::bail!("a client panicked"),
+            }
+        }
+        happened
+    })?;
+    // What every manager says in the end is part of it.
+    for node in &rig.nodes {
+        for object in 0..OBJECTS {
+            eventually("the last answer", UP_LIMIT, || {
+                let read = record.read(&node.engine(), object)?;
+                read.context("nobody leads").map(drop)
+            })?;
+        }
+    }
+    println!(
+        "{} answers, {} writes asked for",
+        record.answers.load(Ordering::Relaxed),
+        record.last.load(Ordering::Relaxed)
+    );
+    for object in 0..OBJECTS {
+        record
+            .with(object, History::check)
+            .with_context(|| name(object))?;
+    }
+    Ok(())
+}
+
 #[test]
 fn what_was_answered_has_an_order() {
     let builder = Rig::builder(&test_name("hist")).nodes(3).without_swarm();
+    scenario_on(builder, |rig| play(rig, faults));
+}
+
+#[test]
+fn what_was_answered_has_an_order_whatever_the_disks_do() {
+    let builder = Rig::builder(&test_name("hdisk")).nodes(3).without_swarm();
     scenario_on(builder, |rig| {
-        managers::form(rig)?;
-        for object in 0..OBJECTS {
-            let spec = json!({"Name": name(object), "Data": "eA=="});
-            let made = rig.first().engine().post("/configs/create", &spec)?;
-            ensure!(made.status == "201 Created", "{}", made.status);
+        let mut disks = Vec::new();
+        for node in &mut rig.nodes {
+            node.stop()?;
+            disks.push(SmallDisk::mount(&node.data_dir(), MsFlags::empty())?);
+            node.may_be_slow = true;
+            node.start()?;
         }
-        let record = Record::new();
-        let engines: Vec<Engine> = rig.nodes.iter().map(Node::engine).collect();
-        std::thread::scope(|scope| {
-            let record = &record;
-            let clients: Vec<_> = engines
-                .iter()
-                .enumerate()
-                .flat_map(|(at, engine)| (0..WRITERS + READERS).map(move |n| (at, n, engine)))
-                .map(|(at, number, engine)| {
-                    scope.spawn(move || {
-                        let ended = record.client(engine, at + number, number < WRITERS);
-                        // With one gone, what waits for answers need not wait for long.
-                        ended.inspect_err(|_| record.over.store(true, Ordering::Relaxed))
-                    })
-                })
-                .collect();
-            let happened = faults(rig, record);
-            record.over.store(true, Ordering::Relaxed);
-            for client in clients {
-                match client.join() {
-                    Ok(ended) => ended?,
-                    Err(_) => anyhow::bail!("a client panicked"),
-                }
-            }
-            happened
-        })?;
-        // What every manager says in the end is part of it.
-        for node in &rig.nodes {
-            for object in 0..OBJECTS {
-                eventually("the last answer", UP_LIMIT, || {
-                    let read = record.read(&node.engine(), object)?;
-                    read.context("nobody leads").map(drop)
-                })?;
-            }
-        }
-        println!(
-            "{} answers, {} writes asked for",
-            record.answers.load(Ordering::Relaxed),
-            record.last.load(Ordering::Relaxed)
-        );
-        for object in 0..OBJECTS {
-            record
-                .with(object, History::check)
-                .with_context(|| name(object))?;
+        play(rig, |rig, record| bad_disks(rig, record, &disks))?;
+        // Nothing may be left below the mounts when they go.
+        for node in &mut rig.nodes {
+            node.ok(&["swarm", "leave", "--force"])?;
+            node.stop()?;
         }
         Ok(())
     });

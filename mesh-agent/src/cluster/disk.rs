@@ -1,13 +1,16 @@
 //! What a member keeps of its membership: one small file besides its identity.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context, Result};
+use mesh_pki::{KeyAndRequest, new_key_and_request};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -131,6 +134,54 @@ impl Shared {
         next.save(&self.config)?;
         *kept = next;
         Ok(())
+    }
+}
+
+/// Where the key is kept by which the node asks to join, until it has joined: beside what a join begins by clearing away.
+fn joining_key(config: &Config) -> PathBuf {
+    config.data_dir.join("joining.key")
+}
+
+/// The key by which this node asks to join. It is the same one until [`forget_key`], so that managers whose answer was lost know
+/// the node again.
+///
+/// # Errors
+/// When none can be made, or kept.
+pub(crate) fn key_to_join(config: &Config) -> Result<KeyAndRequest> {
+    let path = joining_key(config);
+    let kept = fs::read_to_string(&path).ok();
+    // One that cannot be read is as good as none.
+    if let Some(key) = kept.and_then(|key| KeyAndRequest::of_key(&key).ok()) {
+        return Ok(key);
+    }
+    let key = new_key_and_request()?;
+    let write = || -> io::Result<()> {
+        let scratch = path.with_extension("new");
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&scratch)?;
+        file.write_all(key.key_pem.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&scratch, &path)
+    };
+    write().with_context(|| format!("write {}", path.display()))?;
+    Ok(key)
+}
+
+/// Forgets that key: the node has joined, or nobody knows it.
+///
+/// # Errors
+/// When it cannot be removed.
+pub(crate) fn forget_key(config: &Config) -> Result<()> {
+    let path = joining_key(config);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -22,6 +22,7 @@ use mesh_api::engine::{NodeSpecAvailabilityEnum, SwarmInitRequest, SwarmJoinRequ
 use mesh_manager::{
     Config as ManagerConfig, InitOptions, Machine, Manager, Timings, client, config::DEFAULT_PORT,
 };
+use mesh_pki::KeyAndRequest;
 
 pub use member::Membership;
 pub(crate) use restore::{Request as RestoreRequest, restore};
@@ -168,7 +169,17 @@ pub(crate) async fn join(
         .collect();
     // What a join left that was cut off before the membership was written is nobody's.
     disk::wipe(config)?;
-    let (joined, remote) = ask_to_join(&remotes, &token, availability.as_ref(), data_path).await?;
+    let key = disk::key_to_join(config)?;
+    let asked = ask_to_join(&key, &remotes, &token, availability.as_ref(), data_path).await;
+    let (joined, remote) = match asked {
+        Ok(joined) => joined,
+        Err(failure) => {
+            if failure.may_be_known {
+                give_up_joining(&key, &remotes, &token).await;
+            }
+            return Err(failure.error);
+        }
+    };
     let (identity, data_path_port) = (joined.identity, joined.data_path_port);
     let mut kept = Kept {
         manager: false,
@@ -194,6 +205,7 @@ pub(crate) async fn join(
         .as_ref()
         .is_none_or(|m| m.group().voters.contains(&identity.node_id));
     kept.save(config)?;
+    disk::forget_key(config)?;
     let started = Membership::start(node, kept, identity, manager)?;
     let up = started.wait_until_up(FIRST_SESSION).await;
     *membership = Some(started);
@@ -240,33 +252,64 @@ async fn join_managers(
     }
 }
 
+/// A join that was not answered with a certificate.
+struct NotJoined {
+    error: NodeError,
+    /// A manager was asked, and may have made this node one of the swarm.
+    may_be_known: bool,
+}
+
+/// Has the managers forget a join that they may have made, whose answer was lost.
+async fn give_up_joining(key: &KeyAndRequest, remotes: &[String], token: &str) {
+    for remote in remotes {
+        match client::withdraw_unanswered(key, remote, token).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(%error, remote, "a join that was not answered may have left a node: to ask again within a day takes it up");
+            }
+        }
+    }
+}
+
 /// Asks the managers in turn; the last refusal is the answer.
 async fn ask_to_join(
+    key: &KeyAndRequest,
     remotes: &[String],
     token: &str,
     availability: &str,
     data_path: IpAddr,
-) -> Result<(client::Joined, String), NodeError> {
+) -> Result<(client::Joined, String), NotJoined> {
     let mut failure = invalid("at least 1 RemoteAddr is required to join");
+    let mut may_be_known = false;
     for remote in remotes {
-        match client::join(remote, token, availability, data_path).await {
+        let refusal = match client::join_by(key, remote, token, availability, data_path).await {
             Ok(joined) => return Ok((joined, remote.clone())),
-            Err(client::ClientError::Refused { message, .. }) => {
-                return Err(NodeError::Invalid(message));
-            }
-            Err(client::ClientError::Pki(error)) => return Err(invalid(error.to_string())),
-            Err(error @ client::ClientError::Untrusted { .. }) => {
-                return Err(invalid(error.to_string()));
+            Err(client::ClientError::Refused { message, .. }) => NodeError::Invalid(message),
+            Err(client::ClientError::Pki(error)) => invalid(error.to_string()),
+            Err(error @ client::ClientError::Untrusted { .. }) => invalid(error.to_string()),
+            // Another one may answer: to it, this is the same node.
+            Err(client::ClientError::Unanswered { message, .. }) => {
+                may_be_known = true;
+                failure = NodeError::Invalid(message);
+                continue;
             }
             Err(error @ client::ClientError::Connect { .. }) => {
                 failure = NodeError::Remote(format!(
                     "rpc error: code = Unavailable desc = {:#}",
                     anyhow::Error::from(error)
                 ));
+                continue;
             }
-        }
+        };
+        return Err(NotJoined {
+            error: refusal,
+            may_be_known,
+        });
     }
-    Err(failure)
+    Err(NotJoined {
+        error: failure,
+        may_be_known,
+    })
 }
 
 /// See [`Node::swarm_leave`].

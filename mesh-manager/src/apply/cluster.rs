@@ -30,6 +30,7 @@ pub(super) fn bootstrap(state: &mut State, cx: &mut Context, first: &Bootstrap) 
     check(&spec, cx.rules)?;
     let unlock_key = unlock_key(&spec, None, false, first.unlock_key.as_ref())?;
     state.next_vni = network::FIRST_VNI;
+    state.go_by(cx.rules);
     state.put_cluster(Cluster {
         id: first.cluster_id.clone(),
         meta: cx.meta(),

@@ -106,6 +106,10 @@ pub(crate) fn apply(state: &mut State, index: u64, proposal: &Proposal) -> Outco
             }
             Ok(Response::Done)
         }
+        Operation::GoBy { rules } => {
+            state.go_by(*rules);
+            Ok(Response::Done)
+        }
     }
 }
 

@@ -8,6 +8,9 @@ use crate::{
 use mesh_api::engine;
 use mesh_pki::Role;
 
+/// The [rules](crate::command::RULES) from which on a node that joins again is known by its key.
+const KNOWN_BY_KEY: u32 = 8;
+
 /// Refuses an address that tasks would take for one of their own.
 fn check_address(state: &State, text: &str) -> Result<(), ManagerError> {
     let Ok(address) = text.parse() else {
@@ -26,9 +29,13 @@ fn check_address(state: &State, text: &str) -> Result<(), ManagerError> {
 
 pub(super) fn add(state: &mut State, cx: &mut Context, add: &AddNode) -> Outcome {
     check_address(state, &add.data_path_address)?;
-    let old = state.node(&add.id);
+    let id = match cx.rules >= KNOWN_BY_KEY {
+        true => state.join_as(&add.key, &add.id, add.role, cx.time),
+        false => add.id.clone(),
+    };
+    let old = state.node(&id);
     state.put_node(Node {
-        id: add.id.clone(),
+        id: id.clone(),
         meta: Meta {
             created_at: old.map_or(cx.time, |n| n.meta.created_at),
             ..cx.meta()
@@ -52,7 +59,7 @@ pub(super) fn add(state: &mut State, cx: &mut Context, add: &AddNode) -> Outcome
         manager_addr: add.manager_addr.clone(),
     });
     Ok(Response::Created {
-        id: add.id.clone(),
+        id,
         warnings: Vec::new(),
     })
 }

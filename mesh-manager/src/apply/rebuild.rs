@@ -49,7 +49,7 @@ pub(crate) fn rebuild(state: &mut State, survivor: &Survivor) -> Result<(), Mana
         index: state.index() + STEP,
         time: survivor.time,
         seed: [0; 16],
-        rules: crate::RULES,
+        rules: state.rules(),
         ids: 0,
     };
     state.time = survivor.time;
@@ -99,6 +99,7 @@ mod tests {
             hostname: id.to_owned(),
             manager_addr: Some("192.0.2.7:2377".to_owned()),
             data_path_address: String::new(),
+            key: String::new(),
         };
         Survivor::new(node, time)
     }

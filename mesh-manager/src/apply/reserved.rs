@@ -10,7 +10,7 @@ use std::{
 };
 
 /// The [rules](crate::command::RULES) from which on there are such; before, they were given as any other.
-const RESERVED: u32 = 7;
+const RESERVED: u32 = 9;
 
 /// What a new network with this `subnet` and `gateway` is never to give. An IPv6 address goes with the IPv4 one that is its last
 /// 32 bits.

@@ -47,7 +47,7 @@ pub(crate) trait Consensus: Send + Sync + 'static {
 
     /// Lets a manager take part, or moves it to another address: it gets the log, and a vote once it has caught up. Works
     /// on the leader, and changes nothing where it is so already.
-    async fn admit(&self, manager: &Peer) -> Result<(), ManagerError>;
+    async fn admit(&self, manager: &Peer, rules: u32) -> Result<(), ManagerError>;
 
     /// Takes a manager out of the group, this one too. Works on the leader, changes nothing where it is so already, and
     /// refuses what would leave too few managers that answer.
@@ -73,6 +73,12 @@ pub(crate) trait Consensus: Send + Sync + 'static {
 
     /// Writes a snapshot of all that is in the log now, and has the entries up to it removed.
     async fn compact(&self) -> Result<(), ManagerError>;
+
+    /// Held while the group is being changed, or the rules that are in force in it.
+    fn changing(&self) -> &tokio::sync::Mutex<()>;
+
+    /// The rules that every manager of the group is sure to know. Known to the leader alone.
+    fn common_rules(&self) -> u32;
 
     /// Cancelled once another group has taken the place of this manager's, which then takes no part any more. Whoever gets
     /// to know it cancels it.

@@ -139,6 +139,11 @@ impl LogStore {
         })
     }
 
+    /// The rules that this manager knows.
+    pub(super) fn rules(&self) -> u32 {
+        self.machine.rules()
+    }
+
     /// What encrypts the records.
     pub(super) fn sealer(&self) -> &Arc<Sealer> {
         &self.sealer

@@ -5,7 +5,7 @@ use super::{
     open_raft::peer,
     types::{Raft, RaftId, RaftPeer, raft_id},
 };
-use crate::{ErrorKind, ManagerError};
+use crate::{ErrorKind, ManagerError, rules::check_newcomer};
 use openraft::{
     ChangeMembers,
     error::{ClientWriteError, RaftError},
@@ -70,8 +70,9 @@ impl OpenRaft {
     }
 
     /// See [`super::Consensus::admit`].
-    pub(super) async fn let_in(&self, manager: &Peer) -> Result<(), ManagerError> {
+    pub(super) async fn let_in(&self, manager: &Peer, rules: u32) -> Result<(), ManagerError> {
         let _changing = self.changing.lock().await;
+        check_newcomer(rules, self.store.read().rules())?;
         let (raft, id) = (self.raft(), raft_id(&manager.node_id));
         let node = RaftPeer {
             node_id: manager.node_id.clone(),

@@ -1,6 +1,7 @@
 //! Consensus and storage behind one trait: the rest of the manager knows [`Consensus`], not
 //! openraft.
 
+mod batch;
 mod consensus;
 mod key_file;
 mod log_store;
@@ -10,6 +11,7 @@ mod open_raft;
 mod pre_vote;
 mod recovery;
 mod seal;
+mod snapshot;
 mod state_machine;
 mod store;
 mod types;

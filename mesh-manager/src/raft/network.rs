@@ -9,7 +9,7 @@ use super::{
     Store,
     types::{RaftId, RaftPeer, TypeConfig},
 };
-use crate::{Line, Machine, credentials::Credentials, state::Lineage};
+use crate::{Line, Machine, command::UNTOLD, credentials::Credentials, state::Lineage};
 use mesh_api::proto::{RaftMessage, raft_client::RaftClient};
 use openraft::{
     AnyError,
@@ -47,6 +47,8 @@ pub(super) struct Heard(Mutex<HashMap<RaftId, Sign>>);
 #[derive(Debug, Default)]
 struct Sign {
     answered: Option<Instant>,
+    /// The rules that it knows, as it said then; zero: it did not.
+    rules: u32,
     /// Pieces of a snapshot on their way to it.
     pieces: usize,
 }
@@ -61,6 +63,18 @@ impl Heard {
     pub(super) fn is_reachable(&self, id: RaftId) -> bool {
         let answered = self.lock().get(&id).and_then(|sign| sign.answered);
         answered.is_some_and(|at| at.elapsed() < SILENCE)
+    }
+
+    /// The rules that the manager is sure to know.
+    pub(super) fn rules(&self, id: RaftId) -> u32 {
+        let is_reachable = self.is_reachable(id);
+        let told = self
+            .lock()
+            .get(&id)
+            .filter(|_| is_reachable)
+            .map(|sign| sign.rules);
+        // One that is off may come back with an older program.
+        told.unwrap_or_default().max(UNTOLD)
     }
 
     /// Whether it has answered lately, or may do so any moment: it answers the last piece of a snapshot once it has read
@@ -166,6 +180,7 @@ impl Connection {
             to: self.node.node_id.clone(),
             incarnation,
             past,
+            rules: self.store.knows(),
         })
     }
 
@@ -182,10 +197,13 @@ impl Connection {
             }
             RPCError::Unreachable(Unreachable::new(&AnyError::error(status.to_string())))
         })?;
-        let result: Result<T, E> = serde_json::from_slice(&message.into_inner().payload)
+        let message = message.into_inner();
+        let result: Result<T, E> = serde_json::from_slice(&message.payload)
             .map_err(|e| RPCError::Network(NetworkError::new(&e)))?;
         if result.is_ok() {
-            self.heard.lock().entry(self.target).or_default().answered = Some(Instant::now());
+            let mut heard = self.heard.lock();
+            let sign = heard.entry(self.target).or_default();
+            (sign.answered, sign.rules) = (Some(Instant::now()), message.rules);
         }
         result.map_err(|e| {
             RPCError::RemoteError(RemoteError::new_with_node(

@@ -3,14 +3,18 @@
 
 use super::{
     Consensus, Leadership, Peer, PeerMessage, Store,
+    batch::Batch,
     log_store::{LogStore, key_path},
     network::{Heard, Network},
     pre_vote::{self, Silence},
     seal::{SealError, Sealer},
     state_machine::StateMachine,
-    types::{Batch, Raft, RaftId, RaftPeer, TypeConfig, Vote, raft_id},
+    types::{Raft, RaftId, RaftPeer, TypeConfig, Vote, raft_id},
 };
-use crate::{Config, Machine, ManagerError, Outcome, Proposal, Unlock, credentials::Credentials};
+use crate::{
+    Config, Machine, ManagerError, Outcome, Proposal, Unlock, command::UNTOLD,
+    credentials::Credentials,
+};
 use async_trait::async_trait;
 use openraft::{
     RaftMetrics, SnapshotPolicy,
@@ -66,6 +70,7 @@ pub(crate) struct OpenRaft {
     raft: watch::Receiver<Raft>,
     leadership: watch::Receiver<Leadership>,
     pub(super) heard: Arc<Heard>,
+    pub(super) store: Arc<Store>,
     silence: Arc<Silence>,
     dismissed: CancellationToken,
     /// Held while the group is being changed: one change at a time.
@@ -126,6 +131,14 @@ impl Group {
                 tracing::warn!(%failure, "raft stopped");
                 leadership.send_replace(Leadership {
                     failure: Some(ManagerError::dismissed()),
+                    ..Leadership::default()
+                });
+                return cancel.cancelled().await;
+            }
+            if let Some(outdated) = self.store.outdated() {
+                tracing::error!(%failure, "raft stopped: {outdated}");
+                leadership.send_replace(Leadership {
+                    failure: Some(outdated),
                     ..Leadership::default()
                 });
                 return cancel.cancelled().await;
@@ -218,6 +231,9 @@ impl Group {
                 }
                 _ = heartbeat.tick() => !beats || raft.trigger().heartbeat().await.is_ok(),
                 () = self.network.dismissed.cancelled() => return ManagerError::dismissed(),
+                () = self.store.until_outdated() => {
+                    return ManagerError::cannot_write("it is of rules that are not known here");
+                }
             };
             if !is_running {
                 let why = why_stopped(&raft.metrics().borrow());
@@ -235,6 +251,10 @@ fn why_stopped(metrics: &RaftMetrics<RaftId, RaftPeer>) -> Option<String> {
         Err(error) => Some(error.to_string()),
         Ok(()) => None,
     }
+}
+
+fn unreadable(error: impl std::fmt::Display) -> ManagerError {
+    ManagerError::internal("cannot read the manager's log", error)
 }
 
 pub(super) fn peer(node: &RaftPeer) -> Peer {
@@ -311,11 +331,15 @@ impl OpenRaft {
             store,
             quorum_lost: timings.raft_election * 4,
         };
+        for entry in log.entries_from(0).map_err(unreadable)? {
+            group.store.check(&entry)?;
+        }
         let last = log.last_log_id();
-        let last = last.map_err(|e| ManagerError::internal("cannot read the manager's log", e))?;
+        let last = last.map_err(unreadable)?;
         if last.is_some() || matches!(origin, Origin::Founds(_)) {
             group.store.note_log();
         }
+        let store = group.store.clone();
         let (own, first) = (group.own, group.open(log).await?);
         if let Origin::Founds(peer) = origin {
             let node = RaftPeer {
@@ -337,6 +361,7 @@ impl OpenRaft {
             raft,
             leadership,
             heard,
+            store,
             silence,
             dismissed,
             changing: tokio::sync::Mutex::default(),
@@ -384,7 +409,7 @@ impl Consensus for OpenRaft {
         let raft = self.raft();
         // Without a majority an entry waits for ever, and may still be committed in the end.
         match self
-            .while_leading(raft.client_write(Batch(proposals)))
+            .while_leading(raft.client_write(Batch::new(proposals)))
             .await?
         {
             Ok(written) => Ok(written.data.0),
@@ -419,8 +444,8 @@ impl Consensus for OpenRaft {
         self.heard_of()
     }
 
-    async fn admit(&self, manager: &Peer) -> Result<(), ManagerError> {
-        self.let_in(manager).await
+    async fn admit(&self, manager: &Peer, rules: u32) -> Result<(), ManagerError> {
+        self.let_in(manager, rules).await
     }
 
     async fn expel(&self, node_id: &str) -> Result<(), ManagerError> {
@@ -452,6 +477,11 @@ impl Consensus for OpenRaft {
             PeerMessage::AppendEntries => {
                 let request: AppendEntriesRequest<TypeConfig> =
                     serde_json::from_slice(payload).map_err(bad)?;
+                // Before they are in the log.
+                request
+                    .entries
+                    .iter()
+                    .try_for_each(|e| self.store.check(e))?;
                 self.hear(&raft, &request.vote);
                 serde_json::to_vec(&raft.append_entries(request).await)
             }
@@ -491,6 +521,21 @@ impl Consensus for OpenRaft {
         };
         let purged = raft.trigger().purge_log(upto).await;
         purged.map_err(ManagerError::cannot_write)
+    }
+
+    fn changing(&self) -> &tokio::sync::Mutex<()> {
+        &self.changing
+    }
+
+    fn common_rules(&self) -> u32 {
+        let metrics = self.raft().server_metrics();
+        let metrics = metrics.borrow();
+        let members = metrics.membership_config.membership().nodes();
+        let rules = members.map(|(id, _)| match *id == self.own {
+            true => self.store.knows(),
+            false => self.heard.rules(*id),
+        });
+        rules.min().unwrap_or(UNTOLD)
     }
 
     fn dismissal(&self) -> CancellationToken {

@@ -3,6 +3,7 @@
 use super::{
     Peer, Store,
     log_store::LogStore,
+    snapshot,
     state_machine::StateMachine,
     types::{LogId, RaftPeer, SnapshotMeta, StoredMembership, Vote, raft_id},
 };
@@ -19,7 +20,7 @@ fn failed(error: impl std::fmt::Display) -> ManagerError {
 
 /// Everything that the log says, also what this manager was never told to be committed: it may have been, and acknowledged.
 async fn replay(log: &LogStore) -> Result<State, ManagerError> {
-    let store = Arc::new(Store::new());
+    let store = Arc::new(Store::new(log.rules()));
     let mut machine = StateMachine::open(store.clone(), log.clone())?;
     let applied = machine.applied_state().await.map_err(failed)?.0;
     let first = applied.map_or(0, |log_id| log_id.index + 1);
@@ -60,7 +61,7 @@ impl LogStore {
             last_membership: StoredMembership::new(Some(log_id), membership),
             snapshot_id: format!("{term}-{index}"),
         };
-        let data = serde_json::to_vec(&state).map_err(failed)?;
+        let data = snapshot::write(&state).map_err(failed)?;
         self.replace(Vote::new(term, id), meta, data)
             .await
             .map_err(failed)

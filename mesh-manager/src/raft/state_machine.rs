@@ -3,10 +3,10 @@
 use super::{
     Store,
     log_store::LogStore,
+    snapshot::{self, SnapshotError},
     store::Position,
     types::{
-        Batch, Entry, LogId, Outcomes, Snapshot, SnapshotMeta, StorageError, StoredMembership,
-        TypeConfig,
+        Entry, LogId, Outcomes, Snapshot, SnapshotMeta, StorageError, StoredMembership, TypeConfig,
     },
 };
 use crate::{ManagerError, apply, state::State};
@@ -29,16 +29,14 @@ fn read_error(error: impl ToString) -> StorageError {
     }
 }
 
+fn damaged(error: impl std::fmt::Display) -> ManagerError {
+    ManagerError::internal("cannot read the raft snapshot", error)
+}
+
 fn write_error(error: impl ToString) -> StorageError {
     StorageError::IO {
         source: StorageIOError::write_snapshot(None, AnyError::error(error.to_string())),
     }
-}
-
-fn parse(snapshot: &[u8]) -> Result<State, serde_json::Error> {
-    let mut state: State = serde_json::from_slice(snapshot)?;
-    state.rebuild_indexes();
-    Ok(state)
 }
 
 impl StateMachine {
@@ -49,13 +47,19 @@ impl StateMachine {
         if machine.store.position().last_applied.is_some() {
             return Ok(machine);
         }
-        let damaged = |e: String| ManagerError::internal("cannot read the raft snapshot", e);
-        let stored = machine.log.snapshot().map_err(|e| damaged(e.to_string()))?;
+        let stored = machine.log.snapshot().map_err(damaged)?;
         if let Some((meta, data)) = stored {
-            let state = parse(&data).map_err(|e| damaged(e.to_string()))?;
+            let state = machine.parse(&data)?;
             machine.replace(&meta, state);
         }
         Ok(machine)
+    }
+
+    fn parse(&self, data: &[u8]) -> Result<State, ManagerError> {
+        snapshot::read(data, self.store.knows()).map_err(|error| match error {
+            SnapshotError::Later(rules) => self.store.meet(rules),
+            error => damaged(error),
+        })
     }
 
     fn replace(&self, meta: &SnapshotMeta, state: State) {
@@ -82,15 +86,23 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut results = Vec::new();
+        let entries: Vec<_> = entries.into_iter().collect();
+        // All of them, or none.
+        for entry in &entries {
+            self.store.check(entry).map_err(|error| StorageError::IO {
+                source: StorageIOError::apply(entry.log_id, AnyError::new(&error)),
+            })?;
+        }
+        let mut results = Vec::with_capacity(entries.len());
         let (index, events) = {
             let mut state = self.store.write();
             let mut position = self.store.position();
             for entry in entries {
                 position.last_applied = Some(entry.log_id);
                 results.push(match entry.payload {
-                    EntryPayload::Normal(Batch(proposals)) => Outcomes(
-                        proposals
+                    EntryPayload::Normal(batch) => Outcomes(
+                        batch
+                            .proposals()
                             .iter()
                             .map(|p| apply::apply(&mut state, entry.log_id.index, p))
                             .collect(),
@@ -128,7 +140,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> Result<(), StorageError> {
         let data = snapshot.into_inner();
         // On disk first: the log that it stands for is given up once it is in use.
-        let state = parse(&data).map_err(|error| {
+        let state = self.parse(&data).map_err(|error| {
             self.log.give_up_snapshot();
             read_error(error)
         })?;
@@ -159,7 +171,7 @@ pub(super) struct Builder {
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
-        let data = serde_json::to_vec(&self.state).map_err(write_error)?;
+        let data = snapshot::write(&self.state).map_err(write_error)?;
         let name = self
             .position
             .last_applied

@@ -1,8 +1,12 @@
 //! The applied state, shared between the state machine that writes it and all who read it. It outlives a Raft that
 //! fails.
 
-use super::types::{LogId, StoredMembership};
-use crate::state::{Event, Lineage, ObjectKind, State};
+use super::types::{Entry, LogId, StoredMembership};
+use crate::{
+    ManagerError,
+    state::{Event, Lineage, ObjectKind, State},
+};
+use openraft::EntryPayload;
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard},
@@ -43,10 +47,15 @@ pub(crate) struct Store {
     /// The last events, but those of tasks.
     recent: Mutex<VecDeque<Event>>,
     index: watch::Sender<u64>,
+    /// The rules that this manager knows.
+    rules: u32,
+    /// Later ones, which it has met: it cannot go on.
+    met: watch::Sender<Option<u32>>,
 }
 
 impl Store {
-    pub(crate) fn new() -> Self {
+    /// Of a manager that knows these rules.
+    pub(crate) fn new(rules: u32) -> Self {
         Self {
             state: RwLock::new(State::default()),
             position: Mutex::default(),
@@ -54,7 +63,42 @@ impl Store {
             events: broadcast::Sender::new(EVENT_BACKLOG),
             recent: Mutex::default(),
             index: watch::Sender::new(0),
+            rules,
+            met: watch::Sender::new(None),
         }
+    }
+
+    /// The rules that this manager knows.
+    pub(crate) fn knows(&self) -> u32 {
+        self.rules
+    }
+
+    /// Refuses an entry of rules that this manager does not know. From then on it takes no part.
+    pub(super) fn check(&self, entry: &Entry) -> Result<(), ManagerError> {
+        match &entry.payload {
+            EntryPayload::Normal(batch) if batch.rules() > self.rules => {
+                Err(self.meet(batch.rules()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// This manager is to go by rules that it does not know.
+    pub(super) fn meet(&self, rules: u32) -> ManagerError {
+        self.met.send_replace(Some(rules));
+        ManagerError::outdated(self.rules, rules)
+    }
+
+    /// Why this manager takes no part any more, if its program is too old.
+    pub(super) fn outdated(&self) -> Option<ManagerError> {
+        let met = *self.met.borrow();
+        met.map(|met| ManagerError::outdated(self.rules, met))
+    }
+
+    /// Waits until its program turns out to be too old.
+    pub(super) async fn until_outdated(&self) {
+        // The sender is here.
+        drop(self.met.subscribe().wait_for(Option::is_some).await);
     }
 
     /// The state, for reading. A panic while writing poisons nothing: apply does not panic half-way

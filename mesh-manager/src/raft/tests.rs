@@ -2,11 +2,15 @@
 
 use super::{
     Peer, Store,
+    batch::Batch,
     log_store::LogStore,
+    snapshot,
     state_machine::StateMachine,
-    types::{Batch, Entry, LogId, SnapshotMeta, StorageError, TypeConfig, Vote, raft_id},
+    types::{Entry, LogId, SnapshotMeta, StorageError, TypeConfig, Vote, raft_id},
 };
-use crate::{Command, Machine, ManagerError, Operation, Proposal, Unlock, state::State};
+use crate::{
+    Command, Machine, ManagerError, Operation, Proposal, RULES, UNTOLD, Unlock, state::State,
+};
 use mesh_pki::UnlockKey;
 use openraft::{
     CommittedLeaderId, EntryPayload, RaftLogReader,
@@ -16,6 +20,7 @@ use openraft::{
 use redb::{Database, TableDefinition};
 use std::{
     fs,
+    io::Cursor,
     path::Path,
     sync::{Arc, Mutex},
 };
@@ -32,7 +37,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Bui
         )
         .unwrap()
         .without_snapshots();
-        let machine = StateMachine::open(Arc::new(Store::new()), log.clone()).unwrap();
+        let machine = StateMachine::open(Arc::new(Store::new(RULES)), log.clone()).unwrap();
         Ok((directory, log, machine))
     }
 }
@@ -74,15 +79,19 @@ fn entry(index: u64, name: &str) -> Entry {
     };
     Entry {
         log_id: log_id(index),
-        payload: EntryPayload::Normal(Batch(vec![Proposal::new(Operation::Command(command), 0)])),
+        payload: EntryPayload::Normal(Batch::new(vec![Proposal::new(
+            Operation::Command(command),
+            0,
+        )])),
     }
 }
 
 fn names(entries: &[Entry]) -> Vec<String> {
     let name = |entry: &Entry| {
-        let EntryPayload::Normal(Batch(proposals)) = &entry.payload else {
+        let EntryPayload::Normal(batch) = &entry.payload else {
             panic!("{entry:?}");
         };
+        let proposals = batch.proposals();
         let Operation::Command(Command::CreateService { spec, .. }) = &proposals[0].operation
         else {
             panic!("{proposals:?}");
@@ -253,7 +262,7 @@ async fn a_log_is_rebuilt_whole_or_not_at_all() {
     assert_eq!(state.last_purged_log_id, Some(last));
     assert_eq!(state.last_log_id, Some(last));
     assert!(log.try_get_log_entries(0..9).await.unwrap().is_empty());
-    let store = Arc::new(Store::new());
+    let store = Arc::new(Store::new(RULES));
     let mut machine = StateMachine::open(store.clone(), log.clone()).unwrap();
     let (applied, membership) = machine.applied_state().await.unwrap();
     assert_eq!(applied, Some(last));
@@ -262,4 +271,41 @@ async fn a_log_is_rebuilt_whole_or_not_at_all() {
     assert_eq!(node.addr, own.addr);
     assert_eq!(store.read().incarnation, "another");
     assert_eq!(store.read().index(), 3);
+}
+
+/// The same, by these rules.
+fn entry_by(rules: u32, index: u64, name: &str) -> Entry {
+    let mut entry = entry(index, name);
+    if let EntryPayload::Normal(batch) = &mut entry.payload {
+        let mut proposals = batch.proposals().to_vec();
+        proposals.iter_mut().for_each(|p| p.rules = rules);
+        *batch = Batch::new(proposals);
+    }
+    entry
+}
+
+#[tokio::test]
+async fn nothing_is_applied_of_rules_that_are_not_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("raft.redb");
+    let log = LogStore::create(&path, &Machine::Own, &Unlock::default()).unwrap();
+    let store = Arc::new(Store::new(UNTOLD));
+    let mut machine = StateMachine::open(store.clone(), log).unwrap();
+    machine.apply([entry_by(UNTOLD, 1, "a")]).await.unwrap();
+    assert_eq!(store.outdated(), None);
+    let both = [entry_by(UNTOLD, 2, "b"), entry_by(RULES, 3, "c")];
+    let refused = machine.apply(both).await.unwrap_err().to_string();
+    let outdated = ManagerError::outdated(UNTOLD, RULES);
+    assert!(refused.contains(&outdated.message), "{refused}");
+    assert_eq!(store.read().index(), 1, "not even the first of them");
+    assert_eq!(store.outdated(), Some(outdated.clone()));
+
+    // Nor is a snapshot.
+    let mut later = State::default();
+    later.go_by(RULES);
+    let snapshot = Box::new(Cursor::new(snapshot::write(&later).unwrap()));
+    let refused = machine.install_snapshot(&upto(9), snapshot).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains(&outdated.message), "{refused}");
+    assert_eq!(store.read().index(), 1);
 }

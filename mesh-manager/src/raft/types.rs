@@ -1,13 +1,10 @@
 //! Openraft's type parameters.
 
-use crate::{Outcome, Proposal};
+use super::batch::Batch;
+use crate::Outcome;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{fmt, io::Cursor};
-
-/// One log entry: proposals that were made at the same time share one write and one fsync.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Batch(pub(crate) Vec<Proposal>);
 
 /// The outcomes of a batch, in order; empty for entries of Raft's own.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

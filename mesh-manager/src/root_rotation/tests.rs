@@ -163,6 +163,7 @@ fn a_node_that_is_removed_is_not_waited_for_and_one_that_comes_is() {
         hostname: String::new(),
         manager_addr: None,
         data_path_address: String::new(),
+        key: String::new(),
     };
     world.apply(Operation::AddNode(new)).unwrap();
     assert!(!end(&mut world));

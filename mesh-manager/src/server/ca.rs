@@ -11,7 +11,8 @@ use mesh_api::{
         WithdrawResponse, node_ca_server::NodeCa,
     },
 };
-use mesh_pki::{PkiError, Role, new_id};
+use mesh_pki::{PeerIdentity, PkiError, Role, new_id};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use tokio::time::{Instant, sleep};
@@ -33,11 +34,12 @@ impl Service {
             .ok_or_else(|| Status::unavailable("the swarm has no leader yet"))
     }
 
-    /// Id and role of the caller's new certificate; a node that is new is added.
+    /// Id and role of the caller's new certificate; a node that is new is added, and known by its key from then on.
     async fn admit(
         &self,
         cluster: &Cluster,
         request: &Request<IssueNodeCertificateRequest>,
+        key: String,
     ) -> Result<(String, Role), Status> {
         let asked = request.get_ref();
         if asked.token.is_empty() {
@@ -55,15 +57,7 @@ impl Service {
             }
             return Ok((peer.node_id, node.role));
         }
-        let role = if is_same_secret(&asked.token, &cluster.worker_token) {
-            Role::Worker
-        } else if is_same_secret(&asked.token, &cluster.manager_token) {
-            Role::Manager
-        } else {
-            return Err(Status::invalid_argument(
-                "A valid join token is necessary to join this cluster",
-            ));
-        };
+        let role = role_of(cluster, &asked.token)?;
         let availability = match asked.availability.as_str() {
             "" | "active" => Availability::ACTIVE,
             "pause" => Availability::PAUSE,
@@ -74,22 +68,35 @@ impl Service {
                 )));
             }
         };
-        let id = new_id();
         let add = AddNode {
-            id: id.clone(),
+            id: new_id(),
             role,
             availability,
             hostname: String::new(),
             manager_addr: None,
             data_path_address: asked.data_path_address.clone(),
+            key,
         };
-        self.add(add).await.map_err(status)?;
-        Ok((id, role))
+        Ok((self.add(add).await.map_err(status)?, role))
     }
 
-    /// Adds a node. Without a leader, or one that answers, it is tried again for a while: what was lost may have been done, and
-    /// is then done over, under the same id.
-    async fn add(&self, node: AddNode) -> Result<(), ManagerError> {
+    /// The node that was made for somebody who has not heard of it, by the token and the key that it asked with.
+    async fn unanswered(&self, asked: &WithdrawRequest) -> Result<Option<String>, Status> {
+        self.0.catch_up().await.map_err(status)?;
+        let cluster = self.cluster()?;
+        role_of(&cluster, &asked.token)?;
+        let key = std::str::from_utf8(&asked.csr_pem)
+            .map_err(|e| Status::invalid_argument(e.to_string()))
+            .and_then(|csr| {
+                key_of(&cluster, csr).map_err(|e| Status::invalid_argument(e.to_string()))
+            })?;
+        let state = self.0.store.read();
+        Ok(state.joined_as(&key).map(str::to_owned))
+    }
+
+    /// Adds a node, and gives its id. Without a leader, or one that answers, it is tried again for a while: what was lost may have
+    /// been done, and is then done over, under the same id.
+    async fn add(&self, node: AddNode) -> Result<String, ManagerError> {
         let deadline = Core::patience();
         loop {
             match self.0.change(Operation::AddNode(node.clone())).await {
@@ -100,10 +107,34 @@ impl Service {
                     tracing::debug!(%error, "a node that joins is not added yet");
                     sleep(RETRY).await;
                 }
-                done => return done.map(drop),
+                Ok(crate::Response::Created { id, .. }) => return Ok(id),
+                done => return done.map(|_| node.id),
             }
         }
     }
+}
+
+/// The role that a token gives.
+fn role_of(cluster: &Cluster, token: &str) -> Result<Role, Status> {
+    if is_same_secret(token, &cluster.worker_token) {
+        Ok(Role::Worker)
+    } else if is_same_secret(token, &cluster.manager_token) {
+        Ok(Role::Manager)
+    } else {
+        Err(Status::invalid_argument(
+            "A valid join token is necessary to join this cluster",
+        ))
+    }
+}
+
+/// Digest of the key that a request is to have signed, whose owner has made it. A throw-away is signed to find out.
+fn key_of(cluster: &Cluster, csr: &str) -> Result<String, PkiError> {
+    let signed = sign(cluster, csr, "check", Role::Worker)?;
+    let signed = CertificateDer::from_pem_slice(signed.as_bytes());
+    let signed = signed.map_err(|e| PkiError::InvalidCertificate {
+        reason: e.to_string(),
+    })?;
+    Ok(PeerIdentity::from_certificate(&signed)?.key_digest)
 }
 
 /// A certificate, and those that it has to be shown with, PEM.
@@ -144,9 +175,9 @@ impl NodeCa for Service {
             .map_err(|_| Status::invalid_argument("the signing request is not PEM"))?
             .to_owned();
         let internal = |e: PkiError| Status::invalid_argument(e.to_string());
-        // Sign a throw-away first: a bad request must not leave a node behind.
-        sign(&cluster, &csr, "check", Role::Worker).map_err(internal)?;
-        let (node_id, role) = self.admit(&cluster, &request).await?;
+        // A bad request must not leave a node behind.
+        let key = key_of(&cluster, &csr).map_err(internal)?;
+        let (node_id, role) = self.admit(&cluster, &request, key).await?;
         let cluster = match is_renewal {
             true => cluster,
             // A rotation of the root that begins or ends from here on knows the node; one that did before is known here.
@@ -169,9 +200,17 @@ impl NodeCa for Service {
         &self,
         request: Request<WithdrawRequest>,
     ) -> Result<Response<WithdrawResponse>, Status> {
-        auth::peer(&self.0, &request)?;
-        self.0.catch_up().await.map_err(status)?;
-        let node_id = auth::node(&self.0, &request)?.node_id;
+        let node_id = match request.get_ref().token.is_empty() {
+            true => {
+                auth::peer(&self.0, &request)?;
+                self.0.catch_up().await.map_err(status)?;
+                auth::node(&self.0, &request)?.node_id
+            }
+            false => match self.unanswered(request.get_ref()).await? {
+                Some(node_id) => node_id,
+                None => return Ok(Response::new(WithdrawResponse {})),
+            },
+        };
         let core = self.0.clone();
         to_its_end(async move { core.withdraw(&node_id).await })
             .await?

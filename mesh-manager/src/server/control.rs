@@ -52,7 +52,11 @@ impl Control for Service {
         // Its certificate is young: its node has to be known here too.
         self.0.catch_up().await.map_err(status)?;
         let caller = auth::manager(&self.0, &request)?;
-        let JoinRequest { node_id, address } = request.into_inner();
+        let JoinRequest {
+            node_id,
+            address,
+            rules,
+        } = request.into_inner();
         let is_forwarded = caller.node_id != node_id;
         let manager = Peer {
             node_id,
@@ -60,7 +64,7 @@ impl Control for Service {
         };
         let core = self.0.clone();
         // A manager that died on the way in is taken out again.
-        to_its_end(async move { core.let_in(manager, is_forwarded).await }).await??;
+        to_its_end(async move { core.let_in(manager, rules, is_forwarded).await }).await??;
         Ok(Response::new(JoinResponse {}))
     }
 

@@ -54,6 +54,7 @@ impl Service {
             .map_err(status)?;
         Ok(Response::new(RaftMessage {
             payload,
+            rules: self.0.store.knows(),
             ..RaftMessage::default()
         }))
     }

@@ -6,11 +6,13 @@ mod convert;
 mod event;
 mod handout;
 mod index;
+mod joins;
 mod lineage;
 mod lookup;
 mod mode;
 mod objects;
 mod root;
+mod rules;
 mod task_state;
 mod templates;
 
@@ -30,7 +32,9 @@ pub use root::{NodeRoots, RootChange, RootRotation, refuse_external};
 pub use task_state::TaskState;
 
 use index::Indexes;
+use joins::Join;
 use mesh_api::engine;
+use rules::InForce;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -56,6 +60,12 @@ pub struct State {
     /// Ids of nodes that were removed after they had been managers: their certificates are worth nothing.
     #[serde(default)]
     pub(crate) removed_managers: BTreeSet<String>,
+    /// By the digest of a key: which node it has lately joined as.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    joins: BTreeMap<String, Join>,
+    /// The rules by which the leader has changes applied.
+    #[serde(default, skip_serializing_if = "InForce::is_untold")]
+    rules: InForce,
     /// What the group of managers differs by from those that it took the place of, when it was rebuilt from one manager or
     /// a backup; empty in one that never was. Managers of another one are not heard.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -174,8 +184,8 @@ impl State {
         std::mem::take(&mut self.events)
     }
 
-    /// Rebuilds what is not stored, after a snapshot was read.
-    pub(crate) fn rebuild_indexes(&mut self) {
+    /// Rebuilds what is not stored, after the state was read.
+    pub fn rebuild_indexes(&mut self) {
         templates::share_again(self.tasks.values_mut());
         self.indexes = Indexes::build(self);
     }
