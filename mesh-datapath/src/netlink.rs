@@ -26,6 +26,8 @@ const LARGEST: u32 = 65_535 - mesh_common::wire::OVERHEAD as u32;
 const HEADER: usize = 16;
 /// `ifinfomsg`.
 const LINK_MESSAGE: usize = 16;
+/// Where its flags are.
+const LINK_FLAGS: usize = 8;
 
 /// Makes a tunnel device that leaves all to metadata, and brings it up. One that is there is left alone.
 pub(crate) fn add_vxlan(name: &str, port: u16) -> Result<(), Error> {
@@ -68,7 +70,7 @@ pub(crate) fn remove_link(name: &str) -> Result<(), Error> {
 
 /// The kind of a link (`veth`, `vxlan`, ...); `None` for a physical one.
 pub(crate) fn link_kind(ifindex: u32) -> Result<Option<String>, Error> {
-    let link = link(ifindex)?;
+    let (_, link) = link(ifindex)?;
     let kind = find(&link, libc::IFLA_LINKINFO).and_then(|info| find(info, IFLA_INFO_KIND));
     Ok(kind.map(|bytes| {
         String::from_utf8_lossy(bytes)
@@ -83,27 +85,31 @@ pub(crate) struct XdpFacts {
     mtu: Vec<u8>,
     /// Which programs it has.
     xdp: Vec<u8>,
+    /// Drivers may refuse what they would take while it is down, and the other way round.
+    up: bool,
 }
 
 impl XdpFacts {
     pub(crate) fn of(ifindex: u32) -> Result<Self, Error> {
-        let link = link(ifindex)?;
+        let (flags, link) = link(ifindex)?;
         let find = |kind| find(&link, kind).unwrap_or_default().to_vec();
         Ok(Self {
             mtu: find(libc::IFLA_MTU),
             xdp: find(libc::IFLA_XDP),
+            up: flags & libc::IFF_UP as u32 != 0,
         })
     }
 }
 
-/// The attributes of a link.
-fn link(ifindex: u32) -> Result<Vec<u8>, Error> {
-    let mut answer =
-        request(libc::RTM_GETLINK, 0, ifindex, &[]).map_err(|source| Error::Netlink {
-            action: format!("ask about interface {ifindex}"),
-            source,
-        })?;
-    Ok(answer.split_off(LINK_MESSAGE.min(answer.len())))
+/// The flags and the attributes of a link.
+fn link(ifindex: u32) -> Result<(u32, Vec<u8>), Error> {
+    let failed = |source| Error::Netlink {
+        action: format!("ask about interface {ifindex}"),
+        source,
+    };
+    let mut answer = request(libc::RTM_GETLINK, 0, ifindex, &[]).map_err(failed)?;
+    let flags = u32_at(&answer, LINK_FLAGS).ok_or_else(|| failed(cut_short()))?;
+    Ok((flags, answer.split_off(LINK_MESSAGE.min(answer.len()))))
 }
 
 /// Sends one request about a link, up, and gives back the first message of the answer.

@@ -4,7 +4,8 @@ mod common;
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, TcpStream},
     path::Path,
     time::Instant,
 };
@@ -12,8 +13,9 @@ use std::{
 use aya::programs::{Xdp, loaded_programs};
 use aya_obj::programs::XdpAttachType;
 use common::{
-    Lan, Node, Ns, PATIENCE, chain,
-    pair::{CLIENT, N1, Pair},
+    LAN_V6, Lan, Node, Ns, OVERLAY_V6, PATIENCE, chain,
+    pair::{CLIENT, N1, N2, Pair, TARGET},
+    six,
 };
 use mesh_datapath::{Config, Datapath, UplinkMode, XdpMode};
 
@@ -65,6 +67,96 @@ fn a_second_lan_with_xdp() {
 #[test]
 fn a_second_lan_without_xdp() {
     second_lan(XdpMode::Off);
+}
+
+/// An open connection to a server that sends back what it is sent.
+struct Open {
+    what: &'static str,
+    stream: BufReader<TcpStream>,
+}
+
+impl Open {
+    fn new(what: &'static str, ns: &Ns, to: IpAddr, port: u16) -> Self {
+        let stream = ns.run(|| TcpStream::connect_timeout(&(to, port).into(), PATIENCE));
+        let stream = stream.unwrap_or_else(|error| panic!("{what}: {error}"));
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        let mut stream = BufReader::new(stream);
+        let mut greeting = String::new();
+        stream.read_line(&mut greeting).expect(what);
+        Self { what, stream }
+    }
+
+    fn send(&mut self, text: &[u8]) {
+        self.stream.get_mut().write_all(text).expect(self.what);
+    }
+
+    fn receive(&mut self, text: &[u8]) {
+        let mut back = vec![0; text.len()];
+        let read = self.stream.read_exact(&mut back);
+        read.unwrap_or_else(|error| panic!("{}: {error}", self.what));
+        assert_eq!(back, text, "{}", self.what);
+    }
+}
+
+/// Uplinks go down and come up again, first the asked node's and then that of the node that answers. They stay wanted
+/// meanwhile, and keep their programs, so that from its first packet on nothing is left to the kernel, which would reset
+/// connections that it does not know. Linux takes IPv6 addresses away with the link; the packet path goes on as if they
+/// were there.
+fn down_and_up(xdp: XdpMode) {
+    let mut pair = Pair::serving(xdp);
+    let (client, near) = (&pair.client, &pair.near.ns);
+    let own = |node: Ipv4Addr| [IpAddr::from(node), six(LAN_V6, node).into()];
+    let over = pair.far.overlay;
+    let mut open = Vec::new();
+    for (to, task) in own(N1)
+        .into_iter()
+        .zip([IpAddr::from(over), six(OVERLAY_V6, over).into()])
+    {
+        // Some to each of the two tasks.
+        for _ in 0..8 {
+            open.push(Open::new("client, either task", client, to, 80));
+        }
+        open.push(Open::new("client, through the asked node", client, to, 81));
+        open.push(Open::new("task to task", near, task, TARGET));
+    }
+    for (place, address) in [(0, N1), (1, N2)] {
+        let before = format!("before {address} went down").into_bytes();
+        for one in &mut open {
+            one.send(&before);
+            one.receive(&before);
+        }
+        let node = &mut pair.nodes[place];
+        node.ns.sh("ip link set eth0 down");
+        assert!(node.apply().is_empty(), "programs stay");
+        let meanwhile = format!("while {address} was down").into_bytes();
+        for one in &mut open {
+            one.send(&meanwhile);
+        }
+        node.ns.sh("ip link set eth0 up");
+        let address = six(LAN_V6, address);
+        node.ns
+            .sh(&format!("ip addr add {address}/64 dev eth0 nodad"));
+        for one in &mut open {
+            one.receive(&meanwhile);
+        }
+        assert!(node.apply().is_empty(), "programs stay");
+    }
+    for to in own(N1).into_iter().chain(own(N2)) {
+        pair.both_answer(("client, afterwards", &pair.client, to, 80), 20);
+    }
+    for node in &mut pair.nodes {
+        assert!(node.apply().is_empty());
+    }
+}
+
+#[test]
+fn open_connections_outlive_an_uplink_that_is_down_for_a_while_with_xdp() {
+    down_and_up(XdpMode::Native);
+}
+
+#[test]
+fn open_connections_outlive_an_uplink_that_is_down_for_a_while_without_xdp() {
+    down_and_up(XdpMode::Off);
 }
 
 /// XDP takes one program an interface. Ours does not push away one that is there, and says who is in the way.
@@ -137,7 +229,7 @@ fn an_uplink_without_xdp_is_tried_again_when_it_has_changed() {
         why.contains("cannot attach uplink_xdp to interface lo"),
         "{why}"
     );
-    // Away and back, as when it is down for a while.
+    // Away and back, as when its address goes for a while.
     node.desired.uplinks.remove(&LO);
     node.apply();
     let _link = block(&node, &mut other);
