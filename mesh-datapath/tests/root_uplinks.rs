@@ -3,10 +3,9 @@
 mod common;
 
 use std::{
-    fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, TcpStream},
-    path::Path,
+    process::Command,
     time::Instant,
 };
 
@@ -17,7 +16,7 @@ use common::{
     pair::{CLIENT, N1, N2, Pair, TARGET},
     six,
 };
-use mesh_datapath::{Config, Datapath, UplinkMode, XdpMode};
+use mesh_datapath::{Config, Datapath, Desired, Error, Report, UplinkMode, XdpMode};
 
 /// The first node's address on the second LAN.
 const SECOND: Ipv4Addr = Ipv4Addr::new(192, 168, 88, 1);
@@ -159,26 +158,78 @@ fn open_connections_outlive_an_uplink_that_is_down_for_a_while_without_xdp() {
     down_and_up(XdpMode::Off);
 }
 
+/// Another data plane in the namespace of a node, opened and applied there. It has pins of its own.
+fn other(node: &Node, desired: &Desired) -> (Config, Result<Report, Error>) {
+    let dir = node.config.pin_dir.to_string_lossy();
+    let mut config = Config::new(format!("{dir}-other"));
+    config.xdp = XdpMode::Native;
+    let applied = node.ns.run(|| {
+        let mut other = Datapath::open(&config).unwrap_or_else(|e| panic!("{}", chain(&e)));
+        other.apply(desired)
+    });
+    (config, applied)
+}
+
 /// XDP takes one program an interface. Ours does not push away one that is there, and says who is in the way.
 #[test]
 fn an_uplink_with_the_xdp_program_of_another() {
     let pair = Pair::new(XdpMode::Native);
     let node = &pair.nodes[0];
-    let dir = node.config.pin_dir.to_string_lossy();
-    let mut config = Config::new(format!("{dir}-other"));
-    config.xdp = XdpMode::Native;
-    let refused = node.ns.run(|| {
-        let mut other = Datapath::open(&config).unwrap_or_else(|e| panic!("{}", chain(&e)));
-        let refused = other.apply(&node.desired);
-        // Only the pins: the tunnel device is the other's as well.
-        pins_removed(&config.pin_dir);
-        refused
-    });
+    let mut desired = node.desired.clone();
+    // The tunnel device would be in the way as well.
+    desired.vtep = None;
+    let (config, refused) = other(node, &desired);
+    node.ns.run(|| Datapath::remove(&config)).expect("removed");
     let error = chain(&refused.expect_err("a second XDP program"));
     assert!(
         error.contains("interface eth0 has another XDP program"),
         "{error}"
     );
+}
+
+/// One data plane a network namespace: a second one is refused, and takes nothing of the first one's with it.
+#[test]
+fn a_second_data_plane_in_a_namespace_is_refused() {
+    let mut pair = Pair::serving(XdpMode::Off);
+    let node = &pair.nodes[0];
+    let (config, refused) = other(node, &node.desired);
+    let error = chain(&refused.expect_err("a second data plane"));
+    let owner = format!(
+        "mesh-vxlan is another mesh-agent's (mesh {})",
+        node.config.pin_dir.display()
+    );
+    assert!(error.contains(&owner), "{error}");
+    node.ns.run(|| Datapath::remove(&config)).expect("removed");
+    assert!(!config.pin_dir.exists());
+    assert!(pair.nodes[0].apply().is_empty());
+    pair.both_answer(("client", &pair.client, N1.into(), 80), 20);
+
+    // What an earlier version made says nothing of an owner, and is taken over.
+    let node = &mut pair.nodes[0];
+    node.ns.run(|| {
+        let args = ["link", "set", "mesh-vxlan", "alias", ""];
+        let done = Command::new("ip").args(args).status();
+        assert!(done.expect("ip").success());
+    });
+    assert!(!node.ns.sh("ip link show mesh-vxlan").contains("alias"));
+    assert!(node.apply().is_empty());
+    let shown = node.ns.sh("ip link show mesh-vxlan");
+    let alias = format!("alias mesh {}", node.config.pin_dir.display());
+    assert!(shown.contains(&alias), "{shown}");
+
+    // An interface that is no tunnel device, though it has the name.
+    drop(node.datapath.take());
+    let (config, ns) = (&node.config, &node.ns);
+    ns.run(|| Datapath::remove(config)).expect("removed");
+    ns.sh("ip link add mesh-vxlan type bridge");
+    let refused = ns.run(|| {
+        let mut datapath = Datapath::open(config).unwrap_or_else(|e| panic!("{}", chain(&e)));
+        datapath.apply(&node.desired)
+    });
+    let error = chain(&refused.expect_err("a bridge"));
+    assert!(error.contains("is no tunnel device"), "{error}");
+    ns.run(|| Datapath::remove(config)).expect("removed");
+    ns.index("mesh-vxlan");
 }
 
 /// An uplink that took no XDP program is tried again when what was in the way is gone. The loopback interface is the only one
@@ -236,15 +287,4 @@ fn an_uplink_without_xdp_is_tried_again_when_it_has_changed() {
     node.desired.uplinks.insert(LO);
     let why = refusal(&mut node);
     assert!(why.contains(blocked), "{why}");
-}
-
-fn pins_removed(dir: &Path) {
-    for entry in fs::read_dir(dir).expect("a folder").flatten() {
-        if entry.path().is_dir() {
-            pins_removed(&entry.path());
-        } else {
-            fs::remove_file(entry.path()).expect("unpin");
-        }
-    }
-    fs::remove_dir(dir).expect("remove the folder");
 }
