@@ -1,6 +1,7 @@
 //! Tables of packets, one file per program: what goes in, with which maps, what comes out, what is remembered and
 //! counted. Every row begins with the world of `world.rs` and no flow but those it names.
 
+mod affinity;
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;

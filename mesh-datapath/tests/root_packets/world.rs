@@ -3,6 +3,8 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
+    thread,
+    time::Duration,
 };
 
 use aya::maps::{Array, HashMap, Map, MapData};
@@ -221,6 +223,21 @@ impl World {
         let until = now_s().wrapping_add_signed(seconds);
         for address in [addr(node), Addr::v6(six(LAN_V6, node).octets())] {
             self.direct.insert(address, until, 0).expect("DIRECT");
+        }
+    }
+
+    /// Has the tasks of published ports changed so many seconds earlier than they did.
+    pub(crate) fn turn_pools(&mut self, seconds: u32) {
+        // A machine that has not been up for so long has no such time.
+        while now_s() <= 2 * seconds {
+            thread::sleep(Duration::from_millis(100));
+        }
+        for index in 0..self.published.len() {
+            let mut entry = self.published.get(&index, 0).expect("PUBLISHED");
+            if let Some(changed_s) = entry.pool.changed_s.checked_sub(seconds.into()) {
+                entry.pool.changed_s = changed_s;
+                self.published.set(index, entry, 0).expect("PUBLISHED");
+            }
         }
     }
 
