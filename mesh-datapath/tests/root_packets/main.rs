@@ -14,6 +14,7 @@ mod full;
 mod fuzz;
 mod gateway_tc;
 mod loopback_tc;
+mod million;
 mod neighbours;
 mod overlay_tc;
 mod overlay_vips;

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
     thread,
     time::Duration,
 };
@@ -204,6 +205,11 @@ impl World {
             .map_err(|e| chain(&e))
     }
 
+    /// Where its maps are pinned.
+    pub(crate) fn maps(&self) -> PathBuf {
+        self.config.versioned_pin_dir().join("maps")
+    }
+
     /// Does something inside the node's namespace.
     pub(crate) fn inside<T: Send>(&mut self, act: impl FnOnce(&mut Datapath) -> T + Send) -> T {
         let datapath = self.datapath.as_mut().expect("open");
@@ -315,6 +321,21 @@ impl World {
                 index: self.index(key, *address),
             };
             self.conns.insert(key, conn, 0).expect("CONNS");
+        }
+    }
+
+    /// Has the programs remember more flows of one service: the client's and the task's side of each.
+    pub(crate) fn remember(&mut self, flows: impl Iterator<Item = (FlowKey, Addr, FlowKey, Nat)>) {
+        let (mut index, now_s) = (None, now_s());
+        for (asked, address, known, nat) in flows {
+            let index = *index.get_or_insert_with(|| self.index(&asked, address));
+            let nat = Nat {
+                seen_s: now_s,
+                ..nat
+            };
+            self.flows.insert(known, nat, 0).expect("FLOWS");
+            let conn = Conn { address, index };
+            self.conns.insert(asked, conn, 0).expect("CONNS");
         }
     }
 
