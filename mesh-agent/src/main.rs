@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use mesh_agent::{api, config::Config, node::Node, returns, volumes};
+use mesh_agent::{alone, api, config::Config, node::Node, returns, volumes};
 use mesh_image::{ImageStore, RegistryOptions};
 use mesh_runtime::{Runtime, RuntimeConfig};
 use tokio::signal::unix::{SignalKind, signal};
@@ -116,6 +116,7 @@ async fn run(config: Config) -> Result<()> {
         )
     })?;
     let _lock = lock(&config)?;
+    alone::claim()?;
     let instance = instance(&config)?;
     let hostname = match &config.node_name {
         Some(name) => name.clone(),

@@ -149,8 +149,8 @@ impl Attachments {
     }
 
     /// Attaches what is wanted and is not there, and detaches the rest. With `xdp_optional`, an uplink that takes no XDP
-    /// program is left to the tc program, until its MTU or the programs that it has change, or it was not wanted for a
-    /// while: one that is down is not.
+    /// program is left to the tc program, until its MTU or the programs that it has change, it goes down or comes up, or
+    /// it was not wanted for a while.
     pub(crate) fn sync(
         &mut self,
         ebpf: &mut Ebpf,

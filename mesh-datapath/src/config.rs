@@ -42,7 +42,8 @@ pub struct Config {
     pub vxlan_port: u16,
     /// How to attach to uplinks.
     pub xdp: XdpMode,
-    /// Flows remembered by each of the two flow tables; the least recently used go first.
+    /// Flows remembered by each of the two flow tables; the least recently used go first. Both together take 320 bytes for
+    /// each, at once: 21 MB by default, 336 MB for 2^20.
     pub flow_entries: u32,
     /// Bytes that all Maglev rows together may take. Memory is taken as it is needed, 1 MiB at a time, up to 1 GiB. A
     /// published port and a virtual address have a row each, and once their backends have changed a second one, the row

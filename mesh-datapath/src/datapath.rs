@@ -150,7 +150,7 @@ impl Datapath {
         let before = applied.as_ref().unwrap_or(&nothing);
         let contents = compile::contents(desired, before, uplink, on_veth, port);
         let tunnel = if desired.vtep.is_some() {
-            netlink::add_vxlan(TUNNEL_DEVICE, self.config.vxlan_port)?;
+            netlink::add_vxlan(TUNNEL_DEVICE, port, &self.config.pin_dir)?;
             host::admit_loopback_replies()?;
             host::ifindex(TUNNEL_DEVICE)
         } else {
@@ -284,16 +284,18 @@ impl Datapath {
     }
 
     /// Removes every pin, attachment and device of the data plane at `config`, in the current network namespace.
-    /// Nothing there is no error.
+    /// Nothing there is no error, and what another data plane has there stays.
     ///
     /// # Errors
     /// When a pin or the device cannot be removed; the rest is removed all the same.
     pub fn remove(config: &Config) -> Result<(), Error> {
-        for version in pins::entries(&config.pin_dir)? {
-            attach::detach_filters(&version)?;
+        let versions = pins::entries(&config.pin_dir)?;
+        for version in &versions {
+            attach::detach_filters(version)?;
         }
         let pins = pins::remove_tree(&config.pin_dir);
-        let device = netlink::remove_link(TUNNEL_DEVICE);
+        // An earlier version noted no owner.
+        let device = netlink::remove_link(TUNNEL_DEVICE, &config.pin_dir, !versions.is_empty());
         pins.and(device)
     }
 

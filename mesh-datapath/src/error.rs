@@ -57,6 +57,23 @@ pub enum Error {
         /// Interface name, or its index if it has none any more.
         interface: String,
     },
+    /// There can be one data plane in a network namespace.
+    #[error(
+        "tunnel device {name} is another mesh-agent's ({alias}): each needs a network namespace of its own; of one that \
+         is gone for good, remove the device (`ip link del {name}`) and its pins, the folder named there"
+    )]
+    OtherOwner {
+        /// Interface name.
+        name: &'static str,
+        /// What it says of its owner.
+        alias: String,
+    },
+    /// Something else has the tunnel device's name.
+    #[error("interface {name} is no tunnel device: rename or remove it")]
+    OtherDevice {
+        /// Interface name.
+        name: &'static str,
+    },
     /// A map could not be read or written.
     #[error("cannot access eBPF map {map}")]
     Map {

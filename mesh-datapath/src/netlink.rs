@@ -4,6 +4,7 @@
 use std::{
     io,
     os::fd::{AsRawFd as _, OwnedFd},
+    path::Path,
 };
 
 use nix::sys::socket::{
@@ -11,7 +12,7 @@ use nix::sys::socket::{
     socket,
 };
 
-use crate::Error;
+use crate::{Error, host};
 
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
@@ -26,9 +27,12 @@ const LARGEST: u32 = 65_535 - mesh_common::wire::OVERHEAD as u32;
 const HEADER: usize = 16;
 /// `ifinfomsg`.
 const LINK_MESSAGE: usize = 16;
+/// Where its flags are.
+const LINK_FLAGS: usize = 8;
 
-/// Makes a tunnel device that leaves all to metadata, and brings it up. One that is there is left alone.
-pub(crate) fn add_vxlan(name: &str, port: u16) -> Result<(), Error> {
+/// Makes a tunnel device that leaves all to metadata, notes whose it is, and brings it up. One that the owner has, or that
+/// an earlier version made, which noted nothing, is left alone.
+pub(crate) fn add_vxlan(name: &'static str, port: u16, owner: &Path) -> Result<(), Error> {
     let mut data = Vec::new();
     attribute(&mut data, IFLA_VXLAN_LEARNING, &[0]);
     attribute(&mut data, IFLA_VXLAN_PORT, &port.to_be_bytes());
@@ -42,8 +46,23 @@ pub(crate) fn add_vxlan(name: &str, port: u16) -> Result<(), Error> {
     attribute(&mut body, libc::IFLA_LINKINFO, &info);
     let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL | libc::NLM_F_ACK;
     match request(libc::RTM_NEWLINK, flags as u16, 0, &body) {
-        Ok(_) => Ok(()),
-        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        Ok(_) => own(name, owner),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+            let Some(ifindex) = host::ifindex(name) else {
+                // Removed since.
+                return add_vxlan(name, port, owner);
+            };
+            let (_, link) = link(ifindex)?;
+            let alias = alias(&link);
+            if kind(&link).as_deref() != Some("vxlan") {
+                return Err(Error::OtherDevice { name });
+            }
+            match alias {
+                Some(alias) if alias == alias_of(owner) => Ok(()),
+                None => own(name, owner),
+                Some(alias) => Err(Error::OtherOwner { name, alias }),
+            }
+        }
         Err(source) => {
             let action =
                 format!("make tunnel device {name} on UDP port {port} (is the port free?)");
@@ -52,11 +71,36 @@ pub(crate) fn add_vxlan(name: &str, port: u16) -> Result<(), Error> {
     }
 }
 
-/// Removes a device. One that is not there is no error.
-pub(crate) fn remove_link(name: &str) -> Result<(), Error> {
+/// Notes on a device whose it is. (The kernel takes no alias with the request that makes a device.)
+fn own(name: &str, owner: &Path) -> Result<(), Error> {
     let mut body = Vec::new();
     attribute(&mut body, libc::IFLA_IFNAME, &zero_ended(name));
-    match request(libc::RTM_DELLINK, libc::NLM_F_ACK as u16, 0, &body) {
+    attribute(&mut body, libc::IFLA_IFALIAS, alias_of(owner).as_bytes());
+    request(libc::RTM_NEWLINK, libc::NLM_F_ACK as u16, 0, &body)
+        .map(drop)
+        .map_err(|source| Error::Netlink {
+            action: format!("note on device {name} whose it is"),
+            source,
+        })
+}
+
+/// What a device of a data plane with these pins says of itself.
+fn alias_of(owner: &Path) -> String {
+    format!("mesh {}", owner.display())
+}
+
+/// Removes an owner's tunnel device, or with `unowned` one that says nothing of an owner. One that is not there, or another's,
+/// is no error.
+pub(crate) fn remove_link(name: &str, owner: &Path, unowned: bool) -> Result<(), Error> {
+    let Some(ifindex) = host::ifindex(name) else {
+        return Ok(());
+    };
+    let (_, link) = link(ifindex)?;
+    let is_own = alias(&link).map_or(unowned, |alias| alias == alias_of(owner));
+    if !is_own || kind(&link).as_deref() != Some("vxlan") {
+        return Ok(());
+    }
+    match request(libc::RTM_DELLINK, libc::NLM_F_ACK as u16, ifindex, &[]) {
         Ok(_) => Ok(()),
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
         Err(source) => Err(Error::Netlink {
@@ -68,13 +112,26 @@ pub(crate) fn remove_link(name: &str) -> Result<(), Error> {
 
 /// The kind of a link (`veth`, `vxlan`, ...); `None` for a physical one.
 pub(crate) fn link_kind(ifindex: u32) -> Result<Option<String>, Error> {
-    let link = link(ifindex)?;
-    let kind = find(&link, libc::IFLA_LINKINFO).and_then(|info| find(info, IFLA_INFO_KIND));
-    Ok(kind.map(|bytes| {
-        String::from_utf8_lossy(bytes)
-            .trim_end_matches('\0')
-            .to_owned()
-    }))
+    let (_, link) = link(ifindex)?;
+    Ok(kind(&link))
+}
+
+/// The kind that a link's attributes tell.
+fn kind(link: &[u8]) -> Option<String> {
+    let kind = find(link, libc::IFLA_LINKINFO).and_then(|info| find(info, IFLA_INFO_KIND));
+    kind.map(text)
+}
+
+/// The alias that a link's attributes tell.
+fn alias(link: &[u8]) -> Option<String> {
+    find(link, libc::IFLA_IFALIAS).map(text)
+}
+
+/// A text that the kernel ended with a zero.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes)
+        .trim_end_matches('\0')
+        .to_owned()
 }
 
 /// What may decide whether a link takes an XDP program, in the kernel's words.
@@ -83,27 +140,31 @@ pub(crate) struct XdpFacts {
     mtu: Vec<u8>,
     /// Which programs it has.
     xdp: Vec<u8>,
+    /// Drivers may refuse what they would take while it is down, and the other way round.
+    up: bool,
 }
 
 impl XdpFacts {
     pub(crate) fn of(ifindex: u32) -> Result<Self, Error> {
-        let link = link(ifindex)?;
+        let (flags, link) = link(ifindex)?;
         let find = |kind| find(&link, kind).unwrap_or_default().to_vec();
         Ok(Self {
             mtu: find(libc::IFLA_MTU),
             xdp: find(libc::IFLA_XDP),
+            up: flags & libc::IFF_UP as u32 != 0,
         })
     }
 }
 
-/// The attributes of a link.
-fn link(ifindex: u32) -> Result<Vec<u8>, Error> {
-    let mut answer =
-        request(libc::RTM_GETLINK, 0, ifindex, &[]).map_err(|source| Error::Netlink {
-            action: format!("ask about interface {ifindex}"),
-            source,
-        })?;
-    Ok(answer.split_off(LINK_MESSAGE.min(answer.len())))
+/// The flags and the attributes of a link.
+fn link(ifindex: u32) -> Result<(u32, Vec<u8>), Error> {
+    let failed = |source| Error::Netlink {
+        action: format!("ask about interface {ifindex}"),
+        source,
+    };
+    let mut answer = request(libc::RTM_GETLINK, 0, ifindex, &[]).map_err(failed)?;
+    let flags = u32_at(&answer, LINK_FLAGS).ok_or_else(|| failed(cut_short()))?;
+    Ok((flags, answer.split_off(LINK_MESSAGE.min(answer.len()))))
 }
 
 /// Sends one request about a link, up, and gives back the first message of the answer.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     net::{Ipv4Addr, UdpSocket},
     time::Duration,
 };
@@ -189,6 +190,78 @@ fn ports_answer_on_an_uplink_that_comes_later() {
         // And it goes again: the rest stays as it was.
         node.sh(&["ip", "link", "del", "later0"])?;
         ensure!(ask(rig, &rig.nodes)?.len() == 4);
+        Ok(())
+    });
+}
+
+/// The programs of a node's agent, with the indices of their interfaces, by what it has pinned.
+fn attached(node: &Node) -> Result<BTreeSet<String>> {
+    let mut programs = BTreeSet::new();
+    for version in fs::read_dir(format!("/sys/fs/bpf/mesh/{}", node.instance))? {
+        let version = version?.path();
+        // Filters before Linux 6.6.
+        for folder in ["links", "filters"] {
+            let pins = fs::read_dir(version.join(folder));
+            for pin in pins.into_iter().flatten() {
+                programs.insert(pin?.file_name().to_string_lossy().into_owned());
+            }
+        }
+    }
+    Ok(programs)
+}
+
+/// The agent stands still from before the uplink is up again: nobody attaches a program or tells of an address.
+#[test]
+fn open_connections_outlive_an_uplink_that_is_down_for_a_while() {
+    scenario("flap", 2, |rig| {
+        publish(rig, &["--constraint", "node.hostname==n2"])?;
+        rig.wait_running("web", 1)?;
+        let n1 = &rig.nodes[0];
+        let six = lan::v6(n1.address);
+        let mut open = [
+            client::KeptConnection::new(n1.address, 80),
+            client::KeptConnection::new(six, 80),
+        ];
+        let mut ask = || {
+            rig.client.enter(|| {
+                let mut begun = Vec::new();
+                for one in &mut open {
+                    ensure!(one.get("/")? == 200);
+                    begun.push(one.connected());
+                }
+                Ok(begun)
+            })
+        };
+        let begun = eventually("an answer in both protocols", UP_LIMIT, &mut ask)?;
+        n1.ns.sh(&["ip", "link", "set", lan::UPLINK, "down"])?;
+        // What has a program of the agent by now was seen by it after the uplink.
+        n1.ns.sh(&[
+            "ip", "link", "add", "late0", "type", "veth", "peer", "name", "late1",
+        ])?;
+        n1.ns
+            .sh(&["ip", "addr", "add", "198.51.100.1/24", "dev", "late0"])?;
+        n1.ns.sh(&["ip", "link", "set", "late0", "up"])?;
+        let late = n1.ns.sh(&["ip", "-o", "link", "show", "late0"])?;
+        let (late, _) = late.split_once(':').context("an index")?;
+        eventually("the agent to see it", UP_LIMIT, || {
+            let programs = attached(n1)?;
+            let program = format!("uplink_tc-{late}");
+            ensure!(programs.contains(&program), "{programs:?}");
+            Ok(())
+        })?;
+        n1.pause()?;
+        let answered = n1
+            .ns
+            .sh(&["ip", "link", "set", lan::UPLINK, "up"])
+            .and_then(|_| {
+                let six = format!("{six}/64");
+                n1.ns
+                    .sh(&["ip", "addr", "add", &six, "dev", lan::UPLINK, "nodad"])
+            })
+            .and_then(|_| ask());
+        n1.resume()?;
+        ensure!(answered? == begun, "a connection was made anew");
+        ensure!(ask()? == begun, "a connection was made anew");
         Ok(())
     });
 }

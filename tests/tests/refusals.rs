@@ -3,7 +3,7 @@
 use std::{fs, process::Stdio};
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Answer, Node, Rig, ctl, image, rig, scenario, scenario_on};
+use mesh_tests::{Answer, Node, Rig, ctl, http_get, image, node, rig, scenario, scenario_on};
 
 /// Everything the manager knows of, to see that it stays the same.
 fn state(node: &Node) -> Result<String> {
@@ -19,6 +19,33 @@ fn state(node: &Node) -> Result<String> {
     let addresses = node.ok(&["vip", "ls"])?;
     let specs = node.ok(&["service", "inspect", "web"])?;
     Ok([services, networks, images, nodes, addresses, specs].concat())
+}
+
+/// Two agents would have one tunnel device and one set of uplinks.
+#[test]
+fn a_second_agent_in_a_network_namespace_is_refused() {
+    scenario("two", 1, |rig| {
+        rig.create("web", &["--publish", "80:80"])?;
+        rig.wait_running("web", 1)?;
+        let first = rig.first();
+        let agent = node::program("mesh-agent")?;
+        let dir = rig.dir().join("second");
+        let mut second = first.ns.command(&agent.to_string_lossy(), None)?;
+        second
+            .arg("--data-dir")
+            .arg(dir.join("data"))
+            .arg("--run-dir")
+            .arg(dir.join("run"))
+            .args(["--instance", "second"]);
+        let ended = second.stdin(Stdio::null()).output()?;
+        let text = String::from_utf8_lossy(&ended.stderr);
+        let pid = first.pid().context("an agent")?;
+        let refusal = format!("another mesh-agent, process {pid}, runs in this network namespace");
+        ensure!(!ended.status.success() && text.contains(&refusal), "{text}");
+        let reply = rig.client.enter(|| http_get(first.address, 80, "/"))?;
+        ensure!(reply.status == 200);
+        Ok(())
+    });
 }
 
 #[test]

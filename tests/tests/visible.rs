@@ -1,7 +1,10 @@
 //! What the mesh tells of its packets: flows, drops, metrics.
 
+use std::net::{Ipv4Addr, UdpSocket};
+
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Rig, eventually, http_get, rig::UP_LIMIT, rig::test_name, scenario_on};
+use aya::sys::{Stats, enable_stats};
+use mesh_tests::{Node, Rig, eventually, http_get, rig::UP_LIMIT, rig::test_name, scenario_on};
 
 /// Requests on new connections to each node.
 const REQUESTS: usize = 10;
@@ -47,6 +50,7 @@ fn flows_drops_and_metrics_say_what_went_on() {
             "{reasons}"
         );
         metrics(rig)?;
+        dropped_and_run(rig)?;
         one_is_silent(rig)
     });
 }
@@ -142,5 +146,51 @@ fn metrics(rig: &Rig) -> Result<()> {
         ensure!(text.ends_with("# EOF\n"), "{text}");
     }
     ensure!(flows == rig.nodes.len() * REQUESTS, "{flows} flows counted");
+    Ok(())
+}
+
+/// What was dropped, why and where, and how long programs ran, once the kernel counts that.
+fn dropped_and_run(rig: &Rig) -> Result<()> {
+    /// Tunnel packets of somebody who is no node.
+    const STRANGE: usize = 7;
+    let _counting = enable_stats(Stats::RunTime)?;
+    let scrape = |node: &Node| -> Result<String> {
+        let reply = rig
+            .client
+            .enter(|| http_get(node.address, 9323, "/metrics"))?;
+        Ok(reply.text())
+    };
+    let value = |text: &str, name: &str| -> Result<f64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let line = line.with_context(|| format!("no {name} in {text}"))?;
+        line.trim().parse().with_context(|| line.to_owned())
+    };
+    for node in &rig.nodes {
+        let name = "mesh_dropped_packets_total{place=\"uplink-tc\",reason=\"unknown-peer\"}";
+        // What has never been dropped may have no line.
+        let before = value(&scrape(node)?, name).unwrap_or(0.0);
+        rig.client.enter(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            for _ in 0..STRANGE {
+                socket.send_to(&[8; 60], (node.address, 4789))?;
+            }
+            Ok(())
+        })?;
+        eventually("all of them to be counted", UP_LIMIT, || {
+            let counted = value(&scrape(node)?, name)? - before;
+            ensure!(counted == STRANGE as f64, "{counted}");
+            Ok(())
+        })?;
+        let text = scrape(node)?;
+        let of = |name: &str| value(&text, &format!("{name}{{program=\"uplink_tc\"}}"));
+        let (runs, seconds) = (
+            of("mesh_program_runs_total")?,
+            of("mesh_program_run_seconds_total")?,
+        );
+        ensure!(
+            runs >= STRANGE as f64 && seconds > 0.0,
+            "{runs} runs, {seconds} s"
+        );
+    }
     Ok(())
 }

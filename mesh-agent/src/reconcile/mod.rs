@@ -12,6 +12,7 @@ mod observe;
 pub mod plan;
 pub mod record;
 pub mod state;
+mod uplinks;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -44,6 +45,7 @@ use jobs::Tools;
 pub(crate) use observe::task_mtu;
 use plan::Job;
 use record::{Record, Records};
+use uplinks::Uplinks;
 
 /// How often the node looks for itself, should a notice have been lost.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -119,6 +121,7 @@ struct Reconciler {
     vxlan_port: u16,
     tools: Tools,
     host: Host,
+    uplinks: Uplinks,
     datapath: SharedDatapath,
     records: Records,
     known: BTreeMap<String, Record>,
@@ -184,6 +187,7 @@ pub fn start(parts: Parts) -> Result<Handle> {
     let events = parts.tools.runtime.events();
     let reconciler = Reconciler {
         host: Host::connect()?,
+        uplinks: Uplinks::default(),
         config: parts.config,
         instance: parts.instance,
         vtep: parts.vtep,

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     assignment::{Assignment, Handout},
     config::Config,
-    desired::{LinkFacts, NodeFacts, subnet_v6},
+    desired::{LinkFacts, subnet_v6},
     links::{
         host::{HostView, Interface},
         netns,
@@ -178,48 +178,6 @@ pub(crate) fn net_of(
     }
 }
 
-/// Whether an interface is a host end of this agent, a device that encrypts, or any tunnel device.
-fn is_own(interface: &Interface, prefix: &str) -> bool {
-    interface.name.starts_with(prefix)
-        || interface.kind == "vxlan"
-        || mesh_wireguard::is_device(&interface.name)
-}
-
-/// What the packet path has to know of this node. Published ports answer on every address but link-local ones, so
-/// every interface that has one is an uplink.
-pub(crate) fn node_facts(host: &HostView, instance: &str, vtep: IpAddr) -> NodeFacts {
-    let prefix = plan::host_prefix(instance);
-    let outside = |i: &&Interface| i.up && !i.loopback && !is_own(i, &prefix);
-    let addresses = |i: &Interface| {
-        let all = i.addresses.iter().map(|(address, _)| *address);
-        all.filter(|address| !is_link_local(*address))
-            .collect::<Vec<_>>()
-    };
-    NodeFacts {
-        uplinks: host
-            .interfaces
-            .values()
-            .filter(outside)
-            .filter(|i| host.default_routes.contains(&i.index) || !addresses(i).is_empty())
-            .map(|i| i.index)
-            .collect(),
-        own_addresses: host
-            .interfaces
-            .values()
-            .filter(outside)
-            .flat_map(addresses)
-            .collect(),
-        vtep,
-    }
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    }
-}
-
 /// The host ends that are there, for the packet path. Ended tasks have none.
 pub(crate) fn link_facts<'a>(
     host: &HostView,
@@ -277,48 +235,4 @@ pub(crate) fn stray_links<'a>(
 /// Node-local addresses in use.
 pub(crate) fn taken_addresses(records: &BTreeMap<String, Record>) -> BTreeSet<Ipv4Addr> {
     records.values().map(Record::local_address).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn interface(index: u32, name: &str, kind: &str, addresses: &[&str]) -> (String, Interface) {
-        let addresses = addresses
-            .iter()
-            .map(|a| (a.parse().expect("an address"), 24));
-        let interface = Interface {
-            index,
-            name: name.to_owned(),
-            mtu: 1500,
-            up: name != "down",
-            loopback: name == "lo",
-            kind: kind.to_owned(),
-            addresses: addresses.collect(),
-        };
-        (name.to_owned(), interface)
-    }
-
-    #[test]
-    fn every_addressed_interface_of_the_node_is_an_uplink() {
-        let own = format!("{}0123456789", plan::host_prefix("inst"));
-        let host = HostView {
-            interfaces: BTreeMap::from([
-                interface(1, "lo", "", &["127.0.0.1"]),
-                interface(2, "eth0", "", &["192.0.2.1", "fe80::1", "2001:db8::1"]),
-                interface(3, "eth1", "veth", &["198.51.100.1"]),
-                interface(4, "eth2", "", &["fe80::2"]),
-                interface(5, "ppp0", "ppp", &[]),
-                interface(6, "down", "", &["203.0.113.1"]),
-                interface(7, "mesh-vxlan", "vxlan", &["203.0.113.2"]),
-                interface(8, &own, "veth", &["203.0.113.3"]),
-            ]),
-            default_routes: BTreeSet::from([5]),
-            host_routes: BTreeMap::new(),
-        };
-        let facts = node_facts(&host, "inst", "192.0.2.1".parse().expect("an address"));
-        assert_eq!(facts.uplinks, BTreeSet::from([2, 3, 5]));
-        let own = ["192.0.2.1", "198.51.100.1", "2001:db8::1"].map(|a| a.parse().expect("one"));
-        assert_eq!(facts.own_addresses, BTreeSet::from(own));
-    }
 }

@@ -103,6 +103,33 @@ fn from_outside() -> Vec<Row> {
     ]
 }
 
+/// Messages, and what they quote, that end at every byte: without the quoted ports they are nobody's.
+fn cut(there: impl Fn(Row, &[u8]) -> Row) -> Vec<Row> {
+    const PORTS: usize = 66;
+    let message = about(exceeded(), ROUTER, NODE, &tcp((NODE, 81), WHO)).bytes();
+    let inside = near(about(exceeded(), ROUTER, SIDE_GATE, &tcp(SERVER, WHO))).bytes();
+    let rows = (34..=message.len()).map(|length| {
+        let name = format!("about a reply of a task, {length} bytes of it");
+        let row = row(name, &message[..length]);
+        if length < PORTS {
+            row
+        } else {
+            there(row, &inside[..length])
+        }
+    });
+    rows.collect()
+}
+
+#[test]
+fn errors_cut() {
+    check_all(
+        Place::UplinkTc,
+        &cut(|row, inside| row.delivers(inside.to_vec())),
+    );
+    // XDP leaves all of them to tc.
+    check_all(Place::UplinkXdp, &cut(|row, _| row));
+}
+
 /// Out of tunnels.
 fn from_the_peer() -> Vec<Row> {
     let to_task =

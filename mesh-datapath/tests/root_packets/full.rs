@@ -26,7 +26,7 @@ const ROUNDS: [(Make, bool); 5] = [
     (udp, false),
 ];
 
-fn fill(world: &mut World, table: &str) -> Fill {
+pub(crate) fn fill(world: &mut World, table: &str) -> Fill {
     let all = world.inside(|datapath| datapath.fill()).expect("fill");
     let found = all.into_iter().find(|fill| fill.table == table);
     found.expect("the table")
@@ -41,10 +41,10 @@ fn run(world: &mut World, program: &'static str, frame: &Frame, ipv6: bool, by: 
 }
 
 /// `TC_ACT_REDIRECT`, `XDP_REDIRECT`.
-const REDIRECT: u32 = 7;
+pub(crate) const REDIRECT: u32 = 7;
 const XDP_REDIRECT: u32 = 4;
 
-fn drops(world: &World) -> u64 {
+pub(crate) fn drops(world: &World) -> u64 {
     world.snapshot().drops.iter().map(|line| line.packets).sum()
 }
 

@@ -3,7 +3,9 @@
 use std::net::Ipv4Addr;
 
 use etherparse::{IcmpEchoHeader, Icmpv4Type};
-use mesh_common::{FlowKey, Nat, Place, SCOPE_PUBLISHED, SCOPE_RETURN, SCOPE_TASK, wire};
+use mesh_common::{
+    DropReason, FlowKey, Nat, Place, SCOPE_PUBLISHED, SCOPE_RETURN, SCOPE_TASK, wire,
+};
 
 use crate::{
     fragments::noted,
@@ -136,7 +138,20 @@ pub(crate) fn rows() -> Vec<Row> {
     ];
     let segment = begin(HOME, 81).bytes();
     let cut = (34..48).map(|length| row(format!("TCP, {length} bytes of it"), &segment[..length]));
-    let rows = rows.into_iter().chain(cut);
+    let datagram = sent(udp((HOME, PORT), (HOME, 81))).bytes();
+    let cut_datagram = (34..42).map(|length| {
+        let row = row(format!("UDP, {length} bytes of it"), &datagram[..length]);
+        match length {
+            ..38 => row,
+            // The ports are there; the checksum, which the kernel is asked to change, is not.
+            _ => row
+                .drops(DropReason::Kernel)
+                .remembers(here(wire::UDP, HOME))
+                .binds(bound(81), SIDE_GATE)
+                .counts("udp/81", SIDE_GATE, true),
+        }
+    });
+    let rows = rows.into_iter().chain(cut).chain(cut_datagram);
     rows.map(|row| row.by_default(LO)).collect()
 }
 

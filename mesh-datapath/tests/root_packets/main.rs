@@ -1,6 +1,7 @@
 //! Tables of packets, one file per program: what goes in, with which maps, what comes out, what is remembered and
 //! counted. Every row begins with the world of `world.rs` and no flow but those it names.
 
+mod affinity;
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;
@@ -13,6 +14,7 @@ mod full;
 mod fuzz;
 mod gateway_tc;
 mod loopback_tc;
+mod million;
 mod neighbours;
 mod overlay_tc;
 mod overlay_vips;

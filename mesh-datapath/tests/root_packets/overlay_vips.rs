@@ -181,6 +181,39 @@ pub(crate) fn rows() -> Vec<Row> {
     rows.map(|row| row.by_default(OVER)).into()
 }
 
+/// Headers that end at every byte. Where the ports are there, and the checksum that is to change is not, the kernel refuses
+/// the change; what ends behind it is for the task to refuse.
+fn cut() -> Vec<Row> {
+    let balanced = |row: Row, protocol, begins| {
+        row.remembers(reply(protocol, FAR, FAR_VIP))
+            .binds(sending(protocol, FAR_VIP), FAR)
+            .counts(FAR_VIP, FAR, begins)
+    };
+    let (segment, datagram) = (open(FAR_VIP).bytes(), datagram(FAR_VIP).bytes());
+    let (mut rows, inner) = (Vec::new(), open(FAR).bytes());
+    for length in 34..54 {
+        let row = row(format!("TCP, {length} bytes of it"), &segment[..length]);
+        rows.push(match length {
+            ..48 => row.drops(DropReason::Malformed),
+            48..52 => balanced(row.drops(DropReason::Kernel), wire::TCP, false),
+            _ => balanced(row, wire::TCP, false).tunnels(&inner[..length]),
+        });
+    }
+    for length in 34..42 {
+        let row = row(format!("UDP, {length} bytes of it"), &datagram[..length]);
+        rows.push(match length {
+            ..38 => row.drops(DropReason::Malformed),
+            _ => balanced(row.drops(DropReason::Kernel), wire::UDP, true),
+        });
+    }
+    rows.into_iter().map(|row| row.by(OVER)).collect()
+}
+
+#[test]
+fn overlay_tc_virtual_cut() {
+    check_all(Place::Overlay, &cut());
+}
+
 #[test]
 fn overlay_tc_virtual() {
     check_all(Place::Overlay, &rows());

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use mesh_common::wire::OVERHEAD;
-use mesh_datapath::{Backend, Location};
+use mesh_datapath::{Backend, Desired, Location};
 
 use crate::{
     frames::{Mac, syn, task, tcp},
@@ -18,28 +18,38 @@ const MORE: [Ipv4Addr; 3] = [
     Ipv4Addr::new(10, 0, 0, 22),
 ];
 /// With the one that it has at first.
-const ALL: [Ipv4Addr; 4] = [MORE[0], MORE[1], MORE[2], FAR_GATE];
+pub(crate) const ALL: [Ipv4Addr; 4] = [MORE[0], MORE[1], MORE[2], FAR_GATE];
 /// Client ports that are used again and again.
 const PORTS: std::ops::Range<u16> = 40_000..40_256;
+
+/// The endpoints of [`MORE`].
+pub(crate) fn add_tasks(desired: &mut Desired) {
+    for address in MORE {
+        let endpoint = mesh_datapath::Endpoint {
+            mac: mesh_datapath::mac_of(address.into()),
+            location: Location::Remote(PEER.into()),
+            encrypted: false,
+        };
+        let key = (crate::common::INGRESS, address.into());
+        desired.endpoints.insert(key, endpoint);
+    }
+}
+
+/// Backends that take new flows.
+pub(crate) fn active(addresses: &[Ipv4Addr]) -> Vec<Backend> {
+    let backend = |address: &Ipv4Addr| Backend {
+        address: (*address).into(),
+        draining: false,
+    };
+    addresses.iter().map(backend).collect()
+}
 
 /// Gives the service on port 80 these backends.
 fn scale(world: &mut World, backends: &[Ipv4Addr]) {
     world.change(|desired| {
-        for address in MORE {
-            let endpoint = mesh_datapath::Endpoint {
-                mac: mesh_datapath::mac_of(address.into()),
-                location: Location::Remote(PEER.into()),
-                encrypted: false,
-            };
-            let key = (crate::common::INGRESS, address.into());
-            desired.endpoints.insert(key, endpoint);
-        }
+        add_tasks(desired);
         let service = desired.services.get_mut("s80").expect("the service");
-        let backend = |address: &Ipv4Addr| Backend {
-            address: (*address).into(),
-            draining: false,
-        };
-        Arc::make_mut(service).ingress = backends.iter().map(backend).collect();
+        Arc::make_mut(service).ingress = active(backends);
     });
 }
 

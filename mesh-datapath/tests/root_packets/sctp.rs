@@ -1,6 +1,6 @@
 //! SCTP: a flow as a datagram's is, but that its checksum covers the ports and all that follows, and no addresses.
 
-use mesh_common::{Place, SCOPE_TASK, wire::SCTP};
+use mesh_common::{DropReason, Place, SCOPE_TASK, wire::SCTP};
 
 use crate::{
     common::INGRESS,
@@ -114,6 +114,39 @@ fn by_overlay() -> Vec<Row> {
     rows.map(|row| row.by(OVER)).into()
 }
 
+/// Headers that end at every byte, the checksum last. The kernel tries no tc program on less than an IP header.
+fn cut(place: Place) -> Vec<Row> {
+    let to_other_task = sctp(ME, (FAR, 80)).macs(task(FAR), task(NEAR));
+    let answer = sctp((NEAR_GATE, TARGET), WHO).macs(gateway(), task(NEAR_GATE));
+    let frame = match place {
+        Place::UplinkXdp => packet(80),
+        Place::UplinkTc => packet(81),
+        Place::Gateway => answer,
+        _ => to_other_task,
+    };
+    let bytes = frame.bytes();
+    let rows = (34..46).map(|length| {
+        let bytes = &bytes[..length];
+        let row = row(format!("SCTP, {length} bytes of it"), bytes);
+        match (place, length) {
+            (Place::UplinkXdp, 38..) => row.hands_over(),
+            // The kernel refuses to change a checksum that is not there.
+            (Place::UplinkTc, 38..) => row
+                .drops(DropReason::Kernel)
+                .binds(published(SCTP, 81), SIDE_GATE)
+                .remembers(outside(SCTP, 81))
+                .counts("sctp/81", SIDE_GATE, true),
+            (Place::Gateway, ..38) => row.by(GATE).drops(DropReason::Malformed),
+            (Place::Overlay, ..38) => row.by(OVER).drops(DropReason::Malformed),
+            // Nothing of it is changed: it is for who gets it to refuse.
+            (Place::Gateway, _) => row.by(GATE),
+            (Place::Overlay, _) => row.by(OVER).tunnels(bytes),
+            _ => row,
+        }
+    });
+    rows.collect()
+}
+
 fn rows(place: Place) -> Vec<Row> {
     match place {
         Place::UplinkXdp => by_xdp(),
@@ -134,5 +167,17 @@ fn sctp_packets() {
     ] {
         check_all(place, &rows(place));
         check_all(place, &six(rows(place)));
+    }
+}
+
+#[test]
+fn sctp_cut() {
+    for place in [
+        Place::UplinkXdp,
+        Place::UplinkTc,
+        Place::Gateway,
+        Place::Overlay,
+    ] {
+        check_all(place, &cut(place));
     }
 }

@@ -186,6 +186,12 @@ fn cut() -> Vec<Row> {
             &datagram[..length],
         ));
     }
+    let (tagged, options) = (begin(81).tag(5).bytes(), begin(81).options(2).bytes());
+    for length in 34..58 {
+        let name = |what| format!("TCP {what}, {length} bytes of it");
+        rows.push(row(name("on a VLAN"), &tagged[..length]));
+        rows.push(row(name("with IP options"), &options[..length]));
+    }
     rows
 }
 

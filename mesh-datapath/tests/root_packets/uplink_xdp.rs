@@ -350,6 +350,12 @@ fn cut() -> Vec<Row> {
             _ => row.returns(out(tcp((NODE, 80), WHO)).bytes()[..length - 50].to_vec()),
         });
     }
+    let (tagged, options) = (begin(80).tag(5).bytes(), begin(80).options(2).bytes());
+    for length in 14..58 {
+        let name = |what| format!("TCP {what}, {length} bytes of it");
+        rows.push(row(name("on a VLAN"), &tagged[..length]));
+        rows.push(row(name("with IP options"), &options[..length]));
+    }
     rows
 }
 

@@ -3,6 +3,9 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    thread,
+    time::Duration,
 };
 
 use aya::maps::{Array, HashMap, Map, MapData};
@@ -202,6 +205,11 @@ impl World {
             .map_err(|e| chain(&e))
     }
 
+    /// Where its maps are pinned.
+    pub(crate) fn maps(&self) -> PathBuf {
+        self.config.versioned_pin_dir().join("maps")
+    }
+
     /// Does something inside the node's namespace.
     pub(crate) fn inside<T: Send>(&mut self, act: impl FnOnce(&mut Datapath) -> T + Send) -> T {
         let datapath = self.datapath.as_mut().expect("open");
@@ -221,6 +229,21 @@ impl World {
         let until = now_s().wrapping_add_signed(seconds);
         for address in [addr(node), Addr::v6(six(LAN_V6, node).octets())] {
             self.direct.insert(address, until, 0).expect("DIRECT");
+        }
+    }
+
+    /// Has the tasks of published ports changed so many seconds earlier than they did.
+    pub(crate) fn turn_pools(&mut self, seconds: u32) {
+        // A machine that has not been up for so long has no such time.
+        while now_s() <= 2 * seconds {
+            thread::sleep(Duration::from_millis(100));
+        }
+        for index in 0..self.published.len() {
+            let mut entry = self.published.get(&index, 0).expect("PUBLISHED");
+            if let Some(changed_s) = entry.pool.changed_s.checked_sub(seconds.into()) {
+                entry.pool.changed_s = changed_s;
+                self.published.set(index, entry, 0).expect("PUBLISHED");
+            }
         }
     }
 
@@ -298,6 +321,21 @@ impl World {
                 index: self.index(key, *address),
             };
             self.conns.insert(key, conn, 0).expect("CONNS");
+        }
+    }
+
+    /// Has the programs remember more flows of one service: the client's and the task's side of each.
+    pub(crate) fn remember(&mut self, flows: impl Iterator<Item = (FlowKey, Addr, FlowKey, Nat)>) {
+        let (mut index, now_s) = (None, now_s());
+        for (asked, address, known, nat) in flows {
+            let index = *index.get_or_insert_with(|| self.index(&asked, address));
+            let nat = Nat {
+                seen_s: now_s,
+                ..nat
+            };
+            self.flows.insert(known, nat, 0).expect("FLOWS");
+            let conn = Conn { address, index };
+            self.conns.insert(asked, conn, 0).expect("CONNS");
         }
     }
 

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
+    time::Instant,
 };
 
 use anyhow::{Context, Result};
@@ -34,7 +35,9 @@ impl Reconciler {
             self.zone.send_replace(Arc::new(desired::zone(assignment)));
             self.named = Arc::clone(assignment);
         }
-        let node = observe::node_facts(host, &self.instance, self.vtep);
+        let node = self
+            .uplinks
+            .facts(host, &self.instance, self.vtep, Instant::now());
         let links = observe::link_facts(host, &self.instance, assignment, self.known.values());
         if let Some(mtu) = observe::uplink_mtu(host, self.vtep) {
             self.mtu
