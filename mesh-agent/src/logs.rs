@@ -8,7 +8,7 @@ use futures::{
     stream::{self, BoxStream},
 };
 use mesh_api::proto::{LogBatch, LogLine, LogSubscription, dispatcher_client::DispatcherClient};
-use mesh_runtime::{LogOptions, LogRecord, Output, Runtime};
+use mesh_runtime::{LogOptions, LogRecord, Output, Runtime, RuntimeError};
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
@@ -83,35 +83,48 @@ async fn publish(
         stdout: subscription.stdout,
         stderr: subscription.stderr,
     };
-    let mut lines: Vec<BoxStream<'static, LogLine>> = Vec::new();
+    let mut lines: Vec<BoxStream<'static, Piece>> = Vec::new();
     for task_id in subscription.task_ids {
-        // A task whose container is gone has no log any more.
-        let Ok(records) = runtime.logs(&task_id, options.clone()).await else {
-            continue;
+        let records = match runtime.logs(&task_id, options.clone()).await {
+            Ok(records) => records,
+            // A task whose container is gone has no log any more.
+            Err(RuntimeError::NotFound { .. }) => continue,
+            Err(error) => {
+                let reason = unread(&task_id, &error);
+                lines.push(stream::iter([Err(reason)]).boxed());
+                continue;
+            }
         };
         let node_id = node_id.clone();
-        lines.push(Box::pin(records.filter_map(move |record| {
-            std::future::ready(record.ok().map(|record| line(&task_id, &node_id, record)))
-        })));
+        let pieces = records.map(move |record| match record {
+            Ok(record) => Ok(line(&task_id, &node_id, record)),
+            Err(error) => Err(unread(&task_id, &error)),
+        });
+        lines.push(pieces.boxed());
     }
     let (sender, receiver) = mpsc::channel(QUEUE);
     let id = subscription.id;
     let collect = async move {
         let mut batches = stream::select_all(lines).ready_chunks(BATCH);
-        while let Some(lines) = batches.next().await {
-            let batch = LogBatch {
+        while let Some(pieces) = batches.next().await {
+            let mut batch = LogBatch {
                 subscription_id: id.clone(),
-                lines,
-                end: false,
+                ..LogBatch::default()
             };
+            for piece in pieces {
+                match piece {
+                    Ok(line) => batch.lines.push(line),
+                    Err(reason) => batch.missing.push(reason),
+                }
+            }
             if sender.send(batch).await.is_err() {
                 return;
             }
         }
         let end = LogBatch {
             subscription_id: id,
-            lines: Vec::new(),
             end: true,
+            ..LogBatch::default()
         };
         // A manager that is gone does not miss the end.
         let _ = sender.send(end).await;
@@ -120,6 +133,13 @@ async fn publish(
     let (_, answer) = tokio::join!(collect, client.publish_logs(ReceiverStream::new(receiver)));
     answer?;
     Ok(())
+}
+
+/// A line, or why there is none.
+type Piece = Result<LogLine, String>;
+
+fn unread(task_id: &str, error: &dyn std::fmt::Display) -> String {
+    format!("the log of task {task_id} cannot be read: {error}")
 }
 
 fn line(task_id: &str, node_id: &str, record: LogRecord) -> LogLine {

@@ -27,6 +27,8 @@ pub enum StreamKind {
     Stdout = 1,
     /// Standard error.
     Stderr = 2,
+    /// No stream of the process's: what the daemon could not do.
+    System = 3,
 }
 
 impl TryFrom<u8> for StreamKind {
@@ -37,6 +39,7 @@ impl TryFrom<u8> for StreamKind {
             0 => Ok(Self::Stdin),
             1 => Ok(Self::Stdout),
             2 => Ok(Self::Stderr),
+            3 => Ok(Self::System),
             other => Err(FrameError::UnknownStream(other)),
         }
     }
@@ -69,7 +72,7 @@ impl Frame {
 /// Why a stream of frames cannot be read on.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The first byte of a header is none of 0, 1, 2.
+    /// The first byte of a header is none of 0 to 3.
     #[error("stream {0} is unknown: the peer does not send frames")]
     UnknownStream(u8),
     /// A payload longer than [`MAX_PAYLOAD`].

@@ -2,12 +2,12 @@
 
 use std::io::Write;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use mesh_api::{
     client::{ByteStream, LogOptions},
-    frames::{FrameCodec, StreamKind},
+    frames::{Frame, FrameCodec, FrameError, StreamKind},
 };
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::{codec::FramedRead, io::StreamReader};
@@ -96,7 +96,7 @@ pub(crate) fn lines(
 ) -> BoxStream<'static, Result<LogLine>> {
     FramedRead::new(reader(stream), FrameCodec)
         .map(move |frame| {
-            let frame = frame?;
+            let frame = checked(frame)?;
             let stderr = frame.kind == StreamKind::Stderr;
             Ok(LogLine::parse(stderr, &frame.payload, timestamps, details))
         })
@@ -114,10 +114,21 @@ pub(crate) async fn copy(mut reader: impl AsyncRead + Unpin, raw: bool) -> Resul
     }
     let mut frames = FramedRead::new(reader, FrameCodec);
     while let Some(frame) = frames.next().await {
-        let frame = frame?;
+        let frame = checked(frame)?;
         write_to(frame.kind, &frame.payload)?;
     }
     Ok(())
+}
+
+/// A frame of the process's. What the daemon could not do is an error, in Docker's words.
+fn checked(frame: Result<Frame, FrameError>) -> Result<Frame> {
+    let frame = frame?;
+    ensure!(
+        frame.kind != StreamKind::System,
+        "error from daemon in stream: {}",
+        String::from_utf8_lossy(&frame.payload).trim_end()
+    );
+    Ok(frame)
 }
 
 /// Writes bytes to our own output or error, at once.

@@ -56,7 +56,7 @@ pub use error::{ErrorKind, ManagerError};
 pub use handle::{Manager, ManagerHandle, View};
 pub use leader::{CallError, Lead, Remote};
 pub use loads::{Load, Loads};
-pub use logs::{LogLine, LogSelector, LogStream, LogTarget};
+pub use logs::{LogItem, LogLine, LogSelector, LogStream, LogTarget, incomplete};
 pub use machine::{Line, LineError, Machine, Shown, Simulated};
 pub use managers::Managers;
 pub use orchestrator::rebalance_budget;

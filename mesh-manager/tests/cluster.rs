@@ -9,7 +9,7 @@ use common::{
 use futures::StreamExt;
 use mesh_api::{engine, proto};
 use mesh_manager::{
-    Command, ErrorKind, LogSelector, LogTarget, ManagerHandle, client,
+    Command, ErrorKind, LogItem, LogLine, LogSelector, LogTarget, ManagerHandle, client,
     state::{NodeState, Task, TaskState, service_status},
 };
 use std::{collections::BTreeSet, time::Duration};
@@ -283,42 +283,79 @@ async fn a_rolling_update_replaces_every_task() {
     manager.shutdown().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn logs_come_from_every_node() {
-    let directory = tempfile::tempdir().unwrap();
-    let manager = manager(directory.path()).await;
-    let _nodes = [
-        FakeNode::join(&manager, "a").await,
-        FakeNode::join(&manager, "b").await,
-    ];
-    let id = create(&manager, service("web", 4)).await;
-    all_running(&manager, &id, 4).await;
+/// A service's log as it is: its lines, and why some are missing.
+async fn read_logs(manager: &ManagerHandle, service: &str) -> (Vec<LogLine>, Vec<String>) {
     let selector = LogSelector {
-        target: LogTarget::Service("web".to_owned()),
+        target: LogTarget::Service(service.to_owned()),
         follow: false,
         tail: None,
         since: 0,
         stdout: true,
         stderr: true,
     };
-    let lines: Vec<_> = tokio::time::timeout(
-        Duration::from_secs(20),
-        manager
-            .logs(
-                selector,
-                tokio::time::Instant::now() + Duration::from_secs(10),
-            )
-            .await
-            .unwrap()
-            .map(Result::unwrap)
-            .collect::<Vec<_>>(),
-    )
-    .await
-    .expect("the stream ends");
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let items = manager.logs(selector, deadline).await.unwrap();
+    let items = items.map(Result::unwrap).collect::<Vec<_>>();
+    let items = tokio::time::timeout(common::PATIENCE, items).await;
+    let (mut lines, mut missing) = (Vec::new(), Vec::new());
+    for item in items.expect("the stream ends") {
+        match item {
+            LogItem::Line(line) => lines.push(line),
+            LogItem::Incomplete(reasons) => missing.extend(reasons),
+        }
+    }
+    (lines, missing)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_come_from_every_node() {
+    let directory = tempfile::tempdir().unwrap();
+    let manager = manager(directory.path()).await;
+    let nodes = [
+        FakeNode::join(&manager, "a").await,
+        FakeNode::join(&manager, "b").await,
+    ];
+    let id = create(&manager, service("web", 4)).await;
+    all_running(&manager, &id, 4).await;
+    let (lines, missing) = read_logs(&manager, "web").await;
+    assert_eq!(missing, Vec::<String>::new());
     assert_eq!(lines.len(), 8);
     assert!(lines.iter().all(|l| l.service_id == id));
-    let nodes: BTreeSet<_> = lines.iter().map(|l| l.node_id.clone()).collect();
-    assert_eq!(nodes.len(), 2);
+    let from: BTreeSet<_> = lines.iter().map(|l| l.node_id.clone()).collect();
+    assert_eq!(from.len(), 2);
+
+    // Of a node that is gone there is a word in the place of its lines.
+    nodes[1].kill();
+    eventually("b is down", || {
+        let view = manager.view();
+        (view.node(nodes[1].id()).unwrap().state == NodeState::Down).then_some(())
+    })
+    .await;
+    all_running(&manager, &id, 4).await;
+    let (lines, missing) = read_logs(&manager, "web").await;
+    let lost = format!("node {} is not available", nodes[1].id());
+    assert_eq!(missing, [lost]);
+    assert_eq!(lines.len(), 8, "of what runs");
+    assert!(lines.iter().all(|l| l.node_id == nodes[0].id()));
+
+    // So there is of a task that no node is fit for.
+    edit(&manager, &id, |spec| {
+        let constraints = serde_json::json!({"Constraints": ["node.labels.none == such"]});
+        let template = spec.task_template.as_mut().unwrap();
+        template.placement = serde_json::from_value(constraints).unwrap();
+        spec.mode = service("", 1).mode;
+        spec.name = Some("web".to_owned());
+    })
+    .await;
+    let waiting = eventually("a task that waits", || {
+        tasks(&manager, &id)
+            .into_iter()
+            .find(|t| t.node_id.is_none())
+    })
+    .await;
+    let (_, missing) = read_logs(&manager, "web").await;
+    let reason = format!("task {} has not been scheduled", waiting.id);
+    assert!(missing.contains(&reason), "{missing:?}");
     manager.shutdown().await;
 }
 

@@ -143,9 +143,8 @@ impl Worker {
                 self.assignment.send_replace(next);
             }
             FromManager::Logs(subscription) => {
-                if self.logs.try_send(subscription).is_err() {
-                    warn!("too many log subscriptions are waiting; one was dropped");
-                }
+                // They are taken at once, and read on their own. Nobody takes them once the agent stops.
+                let _ = self.logs.send(subscription).await;
             }
             FromManager::Query(query) => {
                 // Who asks does not wait for long, and asks again.

@@ -1,15 +1,21 @@
 //! Open log subscriptions: lines of many nodes come in, each goes to the one who asked.
 
-use super::{Had, LogLine};
+use super::{Had, LogItem, LogLine};
 use crate::{ManagerError, dispatcher::Session};
 use mesh_api::proto;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, timeout_at},
+};
 
-type Lines = mpsc::Sender<Result<LogLine, ManagerError>>;
+type Lines = mpsc::Sender<Result<LogItem, ManagerError>>;
+
+const DISCONNECTED: &str = "disconnected unexpectedly";
 
 /// A task whose lines a node was asked for.
 #[derive(Debug)]
@@ -26,6 +32,8 @@ struct Asked {
 struct Pending {
     session_id: String,
     count: usize,
+    /// When the node was asked, or last sent lines.
+    heard: Instant,
 }
 
 /// One reader.
@@ -39,18 +47,39 @@ struct Subscription {
     pending: HashMap<String, Pending>,
     /// By task id.
     asked: HashMap<String, Asked>,
+    /// By node id: why it has not given its lines.
+    unheard: BTreeMap<String, String>,
+    /// What nodes could not read, in their words.
+    unread: BTreeSet<String>,
     /// Told when no answer is pending.
     finished: Arc<Notify>,
 }
 
 impl Subscription {
-    /// Whether it is over, now that nodes have finished.
-    fn is_over(&self) -> bool {
-        if !self.pending.is_empty() {
-            return false;
+    /// A node finished an answer.
+    fn one_less(&mut self, node_id: &str) {
+        if let Some(pending) = self.pending.get_mut(node_id) {
+            pending.count -= 1;
+            if pending.count == 0 {
+                self.pending.remove(node_id);
+                self.tell();
+            }
         }
-        self.finished.notify_waiters();
-        !self.follow
+    }
+
+    /// Nothing more is expected of a node, though it has not finished.
+    fn give_up(&mut self, node_id: &str, reason: &str) {
+        self.pending.remove(node_id);
+        let reason = format!("node {node_id} {reason}");
+        self.unheard.insert(node_id.to_owned(), reason);
+        self.tell();
+    }
+
+    /// Wakes who waits for the last answer, if that was it.
+    fn tell(&self) {
+        if self.pending.is_empty() {
+            self.finished.notify_waiters();
+        }
     }
 }
 
@@ -71,6 +100,8 @@ impl LogBroker {
             had,
             pending: HashMap::new(),
             asked: HashMap::new(),
+            unheard: BTreeMap::new(),
+            unread: BTreeSet::new(),
             finished: Arc::default(),
         };
         self.lock().insert(id.to_owned(), subscription);
@@ -106,9 +137,11 @@ impl LogBroker {
     pub(super) fn expect(&self, id: &str, session: &Session) {
         if let Some(subscription) = self.lock().get_mut(id) {
             let node_id = session.node_id.clone();
+            subscription.unheard.remove(&node_id);
             let fresh = || Pending {
                 session_id: session.id.clone(),
                 count: 0,
+                heard: Instant::now(),
             };
             let pending = subscription.pending.entry(node_id).or_insert_with(fresh);
             if pending.session_id != session.id {
@@ -118,44 +151,98 @@ impl LogBroker {
         }
     }
 
-    /// Ends a subscription that expects nothing (more).
-    pub(super) fn close_if_done(&self, id: &str) {
-        let mut subscriptions = self.lock();
-        if subscriptions.get(id).is_some_and(Subscription::is_over) {
-            subscriptions.remove(id);
+    /// A node that has lines is not connected.
+    pub(super) fn absent(&self, id: &str, node_id: &str) {
+        if let Some(subscription) = self.lock().get_mut(id) {
+            let known = subscription.unheard.entry(node_id.to_owned());
+            known.or_insert_with(|| format!("node {node_id} is not available"));
         }
     }
 
-    /// Waits until no answer is pending.
-    pub(super) async fn finished(&self, id: &str) {
+    /// A node takes no questions.
+    pub(super) fn mute(&self, id: &str, session: &Session) {
+        if let Some(subscription) = self.lock().get_mut(id) {
+            subscription.give_up(&session.node_id, "does not answer");
+        }
+    }
+
+    /// Why lines are missing so far.
+    pub(super) fn reasons(&self, id: &str) -> Vec<String> {
+        let subscriptions = self.lock();
+        let Some(subscription) = subscriptions.get(id) else {
+            return Vec::new();
+        };
+        let unheard = subscription.unheard.values();
+        unheard.chain(&subscription.unread).cloned().collect()
+    }
+
+    /// Waits until no answer is pending. Nodes that say nothing for `silence` are waited for no more.
+    pub(super) async fn finished(&self, id: &str, silence: Duration) {
         loop {
-            let finished = match self.lock().get(id) {
-                Some(subscription) if !subscription.pending.is_empty() => {
-                    Arc::clone(&subscription.finished).notified_owned()
-                }
-                _ => return,
+            let (finished, deadline) = {
+                let subscriptions = self.lock();
+                let Some(subscription) = subscriptions.get(id) else {
+                    return;
+                };
+                let heard = subscription.pending.values().map(|pending| pending.heard);
+                let Some(first) = heard.min() else {
+                    return;
+                };
+                let finished = Arc::clone(&subscription.finished).notified_owned();
+                (finished, first + silence)
             };
-            finished.await;
+            if timeout_at(deadline, finished).await.is_err() {
+                self.give_up_on_silent(id, silence);
+            }
         }
     }
 
-    /// Ends a subscription.
-    pub(super) fn close(&self, id: &str) {
-        self.lock().remove(id);
+    fn give_up_on_silent(&self, id: &str, silence: Duration) {
+        let mut subscriptions = self.lock();
+        let Some(subscription) = subscriptions.get_mut(id) else {
+            return;
+        };
+        let now = Instant::now();
+        if subscription.lines.capacity() == 0 {
+            // It is the reader who is slow, and holds the nodes back.
+            for pending in subscription.pending.values_mut() {
+                pending.heard = now;
+            }
+            return;
+        }
+        let pending = subscription.pending.iter();
+        let silent_ones = pending.filter(|(_, pending)| pending.heard + silence <= now);
+        let silent_ones: Vec<_> = silent_ones.map(|(node_id, _)| node_id.clone()).collect();
+        for node_id in silent_ones {
+            subscription.give_up(&node_id, "does not answer");
+        }
+    }
+
+    /// Ends a subscription. Gives the nodes that have not finished.
+    pub(super) fn close(&self, id: &str) -> Vec<String> {
+        let closed = self.lock().remove(id);
+        let pending = closed.map(|subscription| subscription.pending);
+        pending.unwrap_or_default().into_keys().collect()
     }
 
     /// A session is over: what was asked in it will not be answered.
     pub(crate) fn session_gone(&self, session: &Session) {
-        self.lock().retain(|_, subscription| {
-            let pending = &mut subscription.pending;
-            let was_asked = pending
-                .get(&session.node_id)
-                .is_some_and(|pending| pending.session_id == session.id);
-            if was_asked {
-                pending.remove(&session.node_id);
+        for subscription in self.lock().values_mut() {
+            let pending = subscription.pending.get(&session.node_id);
+            if pending.is_some_and(|pending| pending.session_id == session.id) {
+                subscription.give_up(&session.node_id, DISCONNECTED);
             }
-            !(was_asked && subscription.is_over())
-        });
+        }
+    }
+
+    /// A node's answer ended before it was whole. What is followed goes on with the node's next session.
+    pub(crate) fn broke_off(&self, node_id: &str, id: &str) {
+        if let Some(subscription) = self.lock().get_mut(id)
+            && !subscription.follow
+            && subscription.pending.contains_key(node_id)
+        {
+            subscription.give_up(node_id, DISCONNECTED);
+        }
     }
 
     /// Lines from a node; false when nobody reads them any more. Waits for slow readers.
@@ -167,6 +254,10 @@ impl LogBroker {
             let Some(subscription) = subscriptions.get_mut(id) else {
                 return false;
             };
+            if let Some(pending) = subscription.pending.get_mut(node_id) {
+                pending.heard = Instant::now();
+            }
+            subscription.unread.extend(batch.missing);
             for line in batch.lines {
                 let Some(asked) = subscription.asked.get_mut(&line.task_id) else {
                     continue;
@@ -184,25 +275,105 @@ impl LogBroker {
             subscription.lines.clone()
         };
         for line in ready {
-            if lines.send(Ok(line)).await.is_err() {
-                self.close(id);
+            if lines.send(Ok(LogItem::Line(line))).await.is_err() {
                 return false;
             }
         }
         if batch.end {
-            let mut subscriptions = self.lock();
-            if let Some(subscription) = subscriptions.get_mut(id) {
-                if let Some(pending) = subscription.pending.get_mut(node_id) {
-                    pending.count -= 1;
-                    if pending.count == 0 {
-                        subscription.pending.remove(node_id);
-                    }
-                }
-                if subscription.is_over() {
-                    subscriptions.remove(id);
-                }
+            if let Some(subscription) = self.lock().get_mut(id) {
+                subscription.one_less(node_id);
             }
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio_util::sync::CancellationToken;
+
+    /// A session whose node is asked and reads nothing.
+    fn session(node_id: &str) -> Session {
+        Session::new(node_id, CancellationToken::new(), mpsc::channel(1).0)
+    }
+
+    fn batch(lines: usize, end: bool) -> proto::LogBatch {
+        let line = proto::LogLine {
+            task_id: "t".to_owned(),
+            ..Default::default()
+        };
+        proto::LogBatch {
+            subscription_id: "s".to_owned(),
+            lines: vec![line; lines],
+            end,
+            ..Default::default()
+        }
+    }
+
+    const SHORT: Duration = Duration::from_millis(50);
+
+    #[tokio::test]
+    async fn nobody_is_waited_for_without_limit() {
+        let broker = LogBroker::default();
+        let (lines, _reader) = mpsc::channel(8);
+        broker.open("s", false, Had::new(), lines);
+        let (talks, silent, gone) = (session("talks"), session("silent"), session("gone"));
+        for session in [&talks, &silent, &gone] {
+            broker.expect("s", session);
+        }
+        broker.absent("s", "away");
+        broker.session_gone(&gone);
+        assert!(broker.deliver("talks", batch(1, true)).await);
+        broker.finished("s", SHORT).await;
+        assert_eq!(
+            broker.reasons("s"),
+            [
+                "node away is not available",
+                "node gone disconnected unexpectedly",
+                "node silent does not answer"
+            ]
+        );
+        // Who comes back is asked again.
+        broker.expect("s", &session("away"));
+        assert_eq!(broker.reasons("s").len(), 2);
+        assert_eq!(broker.close("s"), ["away"]);
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_makes_no_node_silent() {
+        let broker = LogBroker::default();
+        let (lines, mut reader) = mpsc::channel(1);
+        broker.open("s", false, Had::new(), lines);
+        let node = session("n");
+        broker.ask("s", &node, "t", "service");
+        broker.expect("s", &node);
+        let read = async {
+            tokio::time::sleep(SHORT * 5).await;
+            for _ in 0..3 {
+                assert!(reader.recv().await.is_some());
+            }
+        };
+        let deliver = broker.deliver("n", batch(3, true));
+        let ((), delivered, ()) = tokio::join!(read, deliver, broker.finished("s", SHORT));
+        assert!(delivered);
+        assert_eq!(broker.reasons("s"), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn what_breaks_off_is_missed() {
+        let broker = LogBroker::default();
+        for (follow, missed) in [
+            (false, vec!["node n disconnected unexpectedly".to_owned()]),
+            // Its next session is asked.
+            (true, vec![]),
+        ] {
+            let (lines, _reader) = mpsc::channel(1);
+            broker.open("s", follow, Had::new(), lines);
+            broker.expect("s", &session("n"));
+            broker.broke_off("n", "s");
+            assert_eq!(broker.reasons("s"), missed);
+            broker.close("s");
+        }
     }
 }

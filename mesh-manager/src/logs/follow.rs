@@ -1,6 +1,6 @@
 //! Logs for whoever asks this manager: read at the leader, and read on at the next one when another manager comes to lead.
 
-use super::{Had, LogLine, LogSelector, LogStream, LogTarget, subscribe};
+use super::{Had, LogItem, LogLine, LogSelector, LogStream, LogTarget, subscribe};
 use crate::{ErrorKind, ManagerError, core::Core, raft::Peer};
 use futures::{StreamExt, TryStreamExt, stream};
 use mesh_api::proto::{LogBatch, LogsRequest, control_client::ControlClient};
@@ -23,7 +23,7 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// Pause before another leader is asked.
 const PAUSE: Duration = Duration::from_millis(200);
 
-type Lines = mpsc::Sender<Result<LogLine, ManagerError>>;
+type Lines = mpsc::Sender<Result<LogItem, ManagerError>>;
 
 /// Where lines come from.
 struct Source {
@@ -109,24 +109,26 @@ async fn read(core: &Core, source: &mut Source, lines: &Lines, had: &mut Had) ->
         lines: incoming,
     } = source;
     loop {
-        let line = tokio::select! {
-            line = incoming.next() => line,
+        let item = tokio::select! {
+            item = incoming.next() => item,
             _ = leadership.wait_for(|l| l.leader.as_ref() != Some(&*leader)) => return End::Broken,
             () = lines.closed() => return End::Unread,
             () = core.cancel.cancelled() => return End::Stopped,
         };
-        let line = match line {
+        let item = match item {
             None => return End::Over,
-            Some(Ok(line)) => line,
+            Some(Ok(item)) => item,
             Some(Err(error)) => {
                 tracing::debug!(leader = leader.addr, %error, "logs broke off");
                 return End::Broken;
             }
         };
-        let last = had.entry(line.task_id.clone()).or_insert(line.timestamp);
-        *last = line.timestamp.max(*last);
+        if let LogItem::Line(line) = &item {
+            let last = had.entry(line.task_id.clone()).or_insert(line.timestamp);
+            *last = line.timestamp.max(*last);
+        }
         tokio::select! {
-            sent = lines.send(Ok(line)) => {
+            sent = lines.send(Ok(item)) => {
                 if sent.is_err() {
                     return End::Unread;
                 }
@@ -213,7 +215,7 @@ async fn ask(
         }
     });
     let lines = lines
-        .map_ok(|batch| stream::iter(batch.lines.into_iter().map(|line| Ok(from_wire(line)))))
+        .map_ok(|batch| stream::iter(from_batch(batch).map(Ok)))
         .try_flatten();
     Ok(Box::pin(lines))
 }
@@ -230,6 +232,23 @@ fn broken(status: &Status) -> ManagerError {
         kind,
         format!("the leader gives no logs: {}", status.message()),
     )
+}
+
+fn from_batch(batch: LogBatch) -> impl Iterator<Item = LogItem> {
+    let lines = batch.lines.into_iter().map(from_wire).map(LogItem::Line);
+    let missing = Some(batch.missing).filter(|reasons| !reasons.is_empty());
+    lines.chain(missing.map(LogItem::Incomplete))
+}
+
+fn to_batch(items: Vec<LogItem>) -> LogBatch {
+    let mut batch = LogBatch::default();
+    for item in items {
+        match item {
+            LogItem::Line(line) => batch.lines.push(to_wire(line)),
+            LogItem::Incomplete(reasons) => batch.missing.extend(reasons),
+        }
+    }
+    batch
 }
 
 fn from_wire(line: mesh_api::proto::LogLine) -> LogLine {
@@ -294,12 +313,9 @@ pub(crate) fn answer(
 ) -> Result<impl futures::Stream<Item = Result<LogBatch, Status>> + Send + use<>, ManagerError> {
     let (selector, had) = from_request(request);
     let lines = subscribe(core, selector, had)?;
-    let batches = lines.map_ok(to_wire).try_ready_chunks(BATCH);
-    let batches = batches.map(|lines| match lines {
-        Ok(lines) => Ok(LogBatch {
-            lines,
-            ..LogBatch::default()
-        }),
+    let batches = lines.try_ready_chunks(BATCH);
+    let batches = batches.map(|items| match items {
+        Ok(items) => Ok(to_batch(items)),
         Err(broken) => Err(Status::unavailable(broken.1.to_string())),
     });
     let end = LogBatch {

@@ -57,6 +57,24 @@ pub struct LogLine {
     pub data: Vec<u8>,
 }
 
+/// A piece of what a service or a task wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogItem {
+    /// A line.
+    Line(LogLine),
+    /// The last piece of a log that lacks lines: the reasons, at least one.
+    Incomplete(Vec<String>),
+}
+
+/// What Docker says of a log that lacks lines, for these reasons.
+pub fn incomplete(reasons: &[String]) -> String {
+    format!(
+        "rpc error: code = Unknown desc = warning: incomplete log stream. some logs could not be retrieved for the \
+         following reasons: {}",
+        reasons.join(", ")
+    )
+}
+
 /// Lines as they come. It ends by itself once there are no more, after an error if it broke off; dropping it ends the
 /// subscription.
-pub type LogStream = Pin<Box<dyn futures::Stream<Item = Result<LogLine, ManagerError>> + Send>>;
+pub type LogStream = Pin<Box<dyn futures::Stream<Item = Result<LogItem, ManagerError>> + Send>>;

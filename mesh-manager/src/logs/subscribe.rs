@@ -1,21 +1,31 @@
 //! Asks the nodes for logs and keeps asking as tasks come, while the reader is there.
 
-use super::{Had, LogSelector, LogStream, LogTarget};
+use super::{Had, LogItem, LogSelector, LogStream, LogTarget};
 use crate::{
     ErrorKind, ManagerError,
     core::Core,
     dispatcher::Session,
-    state::{Event, State, Task, TaskState},
+    state::{Event, NodeState, State, Task, TaskState},
 };
+use futures::future::join_all;
 use mesh_api::proto::{LogSubscription, manager_message::Message};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::sync::{broadcast::error::RecvError, mpsc};
+use tokio::{
+    sync::{broadcast::error::RecvError, mpsc, watch},
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Lines that wait for a slow reader before the nodes are held back.
 const BACKLOG: usize = 256;
 /// Longest wait for the last lines of tasks that have all ended.
 const LAST_LINES: Duration = Duration::from_secs(3);
+/// A node that was asked and says nothing for so long is waited for no more.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Longest wait for a node to take a question.
+const QUESTION: Duration = Duration::from_secs(5);
+/// Longest wait for nodes that are held for alive and not connected: a new leader's are on their way.
+const RETURN: Duration = Duration::from_secs(5);
 
 /// What a selector means in terms of tasks.
 #[derive(Debug, Clone)]
@@ -26,12 +36,25 @@ enum Scope {
 
 impl Scope {
     /// Tasks that may have lines: those whose container has been made.
-    fn tasks<'a>(&'a self, state: &'a State) -> Vec<&'a Task> {
+    fn tasks<'a>(&self, state: &'a State) -> Vec<&'a Task> {
         let has_log = |t: &&Task| t.node_id.is_some() && t.status.state >= TaskState::Ready;
+        self.all(state).into_iter().filter(has_log).collect()
+    }
+
+    fn all<'a>(&self, state: &'a State) -> Vec<&'a Task> {
         match self {
-            Self::Service(id) => state.tasks_of_service(id).filter(has_log).collect(),
-            Self::Task(id) => state.task(id).into_iter().filter(has_log).collect(),
+            Self::Service(id) => state.tasks_of_service(id).collect(),
+            Self::Task(id) => state.task(id).into_iter().collect(),
         }
+    }
+
+    /// Said of tasks that no node has yet.
+    fn unscheduled(&self, state: &State) -> Vec<String> {
+        let all = self.all(state).into_iter();
+        let unscheduled = all.filter(|task| task.node_id.is_none() && task.is_wanted());
+        unscheduled
+            .map(|task| format!("task {} has not been scheduled", task.id))
+            .collect()
     }
 
     fn concerns(&self, event: &Event) -> bool {
@@ -87,17 +110,24 @@ struct Question {
     tail: i64,
 }
 
-/// Asks for tasks that their node's session has not been asked for yet.
-async fn ask(core: &Core, id: &str, scope: &Scope, selector: &LogSelector) {
+/// Asks for tasks that their node's session has not been asked for yet. Whether a node without one is likely to return.
+async fn ask(core: &Core, id: &str, scope: &Scope, selector: &LogSelector) -> bool {
     let tail = selector
         .tail
         .map_or(-1, |tail| i64::try_from(tail).unwrap_or(i64::MAX));
     let mut wanted: BTreeMap<Question, (Arc<Session>, Vec<String>)> = BTreeMap::new();
+    let mut returns = false;
     {
         let state = core.store.read();
         for task in scope.tasks(&state) {
-            let session = task.node_id.as_deref().and_then(|id| core.sessions.get(id));
-            let Some(session) = session else { continue };
+            // What a node wrote that was removed is nobody's any more.
+            let node = task.node_id.as_deref().and_then(|id| state.node(id));
+            let Some(node) = node else { continue };
+            let Some(session) = core.sessions.get(&node.id) else {
+                core.logs.absent(id, &node.id);
+                returns |= node.state == NodeState::Ready;
+                continue;
+            };
             let Some(last) = core.logs.ask(id, &session, &task.id, &task.service_id) else {
                 continue;
             };
@@ -111,20 +141,46 @@ async fn ask(core: &Core, id: &str, scope: &Scope, selector: &LogSelector) {
             tasks.push(task.id.clone());
         }
     }
-    for (question, (session, task_ids)) in wanted {
-        let subscription = LogSubscription {
-            id: id.to_owned(),
-            task_ids,
-            follow: selector.follow,
-            tail: question.tail,
-            since: question.since,
-            stdout: selector.stdout,
-            stderr: selector.stderr,
-            close: false,
-        };
-        core.logs.expect(id, &session);
-        if !session.send(Message::Logs(subscription)).await {
-            core.logs.session_gone(&session);
+    join_all(
+        wanted
+            .into_iter()
+            .map(|(question, (session, task_ids))| async move {
+                let subscription = LogSubscription {
+                    id: id.to_owned(),
+                    task_ids,
+                    follow: selector.follow,
+                    tail: question.tail,
+                    since: question.since,
+                    stdout: selector.stdout,
+                    stderr: selector.stderr,
+                    close: false,
+                };
+                core.logs.expect(id, &session);
+                match timeout(QUESTION, session.send(Message::Logs(subscription))).await {
+                    Ok(true) => {}
+                    Ok(false) => core.logs.session_gone(&session),
+                    Err(_) => core.logs.mute(id, &session),
+                }
+            }),
+    )
+    .await;
+    returns
+}
+
+/// Asks, and waits for the answers.
+async fn gather(
+    core: &Core,
+    id: &str,
+    scope: &Scope,
+    selector: &LogSelector,
+    mut sessions: watch::Receiver<u64>,
+) {
+    let give_up = Instant::now() + RETURN;
+    loop {
+        let returns = ask(core, id, scope, selector).await;
+        core.logs.finished(id, SILENCE).await;
+        if !returns || !matches!(timeout_at(give_up, sessions.changed()).await, Ok(Ok(()))) {
+            return;
         }
     }
 }
@@ -134,24 +190,24 @@ async fn run(
     id: String,
     scope: Scope,
     selector: LogSelector,
-    lines: mpsc::Sender<Result<super::LogLine, ManagerError>>,
+    lines: mpsc::Sender<Result<LogItem, ManagerError>>,
 ) {
     let mut events = core.store.subscribe();
     let mut sessions = core.sessions.opened();
     let mut leadership = core.consensus.leadership();
     let is_whole = loop {
-        ask(&core, &id, &scope, &selector).await;
         if !selector.follow {
-            core.logs.close_if_done(&id);
             tokio::select! {
                 () = lines.closed() => {}
-                () = core.logs.finished(&id) => {}
+                () = core.cancel.cancelled() => {}
+                () = gather(&core, &id, &scope, &selector, sessions.clone()) => {}
             }
             // Nodes that leave a leader that is one no more have not said all.
             break leadership.borrow().is_self && !core.cancel.is_cancelled() && !lines.is_closed();
         }
+        ask(&core, &id, &scope, &selector).await;
         if scope.is_over(&core.store.read()) {
-            let _ = tokio::time::timeout(LAST_LINES, core.logs.finished(&id)).await;
+            let _ = timeout(LAST_LINES, core.logs.finished(&id, SILENCE)).await;
             break true;
         }
         let news = async {
@@ -174,21 +230,28 @@ async fn run(
             break false;
         }
     };
-    if !is_whole {
+    let last = if is_whole {
+        let mut reasons = core.logs.reasons(&id);
+        reasons.extend(scope.unscheduled(&core.store.read()));
+        (!reasons.is_empty()).then_some(Ok(LogItem::Incomplete(reasons)))
+    } else {
+        Some(Err(ManagerError::no_leader()))
+    };
+    if let Some(last) = last {
         // Who reads no more does not miss it. One that is slow is not waited for in the end.
         let stopped = async {
             core.cancel.cancelled().await;
             tokio::time::sleep(LAST_LINES).await;
         };
         tokio::select! {
-            _ = lines.send(Err(ManagerError::no_leader())) => {}
+            _ = lines.send(last) => {}
             () = stopped => {}
         }
-    } else if !selector.follow {
-        return;
     }
-    core.logs.close(&id);
-    for session in core.sessions.all() {
+    for node_id in core.logs.close(&id) {
+        let Some(session) = core.sessions.get(&node_id) else {
+            continue;
+        };
         let close = LogSubscription {
             id: id.clone(),
             close: true,

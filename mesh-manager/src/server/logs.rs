@@ -10,10 +10,20 @@ pub(super) async fn receive(
     node_id: &str,
     mut batches: Streaming<LogBatch>,
 ) -> Result<(), Status> {
-    while let Some(batch) = batches.message().await? {
+    let mut unfinished: Option<String> = None;
+    let ended = loop {
+        let batch = match batches.message().await {
+            Ok(Some(batch)) => batch,
+            Ok(None) => break Ok(()),
+            Err(status) => break Err(status),
+        };
+        unfinished = (!batch.end).then(|| batch.subscription_id.clone());
         if !core.logs.deliver(node_id, batch).await {
             return Ok(());
         }
+    };
+    if let Some(id) = unfinished {
+        core.logs.broke_off(node_id, &id);
     }
-    Ok(())
+    ended
 }

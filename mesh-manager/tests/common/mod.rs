@@ -369,6 +369,7 @@ async fn publish_logs(channel: tonic::transport::Channel, logs: proto::LogSubscr
         subscription_id: logs.id,
         lines,
         end: true,
+        ..Default::default()
     };
     let mut dispatcher = proto::dispatcher_client::DispatcherClient::new(channel);
     let _ = dispatcher

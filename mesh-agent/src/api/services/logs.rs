@@ -7,14 +7,14 @@ use axum::{
 };
 use futures::StreamExt;
 use mesh_api::{engine::TaskSpec, frames::StreamKind};
-use mesh_manager::{LogLine, LogSelector, LogTarget, ManagerHandle};
+use mesh_manager::{LogItem, LogLine, LogSelector, LogTarget, ManagerHandle, incomplete};
 use tokio::time::Instant;
 
 use crate::api::{
     Answer, Api,
     args::Query,
     leader::READ_PATIENCE,
-    stream::{Line, LogArgs, log_response},
+    stream::{Line, LogArgs, log_response, piece},
 };
 
 pub(in crate::api) async fn of_service(
@@ -75,8 +75,12 @@ async fn follow(
     };
     let lines = manager.logs(selector, deadline).await?;
     // An error breaks the answer off, so that nobody takes it for whole.
-    let pieces = lines.map(move |line| match line {
-        Ok(line) => Ok(to_wire(&line, &args, terminal)),
+    let pieces = lines.map(move |item| match item {
+        Ok(LogItem::Line(line)) => Ok(to_wire(&line, &args, terminal)),
+        Ok(LogItem::Incomplete(reasons)) => {
+            let warning = format!("Error grabbing logs: {}\n", incomplete(&reasons));
+            Ok(piece(StreamKind::System, warning.into(), terminal))
+        }
         Err(error) => {
             tracing::warn!(%error, "logs broke off");
             Err(error)
