@@ -175,7 +175,10 @@ async fn refused(manager: &ManagerHandle, channel: Channel) -> BTreeSet<&'static
         // The last of all: who never had a session goes by it.
         (
             "withdraw",
-            authority.withdraw(WithdrawRequest {}).await.map(drop),
+            authority
+                .withdraw(WithdrawRequest::default())
+                .await
+                .map(drop),
         ),
     ];
     assert_eq!(said.len(), NODES.len() + MANAGERS.len());
