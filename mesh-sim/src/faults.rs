@@ -273,6 +273,10 @@ pub(crate) async fn heal(sim: &Arc<Sim>, cluster: &Arc<Cluster>) {
         worker.heal();
     }
     cluster.changed(CHANGED).await;
+    // One that was coming in had begun with the program from before.
+    for host in cluster.hosts.iter().filter(|host| host.runs_older()) {
+        cluster.crash(host.number, End::Killed);
+    }
     // One that came back may have crashed on its way, before all was healed.
     for number in down(cluster) {
         cluster.restart(number).await;

@@ -65,6 +65,8 @@ struct Running {
     /// It has been a manager's, or is about to be, since it was wiped.
     is_in_use: bool,
     life: Life,
+    /// The rules that the program knows which runs.
+    rules: u32,
     manager: Option<ManagerHandle>,
 }
 
@@ -166,6 +168,11 @@ impl Host {
         self.program.load(Ordering::Relaxed)
     }
 
+    /// Whether it runs an older program than is on it.
+    pub(crate) fn runs_older(&self) -> bool {
+        self.running().rules < self.program() && !self.is_down()
+    }
+
     /// Puts another program on it, for when it is started next.
     pub(crate) fn install(&self, program: u32) {
         self.sim.note(format_args!(
@@ -203,6 +210,7 @@ impl Host {
         *running = Running {
             is_in_use: true,
             life: life.clone(),
+            rules: self.program(),
             manager: None,
         };
         let run = Run {
