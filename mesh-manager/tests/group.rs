@@ -569,3 +569,96 @@ async fn a_node_that_does_not_come_in_goes_by_its_own_word() {
         manager.shutdown().await;
     }
 }
+
+/// Ends the leader and so many others at once; those that were ended.
+async fn end(members: &mut Vec<Member>, count: usize) -> Vec<Member> {
+    let leads = eventually("a leader", || {
+        members.iter().position(|member| member.handle.is_leader())
+    })
+    .await;
+    members.swap(0, leads);
+    let ended: Vec<Member> = members.drain(..count).collect();
+    let stops = ended.iter().map(|member| member.handle.shutdown());
+    futures::future::join_all(stops).await;
+    ended
+}
+
+/// Starts those that were ended.
+async fn back(members: &mut Vec<Member>, ended: Vec<Member>) {
+    for member in ended {
+        let Member {
+            handle,
+            directory,
+            config,
+        } = member;
+        drop(handle);
+        let handle = restart(config.clone(), Vec::new()).await;
+        members.push(Member {
+            handle,
+            directory,
+            config,
+        });
+    }
+}
+
+/// A change that one of them is asked for is made, and comes to all.
+async fn agree(members: &[Member], name: &str) {
+    let handles: Vec<&ManagerHandle> = members.iter().map(|member| &member.handle).collect();
+    new_leader(&handles).await;
+    let id = create(handles[handles.len() - 1], service(name, 0)).await;
+    for handle in handles {
+        eventually("the service is everywhere", || {
+            handle.view().service(&id).map(drop)
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_do_without_two_and_seven_without_three() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(directory.path(), free_address());
+    let handle = manager_with(config.clone()).await;
+    let mut members = vec![Member {
+        handle,
+        directory,
+        config,
+    }];
+    for (size, lost) in [(5, 2), (7, 3)] {
+        while members.len() < size {
+            let next = member(&members[0].handle).await;
+            members.push(next);
+        }
+        let whole = |member: &Member| member.handle.group().voters.len() == size;
+        eventually("all have a vote", || {
+            members.iter().all(whole).then_some(())
+        })
+        .await;
+        agree(&members, &format!("of-{size}")).await;
+        let mut ended = end(&mut members, lost).await;
+        agree(&members, &format!("of-{size}-without-{lost}")).await;
+
+        // One more is one too many.
+        ended.extend(end(&mut members, 1).await);
+        // Who followed the one that ended takes a moment to miss it.
+        let nobody_leads = async {
+            let soon = || Instant::now() + Duration::from_millis(500);
+            while members[0].handle.lead(soon()).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let waited = tokio::time::timeout(common::PATIENCE, nobody_leads).await;
+        waited.expect("nobody can lead");
+        back(&mut members, ended).await;
+        agree(&members, &format!("of-{size}-again")).await;
+    }
+    for member in members {
+        member.handle.shutdown().await;
+        let names: Vec<_> = {
+            let view = member.handle.view();
+            let names = view.services().map(|service| service.name().to_owned());
+            names.collect()
+        };
+        assert_eq!(names.len(), 6, "{names:?}");
+    }
+}

@@ -205,3 +205,62 @@ fn the_next_leader_goes_on_with_what_is_followed() {
         Ok(())
     });
 }
+
+/// Waits for `service logs` to be refused the lines of these nodes in its own words, with those of `ticks` tasks.
+fn wait_incomplete(rig: &Rig, ticks: usize, nodes: &[String]) -> Result<()> {
+    eventually("the missing nodes to be named", UP_LIMIT, || {
+        let answer = rig
+            .first()
+            .ctl(&["service", "logs", "--tail", "1", "tick"])?;
+        ensure!(answer.code == 1, "{}: {}", answer.code, answer.err);
+        ensure!(
+            answer.out.lines().count() == ticks,
+            "of {ticks} tasks: {}",
+            answer.out
+        );
+        let warning = "error from daemon in stream: Error grabbing logs: rpc error: code = Unknown desc = warning: incomplete \
+                       log stream. some logs could not be retrieved for the following reasons: ";
+        let (_, reasons) = answer.err.split_once(warning).context(answer.err.clone())?;
+        for node in nodes {
+            let reason = format!("node {node} is not available");
+            ensure!(reasons.contains(&reason), "{reasons}");
+        }
+        ensure!(
+            reasons.trim().split(", ").count() == nodes.len(),
+            "{reasons}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_node_that_gives_no_lines_is_named() {
+    scenario("missing", 3, |rig| {
+        let create = ["service", "create", "-q", "--name", "tick", "--mode"];
+        let command = ["global", image::WHOAMI, "sh", "-c", "echo once; sleep 9999"];
+        rig.first().ok(&[&create[..], &command].concat())?;
+        rig.wait_running("tick", 3)?;
+        let ids = |rig: &Rig, number: usize| -> Result<String> {
+            let node = &rig.nodes[number];
+            let id = node.ok(&["info", "--format", "{{.Swarm.NodeID}}"])?;
+            Ok(id.trim().to_owned())
+        };
+        let [killed, frozen] = [ids(rig, 1)?, ids(rig, 2)?];
+        let all = rig.first().ok(&["service", "logs", "tick"])?;
+        ensure!(all.lines().count() == 3, "{all}");
+        rig.nodes[1].kill()?;
+        wait_incomplete(rig, 2, std::slice::from_ref(&killed))?;
+        rig.nodes[2].pause()?;
+        let named = wait_incomplete(rig, 1, &[killed, frozen]);
+        rig.nodes[2].resume()?;
+        named?;
+        rig.nodes[1].start()?;
+        rig.wait_ready(3)?;
+        eventually("all lines again", UP_LIMIT, || {
+            // A node that came back has a new task as well.
+            let all = rig.first().ok(&["service", "logs", "tick"])?;
+            ensure!(all.lines().count() >= 3, "{all}");
+            Ok(())
+        })
+    });
+}

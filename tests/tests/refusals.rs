@@ -293,13 +293,20 @@ fn a_join_that_cannot_succeed_says_why() {
         let [first, second] = [&rig.nodes[0], &rig.nodes[1]];
         let address = first.address.to_string();
         first.ok(&["swarm", "init", "--advertise-addr", &address])?;
-        let token = first.ok(&["swarm", "join-token", "-q", "worker"])?;
+        let old = first.ok(&["swarm", "join-token", "-q", "worker"])?;
+        let token = first.ok(&["swarm", "join-token", "--rotate", "-q", "worker"])?;
         let token = token.trim();
+        ensure!(old.trim() != token, "it is the old one");
         let remote = format!("{address}:2377");
         let (start, secret) = token.rsplit_once('-').context("a token has parts")?;
         let wrong: String = secret.chars().rev().collect();
         let wrong = format!("{start}-{wrong}");
         let cases = [
+            (
+                old.trim(),
+                remote.as_str(),
+                "A valid join token is necessary to join this cluster",
+            ),
             (
                 wrong.as_str(),
                 remote.as_str(),

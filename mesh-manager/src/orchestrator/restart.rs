@@ -57,19 +57,15 @@ fn should_restart(service: &Service, group: &Group<'_>, task: &Task, now: i64) -
         is_stopped || t.moved && t.running_since.is_none()
     };
     let counts = |t: &&&Task| {
-        t.spec_version == service.spec_version
-            && !t.has_lost_its_node()
-            && !has_moved(t)
-            && (window <= 0 || now - t.meta.created_at < window)
+        t.spec_version == service.spec_version && !t.has_lost_its_node() && !has_moved(t)
     };
-    let made = group
-        .live
-        .iter()
-        .chain(&group.history)
-        .filter(counts)
-        .count();
-    let restarts = i64::try_from(made).unwrap_or(i64::MAX) - 1;
-    is_wanted && restarts < attempts
+    let made = group.live.iter().chain(&group.history).filter(counts);
+    let mut made: Vec<i64> = made.map(|t| t.meta.created_at).collect();
+    made.sort_unstable();
+    // The first is no restart, however long ago it was.
+    let restarts = made.into_iter().skip(1);
+    let restarts = restarts.filter(|at| window <= 0 || now - at < window);
+    is_wanted && i64::try_from(restarts.count()).is_ok_and(|restarts| restarts < attempts)
 }
 
 fn delay(service: &Service) -> i64 {

@@ -156,6 +156,39 @@ fn restarts_are_counted() {
 }
 
 #[test]
+fn restarts_are_counted_within_the_window() {
+    // Seconds that the first task runs, that each later one runs, and the window; starts at most.
+    for (first, later, window, starts) in [
+        (1, 1, None, 3),
+        (1, 40, None, 3),
+        (100, 1, None, 3),
+        (1, 1, Some(60), 3),
+        (100, 1, Some(60), 3),
+        // Never two restarts within the window: there is no end.
+        (1, 40, Some(60), 10),
+    ] {
+        let mut world = World::new(&["n1"]);
+        let mut spec = replicated("web", 1);
+        restart(&mut spec, Condition::ANY, 0, Some(2));
+        let policy = template(&mut spec).restart_policy.as_mut().unwrap();
+        policy.window = window.map(|window: i64| window * SECOND);
+        let id = world.service(spec).unwrap();
+        let mut runs = 0;
+        while runs < 10 {
+            world.settle();
+            let Some(task) = world.wanted(&id).first().map(|t| t.id.clone()) else {
+                break;
+            };
+            world.report(&task, TaskState::Running);
+            world.now += if runs == 0 { first } else { later } * SECOND;
+            world.report(&task, TaskState::Failed);
+            runs += 1;
+        }
+        assert_eq!(runs, starts, "{first} {later} {window:?}");
+    }
+}
+
+#[test]
 fn history_is_cut_to_the_limit() {
     let mut world = World::new(&["n1"]);
     let mut spec = replicated("web", 2);

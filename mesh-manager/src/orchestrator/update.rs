@@ -171,14 +171,14 @@ fn keep_one(state: &State, group: &Group<'_>, plan: &mut Plan) {
     }
 }
 
-/// Whether more new tasks failed within the monitor period than is allowed.
+/// Whether more new tasks failed within the monitor period than is allowed, of the replicas that had to be replaced.
 fn has_failed(
     service: &Service,
     groups: &[&Group<'_>],
     settings: Settings,
     inputs: &Inputs<'_>,
 ) -> bool {
-    if settings.action == Action::Continue || groups.is_empty() {
+    if settings.action == Action::Continue {
         return false;
     }
     let since = service
@@ -197,11 +197,24 @@ fn has_failed(
                 .running_since
                 .is_none_or(|s| task.meta.updated_at - s < settings.monitor)
     };
-    let failures = groups
-        .iter()
-        .filter(|g| g.live.iter().chain(&g.history).any(|t| failed_early(&t)))
-        .count();
-    failures as f64 / groups.len() as f64 > settings.ratio
+    // One that was out of date when the update began, or when it was tried again. What was replaced stays in the history; only
+    // after many failures it does not.
+    let was_dirty = |task: &Task, is_live: bool| {
+        task.spec_version != service.spec_version && (is_live || task.meta.updated_at >= since)
+    };
+    let (mut failures, mut dirty) = (0_u32, 0_u32);
+    for group in groups {
+        let has_failed = group
+            .live
+            .iter()
+            .chain(&group.history)
+            .any(|t| failed_early(&t));
+        let is_dirty = group.live.iter().any(|t| was_dirty(t, true))
+            || group.history.iter().any(|t| was_dirty(t, false));
+        failures += u32::from(has_failed);
+        dirty += u32::from(has_failed || is_dirty);
+    }
+    failures > 0 && f64::from(failures) / f64::from(dirty) > settings.ratio
 }
 
 fn failure(service: &Service, is_rollback: bool, action: Action) -> Change {
@@ -254,3 +267,7 @@ fn complete(
         message: message.to_owned(),
     });
 }
+
+#[cfg(test)]
+#[path = "update_tests.rs"]
+mod tests;

@@ -39,7 +39,17 @@ pub(super) fn check(spec: &ServiceSpec) -> Result<(), ApiError> {
     }
     container::logging::limits(template.log_driver.as_ref())
         .map_err(|error| ApiError::bad_request(error.to_string()))?;
-    let limits = template.resources.as_ref().and_then(|r| r.limits.as_ref());
+    let resources = template.resources.as_ref();
+    let reserved = resources.and_then(|r| r.reservations.as_ref());
+    if let Some(kinds) = reserved.and_then(|reserved| reserved.generic_resources.as_ref())
+        && !kinds.is_empty()
+    {
+        return Err(ApiError::bad_request(
+            "generic resources are not supported yet: nodes have none to reserve; use labels of nodes and a placement \
+             constraint",
+        ));
+    }
+    let limits = resources.and_then(|r| r.limits.as_ref());
     match limits.and_then(|limits| limits.pids) {
         Some(pids) if pids < 0 => Err(ApiError::bad_request(format!(
             "invalid pids limit {pids}: must be 0, which is no limit, or more"
@@ -267,6 +277,25 @@ mod tests {
             refused.contains("no log driver named 'gelf' is registered"),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn generic_resources() {
+        let reserve = |kinds: Value| {
+            let reserved = json!({"MemoryBytes": 1 << 20, "GenericResources": kinds});
+            told(json!({"Resources": {"Reservations": reserved}}))
+        };
+        assert_eq!(reserve(json!([])), None);
+        for kind in [
+            json!({"DiscreteResourceSpec": {"Kind": "gpu", "Value": 2}}),
+            json!({"NamedResourceSpec": {"Kind": "gpu", "Value": "one"}}),
+        ] {
+            let told = reserve(json!([kind])).expect("refused");
+            assert!(
+                told.contains("generic resources are not supported"),
+                "{told}"
+            );
+        }
     }
 
     #[test]

@@ -1,0 +1,199 @@
+//! The settings of updates and of rollbacks, each with what it changes.
+
+use crate::{
+    Command,
+    fixture::{SECOND, World, replicated, template},
+    state::{Task, TaskState},
+};
+use mesh_api::engine::{self, ServiceUpdateStatusStateEnum as Update};
+use serde_json::{Value, json};
+
+/// A service of so many replicas that are replaced without a delay once they have ended.
+fn spec(replicas: i64, update: Value, rollback: Value) -> engine::ServiceSpec {
+    let mut spec = replicated("web", replicas);
+    template(&mut spec).restart_policy = serde_json::from_value(json!({"Delay": 0})).unwrap();
+    spec.update_config = serde_json::from_value(update).unwrap();
+    spec.rollback_config = serde_json::from_value(rollback).unwrap();
+    spec
+}
+
+/// A world in which an update, or the rollback of one, has just been asked for, with these settings.
+fn begun(is_rollback: bool, replicas: i64, settings: &Value) -> (World, String) {
+    let mut world = World::new(&["n1"]);
+    let spec = match is_rollback {
+        true => spec(replicas, json!({"Parallelism": 0}), settings.clone()),
+        false => spec(replicas, settings.clone(), json!({})),
+    };
+    let id = world.service(spec).unwrap();
+    world.work();
+    world.force_update(&id);
+    if is_rollback {
+        world.work();
+        world.now += 5 * SECOND;
+        world.settle();
+        assert_eq!(status(&world, &id), Some(Update::COMPLETED));
+        let service = world.state.service(&id).unwrap();
+        let rollback = Command::UpdateService {
+            id: id.clone(),
+            version: service.meta.version,
+            spec: Box::new(service.spec.clone()),
+            registry_auth: None,
+            rollback: true,
+        };
+        world.call(rollback).unwrap();
+    }
+    (world, id)
+}
+
+fn status(world: &World, id: &str) -> Option<Update> {
+    let service = world.state.service(id).unwrap();
+    service.update.as_ref().map(|update| update.state)
+}
+
+/// Running tasks of the newest spec, in the order they began to run.
+fn clean(world: &World, id: &str) -> Vec<Task> {
+    let version = world.state.service(id).unwrap().spec_version;
+    let wanted = world.wanted(id).into_iter();
+    let clean =
+        wanted.filter(|t| t.spec_version == version && t.status.state == TaskState::Running);
+    let mut clean: Vec<Task> = clean.cloned().collect();
+    clean.sort_by_key(|t| t.running_since);
+    clean
+}
+
+fn last_start(world: &World, id: &str) -> i64 {
+    let last = clean(world, id).last().and_then(|t| t.running_since);
+    last.expect("one runs")
+}
+
+#[test]
+fn so_many_at_a_time_in_this_order_with_a_delay_between() {
+    for is_rollback in [false, true] {
+        for (parallelism, order, replaced, serving) in [
+            (1, "stop-first", 1, 3),
+            (2, "stop-first", 2, 2),
+            (3, "start-first", 3, 4),
+        ] {
+            let delay = 60 * SECOND;
+            let settings = json!({"Parallelism": parallelism, "Order": order, "Delay": delay});
+            let (mut world, id) = begun(is_rollback, 4, &settings);
+            let case = format!("{settings}, rollback: {is_rollback}");
+            world.settle();
+            let serving_now = world.wanted(&id).iter().filter(|t| t.is_active()).count();
+            assert_eq!(serving_now, serving, "{case}");
+            world.work();
+            assert_eq!(clean(&world, &id).len(), replaced, "{case}");
+            world.now = last_start(&world, &id) + delay - 1;
+            world.work();
+            assert_eq!(clean(&world, &id).len(), replaced, "too early: {case}");
+            world.now += 1;
+            world.work();
+            assert_eq!(clean(&world, &id).len(), 4.min(2 * replaced), "{case}");
+        }
+    }
+}
+
+#[test]
+fn what_ends_within_the_monitor_period_fails_it() {
+    use Update::{COMPLETED, PAUSED, ROLLBACK_COMPLETED, ROLLBACK_PAUSED};
+    let default = 5 * SECOND;
+    let long = 90 * SECOND;
+    for (is_rollback, monitor, action, after, expected) in [
+        (false, 0, "pause", default - 1, PAUSED),
+        (false, 0, "pause", default, COMPLETED),
+        (false, long, "pause", long - 1, PAUSED),
+        (false, long, "pause", long, COMPLETED),
+        (false, long, "continue", 1, COMPLETED),
+        (true, 0, "pause", default - 1, ROLLBACK_PAUSED),
+        (true, 0, "pause", default, ROLLBACK_COMPLETED),
+        (true, long, "pause", long - 1, ROLLBACK_PAUSED),
+        (true, long, "pause", long, ROLLBACK_COMPLETED),
+        (true, long, "continue", 1, ROLLBACK_COMPLETED),
+    ] {
+        let settings = json!({"Monitor": monitor, "FailureAction": action});
+        let (mut world, id) = begun(is_rollback, 2, &settings);
+        let case = format!("{settings}, rollback: {is_rollback}, after {after}");
+        world.work();
+        assert_eq!(clean(&world, &id).len(), 2, "{case}");
+        let last = clean(&world, &id).pop().unwrap();
+        world.now = last.running_since.unwrap() + after;
+        world.report(&last.id, TaskState::Failed);
+        world.work();
+        world.now += long;
+        world.work();
+        assert_eq!(status(&world, &id), Some(expected), "{case}");
+        assert_eq!(world.wanted(&id).len(), 2, "{case}");
+    }
+}
+
+/// So many tasks of the newest spec fail at once.
+fn fail(world: &mut World, id: &str, count: usize) {
+    let failing = clean(world, id);
+    assert!(failing.len() >= count, "{failing:?}");
+    for task in &failing[failing.len() - count..] {
+        world.report(&task.id, TaskState::Failed);
+    }
+    world.settle();
+}
+
+#[test]
+fn as_many_may_fail_as_the_ratio_says() {
+    for (is_rollback, paused) in [(false, Update::PAUSED), (true, Update::ROLLBACK_PAUSED)] {
+        for (ratio, failures, is_too_many) in [
+            (0.0, 1, true),
+            (0.24, 1, true),
+            (0.25, 1, false),
+            (0.25, 2, true),
+            (0.5, 2, false),
+            (0.5, 3, true),
+            (1.0, 4, false),
+        ] {
+            let settings = json!({"Parallelism": 0, "MaxFailureRatio": ratio});
+            let (mut world, id) = begun(is_rollback, 4, &settings);
+            world.work();
+            fail(&mut world, &id, failures);
+            assert_eq!(
+                status(&world, &id) == Some(paused),
+                is_too_many,
+                "{failures} of 4, ratio {ratio}, rollback: {is_rollback}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_ratio_is_one_of_the_replicas_that_are_replaced() {
+    // Those that a larger service has more of were never out of date.
+    for (failures, expected) in [(1, Update::UPDATING), (2, Update::PAUSED)] {
+        let settings = json!({"Parallelism": 0, "MaxFailureRatio": 0.5});
+        let (mut world, id) = begun(false, 2, &settings);
+        world.work();
+        let replaced: Vec<_> = clean(&world, &id).into_iter().map(|t| t.id).collect();
+        world.scale(&id, 8);
+        world.settle();
+        for task in &replaced[..failures] {
+            world.report(task, TaskState::Failed);
+        }
+        world.settle();
+        assert_eq!(status(&world, &id), Some(expected), "{failures}");
+    }
+
+    // Nor were those that a paused update had replaced before it was tried again.
+    let delay = 1000 * SECOND;
+    let settings = json!({"Parallelism": 2, "MaxFailureRatio": 0.3, "Delay": delay});
+    let (mut world, id) = begun(false, 4, &settings);
+    world.work();
+    fail(&mut world, &id, 2);
+    assert_eq!(status(&world, &id), Some(Update::PAUSED));
+    world.work();
+    world.now += delay;
+    let tried_again = |spec: &mut engine::ServiceSpec| {
+        spec.labels = Some([("again".to_owned(), "yes".to_owned())].into());
+    };
+    world.edit(&id, tried_again).unwrap();
+    assert_eq!(status(&world, &id), Some(Update::UPDATING));
+    world.work();
+    assert_eq!(clean(&world, &id).len(), 4);
+    fail(&mut world, &id, 1);
+    assert_eq!(status(&world, &id), Some(Update::PAUSED), "one of two");
+}
