@@ -1,16 +1,23 @@
 //! One agent a network namespace: uplinks, the tunnel device and the managers' port are there once.
 
 use std::{
-    io::{self, ErrorKind},
+    io::ErrorKind,
     os::{
+        fd::AsRawFd as _,
         linux::net::SocketAddrExt as _,
-        unix::net::{SocketAddr, UnixListener, UnixStream},
+        unix::net::{SocketAddr, UnixListener},
     },
     thread,
 };
 
 use anyhow::{Context, Result, bail};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket,
+        sockopt::PeerCredentials,
+    },
+};
 
 /// An abstract name, which is the network namespace's and goes with the process.
 const NAME: &[u8] = b"mesh-agent";
@@ -23,7 +30,9 @@ pub fn claim() -> Result<()> {
     let address = SocketAddr::from_abstract_name(NAME)?;
     let listener = match UnixListener::bind_addr(&address) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            let Some(pid) = agent_at(&address).context("ask who else is here")? else {
+            let Some(pid) =
+                agent_at(&UnixAddr::new_abstract(NAME)?).context("ask who else is here")?
+            else {
                 tracing::warn!("another program has the abstract socket mesh-agent");
                 return Ok(());
             };
@@ -42,12 +51,15 @@ pub fn claim() -> Result<()> {
 }
 
 /// The process that listens there, if root's.
-fn agent_at(address: &SocketAddr) -> io::Result<Option<i32>> {
-    let stream = match UnixStream::connect_addr(address) {
-        // It does not listen, or has ended.
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(None),
+fn agent_at(address: &UnixAddr) -> nix::Result<Option<i32>> {
+    // Whoever lets nobody in shall not keep this one waiting.
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let asked = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match connect(asked.as_raw_fd(), address) {
+        // It does not listen, has ended, or takes no more: an agent takes all.
+        Err(Errno::ECONNREFUSED | Errno::EAGAIN) => return Ok(None),
         connected => connected?,
-    };
-    let peer = getsockopt(&stream, PeerCredentials)?;
+    }
+    let peer = getsockopt(&asked, PeerCredentials)?;
     Ok((peer.uid() == 0).then(|| peer.pid()))
 }

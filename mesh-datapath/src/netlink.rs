@@ -49,8 +49,13 @@ pub(crate) fn add_vxlan(name: &'static str, port: u16, owner: &Path) -> Result<(
         Ok(_) => own(name, owner),
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
             let Some(ifindex) = host::ifindex(name) else {
-                // Removed since.
-                return add_vxlan(name, port, owner);
+                // A device of another name receives on this port.
+                return Err(Error::Netlink {
+                    action: format!(
+                        "make tunnel device {name}: another tunnel device has UDP port {port}"
+                    ),
+                    source: error,
+                });
             };
             let (_, link) = link(ifindex)?;
             let alias = alias(&link);

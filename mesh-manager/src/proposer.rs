@@ -2,7 +2,7 @@
 //! so that a thousand callers cost far fewer than a thousand fsyncs.
 
 use crate::{
-    Machine, ManagerError, Operation, Outcome, Proposal, RULES, Response,
+    Machine, ManagerError, Operation, Outcome, Proposal, Response, UNTOLD,
     raft::{Consensus, Store},
 };
 use rand::RngCore;
@@ -30,14 +30,15 @@ pub(crate) struct Proposer {
 }
 
 impl Proposal {
-    /// A proposal made at a time, nanoseconds since the epoch. The leader says by which rules it is applied.
+    /// A proposal made at a time, nanoseconds since the epoch. The leader says by which rules it is applied; one that is too old
+    /// to say so writes it as it is.
     pub(crate) fn new(operation: Operation, time: i64) -> Self {
         let mut seed = [0u8; 16];
         rand::rng().fill_bytes(&mut seed);
         Self {
             time,
             seed,
-            rules: RULES,
+            rules: UNTOLD,
             operation,
         }
     }
@@ -149,7 +150,7 @@ async fn run(consensus: Arc<dyn Consensus>, store: Arc<Store>, mut queue: mpsc::
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{UNTOLD, fixture::World};
+    use crate::{RULES, fixture::World};
 
     #[test]
     fn the_leader_writes_by_what_every_manager_knows() {

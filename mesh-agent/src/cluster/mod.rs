@@ -335,6 +335,8 @@ pub(crate) async fn leave(node: &Node, force: bool) -> Result<(), NodeError> {
     };
     cleared?;
     disk::wipe(config)?;
+    // Who joins again is another node.
+    disk::forget_key(config)?;
     node.inner.state.send_replace(NodeState::Inactive);
     Ok(())
 }

@@ -197,6 +197,16 @@ impl LogBroker {
         }
     }
 
+    /// All that is followed has ended: nodes have their time from now on.
+    pub(super) fn ending(&self, id: &str) {
+        if let Some(subscription) = self.lock().get_mut(id) {
+            let now = Instant::now();
+            for pending in subscription.pending.values_mut() {
+                pending.heard = now;
+            }
+        }
+    }
+
     fn give_up_on_silent(&self, id: &str, silence: Duration) {
         let mut subscriptions = self.lock();
         let Some(subscription) = subscriptions.get_mut(id) else {
@@ -279,10 +289,10 @@ impl LogBroker {
                 return false;
             }
         }
-        if batch.end {
-            if let Some(subscription) = self.lock().get_mut(id) {
-                subscription.one_less(node_id);
-            }
+        if batch.end
+            && let Some(subscription) = self.lock().get_mut(id)
+        {
+            subscription.one_less(node_id);
         }
         true
     }
@@ -338,6 +348,22 @@ mod tests {
         broker.expect("s", &session("away"));
         assert_eq!(broker.reasons("s").len(), 2);
         assert_eq!(broker.close("s"), ["away"]);
+    }
+
+    #[tokio::test]
+    async fn who_was_quiet_has_time_when_all_has_ended() {
+        let broker = LogBroker::default();
+        let (lines, _reader) = mpsc::channel(8);
+        broker.open("s", true, Had::new(), lines);
+        for node in ["talks", "silent"] {
+            broker.expect("s", &session(node));
+        }
+        tokio::time::sleep(SHORT * 2).await;
+        broker.ending("s");
+        let last = async { broker.deliver("talks", batch(1, true)).await };
+        let ((), delivered) = tokio::join!(broker.finished("s", SHORT), last);
+        assert!(delivered);
+        assert_eq!(broker.reasons("s"), ["node silent does not answer"]);
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 /// Lines that wait for a slow reader before the nodes are held back.
 const BACKLOG: usize = 256;
-/// Longest wait for the last lines of tasks that have all ended.
+/// A node that says nothing for so long after all tasks that are followed have ended is waited for no more.
 const LAST_LINES: Duration = Duration::from_secs(3);
 /// A node that was asked and says nothing for so long is waited for no more.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -207,8 +207,13 @@ async fn run(
         }
         ask(&core, &id, &scope, &selector).await;
         if scope.is_over(&core.store.read()) {
-            let _ = timeout(LAST_LINES, core.logs.finished(&id, SILENCE)).await;
-            break true;
+            core.logs.ending(&id);
+            tokio::select! {
+                () = lines.closed() => {}
+                () = core.cancel.cancelled() => {}
+                () = core.logs.finished(&id, LAST_LINES) => {}
+            }
+            break !core.cancel.is_cancelled();
         }
         let news = async {
             loop {

@@ -1,6 +1,6 @@
 //! Forgets tasks: those to be removed once they have stopped, and history beyond the limit.
 
-use super::{Inputs, Plan, group::GroupKey, restart, stop};
+use super::{Inputs, Plan, group::GroupKey, restart, stop, update};
 use crate::{
     Change,
     state::{NodeState, State, Task, TaskState},
@@ -34,8 +34,10 @@ pub(super) fn plan(state: &State, service_id: &str, inputs: &Inputs<'_>, plan: &
         .and_then(|o| o.task_history_retention_limit)
         .map_or(DEFAULT_HISTORY, |l| usize::try_from(l).unwrap_or(0));
     let limit = restart::history_needed(service).unwrap_or(configured);
+    // What an update replaces counts for its failure ratio, and stays as long.
+    let least = if update::is_running(service) { 2 } else { 1 };
     for mut tasks in groups.into_values() {
-        let excess = tasks.len().saturating_sub(limit.max(1));
+        let excess = tasks.len().saturating_sub(limit.max(least));
         tasks.sort_by_key(|t| (t.meta.created_at, &t.id));
         // What a job's tasks of this iteration have completed is no history yet.
         let is_past = |t: &&Task| match t.job_iteration == service.iteration() {

@@ -69,6 +69,12 @@ impl Settings {
     }
 }
 
+/// Whether tasks are being replaced, forwards or back.
+pub(super) fn is_running(service: &Service) -> bool {
+    let status = service.update.as_ref().map(|update| update.state);
+    matches!(status, Some(Status::UPDATING | Status::ROLLBACK_STARTED))
+}
+
 pub(super) fn plan(
     state: &State,
     service: &Service,
@@ -84,7 +90,7 @@ pub(super) fn plan(
     let settings = Settings::of(service, is_rollback);
     let groups: Vec<&Group<'_>> = groups.iter().filter(|g| !g.is_retired).collect();
     let is_dirty = |task: &Task| task.spec_version != service.spec_version;
-    let is_running = matches!(status, Some(Status::UPDATING | Status::ROLLBACK_STARTED));
+    let is_running = is_running(service);
     if is_running && has_failed(service, &groups, settings, inputs) {
         plan.push(failure(service, is_rollback, settings.action));
         return;
@@ -197,8 +203,8 @@ fn has_failed(
                 .running_since
                 .is_none_or(|s| task.meta.updated_at - s < settings.monitor)
     };
-    // One that was out of date when the update began, or when it was tried again. What was replaced stays in the history; only
-    // after many failures it does not.
+    // One that was out of date when the update began, or when it was tried again. What was replaced stays in the history as
+    // long as the update goes on, unless tasks of its slot have failed since: such a slot counts anyway.
     let was_dirty = |task: &Task, is_live: bool| {
         task.spec_version != service.spec_version && (is_live || task.meta.updated_at >= since)
     };

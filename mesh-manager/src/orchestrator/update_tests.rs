@@ -197,3 +197,19 @@ fn the_ratio_is_one_of_the_replicas_that_are_replaced() {
     fail(&mut world, &id, 1);
     assert_eq!(status(&world, &id), Some(Update::PAUSED), "one of two");
 }
+
+#[test]
+fn a_short_history_leaves_the_ratio_as_it_is() {
+    for limit in [0, 1, 5] {
+        let settings = json!({"Parallelism": 1, "MaxFailureRatio": 0.3});
+        let (mut world, id) = begun(false, 4, &settings);
+        let mut cluster = world.state.cluster().unwrap().clone();
+        let orchestration = cluster.spec.orchestration.get_or_insert_default();
+        orchestration.task_history_retention_limit = Some(limit);
+        world.state.put_cluster(cluster);
+        world.work();
+        assert_eq!(clean(&world, &id).len(), 4);
+        fail(&mut world, &id, 1);
+        assert_eq!(status(&world, &id), Some(Update::UPDATING), "one of four");
+    }
+}

@@ -75,7 +75,9 @@ impl<'de> Visitor<'de> for Reader {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Batch, A::Error> {
         let mut proposals = Vec::new();
-        while let Some(proposal) = list.next_element()? {
+        while let Some(mut proposal) = list.next_element::<Proposal>()? {
+            // Whatever it says: who wrote a list applies it by no later ones.
+            proposal.rules = proposal.rules.min(UNTOLD);
             proposals.push(proposal);
         }
         Ok(Batch::new(proposals))
@@ -135,6 +137,20 @@ mod tests {
             let by_old: Result<Vec<Proposal>, _> = serde_json::from_slice(&text);
             assert_eq!(by_old.is_ok(), is_list);
         }
+    }
+
+    #[test]
+    fn a_list_is_of_rules_that_all_know() {
+        let later = Proposal {
+            rules: RULES,
+            ..Proposal::new(Operation::Reconcile(Vec::new()), 7)
+        };
+        let text = serde_json::to_vec(&[later]).unwrap();
+        let read: Batch = serde_json::from_slice(&text).unwrap();
+        assert_eq!(read.rules(), UNTOLD);
+        assert_eq!(read.proposals()[0].rules, UNTOLD);
+        let made = Proposal::new(Operation::Reconcile(Vec::new()), 7);
+        assert_eq!(made.rules, UNTOLD, "an old leader writes it as it is");
     }
 
     #[test]

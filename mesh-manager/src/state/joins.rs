@@ -27,7 +27,8 @@ impl State {
         let is_waited_for = |id: &&str| {
             let node = self.node(id);
             node.is_some_and(|node| {
-                node.state == NodeState::Unknown && node.role == role && node.desired_role() == role
+                let was_heard = node.state != NodeState::Unknown || node.manager_addr.is_some();
+                !was_heard && node.role == role && node.desired_role() == role
             })
         };
         let id = self.joined_as(key).filter(is_waited_for).unwrap_or(new);
