@@ -7,6 +7,8 @@ use tokio::time::sleep;
 
 /// Pause between two looks at what the managers know.
 const LOOK: Duration = Duration::from_secs(1);
+/// So many looks in vain are worth a word in the log: managers that have just come to lead are not answered at once.
+const PATIENCE: u32 = 10;
 
 /// Runs until the manager stops; works only while it leads.
 pub(crate) async fn run(core: Arc<Core>) {
@@ -24,6 +26,7 @@ pub(crate) async fn run(core: Arc<Core>) {
 }
 
 async fn raise(core: &Core) {
+    let mut in_vain = 0;
     loop {
         let due = || {
             let rules = core.consensus.common_rules();
@@ -36,6 +39,15 @@ async fn raise(core: &Core) {
             if let Some(rules) = due() {
                 go_by(core, rules).await;
             }
+        }
+        let (in_force, known) = (core.store.read().rules(), core.store.knows());
+        in_vain = if in_force < known { in_vain + 1 } else { 0 };
+        if in_vain == PATIENCE {
+            tracing::warn!(
+                in_force,
+                known,
+                "what this version brings waits for a manager that is older, or is not there"
+            );
         }
         sleep(LOOK).await;
     }

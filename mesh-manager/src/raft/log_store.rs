@@ -311,6 +311,17 @@ impl LogStore {
         self.range(index..)
     }
 
+    /// All entries, one after the other: not all of a long log are in memory at a time.
+    pub(super) fn entries(
+        &self,
+    ) -> Result<impl Iterator<Item = Result<Entry, Failure>> + use<'_>, Failure> {
+        let table = self.db.begin_read()?.open_table(LOG)?;
+        Ok(table.range::<u64>(..)?.map(|row| {
+            let (index, value) = row?;
+            self.entry(index.value(), value.value())
+        }))
+    }
+
     fn last(&self) -> Result<Option<LogId>, Failure> {
         let table = self.db.begin_read()?.open_table(LOG)?;
         let Some((index, value)) = table.last()? else {

@@ -331,8 +331,8 @@ impl OpenRaft {
             store,
             quorum_lost: timings.raft_election * 4,
         };
-        for entry in log.entries_from(0).map_err(unreadable)? {
-            group.store.check(&entry)?;
+        for entry in log.entries().map_err(unreadable)? {
+            group.store.check(&entry.map_err(unreadable)?)?;
         }
         let last = log.last_log_id();
         let last = last.map_err(unreadable)?;
