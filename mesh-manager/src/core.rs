@@ -59,6 +59,24 @@ impl Core {
         self.identity.save(&self.config.identity_dir, lock.as_ref())
     }
 
+    /// Works whenever this manager leads, until it stops. What is under way when it leads no more is given up.
+    pub(crate) async fn while_leading<W: Future<Output = ()>>(
+        self: &Arc<Self>,
+        work: impl Fn(Arc<Self>) -> W,
+    ) {
+        let mut leading = self.leading.subscribe();
+        let terms = async {
+            while leading.wait_for(|leads| *leads).await.is_ok() {
+                let mut lost = leading.clone();
+                tokio::select! {
+                    _ = lost.wait_for(|leads| !*leads) => {}
+                    () = work(self.clone()) => {}
+                }
+            }
+        };
+        self.cancel.run_until_cancelled(terms).await;
+    }
+
     /// Who is heard of.
     pub(crate) fn liveness(&self) -> MutexGuard<'_, Liveness> {
         self.liveness.lock().unwrap_or_else(|e| e.into_inner())

@@ -20,17 +20,8 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Runs until the manager stops; works only while it leads.
 pub(crate) async fn run(core: Arc<Core>) {
-    let mut leading = core.leading.subscribe();
-    let work = async {
-        while leading.wait_for(|leads| *leads).await.is_ok() {
-            let mut lost = leading.clone();
-            tokio::select! {
-                _ = lost.wait_for(|leads| !*leads) => {}
-                () = reconcile(&core) => {}
-            }
-        }
-    };
-    core.cancel.run_until_cancelled(work).await;
+    let work = |core: Arc<Core>| async move { reconcile(&core).await };
+    core.while_leading(work).await;
 }
 
 async fn reconcile(core: &Core) {

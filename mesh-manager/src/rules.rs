@@ -12,17 +12,8 @@ const PATIENCE: u32 = 10;
 
 /// Runs until the manager stops; works only while it leads.
 pub(crate) async fn run(core: Arc<Core>) {
-    let mut leading = core.leading.subscribe();
-    let work = async {
-        while leading.wait_for(|leads| *leads).await.is_ok() {
-            let mut lost = leading.clone();
-            tokio::select! {
-                _ = lost.wait_for(|leads| !*leads) => {}
-                () = raise(&core) => {}
-            }
-        }
-    };
-    core.cancel.run_until_cancelled(work).await;
+    let work = |core: Arc<Core>| async move { raise(&core).await };
+    core.while_leading(work).await;
 }
 
 async fn raise(core: &Core) {
