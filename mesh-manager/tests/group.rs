@@ -247,7 +247,11 @@ async fn one_that_was_demoted_while_it_was_off_signs_and_serves_nothing() {
 
     // Nobody has told it, and its own log has it as a manager.
     let back = restart(second.config.clone(), vec![address(&first)]).await;
-    assert!(back.managers().iter().any(|(known, _)| *known == id));
+    eventually("it takes itself for a manager", || {
+        let is_own = |(known, _): &(String, String)| *known == id;
+        back.managers().iter().any(is_own).then_some(())
+    })
+    .await;
     let nodes = first.view().nodes().count();
     let (joined, renewed, prolonged, waited) = tokio::join!(
         client::join(&at, &token, "active", common::OUTSIDE),
