@@ -1,7 +1,8 @@
-//! What an image has at a path, copied into an empty directory: the first content of a volume.
+//! What an image has at a path, copied into a directory: the first content of a volume.
 //!
-//! The source is a root file system that nobody runs in yet. The copy may be a volume that a running container writes to:
-//! nothing is followed there, and every operation names an open directory and one name in it.
+//! It is copied to a draft beside its place, and moved there once all of it is copied: what is broken off, or done by two at
+//! once, leaves no file cut short. The source is a root file system that nobody runs in yet. The copy may be a volume that a
+//! running container writes to: nothing is followed there, and every operation names an open directory and one name in it.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -13,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, openat, readlinkat, renameat, renameat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, futimens, mkdirat, mknodat};
 use nix::unistd::{linkat, symlinkat};
 use pathrs::Root;
@@ -22,6 +23,7 @@ use pathrs::flags::OpenFlags;
 use xattr::FileExt;
 
 use crate::error::{ImageError, Result};
+use crate::store::remove_tree_at;
 use crate::unpack::{Meta, copy_sparse, time_spec};
 
 /// Deepest directory that is copied, below the first one; each level holds two open files.
@@ -31,42 +33,109 @@ const DIRECTORY: OFlag = OFlag::O_DIRECTORY
     .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_CLOEXEC);
 
-/// Copies the directory that a container with this root file system sees at `target` to the directory `into`: what is in it,
-/// and its owner, mode, times and extended attributes. False if there is no such directory, or `into` is not empty.
+/// A directory of an image, as a container sees it.
+#[derive(Debug)]
+pub struct Content {
+    source: OwnedFd,
+    /// Where the container sees it.
+    target: PathBuf,
+}
+
+impl Content {
+    /// The directory that a container with this root file system sees at `target`, if there is one.
+    ///
+    /// # Errors
+    /// When `target` is there and no directory, or cannot be read.
+    pub fn find(rootfs: &Path, target: &Path) -> Result<Option<Self>> {
+        let root = Root::open(rootfs).map_err(|e| failed("open", rootfs, io::Error::other(e)))?;
+        let found = match root.resolve(Path::new("/").join(target)) {
+            Ok(found) => found,
+            Err(error) if error.kind() == ErrorKind::OsError(Some(libc::ENOENT)) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(failed("open", target, io::Error::other(error))),
+        };
+        let target = target.to_path_buf();
+        match found.reopen(OpenFlags::O_DIRECTORY) {
+            Ok(source) => Ok(Some(Self {
+                source: source.into(),
+                target,
+            })),
+            Err(error) if error.kind() == ErrorKind::OsError(Some(libc::ENOTDIR)) => {
+                Err(ImageError::NotADirectory { path: target })
+            }
+            Err(error) => Err(failed("open", target, io::Error::other(error))),
+        }
+    }
+
+    /// Copies it to `draft`, a new directory in `into`: what is in it, and its owner, mode, times and extended attributes.
+    /// [`publish`] puts it into its place.
+    ///
+    /// # Errors
+    /// When something cannot be read or written; what is copied by then is left.
+    pub fn copy(self, into: &Path, draft: &str) -> Result<()> {
+        let root = Root::open(into).map_err(|e| failed("open", into, io::Error::other(e)))?;
+        let make = || {
+            let top = directory(&root, Path::new("/"))?;
+            mkdirat(&top, draft, Mode::S_IRWXU)?;
+            Ok(openat(&top, draft, DIRECTORY, Mode::empty())?)
+        };
+        let copy = make().map_err(|e| failed("make a directory in", into, e))?;
+        Copy {
+            root,
+            draft: draft.into(),
+            links: HashMap::new(),
+        }
+        .all(self.source, copy, &self.target)
+    }
+}
+
+/// Moves what is in `draft`, a directory in `into` that [`Content::copy`] has made, to `into`, which gets its owner, mode,
+/// times and extended attributes. What has one of the names already stays as it is. Then there is no draft any more; this may
+/// be done again after it was broken off.
 ///
 /// # Errors
-/// When `target` is there and no directory, or something cannot be read or written.
-pub fn copy_content(rootfs: &Path, target: &Path, into: &Path) -> Result<bool> {
-    let root = Root::open(rootfs).map_err(|e| failed("open", rootfs, io::Error::other(e)))?;
-    let found = match root.resolve(Path::new("/").join(target)) {
-        Ok(found) => found,
-        Err(error) if error.kind() == ErrorKind::OsError(Some(libc::ENOENT)) => return Ok(false),
-        Err(error) => return Err(failed("open", target, io::Error::other(error))),
-    };
-    let source = match found.reopen(OpenFlags::O_DIRECTORY) {
-        Ok(source) => OwnedFd::from(source),
-        Err(error) if error.kind() == ErrorKind::OsError(Some(libc::ENOTDIR)) => {
-            return Err(ImageError::NotADirectory {
-                path: target.to_path_buf(),
-            });
+/// When something cannot be moved.
+pub fn publish(into: &Path, draft: &str) -> Result<()> {
+    let move_all = || {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let top = open(into, flags, Mode::empty())?;
+        let from = match openat(&top, draft, DIRECTORY, Mode::empty()) {
+            Err(Errno::ENOENT) => return Ok(()),
+            from => File::from(from?),
+        };
+        let meta = directory_meta(&from)?;
+        let from = from.into();
+        for name in names(&from)? {
+            move_new(&from, &top, &name)?;
         }
-        Err(error) => return Err(failed("open", target, io::Error::other(error))),
+        meta.set(&top, true)?;
+        remove_tree_at(&top, OsStr::new(draft))?;
+        let time = time_spec(meta.mtime);
+        Ok(futimens(&top, &time, &time)?)
     };
-    let copy = Root::open(into).map_err(|e| failed("open", into, io::Error::other(e)))?;
-    let top = directory(&copy, Path::new("/")).map_err(|e| failed("open", into, e))?;
-    if !names(&top).map_err(|e| failed("list", into, e))?.is_empty() {
-        return Ok(false);
+    move_all().map_err(|error| failed("move the copy to", into, error))
+}
+
+/// Moves a name to another directory, unless that has it.
+fn move_new(from: &OwnedFd, to: &OwnedFd, name: &OsStr) -> nix::Result<()> {
+    match renameat2(from, name, to, name, RenameFlags::RENAME_NOREPLACE) {
+        Err(Errno::EEXIST) => Ok(()),
+        // Network file systems know no such rename.
+        Err(Errno::EINVAL | Errno::ENOSYS) => {
+            match fstatat(to, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Err(Errno::ENOENT) => renameat(from, name, to, name),
+                found => found.map(drop),
+            }
+        }
+        moved => moved,
     }
-    Copy {
-        copy,
-        links: HashMap::new(),
-    }
-    .all(source, top, target)?;
-    Ok(true)
 }
 
 struct Copy {
-    copy: Root,
+    /// What the draft is in.
+    root: Root,
+    draft: PathBuf,
     /// Where the first name of a file with several is, by device and inode.
     links: HashMap<(u64, u64), PathBuf>,
 }
@@ -164,7 +233,7 @@ impl Copy {
     /// One more name for a file that is copied already.
     fn link(&self, first: &Path, level: &Level, name: &OsStr) -> io::Result<()> {
         let parent = first.parent().unwrap_or(Path::new(""));
-        let parent = directory(&self.copy, &Path::new("/").join(parent))?;
+        let parent = directory(&self.root, &Path::new("/").join(&self.draft).join(parent))?;
         let first = first.file_name().unwrap_or_default();
         Ok(linkat(&parent, first, &level.copy, name, AtFlags::empty())?)
     }
@@ -186,12 +255,17 @@ fn file(level: &Level, name: &OsStr, mut meta: Meta) -> io::Result<()> {
 
 /// Gives a directory, now that all is in it, what its source has.
 fn finish(level: &Level) -> io::Result<()> {
-    let source = File::from(level.source.try_clone()?);
-    let mut meta = meta_of(&fstat(&source)?);
-    meta.xattrs = attributes(&source)?;
+    let meta = directory_meta(&File::from(level.source.try_clone()?))?;
     meta.set(&level.copy, true)?;
     let time = time_spec(meta.mtime);
     Ok(futimens(&level.copy, &time, &time)?)
+}
+
+fn directory_meta(directory: &File) -> io::Result<Meta> {
+    Ok(Meta {
+        xattrs: attributes(directory)?,
+        ..meta_of(&fstat(directory)?)
+    })
 }
 
 fn meta_of(stat: &FileStat) -> Meta {
@@ -253,6 +327,18 @@ mod tests {
         (base, rootfs, into)
     }
 
+    const DRAFT: &str = ".draft";
+
+    /// Copies what is at `target`; false if nothing is there.
+    fn copy(rootfs: &Path, target: &str, into: &Path) -> Result<bool> {
+        let Some(content) = Content::find(rootfs, Path::new(target))? else {
+            return Ok(false);
+        };
+        content.copy(into, DRAFT)?;
+        publish(into, DRAFT)?;
+        Ok(true)
+    }
+
     #[test]
     fn everything_is_copied() {
         let (_base, rootfs, into) = world();
@@ -266,7 +352,7 @@ mod tests {
         nix::unistd::mkfifo(&data.join("fifo"), fifo).unwrap();
         fs::set_permissions(&data, Permissions::from_mode(0o1777)).unwrap();
 
-        assert!(copy_content(&rootfs, Path::new("/srv/data"), &into).unwrap());
+        assert!(copy(&rootfs, "/srv/data", &into).unwrap());
         let mode = |path: &Path| fs::symlink_metadata(path).unwrap().mode() & 0o7777;
         assert_eq!(fs::read(into.join("a")).unwrap(), b"hello");
         assert_eq!(mode(&into.join("a")), 0o4751);
@@ -282,11 +368,38 @@ mod tests {
     }
 
     #[test]
-    fn what_has_content_stays() {
+    fn what_is_there_stays_and_the_rest_comes() {
         let (_base, rootfs, into) = world();
-        fs::write(into.join("mine"), "").unwrap();
-        assert!(!copy_content(&rootfs, Path::new("/srv/data"), &into).unwrap());
-        assert!(!into.join("deep").exists());
+        for name in ["a", "b"] {
+            fs::write(rootfs.join("srv/data").join(name), "the image's").unwrap();
+        }
+        let content = Content::find(&rootfs, Path::new("/srv/data")).unwrap();
+        content.unwrap().copy(&into, DRAFT).unwrap();
+        // Nothing of it shows before all of it is there; meanwhile somebody else is at it.
+        assert_eq!(fs::read_dir(&into).unwrap().count(), 1);
+        fs::create_dir(into.join("deep")).unwrap();
+        fs::write(into.join("a"), "theirs").unwrap();
+        publish(&into, DRAFT).unwrap();
+        assert_eq!(fs::read(into.join("a")).unwrap(), b"theirs");
+        assert_eq!(fs::read(into.join("b")).unwrap(), b"the image's");
+        assert!(!into.join("deep/er").exists() && !into.join(DRAFT).exists());
+        // Broken off before it was noted that it is done.
+        publish(&into, DRAFT).unwrap();
+    }
+
+    #[test]
+    fn two_copies_at_once_are_one() {
+        let (_base, rootfs, into) = world();
+        fs::write(rootfs.join("srv/data/deep/a"), "whole").unwrap();
+        for draft in [".one", ".two"] {
+            let content = Content::find(&rootfs, Path::new("/srv/data")).unwrap();
+            content.unwrap().copy(&into, draft).unwrap();
+        }
+        for draft in [".one", ".two"] {
+            publish(&into, draft).unwrap();
+        }
+        assert_eq!(fs::read(into.join("deep/a")).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(&into).unwrap().count(), 1);
     }
 
     #[test]
@@ -294,16 +407,16 @@ mod tests {
         let (_base, rootfs, into) = world();
         // As a container would see it, this is its own /srv/data.
         symlink("/srv", rootfs.join("l")).unwrap();
-        assert!(copy_content(&rootfs, Path::new("/l/data"), &into).unwrap());
+        assert!(copy(&rootfs, "/l/data", &into).unwrap());
         assert!(into.join("deep/er").is_dir());
     }
 
     #[test]
     fn files_and_nothing() {
         let (_base, rootfs, into) = world();
-        assert!(!copy_content(&rootfs, Path::new("/nothing"), &into).unwrap());
+        assert!(!copy(&rootfs, "/nothing", &into).unwrap());
         fs::write(rootfs.join("srv/file"), "").unwrap();
-        let error = copy_content(&rootfs, Path::new("/srv/file"), &into).unwrap_err();
+        let error = copy(&rootfs, "/srv/file", &into).unwrap_err();
         assert_eq!(
             error.to_string(),
             "cannot mount volume over existing file, file exists /srv/file"
@@ -318,7 +431,7 @@ mod tests {
             path.push("d");
         }
         fs::create_dir_all(path).unwrap();
-        let error = copy_content(&rootfs, Path::new("/srv/data"), &into).unwrap_err();
+        let error = copy(&rootfs, "/srv/data", &into).unwrap_err();
         assert!(matches!(error, ImageError::TooLarge { .. }), "{error}");
     }
 }

@@ -25,7 +25,7 @@ mod spec;
 mod store;
 mod unpack;
 
-pub use copy::copy_content;
+pub use copy::{Content, publish};
 pub use digest::Digest;
 pub use error::{ErrorKind, ImageError, Result};
 pub use progress::{ProgressEvent, ProgressFn, silent};

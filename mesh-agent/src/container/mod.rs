@@ -54,6 +54,9 @@ pub enum SpecError {
         /// What is wrong.
         cause: String,
     },
+    /// A volume's name that is none, in the words that refuse to make one.
+    #[error("{0}")]
+    VolumeName(String),
     /// A secret or config that cannot be shown as asked.
     #[error("invalid {noun} {name:?}: {cause}")]
     Handout {

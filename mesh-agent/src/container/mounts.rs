@@ -100,9 +100,7 @@ fn one(
                 true => (anonymous_name(&values.task.id, &target), true),
                 false => (source, false),
             };
-            if !volumes::is_name(&name) {
-                return Err(wrong("a volume name has only [a-zA-Z0-9][a-zA-Z0-9_.-]"));
-            }
+            volumes::check_name(&name).map_err(|error| SpecError::VolumeName(error.to_string()))?;
             let directory = places.volumes.join(&name).join("_data");
             let wanted = planned.volumes.entry(name).or_insert_with(|| Wanted {
                 options: driver.options.unwrap_or_default().into_iter().collect(),

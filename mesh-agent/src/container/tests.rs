@@ -183,6 +183,10 @@ fn mounts_of_every_kind() {
             "{typ} {source} {target}"
         );
     }
+    let short = bind(MountTypeEnum::VOLUME, "d", "/c");
+    let words =
+        "create d: volume name is too short, names should be at least two alphanumeric characters";
+    assert_eq!(short, Err(words.to_owned()));
 }
 
 #[test]

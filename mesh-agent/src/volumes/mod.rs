@@ -3,6 +3,9 @@
 //! `options` what is mounted · `mount` by a process of its own · `record` what is known of a volume, on disk · `content` what
 //! it begins with, and its size · here: who uses one.
 //!
+//! A file server that does not answer may hold whoever looks through a mount of its own: nothing here does, but for threads that
+//! may be kept, and processes that can be killed.
+//!
 //! Who uses a volume is read off the containers that there are, so an agent that comes anew knows it. Which mounts are ours
 //! stands in a file for each, written before the mount: what somebody else has mounted there is used and left alone.
 
@@ -22,7 +25,7 @@ use std::{
 use chrono::Utc;
 use mesh_runtime::{ContainerInfo, ContainerState, Mount, Runtime};
 use tokio::{
-    sync::{OwnedMutexGuard, Semaphore},
+    sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore},
     task::spawn_blocking,
     time::timeout,
 };
@@ -34,7 +37,7 @@ pub use mount::{HELPER, helper_main};
 pub use options::{OptionError, Options, check as check_options};
 pub use record::{ANONYMOUS, Record, is_name};
 
-/// Mounts and first copies that go on at the same time; each may wait for a file server.
+/// Mounts, and first copies to what is mounted, that go on at the same time; each may wait for a file server.
 const AT_ONCE: usize = 4;
 
 /// Longest wait for one's turn among them.
@@ -146,10 +149,10 @@ pub struct Wanted {
 pub struct Volumes(Arc<Inner>);
 
 struct Inner {
-    /// One directory each.
+    /// One directory each; as the kernel names it.
     dir: PathBuf,
-    /// The same as the kernel names it.
-    real: PathBuf,
+    /// All names of that directory that containers were made with.
+    spellings: BTreeSet<PathBuf>,
     /// A file for each mount of ours, with its id; empty while it is being made. A reboot forgets them, as it does the mounts.
     marks: PathBuf,
     /// The program that mounts.
@@ -159,7 +162,7 @@ struct Inner {
     taken: Mutex<BTreeMap<String, Vec<String>>>,
     /// One thing at a time is done with each volume.
     locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     settling: tokio::sync::Mutex<()>,
 }
 
@@ -193,6 +196,13 @@ impl Drop for Taken {
     }
 }
 
+/// What keeps a volume for a task while something is done with it.
+struct Hold {
+    /// Given back before the lock is: who waits for that one is told the truth.
+    _taken: Arc<Taken>,
+    _lock: OwnedMutexGuard<()>,
+}
+
 impl Volumes {
     /// Those in `dir`, which are mounted by `helper` (this program, which [`helper_main`] answers in). Notes about mounts are
     /// in `marks`, which a reboot may forget.
@@ -201,21 +211,26 @@ impl Volumes {
     /// When the directories cannot be used.
     pub fn open(dir: &Path, marks: PathBuf, helper: PathBuf, runtime: Runtime) -> io::Result<Self> {
         fs::create_dir_all(&marks)?;
-        content::sweep(dir);
+        let real = dir.canonicalize()?;
+        // Listed now: what comes later is in use. It may be much, and nobody waits for it.
+        let left = content::left(&real);
+        std::thread::Builder::new().spawn(move || content::sweep(&left))?;
+        let containers = runtime.list().into_iter();
+        let mounts = containers.flat_map(|container| container.spec.mounts);
         Ok(Self(Arc::new(Inner {
-            dir: dir.to_owned(),
-            real: dir.canonicalize()?,
+            spellings: spellings(dir, &real, mounts),
+            dir: real,
             marks,
             helper,
             runtime,
             taken: Mutex::default(),
             locks: Mutex::default(),
-            turns: Semaphore::new(AT_ONCE),
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
             settling: tokio::sync::Mutex::default(),
         })))
     }
 
-    /// The directory that all are in.
+    /// The directory that all are in, as the kernel names it.
     pub fn dir(&self) -> &Path {
         &self.0.dir
     }
@@ -307,10 +322,7 @@ impl Volumes {
         self.unmount(name).await?;
         let failed = io_error("remove", name);
         let dir = self.0.dir.join(name);
-        if !mount::mounted(&self.0.real.join(name))
-            .map_err(&failed)?
-            .is_empty()
-        {
+        if !mount::mounted(&dir).map_err(&failed)?.is_empty() {
             return Err(VolumeError::Mounted(name.to_owned()));
         }
         // Gone at once, whatever becomes of its content.
@@ -336,9 +348,8 @@ impl Volumes {
 
     /// The name of the volume that this path is the content of.
     pub fn name_of(&self, path: &Path) -> Option<String> {
-        let dir = path.parent().filter(|_| path.ends_with(DATA))?;
-        let name = dir.strip_prefix(&self.0.dir).ok()?.to_str()?;
-        is_name(name).then(|| name.to_owned())
+        let (volumes, name) = volume_of(path)?;
+        self.0.spellings.contains(volumes).then(|| name.to_owned())
     }
 
     /// Makes volumes ready for a task: makes them, mounts what their options say, and copies what the image has there. They
@@ -351,7 +362,7 @@ impl Volumes {
         task: &str,
         wanted: &BTreeMap<String, Wanted>,
         rootfs: &Path,
-    ) -> Result<Taken, VolumeError> {
+    ) -> Result<Arc<Taken>, VolumeError> {
         let names: Vec<_> = wanted.keys().cloned().collect();
         {
             let mut taken = guard(&self.0.taken);
@@ -359,13 +370,16 @@ impl Volumes {
                 taken.entry(name.clone()).or_default().push(task.to_owned());
             }
         }
-        let taken = Taken {
+        let taken = Arc::new(Taken {
             volumes: self.clone(),
             task: task.to_owned(),
             names,
-        };
+        });
         for (name, wanted) in wanted {
-            let _lock = self.lock(name).await;
+            let hold = Hold {
+                _taken: Arc::clone(&taken),
+                _lock: self.lock(name).await,
+            };
             let mut record = Record {
                 created: None,
                 options: wanted.options.clone(),
@@ -378,14 +392,13 @@ impl Volumes {
             }
             let volume = self.find_or_make(name, record)?;
             self.mount(&volume).await?;
-            for target in &wanted.copy {
-                self.populate(&volume, rootfs, target).await?;
-            }
+            self.populate(&volume, rootfs, &wanted.copy, hold).await?;
         }
         Ok(taken)
     }
 
-    /// Unmounts what no task uses any more. What cannot be unmounted now is looked at again the next time.
+    /// Unmounts what no task uses any more. What cannot be unmounted now, or something is being done with, is looked at again the
+    /// next time.
     pub async fn settle(&self) {
         let Ok(_settling) = self.0.settling.try_lock() else {
             return;
@@ -395,7 +408,9 @@ impl Volumes {
             .filter_map(|mark| mark.file_name().into_string().ok())
             .collect();
         for name in names {
-            let _lock = self.lock(&name).await;
+            let Ok(_lock) = self.lock_of(&name).try_lock_owned() else {
+                continue;
+            };
             let is_live = |container: &ContainerInfo| container.state != ContainerState::Exited;
             if self.users(&name, is_live).is_empty()
                 && let Err(error) = self.unmount(&name).await
@@ -436,9 +451,13 @@ impl Volumes {
         })?;
         match self.get(name) {
             Ok(found) if record.options.is_empty() || found.record.options == record.options => {
-                // By hand, or by an older agent.
-                fs::create_dir_all(&found.path).map_err(io_error("create", name))?;
-                Ok(found)
+                // By hand, or by an older agent. This does not look at what is mounted there.
+                match fs::create_dir(&found.path) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                        Err(io_error("create", name)(error))
+                    }
+                    _ => Ok(found),
+                }
             }
             Ok(_) => Err(VolumeError::Conflict(name.to_owned())),
             Err(VolumeError::NotFound(_)) => {
@@ -514,35 +533,50 @@ impl Volumes {
 
     /// Ids of the mounts where the volume's content is, the topmost last.
     fn mounts_at(&self, name: &str) -> io::Result<Vec<u64>> {
-        let at = self.0.real.join(name).join(DATA);
+        let at = self.0.dir.join(name).join(DATA);
         let all = mount::mounted(&at)?.into_iter();
         Ok(all
             .filter_map(|(path, id)| (path == at).then_some(id))
             .collect())
     }
 
+    /// Copies what the image has. The copy cannot be broken off: it keeps the volume if nobody waits for it any more.
     async fn populate(
         &self,
         volume: &Volume,
         rootfs: &Path,
-        target: &Path,
+        targets: &[PathBuf],
+        hold: Hold,
     ) -> Result<(), VolumeError> {
         let failed = io_error("populate", &volume.name);
-        let _turn = self.turn().await.map_err(|e| failed(io::Error::other(e)))?;
-        let (from, at, into) = (rootfs.to_owned(), target.to_owned(), volume.path.clone());
-        let copied = spawn_blocking(move || mesh_image::copy_content(&from, &at, &into)).await;
-        match copied {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(cause)) => Err(VolumeError::Populate {
-                name: volume.name.clone(),
-                cause,
-            }),
-            Err(error) => Err(failed(io::Error::other(error))),
+        let first = content::First {
+            name: volume.name.clone(),
+            dir: self.0.dir.join(&volume.name),
+            rootfs: rootfs.to_owned(),
+            targets: targets.to_owned(),
+        };
+        let look = move || (first.is_due(), first, hold);
+        let looked = spawn_blocking(look).await;
+        let (is_due, first, hold) = looked.map_err(|error| failed(io::Error::other(error)))?;
+        if !is_due? {
+            return Ok(());
         }
+        let turn = match volume.record.options.is_empty() {
+            // A disk of this node's.
+            true => None,
+            false => Some(self.turn().await.map_err(|e| failed(io::Error::other(e)))?),
+        };
+        let copy = move || {
+            let copied = first.copy();
+            drop((turn, hold));
+            copied
+        };
+        let copied = spawn_blocking(copy).await;
+        copied.unwrap_or_else(|error| Err(failed(io::Error::other(error))))
     }
 
-    async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, String> {
-        match timeout(TURN_LIMIT, self.0.turns.acquire()).await {
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, String> {
+        match timeout(TURN_LIMIT, Arc::clone(&self.0.turns).acquire_owned()).await {
             Ok(Ok(turn)) => Ok(turn),
             _ => Err(format!(
                 "other volumes of this node have been waited for during {} s: check their file servers",
@@ -553,10 +587,11 @@ impl Volumes {
 
     /// Tasks whose containers use the volume, of those that `counts`, and those that are about to.
     fn users(&self, name: &str, counts: impl Fn(&ContainerInfo) -> bool) -> BTreeSet<String> {
-        let path = self.0.dir.join(name).join(DATA);
         let uses = |container: &&ContainerInfo| {
             let mut mounts = container.spec.mounts.iter();
-            mounts.any(|mount| matches!(mount, Mount::Bind(bind) if bind.source == path))
+            mounts.any(|mount| {
+                matches!(mount, Mount::Bind(bind) if self.name_of(&bind.source).as_deref() == Some(name))
+            })
         };
         let containers = self.0.runtime.list();
         let mut users: BTreeSet<_> = containers
@@ -571,17 +606,48 @@ impl Volumes {
     }
 
     async fn lock(&self, name: &str) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = guard(&self.0.locks);
-            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-            Arc::clone(locks.entry(name.to_owned()).or_default())
-        };
-        lock.lock_owned().await
+        self.lock_of(name).lock_owned().await
+    }
+
+    fn lock_of(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = guard(&self.0.locks);
+        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+        Arc::clone(locks.entry(name.to_owned()).or_default())
     }
 }
 
+/// The names of the directory `real` in these mounts of containers: what it was called may have changed since. What leads
+/// nowhere any more counts too: better a volume too many in use than one too few.
+fn spellings(dir: &Path, real: &Path, mounts: impl Iterator<Item = Mount>) -> BTreeSet<PathBuf> {
+    let mut known = BTreeSet::from([dir.to_owned(), real.to_owned()]);
+    for mount in mounts {
+        let Mount::Bind(bind) = mount else { continue };
+        let Some((volumes, _)) = volume_of(&bind.source) else {
+            continue;
+        };
+        let is_ours = || match volumes.canonicalize() {
+            Ok(found) => volumes.is_relative() || found == real,
+            Err(_) => true,
+        };
+        if volumes.file_name() == dir.file_name() && !known.contains(volumes) && is_ours() {
+            known.insert(volumes.to_owned());
+        }
+    }
+    known
+}
+
+/// The directory of volumes and the volume that this path would be the content of.
+fn volume_of(path: &Path) -> Option<(&Path, &str)> {
+    let dir = path.parent().filter(|_| path.ends_with(DATA))?;
+    let name = dir.file_name()?.to_str().filter(|name| is_name(name))?;
+    Some((dir.parent()?, name))
+}
+
 /// Docker's rules for the name of a volume.
-fn check_name(name: &str) -> Result<(), VolumeError> {
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_name(name: &str) -> Result<(), VolumeError> {
     let wrong = |cause: String| {
         Err(VolumeError::Name {
             name: name.to_owned(),
@@ -631,6 +697,8 @@ fn guard<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use mesh_runtime::BindMount;
+
     use super::*;
 
     #[test]
@@ -645,5 +713,32 @@ mod tests {
             "create a/b: \"a/b\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are \
              allowed. If you intended to pass a host directory, use absolute path"
         );
+    }
+
+    #[test]
+    fn volumes_are_known_by_all_names_of_their_directory() {
+        let base = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| base.path().join(name);
+        for name in ["real/volumes", "other/volumes"] {
+            fs::create_dir_all(at(name)).expect("made");
+        }
+        for name in ["old", "new"] {
+            std::os::unix::fs::symlink(at("real"), at(name)).expect("linked");
+        }
+        let real = at("real/volumes").canonicalize().expect("there");
+        let mounts = ["old", "gone", "other"].map(|name| {
+            Mount::Bind(BindMount {
+                source: at(name).join("volumes/data/_data"),
+                ..BindMount::default()
+            })
+        });
+        let known = spellings(&at("new/volumes"), &real, mounts.into_iter());
+        let expected = [
+            real,
+            at("new/volumes"),
+            at("old/volumes"),
+            at("gone/volumes"),
+        ];
+        assert_eq!(known, BTreeSet::from(expected));
     }
 }

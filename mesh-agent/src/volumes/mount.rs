@@ -2,7 +2,9 @@
 //! only a process can be killed then.
 
 use std::{
+    ffi::OsString,
     io::{Read, Write},
+    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     process::{ExitCode, Stdio},
     time::Duration,
@@ -11,6 +13,8 @@ use std::{
 use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, umount2},
+    sys::{prctl, signal::Signal},
+    unistd::getppid,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
@@ -35,11 +39,27 @@ const PROPAGATION: MsFlags = MsFlags::MS_SHARED
     .union(MsFlags::MS_SLAVE)
     .union(MsFlags::MS_UNBINDABLE);
 
-/// What the helper is to do.
+/// What the helper is to do, and for whom.
 #[derive(Serialize, Deserialize)]
-enum Request {
-    Mount { source: Source, at: PathBuf },
-    Unmount { at: PathBuf },
+struct Request {
+    /// The process that asks: without it nothing is done.
+    parent: u32,
+    what: What,
+}
+
+#[derive(Serialize, Deserialize)]
+enum What {
+    Mount {
+        source: Source,
+        at: PathBuf,
+    },
+    Unmount {
+        at: PathBuf,
+    },
+    /// Takes the mount out of the tree; it goes once nobody uses it.
+    Detach {
+        at: PathBuf,
+    },
 }
 
 /// Why something is not mounted or unmounted.
@@ -69,25 +89,29 @@ fn lower(errno: Errno) -> String {
 /// Mounts; the helper is killed if it takes too long, or nobody waits any more.
 pub(super) async fn mount(helper: &Path, source: Source, at: &Path) -> Result<(), MountError> {
     let at = at.to_owned();
-    ask(helper, &Request::Mount { source, at }, MOUNT_LIMIT).await
+    ask(helper, What::Mount { source, at }, MOUNT_LIMIT).await
 }
 
 /// Unmounts. A file server that does not answer keeps nobody: its mount is detached.
 pub(super) async fn unmount(helper: &Path, at: &Path) -> Result<(), MountError> {
-    let request = Request::Unmount { at: at.to_owned() };
-    match ask(helper, &request, UNMOUNT_LIMIT).await {
-        Err(MountError::TimedOut(_)) => {
-            let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
-            umount2(at, flags).map_err(MountError::Refused)
-        }
+    let at = at.to_owned();
+    let unmount = What::Unmount { at: at.clone() };
+    let done = match ask(helper, unmount, UNMOUNT_LIMIT).await {
+        // Where nobody uses it, this waits for the server as well.
+        Err(MountError::TimedOut(_)) => ask(helper, What::Detach { at }, UNMOUNT_LIMIT).await,
+        done => done,
+    };
+    match done {
         // Not a mount (any more).
         Err(MountError::Refused(Errno::EINVAL | Errno::ENOENT)) => Ok(()),
         done => done,
     }
 }
 
-async fn ask(helper: &Path, request: &Request, limit: Duration) -> Result<(), MountError> {
-    let body = serde_json::to_vec(request).map_err(|e| MountError::Helper(e.into()))?;
+async fn ask(helper: &Path, what: What, limit: Duration) -> Result<(), MountError> {
+    let parent = std::process::id();
+    let body = serde_json::to_vec(&Request { parent, what });
+    let body = body.map_err(|e| MountError::Helper(e.into()))?;
     let mut child = Command::new(helper)
         .arg(HELPER)
         .stdin(Stdio::piped())
@@ -125,16 +149,22 @@ async fn ask(helper: &Path, request: &Request, limit: Duration) -> Result<(), Mo
     }
 }
 
-/// The helper: does what standard input says, and writes the number of the kernel's error, if there is one.
+/// The helper: does what standard input says, and writes the number of the kernel's error, if there is one. It ends with the
+/// process that asks, so that nothing is mounted that nobody knows of.
 pub fn helper_main() -> ExitCode {
+    if let Err(error) = prctl::set_pdeathsig(Signal::SIGKILL) {
+        eprintln!("mesh-agent {HELPER}: {error}");
+        return ExitCode::FAILURE;
+    }
     let mut input = Vec::new();
     let request = std::io::stdin()
         .read_to_end(&mut input)
         .map_err(anyhow::Error::from)
-        .and_then(|_| Ok(serde_json::from_slice(&input)?));
+        .and_then(|_| asked(&input));
     let done = match request {
-        Ok(Request::Mount { source, at }) => mount_here(&source, &at),
-        Ok(Request::Unmount { at }) => umount2(&at, MntFlags::UMOUNT_NOFOLLOW),
+        Ok(What::Mount { source, at }) => mount_here(&source, &at),
+        Ok(What::Unmount { at }) => umount2(&at, MntFlags::UMOUNT_NOFOLLOW),
+        Ok(What::Detach { at }) => umount2(&at, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH),
         Err(error) => {
             eprintln!("mesh-agent {HELPER}: {error}");
             return ExitCode::FAILURE;
@@ -148,6 +178,16 @@ pub fn helper_main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What is asked, if who asks is still there: it may have ended before this process was to end with it.
+fn asked(input: &[u8]) -> anyhow::Result<What> {
+    let Request { parent, what } = serde_json::from_slice(input)?;
+    anyhow::ensure!(
+        u32::try_from(getppid().as_raw()) == Ok(parent),
+        "who asks has ended"
+    );
+    Ok(what)
 }
 
 fn mount_here(source: &Source, at: &Path) -> nix::Result<()> {
@@ -178,58 +218,78 @@ fn mount_here(source: &Source, at: &Path) -> nix::Result<()> {
 
 /// The ids of the mounts at each path that is `at` or below it, the topmost mount last.
 pub(super) fn mounted(at: &Path) -> std::io::Result<Vec<(PathBuf, u64)>> {
-    Ok(below(&std::fs::read_to_string("/proc/self/mountinfo")?, at))
+    Ok(below(&std::fs::read("/proc/self/mountinfo")?, at))
 }
 
-fn below(mountinfo: &str, at: &Path) -> Vec<(PathBuf, u64)> {
-    let read = |line: &str| {
-        let mut words = line.split(' ');
-        let id = words.next()?.parse().ok()?;
+/// Paths are bytes to the kernel: those of others need not be text.
+fn below(mountinfo: &[u8], at: &Path) -> Vec<(PathBuf, u64)> {
+    let read = |line: &[u8]| {
+        let mut words = line.split(|byte| *byte == b' ');
+        let id = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
         let path = PathBuf::from(unescape(words.nth(3)?));
         path.starts_with(at).then_some((path, id))
     };
-    mountinfo.lines().filter_map(read).collect()
+    mountinfo
+        .split(|byte| *byte == b'\n')
+        .filter_map(read)
+        .collect()
 }
 
 /// Takes the octal numbers out of a path: the kernel writes blanks, tabs, line ends and backslashes so.
-fn unescape(text: &str) -> String {
-    let mut parts = text.split('\\');
-    let mut out = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let number = part.get(..3).and_then(|n| u8::from_str_radix(n, 8).ok());
-        match number {
-            Some(byte) => {
-                out.push(char::from(byte));
-                out.push_str(&part[3..]);
-            }
-            None => {
-                out.push('\\');
-                out.push_str(part);
-            }
-        }
+fn unescape(text: &[u8]) -> OsString {
+    let mut out = Vec::with_capacity(text.len());
+    let mut left = text;
+    while let Some((&byte, rest)) = left.split_first() {
+        let digits = rest.get(..3).filter(|_| byte == b'\\');
+        let number = digits
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        out.push(number.unwrap_or(byte));
+        left = if number.is_some() { &rest[3..] } else { rest };
     }
-    out
+    OsString::from_vec(out)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]
     fn mounts_are_found_by_path() {
-        let text = "22 1 0:21 / / rw shared:1 - ext4 /dev/sda1 rw\n\
+        let text = b"22 1 0:21 / / rw shared:1 - ext4 /dev/sda1 rw\n\
                     30 22 0:30 / /v/a/_data rw - nfs4 h:/x rw\n\
                     31 30 0:31 / /v/a/_data rw - tmpfs tmpfs rw\n\
                     32 22 0:32 / /v/ab rw - tmpfs tmpfs rw\n\
-                    33 22 0:33 / /v/with\\040blank/_data rw - tmpfs tmpfs rw\n";
-        let ids = |at: &str| {
-            let found = below(text, Path::new(at)).into_iter();
+                    33 22 0:33 / /v/with\\040blank/_data rw - tmpfs tmpfs rw\n\
+                    34 22 0:34 / /v/\xff\\134\\x rw - tmpfs tmpfs rw\n";
+        let ids = |at: &[u8]| {
+            let at = Path::new(std::ffi::OsStr::from_bytes(at));
+            let found = below(text, at).into_iter();
             found.map(|(_, id)| id).collect::<Vec<_>>()
         };
-        assert_eq!(ids("/v/a"), [30, 31]);
-        assert_eq!(ids("/v/a/_data"), [30, 31]);
-        assert_eq!(ids("/v/with blank"), [33]);
-        assert_eq!(ids("/v/b"), [] as [u64; 0]);
+        assert_eq!(ids(b"/v/a"), [30, 31]);
+        assert_eq!(ids(b"/v/a/_data"), [30, 31]);
+        assert_eq!(ids(b"/v/with blank"), [33]);
+        assert_eq!(ids(b"/v/\xff\\\\x"), [34]);
+        assert_eq!(ids(b"/v/b"), [] as [u64; 0]);
+    }
+
+    #[test]
+    fn nothing_is_done_for_who_has_ended() {
+        let request = |parent| {
+            let at = "/x".into();
+            serde_json::to_vec(&Request {
+                parent,
+                what: What::Unmount { at },
+            })
+            .expect("written")
+        };
+        asked(&request(std::os::unix::process::parent_id())).expect("it is there");
+        asked(&request(std::process::id()))
+            .map(drop)
+            .expect_err("not who asks");
     }
 
     #[test]

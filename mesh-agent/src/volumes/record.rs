@@ -71,19 +71,26 @@ impl Record {
     }
 }
 
-/// What the directories of [`scratch_in`] are called, but for a random number.
+/// What names of [`scratch`] are, but for a random number.
 const SCRATCH: &str = ".mesh-";
 
 /// A new directory whose name is no volume's; [`is_scratch`] knows it.
 pub(super) fn scratch_in(volumes: &Path) -> io::Result<PathBuf> {
-    let path = volumes.join(format!("{SCRATCH}{:032x}", rand::random::<u128>()));
+    let path = volumes.join(scratch());
     fs::create_dir(&path)?;
     Ok(path)
 }
 
-/// Whether a directory of this name is what an agent has left half made or half removed.
+/// A new name that [`is_scratch`] knows.
+pub(super) fn scratch() -> String {
+    format!("{SCRATCH}{:032x}", rand::random::<u128>())
+}
+
+/// Whether what has this name is an agent's, half made or half removed.
 pub(super) fn is_scratch(name: &str) -> bool {
-    name.starts_with(SCRATCH)
+    name.strip_prefix(SCRATCH).is_some_and(|number| {
+        number.len() == 32 && number.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
 }
 
 /// Whether a volume may have this name.

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, RenameFlags, open, openat, renameat2};
+use nix::fcntl::{OFlag, open, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use tempfile::TempDir;
@@ -122,14 +122,15 @@ fn remove(dir: &OwnedFd, name: &OsStr) -> io::Result<bool> {
     }
 }
 
-/// Moves a name to `top` under a name that is free there.
+/// Moves a directory with content to `top` under a name that is free there: it takes the place of an empty directory at most.
+/// Network file systems know no renames that replace nothing.
 fn move_up(dir: &OwnedFd, name: &OsStr, top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
     loop {
         *moved += 1;
         let to = format!("moved-{moved}");
-        match renameat2(dir, name, top, to.as_str(), RenameFlags::RENAME_NOREPLACE) {
+        match renameat(dir, name, top, to.as_str()) {
             Ok(()) => return Ok(()),
-            Err(Errno::EEXIST) => {}
+            Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR) => {}
             Err(error) => return Err(error.into()),
         }
     }
