@@ -39,7 +39,7 @@ const READY_LIMIT: Duration = Duration::from_secs(5);
 
 /// A running membership.
 pub struct Membership {
-    kept: Kept,
+    kept: Shared,
     session: Session,
     reconciler: reconcile::Handle,
     identity: Arc<OwnIdentity>,
@@ -128,14 +128,14 @@ impl Membership {
                 session.objection.clone(),
             )),
         ];
-        let hosting = Hosting::start(node.clone(), shared, identity.clone(), hosted);
+        let hosting = Hosting::start(node.clone(), shared.clone(), identity.clone(), hosted);
         *node
             .inner
             .assignment
             .write()
             .unwrap_or_else(PoisonError::into_inner) = Some(session.assignment.clone());
         Ok(Self {
-            kept,
+            kept: shared,
             session,
             reconciler,
             identity,
@@ -192,6 +192,11 @@ impl Membership {
         self.hosting.rebuild(node).await
     }
 
+    /// Notes on disk that the node leaves.
+    pub(super) fn note_leaving(&self) -> Result<()> {
+        self.kept.change(|kept| kept.leaving = true)
+    }
+
     /// Ends everything and takes away all that was made on the node.
     pub(super) async fn end(self, node: &Node) -> Result<()> {
         let Self {
@@ -227,7 +232,7 @@ impl Membership {
         }
         if reconciler.clear().await.is_err() {
             // Perhaps it had failed before; a new one tries again.
-            clear(node, &kept).await?;
+            clear(node, &kept.get()).await?;
         }
         Ok(())
     }

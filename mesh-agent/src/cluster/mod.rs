@@ -327,8 +327,14 @@ pub(crate) async fn leave(node: &Node, force: bool) -> Result<(), NodeError> {
         return Err(NodeError::LeaveRefused(refusal::leaving_manager(managers)));
     }
     // From here on a crash ends in the same place: `resume` goes on with leaving.
-    kept.leaving = true;
-    kept.save(config)?;
+    match &*membership {
+        // What it is told meanwhile is noted there as well.
+        Some(running) => running.note_leaving()?,
+        None => {
+            kept.leaving = true;
+            kept.save(config)?;
+        }
+    }
     let cleared = match membership.take() {
         Some(running) => running.end(node).await,
         None => member::clear(node, &kept).await,
