@@ -1,4 +1,4 @@
-//! `--ulimit name=soft[:hard]`
+//! `--ulimit name=soft` and `name=soft:hard`
 
 use anyhow::{Context, Result, bail};
 use mesh_api::engine::ResourcesUlimits;

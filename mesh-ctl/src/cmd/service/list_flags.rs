@@ -44,7 +44,7 @@ pub(super) struct ListFlags {
     /// Kernel parameter of the tasks' namespaces, as name=value
     #[arg(long = "sysctl", value_name = "SYSCTL")]
     sysctls: Vec<String>,
-    /// Resource limit of the processes, as name=soft[:hard]
+    /// Resource limit of the processes, as name=soft or name=soft:hard
     #[arg(long = "ulimit", value_name = "ULIMIT")]
     ulimits: Vec<String>,
     /// Capability to add
@@ -134,7 +134,7 @@ pub(super) struct ListChanges {
     /// Leave a kernel parameter as it is
     #[arg(long, value_name = "NAME")]
     sysctl_rm: Vec<String>,
-    /// Set a resource limit, as name=soft[:hard]
+    /// Set a resource limit, as name=soft or name=soft:hard
     #[arg(long, value_name = "ULIMIT")]
     ulimit_add: Vec<String>,
     /// Remove a resource limit
