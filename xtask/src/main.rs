@@ -71,7 +71,7 @@ enum Task {
         #[arg(default_value = "")]
         program: String,
         /// Packets for each program
-        #[arg(long, default_value_t = 1_000_000)]
+        #[arg(long, default_value_t = 10_000_000)]
         packets: u64,
         /// Makes the same packets as the run that printed it; a new one if not given
         #[arg(long)]

@@ -38,8 +38,8 @@ pub(crate) fn bench(args: &[String]) -> Result<()> {
     }
 }
 
-/// Random packets through the programs whose name contains `program`. Each program starts with the same seed, given
-/// or taken from the clock.
+/// Random packets, from an optimised program, through the programs whose name contains `program`. Each program starts with the
+/// same seed, given or taken from the clock.
 pub(crate) fn fuzz(program: &str, packets: u64, seed: Option<u64>) -> Result<()> {
     setup::run()?;
     ebpf::build()?;
@@ -47,8 +47,9 @@ pub(crate) fn fuzz(program: &str, packets: u64, seed: Option<u64>) -> Result<()>
     let seed = seed.unwrap_or(now.as_secs());
     let mut tests = sh::cargo();
     tests
-        .args(["test", "--workspace", "--test", "root_packets"])
-        .args(["--", "--nocapture", &format!("fuzz_{program}")])
+        .args(["test", "--release", "-p", "mesh-datapath", "--test"])
+        .args(["root_packets", "--", "--nocapture"])
+        .arg(format!("fuzz_{program}"))
         .env("MESH_FUZZ_PACKETS", packets.to_string())
         .env("MESH_FUZZ_SEED", seed.to_string());
     sh::run(&mut tests).context("a packet was not treated as it should be")

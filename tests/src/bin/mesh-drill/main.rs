@@ -2,6 +2,7 @@
 //!
 //! The tests in `tests/tests` are short forms of the same.
 
+mod heavy;
 mod phases;
 
 use std::{process::ExitCode, time::Duration};

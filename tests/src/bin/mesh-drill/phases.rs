@@ -14,6 +14,8 @@ use mesh_tests::{
     rig::UP_LIMIT,
 };
 
+use crate::heavy::{Heavy, under_load};
+
 /// Between two changes of the service's size.
 const SCALE_PERIOD: Duration = Duration::from_secs(1);
 /// Tasks of the service where they are not scaled.
@@ -27,6 +29,8 @@ const AFTER_LOSS: Duration = Duration::from_secs(5);
 pub(crate) struct Phase {
     what: String,
     asked: Asked,
+    /// None where a node is lost, which cannot be asked.
+    heavy: Option<Heavy>,
     /// Failures on connections to what was lost.
     excused: usize,
 }
@@ -34,7 +38,8 @@ pub(crate) struct Phase {
 impl Phase {
     /// Requests that failed and should not have.
     pub(crate) fn failed(&self) -> u64 {
-        self.asked.failed()
+        let heavy = self.heavy.as_ref();
+        self.asked.failed() + heavy.map_or(0, |heavy| heavy.failures.len() as u64)
     }
 }
 
@@ -60,6 +65,9 @@ impl fmt::Display for Phase {
         for failure in &self.asked.failures {
             write!(f, "\n  failed: {failure}")?;
         }
+        if let Some(heavy) = &self.heavy {
+            write!(f, "\n  {heavy}")?;
+        }
         Ok(())
     }
 }
@@ -79,7 +87,7 @@ pub(crate) fn services(rig: &Rig) -> Result<Task> {
 
 /// One task, twenty, one, ...
 pub(crate) fn scale(rig: &Rig, shell: &Task, time: Duration) -> Result<Phase> {
-    let (changes, asked) = while_all_ask(rig, shell, || {
+    let ((changes, heavy), asked) = while_all_loaded(rig, shell, || {
         let begun = Instant::now();
         let mut changes = 0;
         while begun.elapsed() < time {
@@ -101,13 +109,14 @@ pub(crate) fn scale(rig: &Rig, shell: &Task, time: Duration) -> Result<Phase> {
             time.as_secs()
         ),
         asked,
+        heavy: Some(heavy),
         excused: 0,
     })
 }
 
 /// All tasks by others, as often as there is time, once at least.
 pub(crate) fn replace(rig: &Rig, shell: &Task, time: Duration) -> Result<Phase> {
-    let (times, asked) = while_all_ask(rig, shell, || {
+    let ((times, heavy), asked) = while_all_loaded(rig, shell, || {
         let begun = Instant::now();
         let mut times = 0;
         while times == 0 || begun.elapsed() < time {
@@ -119,6 +128,7 @@ pub(crate) fn replace(rig: &Rig, shell: &Task, time: Duration) -> Result<Phase> 
     Ok(Phase {
         what: format!("all {TASKS} tasks replaced by an update, {times} times"),
         asked,
+        heavy: Some(heavy),
         excused: 0,
     })
 }
@@ -127,18 +137,20 @@ pub(crate) fn replace(rig: &Rig, shell: &Task, time: Duration) -> Result<Phase> 
 pub(crate) fn agents(rig: &mut Rig, time: Duration) -> Result<Phase> {
     let before = rig.running("web")?;
     let (client, nodes) = outside(rig);
-    let (kills, asked) = while_asking(&client, &nodes, || {
-        let begun = Instant::now();
-        let mut kills = 0;
-        while kills < rig.nodes.len() || begun.elapsed() < time {
-            let at = kills % rig.nodes.len();
-            rig.nodes[at].kill()?;
-            thread::sleep(AWAY);
-            rig.nodes[at].start()?;
-            rig.wait_ready(rig.nodes.len())?;
-            kills += 1;
-        }
-        Ok(kills)
+    let ((kills, heavy), asked) = while_asking(&client, &nodes, || {
+        under_load(&client, &nodes, || {
+            let begun = Instant::now();
+            let mut kills = 0;
+            while kills < rig.nodes.len() || begun.elapsed() < time {
+                let at = kills % rig.nodes.len();
+                rig.nodes[at].kill()?;
+                thread::sleep(AWAY);
+                rig.nodes[at].start()?;
+                rig.wait_ready(rig.nodes.len())?;
+                kills += 1;
+            }
+            Ok(kills)
+        })
     })?;
     eventually("the same tasks to run", UP_LIMIT, || {
         let after = rig.running("web")?;
@@ -148,6 +160,7 @@ pub(crate) fn agents(rig: &mut Rig, time: Duration) -> Result<Phase> {
     Ok(Phase {
         what: format!("agents killed and started again {kills} times; all tasks ran on"),
         asked,
+        heavy: Some(heavy),
         excused: 0,
     })
 }
@@ -188,8 +201,19 @@ pub(crate) fn loss(rig: &mut Rig) -> Result<Phase> {
             took.as_secs_f64()
         ),
         asked,
+        heavy: None,
         excused,
     })
+}
+
+/// All ask, and load the nodes, while `act` runs.
+fn while_all_loaded<T>(
+    rig: &Rig,
+    shell: &Task,
+    act: impl FnOnce() -> Result<T>,
+) -> Result<((T, Heavy), Asked)> {
+    let (client, nodes) = outside(rig);
+    while_all_ask(rig, shell, || under_load(&client, &nodes, act))
 }
 
 /// The client's namespace, apart from the rig, which is changed meanwhile; and the nodes' addresses.

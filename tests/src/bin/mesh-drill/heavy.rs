@@ -1,0 +1,131 @@
+//! Load without pauses, beside the requests that are counted one by one: new connections over IPv4 and over IPv6, and
+//! long answers of which every byte is looked at, each by all nodes in turn.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use anyhow::{Result, ensure};
+use mesh_tests::{HttpReply, NetNs, http_get, lan};
+
+/// Bytes of a long answer: it takes longer than a task that is stopped at once would live.
+const LONG: usize = 20_000_000;
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(crate) struct Heavy {
+    /// New connections that were answered.
+    pub(crate) answered: usize,
+    /// Long answers that came whole.
+    pub(crate) long: usize,
+    /// What failed, in words.
+    pub(crate) failures: Vec<String>,
+}
+
+impl fmt::Display for Heavy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            answered,
+            long,
+            failures,
+        } = self;
+        let (failed, size) = (failures.len(), LONG / 1_000_000);
+        write!(
+            f,
+            "without pause: {answered} requests and {long} answers of {size} MB came whole, {failed} failed"
+        )?;
+        for failure in failures {
+            write!(f, "\n  failed: {failure}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Which bytes a request asks for.
+#[derive(Clone, Copy)]
+enum Answer {
+    Short,
+    Long,
+}
+
+impl Answer {
+    fn get(self, node: IpAddr) -> Result<()> {
+        let path = match self {
+            Self::Short => "/".to_owned(),
+            Self::Long => format!("/bytes/{LONG}"),
+        };
+        let HttpReply { status, body, .. } = http_get(node, 80, &path)?;
+        ensure!(status == 200, "status {status}");
+        if matches!(self, Self::Long) {
+            let right = (0..LONG).map(|at| ((at % 65521) % 251) as u8);
+            ensure!(body.len() == LONG, "{} of {LONG} bytes came", body.len());
+            ensure!(body.iter().copied().eq(right), "a wrong byte");
+        }
+        Ok(())
+    }
+}
+
+/// Loads the nodes while `act` runs.
+///
+/// # Errors
+/// Those of `act`, or when the client's namespace cannot be entered.
+pub(crate) fn under_load<T>(
+    client: &NetNs,
+    nodes: &[Ipv4Addr],
+    act: impl FnOnce() -> Result<T>,
+) -> Result<(T, Heavy)> {
+    let v4: Vec<_> = nodes.iter().copied().map(IpAddr::V4).collect();
+    let v6: Vec<_> = nodes.iter().map(|node| lan::v6(*node).into()).collect();
+    let (v4, v6) = (&v4, &v6);
+    let over = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let askers = [
+            (v4, Answer::Short),
+            (v6, Answer::Short),
+            (v4, Answer::Long),
+        ]
+        .map(|(nodes, what)| scope.spawn(move || ask(client, nodes, what, over)));
+        let done = {
+            let _over = Over(over);
+            act()
+        };
+        let mut sum = Heavy::default();
+        for asker in askers {
+            let heavy = asker.join().expect("no panic")?;
+            sum.answered += heavy.answered;
+            sum.long += heavy.long;
+            sum.failures.extend(heavy.failures);
+        }
+        Ok((done?, sum))
+    })
+}
+
+/// Ends the load when what happens to the mesh is over, be it by a panic.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Asks the nodes in turn until it is over.
+fn ask(client: &NetNs, nodes: &[IpAddr], what: Answer, over: &AtomicBool) -> Result<Heavy> {
+    client.enter(|| {
+        let mut heavy = Heavy::default();
+        for node in nodes.iter().cycle() {
+            if over.load(Ordering::Relaxed) {
+                break;
+            }
+            match (what.get(*node), what) {
+                (Ok(()), Answer::Short) => heavy.answered += 1,
+                (Ok(()), Answer::Long) => heavy.long += 1,
+                (Err(error), _) => heavy.failures.push(format!("{node}: {error:#}")),
+            }
+        }
+        Ok(heavy)
+    })
+}
