@@ -1,4 +1,4 @@
-//! Lengths of time as Docker words them: in `docker ps`'s status by the agent, elsewhere by clients.
+//! Lengths of time as Docker words and reads them: in `docker ps`'s status by the agent, elsewhere by clients.
 
 use std::time::Duration;
 
@@ -49,6 +49,36 @@ pub fn go_duration(time: Duration) -> String {
     }
 }
 
+/// Reads a length of time in Go's notation: `10s`, `1m30s`, `500ms`, `0`. `None`: it is none, or more than an `i64` of
+/// nanoseconds holds.
+pub fn parse_go_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut nanos = 0.0;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..end].parse().ok()?;
+        rest = &rest[end..];
+        let end = rest
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(rest.len());
+        nanos += number
+            * match &rest[..end] {
+                "ns" => 1.0,
+                "us" | "µs" => 1e3,
+                "ms" => 1e6,
+                "s" => 1e9,
+                "m" => 60e9,
+                "h" => 3600e9,
+                _ => return None,
+            };
+        rest = &rest[end..];
+    }
+    (!text.is_empty() && nanos < i64::MAX as f64).then(|| Duration::from_nanos(nanos as u64))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +96,23 @@ mod tests {
             (3_600_000_000_000, "1h0m0s"),
         ] {
             assert_eq!(go_duration(Duration::from_nanos(nanos)), expected);
+        }
+    }
+
+    #[test]
+    fn durations_are_read() {
+        for (text, nanos) in [
+            ("10s", 10_000_000_000),
+            ("1m30s", 90_000_000_000),
+            ("1.5ms", 1_500_000),
+            ("2us3ns", 2_003),
+            ("0", 0),
+        ] {
+            let expected = Some(Duration::from_nanos(nanos));
+            assert_eq!(parse_go_duration(text), expected, "{text}");
+        }
+        for text in ["", "10", "s", "-1s", "1d", "1..2s", "2562048h"] {
+            assert_eq!(parse_go_duration(text), None, "{text}");
         }
     }
 

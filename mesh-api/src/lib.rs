@@ -3,6 +3,7 @@
 
 pub mod backup;
 pub mod client;
+pub mod deadline;
 pub mod filters;
 pub mod frames;
 pub mod handout;

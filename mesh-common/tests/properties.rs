@@ -1,18 +1,23 @@
-//! The pure parts against etherparse, which reads and computes the same by itself.
+//! The pure parts against etherparse and crc, which read and compute the same by themselves.
 
 use std::net::Ipv4Addr;
 
+use crc::{CRC_32_ISCSI, Crc};
 use etherparse::{
-    Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header, Ipv4HeaderSlice, NetSlice, PacketBuilder,
-    SlicedPacket, TcpHeader, TransportSlice, UdpHeader,
+    Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header, Ipv4HeaderSlice, Ipv6Header, NetSlice,
+    PacketBuilder, SlicedPacket, TcpHeader, TransportSlice, UdpHeader,
 };
-use mesh_common::{Addr, checksum, flow_hash, mac_of, node_mac, port_bit, slot_of, wire};
+use mesh_common::{
+    Addr, checksum, crc as sctp, flow_hash, mac_of, node_mac, port_bit, slot_of, wire,
+};
 use proptest::prelude::*;
 
 type Octets = [u8; 4];
 type Port = u16;
 /// Addresses and ports of a segment.
 type Ends = (Octets, Octets, Port, Port);
+/// The same of IPv6.
+type LongEnds = ([u8; 16], [u8; 16], Port, Port);
 
 fn word(address: Octets) -> u32 {
     u32::from_ne_bytes(address)
@@ -23,6 +28,24 @@ fn readdress(check: u16, old: Octets, new: Octets) -> u16 {
     let halves = |a: Octets| [[a[0], a[1]], [a[2], a[3]]].map(u16::from_ne_bytes);
     let pairs = halves(old).into_iter().zip(halves(new));
     pairs.fold(check, |check, (old, new)| checksum::update(check, old, new))
+}
+
+/// `check` after the ends of a packet of IPv6 have changed: addresses by their sums, as the programs do it.
+fn change_ends(check: u16, old: LongEnds, new: LongEnds) -> u16 {
+    let sum = |address| checksum::fold(checksum::sum_v6(&Addr::v6(address)));
+    [
+        (sum(old.0), sum(new.0)),
+        (sum(old.1), sum(new.1)),
+        (old.2.to_be(), new.2.to_be()),
+        (old.3.to_be(), new.3.to_be()),
+    ]
+    .into_iter()
+    .fold(check, |check, (old, new)| checksum::update(check, old, new))
+}
+
+/// The checksum of a datagram that computes to this one: zero would say that there is none (RFC 768).
+fn datagram_sum(check: u16) -> u16 {
+    if check == 0 { 0xffff } else { check }
 }
 
 /// The two zeros of ones' complement mean the same.
@@ -41,6 +64,26 @@ fn sums((from, to, sport, dport): Ends, payload: &[u8]) -> (u16, u16) {
     let ip = header(from, to, tcp.header_len() + payload.len(), IpNumber::TCP);
     let check = tcp.calc_checksum_ipv4(&ip, payload).expect("short");
     (ip.calc_header_checksum().to_be(), check.to_be())
+}
+
+/// The checksums over IPv6, as they stand in the packet: a segment's and a datagram's.
+fn sums_v6((from, to, sport, dport): LongEnds, payload: &[u8]) -> (u16, u16) {
+    let ip = Ipv6Header {
+        source: from,
+        destination: to,
+        ..Ipv6Header::default()
+    };
+    let tcp = TcpHeader::new(sport, dport, 7, 9);
+    let segment = tcp.calc_checksum_ipv6(&ip, payload).expect("short");
+    let udp = UdpHeader::with_ipv6_checksum(sport, dport, &ip, payload).expect("short");
+    (segment.to_be(), udp.checksum.to_be())
+}
+
+/// A datagram's over IPv4.
+fn datagram_v4((from, to, sport, dport): Ends, payload: &[u8]) -> u16 {
+    let ip = header(from, to, UdpHeader::LEN + payload.len(), IpNumber::UDP);
+    let udp = UdpHeader::with_ipv4_checksum(sport, dport, &ip, payload).expect("short");
+    udp.checksum.to_be()
 }
 
 fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
@@ -73,6 +116,74 @@ proptest! {
         let wanted = sums(new, &payload);
         prop_assert!(same_sum(addresses(ip), wanted.0), "IP");
         prop_assert!(same_sum(tcp, wanted.1), "TCP");
+    }
+
+    #[test]
+    fn checksum_of_a_segment_over_ipv6(ends: LongEnds, payload in bytes(200)) {
+        let (from, to, sport, dport) = ends;
+        let segment = [&TcpHeader::new(sport, dport, 7, 9).to_bytes()[..], &payload].concat();
+        let (from, to) = (Addr::v6(from), Addr::v6(to));
+        let pseudo = checksum::pseudo_v6(&from, &to, wire::TCP, segment.len() as u16);
+        let check = !checksum::fold(u64::from(pseudo) + u64::from(!checksum::of(&segment)));
+        prop_assert_eq!(check, sums_v6(ends, &payload).0);
+    }
+
+    #[test]
+    fn translated_over_ipv6_checksums_are_right(
+        old: LongEnds, new: LongEnds, payload in bytes(100),
+    ) {
+        let ((segment, datagram), wanted) = (sums_v6(old, &payload), sums_v6(new, &payload));
+        prop_assert!(same_sum(change_ends(segment, old, new), wanted.0), "TCP");
+        prop_assert_eq!(datagram_sum(change_ends(datagram, old, new)), wanted.1, "UDP");
+    }
+
+    #[test]
+    fn translated_datagrams_have_right_checksums(old: Ends, new: Ends, payload in bytes(100)) {
+        let port = |check, old: Port, new: Port| checksum::update(check, old.to_be(), new.to_be());
+        let check = datagram_v4(old, &payload);
+        let check = readdress(readdress(check, old.0, new.0), old.1, new.1);
+        let check = port(port(check, old.2, new.2), old.3, new.3);
+        prop_assert_eq!(datagram_sum(check), datagram_v4(new, &payload));
+    }
+
+    /// Two bytes of payload that make the translated datagram's sum zero, which is sent as all ones.
+    #[test]
+    fn datagrams_whose_sum_becomes_zero(
+        old: (Ends, LongEnds), new: (Ends, LongEnds), rest in bytes(100),
+    ) {
+        let port = |check, old: Port, new: Port| checksum::update(check, old.to_be(), new.to_be());
+        let with = |word: u16| [&word.to_ne_bytes()[..], &rest].concat();
+        let zero = with(datagram_v4(new.0, &with(0)));
+        let check = datagram_v4(old.0, &zero);
+        let check = readdress(readdress(check, old.0.0, new.0.0), old.0.1, new.0.1);
+        let check = port(port(check, old.0.2, new.0.2), old.0.3, new.0.3);
+        prop_assert_eq!(datagram_v4(new.0, &zero), 0xffff);
+        prop_assert_eq!(datagram_sum(check), 0xffff);
+
+        let zero = with(sums_v6(new.1, &with(0)).1);
+        prop_assert_eq!(sums_v6(new.1, &zero).1, 0xffff);
+        let check = change_ends(sums_v6(old.1, &zero).1, old.1, new.1);
+        prop_assert_eq!(datagram_sum(check), 0xffff);
+    }
+
+    #[test]
+    fn checksum_of_sctp(packet in bytes(2000)) {
+        prop_assert_eq!(sctp::of(&packet), Crc::<u32>::new(&CRC_32_ISCSI).checksum(&packet));
+    }
+
+    #[test]
+    fn translated_sctp_packets_have_right_checksums(
+        ports: Octets, filler: [u8; 13], length in 12..=65_515_usize,
+    ) {
+        let mut packet: Vec<u8> = filler.into_iter().cycle().take(length).collect();
+        let reference = |packet: &[u8]| Crc::<u32>::new(&CRC_32_ISCSI).checksum(packet);
+        // A checksum is computed with itself zero.
+        packet[8..12].fill(0);
+        let (check, old) = (reference(&packet), packet[..4].try_into().expect("four"));
+        packet[..4].copy_from_slice(&ports);
+        let [old, new] = [old, ports].map(u32::from_le_bytes);
+        let updated = sctp::update(check, old, new, length as u16, &sctp::times);
+        prop_assert_eq!(updated, reference(&packet));
     }
 
     #[test]

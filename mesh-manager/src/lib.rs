@@ -65,9 +65,10 @@ pub use scheduler::{Constraint, ConstraintError};
 pub use unlock::Unlock;
 
 /// The labels of services that the mesh goes by.
-pub const SERVICE_LABELS: [&str; 4] = [
+pub const SERVICE_LABELS: [&str; 5] = [
     traffic::AFFINITY,
     traffic::POLICY,
+    mesh_api::deadline::LABEL,
     orchestrator::REBALANCE,
     traffic::RETURN,
 ];

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use mesh_tests::{Rig, eventually, http_get, netns::run, rig::UP_LIMIT, scenario};
+use mesh_tests::{Rig, eventually, http_get, image, netns::run, rig::UP_LIMIT, scenario};
 
 fn web(rig: &Rig, replicas: &str) -> Result<()> {
     rig.create("web", &["--publish", "80:80", "--replicas", replicas])
@@ -156,5 +156,65 @@ fn tasks_whose_node_no_longer_fits_are_rejected_and_run_elsewhere() {
             ensure!(reply.status == 200);
             Ok(())
         })
+    });
+}
+
+#[test]
+fn what_makes_no_progress_is_given_up_with_the_cause() {
+    scenario("stall", 2, |rig| {
+        let first = rig.first();
+        let label = ["--label", "mesh.progress-deadline=3s"];
+        let greedy = ["--reserve-cpu", "1000"];
+        let cause = "is pending: no suitable node (insufficient resources on 2 nodes)";
+        // A new service has nothing to go back to: who waits for it is told.
+        let create = ["service", "create", "-q", "--name", "never"];
+        let args = [&create[..], &label, &greedy, &[image::WHOAMI]].concat();
+        let told = first.ctl(&args)?.refused()?;
+        let expected = format!(
+            "service does not converge: no task has become running for 3s: never.1 {cause}"
+        );
+        ensure!(told.contains(&expected), "{told}");
+
+        rig.create("web", &[&label[..], &["--replicas", "2"]].concat())?;
+        rig.wait_running("web", 2)?;
+        let update = ["service", "update", "-q", "--update-order", "start-first"];
+        let stall = |action, words: &str| -> Result<()> {
+            let action = ["--update-failure-action", action, "web"];
+            let told = first
+                .ctl(&[&update[..], &greedy, &action].concat())?
+                .refused()?;
+            ensure!(told.contains(words) && told.contains(cause), "{told}");
+            Ok(())
+        };
+        stall(
+            "rollback",
+            "service rolled back: update rolled back due to lack of progress",
+        )?;
+        let before = rig.wait_running("web", 2)?;
+        let message = [
+            "service",
+            "inspect",
+            "--format",
+            "{{.UpdateStatus.Message}}",
+            "web",
+        ];
+        for (action, words) in [
+            ("pause", "update paused due to lack of progress"),
+            ("continue", "update goes on despite lack of progress"),
+        ] {
+            stall(
+                action,
+                if action == "pause" {
+                    words
+                } else {
+                    "service does not converge"
+                },
+            )?;
+            let shown = first.ok(&message)?;
+            ensure!(shown.contains(words) && shown.contains(cause), "{shown}");
+            // What was there goes on.
+            ensure!(rig.running("web")? == before, "{:?}", rig.history("web")?);
+        }
+        Ok(())
     });
 }

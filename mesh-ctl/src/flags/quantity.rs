@@ -1,5 +1,7 @@
 //! Sizes, CPUs and durations. Each parser's error is a text for clap.
 
+use mesh_api::human;
+
 /// Bytes: `64M`, `1.5g`, `512KiB`, `100`. Units are binary, as Docker reads memory.
 pub(crate) fn bytes(text: &str) -> Result<i64, String> {
     let wrong = || format!("invalid size {text:?}: write it as 64M or 1g");
@@ -40,37 +42,9 @@ pub(crate) fn cpus(text: &str) -> Result<i64, String> {
 
 /// Nanoseconds of a duration in Go's notation: `10s`, `1m30s`, `500ms`, `0`.
 pub(crate) fn duration(text: &str) -> Result<i64, String> {
-    let wrong = || format!("invalid duration {text:?}: write it as 10s, 1m30s or 500ms");
-    if text == "0" {
-        return Ok(0);
-    }
-    let mut rest = text;
-    let mut nanos = 0.0;
-    while !rest.is_empty() {
-        let end = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .ok_or_else(wrong)?;
-        let number: f64 = rest[..end].parse().map_err(|_| wrong())?;
-        rest = &rest[end..];
-        let end = rest
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(rest.len());
-        nanos += number
-            * match &rest[..end] {
-                "ns" => 1.0,
-                "us" | "µs" => 1e3,
-                "ms" => 1e6,
-                "s" => 1e9,
-                "m" => 60e9,
-                "h" => 3600e9,
-                _ => return Err(wrong()),
-            };
-        rest = &rest[end..];
-    }
-    if text.is_empty() || nanos >= i64::MAX as f64 {
-        return Err(wrong());
-    }
-    Ok(nanos as i64)
+    human::parse_go_duration(text)
+        .and_then(|time| i64::try_from(time.as_nanos()).ok())
+        .ok_or_else(|| format!("invalid duration {text:?}: write it as 10s, 1m30s or 500ms"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Watches a service until its tasks are as asked for, as Docker shows it: bars on a terminal, one
 //! line per change elsewhere. Ctrl-C leaves the service to itself.
 
+mod deadline;
 mod job;
 pub(crate) mod root;
 mod screen;
@@ -68,7 +69,8 @@ async fn wait_for(client: &Client, id: &str, quiet: bool, rollback: bool) -> Res
 
 async fn watch(client: &Client, id: &str, screen: &mut Screen, rollback: bool) -> Result<()> {
     let mut converged_at: Option<Instant> = None;
-    let mut rollback_told = false;
+    let mut rolled_back: Option<String> = None;
+    let mut course = deadline::Course::default();
     loop {
         let service = asked(async || client.service(id, false).await).await?;
         let monitor = monitor(&service);
@@ -77,14 +79,14 @@ async fn watch(client: &Client, id: &str, screen: &mut Screen, rollback: bool) -
             match update.state {
                 Some(Update::PAUSED) => bail!("service update paused: {message}"),
                 Some(Update::ROLLBACK_PAUSED) => bail!("service rollback paused: {message}"),
-                Some(Update::ROLLBACK_STARTED) if !rollback_told => {
+                Some(Update::ROLLBACK_STARTED) if rolled_back.is_none() => {
                     screen.line("rollback", &message);
-                    rollback_told = true;
+                    rolled_back = Some(message);
                 }
-                Some(Update::ROLLBACK_COMPLETED)
-                    if rollback_told && !rollback && converged_at.is_none() =>
-                {
-                    bail!("service rolled back: {message}")
+                Some(Update::ROLLBACK_COMPLETED) if !rollback && converged_at.is_none() => {
+                    if let Some(cause) = rolled_back {
+                        bail!("service rolled back: {cause}")
+                    }
                 }
                 _ => {}
             }
@@ -111,6 +113,9 @@ async fn watch(client: &Client, id: &str, screen: &mut Screen, rollback: bool) -
         if picture.job == Some(Active::GivenUp) {
             let Picture { done, wanted, .. } = picture;
             bail!("job failed: {done} of {wanted} tasks completed, the others are not tried again");
+        }
+        if let Some(cause) = course.look(&service, &tasks, picture.converged(), Instant::now()) {
+            bail!("service does not converge: {cause}");
         }
         if picture.converged() && !updating {
             let since = *converged_at.get_or_insert_with(Instant::now);

@@ -5,6 +5,7 @@
 //! old one stopped, and a change that apply has skipped is planned again.
 
 mod constraints;
+mod deadline;
 mod driver;
 mod group;
 mod jobs;

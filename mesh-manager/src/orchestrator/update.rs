@@ -1,6 +1,6 @@
 //! Rolling updates: replaces out-of-date tasks, a few at a time, and watches how the new ones do.
 
-use super::{Group, Inputs, Plan, restart, stop};
+use super::{Group, Inputs, Plan, deadline, restart, stop};
 use crate::{
     Change,
     state::{Service, State, Task, TaskState},
@@ -92,7 +92,8 @@ pub(super) fn plan(
     let is_dirty = |task: &Task| task.spec_version != service.spec_version;
     let is_running = is_running(service);
     if is_running && has_failed(service, &groups, settings, inputs) {
-        plan.push(failure(service, is_rollback, settings.action));
+        let reason = "failure or early termination of task";
+        plan.push(failure(service, is_rollback, settings.action, reason));
         return;
     }
 
@@ -127,11 +128,24 @@ pub(super) fn plan(
             None => {}
         }
     }
-    if dirty.is_empty() {
-        if is_running && in_progress == 0 {
+    if dirty.is_empty() && (in_progress == 0 || !is_running) {
+        if is_running {
             complete(service, is_rollback, latest_start, settings, inputs, plan);
         }
         return;
+    }
+    if is_running {
+        let pause = if dirty.is_empty() { 0 } else { settings.delay };
+        let cause = deadline::cause(service, &groups, pause, inputs, plan);
+        match (settings.action, cause) {
+            (Action::Continue, cause) => plan.changes.extend(goes_on(service, cause.as_deref())),
+            (_, None) => {}
+            (action, Some(cause)) => {
+                let reason = format!("lack of progress: {cause}");
+                plan.push(failure(service, is_rollback, action, &reason));
+                return;
+            }
+        }
     }
     if settings.delay > 0 && latest_start > i64::MIN {
         let next = latest_start.saturating_add(settings.delay);
@@ -223,27 +237,47 @@ fn has_failed(
     failures > 0 && f64::from(failures) / f64::from(dirty) > settings.ratio
 }
 
-fn failure(service: &Service, is_rollback: bool, action: Action) -> Change {
-    let because = "update paused due to failure or early termination of task";
-    let (service_id, spec_version) = (service.id.clone(), service.spec_version);
+/// What is done about an update that does not come off for this reason.
+fn failure(service: &Service, is_rollback: bool, action: Action, reason: &str) -> Change {
+    let paused = format!("update paused due to {reason}");
     match action {
         Action::Rollback if !is_rollback && service.previous_spec.is_some() => Change::Rollback {
-            service_id,
-            spec_version,
-            message: "update rolled back due to failure or early termination of task".to_owned(),
+            service_id: service.id.clone(),
+            spec_version: service.spec_version,
+            message: format!("update rolled back due to {reason}"),
         },
-        _ if is_rollback => Change::UpdateStatus {
-            service_id,
-            spec_version,
-            state: Status::ROLLBACK_PAUSED,
-            message: format!("rollback {because}"),
-        },
-        _ => Change::UpdateStatus {
-            service_id,
-            spec_version,
-            state: Status::PAUSED,
-            message: because.to_owned(),
-        },
+        _ if is_rollback => told(
+            service,
+            Status::ROLLBACK_PAUSED,
+            format!("rollback {paused}"),
+        ),
+        _ => told(service, Status::PAUSED, paused),
+    }
+}
+
+/// Says that an update stands still that is to go on whatever happens, or does so no more, if that is news.
+fn goes_on(service: &Service, cause: Option<&str>) -> Option<Change> {
+    let update = service.update.as_ref()?;
+    let what = match update.state {
+        Status::ROLLBACK_STARTED => "rollback",
+        _ => "update",
+    };
+    let stalled = format!("{what} goes on despite lack of progress: ");
+    let message = match cause {
+        Some(cause) => format!("{stalled}{cause}"),
+        None if update.message.starts_with(&stalled) => format!("{what} in progress"),
+        None => return None,
+    };
+    (update.message != message).then(|| told(service, update.state, message))
+}
+
+/// Another state of the update, or only another message.
+fn told(service: &Service, state: Status, message: String) -> Change {
+    Change::UpdateStatus {
+        service_id: service.id.clone(),
+        spec_version: service.spec_version,
+        state,
+        message,
     }
 }
 
@@ -266,12 +300,7 @@ fn complete(
     } else {
         (Status::COMPLETED, "update completed")
     };
-    plan.push(Change::UpdateStatus {
-        service_id: service.id.clone(),
-        spec_version: service.spec_version,
-        state,
-        message: message.to_owned(),
-    });
+    plan.push(told(service, state, message.to_owned()));
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ mod tests {
         assert_eq!(
             told.message(),
             "label mesh.afinity is unknown: of those that begin with mesh. there are mesh.affinity, mesh.policy, \
-             mesh.rebalance, mesh.return"
+             mesh.progress-deadline, mesh.rebalance, mesh.return"
         );
         let old = spec(&["mesh.afinity"]);
         let told = check(Some(&old), &bad).unwrap_err();

@@ -1,6 +1,9 @@
 //! What a spec asks for and no node would follow. It is refused here, as the manager's log may hold older specs.
 
-use mesh_api::engine::{HealthConfig, Mount, ServiceSpec};
+use mesh_api::{
+    deadline,
+    engine::{HealthConfig, Mount, ServiceSpec},
+};
 use mesh_manager::state::ServiceMode;
 
 use crate::{api::errors::ApiError, container, volumes};
@@ -15,6 +18,13 @@ const LEAST_TIME: i64 = 1_000_000;
 pub(super) fn check(spec: &ServiceSpec) -> Result<(), ApiError> {
     mode(spec)?;
     mesh_manager::rebalance_budget(spec.labels.as_ref()).map_err(ApiError::bad_request)?;
+    let deadline = deadline::of(spec.labels.as_ref()).map_err(ApiError::bad_request)?;
+    if deadline.is_some() && ServiceMode::of(spec).is_job() {
+        return Err(ApiError::bad_request(format!(
+            "label {} is for services that are updated; a job is executed anew instead",
+            deadline::LABEL
+        )));
+    }
     let Some(template) = &spec.task_template else {
         return Ok(());
     };
@@ -474,12 +484,23 @@ mod tests {
 
     #[test]
     fn labels_that_mean_nothing() {
-        let labelled = |value: &str| {
-            let spec = json!({"Labels": {"mesh.rebalance": value}});
-            super::check(&serde_json::from_value(spec).unwrap())
+        let labelled = |label: &str, value: &str, mode: serde_json::Value| {
+            let spec = json!({"Labels": {label: value}, "Mode": mode});
+            super::check(&serde_json::from_value(spec).unwrap()).map_err(|e| e.message().to_owned())
         };
-        assert!(labelled("2").is_ok());
-        assert!(labelled("many").is_err());
+        let (global, job) = (json!({"Global": {}}), json!({"GlobalJob": {}}));
+        assert!(labelled("mesh.rebalance", "2", json!({})).is_ok());
+        assert!(labelled("mesh.rebalance", "many", json!({})).is_err());
+        let deadline = "mesh.progress-deadline";
+        assert_eq!(labelled(deadline, "90s", global), Ok(()));
+        assert_eq!(labelled(deadline, "off", job.clone()), Ok(()));
+        let told = labelled(deadline, "soon", json!({})).unwrap_err();
+        assert!(
+            told.starts_with("label mesh.progress-deadline=soon is invalid"),
+            "{told}"
+        );
+        let told = labelled(deadline, "90s", job).unwrap_err();
+        assert!(told.contains("a job is executed anew"), "{told}");
     }
 
     #[test]

@@ -1,0 +1,170 @@
+//! Services that do not converge: one whose label says how long its tasks may make no progress is not waited for
+//! any longer than that.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use mesh_api::{
+    deadline,
+    engine::{Service, ServiceUpdateStatusStateEnum as Update, Task, TaskState},
+    human::go_duration,
+};
+
+use super::{failure, state};
+use crate::view::{created_at, word};
+
+/// The managers know of an update that makes no progress first, and say what becomes of it.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How a service has got on since it is looked at.
+#[derive(Debug, Default)]
+pub(super) struct Course {
+    /// Tasks of the newest version that were seen running.
+    seen: HashSet<String>,
+    /// When one was last seen for the first time, or when everything ran.
+    progress: Option<Instant>,
+}
+
+impl Course {
+    /// Takes up what there is `now`: the service's tasks of its newest version, and whether all run that shall. Says why it is of no
+    /// use to wait any longer, once it is.
+    pub(super) fn look(
+        &mut self,
+        service: &Service,
+        tasks: &[Task],
+        converged: bool,
+        now: Instant,
+    ) -> Option<String> {
+        let mut is_progress = converged;
+        for task in tasks.iter().filter(|t| state(t) == TaskState::RUNNING) {
+            is_progress |= self.seen.insert(task.id.clone().unwrap_or_default());
+        }
+        let last = *self.progress.get_or_insert(now);
+        if is_progress {
+            self.progress = Some(now);
+            return None;
+        }
+        let spec = service.spec.as_ref()?;
+        let deadline = deadline::of(spec.labels.as_ref()).ok().flatten()?;
+        if now.duration_since(last) < deadline + slack(service) {
+            return None;
+        }
+        let idle = tasks.iter().filter(|t| state(t) != TaskState::RUNNING);
+        let newest = idle.max_by_key(|task| created_at(task));
+        let what = newest.map_or_else(|| "it has none".to_owned(), told);
+        Some(format!(
+            "no task has become running for {}: {what}",
+            go_duration(deadline)
+        ))
+    }
+}
+
+/// Time that does not count: what an update lets pass by itself between tasks, and what its managers take to end it.
+fn slack(service: &Service) -> Duration {
+    let spec = service.spec.as_ref();
+    let delay = match service.update_status.as_ref().and_then(|u| u.state) {
+        Some(Update::UPDATING) => spec.and_then(|s| s.update_config.as_ref()?.delay),
+        Some(Update::ROLLBACK_STARTED) => spec.and_then(|s| s.rollback_config.as_ref()?.delay),
+        _ => return Duration::ZERO,
+    };
+    let delay = delay.and_then(|nanos| u64::try_from(nanos).ok());
+    GRACE + Duration::from_nanos(delay.unwrap_or(0))
+}
+
+/// A task, its state and what went wrong.
+fn told(task: &Task) -> String {
+    // `web.1.<task id>`: the id says nothing to people.
+    let name = task.name.as_deref().unwrap_or_default();
+    let name = name.rsplit_once('.').map_or(name, |(short, _)| short);
+    let is = format!("{name} is {}", word(Some(state(task))));
+    match failure(task) {
+        error if error.is_empty() => is,
+        error => format!("{is}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn service(deadline: &str, update: &str) -> Service {
+        let status = (!update.is_empty()).then(|| json!({"State": update}));
+        serde_json::from_value(json!({
+            "Spec": {"Labels": {"mesh.progress-deadline": deadline}, "UpdateConfig": {"Delay": 20_000_000_000_i64}},
+            "UpdateStatus": status
+        }))
+        .expect("service")
+    }
+
+    fn task(id: &str, state: &str, error: &str) -> Task {
+        serde_json::from_value(json!({
+            "ID": id, "Name": format!("web.1.{id}"), "CreatedAt": format!("2026-01-01T00:00:0{}Z", &id[1..]),
+            "Status": {"State": state, "Err": error}
+        }))
+        .expect("task")
+    }
+
+    #[test]
+    fn a_service_is_waited_for_as_long_as_tasks_become_running() {
+        let refused = "no suitable node (insufficient resources on 3 nodes)";
+        let pending = [task("t1", "running", ""), task("t2", "pending", refused)];
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        for (label, update, limit) in [
+            ("30s", "", Some(30)),
+            ("30s", "completed", Some(30)),
+            ("30s", "updating", Some(55)),
+            ("30s", "rollback_started", Some(35)),
+            ("off", "", None),
+        ] {
+            let service = service(label, update);
+            let mut course = Course::default();
+            let case = format!("{label} {update}");
+            assert_eq!(course.look(&service, &[], false, at(0)), None, "{case}");
+            assert_eq!(
+                course.look(&service, &pending, false, at(10)),
+                None,
+                "{case}"
+            );
+            let Some(limit) = limit else {
+                assert_eq!(course.look(&service, &pending, false, at(10_000)), None);
+                continue;
+            };
+            let early = course.look(&service, &pending, false, at(10 + limit - 1));
+            assert_eq!(early, None, "{case}");
+            let told = course.look(&service, &pending, false, at(10 + limit));
+            let expected =
+                format!("no task has become running for 30s: web.1 is pending: {refused}");
+            assert_eq!(told, Some(expected), "{case}");
+        }
+    }
+
+    #[test]
+    fn what_has_converged_is_not_given_up() {
+        let (service, begun) = (service("30s", ""), Instant::now());
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let mut course = Course::default();
+        let running = [task("t1", "running", "")];
+        assert_eq!(course.look(&service, &running, true, at(0)), None);
+        assert_eq!(course.look(&service, &running, true, at(100)), None);
+        let failed = [
+            task("t1", "failed", "task: non-zero exit (1)"),
+            task("t2", "ready", ""),
+        ];
+        assert_eq!(course.look(&service, &failed, false, at(129)), None);
+        let told = course.look(&service, &failed, false, at(130));
+        assert_eq!(
+            told.as_deref(),
+            Some("no task has become running for 30s: web.1 is ready")
+        );
+        assert_eq!(
+            Course::default().look(&service, &[], true, at(500)),
+            None,
+            "a service without tasks"
+        );
+    }
+}
