@@ -82,12 +82,8 @@ pub(crate) fn under_load<T>(
     let (v4, v6) = (&v4, &v6);
     let over = &AtomicBool::new(false);
     thread::scope(|scope| {
-        let askers = [
-            (v4, Answer::Short),
-            (v6, Answer::Short),
-            (v4, Answer::Long),
-        ]
-        .map(|(nodes, what)| scope.spawn(move || ask(client, nodes, what, over)));
+        let askers = [(v4, Answer::Short), (v6, Answer::Short), (v4, Answer::Long)]
+            .map(|(nodes, what)| scope.spawn(move || ask(client, nodes, what, over)));
         let done = {
             let _over = Over(over);
             act()
