@@ -86,6 +86,36 @@ pub fn http_get_within(
     parse(&bytes, local)
 }
 
+/// Asks for an answer that is a minute late, goes on sending, and gives the error that ends the connection.
+///
+/// # Errors
+/// When it cannot be opened, is answered, closed in order, or open for so long.
+pub fn hold_open(address: impl Into<IpAddr>, port: u16) -> Result<io::ErrorKind> {
+    const OPEN: Duration = Duration::from_secs(60);
+    const PAUSE: Duration = Duration::from_millis(100);
+    let address = SocketAddr::new(address.into(), port);
+    let mut stream = TcpStream::connect_timeout(&address, REQUEST_LIMIT)
+        .with_context(|| format!("cannot connect to {address}"))?;
+    stream.set_read_timeout(Some(PAUSE))?;
+    let late = OPEN.as_millis();
+    write!(
+        stream,
+        "GET /sleep/{late} HTTP/1.1\r\nHost: {address}\r\n\r\n"
+    )?;
+    let begun = Instant::now();
+    while begun.elapsed() < OPEN {
+        // Nobody reads it: a server that is killed resets the connection then.
+        let step = stream.write(b"x").and_then(|_| stream.read(&mut [0; 1500]));
+        match step {
+            Ok(0) => bail!("{address} has closed the connection"),
+            Ok(_) => bail!("{address} has answered"),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Ok(error.kind()),
+        }
+    }
+    bail!("the connection to {address} is still open")
+}
+
 fn parse(bytes: &[u8], local: SocketAddr) -> Result<HttpReply> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
         bail!(

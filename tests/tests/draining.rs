@@ -1,10 +1,20 @@
-//! Tasks that leave: what is open goes on and is counted, what is new goes elsewhere.
+//! Tasks that leave: what is open goes on and is counted until the grace ends, what is new goes elsewhere.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::ErrorKind,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    Rig, client::http_get_within, eventually, load::while_all_ask, rig::UP_LIMIT, scenario,
+    Rig,
+    client::{hold_open, http_get_within},
+    eventually, lan,
+    load::while_all_ask,
+    rig::UP_LIMIT,
+    scenario,
 };
 
 /// A request that takes so long is still under way when its task is told to leave, on a busy machine too.
@@ -35,9 +45,14 @@ fn open_flows(rig: &Rig) -> Result<BTreeMap<(String, String), u64>> {
 
 /// Waits until so many flows are open on each network, all states together.
 fn wait_open(rig: &Rig, wanted: u64, limit: Duration) -> Result<()> {
+    wait_open_on(rig, [("ingress", wanted), ("front", wanted)], limit)
+}
+
+/// Waits until so many flows are open on these networks, all states together.
+fn wait_open_on(rig: &Rig, wanted: [(&str, u64); 2], limit: Duration) -> Result<()> {
     eventually("the open flows", limit, || {
         let open = open_flows(rig)?;
-        for network in ["ingress", "front"] {
+        for (network, wanted) in wanted {
             let own = open.iter().filter(|((name, _), _)| name == network);
             ensure!(own.map(|(_, open)| open).sum::<u64>() == wanted, "{open:?}");
         }
@@ -102,5 +117,68 @@ fn an_update_fails_no_request() {
         asked.all_answered()?;
         ensure!(asked.inside > 0, "nothing was asked by its name");
         Ok(())
+    });
+}
+
+/// How long tasks may go on after their stop signal: long enough to see their flows drain.
+const GRACE: Duration = Duration::from_secs(8);
+
+#[test]
+fn open_flows_are_cut_when_the_grace_ends() {
+    scenario("cut", 2, |rig| {
+        rig.network("front")?;
+        let grace = format!("{}s", GRACE.as_secs());
+        let web = ["--network", "front", "--publish", "80:80"];
+        rig.create(
+            "web",
+            &[&web[..], &["--stop-grace-period", &grace]].concat(),
+        )?;
+        rig.sleepers("shell", &["--network", "front"])?;
+        let shell = rig.task("shell")?;
+        rig.wait_running("web", 1)?;
+        // One node has the task, the other one not.
+        let asked: Vec<IpAddr> = rig
+            .nodes
+            .iter()
+            .flat_map(|node| [node.address.into(), lan::v6(node.address).into()])
+            .collect();
+        std::thread::scope(|scope| {
+            let (rig, shell) = (&*rig, &shell);
+            let outside: Vec<_> = asked
+                .iter()
+                .map(|&address| {
+                    let hold = move || rig.client.enter(|| hold_open(address, 80));
+                    (address, scope.spawn(hold))
+                })
+                .collect();
+            let inside = ["tcp", "udp"].map(|kind| {
+                let hold = move || rig.exec(shell, &["whoami", "hold", kind, "web:80"]);
+                (kind, scope.spawn(hold))
+            });
+            let open = asked.len() as u64;
+            wait_open_on(rig, [("ingress", open), ("front", 2)], UP_LIMIT)?;
+            let begun = Instant::now();
+            rig.first().ok(&["service", "scale", "-d", "web=0"])?;
+            eventually("all flows to drain", UP_LIMIT, || {
+                let open = open_flows(rig)?;
+                let draining = open.iter().filter(|((_, state), _)| state == "draining");
+                ensure!(draining.map(|(_, open)| open).sum::<u64>() == 6, "{open:?}");
+                Ok(())
+            })?;
+            for (address, flow) in outside {
+                let cut = flow.join().expect("no panic")?;
+                ensure!(cut == ErrorKind::ConnectionReset, "{address}: {cut}");
+            }
+            let [tcp, udp] = inside.map(|(kind, flow)| {
+                let said = flow.join().expect("no panic");
+                said.with_context(|| format!("{kind} to the virtual address"))
+            });
+            let (tcp, udp) = (tcp?, udp?);
+            ensure!(tcp.trim() == "ConnectionReset", "{tcp}");
+            // The socket is silent, and its task gone: the agent has closed it.
+            ensure!(udp.trim() == "ConnectionAborted", "{udp}");
+            ensure!(begun.elapsed() >= GRACE, "cut after {:?}", begun.elapsed());
+            Ok(())
+        })
     });
 }

@@ -5,6 +5,7 @@
 //! whoami fetch URL                   GET a URL and print the body; also when called as `curl`
 //! whoami load rr|conn|stream ..      generate load and print figures as JSON (see `load`)
 //! whoami peer tcp|connected|udp ..   say what a socket says of its peer (see `peer`)
+//! whoami hold tcp|udp ..             keep a flow open, and say what cut it (see `hold`)
 //! whoami exit [CODE] [SECONDS]       end with CODE (0) after SECONDS (0)
 //! ```
 //!
@@ -14,6 +15,7 @@
 mod cpu;
 mod drain;
 mod fetch;
+mod hold;
 mod http;
 mod load;
 mod peer;
@@ -48,11 +50,14 @@ fn main() -> ExitCode {
         "fetch" => fetch::run(rest),
         "load" => load::run(rest),
         "peer" => peer::run(rest),
+        "hold" => hold::run(rest),
         "exit" => match exit(rest) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),
         },
-        other => Err(format!("unknown verb {other:?}: serve, fetch, load, peer or exit").into()),
+        other => {
+            Err(format!("unknown verb {other:?}: serve, fetch, load, peer, hold or exit").into())
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -35,7 +35,7 @@ fn exceeded() -> Icmpv4Type {
 }
 
 /// An error about a packet, of which it quotes the IP header and eight bytes: the ports, and of TCP the number.
-fn about(kind: Icmpv4Type, from: Ipv4Addr, to: Ipv4Addr, packet: &Frame) -> Frame {
+pub(crate) fn about(kind: Icmpv4Type, from: Ipv4Addr, to: Ipv4Addr, packet: &Frame) -> Frame {
     quoting(kind, from, to, packet, packet)
 }
 

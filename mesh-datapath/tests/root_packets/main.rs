@@ -5,6 +5,7 @@ mod affinity;
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;
+mod cut_v6;
 mod direct;
 mod encrypted;
 mod errors;

@@ -191,6 +191,33 @@ impl Row {
         self
     }
 
+    /// Only so many bytes of the packet come in, and what comes out lacks as many.
+    pub(crate) fn cut(mut self, length: usize) -> Self {
+        let whole = self.packet.bytes();
+        let missing = whole.len() - length;
+        let less = |packet: &Packet| {
+            let mut bytes = packet.bytes();
+            bytes.truncate(bytes.len().saturating_sub(missing));
+            Packet::Bytes(bytes)
+        };
+        self.name = format!("{}, {length} bytes of it", self.name);
+        self.packet = less(&self.packet);
+        self.out = match &self.out {
+            Out::Frame(frame, from) => Out::Frame(less(frame), *from),
+            Out::Tunnel(inner, vni) => Out::Tunnel(less(inner), *vni),
+            out => out.clone(),
+        };
+        self
+    }
+
+    /// It passes, and nothing is made of it.
+    pub(crate) fn unnoticed(mut self) -> Self {
+        (self.outcome, self.action, self.out) = (Verdict::Pass.name(), 0, Out::Same);
+        self.after = self.before.clone();
+        self.counted.clear();
+        self
+    }
+
     /// IPv6 does this in another way.
     pub(crate) fn only_v4(mut self) -> Self {
         self.only_v4 = true;

@@ -9,6 +9,7 @@ use mesh_common::{
 
 use crate::{
     common::INGRESS_V6,
+    cut_v6::{self, DEEP, IP, TCP, UDP, deep, passes},
     frames::*,
     neighbours::{Host, advertisement, message, solicitation},
     overlay_tc,
@@ -367,13 +368,28 @@ pub(crate) fn on_loopback() -> Vec<Row> {
     ] {
         rows.push(row(what, call(at, 81)));
     }
-    let segment = call(HOME, 81).six().expect("IPv6").bytes();
-    for length in 54..68 {
-        rows.push(row(
-            format!("TCP, {length} bytes of it"),
-            &segment[..length],
-        ));
+    for (what, offset, of) in [
+        ("TCP", IP, None),
+        (
+            "TCP behind extension headers",
+            DEEP,
+            Some(deep as fn(&Frame) -> Frame),
+        ),
+    ] {
+        let of = |frame: Frame| of.map_or_else(|| frame.clone(), |of| of(&frame));
+        let inside = near(of(syn((NODE, PORT), SERVER))).with_source_v6(seen);
+        let whole = row(what, of(call(HOME, 81)))
+            .delivers(inside)
+            .remembers(here(wire::TCP, HOME))
+            .counts("tcp/81", SIDE_GATE, true);
+        rows.extend(cut_v6::cut(IP, cut_v6::at(offset, TCP), passes, &whole));
     }
+    let whole = row("UDP", datagram(HOME, 81))
+        .delivers(near(udp((NODE, PORT), SERVER)).with_source_v6(seen))
+        .remembers(here(wire::UDP, HOME))
+        .binds(bound(81), SIDE_GATE)
+        .counts("udp/81", SIDE_GATE, true);
+    rows.extend(cut_v6::cut(IP, cut_v6::at(IP, UDP), passes, &whole));
     finish(rows, LO)
 }
 
