@@ -41,6 +41,9 @@ pub struct Timings {
     pub dispatch_delay: Duration,
     /// Longest wait for the nodes to acknowledge that a task takes no new connections.
     pub drain_limit: Duration,
+    /// The same while a node that is not down has no session, or has not caught up since it has one: an agent that is started
+    /// again sends requests where it did before until its packet path is open. One whose power is gone is down before that.
+    pub return_limit: Duration,
     /// Time between that acknowledgement and the task's stop signal, for requests on their way.
     pub drain_settle: Duration,
     /// Tasks of a node that has been down this long are given up.
@@ -61,6 +64,7 @@ impl Default for Timings {
             raft_election: Duration::from_millis(600),
             dispatch_delay: Duration::from_millis(20),
             drain_limit: Duration::from_secs(2),
+            return_limit: Duration::from_secs(15),
             drain_settle: Duration::from_millis(200),
             orphan_after: Duration::from_secs(24 * 3600),
             entry_changes: 2000,

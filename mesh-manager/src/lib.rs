@@ -33,6 +33,8 @@ mod managers;
 mod member;
 mod orchestrator;
 mod prolonging;
+#[cfg(test)]
+mod properties;
 mod proposer;
 mod queries;
 mod raft;

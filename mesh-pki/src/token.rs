@@ -74,7 +74,45 @@ impl fmt::Debug for JoinToken {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RootCa;
+    use crate::{RootCa, UnlockKey};
+    use proptest::prelude::*;
+
+    /// The text with another character at one place.
+    fn changed(text: &str, at: usize, to: char) -> Option<String> {
+        let mut all: Vec<char> = text.chars().collect();
+        let at = at % all.len();
+        let is_other = std::mem::replace(&mut all[at], to) != to;
+        is_other.then(|| all.into_iter().collect())
+    }
+
+    proptest! {
+        #[test]
+        fn texts_of_tokens_are_read_and_changed_ones_are_no_token_or_another(
+            digest in "[0-9a-z]{50}", secret in "[0-9a-z]{25}", at: usize, to in "[ -~é]",
+        ) {
+            let token = JoinToken { digest, secret };
+            let text = token.to_string();
+            prop_assert_eq!(&text.parse::<JoinToken>().unwrap(), &token);
+            let to = to.chars().next().unwrap();
+            let other = changed(&text, at, to).and_then(|text| text.parse::<JoinToken>().ok());
+            prop_assert!(other.is_none_or(|other| other != token));
+            for length in 0..text.len() {
+                prop_assert!(text[..length].parse::<JoinToken>().is_err());
+            }
+        }
+
+        #[test]
+        fn texts_of_unlock_keys_are_read_and_changed_ones_are_no_key_or_another(
+            key: [u8; 32], at: usize, to in "[ -~é]",
+        ) {
+            let key = UnlockKey::from_bytes(&key).unwrap();
+            let text = key.to_string();
+            prop_assert!(text.parse::<UnlockKey>().unwrap() == key);
+            let to = to.chars().next().unwrap();
+            let other = changed(&text, at, to).and_then(|text| text.parse::<UnlockKey>().ok());
+            prop_assert!(other.is_none_or(|other| other != key));
+        }
+    }
 
     #[test]
     fn a_token_survives_its_text() {

@@ -1,5 +1,5 @@
 //! Turns the clock of a program that it is loaded into before all other libraries (`LD_PRELOAD`): the time of day is ahead by
-//! as many seconds as the environment says in `MESH_TEST_CLOCK_AHEAD`. Clocks that count from the machine's start are right.
+//! as many seconds as the environment says in `MESH_TEST_CLOCK_AHEAD`, or behind if that is negative. Clocks that count from the machine's start are right.
 
 use std::{
     ffi::{c_int, c_long},

@@ -81,6 +81,22 @@ pub fn form_of(rig: &Rig, count: usize) -> Result<()> {
     rig.wait_ready(count)
 }
 
+/// Has nodes join the first one's cluster as workers. It does not wait for them.
+///
+/// # Errors
+/// One of them is not let in.
+pub fn join_workers(rig: &Rig, nodes: &[Node]) -> Result<()> {
+    let first = rig.first();
+    let token = first.ok(&["swarm", "join-token", "-q", "worker"])?;
+    let remote = format!("{}:2377", first.address);
+    for node in nodes {
+        let own = node.address.to_string();
+        let join = ["swarm", "join", "--advertise-addr", &own, "--token"];
+        node.ok(&[&join[..], &[token.trim(), &remote]].concat())?;
+    }
+    Ok(())
+}
+
 /// Host names with what `node ls` says of them as managers, asked of `by`.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::{
     fs::{self, OpenOptions},
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -48,6 +48,8 @@ pub struct Node {
     pub own_mounts: bool,
     /// By how much the clock of an agent is ahead that is started from now on.
     pub clock_ahead: Duration,
+    /// By how much it is behind.
+    pub clock_behind: Duration,
     /// The disk of an agent that is started from now on can be [slowed down](Self::set_sync_delay).
     pub may_be_slow: bool,
     agent: Option<Child>,
@@ -71,6 +73,7 @@ impl Node {
             args: Vec::new(),
             own_mounts: false,
             clock_ahead: Duration::ZERO,
+            clock_behind: Duration::ZERO,
             may_be_slow: false,
             agent: None,
         }
@@ -140,10 +143,11 @@ impl Node {
             .stdout(log.try_clone()?)
             .stderr(log);
         let mut libraries = Vec::new();
-        if !self.clock_ahead.is_zero() {
+        let [ahead, behind] = [self.clock_ahead, self.clock_behind].map(|by| by.as_secs());
+        if ahead != behind {
             libraries.push(self.library("clock.so", CLOCK)?);
-            let ahead = self.clock_ahead.as_secs().to_string();
-            command.env("MESH_TEST_CLOCK_AHEAD", ahead);
+            let ahead = i128::from(ahead) - i128::from(behind);
+            command.env("MESH_TEST_CLOCK_AHEAD", ahead.to_string());
         }
         if self.may_be_slow {
             libraries.push(self.library("sync.so", SYNC)?);
@@ -258,6 +262,21 @@ impl Node {
         child.kill()?;
         child.wait()?;
         Ok(())
+    }
+
+    /// Waits for the end of an agent that was made to end.
+    ///
+    /// # Errors
+    /// When it does not run, or runs on.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        let mut child = self.agent.take().context("the agent does not run")?;
+        let ended = eventually("the agent to end", STOP_LIMIT, || {
+            child.try_wait()?.context("it runs on")
+        });
+        if ended.is_err() {
+            self.agent = Some(child);
+        }
+        ended
     }
 
     /// Asks the agent to stop, as a service manager does, and waits.

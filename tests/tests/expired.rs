@@ -106,24 +106,12 @@ fn wait_for_log(node: &Node, words: &str) -> Result<()> {
     })
 }
 
-/// Has nodes join as workers.
-fn join(rig: &Rig, nodes: &[Node]) -> Result<()> {
-    let token = rig.nodes[0].ok(&["swarm", "join-token", "-q", "worker"])?;
-    let remote = format!("{}:2377", rig.nodes[0].address);
-    for node in nodes {
-        let own = node.address.to_string();
-        let join = ["swarm", "join", "--advertise-addr", &own, "--token"];
-        node.ok(&[&join[..], &[token.trim(), &remote]].concat())?;
-    }
-    Ok(())
-}
-
 #[test]
 fn a_swarm_that_was_off_for_a_hundred_days_goes_on() {
     let builder = Rig::builder(&test_name("hundred")).nodes(3).without_swarm();
     scenario_on(builder, |rig| {
         managers::form_of(rig, 2)?;
-        join(rig, &rig.nodes[2..])?;
+        managers::join_workers(rig, &rig.nodes[2..])?;
         rig.wait_ready(3)?;
         rig.create("web", &["--publish", "80:80", "--mode", "global"])?;
         rig.wait_running("web", 3)?;
@@ -193,7 +181,7 @@ fn a_swarm_comes_back_after_all_certificates_have_expired_but_for_a_removed_node
     let builder = Rig::builder(&test_name("expired")).nodes(5).without_swarm();
     scenario_on(builder, |rig| {
         managers::form_of(rig, 3)?;
-        join(rig, &rig.nodes[3..])?;
+        managers::join_workers(rig, &rig.nodes[3..])?;
         rig.wait_ready(5)?;
         rig.create("web", &["--publish", "80:80", "--mode", "global"])?;
         rig.wait_running("web", 5)?;

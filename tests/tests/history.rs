@@ -193,6 +193,88 @@ fn faults(rig: &mut Rig, record: &Record) -> Result<()> {
     record.goes_on("after all were killed")
 }
 
+/// Five managers fall into parts: those of three go on, those of two do not, and say so.
+fn parts(rig: &mut Rig, record: &Record) -> Result<()> {
+    let addresses: Vec<_> = rig.nodes.iter().map(|node| node.address).collect();
+    record.goes_on("to begin with")?;
+    // The leader is with the two, and then with the three.
+    for with_leader in [true, false] {
+        let leads = led_by(rig)?;
+        let few: Vec<usize> = match with_leader {
+            true => vec![leads, (leads + 1) % 5],
+            false => vec![(leads + 1) % 5, (leads + 2) % 5],
+        };
+        let many: Vec<usize> = (0..5).filter(|at| !few.contains(at)).collect();
+        let others: Vec<_> = many.iter().map(|at| addresses[*at]).collect();
+        for at in &few {
+            managers::cut(&rig.nodes[*at], &others, Way::Both)?;
+        }
+        record.goes_on("with two of five cut off")?;
+        let at = &rig.nodes[few[1]];
+        eventually("the two to say that nobody leads", UP_LIMIT, || {
+            let answer = at.engine().get("/services")?;
+            let told = answer.header("warning");
+            ensure!(
+                answer.is_success() && told.contains("does not have a leader"),
+                "{told}"
+            );
+            let spec = json!({"Name": "none", "Data": "eA=="});
+            let refused = at.engine().post("/configs/create", &spec)?;
+            ensure!(refused.status.starts_with("503"), "{}", refused.status);
+            let told = String::from_utf8_lossy(&refused.body).into_owned();
+            ensure!(told.contains("The swarm does not have a leader."), "{told}");
+            Ok(())
+        })?;
+        for at in &few {
+            managers::mend(&rig.nodes[*at])?;
+        }
+        record.goes_on("with all five again")?;
+    }
+    Ok(())
+}
+
+/// Followers are cut off, one and then both, and managers are stopped and started one after the other.
+fn one_after_the_other(rig: &mut Rig, record: &Record) -> Result<()> {
+    let addresses: Vec<_> = rig.nodes.iter().map(|node| node.address).collect();
+    record.goes_on("to begin with")?;
+    for way in [Way::Both, Way::In, Way::Out] {
+        let leads = led_by(rig)?;
+        let (one, other) = ((leads + 1) % 3, (leads + 2) % 3);
+        managers::cut(&rig.nodes[one], &[addresses[leads], addresses[other]], way)?;
+        record.goes_on(&format!("with a follower cut off: {way:?}"))?;
+        managers::mend(&rig.nodes[one])?;
+        record.goes_on("with it mended")?;
+    }
+    // Each is alone: nobody leads until that is over.
+    let leads = led_by(rig)?;
+    for offset in [1, 2] {
+        let others = [1, 2].map(|n| addresses[(leads + offset + n) % 3]);
+        managers::cut(&rig.nodes[(leads + offset) % 3], &others, Way::Both)?;
+    }
+    eventually("the leader to lead no more", UP_LIMIT, || {
+        let spec = json!({"Name": "none", "Data": "eA=="});
+        let refused = rig.nodes[leads].engine().post("/configs/create", &spec)?;
+        ensure!(refused.status.starts_with("503"), "{}", refused.status);
+        Ok(())
+    })?;
+    for offset in [1, 2] {
+        managers::mend(&rig.nodes[(leads + offset) % 3])?;
+    }
+    record.goes_on("with both followers back")?;
+    for at in 0..rig.nodes.len() {
+        rig.nodes[at].stop()?;
+        record.goes_on("with one stopped")?;
+        rig.nodes[at].start()?;
+        record.goes_on("with it started again")?;
+    }
+    // And without a pause in between: the next one goes once the one before answers.
+    for node in &mut rig.nodes {
+        node.kill()?;
+        node.start()?;
+    }
+    record.goes_on("after all were killed in turn")
+}
+
 /// What disks do to managers: those of the leader and of a follower are slow, or full, and at last all are slow.
 fn bad_disks(rig: &mut Rig, record: &Record, disks: &[SmallDisk]) -> Result<()> {
     record.goes_on("to begin with")?;
@@ -314,4 +396,16 @@ fn what_was_answered_has_an_order_whatever_the_disks_do() {
         }
         Ok(())
     });
+}
+
+#[test]
+fn what_was_answered_has_an_order_in_parts_of_three_and_two() {
+    let builder = Rig::builder(&test_name("hparts")).nodes(5).without_swarm();
+    scenario_on(builder, |rig| play(rig, parts));
+}
+
+#[test]
+fn what_was_answered_has_an_order_one_after_the_other() {
+    let builder = Rig::builder(&test_name("hturn")).nodes(3).without_swarm();
+    scenario_on(builder, |rig| play(rig, one_after_the_other));
 }

@@ -147,6 +147,12 @@ impl Sessions {
         }
     }
 
+    /// Whether all of these nodes are in session and have applied a whole state since it was opened.
+    pub(crate) fn are_caught_up<'a>(&self, mut nodes: impl Iterator<Item = &'a str>) -> bool {
+        let open = self.lock();
+        nodes.all(|id| open.get(id).is_some_and(|s| s.acknowledged() > 0))
+    }
+
     /// Whether every node in session has applied the state of `index`.
     pub(crate) fn is_acknowledged(&self, index: u64) -> bool {
         self.lock().values().all(|s| s.acknowledged() >= index)

@@ -1,7 +1,7 @@
 //! Runs the pure planners while this manager leads: waits for events and for the times they asked
 //! for, reads the state, proposes the changes.
 
-use super::{Inputs, Liveness, liveness::heartbeat_period, plan, round::Round, stop::nanos};
+use super::{Inputs, Liveness, liveness::heartbeat_period, plan, round::Round};
 use crate::{
     ManagerError, Operation,
     core::Core,
@@ -9,6 +9,7 @@ use crate::{
     state::{Event, EventAction, NodeState, ObjectKind},
 };
 use std::{
+    cell::LazyCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
@@ -247,20 +248,19 @@ impl Driver {
         let now = core.config.machine.now();
         // A clock may be set back.
         self.leads_since = self.leads_since.min(now);
-        // Nodes look for a new leader for a moment: what they have applied is not known until then.
-        let found_by = self
-            .leads_since
-            .saturating_add(nanos(core.config.timings.drain_limit));
-        let has_all = now >= found_by || {
-            let mut ready = state.nodes().filter(|n| n.state == NodeState::Ready);
-            ready.all(|node| core.sessions.get(&node.id).is_some())
-        };
-        let is_acknowledged = |index| has_all && core.sessions.is_acknowledged(index);
+        // An agent that is started again, or looks for a new leader, goes by what it was told before.
+        let has_all = LazyCell::new(|| {
+            let ready = state.nodes().filter(|n| n.state == NodeState::Ready);
+            core.sessions.are_caught_up(ready.map(|n| n.id.as_str()))
+        });
+        let is_acknowledged = |index| *has_all && core.sessions.is_acknowledged(index);
+        let is_complete = || *has_all;
         let inputs = Inputs {
             now,
             leads_since: self.leads_since,
             timings: &core.config.timings,
             is_acknowledged: &is_acknowledged,
+            is_complete: &is_complete,
         };
         self.is_stale = false;
         if std::mem::take(&mut self.all_dirty) {

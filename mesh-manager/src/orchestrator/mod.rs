@@ -43,6 +43,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) timings: &'a Timings,
     /// Whether every node has applied the state of this index.
     pub(crate) is_acknowledged: &'a dyn Fn(u64) -> bool,
+    /// Whether every node that is not down is in session, and has caught up.
+    pub(crate) is_complete: &'a dyn Fn() -> bool,
 }
 
 impl Inputs<'_> {
