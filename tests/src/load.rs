@@ -75,7 +75,7 @@ impl Asked {
 }
 
 /// Ends the requests when what happens to the mesh is over, be it by a panic.
-struct Over<'a>(&'a AtomicBool);
+pub struct Over<'a>(pub &'a AtomicBool);
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {

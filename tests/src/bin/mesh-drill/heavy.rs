@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use mesh_tests::{HttpReply, NetNs, http_get, lan};
+use mesh_tests::{HttpReply, NetNs, http_get, lan, load::Over};
 
 /// Bytes of a long answer: it takes longer than a task that is stopped at once would live.
 const LONG: usize = 20_000_000;
@@ -104,15 +104,6 @@ pub(crate) fn under_load<T>(
         }
         Ok((done?, sum))
     })
-}
-
-/// Ends the load when what happens to the mesh is over, be it by a panic.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Asks the nodes in turn until it is over.
