@@ -1,17 +1,20 @@
-//! Real traffic of SCTP. The kernel here need not have it: raw sockets make and check the packets.
+//! Real traffic of SCTP. The kernel need not have it: raw sockets make and check the packets. Where it has, as that of
+//! `cargo xtask vm-test`, its own associations as well.
 
 mod common;
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd as _, OwnedFd},
     sync::Arc,
+    thread,
 };
 
 use common::{
-    LAN_V6, Node, Ns, PATIENCE, SILENCE,
-    pair::{N1, N2, Pair, TARGET},
+    LAN_V6, Node, Ns, OVERLAY_V6, PATIENCE, SILENCE,
+    pair::{CLIENT, N1, N2, Pair, TARGET, VIP, VIP_FAR},
     six,
 };
 use mesh_common::{
@@ -21,14 +24,17 @@ use mesh_common::{
 use mesh_datapath::{PublishedPort, Service, XdpMode};
 use nix::sys::{
     socket::{
-        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, recvfrom,
-        sendto, setsockopt, socket, sockopt::ReceiveTimeout,
+        AddressFamily, Backlog, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind,
+        connect, listen, recvfrom, sendto, setsockopt, socket,
+        sockopt::{ReceiveTimeout, SendTimeout},
     },
     time::TimeVal,
 };
 
 /// Length of the header.
 const HEADER: usize = 12;
+/// Type of the chunk by which a kernel that has SCTP ends what it knows nothing of (RFC 9260, section 3.3.7).
+const ABORT: u8 = 6;
 
 /// A packet: ports, and what follows the header.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,20 +64,25 @@ impl Packet {
     }
 }
 
+/// A socket of SCTP.
+fn open(ns: &Ns, kind: SockType, ipv6: bool) -> OwnedFd {
+    let family = if ipv6 {
+        AddressFamily::Inet6
+    } else {
+        AddressFamily::Inet
+    };
+    ns.run(|| {
+        let (flags, protocol) = (SockFlag::empty(), SockProtocol::Sctp);
+        socket(family, kind, flags, protocol).expect("a socket of SCTP")
+    })
+}
+
 /// All SCTP of a namespace in one of the protocols.
 struct Raw(OwnedFd);
 
 impl Raw {
     fn open(ns: &Ns, ipv6: bool) -> Self {
-        let family = if ipv6 {
-            AddressFamily::Inet6
-        } else {
-            AddressFamily::Inet
-        };
-        Self(ns.run(|| {
-            let kind = (SockType::Raw, SockFlag::empty(), SockProtocol::Sctp);
-            socket(family, kind.0, kind.1, kind.2).expect("a raw socket")
-        }))
+        Self(open(ns, SockType::Raw, ipv6))
     }
 
     fn send(&self, packet: &Packet, to: IpAddr) {
@@ -79,19 +90,27 @@ impl Raw {
         sendto(self.0.as_raw_fd(), &packet.bytes(), &to, MsgFlags::empty()).expect("sent");
     }
 
-    /// The next packet and where it is from; `None` if none comes.
+    /// The next packet and where it is from; `None` if none comes. Not what a kernel that has SCTP answers to raw sockets'
+    /// packets, whose checksum may be left for a device to complete.
     fn receive(&self) -> Option<(Packet, IpAddr)> {
+        loop {
+            let (packet, from) = self.receive_any()?;
+            if packet.get(HEADER) != Some(&ABORT) {
+                return Some((Packet::parse(&packet).expect("a right checksum"), from));
+            }
+        }
+    }
+
+    fn receive_any(&self) -> Option<(Vec<u8>, IpAddr)> {
         let mut buffer = [0; 2048];
         let (length, from) = recvfrom::<SockaddrStorage>(self.0.as_raw_fd(), &mut buffer).ok()?;
         let from = from.expect("a sender");
         if let Some(v6) = from.as_sockaddr_in6() {
-            let packet = Packet::parse(&buffer[..length]).expect("a right checksum");
-            return Some((packet, v6.ip().into()));
+            return Some((buffer[..length].to_vec(), v6.ip().into()));
         }
         let v4 = from.as_sockaddr_in().expect("IPv4");
         let header = usize::from(buffer[0] & 0xf) * 4;
-        let packet = Packet::parse(&buffer[header..length]).expect("a right checksum");
-        Some((packet, v4.ip().into()))
+        Some((buffer[header..length].to_vec(), v4.ip().into()))
     }
 }
 
@@ -134,7 +153,8 @@ fn ask(ns: &Ns, to: IpAddr, port: u16) -> BTreeSet<String> {
     names
 }
 
-fn run(xdp: XdpMode) {
+/// `web` is published on port 80 of SCTP as well.
+fn published(xdp: XdpMode) -> Pair {
     let mut pair = Pair::new(xdp);
     for node in &mut pair.nodes {
         let web = node.desired.services.get_mut("web").expect("web");
@@ -145,6 +165,11 @@ fn run(xdp: XdpMode) {
         });
         node.apply();
     }
+    pair
+}
+
+fn run(xdp: XdpMode) {
+    let pair = published(xdp);
     let both = BTreeSet::from(["far", "near"].map(str::to_owned));
     for ipv6 in [false, true] {
         serve(&pair.near.ns, "near", ipv6);
@@ -168,6 +193,127 @@ fn sctp_traffic() {
 #[test]
 fn sctp_traffic_without_xdp() {
     run(XdpMode::Off);
+}
+
+/// Length of a message: one that fits a packet in a tunnel.
+const MESSAGE: usize = 1000;
+
+/// Takes associations in both protocols; answers a message with its name, whom it sees, and the message.
+fn accept(ns: &Ns, name: &'static str) {
+    let socket = open(ns, SockType::Stream, true);
+    let any = SockaddrStorage::from(SocketAddr::from((Ipv6Addr::UNSPECIFIED, TARGET)));
+    bind(socket.as_raw_fd(), &any).expect("bound");
+    listen(&socket, Backlog::new(16).expect("a number")).expect("listening");
+    let listener = TcpListener::from(socket);
+    thread::spawn(move || {
+        for association in listener.incoming().flatten() {
+            thread::spawn(move || answer(association, name));
+        }
+    });
+}
+
+fn answer(mut association: TcpStream, name: &str) -> std::io::Result<()> {
+    let client = association.peer_addr()?.ip().to_canonical();
+    let mut message = vec![0; MESSAGE];
+    association.read_exact(&mut message)?;
+    let mut answer = format!("{name} {client}\n").into_bytes();
+    answer.append(&mut message);
+    association.write_all(&answer)?;
+    // Until the client has ended it.
+    association.read(&mut [0]).map(drop)
+}
+
+/// Who answers, and whom it sees.
+type Answers = BTreeSet<(String, IpAddr)>;
+
+/// Associations with a port of an address, a message each way, until `enough` have answered: who they are.
+fn associate(ns: &Ns, to: IpAddr, port: u16, enough: usize) -> Result<Answers, String> {
+    let patience = TimeVal::new(PATIENCE.as_secs().cast_signed(), 0);
+    let mut answers = Answers::new();
+    for number in 0..40_usize {
+        // Some more, as nobody else may answer.
+        if number >= 10 && answers.len() >= enough {
+            break;
+        }
+        let socket = open(ns, SockType::Stream, to.is_ipv6());
+        setsockopt(&socket, ReceiveTimeout, &patience).expect("a time-out");
+        setsockopt(&socket, SendTimeout, &patience).expect("a time-out");
+        let peer = SockaddrStorage::from(SocketAddr::new(to, port));
+        let text = |step: &str, error: &dyn std::fmt::Display| {
+            format!("{to}, association {number}, {step}: {error}")
+        };
+        connect(socket.as_raw_fd(), &peer).map_err(|e| text("connect", &e))?;
+        // One-to-one sockets have the calls of TCP's (RFC 6458, section 4).
+        let mut association = TcpStream::from(socket);
+        let message: Vec<u8> = (0..MESSAGE).map(|i| (i >> 3 ^ number) as u8).collect();
+        let sent = association.write_all(&message);
+        sent.map_err(|e| text("send", &e))?;
+        let mut answer = Vec::new();
+        let mut buffer = [0; 2 * MESSAGE];
+        while answer.len() < MESSAGE || !answer.ends_with(&message) {
+            let length = association.read(&mut buffer);
+            match length.map_err(|e| text("receive", &e))? {
+                0 => return Err(text("receive", &"ended")),
+                length => answer.extend(&buffer[..length]),
+            }
+        }
+        let greeting = String::from_utf8_lossy(&answer[..answer.len() - MESSAGE]);
+        let (name, seen) = greeting.trim_end().split_once(' ').unwrap_or_default();
+        let seen = seen.parse().map_err(|e| text(&greeting, &e))?;
+        answers.insert((name.to_owned(), seen));
+    }
+    Ok(answers)
+}
+
+fn associations(xdp: XdpMode) {
+    let pair = published(xdp);
+    accept(&pair.near.ns, "near");
+    accept(&pair.far.ns, "far");
+    let own = pair.near.overlay;
+    let (client, task) = (&pair.client, &pair.near.ns);
+    for (ns, prefix, to, port, answers) in [
+        (
+            client,
+            LAN_V6,
+            N1,
+            80,
+            &[("near", CLIENT), ("far", CLIENT)][..],
+        ),
+        (client, LAN_V6, N2, 80, &[("near", CLIENT), ("far", CLIENT)]),
+        // A task that reaches itself sees the virtual address.
+        (
+            task,
+            OVERLAY_V6,
+            VIP,
+            TARGET,
+            &[("near", VIP), ("far", own)],
+        ),
+        (task, OVERLAY_V6, VIP_FAR, TARGET, &[("far", own)]),
+    ] {
+        let v4: fn(Ipv4Addr, Ipv6Addr) -> IpAddr = |address, _| address.into();
+        for family in [v4, |address, prefix| six(prefix, address).into()] {
+            let wanted: Answers = answers
+                .iter()
+                .map(|(name, seen)| ((*name).to_owned(), family(*seen, prefix)))
+                .collect();
+            let to = family(to, prefix);
+            let found = associate(ns, to, port, wanted.len());
+            let found = found.unwrap_or_else(|why| pair.fail("SCTP", &why));
+            assert_eq!(found, wanted, "{to}: {}", pair.counters());
+        }
+    }
+}
+
+#[test]
+#[ignore = "`cargo xtask vm-test root_sctp` runs it: it needs the kernel module sctp"]
+fn associations_with_xdp() {
+    associations(XdpMode::Native);
+}
+
+#[test]
+#[ignore = "`cargo xtask vm-test root_sctp` runs it: it needs the kernel module sctp"]
+fn associations_without_xdp() {
+    associations(XdpMode::Off);
 }
 
 /// Entries of the table of SCTP's ports.

@@ -266,6 +266,42 @@ fn port_of_another(rig: &mut Rig) -> Result<()> {
     is_well(rig)
 }
 
+/// A network card of n2 that computes checksums inside tunnels wrongly: the cable completes what it gets, and so completes a
+/// sum that begins with another word.
+#[test]
+fn wrong_checksums_are_named() {
+    scenario("docc", 3, |rig| {
+        publish(rig)?;
+        is_well(rig)?;
+        // In the tunnel's datagram: its header, VXLAN's, Ethernet's, IPv4's; then the inner datagram's checksum.
+        let at = (8 + 8 + 14 + 20 + 6) * 8;
+        let port = &rig.nodes[1].port;
+        rig.lan.ns().sh(&[
+            "nft",
+            &format!(
+                "table netdev damage {{ chain c {{ type filter hook ingress device {port} priority 0; \
+                 udp dport 4789 @th,{at},16 set 0xdead; }}; }}"
+            ),
+        ])?;
+        let (troubles, code) = troubles(rig)?;
+        rig.lan.ns().sh(&["nft", "delete table netdev damage"])?;
+        for to in ["n1", "n3"] {
+            let fault = format!("fault n2 path to {to}: ");
+            let line = troubles.iter().find(|line| line.starts_with(&fault));
+            let named =
+                line.is_some_and(|line| line.ends_with(" probes arrive with a wrong checksum"));
+            ensure!(named, "{troubles:#?}");
+        }
+        let others = ["fault n1 path to ", "fault n3 path to "];
+        let is_others = |line: &String| others.iter().any(|other| line.starts_with(other));
+        ensure!(
+            !troubles.iter().any(is_others) && code == 1,
+            "{code}: {troubles:#?}"
+        );
+        is_well(rig)
+    });
+}
+
 /// A node whose agent is gone is named; what the others know is told all the same.
 fn dead_node(rig: &mut Rig) -> Result<()> {
     rig.nodes[2].kill()?;

@@ -2,11 +2,12 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use mesh_tests::{Node, Rig, eventually, http_get, image, rig::UP_LIMIT, scenario};
+use mesh_tests::{Node, Rig, eventually, http_get, image, lan, rig::UP_LIMIT, scenario};
 
 /// Requests on new connections, where each might be answered by another replica.
 const REQUESTS: usize = 30;
@@ -50,6 +51,45 @@ fn a_host_port_answers_where_a_replica_runs() {
             Ok(())
         })?;
         rig.wait_running("direct", 1).map(drop)
+    });
+}
+
+#[test]
+fn a_local_port_does_not_answer_where_no_replica_runs() {
+    scenario("local", 2, |rig| {
+        let local = ["--label", "mesh.policy=local", "--publish", "82:80"];
+        let place = ["--constraint", "node.hostname==n2"];
+        rig.create("near", &[&local[..], &place].concat())?;
+        let any = ["--publish", "83:80"];
+        rig.create("any", &[&any[..], &place].concat())?;
+        let ask = |node: &Node, port| {
+            let [v4, v6] = [IpAddr::from(node.address), lan::v6(node.address).into()];
+            [v4, v6].map(|address| {
+                let reply = rig.client.enter(|| http_get(address, port, "/"));
+                reply
+                    .and_then(|reply| reply.client())
+                    .with_context(|| address.to_string())
+            })
+        };
+        let [without, with] = [&rig.nodes[0], &rig.nodes[1]];
+        eventually("the ports to answer", UP_LIMIT, || {
+            for (node, port) in [(with, 82), (with, 83), (without, 83)] {
+                for reply in ask(node, port) {
+                    reply?;
+                }
+            }
+            Ok(())
+        })?;
+        // Once n1 answers the one, it has been told of the other as well.
+        for reply in ask(without, 82) {
+            let error = reply.err().context("n1 has no replica, and answers")?;
+            let refused = error.chain().any(|cause| {
+                let cause = cause.downcast_ref::<io::Error>();
+                cause.is_some_and(|cause| cause.kind() == io::ErrorKind::ConnectionRefused)
+            });
+            ensure!(refused, "{error:#}");
+        }
+        Ok(())
     });
 }
 
