@@ -185,17 +185,21 @@ impl Datapath {
         snapshot::read(&self.fronts, &self.tables)
     }
 
-    /// Reads the load of a service's backends, by the service's id; nothing if it is unknown.
+    /// Reads the load of the backends of a service, by its id, or of all services; nothing if it is unknown.
     ///
     /// # Errors
     /// When a map cannot be read.
-    pub fn loads(&self, service: &str) -> Result<Vec<BackendLoad>, Error> {
-        snapshot::loads(
-            service,
-            &self.fronts,
-            &self.tables,
-            &Flows(&self.lrus.flows),
-        )
+    pub fn loads(&self, service: Option<&str>) -> Result<Vec<BackendLoad>, Error> {
+        let flows = Flows(&self.lrus.flows);
+        snapshot::loads(service, &self.fronts, &self.tables, Some(&flows))
+    }
+
+    /// The same without open flows ([`BackendLoad::open`] is 0), which are found by reading the whole table of them.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn counters(&self, service: Option<&str>) -> Result<Vec<BackendLoad>, Error> {
+        snapshot::loads(service, &self.fronts, &self.tables, None)
     }
 
     /// The sockets of tasks that talk to virtual addresses, as of now.

@@ -1,6 +1,6 @@
 //! Calls about nodes, networks, virtual addresses and the packet path.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use futures::Stream;
 use hyper::Method;
@@ -16,6 +16,12 @@ use crate::{
     },
     mesh::{Drop, Finding, Flow, OfNodes, TraceLine, Vip},
 };
+
+/// Milliseconds between two readings.
+fn interval_query(interval: Option<Duration>) -> Query {
+    let interval = interval.map(|interval| ("interval", interval.as_millis().to_string()));
+    interval.into_iter().collect()
+}
 
 impl Client {
     /// The cluster's nodes.
@@ -108,21 +114,27 @@ impl Client {
         Ok(answer.networks_deleted.unwrap_or_default())
     }
 
-    /// Every virtual address and what is behind it.
+    /// Every virtual address and what is behind it. With an interval, what goes to each, and at what rate: the nodes take
+    /// so long for two readings.
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub async fn vips(&self) -> Result<Vec<Vip>, ClientError> {
-        self.get("/mesh/vips", &[]).await
+    pub async fn vips(&self, interval: Option<Duration>) -> Result<Vec<Vip>, ClientError> {
+        self.get("/mesh/vips", &interval_query(interval)).await
     }
 
-    /// The virtual addresses of one service, or the one that is this address.
+    /// The virtual addresses of one service, or the one that is this address, and what goes to each task; with an interval,
+    /// at what rate.
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub async fn vip(&self, reference: &str) -> Result<Vec<Vip>, ClientError> {
-        self.get(&format!("/mesh/vips/{}", encode(reference)), &[])
-            .await
+    pub async fn vip(
+        &self,
+        reference: &str,
+        interval: Option<Duration>,
+    ) -> Result<Vec<Vip>, ClientError> {
+        let path = format!("/mesh/vips/{}", encode(reference));
+        self.get(&path, &interval_query(interval)).await
     }
 
     /// Checks all nodes, the tunnels between them and their published ports; takes some seconds.
