@@ -47,8 +47,8 @@ pub struct Config {
     pub flow_entries: u32,
     /// Bytes that all Maglev rows together may take. Memory is taken as it is needed, 1 MiB at a time, up to 1 GiB. A
     /// published port and a virtual address have a row each, and once their backends have changed a second one, the row
-    /// before: 1.1 kB for up to 10 backends, 3.2 kB for up to 30, 10 kB for up to 100, 27 kB for up to 256, 82 kB for up to
-    /// 400 and 134 kB for up to 650. 5,000 rows for 250 backends each are 133 MB, and as much again when all have changed.
+    /// before: 3.0 kB for up to 28 backends, 8.9 kB for up to 85, 27 kB for up to 256, 105 kB for up to 513 and 209 kB for
+    /// up to 1,026. 5,000 rows for 250 backends each are 133 MB, and as much again when all have changed.
     /// Past three quarters rows get shorter; see [`Room`](crate::Room).
     pub row_bytes: u32,
     /// The cgroup2 directory whose processes are this node's tasks: their sockets are led to a service's tasks when
