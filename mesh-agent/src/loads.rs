@@ -2,9 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io,
     net::IpAddr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,6 +12,7 @@ use mesh_datapath::{BackendLoad as Load, Datapath, ReturnState, Sockets};
 use crate::{
     links::netns,
     node::{Node, NodeError},
+    traffic,
 };
 
 /// What this node knows. Rates take the interval that is asked for.
@@ -83,26 +82,9 @@ async fn add_sockets(node: &Node, loads: &mut [Load], sockets: Sockets) {
         .iter_mut()
         .map(|load| ((load.vni, load.address), load))
         .collect();
-    let sockets = Arc::new(sockets);
-    for task in node.tasks().iter() {
-        let path = node.config().netns_path(&task.task.id);
-        if !netns::exists(&path) {
-            continue;
-        }
-        let sockets = Arc::clone(&sockets);
-        let list = move || sockets.list().map_err(io::Error::other);
-        let open = match netns::within_async(&path, list).await {
-            Ok(open) => open,
-            // The task may have ended meanwhile.
-            Err(error) => {
-                tracing::debug!(task = task.task.id, %error, "sockets are not known");
-                continue;
-            }
-        };
-        for socket in open {
-            if let Some(load) = by_address.get_mut(&(socket.vni, socket.backend)) {
-                load.open += 1;
-            }
+    for socket in traffic::open_sockets(node, sockets).await {
+        if let Some(load) = by_address.get_mut(&(socket.vni, socket.backend)) {
+            load.open += 1;
         }
     }
 }

@@ -147,7 +147,7 @@ pub struct OfNodes<T> {
     pub left_out: u64,
 }
 
-/// An open flow to a task of the node that answers.
+/// A flow to a task of the node that answers, or from one of its tasks to a virtual address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Flow {
@@ -167,10 +167,16 @@ pub struct Flow {
     /// Address of the node that was asked; empty when it is the one that answers.
     #[serde(default)]
     pub through: String,
-    /// Seconds since the client last sent a packet; for virtual addresses, since the flow began.
-    pub idle_seconds: u32,
+    /// Seconds since the client last sent a packet. Flows to virtual addresses: where the packet path translates them,
+    /// seconds since the flow began; where the client's socket was led to the task, since it last sent over TCP, and
+    /// nothing for UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_seconds: Option<u32>,
     /// The client has closed the connection.
     pub closed: bool,
+    /// It is over: closed, or idle for so long that it is not counted as open.
+    #[serde(default)]
+    pub ended: bool,
 }
 
 /// Packets that one program of the node dropped for one reason.

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    net::IpAddr,
 };
 
 use aya::{Ebpf, EbpfLoader, maps::Map};
@@ -220,7 +221,13 @@ impl Datapath {
         })
     }
 
-    /// Reads the open flows of this node's tasks.
+    /// The name of the service that has a virtual address (that of IPv4), if it is known.
+    pub fn service_of(&self, vni: u32, address: IpAddr) -> Option<&str> {
+        let front = self.fronts.vip(vni, compile::addr(address))?;
+        Some(&front.name)
+    }
+
+    /// Reads the flows of this node's tasks that the packet path knows, those that have ended too.
     ///
     /// # Errors
     /// When a map cannot be read.

@@ -132,6 +132,8 @@ pub struct Flow {
     pub idle_s: u32,
     /// The client has closed the connection.
     pub closed: bool,
+    /// It is over: closed, or idle for so long that it does not count as open.
+    pub ended: bool,
 }
 
 /// How full a table is, and what has happened to it.

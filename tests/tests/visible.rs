@@ -31,7 +31,7 @@ fn flows_drops_and_metrics_say_what_went_on() {
         let client = rig.client_address().to_string();
         let mut listed = 0;
         for node in &rig.nodes {
-            let of = |args: &[&str]| node.ok(&[&["flow", "ls", "-q"], args].concat());
+            let of = |args: &[&str]| node.ok(&[&["flow", "ls", "--all", "-q"], args].concat());
             let flows = of(&["--service", "web", "--client", &client])?;
             ensure!(
                 flows.lines().all(|flow| flow.starts_with(&client)),
@@ -135,7 +135,15 @@ fn rates(rig: &Rig) -> Result<()> {
 fn of_all_nodes(rig: &Rig, client: &str) -> Result<()> {
     let flows = |node: &[&str]| -> Result<Vec<String>> {
         let format = "{{.Node}} {{.Client}}";
-        let list = ["flow", "ls", "--service", "web", "--client", client];
+        let list = [
+            "flow",
+            "ls",
+            "--all",
+            "--service",
+            "web",
+            "--client",
+            client,
+        ];
         let text = rig
             .first()
             .ok(&[&list[..], &["--format", format], node].concat())?;
@@ -182,6 +190,7 @@ fn one_is_silent(rig: &Rig) -> Result<()> {
     };
     let all = || -> Result<()> {
         for list in [["flow", "ls"], ["drop", "ls"]] {
+            let list = [&list[..], &["--all"]].concat();
             let told = rig.first().ctl(&[&list[..], &["--all-nodes"]].concat())?;
             ensure!(told.err.contains("no answer from n2"), "{told:?}");
             let lines: Vec<_> = told.out.lines().skip(1).collect();

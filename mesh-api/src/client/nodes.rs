@@ -160,20 +160,19 @@ impl Client {
         Ok(json_lines(byte_stream(response)))
     }
 
-    /// The open flows of the node's tasks, or of one service's (name, or id).
+    /// The open flows of the node's tasks, or of one service's (name, or id); with `all`, those that have ended too.
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub async fn flows(&self, service: Option<&str>) -> Result<Vec<Flow>, ClientError> {
-        let query: Vec<_> = service
-            .map(|service| ("service", service.to_owned()))
-            .into_iter()
-            .collect();
+    pub async fn flows(&self, service: Option<&str>, all: bool) -> Result<Vec<Flow>, ClientError> {
+        let service = service.map(|service| ("service", service.to_owned()));
+        let all = all.then(|| ("all", "true".to_owned()));
+        let query: Vec<_> = service.into_iter().chain(all).collect();
         self.get("/mesh/flows", &query).await
     }
 
     /// The open flows of all nodes' tasks; of one node's if `node` names it, of a service and of a client's address if these
-    /// are given.
+    /// are given; with `all`, those that have ended too.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -182,12 +181,14 @@ impl Client {
         node: Option<&str>,
         service: Option<&str>,
         client: Option<IpAddr>,
+        all: bool,
     ) -> Result<OfNodes<Flow>, ClientError> {
         let client = client.map(|client| client.to_string());
         let query: Vec<_> = [
             ("node", node),
             ("service", service),
             ("client", client.as_deref()),
+            ("all", all.then_some("true")),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?.to_owned())))
