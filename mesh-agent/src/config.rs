@@ -49,6 +49,11 @@ pub struct Config {
     /// peer must have GRO on), `off`. What XDP does not do, tc does.
     #[arg(long, env = "MESH_XDP", default_value = "auto")]
     pub xdp: mesh_datapath::XdpMode,
+    /// tc programs of others on the uplinks and on lo: ours run before them (`first`) or after them (`last`), or it is an error
+    /// if there are any (`refuse`): then packets of the mesh are not forwarded, or as before. Seen to when the agent starts, and
+    /// when an uplink comes.
+    #[arg(long, env = "MESH_TC", default_value = "first")]
+    pub tc: mesh_datapath::TcOrder,
     /// MiB that the rows by which services' flows are spread may take, at most 1024. They are taken as they are needed.
     #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub row_memory: u32,

@@ -1,6 +1,6 @@
 //! Answers to what managers ask.
 
-use mesh_api::proto::{FlowQuestion, Query, Report, query::Question, report::Answer};
+use mesh_api::proto::{FlowQuestion, LoadQuestion, Query, Report, query::Question, report::Answer};
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinHandle, JoinSet},
@@ -24,7 +24,7 @@ pub(crate) fn serve(
             let (node, reports) = (node.clone(), reports.clone());
             match question {
                 Some(Question::Load(question)) => {
-                    open.spawn(load(node, question.service_id, id, reports));
+                    open.spawn(load(node, question, id, reports));
                 }
                 Some(Question::Check(question)) => {
                     open.spawn(async move {
@@ -66,8 +66,8 @@ async fn end(open: &mut JoinSet<()>, traced: Option<(String, AbortHandle)>) {
     while !handle.is_finished() && open.join_next().await.is_some() {}
 }
 
-async fn load(node: Node, service_id: String, id: String, reports: mpsc::Sender<Report>) {
-    match loads::read(&node, service_id).await {
+async fn load(node: Node, question: LoadQuestion, id: String, reports: mpsc::Sender<Report>) {
+    match loads::read(&node, question).await {
         Ok(answer) => send(&reports, id, Answer::Load(answer)).await,
         // No answer is an answer: the manager says that this node's part is missing.
         Err(error) => tracing::warn!(%error, "the load of backends is not known"),

@@ -1,9 +1,16 @@
-//! The flows to this node's tasks, and what it drops: for its own API, and for managers that ask.
+//! The flows of this node's tasks, and what it drops: for its own API, and for managers that ask.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use mesh_api::proto::{DropAnswer, DropCount, FlowAnswer, FlowQuestion, OpenFlow};
-use mesh_datapath::Datapath;
+use mesh_datapath::{Datapath, Flow, OpenSocket, Sockets};
 
 use crate::{
+    links::netns,
     node::{Node, NodeError},
     protocol,
 };
@@ -11,26 +18,87 @@ use crate::{
 /// Flows that an answer to a manager has room for: some megabytes.
 pub(crate) const MOST_FLOWS: usize = 20_000;
 
-/// The open flows that are asked for, `most` of them at most.
+/// The flows that are asked for, `most` of them at most: those that the packet path knows, then those that were settled at
+/// the sockets of this node's tasks.
 pub(crate) async fn flows(
     node: &Node,
     question: FlowQuestion,
     most: usize,
 ) -> Result<FlowAnswer, NodeError> {
     let client = question.client.parse().ok();
-    let flows = read(node, Datapath::flows).await?.into_iter();
-    let mut flows = flows.filter(|flow| {
-        let service = flow.service.as_deref().unwrap_or_default();
-        (question.service.is_empty() || question.service == service)
-            && (question.client.is_empty() || client == Some(flow.client.ip()))
+    let known = read(node, Datapath::flows).await?;
+    let settled = settled(node).await?;
+    let mut flows = known.into_iter().map(flow).chain(settled).filter(|flow| {
+        (question.service.is_empty() || question.service == flow.service)
+            && (question.client.is_empty() || client == ip(&flow.client))
+            && (question.all || !flow.ended)
     });
     Ok(FlowAnswer {
-        flows: flows.by_ref().take(most).map(flow).collect(),
+        flows: flows.by_ref().take(most).collect(),
         left_out: flows.count() as u64,
     })
 }
 
-fn flow(flow: mesh_datapath::Flow) -> OpenFlow {
+fn ip(text: &str) -> Option<IpAddr> {
+    let address: SocketAddr = text.parse().ok()?;
+    Some(address.ip())
+}
+
+/// The flows of sockets of this node's tasks that were led to a task in the place of a virtual address. The packet path does
+/// not know them; the kernel says them of each task's network namespace.
+async fn settled(node: &Node) -> Result<Vec<OpenFlow>, NodeError> {
+    let reader = node.clone();
+    let sockets = move || reader.read_datapath(Datapath::sockets);
+    let sockets = tokio::task::spawn_blocking(sockets).await;
+    let Some(sockets) = sockets.map_err(anyhow::Error::from)?? else {
+        return Ok(Vec::new());
+    };
+    let open = open_sockets(node, sockets).await;
+    let names = read(node, move |datapath| {
+        let names = open.iter().map(|socket| {
+            let service = datapath.service_of(socket.vni, socket.vip);
+            service.unwrap_or_default().to_owned()
+        });
+        let names: Vec<String> = names.collect();
+        Ok(open.into_iter().zip(names).collect::<Vec<_>>())
+    });
+    let flows = names.await?.into_iter().map(|(socket, service)| OpenFlow {
+        service,
+        protocol: protocol::name(socket.protocol),
+        client: socket.local.to_string(),
+        front: SocketAddr::new(socket.vip, socket.port).to_string(),
+        backend: SocketAddr::new(socket.backend, socket.port).to_string(),
+        through: String::new(),
+        idle_seconds: socket.idle_s,
+        closed: false,
+        ended: false,
+    });
+    Ok(flows.collect())
+}
+
+/// The open sockets of all tasks of this node that talk to virtual addresses.
+pub(crate) async fn open_sockets(node: &Node, sockets: Sockets) -> Vec<OpenSocket> {
+    let sockets = Arc::new(sockets);
+    let mut all = Vec::new();
+    for task in node.tasks().iter() {
+        let path = node.config().netns_path(&task.task.id);
+        if !netns::exists(&path) {
+            continue;
+        }
+        let sockets = Arc::clone(&sockets);
+        let list = move || sockets.list().map_err(io::Error::other);
+        match netns::within_async(&path, list).await {
+            Ok(open) => all.extend(open),
+            // The task may have ended meanwhile.
+            Err(error) => {
+                tracing::debug!(task = task.task.id, %error, "sockets are not known");
+            }
+        }
+    }
+    all
+}
+
+fn flow(flow: Flow) -> OpenFlow {
     OpenFlow {
         service: flow.service.unwrap_or_default(),
         protocol: protocol::name(flow.protocol),
@@ -38,8 +106,9 @@ fn flow(flow: mesh_datapath::Flow) -> OpenFlow {
         front: flow.front.to_string(),
         backend: flow.backend.to_string(),
         through: flow.asked.map(|node| node.to_string()).unwrap_or_default(),
-        idle_seconds: flow.idle_s,
+        idle_seconds: Some(flow.idle_s),
         closed: flow.closed,
+        ended: flow.ended,
     }
 }
 
@@ -60,7 +129,7 @@ pub(crate) async fn drops(node: &Node) -> Result<DropAnswer, NodeError> {
 /// Reads maps, which blocks, away from the asynchronous threads. Nothing while the packet path is not open.
 async fn read<T: Default + Send + 'static>(
     node: &Node,
-    what: fn(&Datapath) -> Result<T, mesh_datapath::Error>,
+    what: impl FnOnce(&Datapath) -> Result<T, mesh_datapath::Error> + Send + 'static,
 ) -> Result<T, NodeError> {
     let node = node.clone();
     let read = tokio::task::spawn_blocking(move || node.read_datapath(what)).await;

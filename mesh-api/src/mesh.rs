@@ -29,6 +29,9 @@ pub struct Vip {
     /// The tasks behind the address.
     #[serde(default)]
     pub backends: Vec<VipBackend>,
+    /// What goes to them together, as far as it was asked for; in a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<Load>,
     /// Host names of nodes that did not say what goes to the tasks: the loads lack their part.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub silent_nodes: Vec<String>,
@@ -68,7 +71,7 @@ pub struct ReturnPath {
 }
 
 /// A task behind a virtual address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct VipBackend {
     /// Id of the task.
@@ -87,13 +90,13 @@ pub struct VipBackend {
     pub state: BackendState,
     /// What goes to it, as far as it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub load: Option<BackendLoad>,
+    pub load: Option<Load>,
 }
 
-/// What goes to a task behind a virtual address, all nodes together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// What goes to a task behind a virtual address, or to all of them, all nodes together.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct BackendLoad {
+pub struct Load {
     /// Flows that are open now.
     pub open_flows: u64,
     /// Flows begun since the task came.
@@ -103,6 +106,21 @@ pub struct BackendLoad {
     pub packets: u64,
     /// The bytes of these packets, with Ethernet headers.
     pub bytes: u64,
+    /// How fast these numbers grow, if it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<Rates>,
+}
+
+/// What is added to a [`Load`] by the second: each node reads its counters twice, of tasks that are there both times.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Rates {
+    /// New flows.
+    pub flows_per_second: f64,
+    /// Packets from clients.
+    pub packets_per_second: f64,
+    /// Their bits, with Ethernet headers.
+    pub bits_per_second: f64,
 }
 
 /// Whether a backend takes new flows.
@@ -129,7 +147,7 @@ pub struct OfNodes<T> {
     pub left_out: u64,
 }
 
-/// An open flow to a task of the node that answers.
+/// A flow to a task of the node that answers, or from one of its tasks to a virtual address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Flow {
@@ -149,10 +167,16 @@ pub struct Flow {
     /// Address of the node that was asked; empty when it is the one that answers.
     #[serde(default)]
     pub through: String,
-    /// Seconds since the client last sent a packet; for virtual addresses, since the flow began.
-    pub idle_seconds: u32,
+    /// Seconds since the client last sent a packet. Flows to virtual addresses: where the packet path translates them,
+    /// seconds since the flow began; where the client's socket was led to the task, since it last sent over TCP, and
+    /// nothing for UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_seconds: Option<u32>,
     /// The client has closed the connection.
     pub closed: bool,
+    /// It is over: closed, or idle for so long that it is not counted as open.
+    #[serde(default)]
+    pub ended: bool,
 }
 
 /// Packets that one program of the node dropped for one reason.

@@ -22,7 +22,7 @@ use aya::{
 };
 
 use crate::{
-    Error, Report,
+    Error, Report, TcOrder,
     clsact::{self, Filter},
     host,
     netlink::XdpFacts,
@@ -84,13 +84,28 @@ impl Attachment {
     }
 
     /// Its filter, where tc programs are filters.
-    fn filter(self) -> Filter {
+    fn filter(self, order: TcOrder) -> Filter {
         // Few.
         let number = TC_PROGRAMS.iter().position(|name| *name == self.program);
         Filter {
             ifindex: self.ifindex,
             way: self.way(),
             minor: number.map_or(0, |number| number as u16 + 1),
+            last: order == TcOrder::Last,
+        }
+    }
+
+    /// Whether it is a tc program on an interface that is not the mesh's own.
+    fn is_shared(self) -> bool {
+        [UPLINK_TC, LOOPBACK_TC].contains(&self.program)
+    }
+
+    /// Where it is to be among others.
+    fn order(self, configured: TcOrder) -> TcOrder {
+        if self.is_shared() {
+            configured
+        } else {
+            TcOrder::First
         }
     }
 
@@ -122,6 +137,8 @@ pub(crate) struct Attachments {
     links: PathBuf,
     /// Where tc programs are filters: their markers.
     filters: Option<PathBuf>,
+    /// Where tc programs are among others'.
+    order: TcOrder,
     /// Attached, or adopted, by this process: they run its programs.
     current: BTreeSet<Attachment>,
     /// Could not be attached and need not be: tried again once the link is not what it was.
@@ -130,7 +147,7 @@ pub(crate) struct Attachments {
 
 impl Attachments {
     /// `dir` is the version's.
-    pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(dir: &Path, order: TcOrder) -> Result<Self, Error> {
         let links = dir.join(LINKS);
         let filters = clsact::is_needed().then(|| dir.join(FILTERS));
         for folder in [Some(&links), filters.as_ref()].into_iter().flatten() {
@@ -143,6 +160,7 @@ impl Attachments {
         Ok(Self {
             links,
             filters,
+            order,
             current: BTreeSet::new(),
             given_up: BTreeMap::new(),
         })
@@ -229,9 +247,13 @@ impl Attachments {
             kind: "program",
             name,
         })?;
+        let order = attachment.order(self.order);
+        if order == TcOrder::Refuse {
+            refuse_others(attachment, self.filters.is_none())?;
+        }
         let attached = match (program, &self.filters) {
-            (Program::SchedClassifier(tc), Some(_)) => attachment.filter().attach(tc, &path),
-            (program, _) => attach_link(attachment, program, &path),
+            (Program::SchedClassifier(tc), Some(_)) => attachment.filter(order).attach(tc, &path),
+            (program, _) => attach_link(attachment, order, program, &path),
         };
         attached.map_err(|source| {
             let interface = host::interface_or_index(ifindex);
@@ -272,9 +294,63 @@ fn adopt(program: &mut Program, path: &Path) -> Result<(), Cause> {
     Ok(())
 }
 
-/// Adopts the pinned link, or attaches anew. Whether it was anew.
-fn attach_link(attachment: Attachment, program: &mut Program, path: &Path) -> Result<bool, Cause> {
-    if path.exists() {
+/// The tc programs on the interface, in their order, of which ours have their names.
+fn programs(attachment: Attachment) -> Result<Vec<String>, Cause> {
+    let interface = host::interface(attachment.ifindex)?;
+    let (_, programs) = SchedClassifier::query_tcx(&interface, attachment.way())?;
+    let names = programs.iter().map(|program| {
+        let name = String::from_utf8_lossy(program.name());
+        name.into_owned()
+    });
+    Ok(names.collect())
+}
+
+/// An error if others have tc programs there, as links (where the kernel has these) or filters.
+fn refuse_others(attachment: Attachment, has_links: bool) -> Result<(), Error> {
+    let find = || -> Result<Vec<String>, Cause> {
+        let mut others = clsact::others(attachment.ifindex, attachment.way())?;
+        if has_links {
+            let programs = programs(attachment)?.into_iter();
+            others.extend(programs.filter(|name| name != attachment.program));
+        }
+        Ok(others)
+    };
+    let interface = host::interface_or_index(attachment.ifindex);
+    match find() {
+        Ok(others) if others.is_empty() => Ok(()),
+        Ok(others) => Err(Error::OtherTc {
+            interface,
+            others: others.join(", "),
+        }),
+        Err(source) => Err(Error::Attach {
+            program: attachment.program,
+            interface,
+            source,
+        }),
+    }
+}
+
+/// Whether a program that is attached is where it is to be. Those of others may have come since.
+fn is_in_place(attachment: Attachment, order: TcOrder) -> Result<bool, Cause> {
+    if !attachment.is_shared() {
+        return Ok(true);
+    }
+    let programs = programs(attachment)?;
+    let there = match order {
+        TcOrder::First | TcOrder::Refuse => programs.first(),
+        TcOrder::Last => programs.last(),
+    };
+    Ok(there.is_some_and(|name| name == attachment.program))
+}
+
+/// Adopts the pinned link, if it is in its place, or attaches anew. Whether it was anew.
+fn attach_link(
+    attachment: Attachment,
+    order: TcOrder,
+    program: &mut Program,
+    path: &Path,
+) -> Result<bool, Cause> {
+    if path.exists() && is_in_place(attachment, order)? {
         match adopt(program, path) {
             Ok(()) => return Ok(false),
             Err(error) => {
@@ -293,7 +369,11 @@ fn attach_link(attachment: Attachment, program: &mut Program, path: &Path) -> Re
             let way = attachment.way();
             let deadline = Instant::now() + LET_GO;
             let id = loop {
-                let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+                let place = match order {
+                    TcOrder::First | TcOrder::Refuse => LinkOrder::first(),
+                    TcOrder::Last => LinkOrder::last(),
+                };
+                let options = TcAttachOptions::TcxOrder(place);
                 match tc.attach_with_options(&interface, way, options) {
                     Err(error) if is(&error, libc::EEXIST) && Instant::now() < deadline => {
                         thread::sleep(Duration::from_millis(5));
@@ -305,7 +385,17 @@ fn attach_link(attachment: Attachment, program: &mut Program, path: &Path) -> Re
         }
         _ => return Err("neither an XDP nor a tc program".into()),
     };
-    link.pin(path)?;
+    if path.exists() {
+        // Both run for a moment: what the one passes on, the other does as well.
+        let mut new = path.as_os_str().to_owned();
+        new.push("-new");
+        let new = PathBuf::from(new);
+        remove_file(&new)?;
+        link.pin(&new)?;
+        fs::rename(&new, path)?;
+    } else {
+        link.pin(path)?;
+    }
     Ok(true)
 }
 
@@ -315,7 +405,7 @@ fn detach_others(dir: &Path, wanted: &BTreeSet<PathBuf>) -> Result<usize, Error>
     for marker in entries(dir)? {
         if !wanted.contains(&marker) {
             match Attachment::named(&marker) {
-                Some(attachment) => attachment.filter().detach(&marker)?,
+                Some(attachment) => attachment.filter(TcOrder::First).detach(&marker)?,
                 None => remove_file(&marker)?,
             }
             detached += 1;

@@ -2,7 +2,7 @@
 //! a pin but by its interface, so a file beside the pins, `filters/<program>-<interface index>`, says that it is there:
 //! the program, pinned.
 
-use std::{error, path::Path};
+use std::{error, io, path::Path};
 
 use aya::{
     programs::{
@@ -15,14 +15,55 @@ use aya::{
     sys::NetlinkError,
 };
 
-use crate::{Error, host, pins::remove_file};
+use nix::sys::socket::SockProtocol;
+
+use crate::{Error, host, netlink, pins::remove_file};
 
 type Cause = Box<dyn error::Error + Send + Sync>;
 
-/// Our filters come before others'.
-const PRIORITY: u16 = 1;
+/// Priority of filters that come before others'.
+const FIRST: u16 = 1;
+/// Of those that come after; the kernel gives those that ask for none a smaller one.
+const LAST: u16 = u16::MAX;
 /// Major part of our filters' handles, "me": others at the same priority are not met by chance.
 const HANDLE: u16 = 0x6d65;
+
+/// `TCA_KIND`.
+const KIND: u16 = 1;
+/// `tcmsg`: family, interface, handle, parent, priority and protocol.
+const MESSAGE: usize = 20;
+/// Where packets come in, and where they go out, of the `clsact` qdisc.
+const INGRESS: u32 = 0xffff_fff2;
+const EGRESS: u32 = 0xffff_fff3;
+
+/// What filters of others an interface has, one way, of any qdisc of that kind: their kinds, with their priorities.
+pub(crate) fn others(ifindex: u32, way: TcAttachType) -> io::Result<Vec<String>> {
+    let parent = match way {
+        TcAttachType::Egress => EGRESS,
+        _ => INGRESS,
+    };
+    let mut body = vec![0; 4];
+    for word in [ifindex, 0, parent, 0] {
+        body.extend(word.to_ne_bytes());
+    }
+    let flags = libc::NLM_F_DUMP as u16;
+    let filters = netlink::talk(
+        SockProtocol::NetlinkRoute,
+        libc::RTM_GETTFILTER,
+        flags,
+        &body,
+    )?;
+    let others = filters.iter().filter_map(|filter| {
+        let word = |at| Some(u32::from_ne_bytes(filter.get(at..at + 4)?.try_into().ok()?));
+        let (handle, priority) = (word(8)?, word(16)? >> 16);
+        let kind = netlink::find(filter.get(MESSAGE..)?, KIND)?;
+        // The first message about a priority is about no filter.
+        let is_other = handle != 0 && handle >> 16 != u32::from(HANDLE);
+        let kind = String::from_utf8_lossy(kind.strip_suffix(b"\0").unwrap_or(kind));
+        is_other.then(|| format!("a {kind} filter of priority {priority}"))
+    });
+    Ok(others.collect())
+}
 
 /// Whether this kernel needs filters: it does not know tcx's kind of attachment.
 pub(crate) fn is_needed() -> bool {
@@ -36,6 +77,8 @@ pub(crate) struct Filter {
     pub(crate) way: TcAttachType,
     /// Tells our filters apart, from 1.
     pub(crate) minor: u16,
+    /// After those of others.
+    pub(crate) last: bool,
 }
 
 impl Filter {
@@ -43,8 +86,18 @@ impl Filter {
         TcHandle::new(HANDLE, self.minor)
     }
 
-    fn link(self, interface: &str) -> std::io::Result<SchedClassifierLink> {
-        SchedClassifierLink::attached(interface, self.way, PRIORITY, self.handle(), None)
+    fn priority(self) -> u16 {
+        if self.last { LAST } else { FIRST }
+    }
+
+    fn link(self, interface: &str) -> io::Result<SchedClassifierLink> {
+        SchedClassifierLink::attached(interface, self.way, self.priority(), self.handle(), None)
+    }
+
+    /// The one where it would be if it were to be elsewhere among others.
+    fn elsewhere(self) -> Self {
+        let last = !self.last;
+        Self { last, ..self }
     }
 
     /// Puts the program there, in one step in the place of the one that is there. Whether there was none.
@@ -60,7 +113,7 @@ impl Filter {
             // None to replace.
             Err(_) => {
                 let options = TcAttachOptions::Netlink(NlOptions {
-                    priority: PRIORITY,
+                    priority: self.priority(),
                     handle: self.handle(),
                     classid: None,
                 });
@@ -70,6 +123,7 @@ impl Filter {
         };
         // Dropped, it would detach.
         std::mem::forget(program.take_link(link)?);
+        self.elsewhere().take_away(&interface)?;
         remove_file(marker)?;
         program.pin(marker)?;
         Ok(anew)
@@ -78,7 +132,9 @@ impl Filter {
     /// Takes the filter away, and then its marker. An interface or filter that is not there any more is no error.
     pub(crate) fn detach(self, marker: &Path) -> Result<(), Error> {
         if let Ok(interface) = host::interface(self.ifindex)
-            && let Err(source) = self.take_away(&interface)
+            && let Err(source) = self
+                .take_away(&interface)
+                .and(self.elsewhere().take_away(&interface))
         {
             return Err(Error::Detach { interface, source });
         }

@@ -32,6 +32,33 @@ impl std::str::FromStr for XdpMode {
     }
 }
 
+/// Where the tc programs on interfaces that are not the mesh's own (uplinks, loopback) are among those of others there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TcOrder {
+    /// Before all: others see what ours leave to the stack.
+    #[default]
+    First,
+    /// After all: ours see what others leave to the next program (`TCX_NEXT`, `TC_ACT_UNSPEC`), and nothing else. Where
+    /// others are filters of the `clsact` qdisc and ours are not, which they are before Linux 6.6, the kernel has those run
+    /// after ours all the same.
+    Last,
+    /// There may be none of others.
+    Refuse,
+}
+
+impl std::str::FromStr for TcOrder {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "first" => Ok(Self::First),
+            "last" => Ok(Self::Last),
+            "refuse" => Ok(Self::Refuse),
+            _ => Err(format!("`{text}` is none of first, last, refuse")),
+        }
+    }
+}
+
 /// Settings that hold for the life of a data plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -42,13 +69,15 @@ pub struct Config {
     pub vxlan_port: u16,
     /// How to attach to uplinks.
     pub xdp: XdpMode,
+    /// What becomes of others' tc programs; seen to when an interface is attached to, and when a process begins.
+    pub tc: TcOrder,
     /// Flows remembered by each of the two flow tables; the least recently used go first. Both together take 320 bytes for
     /// each, at once: 21 MB by default, 336 MB for 2^20.
     pub flow_entries: u32,
     /// Bytes that all Maglev rows together may take. Memory is taken as it is needed, 1 MiB at a time, up to 1 GiB. A
     /// published port and a virtual address have a row each, and once their backends have changed a second one, the row
-    /// before: 1.1 kB for up to 10 backends, 3.2 kB for up to 30, 10 kB for up to 100, 27 kB for up to 256, 82 kB for up to
-    /// 400 and 134 kB for up to 650. 5,000 rows for 250 backends each are 133 MB, and as much again when all have changed.
+    /// before: 3.0 kB for up to 28 backends, 8.9 kB for up to 85, 27 kB for up to 256, 105 kB for up to 513 and 209 kB for
+    /// up to 1,026. 5,000 rows for 250 backends each are 133 MB, and as much again when all have changed.
     /// Past three quarters rows get shorter; see [`Room`](crate::Room).
     pub row_bytes: u32,
     /// The cgroup2 directory whose processes are this node's tasks: their sockets are led to a service's tasks when
@@ -67,6 +96,7 @@ impl Config {
             pin_dir: pin_dir.into(),
             vxlan_port: DEFAULT_VXLAN_PORT,
             xdp: XdpMode::Auto,
+            tc: TcOrder::First,
             flow_entries: 65_536,
             row_bytes: 512 << 20,
             backend_slots: 131_072,

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    net::IpAddr,
 };
 
 use aya::{Ebpf, EbpfLoader, maps::Map};
@@ -122,7 +123,7 @@ impl Datapath {
             twins,
             lrus,
             paths,
-            attachments: Attachments::open(&dir)?,
+            attachments: Attachments::open(&dir, config.tc)?,
             hooks: Hooks::open(dir.join("hooks"), config.cgroup.clone())?,
             rows,
             shortages: Shortages::default(),
@@ -185,17 +186,21 @@ impl Datapath {
         snapshot::read(&self.fronts, &self.tables)
     }
 
-    /// Reads the load of a service's backends, by the service's id; nothing if it is unknown.
+    /// Reads the load of the backends of a service, by its id, or of all services; nothing if it is unknown.
     ///
     /// # Errors
     /// When a map cannot be read.
-    pub fn loads(&self, service: &str) -> Result<Vec<BackendLoad>, Error> {
-        snapshot::loads(
-            service,
-            &self.fronts,
-            &self.tables,
-            &Flows(&self.lrus.flows),
-        )
+    pub fn loads(&self, service: Option<&str>) -> Result<Vec<BackendLoad>, Error> {
+        let flows = Flows(&self.lrus.flows);
+        snapshot::loads(service, &self.fronts, &self.tables, Some(&flows))
+    }
+
+    /// The same without open flows ([`BackendLoad::open`] is 0), which are found by reading the whole table of them.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn counters(&self, service: Option<&str>) -> Result<Vec<BackendLoad>, Error> {
+        snapshot::loads(service, &self.fronts, &self.tables, None)
     }
 
     /// The sockets of tasks that talk to virtual addresses, as of now.
@@ -216,7 +221,13 @@ impl Datapath {
         })
     }
 
-    /// Reads the open flows of this node's tasks.
+    /// The name of the service that has a virtual address (that of IPv4), if it is known.
+    pub fn service_of(&self, vni: u32, address: IpAddr) -> Option<&str> {
+        let front = self.fronts.vip(vni, compile::addr(address))?;
+        Some(&front.name)
+    }
+
+    /// Reads the flows of this node's tasks that the packet path knows, those that have ended too.
     ///
     /// # Errors
     /// When a map cannot be read.

@@ -57,6 +57,17 @@ pub enum Error {
         /// Interface name, or its index if it has none any more.
         interface: String,
     },
+    /// There are to be no tc programs of others, and there are.
+    #[error(
+        "interface {interface} has tc programs of others: {others} (`bpftool net`, `tc filter show dev {interface} ingress`); \
+         detach them, or have both run: `--tc first` or `--tc last`"
+    )]
+    OtherTc {
+        /// Interface name, or its index if it has none any more.
+        interface: String,
+        /// What they are called.
+        others: String,
+    },
     /// There can be one data plane in a network namespace.
     #[error(
         "tunnel device {name} is another mesh-agent's ({alias}): each needs a network namespace of its own; of one that \

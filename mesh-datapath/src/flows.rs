@@ -14,7 +14,7 @@ use crate::{Error, Flow, compile, fill::Lru, host, snapshot::Fronts, tables};
 pub(crate) struct Flows<'a>(pub(crate) &'a Lru<FlowKey, Nat>);
 
 impl Flows<'_> {
-    /// The flows of this node's tasks. A table that changes while it is read may give an entry twice or not at all.
+    /// The flows of this node's tasks, ended ones too. A table that changes while it is read may give an entry twice or not at all.
     pub(crate) fn read(&self, fronts: &Fronts) -> Result<Vec<Flow>, Error> {
         let now_s = host::monotonic_seconds() as u32;
         let entries = self.entries()?.into_iter();
@@ -81,5 +81,6 @@ fn flow(key: &FlowKey, nat: &Nat, now_s: u32, fronts: &Fronts) -> Flow {
         asked: matches!(nat.kind, NAT_PEER | NAT_DIRECT).then(|| compile::ip(nat.peer)),
         idle_s: now_s.wrapping_sub(nat.seen_s),
         closed: nat.closed != 0,
+        ended: nat.is_over(key.protocol, now_s),
     }
 }

@@ -46,7 +46,7 @@ mod twins;
 mod upgrade;
 mod verifier;
 
-pub use config::{Config, DEFAULT_VXLAN_PORT, XdpMode};
+pub use config::{Config, DEFAULT_VXLAN_PORT, TcOrder, XdpMode};
 pub use datapath::{Datapath, TUNNEL_DEVICE};
 pub use direct::{ReturnPath, ReturnState, Returns, ReturnsConfig};
 pub use error::Error;

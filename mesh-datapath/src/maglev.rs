@@ -3,18 +3,17 @@
 
 use mesh_common::Addr;
 
-/// Row lengths, primes, and up to how many backends each serves: a hundred slots per backend, so that shares differ
-/// by one per cent; with more backends than the last but one serves, by more. Few steps, as a change of length moves
-/// nearly all slots.
-const LENGTHS: [(usize, u32); 8] = [
+/// Row lengths, and up to how many backends each serves: a hundred slots per backend, so that shares differ by one per cent;
+/// with more backends than the last but one serves three times, by more. Each is a multiple of the one before. A packet's slot
+/// is its hash as a part of the row ([`mesh_common::slot_of`]), so that a slot is so many neighbouring ones of the next length.
+const LENGTHS: [(usize, u32); 7] = [
     (1, 1),
-    (10, 1009),
-    (30, 3001),
-    (100, 10_007),
-    (256, 25_601),
-    (400, 40_009),
-    (650, 65_521),
-    (usize::MAX, 262_139),
+    (28, 2851),
+    (85, 3 * 2851),
+    (256, 9 * 2851),
+    (513, 18 * 2851),
+    (1026, 36 * 2851),
+    (usize::MAX, 108 * 2851),
 ];
 
 /// Lengths of a row for this many backends: the one that it should have, then shorter ones, down to the last that still
@@ -29,18 +28,58 @@ pub(crate) fn lengths(backends: usize) -> impl Iterator<Item = u32> {
 
 /// The row of a length for `backends`, which are sorted, without duplicates, and no more than it has slots: for each slot
 /// the number of its backend.
+///
+/// Were each length filled for itself, nearly all slots would move where one backend more or less changes it. So the first
+/// rounds are played on the next shorter length, where each slot stands for several: nearly all of them by just more backends
+/// than that one serves, none by as many as this one does. Every backend has the same part of these rounds, and the rest of
+/// its share by the others, so shares are as even as by one length.
 pub(crate) fn row(backends: &[Addr], length: u32) -> Vec<u16> {
-    if length <= 1 {
+    if backends.len() <= 1 {
         return vec![0; length as usize];
     }
+    let mut row = vec![None; length as usize];
+    if let Some((shorter, rounds)) = shorter(backends.len(), length) {
+        let mut coarse = vec![None; shorter as usize];
+        claim(backends, &mut coarse, rounds);
+        let each = (length / shorter) as usize;
+        for (slots, backend) in row.chunks_mut(each).zip(coarse) {
+            slots.fill(backend);
+        }
+    }
+    claim(backends, &mut row, usize::MAX);
+    row.into_iter().flatten().collect()
+}
+
+/// The length that the first rounds of a row are played on, and how many.
+fn shorter(backends: usize, length: u32) -> Option<(u32, usize)> {
+    let at = LENGTHS.iter().position(|(_, l)| *l == length)?;
+    let (least, shorter) = *LENGTHS.get(at.checked_sub(1)?)?;
+    let most = match LENGTHS[at].0 {
+        usize::MAX => 3 * least,
+        most => most,
+    };
+    if least == 1 || backends >= most {
+        return None;
+    }
+    let rounds = shorter as usize / backends;
+    // No length is asked for that is longer than the one for so many.
+    let coarse = most - backends.max(least);
+    Some((shorter, rounds * coarse / (most - least)))
+}
+
+/// Plays rounds in which every backend takes the free slot that it prefers, until there is none.
+fn claim(backends: &[Addr], row: &mut [Option<u16>], rounds: usize) {
+    let length = row.len() as u32;
     let mut permutations: Vec<Permutation> = backends
         .iter()
         .map(|backend| Permutation::new(backend, length))
         .collect();
-    let mut row: Vec<Option<u16>> = vec![None; length as usize];
-    let mut free = length;
-    loop {
+    let mut free = row.iter().filter(|slot| slot.is_none()).count();
+    for _ in 0..rounds {
         for (number, permutation) in (0..).zip(&mut permutations) {
+            if free == 0 {
+                return;
+            }
             let slot = loop {
                 let slot = permutation.next(length) as usize;
                 if row[slot].is_none() {
@@ -49,9 +88,6 @@ pub(crate) fn row(backends: &[Addr], length: u32) -> Vec<u16> {
             };
             row[slot] = Some(number);
             free -= 1;
-            if free == 0 {
-                return row.into_iter().flatten().collect();
-            }
         }
     }
 }
@@ -65,9 +101,14 @@ struct Permutation {
 impl Permutation {
     fn new(backend: &Addr, length: u32) -> Self {
         let octets = backend.octets();
+        let mut skip = (hash(&octets, 0x726f_7773) % u64::from(length - 1)) as u32 + 1;
+        // Else it would not come by all slots. 1 does.
+        while common(skip, length) > 1 {
+            skip = skip % (length - 1) + 1;
+        }
         Self {
             at: (hash(&octets, 0x6d65_7368) % u64::from(length)) as u32,
-            skip: (hash(&octets, 0x726f_7773) % u64::from(length - 1)) as u32 + 1,
+            skip,
         }
     }
 
@@ -80,6 +121,14 @@ impl Permutation {
         }
         slot
     }
+}
+
+/// The greatest common divisor.
+const fn common(mut a: u32, mut b: u32) -> u32 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
 }
 
 /// FNV-1a with a final mix. The seeds are constants, because all nodes must agree.

@@ -1,6 +1,9 @@
 //! What the data plane tells about itself: what an apply changed, and counters.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use serde::Serialize;
 
@@ -76,8 +79,10 @@ pub struct BackendCounters {
 }
 
 /// What one node knows of the load of a backend: all of its service's ports, or its addresses, on one network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendLoad {
+    /// Id of its service, as in [`Desired::services`](crate::Desired::services).
+    pub service: Arc<str>,
     /// VXLAN network identifier.
     pub vni: u32,
     /// The task's address on that network.
@@ -127,6 +132,8 @@ pub struct Flow {
     pub idle_s: u32,
     /// The client has closed the connection.
     pub closed: bool,
+    /// It is over: closed, or idle for so long that it does not count as open.
+    pub ended: bool,
 }
 
 /// How full a table is, and what has happened to it.

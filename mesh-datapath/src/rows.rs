@@ -82,7 +82,8 @@ impl Rows {
             }
             let (slots, backends) = read(&row)?;
             let sorted = backends.is_sorted_by(|a, b| a < b);
-            let current = sorted && maglev::row(&backends, row.slots) == slots;
+            let own = sorted && maglev::lengths(backends.len()).any(|length| length == row.slots);
+            let current = own && maglev::row(&backends, row.slots) == slots;
             let (of_slots, of_list) = Row::lines(row.slots, backends.len() as u32);
             let lines = of_slots + of_list;
             self.space.claim(row.slots_at, lines);

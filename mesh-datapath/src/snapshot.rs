@@ -68,15 +68,11 @@ impl Fronts {
         self.find(Key::Vip(AddrKey { vni, address }))
     }
 
-    /// The backends of all of a service's ports and addresses: network, number of the pool, address.
-    fn backends(&self, service: &str) -> impl Iterator<Item = (u32, u32, Addr)> {
+    /// The ports and addresses of a service, or of all: network, number of the pool, and what it is.
+    fn of(&self, service: Option<&str>) -> impl Iterator<Item = (u32, u32, &Front)> {
         let own = self.fronts.iter();
-        let own = own.filter(move |(_, (_, front))| front.service == service);
-        own.flat_map(|(key, (pool, front))| {
-            let vni = self.vni(key);
-            let all = front.active.iter().chain(&front.draining);
-            all.map(move |address| (vni, *pool, *address))
-        })
+        let own = own.filter(move |(_, (_, front))| service.is_none_or(|id| front.service == id));
+        own.map(|(key, (pool, front))| (self.vni(key), *pool, &**front))
     }
 
     fn vni(&self, key: &Key) -> u32 {
@@ -125,29 +121,33 @@ pub(crate) fn read(fronts: &Fronts, tables: &Tables) -> Result<Snapshot, Error> 
     Ok(snapshot)
 }
 
-/// Reads what this node knows of the load of a service's backends.
+/// Reads what this node knows of the load of the backends of a service, or of all. Without `flows`, none is told as open.
 pub(crate) fn loads(
-    service: &str,
+    service: Option<&str>,
     fronts: &Fronts,
     tables: &Tables,
-    flows: &Flows<'_>,
+    flows: Option<&Flows<'_>>,
 ) -> Result<Vec<BackendLoad>, Error> {
     let mut loads = BTreeMap::<(u32, Addr), BackendLoad>::new();
-    for (vni, pool, address) in fronts.backends(service) {
-        let counter = tables.backends.counter(pool, address)?;
-        let load = loads.entry((vni, address)).or_insert_with(|| BackendLoad {
-            vni,
-            address: compile::ip(address),
-            open: 0,
-            flows: 0,
-            packets: 0,
-            bytes: 0,
-        });
-        load.flows += counter.flows;
-        load.packets += counter.packets;
-        load.bytes += counter.bytes;
+    for (vni, pool, front) in fronts.of(service) {
+        let service: Arc<str> = front.service.as_str().into();
+        for address in front.active.iter().chain(&front.draining) {
+            let counter = tables.backends.counter(pool, *address)?;
+            let load = loads.entry((vni, *address)).or_insert_with(|| BackendLoad {
+                service: service.clone(),
+                vni,
+                address: compile::ip(*address),
+                open: 0,
+                flows: 0,
+                packets: 0,
+                bytes: 0,
+            });
+            load.flows += counter.flows;
+            load.packets += counter.packets;
+            load.bytes += counter.bytes;
+        }
     }
-    if !loads.is_empty() {
+    if let Some(flows) = flows.filter(|_| !loads.is_empty()) {
         for ((vni, address), open) in flows.count_open()? {
             let vni = vni.unwrap_or(fronts.ingress_vni);
             if let Some(load) = loads.get_mut(&(vni, address)) {

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, Ipv4Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
@@ -34,6 +34,11 @@ const MAP_VALUE: u16 = 3;
 const ID: usize = 48;
 /// `inet_diag_msg`: four bytes, the identity, five words.
 const MESSAGE: usize = 4 + ID + 20;
+/// `INET_DIAG_INFO`: of TCP, `tcp_info`. As a bit of what is asked for, and as the attribute that it is told in.
+const ASK_INFO: u8 = 1 << 1;
+const INFO: u16 = 2;
+/// `tcpi_last_data_sent` in it: milliseconds.
+const LAST_SENT: usize = 44;
 /// States of an open TCP connection, as bits: established, SYN sent, and from the first FIN to the last.
 const TCP_OPEN: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 /// States in which the other side has sent its last byte: CLOSE_WAIT, LAST_ACK, CLOSING.
@@ -64,6 +69,8 @@ pub fn namespace_cookie() -> io::Result<u64> {
 pub struct OpenSocket {
     /// IP protocol number.
     pub protocol: u8,
+    /// The socket's own address and port; unspecified as long as it has none.
+    pub local: SocketAddr,
     /// VXLAN network identifier.
     pub vni: u32,
     /// The virtual address; the one of IPv4 if the socket asked for the one of IPv6.
@@ -76,6 +83,8 @@ pub struct OpenSocket {
     pub connected: bool,
     /// The task has sent its last byte over this TCP connection; the socket's owner may still have to read it.
     pub ended: bool,
+    /// Seconds since it last sent data, of TCP.
+    pub idle_s: Option<u32>,
     family: u8,
     id: [u8; ID],
 }
@@ -151,6 +160,7 @@ impl Sockets {
 
     fn describe(&self, family: u8, protocol: u8, states: u32) -> io::Result<Vec<Vec<u8>>> {
         let mut body = request(family, protocol, states, &[0; ID]);
+        body[2] = ASK_INFO;
         let mut map = Vec::new();
         let fd = self.map.as_raw_fd().to_ne_bytes();
         netlink::attribute(&mut map, REQUEST_MAP_FD, &fd);
@@ -171,12 +181,14 @@ impl Sockets {
             })
             .map(|(key, value)| OpenSocket {
                 protocol: UDP,
+                local: socket.local,
                 vni: value.vni,
                 vip: compile::ip(key.address.low()),
                 backend: compile::ip(value.address.low()),
                 port: u16::from_be(key.port_be),
                 connected: socket.port_be != 0,
                 ended: false,
+                idle_s: None,
                 family: socket.family,
                 id: socket.id,
             })
@@ -197,6 +209,7 @@ struct Described {
     family: u8,
     state: u8,
     id: [u8; ID],
+    local: SocketAddr,
     /// What it is connected to; zero if it is not.
     peer: Addr,
     port_be: u16,
@@ -207,16 +220,20 @@ impl Described {
     fn parse(message: &[u8]) -> Option<Self> {
         let family = *message.first()?;
         let id: [u8; ID] = message.get(4..4 + ID)?.try_into().ok()?;
-        let peer = if i32::from(family) == libc::AF_INET {
-            Addr::v4(id[20..24].try_into().ok()?)
-        } else {
-            Addr::v6(id[20..36].try_into().ok()?)
+        let address = |at: usize| {
+            Some(if i32::from(family) == libc::AF_INET {
+                Addr::v4(id[at..at + 4].try_into().ok()?)
+            } else {
+                Addr::v6(id[at..at + 16].try_into().ok()?)
+            })
         };
+        let local_port = u16::from_be_bytes([id[0], id[1]]);
         Some(Self {
             family,
             state: *message.get(1)?,
             id,
-            peer,
+            local: SocketAddr::new(compile::ip(address(4)?), local_port),
+            peer: address(20)?,
             port_be: u16::from_ne_bytes([id[2], id[3]]),
             cookie: [word(&id, 40)?, word(&id, 44)?],
         })
@@ -230,17 +247,21 @@ impl Described {
 /// A TCP socket that is connected to where a virtual address led it. It may have been connected elsewhere since.
 fn stream(message: &[u8]) -> Option<OpenSocket> {
     let socket = Described::parse(message)?;
-    let storages = netlink::find(message.get(MESSAGE..)?, STORAGES)?;
+    let attributes = message.get(MESSAGE..)?;
+    let storages = netlink::find(attributes, STORAGES)?;
     let kept = connected(netlink::find(netlink::find(storages, STORAGE)?, MAP_VALUE)?)?;
     let current = kept.vip != Addr::NONE && socket.talks_to(kept.backend, kept.port_be);
+    let idle_ms = netlink::find(attributes, INFO).and_then(|info| word(info, LAST_SENT));
     current.then(|| OpenSocket {
         protocol: TCP,
+        local: socket.local,
         vni: kept.vni,
         vip: compile::ip(kept.vip.low()),
         backend: compile::ip(kept.backend.low()),
         port: u16::from_be(kept.port_be),
         connected: true,
         ended: TCP_ENDED.contains(&socket.state),
+        idle_s: idle_ms.map(|ms| ms / 1000),
         family: socket.family,
         id: socket.id,
     })

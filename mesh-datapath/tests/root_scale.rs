@@ -184,8 +184,8 @@ fn one_backend_of_many() {
     let mut large = Large::new(&size, 1 << 17);
     let room = large.room();
     assert_eq!((room.short_rows, room.missing_rows), (0, 0));
-    // 1.1 kB each.
-    assert!(room.rows_bytes <= 2000 * 1100, "{room:?}");
+    // 3 kB each.
+    assert!(room.rows_bytes <= 2000 * 3000, "{room:?}");
     large.drain_one();
     let gone = task(0, 42);
     large.desired.endpoints.remove(&(INGRESS, gone.into()));
@@ -211,10 +211,10 @@ fn five_thousand_services_of_250_backends() {
     let before = large.room();
     assert_eq!((before.short_rows, before.missing_rows), (0, 0));
     assert_eq!(before.backends_left_out, 0);
-    assert!(before.rows_bytes < 230_000_000, "{before:?}");
+    assert!(before.rows_bytes < 265_000_000, "{before:?}");
     let spare = before.rows_allocated_bytes - before.rows_bytes;
     assert!(spare < 1 << 20, "{before:?}");
     large.drain_one();
     let after = large.room();
-    assert!(after.rows_bytes - before.rows_bytes < 83_000, "{after:?}");
+    assert!(after.rows_bytes - before.rows_bytes < 105_000, "{after:?}");
 }

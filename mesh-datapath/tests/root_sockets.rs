@@ -285,7 +285,17 @@ impl World {
             let open = list();
             let kinds: Vec<_> = open.iter().map(|s| (s.protocol, s.connected)).collect();
             assert_eq!(kinds, [(6, true), (UDP, false)]);
-            for socket in open {
+            let owners = [stream.local_addr(), datagrams.local_addr()];
+            for (socket, owner) in open.into_iter().zip(owners) {
+                let owner = owner.expect("an address");
+                let local = (owner.ip().to_canonical(), owner.port());
+                assert_eq!((socket.local.ip(), socket.local.port()), local);
+                assert_eq!(socket.idle_s.is_some(), socket.protocol == 6);
+                assert_eq!(
+                    datapath.service_of(socket.vni, socket.vip),
+                    Some("s80"),
+                    "{socket:?}"
+                );
                 assert_eq!(
                     (socket.vip, socket.vni, socket.port),
                     (VIP.into(), VNI, PORT)

@@ -174,7 +174,7 @@ fn open_flows(pair: &Pair, service: &str) -> u64 {
     let nodes = pair.nodes.iter();
     let loads = nodes.flat_map(|node| {
         let datapath = node.datapath.as_ref().expect("open");
-        datapath.loads(service).expect("loads")
+        datapath.loads(Some(service)).expect("loads")
     });
     loads.map(|load| load.open).sum()
 }

@@ -162,7 +162,7 @@ fn flows_survive_a_build_with_rows_of_version_4() {
     let mut world = Old::new();
     let counted = |pair: &Pair| {
         let datapath = pair.nodes[0].datapath.as_ref().expect("open");
-        let load = datapath.loads("web").expect("counters");
+        let load = datapath.loads(Some("web")).expect("counters");
         load.iter().map(|load| load.flows).sum::<u64>()
     };
     let flows = counted(&world.pair);

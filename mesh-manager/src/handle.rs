@@ -602,12 +602,17 @@ impl ManagerHandle {
         logs::follow(&self.core, selector, deadline).await
     }
 
-    /// What goes to the backends of a service, by its id, asked of the nodes now.
+    /// What goes to the backends of a service, by its id, or of all services, asked of the nodes now. With an interval,
+    /// they tell rates between two readings so far apart.
     ///
     /// # Errors
     /// When this manager does not lead.
-    pub async fn loads(&self, service_id: &str) -> Result<Loads, ManagerError> {
-        loads::ask(&self.core, service_id).await
+    pub async fn loads(
+        &self,
+        service_id: Option<&str>,
+        interval: Duration,
+    ) -> Result<Loads, ManagerError> {
+        loads::ask(&self.core, service_id, interval).await
     }
 
     /// Asks every node that is connected, or only the one with this id, what `question` says for its id, and waits as long

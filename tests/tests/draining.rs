@@ -60,6 +60,29 @@ fn wait_open_on(rig: &Rig, wanted: [(&str, u64); 2], limit: Duration) -> Result<
     })
 }
 
+/// What is open is listed one by one: what the client outside asked a node, and what the task asked the virtual address.
+fn flows_are_listed(rig: &Rig) -> Result<()> {
+    let vips = ["vip", "ls", "--filter", "network=front", "--format"];
+    let vips = rig
+        .first()
+        .ok(&[&vips[..], &["{{.Service}} {{.Address}}"]].concat())?;
+    let vip = vips.lines().find_map(|line| line.strip_prefix("web "));
+    let vip = format!(" {}:80", vip.context("no address")?.trim());
+    let format = "{{.State}} {{.Idle}} {{.Client}} {{.Front}}";
+    let list = ["flow", "ls", "--all-nodes", "--service", "web", "--format"];
+    let listed = rig.first().ok(&[&list[..], &[format]].concat())?;
+    let outside = format!(" {}:", rig.client_address());
+    let (outside, inside): (Vec<_>, Vec<_>) = listed.lines().partition(|l| l.contains(&outside));
+    ensure!(
+        outside.len() == OPEN as usize && inside.len() == OPEN as usize,
+        "{listed}"
+    );
+    for flow in &inside {
+        ensure!(flow.starts_with("open ") && flow.ends_with(&vip), "{flow}");
+    }
+    Ok(())
+}
+
 #[test]
 fn open_flows_are_counted_until_they_end() {
     scenario("count", 2, |rig| {
@@ -88,6 +111,7 @@ fn open_flows_are_counted_until_they_end() {
                 })
                 .collect();
             wait_open(rig, OPEN, UP_LIMIT)?;
+            flows_are_listed(rig)?;
             // Until after the tasks that leave have answered all, and are gone.
             let load =
                 scope.spawn(move || rig.exec(shell, &["whoami", "load", "conn", "web:80", "17"]));

@@ -1,6 +1,10 @@
 //! What the mesh tells of its packets: flows, drops, metrics.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::{
+    net::{Ipv4Addr, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use anyhow::{Context, Result, ensure};
 use aya::sys::{Stats, enable_stats};
@@ -27,7 +31,7 @@ fn flows_drops_and_metrics_say_what_went_on() {
         let client = rig.client_address().to_string();
         let mut listed = 0;
         for node in &rig.nodes {
-            let of = |args: &[&str]| node.ok(&[&["flow", "ls", "-q"], args].concat());
+            let of = |args: &[&str]| node.ok(&[&["flow", "ls", "--all", "-q"], args].concat());
             let flows = of(&["--service", "web", "--client", &client])?;
             ensure!(
                 flows.lines().all(|flow| flow.starts_with(&client)),
@@ -50,16 +54,96 @@ fn flows_drops_and_metrics_say_what_went_on() {
             "{reasons}"
         );
         metrics(rig)?;
+        rates(rig)?;
         dropped_and_run(rig)?;
         one_is_silent(rig)
     });
+}
+
+/// Rates are of what goes on between two readings, and of all nodes together.
+fn rates(rig: &Rig) -> Result<()> {
+    let list = |interval: &str| -> Result<Vec<String>> {
+        let format =
+            "{{.Service}} {{.Network}} {{.Open}} {{.FlowRate}} {{.PacketRate}} {{.BitRate}}";
+        let args = ["vip", "ls", interval, "--format", format];
+        let text = rig.first().ok(&args)?;
+        Ok(text.split_whitespace().map(str::to_owned).collect())
+    };
+    let quiet = list("--rates=100ms")?;
+    ensure!(
+        quiet[..2] == ["web", "ingress"] && quiet[3..] == ["0"; 3],
+        "{quiet:?}"
+    );
+    let asked = AtomicBool::new(true);
+    let (listed, inspected, pretty) = thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            rig.client.enter(|| {
+                while asked.load(Ordering::Relaxed) {
+                    for node in &rig.nodes {
+                        ensure!(http_get(node.address, 80, "/")?.status == 200);
+                    }
+                }
+                Ok(())
+            })
+        });
+        let told = (|| {
+            let inspect = ["vip", "inspect", "web"];
+            Ok((
+                list("--rates")?,
+                rig.first()
+                    .ok(&[&inspect[..], &["--rates=500ms"]].concat())?,
+                rig.first().ok(&[&inspect[..], &["--pretty"]].concat())?,
+            ))
+        })();
+        asked.store(false, Ordering::Relaxed);
+        asking.join().expect("joined")?;
+        told
+    })?;
+    ensure!(listed[3..].iter().all(|rate| rate != "0"), "{listed:?}");
+    let inspected: serde_json::Value = serde_json::from_str(&inspected)?;
+    let backends = inspected[0]["Backends"].as_array().context("no backends")?;
+    for rate in ["FlowsPerSecond", "PacketsPerSecond", "BitsPerSecond"] {
+        for backend in backends {
+            let value = backend["Load"]["Rates"][rate].as_f64();
+            ensure!(
+                value.is_some_and(|value| value > 0.0),
+                "{rate}: {inspected}"
+            );
+        }
+    }
+    ensure!(backends.len() == 2, "{inspected}");
+    let head = ["FLOWS/S", "PACKETS/S", "BITS/S"];
+    ensure!(
+        pretty.lines().any(|line| line
+            .split_whitespace()
+            .rev()
+            .take(3)
+            .eq(head.into_iter().rev())),
+        "{pretty}"
+    );
+    let plain = rig.first().ok(&["vip", "inspect", "web"])?;
+    ensure!(!plain.contains("Rates"), "{plain}");
+    let wrong = rig.first().ctl(&["vip", "ls", "--rates=1h"])?.refused()?;
+    ensure!(
+        wrong.contains("between 100 and 60000 can be asked for"),
+        "{wrong}"
+    );
+    Ok(())
 }
 
 /// The manager tells what all nodes know, or one of them.
 fn of_all_nodes(rig: &Rig, client: &str) -> Result<()> {
     let flows = |node: &[&str]| -> Result<Vec<String>> {
         let format = "{{.Node}} {{.Client}}";
-        let list = ["flow", "ls", "--service", "web", "--client", client];
+        let list = [
+            "flow",
+            "ls",
+            "--all",
+            "--service",
+            "web",
+            "--client",
+            client,
+        ];
         let text = rig
             .first()
             .ok(&[&list[..], &["--format", format], node].concat())?;
@@ -96,8 +180,17 @@ fn of_all_nodes(rig: &Rig, client: &str) -> Result<()> {
 /// is shown.
 fn one_is_silent(rig: &Rig) -> Result<()> {
     let second = rig.node("n2")?;
+    let rated = || -> Result<()> {
+        let told = rig.first().ctl(&["vip", "ls", "--rates=100ms"])?;
+        ensure!(
+            told.err.contains("no answer from n2") && told.code == 0,
+            "{told:?}"
+        );
+        Ok(())
+    };
     let all = || -> Result<()> {
         for list in [["flow", "ls"], ["drop", "ls"]] {
+            let list = [&list[..], &["--all"]].concat();
             let told = rig.first().ctl(&[&list[..], &["--all-nodes"]].concat())?;
             ensure!(told.err.contains("no answer from n2"), "{told:?}");
             let lines: Vec<_> = told.out.lines().skip(1).collect();
@@ -112,7 +205,7 @@ fn one_is_silent(rig: &Rig) -> Result<()> {
         Ok(())
     };
     second.pause()?;
-    let told = all().and_then(|()| {
+    let told = rated().and_then(|()| all()).and_then(|()| {
         eventually("the node to be given up", UP_LIMIT, || {
             let states = ["node", "ls", "--format", "{{.Hostname}} {{.Status}}"];
             let states = rig.first().ok(&states)?;

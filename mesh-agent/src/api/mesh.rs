@@ -1,46 +1,80 @@
 //! `/mesh/`: virtual addresses, the tasks behind them, and what goes to these.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, Query as QueryOf, State},
 };
-use mesh_api::mesh::{BackendLoad, BackendState, ReturnMode, ReturnPath, Vip, VipBackend};
+use mesh_api::mesh::{BackendState, Load, Rates, ReturnMode, ReturnPath, Vip, VipBackend};
 use mesh_manager::{
     Loads, ManagerHandle,
     state::{Address, NodeState, PublishMode, Service, State as ClusterState},
 };
 
-use super::{Answer, Api, errors::ApiError};
+use super::{Answer, Api, args::Query, errors::ApiError};
 
-pub(super) async fn list(State(api): State<Api>) -> Answer<Json<Vec<Vip>>> {
+/// Between two readings that rates are told of, in milliseconds.
+const INTERVALS: RangeInclusive<u64> = 100..=60_000;
+
+/// What is asked for besides: rates, from two readings so far apart.
+fn interval(query: &Query) -> Answer<Option<Duration>> {
+    let Some(interval) = query.number::<u64>("interval")? else {
+        return Ok(None);
+    };
+    if !INTERVALS.contains(&interval) {
+        return Err(ApiError::bad_request(format!(
+            "invalid value for interval: {interval} ms: between {} and {} can be asked for",
+            INTERVALS.start(),
+            INTERVALS.end()
+        )));
+    }
+    Ok(Some(Duration::from_millis(interval)))
+}
+
+pub(super) async fn list(
+    State(api): State<Api>,
+    QueryOf(query): QueryOf<Query>,
+) -> Answer<Json<Vec<Vip>>> {
     let manager = api.manager()?;
+    let loads = match interval(&query)? {
+        Some(interval) => Some(manager.loads(None, interval).await?),
+        None => None,
+    };
     let view = manager.view();
-    Ok(Json(
-        view.services()
-            .flat_map(|service| of_service(&view, service))
-            .collect(),
-    ))
+    let mut vips: Vec<Vip> = view
+        .services()
+        .flat_map(|service| of_service(&view, service))
+        .collect();
+    if let Some(loads) = loads {
+        for vip in &mut vips {
+            let load = loads.services.get(&(vip.service_id.clone(), vip.vni));
+            vip.load = Some(told(load, true));
+            vip.silent_nodes = silent(&loads, &view);
+        }
+    }
+    Ok(Json(vips))
 }
 
 pub(super) async fn inspect(
     State(api): State<Api>,
     Path(reference): Path<String>,
+    QueryOf(query): QueryOf<Query>,
 ) -> Answer<Json<Vec<Vip>>> {
     let manager = api.manager()?;
+    let interval = interval(&query)?;
     let mut vips = find(&manager, &reference)?;
     let mut loads: BTreeMap<String, Loads> = BTreeMap::new();
     for vip in &vips {
         if !loads.contains_key(&vip.service_id) {
-            let asked = manager.loads(&vip.service_id).await?;
-            loads.insert(vip.service_id.clone(), asked);
+            let asked = manager.loads(Some(&vip.service_id), interval.unwrap_or_default());
+            loads.insert(vip.service_id.clone(), asked.await?);
         }
     }
     let view = manager.view();
     for vip in &mut vips {
         if let Some(loads) = loads.get(&vip.service_id) {
-            tell(vip, loads, &view);
+            tell(vip, loads, interval.is_some(), &view);
         }
     }
     Ok(Json(vips))
@@ -70,25 +104,39 @@ fn find(manager: &ManagerHandle, reference: &str) -> Answer<Vec<Vip>> {
 }
 
 /// Adds what goes to the backends.
-fn tell(vip: &mut Vip, loads: &Loads, view: &ClusterState) {
+fn tell(vip: &mut Vip, loads: &Loads, with_rates: bool, view: &ClusterState) {
     for backend in &mut vip.backends {
         let address = backend.address.parse::<IpAddr>().ok();
         let load = address.and_then(|address| loads.backends.get(&(vip.vni, address)));
-        let load = load.copied().unwrap_or_default();
-        backend.load = Some(BackendLoad {
-            open_flows: load.open,
-            flows: load.flows,
-            packets: load.packets,
-            bytes: load.bytes,
-        });
+        backend.load = Some(told(load, with_rates));
     }
-    let silent = loads.silent.iter().filter_map(|id| view.node(id));
-    vip.silent_nodes = silent
-        .map(|node| node.description.hostname.clone())
-        .collect();
+    vip.silent_nodes = silent(loads, view);
     if vip.r#return == Some(ReturnMode::Dsr) {
         vip.return_paths = return_paths(loads, view);
     }
+}
+
+fn told(load: Option<&mesh_manager::Load>, with_rates: bool) -> Load {
+    let load = load.copied().unwrap_or_default();
+    Load {
+        open_flows: load.open,
+        flows: load.flows,
+        packets: load.packets,
+        bytes: load.bytes,
+        rates: with_rates.then_some(Rates {
+            flows_per_second: load.rates.flows,
+            packets_per_second: load.rates.packets,
+            bits_per_second: load.rates.bytes * 8.0,
+        }),
+    }
+}
+
+/// Host names of the nodes whose part is missing.
+fn silent(loads: &Loads, view: &ClusterState) -> Vec<String> {
+    let silent = loads.silent.iter().filter_map(|id| view.node(id));
+    silent
+        .map(|node| node.description.hostname.clone())
+        .collect()
 }
 
 fn return_paths(loads: &Loads, view: &ClusterState) -> Vec<ReturnPath> {
@@ -186,6 +234,7 @@ fn describe(view: &ClusterState, service: &Service, vip: &Address) -> Vip {
         address: vip.address.to_string(),
         ports,
         backends,
+        load: None,
         silent_nodes: Vec::new(),
         r#return: ingress.then_some(if service.returns_directly() {
             ReturnMode::Dsr

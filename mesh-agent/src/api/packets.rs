@@ -61,6 +61,7 @@ fn question(api: &Api, query: &Query) -> Answer<FlowQuestion> {
     Ok(FlowQuestion {
         service: service.transpose()?.unwrap_or_default(),
         client: client.map(|client| client.to_string()).unwrap_or_default(),
+        all: query.flag("all"),
     })
 }
 
@@ -125,6 +126,7 @@ fn flow(node: &str, told: OpenFlow) -> Flow {
         through: told.through,
         idle_seconds: told.idle_seconds,
         closed: told.closed,
+        ended: told.ended,
     }
 }
 

@@ -302,6 +302,7 @@ impl Reconciler {
         let mut config = mesh_datapath::Config::new(dir);
         config.vxlan_port = self.vxlan_port;
         config.xdp = self.config.xdp;
+        config.tc = self.config.tc;
         config.row_bytes = self.config.row_memory << 20;
         config.backend_slots = self.config.backend_entries;
         config.flow_entries = self.config.flow_entries;

@@ -1,6 +1,6 @@
 //! Calls about nodes, networks, virtual addresses and the packet path.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use futures::Stream;
 use hyper::Method;
@@ -16,6 +16,12 @@ use crate::{
     },
     mesh::{Drop, Finding, Flow, OfNodes, TraceLine, Vip},
 };
+
+/// Milliseconds between two readings.
+fn interval_query(interval: Option<Duration>) -> Query {
+    let interval = interval.map(|interval| ("interval", interval.as_millis().to_string()));
+    interval.into_iter().collect()
+}
 
 impl Client {
     /// The cluster's nodes.
@@ -108,21 +114,27 @@ impl Client {
         Ok(answer.networks_deleted.unwrap_or_default())
     }
 
-    /// Every virtual address and what is behind it.
+    /// Every virtual address and what is behind it. With an interval, what goes to each, and at what rate: the nodes take
+    /// so long for two readings.
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub async fn vips(&self) -> Result<Vec<Vip>, ClientError> {
-        self.get("/mesh/vips", &[]).await
+    pub async fn vips(&self, interval: Option<Duration>) -> Result<Vec<Vip>, ClientError> {
+        self.get("/mesh/vips", &interval_query(interval)).await
     }
 
-    /// The virtual addresses of one service, or the one that is this address.
+    /// The virtual addresses of one service, or the one that is this address, and what goes to each task; with an interval,
+    /// at what rate.
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub async fn vip(&self, reference: &str) -> Result<Vec<Vip>, ClientError> {
-        self.get(&format!("/mesh/vips/{}", encode(reference)), &[])
-            .await
+    pub async fn vip(
+        &self,
+        reference: &str,
+        interval: Option<Duration>,
+    ) -> Result<Vec<Vip>, ClientError> {
+        let path = format!("/mesh/vips/{}", encode(reference));
+        self.get(&path, &interval_query(interval)).await
     }
 
     /// Checks all nodes, the tunnels between them and their published ports; takes some seconds.
@@ -148,20 +160,19 @@ impl Client {
         Ok(json_lines(byte_stream(response)))
     }
 
-    /// The open flows of the node's tasks, or of one service's (name, or id).
+    /// The open flows of the node's tasks, or of one service's (name, or id); with `all`, those that have ended too.
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub async fn flows(&self, service: Option<&str>) -> Result<Vec<Flow>, ClientError> {
-        let query: Vec<_> = service
-            .map(|service| ("service", service.to_owned()))
-            .into_iter()
-            .collect();
+    pub async fn flows(&self, service: Option<&str>, all: bool) -> Result<Vec<Flow>, ClientError> {
+        let service = service.map(|service| ("service", service.to_owned()));
+        let all = all.then(|| ("all", "true".to_owned()));
+        let query: Vec<_> = service.into_iter().chain(all).collect();
         self.get("/mesh/flows", &query).await
     }
 
     /// The open flows of all nodes' tasks; of one node's if `node` names it, of a service and of a client's address if these
-    /// are given.
+    /// are given; with `all`, those that have ended too.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -170,12 +181,14 @@ impl Client {
         node: Option<&str>,
         service: Option<&str>,
         client: Option<IpAddr>,
+        all: bool,
     ) -> Result<OfNodes<Flow>, ClientError> {
         let client = client.map(|client| client.to_string());
         let query: Vec<_> = [
             ("node", node),
             ("service", service),
             ("client", client.as_deref()),
+            ("all", all.then_some("true")),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?.to_owned())))

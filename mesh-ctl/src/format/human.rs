@@ -51,15 +51,24 @@ pub(crate) fn total(bytes: u64) -> String {
     decimal(bytes, 4)
 }
 
+/// A number by the second with three significant digits and a decimal prefix, such as `1.23M`.
+pub(crate) fn rate(value: f64) -> String {
+    scaled(value, 3, &["", "k", "M", "G", "T", "P", "E"])
+}
+
 fn decimal(bytes: u64, digits: usize) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
-    let mut value = bytes as f64;
+    scaled(bytes as f64, digits, &UNITS)
+}
+
+/// In the largest of the units, each a thousand of the one before, that leaves one or more.
+fn scaled(mut value: f64, digits: usize, units: &[&str]) -> String {
     let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < UNITS.len() {
+    while value >= 1000.0 && unit + 1 < units.len() {
         value /= 1000.0;
         unit += 1;
     }
-    format!("{}{}", significant(value, digits), UNITS[unit])
+    format!("{}{}", significant(value, digits), units[unit])
 }
 
 /// Bytes with binary units, such as `64MiB`.
@@ -113,6 +122,19 @@ pub(crate) fn natural_cmp(left: &str, right: &str) -> std::cmp::Ordering {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates() {
+        for (value, text) in [
+            (0.0, "0"),
+            (0.5, "0.5"),
+            (12.345, "12.3"),
+            (1200.0, "1.2k"),
+            (9.41e9, "9.41G"),
+        ] {
+            assert_eq!(rate(value), text);
+        }
+    }
 
     #[test]
     fn sizes() {

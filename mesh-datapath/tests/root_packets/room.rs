@@ -6,11 +6,11 @@ use mesh_datapath::{Backend, Desired, Endpoint, Location, PublishedPort, Room, S
 
 use crate::{common::INGRESS, frames::syn, world::*};
 
-/// Its full row has 10,007 slots.
+/// Its full row has 8,553 slots.
 const BACKENDS: u8 = 60;
 const SERVICES: u16 = 40;
 /// Lines of rows beside those of the world's own services: too few for all.
-const LINES: u32 = 600;
+const LINES: u32 = 1200;
 
 /// `TC_ACT_REDIRECT`.
 const REDIRECT: u32 = 7;

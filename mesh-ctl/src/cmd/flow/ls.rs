@@ -12,6 +12,9 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Show flows that have ended as well, as long as they are remembered
+    #[arg(short, long)]
+    all: bool,
     /// Only flows of this service
     #[arg(long)]
     service: Option<String>,
@@ -51,10 +54,12 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let service = args.service.as_deref();
     let (mut flows, listing) = if args.nodes.several() {
         let node = args.nodes.node.as_deref();
-        let told = client.flows_of_nodes(node, service, args.client).await?;
+        let told = client
+            .flows_of_nodes(node, service, args.client, args.all)
+            .await?;
         (args.nodes.told(told)?, OF_NODES)
     } else {
-        (client.flows(service).await?, LISTING)
+        (client.flows(service, args.all).await?, LISTING)
     };
     flows.retain(|flow| {
         let address = client_of(flow);
@@ -73,6 +78,7 @@ fn client_of(flow: &Flow) -> Option<IpAddr> {
 }
 
 fn row(flow: &Flow) -> Row {
+    let idle = flow.idle_seconds.map(|seconds| format!("{seconds}s"));
     Row::new()
         .with("Node", flow.node_name.as_str())
         .with("Service", flow.service.as_str())
@@ -81,8 +87,16 @@ fn row(flow: &Flow) -> Row {
         .with("Front", flow.front.as_str())
         .with("Backend", flow.backend.as_str())
         .with("Through", flow.through.as_str())
-        .with("Idle", format!("{}s", flow.idle_seconds))
-        .with("State", if flow.closed { "closed" } else { "open" })
+        .with("Idle", idle.unwrap_or_default())
+        .with("State", state(flow))
+}
+
+fn state(flow: &Flow) -> &'static str {
+    match (flow.closed, flow.ended) {
+        (true, _) => "closed",
+        (false, true) => "idle",
+        (false, false) => "open",
+    }
 }
 
 #[cfg(test)]
@@ -99,8 +113,9 @@ mod tests {
             front: "192.0.2.1:80".into(),
             backend: "10.0.0.5:8080".into(),
             through: "192.0.2.1".into(),
-            idle_seconds: 3,
+            idle_seconds: Some(3),
             closed: false,
+            ended: false,
         };
         assert_eq!(
             LISTING
@@ -117,5 +132,17 @@ mod tests {
              n2        web       tcp        192.0.2.9:40000   192.0.2.1:80   10.0.0.5:8080   192.0.2.1   3s        open\n"
         );
         assert_eq!(client_of(&flow), "192.0.2.9".parse().ok());
+        let unknown = Flow {
+            idle_seconds: None,
+            ended: true,
+            ..flow.clone()
+        };
+        let list = ListFlags {
+            format: Some("{{.Idle}}/{{.State}}".into()),
+            ..ListFlags::default()
+        };
+        let rows = vec![row(&flow), row(&unknown)];
+        let text = LISTING.render(&list, rows).expect("renders");
+        assert_eq!(text, "3s/open\n/idle\n");
     }
 }

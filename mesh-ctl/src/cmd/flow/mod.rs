@@ -8,7 +8,7 @@ use mesh_api::Client;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List the flows of the node's tasks: open ones, and those that ended lately
+    /// List open flows: of clients to the node's tasks, and of its tasks to virtual addresses
     #[command(visible_alias = "list")]
     Ls(ls::Args),
 }

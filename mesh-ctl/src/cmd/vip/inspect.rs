@@ -8,6 +8,7 @@ use mesh_api::{
     mesh::{ReturnMode, Vip, VipBackend},
 };
 
+use super::{RateFlags, USUAL, interval, with_load};
 use crate::{
     format::{ListFlags, Listing, Row, inspect},
     view::{ports, word},
@@ -21,13 +22,15 @@ pub(crate) struct Args {
     /// Format: 'json' or a Go template
     #[arg(short, long)]
     format: Option<String>,
-    /// Show what matters for people
+    /// Show what matters for people, with rates
     #[arg(long, conflicts_with = "format")]
     pretty: bool,
+    #[command(flatten)]
+    rates: RateFlags,
 }
 
 const BACKENDS: Listing = Listing {
-    table: "{{.Task}}\t{{.Node}}\t{{.Address}}\t{{.State}}\t{{.Open}}\t{{.Flows}}\t{{.Packets}}\t{{.Bytes}}",
+    table: "{{.Task}}\t{{.Node}}\t{{.Address}}\t{{.State}}\t{{.Open}}\t{{.Flows}}\t{{.Packets}}\t{{.Bytes}}\t{{.FlowRate}}\t{{.PacketRate}}\t{{.BitRate}}",
     headings: &[
         ("Task", "TASK"),
         ("Node", "NODE"),
@@ -37,15 +40,23 @@ const BACKENDS: Listing = Listing {
         ("Flows", "FLOWS"),
         ("Packets", "PACKETS"),
         ("Bytes", "BYTES"),
+        ("FlowRate", "FLOWS/S"),
+        ("PacketRate", "PACKETS/S"),
+        ("BitRate", "BITS/S"),
     ],
     quiet: "{{.Task}}",
 };
 
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
-    let mut vips = Vec::new();
-    for reference in &args.references {
-        vips.extend(client.vip(reference).await?);
-    }
+    let usual = args.pretty.then(|| interval(USUAL)).transpose();
+    let usual = usual.map_err(anyhow::Error::msg)?;
+    let interval = args.rates.rates.or(usual);
+    // All at once: each takes as long as the interval.
+    let vips = args
+        .references
+        .iter()
+        .map(|reference| client.vip(reference, interval));
+    let vips = futures::future::try_join_all(vips).await?.concat();
     if args.pretty {
         for vip in &vips {
             say!("{}", pretty(vip)?)?;
@@ -83,16 +94,12 @@ fn pretty(vip: &Vip) -> Result<String> {
 }
 
 fn row(backend: &VipBackend) -> Row {
-    let load = backend.load.unwrap_or_default();
-    Row::new()
+    let row = Row::new()
         .with("Task", backend.task_name.as_str())
         .with("Node", backend.node_name.as_str())
         .with("Address", backend.address.as_str())
-        .with("State", word(Some(backend.state)))
-        .with("Open", load.open_flows)
-        .with("Flows", load.flows)
-        .with("Packets", load.packets)
-        .with("Bytes", load.bytes)
+        .with("State", word(Some(backend.state)));
+    with_load(row, backend.load.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -104,7 +111,8 @@ mod tests {
         let backend = |name: &str, state: &str, open: u64| {
             serde_json::json!({
                 "TaskID": "t", "TaskName": name, "NodeID": "m", "NodeName": "n1", "Address": "10.0.0.6", "State": state,
-                "Load": {"OpenFlows": open, "Flows": 20, "Packets": 100, "Bytes": 9000}
+                "Load": {"OpenFlows": open, "Flows": 20, "Packets": 100, "Bytes": 9000,
+                         "Rates": {"FlowsPerSecond": 2.0, "PacketsPerSecond": 15.25, "BitsPerSecond": 1234567.0}}
             })
         };
         let vip: Vip = serde_json::from_value(serde_json::json!({
@@ -128,9 +136,9 @@ mod tests {
              Return:\t\tdsr\n\
              \t\tn1 to clients of 192.0.2.3 (n3): symmetric, bad\n\
              No answer from:\tn3\n\
-             TASK      NODE      ADDRESS    STATE      OPEN FLOWS   FLOWS     PACKETS   BYTES\n\
-             web.1     n1        10.0.0.6   active     7            20        100       9000\n\
-             web.2     n1        10.0.0.6   draining   2            20        100       9000\n"
+             TASK      NODE      ADDRESS    STATE      OPEN FLOWS   FLOWS     PACKETS   BYTES     FLOWS/S   PACKETS/S   BITS/S\n\
+             web.1     n1        10.0.0.6   active     7            20        100       9000      2         15.3        1.23M\n\
+             web.2     n1        10.0.0.6   draining   2            20        100       9000      2         15.3        1.23M\n"
         );
     }
 }

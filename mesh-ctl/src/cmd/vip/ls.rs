@@ -6,6 +6,7 @@ use mesh_api::{
     mesh::{BackendState, Vip},
 };
 
+use super::{RateFlags, name_silent, with_load};
 use crate::{
     format::{ListFlags, Listing, Row, human},
     view::ports,
@@ -13,6 +14,8 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    #[command(flatten)]
+    rates: RateFlags,
     #[command(flatten)]
     list: ListFlags,
 }
@@ -28,16 +31,28 @@ const LISTING: Listing = Listing {
         ("Address", "VIP"),
         ("Active", "ACTIVE"),
         ("Draining", "DRAINING"),
+        ("Open", "OPEN FLOWS"),
+        ("Flows", "FLOWS"),
+        ("Packets", "PACKETS"),
+        ("Bytes", "BYTES"),
+        ("FlowRate", "FLOWS/S"),
+        ("PacketRate", "PACKETS/S"),
+        ("BitRate", "BITS/S"),
         ("Ports", "PORTS"),
         ("Backends", "BACKENDS"),
     ],
     quiet: "{{.Address}}",
 };
 
+const WITH_RATES: Listing = Listing {
+    table: "{{.Service}}\t{{.Network}}\t{{.Address}}\t{{.Active}}\t{{.Draining}}\t{{.Open}}\t{{.FlowRate}}\t{{.PacketRate}}\t{{.BitRate}}\t{{.Ports}}",
+    ..LISTING
+};
+
 pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
     let filters = args.list.filters()?;
     filters.validate(&["service", "network"])?;
-    let mut vips = client.vips().await?;
+    let mut vips = client.vips(args.rates.rates).await?;
     vips.retain(|vip| {
         let named = |key: &str, name: &str, id: &str| {
             filters.matches(key, |value| name == value || id.starts_with(value))
@@ -49,7 +64,13 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
         human::natural_cmp(&a.service_name, &b.service_name)
             .then_with(|| a.network_name.cmp(&b.network_name))
     });
-    LISTING.print(&args.list, vips.iter().map(row).collect())
+    // All say the same.
+    name_silent(vips.first().map_or(&[], |vip| &vip.silent_nodes));
+    let listing = match args.rates.rates {
+        Some(_) => WITH_RATES,
+        None => LISTING,
+    };
+    listing.print(&args.list, vips.iter().map(row).collect())
 }
 
 fn row(vip: &Vip) -> Row {
@@ -64,7 +85,7 @@ fn row(vip: &Vip) -> Row {
         .iter()
         .map(|backend| backend.address.as_str())
         .collect();
-    Row::new()
+    let row = Row::new()
         .with("Service", vip.service_name.as_str())
         .with("ServiceID", human::short_id(&vip.service_id))
         .with("Network", vip.network_name.as_str())
@@ -74,7 +95,11 @@ fn row(vip: &Vip) -> Row {
         .with("Active", count(BackendState::Active))
         .with("Draining", count(BackendState::Draining))
         .with("Ports", ports::published(&vip.ports))
-        .with("Backends", addresses.join(","))
+        .with("Backends", addresses.join(","));
+    match vip.load {
+        Some(load) => with_load(row, load),
+        None => row,
+    }
 }
 
 #[cfg(test)]
@@ -88,7 +113,9 @@ mod tests {
             "Vni": 4096, "Address": "10.0.0.5",
             "Ports": [{"Protocol": "tcp", "TargetPort": 80, "PublishedPort": 8080, "PublishMode": "ingress"}],
             "Backends": [{"TaskID": "t", "TaskName": "web.1", "NodeID": "m", "NodeName": "n1",
-                          "Address": "10.0.0.6", "State": "active"}]
+                          "Address": "10.0.0.6", "State": "active"}],
+            "Load": {"OpenFlows": 7, "Flows": 20, "Packets": 100, "Bytes": 9000,
+                     "Rates": {"FlowsPerSecond": 0.5, "PacketsPerSecond": 1200.0, "BitsPerSecond": 9.6e6}}
         }))
         .expect("vip");
         assert_eq!(
@@ -97,6 +124,13 @@ mod tests {
                 .expect("renders"),
             "SERVICE   NETWORK   VIP        ACTIVE    DRAINING   PORTS\n\
              web       ingress   10.0.0.5   1         0          *:8080->80/tcp\n"
+        );
+        assert_eq!(
+            WITH_RATES
+                .render(&ListFlags::default(), vec![row(&vip)])
+                .expect("renders"),
+            "SERVICE   NETWORK   VIP        ACTIVE    DRAINING   OPEN FLOWS   FLOWS/S   PACKETS/S   BITS/S    PORTS\n\
+             web       ingress   10.0.0.5   1         0          7            0.5       1.2k        9.6M      *:8080->80/tcp\n"
         );
     }
 }
