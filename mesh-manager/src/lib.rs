@@ -48,6 +48,7 @@ mod unlock;
 mod withdrawal;
 
 pub use applied::Behind;
+pub use apply::refuse_raft_settings;
 pub use backup::BackupError;
 pub use command::{
     AddNode, Bootstrap, Change, Cipher, Command, NewTask, NodeReport, Operation, Outcome, Proposal,
