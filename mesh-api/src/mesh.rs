@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::EndpointPortConfig;
+use crate::engine::{EndpointPortConfig, NodeState};
 
 /// A service's virtual address on one network, and what is behind it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -288,4 +288,29 @@ pub struct TracedPacket {
     pub task: String,
     /// Bytes, with Ethernet and tunnel headers.
     pub bytes: u32,
+}
+
+/// Who has not applied a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Applied {
+    /// The index that was asked for: an object's `Version.Index`.
+    pub index: u64,
+    /// Every node that is up has applied the state of that index, or a later one.
+    pub is_applied: bool,
+    /// The nodes that have not, also those that are not up.
+    pub behind: Vec<BehindNode>,
+}
+
+/// A node that has not applied a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct BehindNode {
+    /// Id of the node.
+    #[serde(rename = "ID")]
+    pub id: String,
+    /// Its host name.
+    pub hostname: String,
+    /// `ready`; or `down`, or `unknown` if it was never heard of: then it applies the change when it comes.
+    pub state: NodeState,
 }

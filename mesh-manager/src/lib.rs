@@ -11,6 +11,7 @@
 //! each node is told · `server` the gRPC services · `client` how a node reaches them · `machine` what a manager
 //! stands on.
 
+mod applied;
 mod apply;
 mod backup;
 pub mod client;
@@ -48,6 +49,8 @@ mod traffic;
 mod unlock;
 mod withdrawal;
 
+pub use applied::Behind;
+pub use apply::refuse_raft_settings;
 pub use backup::BackupError;
 pub use command::{
     AddNode, Bootstrap, Change, Cipher, Command, NewTask, NodeReport, Operation, Outcome, Proposal,

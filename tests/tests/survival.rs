@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    KeptConnection, Node, Rig, client::is_reset, eventually, http_get, rig::UP_LIMIT, scenario,
+    KeptConnection, Node, Rig, client::is_reset, eventually, http_get, image, rig::UP_LIMIT,
+    scenario,
 };
+use serde_json::{Value, json};
 
 /// Requests that run while the agent is killed.
 const REQUESTS: usize = 1000;
@@ -273,5 +275,72 @@ fn tasks_go_on_under_an_agent_in_another_mount_namespace() {
             }
             Ok(())
         })
+    });
+}
+
+#[test]
+fn who_has_not_applied_a_change_is_told_and_waited_for_while_it_is_up() {
+    scenario("applied", 2, |rig| {
+        let (first, second) = (rig.first(), &rig.nodes[1]);
+        let version = || -> Result<u64> {
+            let shown = first.ok(&["service", "inspect", "web"])?;
+            let service: Value = serde_json::from_str(&shown)?;
+            service[0]["Version"]["Index"].as_u64().context("a version")
+        };
+        let applied = |index: u64, seconds: u64| -> Result<Value> {
+            let path = format!("/mesh/applied?index={index}&timeout={seconds}");
+            let answer = first.engine().get(&path)?;
+            ensure!(answer.is_success(), "{}", answer.status);
+            answer.json()
+        };
+        let everywhere = |index| {
+            eventually("all nodes to have applied it", UP_LIMIT, || {
+                let told = applied(index, 1)?;
+                ensure!(
+                    told["IsApplied"] == true && told["Behind"] == json!([]),
+                    "{told}"
+                );
+                Ok(())
+            })
+        };
+        let wait = ["--wait-applied=2m"];
+        let create = ["service", "create", "--name", "web", "--publish", "80:80"];
+        let told = first.ok(&[&create[..], &wait, &[image::WHOAMI]].concat())?;
+        ensure!(told.ends_with("applied on all nodes\n"), "{told}");
+        everywhere(version()?)?;
+
+        second.pause()?;
+        let update = ["service", "update", "-d", "--publish-add", "81:80", "web"];
+        first.ok(&update)?;
+        let changed = version()?;
+        let told = applied(changed, 0)?;
+        let behind = told["Behind"].as_array().context("who is behind")?;
+        ensure!(behind.iter().any(|node| node["Hostname"] == "n2"), "{told}");
+        // Nobody waits for one that is down.
+        let update = ["service", "update", "-d", "--label-add", "a=b", "web"];
+        let told = first.ctl(&[&update[..], &wait].concat())?;
+        ensure!(
+            told.code == 0 && told.err.contains("will be on n2 (down) once back"),
+            "{told:?}"
+        );
+        second.resume()?;
+        everywhere(changed)?;
+
+        for (query, words) in [
+            ("", "index is missing"),
+            ("index=x", "x"),
+            (
+                "index=1&timeout=61",
+                "invalid timeout 61: at most 60 seconds",
+            ),
+        ] {
+            let refused = first.engine().get(&format!("/mesh/applied?{query}"))?;
+            let told = refused.refused("400")?;
+            ensure!(told.contains(words), "{query}: {told}");
+        }
+        // What nobody can have: the answer comes when it was asked for.
+        let told = applied(u64::MAX, 0)?;
+        ensure!(told["IsApplied"] == false, "{told}");
+        Ok(())
     });
 }

@@ -26,8 +26,8 @@ const STALE: HeaderValue = HeaderValue::from_static(
     r#"110 - "The swarm does not have a leader. This is what this manager knows; nothing can be changed.""#,
 );
 
-/// What is of no use once it is old, and would be kept: an unlock key.
-const NEVER_STALE: &str = "/swarm/unlockkey";
+/// What is of no use once it is old: an unlock key, which would be kept, and what only the leader is told.
+const NEVER_STALE: [&str; 2] = ["/swarm/unlockkey", "/mesh/applied"];
 
 /// Lets the request pass where this manager leads, else has the leader answer it. Without a leader, reads are answered by
 /// what this manager knows, and say so.
@@ -64,7 +64,8 @@ pub(super) async fn answers(State(api): State<Api>, request: Request, next: Next
             }
         }
     };
-    if !is_read || request.path().ends_with(NEVER_STALE) {
+    let is_of_the_leader = |path: &str| NEVER_STALE.iter().any(|end| path.ends_with(end));
+    if !is_read || is_of_the_leader(request.path()) {
         return ApiError::from(refusal).into_response();
     }
     let mut answer = next.run(request.take()).await;

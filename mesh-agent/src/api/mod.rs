@@ -5,6 +5,7 @@
 //! `server` sockets, versions, headers · `routes` the table · `errors` every text and status ·
 //! one file or folder per noun.
 
+mod applied;
 mod args;
 mod containers;
 mod distribution;

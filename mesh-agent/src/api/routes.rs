@@ -10,8 +10,9 @@ use axum::{
 use mesh_api::handout::Kind;
 
 use super::{
-    Api, containers, distribution, doctor, errors::ApiError, events, exec, handouts, images,
-    leader, mesh, networks, nodes, packets, relay, services, swarm, system, tasks, trace, volumes,
+    Api, applied, containers, distribution, doctor, errors::ApiError, events, exec, handouts,
+    images, leader, mesh, networks, nodes, packets, relay, services, swarm, system, tasks, trace,
+    volumes,
 };
 
 /// Longest body read into memory, in bytes: a spec with configs inlined stays far below, and a
@@ -60,6 +61,7 @@ fn cluster() -> Router<Api> {
         .route("/events", get(events::stream))
         .route("/mesh/vips", get(mesh::list))
         .route("/mesh/vips/{reference}", get(mesh::inspect))
+        .route("/mesh/applied", get(applied::wait))
         .route("/mesh/doctor", get(doctor::check))
         .route("/mesh/nodes/flows", get(packets::flows_of_nodes))
         .route("/mesh/nodes/drops", get(packets::drops_of_nodes))

@@ -13,7 +13,7 @@ use mesh_api::{
         Swarm, SwarmInitRequest, SwarmJoinRequest, SwarmSpec, SwarmUnlockRequest, UnlockKeyResponse,
     },
 };
-use mesh_manager::{Command, state::refuse_external};
+use mesh_manager::{Command, refuse_raft_settings, state::refuse_external};
 use mesh_pki::UnlockKey;
 use serde::Deserialize;
 
@@ -45,6 +45,9 @@ pub(super) async fn inspect(State(api): State<Api>) -> Answer<Json<Swarm>> {
 
 pub(super) async fn init(State(api): State<Api>, body: Body) -> Answer<Json<String>> {
     let body: WithAvailability<SwarmInitRequest> = json(body).await?;
+    if let Some(spec) = &body.request.spec {
+        refuse_raft_settings(spec, None)?;
+    }
     if let Some(ca) = (body.request.spec.as_ref()).and_then(|spec| spec.ca_config.as_ref()) {
         refuse_external(ca)?;
         let is_given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
@@ -76,6 +79,7 @@ pub(super) async fn update(
     let manager = api.manager()?;
     let mut spec: SwarmSpec = json(body).await?;
     let version = query.version()?;
+    refuse_raft_settings(&spec, manager.view().cluster().map(|cluster| &cluster.spec))?;
     let root = manager.root_change(version, &mut spec)?;
     let command = Command::UpdateSwarm {
         version,

@@ -14,7 +14,7 @@ use crate::{
     engine::{
         Network, NetworkCreateRequest, NetworkCreateResponse, NetworkPruneResponse, Node, NodeSpec,
     },
-    mesh::{Drop, Finding, Flow, OfNodes, TraceLine, Vip},
+    mesh::{Applied, Drop, Finding, Flow, OfNodes, TraceLine, Vip},
 };
 
 /// Milliseconds between two readings.
@@ -64,6 +64,19 @@ impl Client {
         let query = [("force", force.to_string())];
         self.delete(&format!("/nodes/{}", encode(reference)), &query)
             .await
+    }
+
+    /// Which nodes have not applied the state of `index`, an object's version. The answer comes once all that are up
+    /// have, after `seconds` (60 at most) in any case.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn applied(&self, index: u64, seconds: u64) -> Result<Applied, ClientError> {
+        let query = [
+            ("index", index.to_string()),
+            ("timeout", seconds.to_string()),
+        ];
+        self.get("/mesh/applied", &query).await
     }
 
     /// Networks.

@@ -1,6 +1,7 @@
 //! Watches a service until its tasks are as asked for, as Docker shows it: bars on a terminal, one
 //! line per change elsewhere. Ctrl-C leaves the service to itself.
 
+pub(crate) mod applied;
 mod deadline;
 mod job;
 pub(crate) mod root;

@@ -2,8 +2,8 @@
 
 use super::{Context, check_version, network, node};
 use crate::{
-    Bootstrap, ManagerError, Outcome, Response,
-    config::DEFAULT_HEARTBEAT,
+    Bootstrap, ManagerError, Outcome, RULES, Response,
+    config::{DEFAULT_HEARTBEAT, Timings},
     state::{Cluster, RootChange, State},
 };
 use mesh_api::{Sensitive, engine};
@@ -140,6 +140,42 @@ pub(super) fn end_root_rotation(state: &mut State, cx: &mut Context, digest: &st
     cx.touch(&mut cluster.meta);
     state.put_cluster(cluster);
     Ok(Response::Done)
+}
+
+/// Refuses settings of Raft that differ from those of the `old` spec, or, in a new cluster, from Swarm's defaults: managers do
+/// not go by them. What is left out differs from nothing.
+///
+/// # Errors
+/// With what they go by instead.
+pub fn refuse_raft_settings(
+    spec: &engine::SwarmSpec,
+    old: Option<&engine::SwarmSpec>,
+) -> Result<(), ManagerError> {
+    let settings = |spec: Option<&engine::SwarmSpec>| {
+        let mut spec = spec.cloned().unwrap_or_default();
+        if let Some(raft) = &mut spec.raft {
+            // Docker's client writes these in any case.
+            raft.election_tick = raft.election_tick.filter(|tick| *tick != 0);
+            raft.heartbeat_tick = raft.heartbeat_tick.filter(|tick| *tick != 0);
+        }
+        fill(&mut spec, old, RULES);
+        spec.raft
+    };
+    if settings(Some(spec)) == settings(old) {
+        return Ok(());
+    }
+    let Timings {
+        snapshot_entries,
+        kept_entries,
+        ..
+    } = Timings::default();
+    Err(ManagerError::new(
+        crate::ErrorKind::Unimplemented,
+        format!(
+            "the settings of Raft cannot be changed: managers take a snapshot after {snapshot_entries} entries, keep \
+             {kept_entries} for those that lag behind and no snapshot but the last, and hold elections by times of their own"
+        ),
+    ))
 }
 
 /// Fills absent parts of a spec from the old one, else with defaults.

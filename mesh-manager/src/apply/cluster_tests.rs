@@ -113,3 +113,41 @@ fn a_lock_without_a_key_is_refused_and_so_is_what_old_versions_refused() {
     let good = lock(&world_now, Some(true), false, Some(&key));
     assert_eq!(refused(2, good), ErrorKind::Unimplemented);
 }
+
+#[test]
+fn settings_that_nobody_follows_are_refused_where_they_change() {
+    let spec = |raft: serde_json::Value| -> engine::SwarmSpec {
+        serde_json::from_value(serde_json::json!({ "Raft": raft })).unwrap()
+    };
+    let refuse = super::refuse_raft_settings;
+    let world = World::new(&[]);
+    let stored = &world.state.cluster().unwrap().spec;
+    let defaults =
+        serde_json::json!({"SnapshotInterval": 10_000, "KeepOldSnapshots": 0, "ElectionTick": 0});
+    let defaults = spec(defaults);
+    for fine in [&engine::SwarmSpec::default(), &defaults, stored] {
+        assert_eq!(refuse(fine, None), Ok(()));
+        assert_eq!(refuse(fine, Some(stored)), Ok(()));
+    }
+    for name in [
+        "SnapshotInterval",
+        "KeepOldSnapshots",
+        "LogEntriesForSlowFollowers",
+        "ElectionTick",
+        "HeartbeatTick",
+    ] {
+        let changed = spec(serde_json::json!({name: 7}));
+        for old in [None, Some(stored)] {
+            let error = refuse(&changed, old).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Unimplemented, "{name}");
+            assert!(
+                error.message.contains("a snapshot after 5000 entries"),
+                "{error}"
+            );
+        }
+        // One that an older version took goes on to be shown, and may come back.
+        let old = Some(&changed);
+        assert_eq!(refuse(&changed, old), Ok(()), "{name}");
+        assert_eq!(refuse(&engine::SwarmSpec::default(), old), Ok(()), "{name}");
+    }
+}

@@ -74,7 +74,7 @@ impl Session {
     }
 
     /// The newest state that the node has applied in full.
-    fn acknowledged(&self) -> u64 {
+    pub(crate) fn acknowledged(&self) -> u64 {
         let covered = self.covered.load(Ordering::SeqCst);
         let applied = self.applied.load(Ordering::SeqCst);
         match applied.cmp(&self.sent.load(Ordering::SeqCst)) {

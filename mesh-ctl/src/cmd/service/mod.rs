@@ -15,6 +15,8 @@ mod scale;
 mod spec_flags;
 mod update;
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use mesh_api::{
@@ -22,7 +24,7 @@ use mesh_api::{
     engine::{EndpointSpecModeEnum as EndpointMode, Service, ServiceSpec},
 };
 
-use crate::progress;
+use crate::{flags::quantity, progress};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -74,15 +76,38 @@ pub(crate) struct WaitFlags {
     /// Show no progress
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// Afterwards wait until all nodes that are up have applied the change, a minute at most or for TIME; with --detach, too
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "1m",
+          value_parser = quantity::duration)]
+    pub(crate) wait_applied: Option<i64>,
 }
 
 impl WaitFlags {
     /// Waits, unless told not to.
     async fn wait(&self, client: &Client, id: &str) -> Result<()> {
-        if self.detach {
-            return Ok(());
+        if !self.detach {
+            progress::wait(client, id, self.quiet).await?;
         }
-        progress::wait(client, id, self.quiet).await
+        self.wait_applied(client, id).await
+    }
+
+    /// Waits until a service that is being rolled back has converged, unless told not to.
+    async fn wait_for_rollback(&self, client: &Client, id: &str) -> Result<()> {
+        if !self.detach {
+            progress::wait_for_rollback(client, id, self.quiet).await?;
+        }
+        self.wait_applied(client, id).await
+    }
+
+    /// Waits for the nodes, if told to.
+    async fn wait_applied(&self, client: &Client, id: &str) -> Result<()> {
+        let limit = self
+            .wait_applied
+            .and_then(|nanos| u64::try_from(nanos).ok());
+        match limit.map(Duration::from_nanos) {
+            Some(limit) => progress::applied::wait(client, id, limit, self.quiet).await,
+            None => Ok(()),
+        }
     }
 }
 

@@ -4,7 +4,6 @@ use anyhow::Result;
 use mesh_api::Client;
 
 use super::WaitFlags;
-use crate::progress;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -22,8 +21,5 @@ pub(super) async fn run(client: &Client, name: String, wait: WaitFlags) -> Resul
     let answer = client.service_rollback(&id, version, &spec).await?;
     super::warn(answer.warnings, None);
     say!("{name}")?;
-    if wait.detach {
-        return Ok(());
-    }
-    progress::wait_for_rollback(client, &id, wait.quiet).await
+    wait.wait_for_rollback(client, &id).await
 }

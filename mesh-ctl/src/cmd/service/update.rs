@@ -292,7 +292,7 @@ mod tests {
             .iter()
             .map(|arg| arg.get_id().clone())
             .collect();
-        let combined = ["service", "rollback", "detach", "quiet"];
+        let combined = ["service", "rollback", "detach", "quiet", "wait_applied"];
         for arg in command.get_arguments() {
             let id = arg.get_id();
             let is_of_registry = id.as_str().contains("resolve") || id.as_str().contains("auth");
