@@ -195,16 +195,18 @@ pub(crate) async fn ask(
     let mut sessions = core.sessions.all();
     sessions.retain(|session| wanted(&session.node_id));
     let mut found = Answers::default();
-    // Who has not answered by then is silent.
-    let asked = gather(&core.queries, &sessions, question, &mut found);
-    let _ = tokio::time::timeout(patience, asked).await;
-    let state = core.store.read();
-    found.silent = state
+    // As it is now: a node may be down by the time that it was waited for in vain.
+    found.silent = core
+        .store
+        .read()
         .nodes()
-        .filter(|node| wanted(&node.id) && !found.by_node.contains_key(&node.id))
-        .filter(|node| node.state == NodeState::Ready)
+        .filter(|node| wanted(&node.id) && node.state == NodeState::Ready)
         .map(|node| node.id.clone())
         .collect();
+    let asked = gather(&core.queries, &sessions, question, &mut found);
+    let _ = tokio::time::timeout(patience, asked).await;
+    let Answers { by_node, silent } = &mut found;
+    silent.retain(|id| !by_node.contains_key(id));
     Ok(found)
 }
 
