@@ -26,16 +26,25 @@ pub(crate) async fn flows(
     most: usize,
 ) -> Result<FlowAnswer, NodeError> {
     let client = question.client.parse().ok();
-    let known = read(node, Datapath::flows).await?;
-    let settled = settled(node).await?;
-    let mut flows = known.into_iter().map(flow).chain(settled).filter(|flow| {
-        (question.service.is_empty() || question.service == flow.service)
-            && (question.client.is_empty() || client == ip(&flow.client))
-            && (question.all || !flow.ended)
+    let wanted = |service: &str, address: Option<IpAddr>, ended: bool| {
+        (question.service.is_empty() || question.service == service)
+            && (question.client.is_empty() || client == address)
+            && (question.all || !ended)
+    };
+    let mut known = read(node, Datapath::flows).await?;
+    known.retain(|flow| {
+        let service = flow.service.as_deref().unwrap_or_default();
+        wanted(service, Some(flow.client.ip()), flow.ended)
     });
+    let mut settled = settled(node).await?;
+    settled.retain(|flow| wanted(&flow.service, ip(&flow.client), flow.ended));
+    let all = known.len() + settled.len();
+    // Most are many, and only those that are told are made into text.
+    let told = known.into_iter().map(flow).chain(settled).take(most);
+    let flows: Vec<OpenFlow> = told.collect();
     Ok(FlowAnswer {
-        flows: flows.by_ref().take(most).collect(),
-        left_out: flows.count() as u64,
+        left_out: (all - flows.len()) as u64,
+        flows,
     })
 }
 
@@ -70,7 +79,7 @@ async fn settled(node: &Node) -> Result<Vec<OpenFlow>, NodeError> {
         backend: SocketAddr::new(socket.backend, socket.port).to_string(),
         through: String::new(),
         idle_seconds: socket.idle_s,
-        closed: false,
+        closed: socket.closing,
         ended: false,
     });
     Ok(flows.collect())

@@ -350,6 +350,13 @@ fn attach_link(
     program: &mut Program,
     path: &Path,
 ) -> Result<bool, Cause> {
+    // Of one that was interrupted between the two.
+    let new = {
+        let mut name = path.as_os_str().to_owned();
+        name.push("-new");
+        PathBuf::from(name)
+    };
+    remove_file(&new)?;
     if path.exists() && is_in_place(attachment, order)? {
         match adopt(program, path) {
             Ok(()) => return Ok(false),
@@ -387,10 +394,6 @@ fn attach_link(
     };
     if path.exists() {
         // Both run for a moment: what the one passes on, the other does as well.
-        let mut new = path.as_os_str().to_owned();
-        new.push("-new");
-        let new = PathBuf::from(new);
-        remove_file(&new)?;
         link.pin(&new)?;
         fs::rename(&new, path)?;
     } else {

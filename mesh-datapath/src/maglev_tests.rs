@@ -185,7 +185,7 @@ proptest! {
 fn no_number_of_backends_moves_the_row() {
     for n in (29..=1030)
         .step_by(13)
-        .chain([85, 86, 256, 257, 513, 514, 1026, 1027])
+        .chain([85, 86, 256, 257, 513, 514, 1026, 1027, 2600, 3078, 3079])
     {
         let backends = backends(n);
         let moved = moved(&backends, n as usize / 2);

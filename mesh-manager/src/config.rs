@@ -42,7 +42,8 @@ pub struct Timings {
     /// Longest wait for the nodes to acknowledge that a task takes no new connections.
     pub drain_limit: Duration,
     /// The same while a node that is not down has no session, or has not caught up since it has one: an agent that is started
-    /// again sends requests where it did before until its packet path is open. One whose power is gone is down before that.
+    /// again sends requests where it did before until its packet path is open. One whose power is gone is down before that,
+    /// unless heartbeats are far apart.
     pub return_limit: Duration,
     /// Time between that acknowledgement and the task's stop signal, for requests on their way.
     pub drain_settle: Duration,

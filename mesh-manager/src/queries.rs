@@ -194,15 +194,15 @@ pub(crate) async fn ask(
     let wanted = |id: &str| only.is_none_or(|only| only == id);
     let mut sessions = core.sessions.all();
     sessions.retain(|session| wanted(&session.node_id));
-    let mut found = Answers::default();
     // As it is now: a node may be down by the time that it was waited for in vain.
-    found.silent = core
-        .store
-        .read()
-        .nodes()
-        .filter(|node| wanted(&node.id) && node.state == NodeState::Ready)
-        .map(|node| node.id.clone())
-        .collect();
+    let ready = core.store.read().nodes().filter_map(|node| {
+        let ready = node.state == NodeState::Ready;
+        (ready && wanted(&node.id)).then(|| node.id.clone())
+    });
+    let mut found = Answers {
+        silent: ready.collect(),
+        ..Answers::default()
+    };
     let asked = gather(&core.queries, &sessions, question, &mut found);
     let _ = tokio::time::timeout(patience, asked).await;
     let Answers { by_node, silent } = &mut found;

@@ -2,12 +2,14 @@
 
 use std::process::Command;
 
-use mesh_tests::{Answer, node};
+use mesh_tests::{Answer, node, rig};
 
 #[test]
 fn a_drill_fails_no_request() {
+    let name = rig::test_name("drill");
     let output = Command::new(node::program("mesh-drill").unwrap())
-        .args(["--seconds", "10"])
+        // Others test beside it.
+        .args(["--seconds", "10", "--pause", "10", "--name", &name])
         .output()
         .unwrap();
     let told = Answer::of("mesh-drill".to_owned(), &output).ok().unwrap();

@@ -9,7 +9,7 @@ use mesh_api::{
     mesh::{Applied, BehindNode},
 };
 
-use super::asked;
+use super::{asked, unless_interrupted};
 use crate::view::word;
 
 /// How long one request waits, seconds: an agent that is restarted meanwhile is asked again.
@@ -22,6 +22,11 @@ const MAX_NAMES: usize = 5;
 /// # Errors
 /// One that is up has not within `limit`, or nobody knows.
 pub(crate) async fn wait(client: &Client, id: &str, limit: Duration, quiet: bool) -> Result<()> {
+    unless_interrupted(id, until_applied(client, id, limit, quiet)).await?;
+    Ok(())
+}
+
+async fn until_applied(client: &Client, id: &str, limit: Duration, quiet: bool) -> Result<()> {
     let index = newest(client, id).await?;
     let begun = Instant::now();
     loop {

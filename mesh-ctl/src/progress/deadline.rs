@@ -23,7 +23,9 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(super) struct Course {
     /// Tasks of the newest version that were seen running.
     seen: HashSet<String>,
-    /// When one was last seen for the first time, or when everything ran.
+    /// What was last known of the update.
+    phase: Option<Update>,
+    /// When a task was last seen for the first time, the update became something else, or everything ran.
     progress: Option<Instant>,
 }
 
@@ -37,7 +39,8 @@ impl Course {
         converged: bool,
         now: Instant,
     ) -> Option<String> {
-        let mut is_progress = converged;
+        let phase = service.update_status.as_ref().and_then(|u| u.state);
+        let mut is_progress = converged || std::mem::replace(&mut self.phase, phase) != phase;
         for task in tasks.iter().filter(|t| state(t) == TaskState::RUNNING) {
             is_progress |= self.seen.insert(task.id.clone().unwrap_or_default());
         }

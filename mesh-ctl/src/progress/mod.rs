@@ -45,25 +45,39 @@ async fn asked<T>(question: impl AsyncFn() -> Result<T, ClientError>) -> Result<
     }
 }
 
+/// How waiting came to its end.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// What was waited for has come.
+    Converged,
+    /// The user has waited long enough.
+    Interrupted,
+}
+
 /// Waits until the service has converged. A rollback meanwhile is a failure.
-pub(crate) async fn wait(client: &Client, id: &str, quiet: bool) -> Result<()> {
+pub(crate) async fn wait(client: &Client, id: &str, quiet: bool) -> Result<Waited> {
     wait_for(client, id, quiet, false).await
 }
 
 /// Waits until the service that is being rolled back has converged.
-pub(crate) async fn wait_for_rollback(client: &Client, id: &str, quiet: bool) -> Result<()> {
+pub(crate) async fn wait_for_rollback(client: &Client, id: &str, quiet: bool) -> Result<Waited> {
     wait_for(client, id, quiet, true).await
 }
 
-async fn wait_for(client: &Client, id: &str, quiet: bool, rollback: bool) -> Result<()> {
+async fn wait_for(client: &Client, id: &str, quiet: bool, rollback: bool) -> Result<Waited> {
     let mut screen = Screen::new(quiet);
+    unless_interrupted(id, watch(client, id, &mut screen, rollback)).await
+}
+
+/// Waits for `result`, but no longer than the user likes.
+async fn unless_interrupted(id: &str, result: impl Future<Output = Result<()>>) -> Result<Waited> {
     tokio::select! {
-        result = watch(client, id, &mut screen, rollback) => result,
+        result = result => result.map(|()| Waited::Converged),
         _ = tokio::signal::ctrl_c() => {
             say!(
                 "Operation continuing in background.\nUse `mesh-ctl service ps {id}` to check progress."
             )?;
-            Ok(())
+            Ok(Waited::Interrupted)
         }
     }
 }

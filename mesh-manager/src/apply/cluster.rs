@@ -154,9 +154,12 @@ pub fn refuse_raft_settings(
     let settings = |spec: Option<&engine::SwarmSpec>| {
         let mut spec = spec.cloned().unwrap_or_default();
         if let Some(raft) = &mut spec.raft {
-            // Docker's client writes these in any case.
+            // Clients may write 0 where nothing is said; Docker's does so for ticks.
             raft.election_tick = raft.election_tick.filter(|tick| *tick != 0);
             raft.heartbeat_tick = raft.heartbeat_tick.filter(|tick| *tick != 0);
+            raft.snapshot_interval = raft.snapshot_interval.filter(|entries| *entries != 0);
+            let slow = &mut raft.log_entries_for_slow_followers;
+            *slow = slow.filter(|entries| *entries != 0);
         }
         fill(&mut spec, old, RULES);
         spec.raft

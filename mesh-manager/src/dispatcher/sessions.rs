@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,9 @@ pub(crate) struct Session {
     /// Ends the session.
     pub(crate) cancel: CancellationToken,
     messages: mpsc::Sender<Result<proto::ManagerMessage, tonic::Status>>,
+    opened: Instant,
+    /// Revision of the first assignment sent, which is whole; 0 before that.
+    first: AtomicU64,
     /// Revision of the last assignment sent.
     sent: AtomicU64,
     /// Index of the last state looked at, sent or found to hold nothing new.
@@ -40,6 +44,8 @@ impl Session {
             node_id: node_id.to_owned(),
             cancel,
             messages,
+            opened: Instant::now(),
+            first: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             covered: AtomicU64::new(0),
             applied: AtomicU64::new(0),
@@ -59,6 +65,10 @@ impl Session {
 
     /// An assignment of this revision is about to be sent.
     pub(crate) fn note_sent(&self, revision: u64) {
+        // Only the first one.
+        let _ = self
+            .first
+            .compare_exchange(0, revision, Ordering::SeqCst, Ordering::SeqCst);
         self.sent.store(revision, Ordering::SeqCst);
         self.covered.store(revision, Ordering::SeqCst);
     }
@@ -83,6 +93,12 @@ impl Session {
             // It had that from others, before the assignment of this session.
             std::cmp::Ordering::Greater => 0,
         }
+    }
+
+    /// Whether the node has applied what this session told it first. What it says to have applied before that, it had kept.
+    fn is_caught_up(&self) -> bool {
+        let first = self.first.load(Ordering::SeqCst);
+        first > 0 && self.acknowledged() >= first
     }
 }
 
@@ -147,10 +163,16 @@ impl Sessions {
         }
     }
 
-    /// Whether all of these nodes are in session and have applied a whole state since it was opened.
-    pub(crate) fn are_caught_up<'a>(&self, mut nodes: impl Iterator<Item = &'a str>) -> bool {
+    /// Whether all of these nodes are in session, and have applied a whole state since it was opened or have had `patience` for
+    /// it: one that cannot follow holds up nobody for longer.
+    pub(crate) fn are_caught_up<'a>(
+        &self,
+        mut nodes: impl Iterator<Item = &'a str>,
+        patience: Duration,
+    ) -> bool {
         let open = self.lock();
-        nodes.all(|id| open.get(id).is_some_and(|s| s.acknowledged() > 0))
+        let is_done = |s: &Arc<Session>| s.is_caught_up() || s.opened.elapsed() >= patience;
+        nodes.all(|id| open.get(id).is_some_and(is_done))
     }
 
     /// Whether every node in session has applied the state of `index`.

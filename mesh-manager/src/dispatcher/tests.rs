@@ -10,7 +10,7 @@ use mesh_api::{
     handout::Kind,
     proto::{self, object::Object as Body},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Names of what an assignment brings, sorted.
@@ -259,6 +259,20 @@ fn a_state_is_acknowledged_when_every_session_has_it() {
     // A newer session ends the older one; the older one's end does not remove the newer.
     let again = session("a");
     sessions.add(again.clone());
+    // What its node had kept from before, and says to have applied, is not what it was told since.
+    let hour = Duration::from_secs(3600);
+    let caught_up = |patience| sessions.are_caught_up(["a", "b"].into_iter(), patience);
+    again.note_applied(7);
+    assert!(!caught_up(hour));
+    again.note_sent(9);
+    assert!(!caught_up(hour));
+    again.note_sent(11);
+    again.note_applied(9);
+    assert!(caught_up(hour));
+    again.note_applied(7);
+    assert!(!caught_up(hour), "nor is that");
+    assert!(caught_up(Duration::ZERO), "it has had its time");
+    assert!(!sessions.are_caught_up(["c"].into_iter(), Duration::ZERO));
     assert!(a.cancel.is_cancelled());
     sessions.remove(&a);
     assert_eq!(sessions.get("a").unwrap().id, again.id);

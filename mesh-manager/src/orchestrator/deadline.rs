@@ -5,8 +5,9 @@ use crate::state::{Service, Task, TaskState};
 use mesh_api::{deadline, human::go_duration};
 
 /// Why an update of `service` stands still, or `None`: it has no deadline, or has time left. Then it is looked at again when
-/// that is over. It does not count as time that the update itself lets pass: `pause`, in nanoseconds, after each start; nor what was
-/// before this manager came to lead, when there may have been none.
+/// that is over. Time does not count that the update itself lets pass: `pause`, in nanoseconds, after each start, and all before a
+/// task that had run was lost, say while everything was monitored; nor that before this manager came to lead, when there may have
+/// been none.
 pub(super) fn cause(
     service: &Service,
     groups: &[&Group<'_>],
@@ -20,10 +21,14 @@ pub(super) fn cause(
     let tasks = groups.iter().flat_map(|g| g.live.iter().chain(&g.history));
     let new: Vec<&Task> = tasks.copied().filter(is_new).collect();
     let begun = service.update.as_ref().map(|update| update.started_at);
+    let ran = new.iter().filter(|task| task.running_since.is_some());
+    let is_over = |task: &Task| task.status.state.is_terminal() || !task.is_wanted();
+    let ends = ran.filter(|task| is_over(task)).map(|t| t.meta.updated_at);
     let starts = new.iter().filter_map(|task| task.running_since);
-    let stamps = starts.chain(begun).map(|stamp| inputs.at(stamp));
-    let last = stamps.chain([inputs.leads_since]).max()?;
-    let until = last.saturating_add(pause).saturating_add(nanos(deadline));
+    let paused = starts.map(|stamp| inputs.at(stamp).saturating_add(pause));
+    let others = ends.chain(begun).map(|stamp| inputs.at(stamp));
+    let last = paused.chain(others).chain([inputs.leads_since]).max()?;
+    let until = last.saturating_add(nanos(deadline));
     if inputs.now < until {
         plan.wake(until);
         return None;

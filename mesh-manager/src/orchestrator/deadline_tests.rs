@@ -252,6 +252,31 @@ fn what_the_update_itself_lets_pass_does_not_count() {
 }
 
 #[test]
+fn a_task_that_is_lost_while_all_are_monitored_has_the_whole_time() {
+    let mut world = World::new(&["n1", "n2"]);
+    let settings = json!({"Monitor": 10 * DEADLINE, "Parallelism": 0});
+    let id = world.service(spec(4, &settings)).unwrap();
+    world.work();
+    world.force_update(&id);
+    world.work();
+    pass(&mut world, 2 * DEADLINE);
+    assert_eq!(
+        (told(&world, &id).0, clean(&world, &id)),
+        (Update::UPDATING, 4)
+    );
+    world.node_down("n1");
+    // The others are to be started yet.
+    world.settle();
+    assert!(clean(&world, &id) < 4);
+    assert_eq!(told(&world, &id).0, Update::UPDATING);
+    pass(&mut world, SECOND);
+    assert_eq!(
+        (told(&world, &id).0, clean(&world, &id)),
+        (Update::UPDATING, 4)
+    );
+}
+
+#[test]
 fn one_that_was_to_continue_says_when_it_goes_on() {
     let mut world = World::new(&["n1"]);
     let id = world

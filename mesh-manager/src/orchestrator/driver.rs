@@ -251,7 +251,9 @@ impl Driver {
         // An agent that is started again, or looks for a new leader, goes by what it was told before.
         let has_all = LazyCell::new(|| {
             let ready = state.nodes().filter(|n| n.state == NodeState::Ready);
-            core.sessions.are_caught_up(ready.map(|n| n.id.as_str()))
+            let patience = core.config.timings.return_limit;
+            core.sessions
+                .are_caught_up(ready.map(|n| n.id.as_str()), patience)
         });
         let is_acknowledged = |index| *has_all && core.sessions.is_acknowledged(index);
         let is_complete = || *has_all;

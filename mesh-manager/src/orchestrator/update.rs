@@ -263,12 +263,14 @@ fn goes_on(service: &Service, cause: Option<&str>) -> Option<Change> {
         _ => "update",
     };
     let stalled = format!("{what} goes on despite lack of progress: ");
+    let is_told = update.message.starts_with(&stalled);
     let message = match cause {
-        Some(cause) => format!("{stalled}{cause}"),
-        None if update.message.starts_with(&stalled) => format!("{what} in progress"),
-        None => return None,
+        // The first cause stays: with each new one the service would have another version, and nobody could change it.
+        Some(cause) if !is_told => format!("{stalled}{cause}"),
+        None if is_told => format!("{what} in progress"),
+        _ => return None,
     };
-    (update.message != message).then(|| told(service, update.state, message))
+    Some(told(service, update.state, message))
 }
 
 /// Another state of the update, or only another message.

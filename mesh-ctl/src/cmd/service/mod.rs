@@ -24,7 +24,10 @@ use mesh_api::{
     engine::{EndpointSpecModeEnum as EndpointMode, Service, ServiceSpec},
 };
 
-use crate::{flags::quantity, progress};
+use crate::{
+    flags::quantity,
+    progress::{self, Waited},
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -76,7 +79,8 @@ pub(crate) struct WaitFlags {
     /// Show no progress
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Afterwards wait until all nodes that are up have applied the change, a minute at most or for TIME; with --detach, too
+    /// Afterwards wait until all nodes that are up have applied the change, a minute at most or for TIME; with --detach the
+    /// new spec alone, not the tasks that come of it
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "1m",
           value_parser = quantity::duration)]
     pub(crate) wait_applied: Option<i64>,
@@ -85,8 +89,8 @@ pub(crate) struct WaitFlags {
 impl WaitFlags {
     /// Waits, unless told not to.
     async fn wait(&self, client: &Client, id: &str) -> Result<()> {
-        if !self.detach {
-            progress::wait(client, id, self.quiet).await?;
+        if !self.detach && progress::wait(client, id, self.quiet).await? == Waited::Interrupted {
+            return Ok(());
         }
         self.wait_applied(client, id).await
     }
@@ -94,7 +98,10 @@ impl WaitFlags {
     /// Waits until a service that is being rolled back has converged, unless told not to.
     async fn wait_for_rollback(&self, client: &Client, id: &str) -> Result<()> {
         if !self.detach {
-            progress::wait_for_rollback(client, id, self.quiet).await?;
+            let waited = progress::wait_for_rollback(client, id, self.quiet).await?;
+            if waited == Waited::Interrupted {
+                return Ok(());
+            }
         }
         self.wait_applied(client, id).await
     }

@@ -6,7 +6,7 @@ use mesh_api::{
     mesh::{BackendState, Vip},
 };
 
-use super::{RateFlags, name_silent, with_load};
+use super::{OF_LOAD, RateFlags, name_silent, with_load};
 use crate::{
     format::{ListFlags, Listing, Row, human},
     view::ports,
@@ -98,7 +98,8 @@ fn row(vip: &Vip) -> Row {
         .with("Backends", addresses.join(","));
     match vip.load {
         Some(load) => with_load(row, load),
-        None => row,
+        // Nobody asked, or the leader is too old to know.
+        None => OF_LOAD.iter().fold(row, |row, name| row.with(name, "")),
     }
 }
 

@@ -57,6 +57,17 @@ fn interval(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_nanos(nanos.unsigned_abs()))
 }
 
+/// The fields of what goes to tasks.
+const OF_LOAD: [&str; 7] = [
+    "Open",
+    "Flows",
+    "Packets",
+    "Bytes",
+    "FlowRate",
+    "PacketRate",
+    "BitRate",
+];
+
 /// With the fields of what goes to tasks. Those of rates are empty if they were not asked for.
 fn with_load(row: Row, load: Load) -> Row {
     let rate = |of: fn(&Rates) -> f64| load.rates.as_ref().map(of).map(human::rate);

@@ -1,4 +1,4 @@
-//! Load without pauses, beside the requests that are counted one by one: new connections over IPv4 and over IPv6, and
+//! Load beside the requests that are watched one by one, without pauses if not told otherwise: new connections over IPv4 and over IPv6, and
 //! long answers of which every byte is looked at, each by all nodes in turn.
 
 use std::{
@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Result, ensure};
@@ -13,6 +14,9 @@ use mesh_tests::{HttpReply, NetNs, http_get, lan, load::Over};
 
 /// Bytes of a long answer: it takes longer than a task that is stopped at once would live.
 const LONG: usize = 20_000_000;
+
+/// Pause after a request that failed.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -35,7 +39,7 @@ impl fmt::Display for Heavy {
         let (failed, size) = (failures.len(), LONG / 1_000_000);
         write!(
             f,
-            "without pause: {answered} requests and {long} answers of {size} MB came whole, {failed} failed"
+            "beside these: {answered} requests and {long} answers of {size} MB came whole, {failed} failed"
         )?;
         for failure in failures {
             write!(f, "\n  failed: {failure}")?;
@@ -78,6 +82,7 @@ impl Answer {
 pub(crate) fn under_load<T>(
     client: &NetNs,
     nodes: &[Ipv4Addr],
+    pause: Duration,
     act: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Heavy)> {
     let v4: Vec<_> = nodes.iter().copied().map(IpAddr::V4).collect();
@@ -90,7 +95,7 @@ pub(crate) fn under_load<T>(
             (v6, Answer::Short),
             (v4, Answer::long()),
         ]
-        .map(|(nodes, what)| scope.spawn(move || ask(client, nodes, what, over)));
+        .map(|(nodes, what)| scope.spawn(move || ask(client, nodes, what, pause, over)));
         let done = {
             let _over = Over(over);
             act()
@@ -107,7 +112,13 @@ pub(crate) fn under_load<T>(
 }
 
 /// Asks the nodes in turn until it is over.
-fn ask(client: &NetNs, nodes: &[IpAddr], what: Answer, over: &AtomicBool) -> Result<Heavy> {
+fn ask(
+    client: &NetNs,
+    nodes: &[IpAddr],
+    what: Answer,
+    pause: Duration,
+    over: &AtomicBool,
+) -> Result<Heavy> {
     client.enter(|| {
         let mut heavy = Heavy::default();
         for node in nodes.iter().cycle() {
@@ -117,8 +128,13 @@ fn ask(client: &NetNs, nodes: &[IpAddr], what: Answer, over: &AtomicBool) -> Res
             match (what.get(*node), &what) {
                 (Ok(()), Answer::Short) => heavy.answered += 1,
                 (Ok(()), Answer::Long(_)) => heavy.long += 1,
-                (Err(error), _) => heavy.failures.push(format!("{node}: {error:#}")),
+                (Err(error), _) => {
+                    heavy.failures.push(format!("{node}: {error:#}"));
+                    // A refused connection takes no time.
+                    thread::sleep(AFTER_FAILURE);
+                }
             }
+            thread::sleep(pause);
         }
         Ok(heavy)
     })

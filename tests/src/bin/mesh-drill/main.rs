@@ -13,9 +13,6 @@ use mesh_tests::{Rig, image};
 
 use crate::phases::Phase;
 
-/// Name of the drill's rig: namespaces are `drill-n1`, `drill-client`, `drill-lan`.
-const NAME: &str = "drill";
-
 #[derive(Parser)]
 #[command(
     name = "cargo xtask drill",
@@ -26,6 +23,12 @@ struct Cli {
     /// How long the service is scaled up and down; replacing it and killing agents take half of that each
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
+    /// Pause after each request of the load beside those that are counted one by one, milliseconds
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=1000))]
+    pause: u64,
+    /// Name of the rig: namespaces are `drill-n1`, `drill-client`, `drill-lan`
+    #[arg(long, hide = true, default_value = "drill")]
+    name: String,
 }
 
 fn main() -> ExitCode {
@@ -45,11 +48,12 @@ fn run(cli: &Cli) -> Result<()> {
     println!(
         "Three nodes; a service published on port 80, asked through every node and by its name."
     );
-    let mut rig = Rig::builder(NAME).nodes(3).build()?;
+    let mut rig = Rig::builder(&cli.name).nodes(3).build()?;
     let archive = image::whoami_archive(&rig.dir())?;
     rig.load_image(&archive)
         .context("cannot load the test image")?;
-    let failed = all(&mut rig, Duration::from_secs(cli.seconds))?;
+    let time = Duration::from_secs(cli.seconds);
+    let failed = all(&mut rig, time, Duration::from_millis(cli.pause))?;
     rig.finish()?;
     if failed > 0 {
         bail!("{failed} requests failed");
@@ -59,7 +63,7 @@ fn run(cli: &Cli) -> Result<()> {
 }
 
 /// Does all phases; gives how many requests failed.
-fn all(rig: &mut Rig, time: Duration) -> Result<u64> {
+fn all(rig: &mut Rig, time: Duration, pause: Duration) -> Result<u64> {
     let shell = phases::services(rig)?;
     let mut failed = 0;
     let mut told = |name: &str, phase: Result<Phase>| -> Result<()> {
@@ -68,9 +72,9 @@ fn all(rig: &mut Rig, time: Duration) -> Result<u64> {
         failed += phase.failed();
         Ok(())
     };
-    told("scale", phases::scale(rig, &shell, time))?;
-    told("replace", phases::replace(rig, &shell, time / 2))?;
-    told("agents", phases::agents(rig, time / 2))?;
+    told("scale", phases::scale(rig, &shell, time, pause))?;
+    told("replace", phases::replace(rig, &shell, time / 2, pause))?;
+    told("agents", phases::agents(rig, time / 2, pause))?;
     told("node loss", phases::loss(rig))?;
     Ok(failed)
 }

@@ -86,8 +86,8 @@ pub(crate) fn services(rig: &Rig) -> Result<Task> {
 }
 
 /// One task, twenty, one, ...
-pub(crate) fn scale(rig: &Rig, shell: &Task, time: Duration) -> Result<Phase> {
-    let ((changes, heavy), asked) = while_all_loaded(rig, shell, || {
+pub(crate) fn scale(rig: &Rig, shell: &Task, time: Duration, pause: Duration) -> Result<Phase> {
+    let ((changes, heavy), asked) = while_all_loaded(rig, shell, pause, || {
         let begun = Instant::now();
         let mut changes = 0;
         while begun.elapsed() < time {
@@ -115,8 +115,8 @@ pub(crate) fn scale(rig: &Rig, shell: &Task, time: Duration) -> Result<Phase> {
 }
 
 /// All tasks by others, as often as there is time, once at least.
-pub(crate) fn replace(rig: &Rig, shell: &Task, time: Duration) -> Result<Phase> {
-    let ((times, heavy), asked) = while_all_loaded(rig, shell, || {
+pub(crate) fn replace(rig: &Rig, shell: &Task, time: Duration, pause: Duration) -> Result<Phase> {
+    let ((times, heavy), asked) = while_all_loaded(rig, shell, pause, || {
         let begun = Instant::now();
         let mut times = 0;
         while times == 0 || begun.elapsed() < time {
@@ -134,11 +134,11 @@ pub(crate) fn replace(rig: &Rig, shell: &Task, time: Duration) -> Result<Phase> 
 }
 
 /// Agents are killed and started again, one after the other, as often as there is time, once each at least.
-pub(crate) fn agents(rig: &mut Rig, time: Duration) -> Result<Phase> {
+pub(crate) fn agents(rig: &mut Rig, time: Duration, pause: Duration) -> Result<Phase> {
     let before = rig.running("web")?;
     let (client, nodes) = outside(rig);
     let ((kills, heavy), asked) = while_asking(&client, &nodes, || {
-        under_load(&client, &nodes, || {
+        under_load(&client, &nodes, pause, || {
             let begun = Instant::now();
             let mut kills = 0;
             while kills < rig.nodes.len() || begun.elapsed() < time {
@@ -210,10 +210,11 @@ pub(crate) fn loss(rig: &mut Rig) -> Result<Phase> {
 fn while_all_loaded<T>(
     rig: &Rig,
     shell: &Task,
+    pause: Duration,
     act: impl FnOnce() -> Result<T>,
 ) -> Result<((T, Heavy), Asked)> {
     let (client, nodes) = outside(rig);
-    while_all_ask(rig, shell, || under_load(&client, &nodes, act))
+    while_all_ask(rig, shell, || under_load(&client, &nodes, pause, act))
 }
 
 /// The client's namespace, apart from the rig, which is changed meanwhile; and the nodes' addresses.
