@@ -152,8 +152,9 @@ pub type Outcome = Result<Response, ManagerError>;
 /// checks are taken. 2: so are jobs. 3: so is autolock. 4: an update of the cluster that does not say how often its root was
 /// to be rotated leaves that as it was. 5: a node is not given another one's WireGuard key. 6: a
 /// network's addresses are of its range. 7: the rules in force are part of the state, see [`Operation::GoBy`]. 8: a node
-/// that joins again by the same key is the same node. 9: a network's addresses are not those that it is to keep free.
-pub const RULES: u32 = 9;
+/// that joins again by the same key is the same node. 9: a network's addresses are not those that it is to keep free. 10: it is
+/// kept in mind when nodes came back.
+pub const RULES: u32 = 10;
 /// The rules of managers that do not tell theirs: the last before managers told them. What the log and snapshots look like has
 /// changed with the next ones, so that such a manager reads nothing of these.
 pub const UNTOLD: u32 = 6;

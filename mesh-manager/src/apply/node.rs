@@ -3,13 +3,15 @@
 use super::{Context, check_version, cipher};
 use crate::{
     AddNode, ManagerError, NodeReport, Outcome, Response,
-    state::{Meta, Node, NodeState, Protocol, State, TaskState, engine_role},
+    state::{Meta, Node, NodeState, Protocol, Returns, State, TaskState, engine_role},
 };
 use mesh_api::engine;
 use mesh_pki::Role;
 
 /// The [rules](crate::command::RULES) from which on a node that joins again is known by its key.
 const KNOWN_BY_KEY: u32 = 8;
+/// Those from which on it is kept in mind when nodes came back.
+const RETURNS: u32 = 10;
 
 /// Refuses an address that tasks would take for one of their own.
 fn check_address(state: &State, text: &str) -> Result<(), ManagerError> {
@@ -56,6 +58,7 @@ pub(super) fn add(state: &mut State, cx: &mut Context, add: &AddNode) -> Outcome
         state: NodeState::Unknown,
         message: String::new(),
         state_since: cx.time,
+        returns: Returns::default(),
         manager_addr: add.manager_addr.clone(),
     });
     Ok(Response::Created {
@@ -111,11 +114,14 @@ pub(super) fn check_manager_address(state: &State, address: &str) -> Result<(), 
 pub(super) fn up(state: &mut State, cx: &Context, id: &str, report: &NodeReport) -> Outcome {
     let mut node = get(state, id)?;
     check_address(state, &report.data_path_address)?;
+    if node.state == NodeState::Down && cx.rules >= RETURNS {
+        node.returns.note(cx.time);
+    }
     if node.state != NodeState::Ready {
         node.state = NodeState::Ready;
         node.state_since = cx.time;
     }
-    node.message.clear();
+    node.message = node.returns.message(cx.time).unwrap_or_default();
     let mtu = match report.mtu {
         0 => node.description.mtu,
         mtu => mtu,

@@ -37,6 +37,8 @@ pub(crate) struct Driver {
     dirty: BTreeSet<String>,
     /// When services want to be looked at again, nanoseconds since the epoch.
     timers: BTreeMap<String, i64>,
+    /// When the first of the nodes that come and go takes tasks again, nanoseconds since the epoch.
+    first_hold_ends: Option<i64>,
     /// All services are to be planned.
     all_dirty: bool,
     /// Tasks may have become placeable.
@@ -86,6 +88,7 @@ impl Driver {
             events,
             dirty: BTreeSet::new(),
             timers: BTreeMap::new(),
+            first_hold_ends: None,
             all_dirty: true,
             schedule: true,
             is_stale: false,
@@ -175,7 +178,7 @@ impl Driver {
     }
 
     fn next_timer(&self) -> Duration {
-        let Some(at) = self.timers.values().min() else {
+        let Some(at) = self.timers.values().chain(&self.first_hold_ends).min() else {
             return Duration::from_secs(3600);
         };
         let now = self.core.config.machine.now();
@@ -193,6 +196,9 @@ impl Driver {
         for id in due {
             self.timers.remove(&id);
             self.dirty.insert(id);
+        }
+        if self.first_hold_ends.is_some_and(|at| at <= now) {
+            self.mark_all();
         }
     }
 
@@ -269,6 +275,9 @@ impl Driver {
             // Also those that are only tasks by now.
             self.dirty.extend(state.services().map(|s| s.id.clone()));
             self.dirty.extend(state.services_of_tasks().cloned());
+            // Whatever changes of a node marks all.
+            let holds = state.nodes().filter_map(|node| node.held_until(now));
+            self.first_hold_ends = holds.min();
         }
         let mut round = Round::default();
         while round.len() < MAX_CHANGES {

@@ -209,4 +209,6 @@ fn node_reports(state: &State, task: &Task) -> bool {
 }
 
 #[cfg(test)]
+mod flapping_tests;
+#[cfg(test)]
 mod tests;

@@ -137,7 +137,7 @@ impl<'a> Filter<'a> {
 
     pub(super) fn check(&self, candidate: &Candidate<'_>) -> Result<(), Verdict> {
         let node = candidate.node;
-        if !node.takes_tasks() {
+        if !node.takes_tasks() || candidate.is_held {
             return Err(Verdict::NotReady);
         }
         let fits = |wanted: i64, has: i64, used: i64| wanted <= 0 || wanted <= has - used;

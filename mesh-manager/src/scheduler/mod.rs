@@ -32,7 +32,7 @@ pub(crate) fn schedule(state: &State, now: i64, limit: usize) -> Vec<Change> {
         return Vec::new();
     }
     pending.sort_by(|a, b| (&a.service_id, a.slot, &a.id).cmp(&(&b.service_id, b.slot, &b.id)));
-    let mut nodes = NodeSet::build(state);
+    let mut nodes = NodeSet::build(state, now);
     let mut changes = Vec::with_capacity(pending.len().min(limit));
     let mut alone = 0;
     // A change of placement alone makes no new version of the spec.

@@ -22,7 +22,7 @@ pub(crate) fn moves<'a>(
     if !could_differ(state, service_id, tasks, may_take) {
         return Vec::new();
     }
-    let mut nodes = NodeSet::build(state);
+    let mut nodes = NodeSet::build(state, now);
     let failures = Failures::count(state, service_id, now);
     let mut chosen = Vec::new();
     let mut left: Vec<&Task> = tasks.to_vec();

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug)]
 pub(super) struct Candidate<'a> {
     pub(super) node: &'a Node,
+    /// It comes and goes, and is held back.
+    pub(super) is_held: bool,
     /// Tasks in all that have not ended.
     pub(super) tasks: u64,
     pub(super) reserved: Reserved,
@@ -64,10 +66,13 @@ pub(super) struct NodeSet<'a> {
 }
 
 impl<'a> NodeSet<'a> {
-    pub(super) fn build(state: &'a State) -> Self {
+    /// Those that are held back `now`, nanoseconds since the epoch, are marked.
+    pub(super) fn build(state: &'a State, now: i64) -> Self {
+        let held = state.held_nodes(now);
         let candidate = |node: &'a Node| {
             let mut candidate = Candidate {
                 node,
+                is_held: held.contains(node.id.as_str()),
                 tasks: 0,
                 reserved: Reserved::default(),
                 host_ports: BTreeSet::new(),

@@ -346,7 +346,7 @@ fn many_replicas_go_where_each_by_itself_would() {
     let mut pending: Vec<_> = state.pending_tasks().collect();
     pending.sort_by_key(|t| t.slot);
     let failures = Failures::count(state, &pending[0].service_id, world.now);
-    let mut nodes = NodeSet::build(state);
+    let mut nodes = NodeSet::build(state, world.now);
     let alone: Vec<_> = pending
         .iter()
         .map(|task| place(&nodes, state, &failures, task).map(|index| nodes.assign(index, task)))

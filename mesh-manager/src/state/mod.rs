@@ -4,6 +4,7 @@
 
 mod convert;
 mod event;
+mod flapping;
 mod handout;
 mod index;
 mod joins;
@@ -19,6 +20,7 @@ mod templates;
 pub(crate) use convert::engine_role;
 pub use convert::service_status;
 pub use event::{Event, EventAction, ObjectKind, TaskContainer};
+pub use flapping::Returns;
 pub use handout::Handout;
 pub(crate) use lineage::Lineage;
 pub use mode::ServiceMode;

@@ -1,7 +1,7 @@
 //! The objects of the cluster. A *spec* is the user's and never edited; the rest is observed or
 //! allocated. Times are nanoseconds since the epoch.
 
-use super::{RootRotation, ServiceMode, TaskState};
+use super::{Returns, RootRotation, ServiceMode, TaskState};
 use crate::{command::NodeReport, traffic::Traffic};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use mesh_api::{Sensitive, engine};
@@ -103,6 +103,9 @@ pub struct Node {
     pub message: String,
     /// When the state changed.
     pub state_since: i64,
+    /// When it came back of late, see [`Node::held_until`].
+    #[serde(default, skip_serializing_if = "Returns::is_empty")]
+    pub returns: Returns,
     /// Address of its manager, "address:port".
     pub manager_addr: Option<String>,
 }
@@ -133,7 +136,7 @@ impl Node {
             && self.availability() != engine::NodeSpecAvailabilityEnum::DRAIN
     }
 
-    /// Whether new tasks may be put here.
+    /// Whether new tasks may be put here, unless it comes and goes.
     pub fn takes_tasks(&self) -> bool {
         self.state == NodeState::Ready
             && self.availability() == engine::NodeSpecAvailabilityEnum::ACTIVE
