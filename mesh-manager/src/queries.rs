@@ -195,12 +195,15 @@ pub(crate) async fn ask(
     let mut sessions = core.sessions.all();
     sessions.retain(|session| wanted(&session.node_id));
     // As it is now: a node may be down by the time that it was waited for in vain.
-    let ready = core.store.read().nodes().filter_map(|node| {
-        let ready = node.state == NodeState::Ready;
-        (ready && wanted(&node.id)).then(|| node.id.clone())
-    });
+    let silent = core
+        .store
+        .read()
+        .nodes()
+        .filter(|node| wanted(&node.id) && node.state == NodeState::Ready)
+        .map(|node| node.id.clone())
+        .collect();
     let mut found = Answers {
-        silent: ready.collect(),
+        silent,
         ..Answers::default()
     };
     let asked = gather(&core.queries, &sessions, question, &mut found);

@@ -137,7 +137,9 @@ impl<'a> Filter<'a> {
 
     pub(super) fn check(&self, candidate: &Candidate<'_>) -> Result<(), Verdict> {
         let node = candidate.node;
-        if !node.takes_tasks() || candidate.is_held {
+        // What belongs on this node alone goes nowhere else meanwhile.
+        let is_held = candidate.is_held && self.task.node_id.as_deref() != Some(&node.id);
+        if !node.takes_tasks() || is_held {
             return Err(Verdict::NotReady);
         }
         let fits = |wanted: i64, has: i64, used: i64| wanted <= 0 || wanted <= has - used;
