@@ -264,7 +264,8 @@ fn a_task_that_is_lost_while_all_are_monitored_has_the_whole_time() {
         (told(&world, &id).0, clean(&world, &id)),
         (Update::UPDATING, 4)
     );
-    world.node_down("n1");
+    let node = world.wanted(&id)[0].node_id.clone().unwrap();
+    world.node_down(&node);
     // The others are to be started yet.
     world.settle();
     assert!(clean(&world, &id) < 4);

@@ -112,7 +112,7 @@ mod tests {
             serde_json::json!({
                 "TaskID": "t", "TaskName": name, "NodeID": "m", "NodeName": "n1", "Address": "10.0.0.6", "State": state,
                 "Load": {"OpenFlows": open, "Flows": 20, "Packets": 100, "Bytes": 9000,
-                         "Rates": {"FlowsPerSecond": 2.0, "PacketsPerSecond": 15.25, "BitsPerSecond": 1234567.0}}
+                         "Rates": {"FlowsPerSecond": 2.0, "PacketsPerSecond": 15.3, "BitsPerSecond": 1234567.0}}
             })
         };
         let vip: Vip = serde_json::from_value(serde_json::json!({
