@@ -86,7 +86,7 @@ fn rates(rig: &Rig) -> Result<()> {
                 Ok(())
             })
         });
-        let told = (|| {
+        let told = (|| -> Result<_> {
             let inspect = ["vip", "inspect", "web"];
             Ok((
                 list("--rates")?,
