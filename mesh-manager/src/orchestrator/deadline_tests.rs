@@ -254,7 +254,7 @@ fn what_the_update_itself_lets_pass_does_not_count() {
 #[test]
 fn a_task_that_is_lost_while_all_are_monitored_has_the_whole_time() {
     let mut world = World::new(&["n1", "n2"]);
-    let settings = json!({"Monitor": 10 * DEADLINE, "Parallelism": 0});
+    let settings = json!({"Monitor": 10 * DEADLINE, "Parallelism": 0, "FailureAction": "continue"});
     let id = world.service(spec(4, &settings)).unwrap();
     world.work();
     world.force_update(&id);
