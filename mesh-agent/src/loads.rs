@@ -95,10 +95,7 @@ fn rates(earlier: Vec<Load>, loads: &[Load], time: Duration) -> Vec<Rates> {
         .into_iter()
         .map(|load| ((load.vni, load.address), load))
         .collect();
-    let rate = |before: u64, now: u64| {
-        let added = now.checked_sub(before).unwrap_or_default();
-        added as f64 / time.as_secs_f64()
-    };
+    let rate = |before: u64, now: u64| now.saturating_sub(before) as f64 / time.as_secs_f64();
     let rates = |load: &Load| {
         let before = earlier.get(&(load.vni, load.address));
         let before = before.filter(|before| before.service == load.service);
