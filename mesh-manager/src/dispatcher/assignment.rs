@@ -30,9 +30,17 @@ pub(crate) struct Sent {
     secrets: Known,
     configs: Known,
     catalog: Arc<Catalog>,
+    /// Looks at all that the node has to do with, so far.
     round: u64,
     /// Raft index of the state that was looked at last.
     index: u64,
+}
+
+/// What a node has to learn.
+#[derive(Debug, Default)]
+struct Delta {
+    bodies: Vec<Body>,
+    removed: Vec<proto::ObjectId>,
 }
 
 /// Objects of one kind by id: fingerprint of what was sent, and the round that saw it last.
@@ -104,15 +112,50 @@ impl Sent {
     /// What a node has to learn to go from what was sent to `state`; `None` if nothing. The first
     /// one is full.
     pub(crate) fn advance(&mut self, state: &State, node_id: &str) -> Option<proto::Assignment> {
-        self.round += 1;
-        let round = self.round;
+        let full = self.round == 0;
         let looked_at = std::mem::replace(&mut self.index, state.index());
         let indexes = state.indexes();
         // What has not changed since the last look is not looked at again: there are as many sessions as nodes.
-        let has_same_nodes = round > 1 && indexes.has_nodes_of(looked_at);
-        let mut bodies = Vec::new();
-        let mut removed = Vec::new();
+        let has_same_nodes = !full && indexes.has_nodes_of(looked_at);
+        let mut delta = Delta::default();
+        if has_same_nodes && indexes.has_tasks_of(node_id, looked_at) {
+            for id in indexes.services_since(looked_at) {
+                if self.endpoints.stay(id, self.round) {
+                    self.advance_endpoints(state, id, &mut delta);
+                }
+            }
+        } else {
+            self.advance_all(
+                state,
+                node_id,
+                has_same_nodes.then_some(looked_at),
+                &mut delta,
+            );
+        }
+        let Delta { bodies, removed } = delta;
+        (full || !bodies.is_empty() || !removed.is_empty()).then(|| proto::Assignment {
+            revision: state.index(),
+            full,
+            objects: bodies
+                .into_iter()
+                .map(|b| proto::Object { object: Some(b) })
+                .collect(),
+            removed,
+        })
+    }
 
+    /// Looks at all that the node has to do with, but not at the endpoints of what is as it was in the state of the index
+    /// `same_nodes`, which has the same nodes.
+    fn advance_all(
+        &mut self,
+        state: &State,
+        node_id: &str,
+        same_nodes: Option<u64>,
+        delta: &mut Delta,
+    ) {
+        self.round += 1;
+        let round = self.round;
+        let indexes = state.indexes();
         let mut networks: BTreeSet<&str> = BTreeSet::new();
         let mut services: BTreeSet<&str> = BTreeSet::new();
         let mut handouts: BTreeSet<(handout::Kind, &str)> = BTreeSet::new();
@@ -130,7 +173,7 @@ impl Sent {
                 );
             }
             if self.tasks.note(&task.id, desired(task) as u64, round) {
-                bodies.push(Body::Task(task_message(task)));
+                delta.bodies.push(Body::Task(task_message(task)));
             }
         }
         for (kind, id) in handouts {
@@ -143,7 +186,7 @@ impl Sent {
                     data: handout.data.reveal().to_vec(),
                     is_template: handout.is_template,
                 };
-                bodies.push(match kind {
+                delta.bodies.push(match kind {
                     handout::Kind::Secret => Body::Secret(message),
                     handout::Kind::Config => Body::Config(message),
                 });
@@ -155,7 +198,7 @@ impl Sent {
             if let Some(network) = state.network(id)
                 && self.networks.note(id, network.meta.version, round)
             {
-                bodies.push(Body::Network(network_message(network)));
+                delta.bodies.push(Body::Network(network_message(network)));
             }
         }
         services.extend(
@@ -168,55 +211,48 @@ impl Sent {
             if let Some(service) = state.service(id)
                 && self.services.note(id, service.meta.version, round)
             {
-                bodies.push(Body::Service(service_message(service)));
+                delta.bodies.push(Body::Service(service_message(service)));
             }
-            let is_same = has_same_nodes && indexes.has_service_of(id, looked_at);
-            if is_same && self.endpoints.stay(id, round) {
-                continue;
-            }
-            let known = self.endpoints.known(id, round);
-            for difference in self.catalog.endpoints(state, id, known) {
-                match difference {
-                    Difference::Told(id) => {
-                        let told = state.task(&id);
-                        let told = told.and_then(|task| Some((task, endpoint_state(state, task)?)));
-                        let message = told.map(|(task, state)| endpoint_message(task, state));
-                        bodies.extend(message.map(Body::Endpoint));
-                    }
-                    Difference::Gone(id) => removed.push(object_id(proto::Kind::Endpoint, &id)),
-                }
+            let is_same = same_nodes.is_some_and(|index| indexes.has_service_of(id, index));
+            if !(self.endpoints.stay(id, round) && is_same) {
+                self.advance_endpoints(state, id, delta);
             }
         }
-        if !has_same_nodes {
+        if same_nodes.is_none() {
             for difference in self.catalog.peers(state, &mut self.peers) {
                 match difference {
                     Difference::Told(id) => {
-                        bodies.extend(state.node(&id).map(peer_message).map(Body::Peer));
+                        let peer = state.node(&id).map(peer_message).map(Body::Peer);
+                        delta.bodies.extend(peer);
                     }
-                    Difference::Gone(id) => removed.push(object_id(proto::Kind::Peer, &id)),
+                    Difference::Gone(id) => delta.removed.push(object_id(proto::Kind::Peer, &id)),
                 }
             }
         }
 
-        self.tasks.sweep(proto::Kind::Task, round, &mut removed);
-        self.networks
-            .sweep(proto::Kind::Network, round, &mut removed);
-        self.services
-            .sweep(proto::Kind::Service, round, &mut removed);
-        self.endpoints.sweep(round, &mut removed);
-        self.secrets.sweep(proto::Kind::Secret, round, &mut removed);
-        self.configs.sweep(proto::Kind::Config, round, &mut removed);
+        let removed = &mut delta.removed;
+        self.tasks.sweep(proto::Kind::Task, round, removed);
+        self.networks.sweep(proto::Kind::Network, round, removed);
+        self.services.sweep(proto::Kind::Service, round, removed);
+        self.endpoints.sweep(round, removed);
+        self.secrets.sweep(proto::Kind::Secret, round, removed);
+        self.configs.sweep(proto::Kind::Config, round, removed);
+    }
 
-        let full = round == 1;
-        (full || !bodies.is_empty() || !removed.is_empty()).then(|| proto::Assignment {
-            revision: state.index(),
-            full,
-            objects: bodies
-                .into_iter()
-                .map(|b| proto::Object { object: Some(b) })
-                .collect(),
-            removed,
-        })
+    /// Brings the endpoints of a service up to date.
+    fn advance_endpoints(&mut self, state: &State, service_id: &str, delta: &mut Delta) {
+        let known = self.endpoints.known(service_id, self.round);
+        for difference in self.catalog.endpoints(state, service_id, known) {
+            match difference {
+                Difference::Told(id) => {
+                    let told = state.task(&id);
+                    let told = told.and_then(|task| Some((task, endpoint_state(state, task)?)));
+                    let message = told.map(|(task, state)| endpoint_message(task, state));
+                    delta.bodies.extend(message.map(Body::Endpoint));
+                }
+                Difference::Gone(id) => delta.removed.push(object_id(proto::Kind::Endpoint, &id)),
+            }
+        }
     }
 
     fn handouts(&mut self, kind: handout::Kind) -> &mut Known {

@@ -2,7 +2,7 @@
 
 use super::{Sent, Session, Sessions};
 use crate::{
-    Command,
+    Command, Operation,
     fixture::{SECOND, World, constrained, job, on, published, replicated, template},
     state::TaskState,
 };
@@ -10,6 +10,7 @@ use mesh_api::{
     handout::Kind,
     proto::{self, object::Object as Body},
 };
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -350,4 +351,80 @@ fn differences_add_up_to_the_whole() {
     step(&mut world, "web was renewed", &|world| {
         world.force_update(&web)
     });
+}
+
+/// Whatever happens in whatever order, and however seldom a session looks.
+#[test]
+fn differences_add_up_to_the_whole_at_any_time() {
+    for seed in 0..20 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let nodes = ["n1", "n2", "n3", "n4"];
+        let mut world = World::new(&nodes);
+        let networks = ["front", "back"];
+        networks.map(|network| world.network(network, "").unwrap());
+        let catalog = Arc::default();
+        let session = |node| (node, Sent::nothing(&catalog), Known::default());
+        let mut sessions = nodes.map(session);
+        let mut services: Vec<String> = Vec::new();
+        for step in 0..150 {
+            let some = services.get(random.random_range(0..6)).cloned();
+            let node = nodes[random.random_range(0..4)];
+            match (random.random_range(0..12), some) {
+                (0..3, None) => {
+                    let (name, replicas) = (format!("s{step}"), random.random_range(0..4));
+                    let network = networks[random.random_range(0..2)];
+                    let port = random.random_bool(0.5).then_some(1000 + step);
+                    let spec = match port {
+                        Some(port) => published(&name, port, false),
+                        None => replicated(&name, replicas),
+                    };
+                    let spec = match random.random_bool(0.5) {
+                        true => on(spec, &[network]),
+                        false => spec,
+                    };
+                    services.push(world.service(spec).unwrap());
+                }
+                (0..3, Some(id)) => world.scale(&id, random.random_range(0..6)),
+                (3, Some(id)) => world.force_update(&id),
+                (4, Some(id)) => {
+                    services.retain(|one| *one != id);
+                    world.call(Command::RemoveService { id }).unwrap();
+                }
+                (5, _) => world.node_down(node),
+                (6..8, _) => world.node_up(node),
+                (8, _) => world.work(),
+                (9, _) => world.now += 10 * SECOND,
+                (10, _) if step % 40 == 0 => world.state.rebuild_indexes(),
+                // One task goes on, or ends.
+                _ => {
+                    let all: Vec<(String, TaskState)> = world
+                        .state
+                        .tasks()
+                        .filter(|task| task.node_id.is_some() && !task.status.state.is_terminal())
+                        .map(|task| (task.id.clone(), task.desired))
+                        .collect();
+                    if !all.is_empty() {
+                        let (task, desired) = &all[random.random_range(0..all.len())];
+                        world.report(task, (*desired).min(TaskState::Shutdown));
+                    }
+                }
+            }
+            if random.random_bool(0.5) {
+                let changes = world.plan();
+                world.apply(Operation::Reconcile(changes)).unwrap();
+            }
+            for (pace, (node, sent, known)) in (1..).zip(&mut sessions) {
+                if step % pace > 0 {
+                    continue;
+                }
+                if let Some(assignment) = sent.advance(&world.state, node) {
+                    known.take(assignment);
+                }
+                let mut whole = Known::default();
+                let all = Sent::default().advance(&world.state, node);
+                whole.take(all.unwrap());
+                assert_eq!(*known, whole, "{node} after step {step} of seed {seed}");
+            }
+        }
+    }
 }

@@ -124,6 +124,7 @@ impl State {
     }
 
     fn handout_event(&mut self, kind: Kind, action: EventAction, id: String, name: String) {
+        self.indexes.note_shared(self.index);
         let kind = match kind {
             Kind::Secret => ObjectKind::Secret,
             Kind::Config => ObjectKind::Config,

@@ -2,7 +2,7 @@
 
 use super::{Network, Protocol, PublishMode, Service, State, Task, TaskState};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::Ipv4Addr,
 };
 
@@ -28,7 +28,14 @@ struct Changes {
     /// All that was there when the indexes were built is taken to have changed then.
     built: u64,
     nodes: u64,
+    /// Of services themselves, networks, secrets and configs: any node may have to do with them.
+    shared: u64,
+    /// Of each node's tasks, by the node's id.
+    tasks: HashMap<String, u64>,
+    /// Of each service or its tasks, by the service's id.
     services: BTreeMap<String, u64>,
+    /// The same, by index.
+    services_by_change: BTreeSet<(u64, String)>,
 }
 
 fn insert(map: &mut BTreeMap<String, BTreeSet<String>>, key: &str, value: &str) {
@@ -68,17 +75,48 @@ impl Indexes {
         self.changes.nodes = index;
     }
 
+    /// A service itself, a network, a secret or a config was added, changed or removed.
+    pub(super) fn note_shared(&mut self, index: u64) {
+        self.changes.shared = index;
+    }
+
+    /// A task of a node was added, changed or removed.
+    pub(super) fn note_task_of(&mut self, node_id: &str, index: u64) {
+        match self.changes.tasks.get_mut(node_id) {
+            Some(changed) => *changed = index,
+            None => drop(self.changes.tasks.insert(node_id.to_owned(), index)),
+        }
+    }
+
+    /// A node was removed.
+    pub(super) fn forget_node(&mut self, id: &str) {
+        self.changes.tasks.remove(id);
+    }
+
     /// A service or one of its tasks was added, changed or removed.
     pub(super) fn note_service(&mut self, id: &str, index: u64) {
-        match self.changes.services.get_mut(id) {
-            Some(changed) => *changed = index,
-            None => drop(self.changes.services.insert(id.to_owned(), index)),
+        let Changes {
+            services,
+            services_by_change,
+            ..
+        } = &mut self.changes;
+        match services.get_mut(id) {
+            Some(changed) if *changed == index => return,
+            Some(changed) => {
+                let before = std::mem::replace(changed, index);
+                services_by_change.remove(&(before, id.to_owned()));
+            }
+            None => drop(services.insert(id.to_owned(), index)),
         }
+        services_by_change.insert((index, id.to_owned()));
     }
 
     /// Nothing is left of a service.
     pub(super) fn forget_service(&mut self, id: &str) {
-        self.changes.services.remove(id);
+        if let Some(changed) = self.changes.services.remove(id) {
+            let entry = (changed, id.to_owned());
+            self.changes.services_by_change.remove(&entry);
+        }
     }
 
     /// Whether the state of `index` has the same nodes.
@@ -90,6 +128,27 @@ impl Indexes {
     pub(crate) fn has_service_of(&self, id: &str, index: u64) -> bool {
         let changed = self.changes.services.get(id).copied().unwrap_or(0);
         changed.max(self.changes.built) <= index
+    }
+
+    /// Whether the tasks of a node, and all that they may have to do with besides tasks of others and nodes, are as they
+    /// were in the state of `index`.
+    pub(crate) fn has_tasks_of(&self, node_id: &str, index: u64) -> bool {
+        let Changes {
+            built,
+            shared,
+            tasks,
+            ..
+        } = &self.changes;
+        let changed = tasks.get(node_id).copied().unwrap_or(0);
+        changed.max(*shared).max(*built) <= index
+    }
+
+    /// Ids of the services that have changed, or whose tasks have, since the state of `index`; of those that were there when the
+    /// indexes were built only if they have changed after that.
+    pub(crate) fn services_since(&self, index: u64) -> impl Iterator<Item = &str> {
+        let first = (index.saturating_add(1), String::new());
+        let services = self.changes.services_by_change.range(first..);
+        services.map(|(_, id)| id.as_str())
     }
 
     pub(super) fn add_network(&mut self, network: &Network) {

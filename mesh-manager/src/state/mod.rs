@@ -216,6 +216,7 @@ impl State {
         }
         self.indexes.add_service(&service);
         self.indexes.note_service(&id, self.index);
+        self.indexes.note_shared(self.index);
         let name = service.name().to_owned();
         let action = EventAction::of(self.services.insert(id.clone(), service).is_none());
         self.event(ObjectKind::Service, action, id, name);
@@ -237,6 +238,7 @@ impl State {
         }
         self.indexes.add_task(&task);
         self.indexes.note_service(&task.service_id, self.index);
+        self.note_task_of(&task);
         let old = self.tasks.get(&id).map(|old| &old.status);
         let health = EventAction::of_health(old, &task.status);
         let change = Event {
@@ -267,6 +269,7 @@ impl State {
             self.indexes.remove_network(old);
         }
         self.indexes.add_network(&network);
+        self.indexes.note_shared(self.index);
         let action = EventAction::of(self.networks.insert(id.clone(), network).is_none());
         self.event(ObjectKind::Network, action, id, name);
     }
@@ -274,6 +277,7 @@ impl State {
     pub(crate) fn remove_node(&mut self, id: &str) {
         if let Some(old) = self.nodes.remove(id) {
             self.indexes.note_nodes(self.index);
+            self.indexes.forget_node(id);
             let name = old.description.hostname;
             self.event(ObjectKind::Node, EventAction::Remove, id.to_owned(), name);
         }
@@ -282,6 +286,7 @@ impl State {
     pub(crate) fn remove_service(&mut self, id: &str) {
         if let Some(old) = self.services.remove(id) {
             self.indexes.remove_service(&old);
+            self.indexes.note_shared(self.index);
             self.note_removal(id);
             let name = old.name().to_owned();
             self.event(
@@ -296,6 +301,7 @@ impl State {
     pub(crate) fn remove_task(&mut self, id: &str) {
         if let Some(old) = self.tasks.remove(id) {
             self.indexes.remove_task(&old);
+            self.note_task_of(&old);
             self.note_removal(&old.service_id);
             self.events.push(Event {
                 index: self.index,
@@ -307,6 +313,16 @@ impl State {
                 service_id: Some(old.service_id.clone()),
                 container: None,
             });
+        }
+    }
+
+    /// The task was added, changed or removed.
+    fn note_task_of(&mut self, task: &Task) {
+        // Tasks outlive nodes that were removed, and nobody is told of these.
+        if let Some(node) = &task.node_id
+            && self.nodes.contains_key(node)
+        {
+            self.indexes.note_task_of(node, self.index);
         }
     }
 
@@ -325,6 +341,7 @@ impl State {
     pub(crate) fn remove_network(&mut self, id: &str) {
         if let Some(old) = self.networks.remove(id) {
             self.indexes.remove_network(&old);
+            self.indexes.note_shared(self.index);
             let name = old.name().to_owned();
             self.event(
                 ObjectKind::Network,
