@@ -100,6 +100,18 @@ impl World {
         self.apply(set).unwrap();
     }
 
+    pub(crate) fn set_availability(
+        &mut self,
+        node: &str,
+        availability: engine::NodeSpecAvailabilityEnum,
+    ) {
+        let node = self.state.node(node).unwrap();
+        let (id, version, mut spec) = (node.id.clone(), node.meta.version, node.spec.clone());
+        spec.availability = Some(availability);
+        let command = Command::UpdateNode { id, version, spec };
+        self.call(command).unwrap();
+    }
+
     pub(crate) fn node_up(&mut self, id: &str) {
         let description = NodeReport {
             hostname: id.to_owned(),

@@ -19,7 +19,7 @@ use crate::{
     queries::{self, Queries},
     raft::{self, OpenRaft, Origin, Peer, Store},
     role_manager, root_rotation, rules, server,
-    state::{Event, State, certificate_validity},
+    state::{Event, Holds, State, certificate_validity},
 };
 use mesh_api::{engine, proto::query::Question};
 use mesh_pki::{JoinToken, NodeIdentity, Role, RootCa, UnlockKey, new_id};
@@ -474,6 +474,12 @@ impl ManagerHandle {
         };
         let resigned = tokio::time::timeout(RESIGN_LIMIT, resigning).await;
         resigned.unwrap_or_else(|_| Err(ManagerError::no_leader()))
+    }
+
+    /// Which nodes get no new tasks now, by this manager's clock.
+    pub fn holds(&self) -> Holds {
+        let now = self.core.config.machine.now();
+        self.core.store.read().holds(now)
     }
 
     /// The state as this manager has applied it.

@@ -25,11 +25,12 @@ pub(super) async fn list(
     let manager = api.manager()?;
     let filters = query.filters(&FILTERS)?;
     let managers = manager.group();
+    let holds = manager.holds();
     let view = manager.view();
     let roots = view.node_roots();
     let nodes = view
         .nodes()
-        .map(|node| node.to_engine(&managers, &roots))
+        .map(|node| node.to_engine(&managers, &roots, &holds))
         .filter(|node| matches(&filters, node))
         .collect();
     Ok(Json(nodes))
@@ -59,9 +60,11 @@ fn matches(filters: &Filters, node: &Node) -> bool {
 pub(super) async fn inspect(State(api): State<Api>, Path(id): Path<String>) -> Answer<Json<Node>> {
     let manager = api.manager()?;
     let managers = manager.group();
+    let holds = manager.holds();
     let view = manager.view();
     let node = view.find_node(&id)?;
-    Ok(Json(node.to_engine(&managers, &view.node_roots())))
+    let roots = view.node_roots();
+    Ok(Json(node.to_engine(&managers, &roots, &holds)))
 }
 
 pub(super) async fn update(

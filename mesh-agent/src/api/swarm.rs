@@ -44,8 +44,8 @@ pub(super) async fn inspect(State(api): State<Api>) -> Answer<Json<Swarm>> {
 }
 
 pub(super) async fn init(State(api): State<Api>, body: Body) -> Answer<Json<String>> {
-    let body: WithAvailability<SwarmInitRequest> = json(body).await?;
-    if let Some(spec) = &body.request.spec {
+    let mut body: WithAvailability<SwarmInitRequest> = json(body).await?;
+    if let Some(spec) = &mut body.request.spec {
         refuse_raft_settings(spec, None)?;
     }
     if let Some(ca) = (body.request.spec.as_ref()).and_then(|spec| spec.ca_config.as_ref()) {
@@ -79,7 +79,10 @@ pub(super) async fn update(
     let manager = api.manager()?;
     let mut spec: SwarmSpec = json(body).await?;
     let version = query.version()?;
-    refuse_raft_settings(&spec, manager.view().cluster().map(|cluster| &cluster.spec))?;
+    refuse_raft_settings(
+        &mut spec,
+        manager.view().cluster().map(|cluster| &cluster.spec),
+    )?;
     let root = manager.root_change(version, &mut spec)?;
     let command = Command::UpdateSwarm {
         version,

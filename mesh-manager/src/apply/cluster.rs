@@ -143,24 +143,24 @@ pub(super) fn end_root_rotation(state: &mut State, cx: &mut Context, digest: &st
 }
 
 /// Refuses settings of Raft that differ from those of the `old` spec, or, in a new cluster, from Swarm's defaults: managers do
-/// not go by them. What is left out differs from nothing.
+/// not go by them. What is left out differs from nothing; nor does 0, which is left out then, where it means nothing: clients
+/// may write it where nothing is said, as Docker's does for ticks.
 ///
 /// # Errors
 /// With what they go by instead.
 pub fn refuse_raft_settings(
-    spec: &engine::SwarmSpec,
+    spec: &mut engine::SwarmSpec,
     old: Option<&engine::SwarmSpec>,
 ) -> Result<(), ManagerError> {
+    if let Some(raft) = &mut spec.raft {
+        raft.election_tick = raft.election_tick.filter(|tick| *tick != 0);
+        raft.heartbeat_tick = raft.heartbeat_tick.filter(|tick| *tick != 0);
+        raft.snapshot_interval = raft.snapshot_interval.filter(|entries| *entries != 0);
+        let slow = &mut raft.log_entries_for_slow_followers;
+        *slow = slow.filter(|entries| *entries != 0);
+    }
     let settings = |spec: Option<&engine::SwarmSpec>| {
         let mut spec = spec.cloned().unwrap_or_default();
-        if let Some(raft) = &mut spec.raft {
-            // Clients may write 0 where nothing is said; Docker's does so for ticks.
-            raft.election_tick = raft.election_tick.filter(|tick| *tick != 0);
-            raft.heartbeat_tick = raft.heartbeat_tick.filter(|tick| *tick != 0);
-            raft.snapshot_interval = raft.snapshot_interval.filter(|entries| *entries != 0);
-            let slow = &mut raft.log_entries_for_slow_followers;
-            *slow = slow.filter(|entries| *entries != 0);
-        }
         fill(&mut spec, old, RULES);
         spec.raft
     };

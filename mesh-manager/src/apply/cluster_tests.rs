@@ -119,7 +119,9 @@ fn settings_that_nobody_follows_are_refused_where_they_change() {
     let spec = |raft: serde_json::Value| -> engine::SwarmSpec {
         serde_json::from_value(serde_json::json!({ "Raft": raft })).unwrap()
     };
-    let refuse = super::refuse_raft_settings;
+    let refuse = |spec: &engine::SwarmSpec, old: Option<&engine::SwarmSpec>| {
+        super::refuse_raft_settings(&mut spec.clone(), old)
+    };
     let world = World::new(&[]);
     let stored = &world.state.cluster().unwrap().spec;
     let defaults =
@@ -129,6 +131,12 @@ fn settings_that_nobody_follows_are_refused_where_they_change() {
         assert_eq!(refuse(fine, None), Ok(()));
         assert_eq!(refuse(fine, Some(stored)), Ok(()));
     }
+    // What means nothing is left as it is, not stored.
+    let mut zeros = spec(serde_json::json!({
+        "SnapshotInterval": 0, "LogEntriesForSlowFollowers": 0, "ElectionTick": 0, "HeartbeatTick": 0
+    }));
+    super::refuse_raft_settings(&mut zeros, Some(stored)).unwrap();
+    assert_eq!(zeros.raft, Some(engine::SwarmSpecRaft::default()));
     for name in [
         "SnapshotInterval",
         "KeepOldSnapshots",

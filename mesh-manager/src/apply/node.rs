@@ -121,7 +121,7 @@ pub(super) fn up(state: &mut State, cx: &Context, id: &str, report: &NodeReport)
         node.state = NodeState::Ready;
         node.state_since = cx.time;
     }
-    node.message = node.returns.message(cx.time).unwrap_or_default();
+    node.message.clear();
     let mtu = match report.mtu {
         0 => node.description.mtu,
         mtu => mtu,

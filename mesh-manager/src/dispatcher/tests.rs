@@ -361,7 +361,9 @@ fn differences_add_up_to_the_whole_at_any_time() {
         let nodes = ["n1", "n2", "n3", "n4"];
         let mut world = World::new(&nodes);
         let networks = ["front", "back"];
-        networks.map(|network| world.network(network, "").unwrap());
+        for network in networks {
+            world.network(network, "").unwrap();
+        }
         let catalog = Arc::default();
         let session = |node| (node, Sent::nothing(&catalog), Known::default());
         let mut sessions = nodes.map(session);

@@ -3,7 +3,7 @@
 use crate::{
     Command,
     fixture::{SECOND, World, constrained, replicated, template},
-    state::{Service, TaskState, TaskStatus},
+    state::{Service, Task, TaskState, TaskStatus},
 };
 use mesh_api::engine::{self, ServiceUpdateStatusStateEnum as Update};
 use serde_json::{Value, json};
@@ -46,9 +46,7 @@ fn told(world: &World, id: &str) -> (Update, String) {
 /// How many tasks of the newest version run.
 fn clean(world: &World, id: &str) -> usize {
     let version = service(world, id).spec_version;
-    let runs = |t: &&&crate::state::Task| {
-        t.spec_version == version && t.status.state == TaskState::Running
-    };
+    let runs = |t: &&&Task| t.spec_version == version && t.status.state == TaskState::Running;
     world.wanted(id).iter().filter(runs).count()
 }
 
@@ -253,28 +251,44 @@ fn what_the_update_itself_lets_pass_does_not_count() {
 
 #[test]
 fn a_task_that_is_lost_while_all_are_monitored_has_the_whole_time() {
-    let mut world = World::new(&["n1", "n2"]);
-    let settings = json!({"Monitor": 10 * DEADLINE, "Parallelism": 0, "FailureAction": "continue"});
-    let id = world.service(spec(4, &settings)).unwrap();
-    world.work();
-    world.force_update(&id);
-    world.work();
-    pass(&mut world, 2 * DEADLINE);
-    assert_eq!(
-        (told(&world, &id).0, clean(&world, &id)),
-        (Update::UPDATING, 4)
-    );
-    let node = world.wanted(&id)[0].node_id.clone().unwrap();
-    world.node_down(&node);
-    // The others are to be started yet.
-    world.settle();
-    assert!(clean(&world, &id) < 4);
-    assert_eq!(told(&world, &id).0, Update::UPDATING);
-    pass(&mut world, SECOND);
-    assert_eq!(
-        (told(&world, &id).0, clean(&world, &id)),
-        (Update::UPDATING, 4)
-    );
+    let lose: [(&str, &dyn Fn(&mut World, &Task)); 3] = [
+        ("its node is drained", &|world, task| {
+            let drain = engine::NodeSpecAvailabilityEnum::DRAIN;
+            world.set_availability(task.node_id.as_deref().unwrap(), drain);
+        }),
+        ("it is unhealthy", &|world, task| world.sicken(&task.id)),
+        ("its node goes down", &|world, task| {
+            world.node_down(task.node_id.as_deref().unwrap());
+        }),
+    ];
+    for (action, (what, lose)) in ["pause", "continue"]
+        .into_iter()
+        .flat_map(|action| lose.map(|case| (action, case)))
+    {
+        let mut world = World::new(&["n1", "n2"]);
+        let settings = json!({
+            "Monitor": 10 * DEADLINE, "Parallelism": 0, "MaxFailureRatio": 1, "FailureAction": action
+        });
+        let id = world.service(spec(4, &settings)).unwrap();
+        world.work();
+        world.force_update(&id);
+        world.work();
+        pass(&mut world, 2 * DEADLINE);
+        let goes_on = (Update::UPDATING, "update in progress".to_owned());
+        assert_eq!(
+            (told(&world, &id), clean(&world, &id)),
+            (goes_on.clone(), 4)
+        );
+        let task = world.wanted(&id)[0].clone();
+        lose(&mut world, &task);
+        world.settle();
+        assert!(clean(&world, &id) < 4, "{what}");
+        assert_eq!(told(&world, &id), goes_on, "{action}: {what}");
+        pass_without_work(&mut world, DEADLINE - 1);
+        assert_eq!(told(&world, &id), goes_on, "{action}: {what}");
+        world.work();
+        assert_eq!((told(&world, &id), clean(&world, &id)), (goes_on, 4));
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::{
     ManagerError, Operation,
     core::Core,
     scheduler,
-    state::{Event, EventAction, NodeState, ObjectKind},
+    state::{Event, EventAction, NodeState, ObjectKind, is_due},
 };
 use std::{
     cell::LazyCell,
@@ -37,8 +37,8 @@ pub(crate) struct Driver {
     dirty: BTreeSet<String>,
     /// When services want to be looked at again, nanoseconds since the epoch.
     timers: BTreeMap<String, i64>,
-    /// When the first of the nodes that come and go takes tasks again, nanoseconds since the epoch.
-    first_hold_ends: Option<i64>,
+    /// When the first of the nodes that come and go may take tasks again, nanoseconds since the epoch.
+    next_hold_end: Option<i64>,
     /// All services are to be planned.
     all_dirty: bool,
     /// Tasks may have become placeable.
@@ -88,7 +88,7 @@ impl Driver {
             events,
             dirty: BTreeSet::new(),
             timers: BTreeMap::new(),
-            first_hold_ends: None,
+            next_hold_end: None,
             all_dirty: true,
             schedule: true,
             is_stale: false,
@@ -178,7 +178,7 @@ impl Driver {
     }
 
     fn next_timer(&self) -> Duration {
-        let Some(at) = self.timers.values().chain(&self.first_hold_ends).min() else {
+        let Some(at) = self.timers.values().chain(&self.next_hold_end).min() else {
             return Duration::from_secs(3600);
         };
         let now = self.core.config.machine.now();
@@ -197,7 +197,7 @@ impl Driver {
             self.timers.remove(&id);
             self.dirty.insert(id);
         }
-        if self.first_hold_ends.is_some_and(|at| at <= now) {
+        if self.next_hold_end.is_some_and(|at| is_due(at, now)) {
             self.mark_all();
         }
     }
@@ -271,13 +271,11 @@ impl Driver {
             is_complete: &is_complete,
         };
         self.is_stale = false;
+        self.next_hold_end = state.next_hold_end(now);
         if std::mem::take(&mut self.all_dirty) {
             // Also those that are only tasks by now.
             self.dirty.extend(state.services().map(|s| s.id.clone()));
             self.dirty.extend(state.services_of_tasks().cloned());
-            // Whatever changes of a node marks all.
-            let holds = state.nodes().filter_map(|node| node.held_until(now));
-            self.first_hold_ends = holds.min();
         }
         let mut round = Round::default();
         while round.len() < MAX_CHANGES {

@@ -44,14 +44,6 @@ fn counts(world: &World, id: &str) -> (u64, u64, u64) {
     )
 }
 
-fn set(world: &mut World, node: &str, availability: Availability) {
-    let node = world.state.node(node).unwrap();
-    let (id, version, mut spec) = (node.id.clone(), node.meta.version, node.spec.clone());
-    spec.availability = Some(availability);
-    let command = Command::UpdateNode { id, version, spec };
-    world.call(command).unwrap();
-}
-
 /// Lets the running tasks complete, one by one, until none runs any more; how many did.
 fn run_out(world: &mut World, id: &str) -> usize {
     for count in 0..100 {
@@ -290,7 +282,7 @@ fn what_completes_while_it_is_given_up_has_completed() {
 fn a_drained_nodes_task_runs_elsewhere() {
     let (mut world, id) = begun(job("job", 1, 1), Condition::ANY, 0);
     let node = running(&world, &id)[0].node_id.clone().unwrap();
-    set(&mut world, &node, Availability::DRAIN);
+    world.set_availability(&node, Availability::DRAIN);
     world.work();
     let other = if node == "n1" { "n2" } else { "n1" };
     assert_eq!(world.running_on(&id, other), 1);
@@ -315,9 +307,9 @@ fn a_global_job_runs_once_on_each_node() {
     world.work();
     assert_eq!(counts(&world, &id), (1, 1, 1));
     // Whatever becomes of the node: there it has been done.
-    set(&mut world, "n1", Availability::DRAIN);
+    world.set_availability("n1", Availability::DRAIN);
     world.work();
-    set(&mut world, "n1", Availability::ACTIVE);
+    world.set_availability("n1", Availability::ACTIVE);
     world.node_down("n1");
     world.work();
     world.node_up("n1");
@@ -330,10 +322,10 @@ fn a_global_job_runs_once_on_each_node() {
     world.node_up("n2");
     world.work();
     assert_eq!(counts(&world, &id), (1, 1, 1));
-    set(&mut world, "n2", Availability::DRAIN);
+    world.set_availability("n2", Availability::DRAIN);
     world.work();
     assert_eq!(counts(&world, &id), (0, 0, 1));
-    set(&mut world, "n2", Availability::ACTIVE);
+    world.set_availability("n2", Availability::ACTIVE);
     assert_eq!(run_out(&mut world, &id), 1);
     assert_eq!(counts(&world, &id), (0, 0, 2));
     let remove = Command::RemoveNode {
@@ -352,12 +344,12 @@ fn what_completes_while_its_node_is_drained_does_not_run_again() {
     let task = task.iter().find(|t| t.node_id.as_deref() == Some("n2"));
     let task = task.unwrap().id.clone();
     world.acknowledge = false;
-    set(&mut world, "n2", Availability::DRAIN);
+    world.set_availability("n2", Availability::DRAIN);
     world.settle();
     world.report(&task, TaskState::Complete);
     world.acknowledge = true;
     world.work();
-    set(&mut world, "n2", Availability::ACTIVE);
+    world.set_availability("n2", Availability::ACTIVE);
     world.work();
     assert_eq!(world.running_on(&id, "n2"), 0);
     assert_eq!(counts(&world, &id).2, 1);
@@ -380,7 +372,7 @@ fn a_global_jobs_new_node_runs_it_too() {
     let spec = constrained(global_job("job"), &["node.hostname!=n2"]);
     let (mut world, id) = begun(spec, Condition::ANY, 0);
     assert_eq!(run_out(&mut world, &id), 1);
-    set(&mut world, "m", Availability::ACTIVE);
+    world.set_availability("m", Availability::ACTIVE);
     world.node_up("m");
     world.work();
     assert_eq!(world.running_on(&id, "m"), 1);

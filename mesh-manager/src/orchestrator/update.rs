@@ -134,7 +134,8 @@ pub(super) fn plan(
         }
         return;
     }
-    if is_running {
+    // What was lost is told as lost only once what takes its place is there.
+    if is_running && !groups.iter().any(|group| group.is_refilled) {
         let pause = if dirty.is_empty() { 0 } else { settings.delay };
         let cause = deadline::cause(service, &groups, pause, inputs, plan);
         match (settings.action, cause) {

@@ -68,11 +68,11 @@ pub(super) struct NodeSet<'a> {
 impl<'a> NodeSet<'a> {
     /// Those that are held back `now`, nanoseconds since the epoch, are marked.
     pub(super) fn build(state: &'a State, now: i64) -> Self {
-        let held = state.held_nodes(now);
+        let holds = state.holds(now);
         let candidate = |node: &'a Node| {
             let mut candidate = Candidate {
                 node,
-                is_held: held.contains(node.id.as_str()),
+                is_held: holds.until(&node.id).is_some(),
                 tasks: 0,
                 reserved: Reserved::default(),
                 host_ports: BTreeSet::new(),

@@ -1,8 +1,8 @@
 //! The objects as the Engine API shows them.
 
 use super::{
-    Address, Cluster, Meta, Network, Node, NodeRoots, NodeState, Port, Protocol, PublishMode,
-    Service, ServiceMode, State, Task, TaskState,
+    Address, Cluster, Holds, Meta, Network, Node, NodeRoots, NodeState, Port, Protocol,
+    PublishMode, Service, ServiceMode, State, Task, TaskState,
 };
 use crate::Managers;
 use mesh_api::{engine, moment};
@@ -92,8 +92,9 @@ pub(crate) fn engine_role(role: Role) -> engine::NodeSpecRoleEnum {
 }
 
 impl Node {
-    /// `GET /nodes/{id}`, as the leader sees it; `roots` are [those in use](super::State::node_roots).
-    pub fn to_engine(&self, managers: &Managers, roots: &NodeRoots) -> engine::Node {
+    /// `GET /nodes/{id}`, as the leader sees it; `roots` are [those in use](super::State::node_roots), `holds` [those
+    /// in force](super::State::holds).
+    pub fn to_engine(&self, managers: &Managers, roots: &NodeRoots, holds: &Holds) -> engine::Node {
         let report = &self.description;
         let mut spec = self.spec.clone();
         spec.role = Some(engine_role(self.desired_role()));
@@ -128,7 +129,9 @@ impl Node {
                     NodeState::Ready => engine::NodeState::READY,
                     NodeState::Down => engine::NodeState::DOWN,
                 }),
-                message: (!self.message.is_empty()).then(|| self.message.clone()),
+                message: holds
+                    .message(&self.id)
+                    .or_else(|| (!self.message.is_empty()).then(|| self.message.clone())),
                 addr: Some(report.address.clone()),
             }),
             manager_status: self

@@ -3,7 +3,7 @@
 use super::{Node, NodeState, State};
 use mesh_api::moment;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 const SECOND: i64 = 1_000_000_000;
 /// Returns count for so long: five minutes, in nanoseconds.
@@ -45,40 +45,63 @@ impl Returns {
 
     /// Whether the node gets nothing new `now`. What would last longer than any hold does is of another clock.
     fn hold(&self, now: i64) -> bool {
-        self.held_until()
-            .is_some_and(|until| (1..=MOST).contains(&until.saturating_sub(now)))
+        self.held_until().is_some_and(|until| !is_due(until, now))
+    }
+}
+
+/// Whether the end of a hold is over `now`; one that is too far off is of another clock, or this one was set back.
+pub(crate) fn is_due(end: i64, now: i64) -> bool {
+    !(1..=MOST).contains(&end.saturating_sub(now))
+}
+
+/// Until when nodes get no new tasks, by their ids; nanoseconds since the epoch.
+#[derive(Debug, Default)]
+pub struct Holds(BTreeMap<String, i64>);
+
+impl Holds {
+    /// Until when this node gets no new tasks, if it is held back.
+    pub(crate) fn until(&self, node_id: &str) -> Option<i64> {
+        self.0.get(node_id).copied()
     }
 
-    /// What `node inspect` says of it, if the node is held back `now`.
-    pub(crate) fn message(&self, now: i64) -> Option<String> {
-        let until = self.held_until().filter(|_| self.hold(now))?;
-        let (times, minutes) = (self.0.len(), WINDOW / SECOND / 60);
+    /// What `node inspect` says of this one.
+    pub(crate) fn message(&self, node_id: &str) -> Option<String> {
+        let until = moment::from_nanos(self.until(node_id)?);
+        let minutes = WINDOW / SECOND / 60;
         Some(format!(
-            "came back {times} times within {minutes} minutes: gets no new tasks before {}",
-            moment::from_nanos(until)
+            "came back more than {TOLERATED} times within {minutes} minutes: gets no new tasks before {until}"
         ))
     }
 }
 
 impl Node {
-    /// Until when it gets no new tasks as it came back too often, if that is later than `now`; nanoseconds since the epoch.
-    pub fn held_until(&self, now: i64) -> Option<i64> {
-        let is_held = self.state == NodeState::Ready && self.returns.hold(now);
-        self.returns.held_until().filter(|_| is_held)
+    /// Until when it is to get no new tasks as it came back too often; nanoseconds since the epoch.
+    fn held_until(&self) -> Option<i64> {
+        let is_ready = self.state == NodeState::Ready;
+        self.returns.held_until().filter(|_| is_ready)
     }
 }
 
 impl State {
-    /// The nodes that get no new tasks `now` as they come and go. None, where no other node takes any: then it is the managers
-    /// that were cut off.
-    pub(crate) fn held_nodes(&self, now: i64) -> BTreeSet<&str> {
+    /// The nodes that get no new tasks `now` as they come and go. None, if they are most of those that take any: then it is
+    /// the managers that were cut off.
+    pub fn holds(&self, now: i64) -> Holds {
         let takes = self.nodes().filter(|node| node.takes_tasks());
         let (held, others): (Vec<&Node>, Vec<&Node>) =
-            takes.partition(|node| node.held_until(now).is_some());
-        match others.is_empty() {
-            true => BTreeSet::new(),
-            false => held.iter().map(|node| node.id.as_str()).collect(),
+            takes.partition(|node| node.returns.hold(now));
+        if held.len() > others.len() {
+            return Holds::default();
         }
+        let until = |node: &Node| Some((node.id.clone(), node.held_until()?));
+        Holds(held.into_iter().filter_map(until).collect())
+    }
+
+    /// When the first hold ends that has not ended `now`, or would begin if the clock went on so far; nanoseconds since the
+    /// epoch. No later than any hold could last: a clock may be set back.
+    pub(crate) fn next_hold_end(&self, now: i64) -> Option<i64> {
+        let ends = self.nodes().filter_map(Node::held_until);
+        let next = ends.filter(|end| *end > now).min()?;
+        Some(next.min(now.saturating_add(MOST)))
     }
 }
 
@@ -120,11 +143,9 @@ mod tests {
         assert!(is_held(2) && is_held(11) && !is_held(12));
         // Another leader's clock is behind.
         assert!(is_held(-48) && !is_held(-49));
-        let told = returns.message(2 * SECOND).unwrap();
-        assert_eq!(
-            told,
-            "came back 3 times within 5 minutes: gets no new tasks before 1970-01-01T00:00:12Z"
-        );
-        assert_eq!(returns.message(12 * SECOND), None);
+        let holds = Holds([("n1".to_owned(), 12 * SECOND)].into());
+        let told = "came back more than 2 times within 5 minutes: gets no new tasks before 1970-01-01T00:00:12Z";
+        assert_eq!(holds.message("n1").as_deref(), Some(told));
+        assert_eq!(holds.message("n2"), None);
     }
 }

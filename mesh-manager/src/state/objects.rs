@@ -103,7 +103,7 @@ pub struct Node {
     pub message: String,
     /// When the state changed.
     pub state_since: i64,
-    /// When it came back of late, see [`Node::held_until`].
+    /// When it came back of late, see [`State::holds`](super::State::holds).
     #[serde(default, skip_serializing_if = "Returns::is_empty")]
     pub returns: Returns,
     /// Address of its manager, "address:port".
