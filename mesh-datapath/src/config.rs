@@ -83,8 +83,8 @@ pub struct Config {
     /// The cgroup2 directory whose processes are this node's tasks: their sockets are led to a service's tasks when
     /// they connect. Without one the packet programs do it.
     pub cgroup: Option<PathBuf>,
-    /// Tasks behind published ports and virtual addresses: a task counts once for each of them (56 bytes, and 24 for
-    /// each processor, which are taken at once: 13 MB by default on two processors, 208 MB on 64). Those past them get no
+    /// Tasks behind published ports and virtual addresses: a task counts once for each of them (64 bytes, of which
+    /// 8 lead to its counters, and 24 for each processor, which are taken at once: 15 MB by default on two processors, 210 MB on 64). Those past them get no
     /// flows; see [`Room`](crate::Room).
     pub backend_slots: u32,
 }
