@@ -94,8 +94,9 @@ impl Reconciler {
             if let Err(error) = self.close_orphans(&wanted).await {
                 tracing::warn!(
                     error = format!("{error:#}"),
-                    "sockets may stay connected to ended tasks"
+                    "sockets may stay connected to ended tasks, trying again"
                 );
+                self.orphans = true;
             }
         }
         if !report.is_empty() {
