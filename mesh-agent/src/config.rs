@@ -8,6 +8,8 @@ use std::{
 use clap::Parser;
 use ipnetwork::Ipv4Network;
 
+use crate::links::local_pool;
+
 /// The daemon of a mesh node.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "mesh-agent", version, about)]
@@ -65,9 +67,11 @@ pub struct Config {
     /// Counts as `--backend-entries` does.
     #[arg(long, default_value_t = 65_536, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(4096..=16_777_216))]
     pub flow_entries: u32,
-    /// Pool of the node-local addresses that tasks reach the outside from.
-    #[arg(long, default_value = "172.31.0.0/16")]
-    pub local_pool: Ipv4Network,
+    /// Pool of the node-local addresses that tasks reach the outside from. It must not overlap an address' subnet, a route or a
+    /// name server of the node. Where not given: 172.31.0.0/16, 172.30.0.0/16, 192.168.240.0/20 or 100.127.0.0/16, the first
+    /// that does not when the agent starts. Tasks keep what they have.
+    #[arg(long, value_name = "SUBNET")]
+    pub local_pool: Option<Ipv4Network>,
     /// Upstream name servers, where not those of /etc/resolv.conf.
     #[arg(long = "dns", value_name = "ADDRESS")]
     pub dns: Vec<Ipv4Addr>,
@@ -97,6 +101,11 @@ impl Config {
     /// The Engine API socket.
     pub fn socket(&self) -> PathBuf {
         self.run_dir.join("mesh.sock")
+    }
+
+    /// Pool of node-local addresses: the one that was given or chosen.
+    pub fn local_pool(&self) -> Ipv4Network {
+        self.local_pool.unwrap_or(local_pool::POOLS[0])
     }
 
     /// Where the task's network namespace is bind-mounted.

@@ -76,13 +76,15 @@ async fn reading<T: Send + 'static>(
     read.map_err(anyhow::Error::from)?
 }
 
-/// Counts the sockets of this node's tasks that virtual addresses led to these backends.
+/// Counts the sockets of this node's tasks that virtual addresses led to these backends, but for those that their owners have
+/// closed: the packet path's flows do not count as open either once the client has.
 async fn add_sockets(node: &Node, loads: &mut [Load], sockets: Sockets) {
     let mut by_address: HashMap<(u32, IpAddr), &mut Load> = loads
         .iter_mut()
         .map(|load| ((load.vni, load.address), load))
         .collect();
-    for socket in traffic::open_sockets(node, sockets).await {
+    let sockets = traffic::open_sockets(node, sockets).await;
+    for socket in sockets.into_iter().filter(|socket| !socket.fin_sent) {
         if let Some(load) = by_address.get_mut(&(socket.vni, socket.backend)) {
             load.open += 1;
         }

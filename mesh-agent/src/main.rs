@@ -10,7 +10,15 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use mesh_agent::{alone, api, config::Config, node::Node, returns, volumes};
+use ipnetwork::Ipv4Network;
+use mesh_agent::{
+    alone, api,
+    config::Config,
+    dns,
+    links::{host::Host, local_pool, plan::host_prefix},
+    node::Node,
+    returns, volumes,
+};
 use mesh_image::{ImageStore, RegistryOptions};
 use mesh_runtime::{Runtime, RuntimeConfig};
 use tokio::signal::unix::{SignalKind, signal};
@@ -103,7 +111,7 @@ fn raise_file_limit() {
     }
 }
 
-async fn run(config: Config) -> Result<()> {
+async fn run(mut config: Config) -> Result<()> {
     anyhow::ensure!(
         nix::unistd::Uid::effective().is_root(),
         "network namespaces, containers and eBPF need root"
@@ -118,6 +126,7 @@ async fn run(config: Config) -> Result<()> {
     let _lock = lock(&config)?;
     alone::claim()?;
     let instance = instance(&config)?;
+    config.local_pool = Some(pool(&config, &instance).await?);
     let hostname = match &config.node_name {
         Some(name) => name.clone(),
         None => nix::unistd::gethostname()
@@ -209,6 +218,19 @@ fn lock(config: &Config) -> Result<nix::fcntl::Flock<std::fs::File>> {
             config.data_dir.display()
         )
     })
+}
+
+/// The pool of node-local addresses that is to be used: one that takes nothing away from the node.
+async fn pool(config: &Config, instance: &str) -> Result<Ipv4Network> {
+    let own = host_prefix(instance);
+    let mut occupied = Host::connect()?.occupied(&own).await?;
+    let servers = dns::node_upstreams(&config.dns, Path::new("/etc/resolv.conf"));
+    occupied.extend(local_pool::name_servers(&servers));
+    let pool = local_pool::choose(config.local_pool, &occupied)?;
+    if pool != config.local_pool.unwrap_or(local_pool::POOLS[0]) {
+        tracing::info!(%pool, "node-local addresses, of the first pool that overlaps nothing of the node");
+    }
+    Ok(pool)
 }
 
 /// The instance name: as said, else as made up at the first start.

@@ -79,8 +79,9 @@ async fn settled(node: &Node) -> Result<Vec<OpenFlow>, NodeError> {
         backend: SocketAddr::new(socket.backend, socket.port).to_string(),
         through: String::new(),
         idle_seconds: socket.idle_s,
-        closed: socket.closing,
-        ended: false,
+        closed: socket.fin_sent,
+        // As in the packet path: what the client has closed does not count as open.
+        ended: socket.fin_sent,
     });
     Ok(flows.collect())
 }

@@ -9,6 +9,7 @@ use std::{
 use mesh_agent::links::{
     egress::{self, Egress, HostPort},
     host::Host,
+    local_pool::{POOLS, choose},
     netns,
     plan::{LinkKind, TaskLink, host_name, host_prefix, mac_of},
     task,
@@ -124,6 +125,45 @@ async fn talk(path: &std::path::Path, task: IpAddr, node: IpAddr) {
     assert_eq!(&buffer[..length], b"pong");
 }
 
+fn ip(line: &str) {
+    let done = Command::new("ip").args(line.split(' ')).status();
+    assert!(done.expect("ip").success(), "{line}");
+}
+
+#[test]
+fn a_pool_takes_nothing_that_the_node_needs() {
+    let world = World::new();
+    let path = world.path("task");
+    as_node(&world, move || async move {
+        let host = Host::connect().expect("netlink");
+        connect(&host, &path, &links("t")).await;
+        let prefix = host_prefix("test");
+        let own = host.occupied(&prefix).await.expect("what is occupied");
+        assert_eq!(own, [], "the task's own address is the mesh's");
+        for line in [
+            "link add up0 type veth peer name up1",
+            "link set up0 up",
+            "address add 172.31.16.5/20 dev up0",
+            "route add 172.30.255.0/24 dev up0",
+            "route add blackhole 192.168.0.0/16",
+            "route add default dev up0",
+        ] {
+            ip(line);
+        }
+        let occupied = host.occupied(&prefix).await.expect("what is occupied");
+        let told: Vec<_> = occupied.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "the address 172.31.16.5/20 of up0",
+                "the route to 172.30.255.0/24 on up0",
+                "the route to 172.31.16.0/20 on up0",
+            ]
+        );
+        assert_eq!(choose(None, &occupied), Ok(POOLS[2]));
+    });
+}
+
 #[test]
 fn a_task_has_its_links_and_reaches_the_node() {
     let world = World::new();
@@ -188,10 +228,6 @@ fn a_task_has_its_links_and_reaches_the_node() {
         assert_eq!(inside.5.trim(), "0");
 
         // Through the gateway link, without any packet path: task to node and back.
-        let ip = |line: &str| {
-            let done = Command::new("ip").args(line.split(' ')).status();
-            assert!(done.expect("ip").success(), "{line}");
-        };
         ip("link set lo up");
         for (task, node) in [("172.31.0.2", "172.31.0.1"), ("fd00::ac1f:2", "fd01::1")] {
             // The node needs an address of its own for the task to send to, and at once.

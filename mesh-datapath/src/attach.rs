@@ -350,14 +350,16 @@ fn attach_link(
     program: &mut Program,
     path: &Path,
 ) -> Result<bool, Cause> {
-    // Of one that was interrupted between the two.
     let new = {
         let mut name = path.as_os_str().to_owned();
         name.push("-new");
         PathBuf::from(name)
     };
+    // Of one that was interrupted before it could rename it. The kernel lets go of it later: until then it may be what is
+    // seen in the place, while the one that is pinned is elsewhere.
+    let is_interrupted = new.exists();
     remove_file(&new)?;
-    if path.exists() && is_in_place(attachment, order)? {
+    if path.exists() && !is_interrupted && is_in_place(attachment, order)? {
         match adopt(program, path) {
             Ok(()) => return Ok(false),
             Err(error) => {

@@ -44,7 +44,7 @@ const TCP_OPEN: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 <<
 /// States in which the other side has sent its last byte: CLOSE_WAIT, LAST_ACK, CLOSING.
 const TCP_ENDED: [u8; 3] = [8, 9, 11];
 /// States in which this side has: FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING.
-const TCP_CLOSING: [u8; 4] = [4, 5, 9, 11];
+const TCP_FIN_SENT: [u8; 4] = [4, 5, 9, 11];
 const TCP_SYN_SENT: u8 = 2;
 /// States of a UDP socket, connected or not, as bits.
 const UDP_OPEN: u32 = 1 << 1 | 1 << 7;
@@ -87,7 +87,7 @@ pub struct OpenSocket {
     /// The task has sent its last byte over this TCP connection; the socket's owner may still have to read it.
     pub ended: bool,
     /// The socket's owner has sent its last byte over this TCP connection.
-    pub closing: bool,
+    pub fin_sent: bool,
     /// Seconds since it last sent data, of a TCP connection that was opened.
     pub idle_s: Option<u32>,
     family: u8,
@@ -193,7 +193,7 @@ impl Sockets {
                 port: u16::from_be(key.port_be),
                 connected: socket.port_be != 0,
                 ended: false,
-                closing: false,
+                fin_sent: false,
                 idle_s: None,
                 family: socket.family,
                 id: socket.id,
@@ -271,7 +271,7 @@ fn stream(message: &[u8]) -> Option<OpenSocket> {
         idle_s: idle_ms
             .filter(|_| socket.state != TCP_SYN_SENT)
             .map(|ms| ms / 1000),
-        closing: TCP_CLOSING.contains(&socket.state),
+        fin_sent: TCP_FIN_SENT.contains(&socket.state),
         family: socket.family,
         id: socket.id,
     })

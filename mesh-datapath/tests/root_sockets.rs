@@ -6,7 +6,7 @@ mod common;
 use std::{
     collections::BTreeSet,
     io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -307,8 +307,8 @@ impl World {
         }
     }
 
-    /// A connection to `far` by the virtual address, which `far` has closed.
-    fn ended(&self) -> TcpStream {
+    /// A connection to `far` by the virtual address, and the other end of it.
+    fn to_far(&self) -> (TcpStream, TcpStream) {
         let listener = self.far.ns.run(|| TcpListener::bind(("0.0.0.0", ENDING)));
         let listener = listener.expect("a port");
         // The other task has nobody on the port.
@@ -316,6 +316,31 @@ impl World {
             .find_map(|_| self.near.ns.run(|| TcpStream::connect((VIP, ENDING))).ok())
             .expect("connected");
         let (accepted, _) = listener.accept().expect("a client");
+        (stream, accepted)
+    }
+
+    /// Who has sent its last byte has closed the flow, though the other side may still send.
+    fn half_closed(&self) {
+        let datapath = self.nodes[0].datapath.as_ref().expect("open");
+        let sockets = datapath.sockets().expect("the table");
+        let told = || {
+            let all = self.near.ns.run(|| sockets.list()).expect("sockets");
+            let of_port = all.into_iter().filter(|socket| socket.port == ENDING);
+            let states = of_port.map(|socket| (socket.fin_sent, socket.ended));
+            states.collect::<Vec<_>>()
+        };
+        let (mut stream, accepted) = self.to_far();
+        assert_eq!(told(), [(false, false)]);
+        stream.shutdown(Shutdown::Write).expect("shut down");
+        assert_eq!(told(), [(true, false)]);
+        drop(accepted);
+        assert_eq!(stream.read(&mut [0; 9]).expect("the end"), 0);
+        assert_eq!(told(), []);
+    }
+
+    /// A connection to `far` by the virtual address, which `far` has closed.
+    fn ended(&self) -> TcpStream {
+        let (stream, accepted) = self.to_far();
         drop(accepted);
         let near = &self.near.ns;
         let datapath = self.nodes[0].datapath.as_ref().expect("open");
@@ -438,6 +463,7 @@ fn virtual_addresses_at_the_socket() {
     let mut world = World::new();
     world.streams();
     world.peers();
+    world.half_closed();
     world.datagrams();
     world.affinity();
     world.listed();

@@ -144,8 +144,8 @@ fn an_update_fails_no_request() {
     });
 }
 
-/// How long tasks may go on after their stop signal: long enough to see their flows drain.
-const GRACE: Duration = Duration::from_secs(8);
+/// How long tasks may go on after their stop signal: long enough to see their flows drain, on a busy machine as well.
+const GRACE: Duration = Duration::from_secs(20);
 
 #[test]
 fn open_flows_are_cut_when_the_grace_ends() {
@@ -183,7 +183,7 @@ fn open_flows_are_cut_when_the_grace_ends() {
             wait_open_on(rig, [("ingress", open), ("front", 2)], UP_LIMIT)?;
             let begun = Instant::now();
             rig.first().ok(&["service", "scale", "-d", "web=0"])?;
-            eventually("all flows to drain", UP_LIMIT, || {
+            eventually("all flows to drain", GRACE, || {
                 let open = open_flows(rig)?;
                 let draining = open.iter().filter(|((_, state), _)| state == "draining");
                 ensure!(draining.map(|(_, open)| open).sum::<u64>() == 6, "{open:?}");

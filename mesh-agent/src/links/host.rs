@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures::TryStreamExt;
+use ipnetwork::Ipv4Network;
 use netlink_packet_route::{
     address::AddressAttribute,
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo},
@@ -16,7 +17,9 @@ use netlink_packet_route::{
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::{
-    LinkError, errno, netlink,
+    LinkError, errno,
+    local_pool::{By, Occupied},
+    netlink,
     plan::{GATEWAY, LinkKind, TaskLink, mac_of},
     sysctl,
 };
@@ -58,6 +61,18 @@ impl HostView {
             .values()
             .find(|i| i.addresses.iter().any(|(a, _)| *a == address))
     }
+}
+
+/// A route of the main table.
+struct Route {
+    /// Where to; nothing for a default route.
+    to: Option<IpAddr>,
+    /// Bits of it.
+    prefix: u8,
+    /// Interface, if it is a single one.
+    out: Option<u32>,
+    /// It leads somewhere, and refuses nothing.
+    is_unicast: bool,
 }
 
 /// The netlink handle of the node's namespace.
@@ -155,6 +170,66 @@ impl Host {
         view: &mut HostView,
         request: RouteMessage,
     ) -> Result<(), LinkError> {
+        self.each_route(request, |route| match (route.prefix, route.to, route.out) {
+            (0, _, Some(index)) => {
+                view.default_routes.insert(index);
+            }
+            (32, Some(address @ IpAddr::V4(_)), Some(index))
+            | (128, Some(address @ IpAddr::V6(_)), Some(index)) => {
+                view.host_routes.insert(address, index);
+            }
+            _ => {}
+        })
+        .await
+    }
+
+    /// What the node reaches others by over IPv4: its addresses with their subnets, and routes of the main table. Interfaces whose
+    /// name begins with `own` are the mesh's, and do not count.
+    ///
+    /// # Errors
+    /// When a dump fails.
+    pub async fn occupied(&self, own: &str) -> Result<Vec<Occupied>, LinkError> {
+        let view = self.observe().await?;
+        let others = view
+            .interfaces
+            .values()
+            .filter(|i| !i.name.starts_with(own));
+        let addresses = others.flat_map(|interface| {
+            interface.addresses.iter().filter_map(|(address, prefix)| {
+                let IpAddr::V4(address) = address else {
+                    return None;
+                };
+                Some(Occupied {
+                    subnet: Ipv4Network::new(*address, *prefix).ok()?,
+                    by: By::Address(interface.name.clone()),
+                })
+            })
+        });
+        let mut all: Vec<_> = addresses.collect();
+        let name = |index| view.interfaces.values().find(|i| i.index == index);
+        let request = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        self.each_route(request, |route| {
+            let out = route.out.and_then(name).map(|i| i.name.clone());
+            let Some(IpAddr::V4(to)) = route.to else {
+                return;
+            };
+            if route.is_unicast && !out.as_ref().is_some_and(|name| name.starts_with(own)) {
+                all.extend(Ipv4Network::new(to, route.prefix).map(|subnet| Occupied {
+                    subnet,
+                    by: By::Route(out),
+                }));
+            }
+        })
+        .await?;
+        Ok(all)
+    }
+
+    /// Hands over the routes of the main table.
+    async fn each_route(
+        &self,
+        request: RouteMessage,
+        mut take: impl FnMut(Route),
+    ) -> Result<(), LinkError> {
         let mut routes = self.handle.route().get(request).execute();
         while let Some(route) = routes
             .try_next()
@@ -177,18 +252,13 @@ impl Host {
                     _ => {}
                 }
             }
-            if table != MAIN_TABLE {
-                continue;
-            }
-            match (route.header.destination_prefix_length, to, out) {
-                (0, _, Some(index)) => {
-                    view.default_routes.insert(index);
-                }
-                (32, Some(address @ IpAddr::V4(_)), Some(index))
-                | (128, Some(address @ IpAddr::V6(_)), Some(index)) => {
-                    view.host_routes.insert(address, index);
-                }
-                _ => {}
+            if table == MAIN_TABLE {
+                take(Route {
+                    to,
+                    prefix: route.header.destination_prefix_length,
+                    out,
+                    is_unicast: route.header.kind == RouteType::Unicast,
+                });
             }
         }
         Ok(())

@@ -6,6 +6,7 @@
 pub mod egress;
 pub mod forwarding;
 pub mod host;
+pub mod local_pool;
 mod netlink;
 pub mod netns;
 pub mod plan;

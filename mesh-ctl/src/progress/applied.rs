@@ -1,15 +1,19 @@
 //! Waits until the nodes have applied what a service has come to.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
 use mesh_api::{
-    Client, Filters,
+    Client, ClientError, Filters,
+    engine::NodeState,
     human::go_duration,
     mesh::{Applied, BehindNode},
 };
 
-use super::{asked, unless_interrupted};
+use super::{POLL, Waited, asked_again};
 use crate::view::word;
 
 /// How long one request waits, seconds: an agent that is restarted meanwhile is asked again.
@@ -21,42 +25,92 @@ const MAX_NAMES: usize = 5;
 ///
 /// # Errors
 /// One that is up has not within `limit`, or nobody knows.
-pub(crate) async fn wait(client: &Client, id: &str, limit: Duration, quiet: bool) -> Result<()> {
-    unless_interrupted(id, until_applied(client, id, limit, quiet)).await?;
-    Ok(())
+pub(crate) async fn wait(
+    client: &Client,
+    id: &str,
+    limit: Duration,
+    quiet: bool,
+) -> Result<Waited> {
+    let answer = tokio::select! {
+        answer = within(client, id, limit) => answer?,
+        _ = tokio::signal::ctrl_c() => return Ok(Waited::Interrupted),
+    };
+    if let Some(warning) = warning(&answer) {
+        note!("{warning}");
+    } else if !quiet {
+        say!("applied on all nodes")?;
+    }
+    Ok(Waited::Converged)
 }
 
-async fn until_applied(client: &Client, id: &str, limit: Duration, quiet: bool) -> Result<()> {
-    let index = newest(client, id).await?;
+/// The answer that all have applied it, if it comes within `limit`, or soon after it. So long nobody waits for the agent either.
+async fn within(client: &Client, id: &str, limit: Duration) -> Result<Applied> {
+    let mut last = Last::Silence;
+    let answer = until_applied(client, id, limit, &mut last);
+    match tokio::time::timeout(limit + POLL, answer).await {
+        Ok(answer) => answer,
+        Err(_) => bail!("not applied within {}{last}", go_duration(limit)),
+    }
+}
+
+/// What was last known of a change that is not applied.
+#[derive(Debug)]
+enum Last {
+    Silence,
+    Failure(String),
+    Behind(Vec<BehindNode>),
+}
+
+impl fmt::Display for Last {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silence => f.write_str(": the agent does not answer"),
+            Self::Failure(error) => write!(f, ": {error}"),
+            // That others will apply it later is no reason to wait.
+            Self::Behind(nodes) => {
+                let ready = nodes.iter().filter(|n| n.state == NodeState::READY);
+                let ready: Vec<_> = ready.cloned().collect();
+                match ready.as_slice() {
+                    [] => Ok(()),
+                    ready => write!(f, " on {}", names(ready)),
+                }
+            }
+        }
+    }
+}
+
+/// Asks until all have applied it.
+async fn until_applied(
+    client: &Client,
+    id: &str,
+    limit: Duration,
+    last: &mut Last,
+) -> Result<Applied> {
     let begun = Instant::now();
+    let index = newest(client, id, last).await?;
     loop {
         let left = limit.saturating_sub(begun.elapsed());
         let seconds = left.as_secs().min(AT_A_TIME);
-        let answer = asked(async || client.applied(index, seconds).await).await?;
+        let question = async || client.applied(index, seconds).await;
+        let answer =
+            asked_again(question, |error| *last = Last::Failure(error.to_string())).await?;
         if answer.is_applied {
-            if let Some(warning) = warning(&answer) {
-                note!("{warning}");
-            } else if !quiet {
-                say!("applied on all nodes")?;
-            }
-            return Ok(());
+            return Ok(answer);
         }
-        if begun.elapsed() >= limit {
-            let limit = go_duration(limit);
-            bail!("not applied within {limit} on {}", names(&answer.behind));
-        }
+        *last = Last::Behind(answer.behind);
         // What is left of a second.
         if seconds == 0 {
-            tokio::time::sleep(super::POLL).await;
+            tokio::time::sleep(POLL).await;
         }
     }
 }
 
 /// The newest version of the service and its tasks.
-async fn newest(client: &Client, id: &str) -> Result<u64> {
-    let service = asked(async || client.service(id, false).await).await?;
+async fn newest(client: &Client, id: &str, last: &mut Last) -> Result<u64> {
+    let mut failed = |error: &ClientError| *last = Last::Failure(error.to_string());
+    let service = asked_again(async || client.service(id, false).await, &mut failed).await?;
     let filters = Filters::new().with("service", id);
-    let tasks = asked(async || client.tasks(&filters).await).await?;
+    let tasks = asked_again(async || client.tasks(&filters).await, &mut failed).await?;
     let versions = tasks.into_iter().map(|task| task.version);
     let all = versions.chain([service.version]).flatten();
     Ok(all.filter_map(|version| version.index).max().unwrap_or(0))
@@ -89,7 +143,10 @@ fn names(nodes: &[BehindNode]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use mesh_api::engine::NodeState;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::UnixListener,
+    };
 
     use super::*;
 
@@ -121,6 +178,55 @@ mod tests {
         assert_eq!(
             warning(&answer(behind(1, NodeState::DOWN))).as_deref(),
             Some("applied on all nodes that are up; will be on id1 (down) once back")
+        );
+    }
+
+    #[test]
+    fn those_that_are_down_are_not_to_blame() {
+        let mut nodes = behind(2, NodeState::READY);
+        nodes[1].state = NodeState::DOWN;
+        assert_eq!(Last::Behind(nodes).to_string(), " on id1 (ready)");
+        let absent = behind(2, NodeState::DOWN);
+        assert_eq!(Last::Behind(absent).to_string(), "");
+    }
+
+    /// What comes of waiting for a moment for one who gives this answer, or none.
+    async fn waited(answer: Option<&str>) -> String {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("mesh.sock");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let serve = async {
+            let mut held = Vec::new();
+            loop {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                if let Some(answer) = answer {
+                    stream.read(&mut [0; 4096]).await.expect("a request");
+                    let answered = stream.write_all(answer.as_bytes()).await;
+                    answered.expect("who asks reads");
+                }
+                held.push(stream);
+            }
+        };
+        let client = Client::unix(path);
+        tokio::select! {
+            () = serve => unreachable!("it serves on"),
+            waited = wait(&client, "s1", Duration::from_millis(300), true) => {
+                waited.expect_err("nothing is applied").to_string()
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_is_waited_for_longer_than_told() {
+        let told = waited(None).await;
+        assert_eq!(told, "not applied within 300ms: the agent does not answer");
+        let body = r#"{"message":"there is no leader"}"#;
+        let head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json";
+        let answer = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let told = waited(Some(&answer)).await;
+        assert!(
+            told.starts_with("not applied within 300ms: ") && told.contains("there is no leader"),
+            "{told}"
         );
     }
 }

@@ -21,11 +21,12 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How a service has got on since it is looked at.
 #[derive(Debug, Default)]
 pub(super) struct Course {
-    /// Tasks of the newest version that were seen running.
-    seen: HashSet<String>,
+    /// Tasks of the newest version that ran when last looked at.
+    running: HashSet<String>,
     /// What was last known of the update.
     phase: Option<Update>,
-    /// When a task was last seen for the first time, the update became something else, or everything ran.
+    /// When a task was last seen to run, or to run no more, the update became something else, or everything ran. As the managers
+    /// have it, a task that is lost gives the others their time anew.
     progress: Option<Instant>,
 }
 
@@ -40,12 +41,12 @@ impl Course {
         now: Instant,
     ) -> Option<String> {
         let phase = service.update_status.as_ref().and_then(|u| u.state);
-        let mut is_progress = converged || std::mem::replace(&mut self.phase, phase) != phase;
-        for task in tasks.iter().filter(|t| state(t) == TaskState::RUNNING) {
-            is_progress |= self.seen.insert(task.id.clone().unwrap_or_default());
-        }
+        let ran = tasks.iter().filter(|t| state(t) == TaskState::RUNNING);
+        let running = ran.filter_map(|task| task.id.clone()).collect();
+        let is_other = std::mem::replace(&mut self.phase, phase) != phase;
+        let is_moving = std::mem::replace(&mut self.running, running) != self.running;
         let last = *self.progress.get_or_insert(now);
-        if is_progress {
+        if converged || is_other || is_moving {
             self.progress = Some(now);
             return None;
         }
@@ -147,6 +148,43 @@ mod tests {
     }
 
     #[test]
+    fn a_task_that_is_lost_gives_the_others_their_time_anew() {
+        let service = service("30s", "updating");
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let mut course = Course::default();
+        let mut tasks = [task("t1", "running", ""), task("t2", "preparing", "")];
+        assert_eq!(course.look(&service, &tasks, false, at(0)), None);
+        assert_eq!(course.look(&service, &tasks, false, at(54)), None);
+        tasks[0] = task("t1", "failed", "task: non-zero exit (1)");
+        assert_eq!(course.look(&service, &tasks, false, at(54)), None);
+        assert_eq!(course.look(&service, &tasks, false, at(54 + 54)), None);
+        let told = course.look(&service, &tasks, false, at(54 + 55));
+        assert_eq!(
+            told.as_deref(),
+            Some("no task has become running for 30s: web.1 is preparing")
+        );
+    }
+
+    #[test]
+    fn a_phase_that_comes_while_all_runs_is_no_news_later() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let running = [task("t1", "running", "")];
+        let mut course = Course::default();
+        let before = service("30s", "");
+        assert_eq!(course.look(&before, &running, true, at(0)), None);
+        let updating = service("30s", "updating");
+        assert_eq!(course.look(&updating, &running, true, at(10)), None);
+        assert_eq!(course.look(&updating, &running, false, at(64)), None);
+        let told = course.look(&updating, &running, false, at(65));
+        assert_eq!(
+            told.as_deref(),
+            Some("no task has become running for 30s: it has none")
+        );
+    }
+
+    #[test]
     fn what_has_converged_is_not_given_up() {
         let (service, begun) = (service("30s", ""), Instant::now());
         let at = |seconds| begun + Duration::from_secs(seconds);
@@ -158,8 +196,9 @@ mod tests {
             task("t1", "failed", "task: non-zero exit (1)"),
             task("t2", "ready", ""),
         ];
-        assert_eq!(course.look(&service, &failed, false, at(129)), None);
-        let told = course.look(&service, &failed, false, at(130));
+        assert_eq!(course.look(&service, &failed, false, at(101)), None);
+        assert_eq!(course.look(&service, &failed, false, at(130)), None);
+        let told = course.look(&service, &failed, false, at(131));
         assert_eq!(
             told.as_deref(),
             Some("no task has become running for 30s: web.1 is ready")

@@ -34,10 +34,19 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Asks, and for a while again where that may help: what is looked at goes on meanwhile.
 async fn asked<T>(question: impl AsyncFn() -> Result<T, ClientError>) -> Result<T, ClientError> {
+    asked_again(question, |_| ()).await
+}
+
+/// As [`asked`]; tells what failed before it asks again.
+async fn asked_again<T>(
+    question: impl AsyncFn() -> Result<T, ClientError>,
+    mut failed: impl FnMut(&ClientError),
+) -> Result<T, ClientError> {
     let begun = Instant::now();
     loop {
         match question().await {
             Err(error) if error.is_passing() && begun.elapsed() < PATIENCE => {
+                failed(&error);
                 tokio::time::sleep(POLL).await;
             }
             answer => return answer,
@@ -66,13 +75,8 @@ pub(crate) async fn wait_for_rollback(client: &Client, id: &str, quiet: bool) ->
 
 async fn wait_for(client: &Client, id: &str, quiet: bool, rollback: bool) -> Result<Waited> {
     let mut screen = Screen::new(quiet);
-    unless_interrupted(id, watch(client, id, &mut screen, rollback)).await
-}
-
-/// Waits for `result`, but no longer than the user likes.
-async fn unless_interrupted(id: &str, result: impl Future<Output = Result<()>>) -> Result<Waited> {
     tokio::select! {
-        result = result => result.map(|()| Waited::Converged),
+        result = watch(client, id, &mut screen, rollback) => result.map(|()| Waited::Converged),
         _ = tokio::signal::ctrl_c() => {
             say!(
                 "Operation continuing in background.\nUse `mesh-ctl service ps {id}` to check progress."

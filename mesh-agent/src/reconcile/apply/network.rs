@@ -1,7 +1,7 @@
 //! Packet path, names and egress of the node as a whole.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::Instant,
@@ -94,8 +94,9 @@ impl Reconciler {
             if let Err(error) = self.close_orphans(&wanted).await {
                 tracing::warn!(
                     error = format!("{error:#}"),
-                    "sockets may stay connected to ended tasks"
+                    "sockets may stay connected to ended tasks, trying again"
                 );
+                self.orphans = true;
             }
         }
         if !report.is_empty() {
@@ -109,7 +110,12 @@ impl Reconciler {
     }
 
     pub(in crate::reconcile) fn egress(&self, assignment: &Assignment) -> Egress {
-        let mut sources = vec![IpNetwork::V4(self.config.local_pool)];
+        let pool = self.config.local_pool();
+        let mut sources = vec![IpNetwork::V4(pool)];
+        // Of tasks that were there before the pool became another one.
+        let locals = self.known.values().map(Record::local_address);
+        let others: BTreeSet<_> = locals.filter(|address| !pool.contains(*address)).collect();
+        sources.extend(others.into_iter().map(|one| IpNetwork::V4(one.into())));
         sources.extend(
             assignment
                 .networks

@@ -23,11 +23,9 @@ use crate::{
 impl Reconciler {
     pub(super) fn accept(&mut self, task: &proto::Task) -> Result<()> {
         let taken = observe::taken_addresses(&self.known);
-        let local = free_address(self.config.local_pool, &taken).with_context(|| {
-            format!(
-                "no node-local address is free in {}; choose a larger --local-pool",
-                self.config.local_pool
-            )
+        let pool = self.config.local_pool();
+        let local = free_address(pool, &taken).with_context(|| {
+            format!("no node-local address is free in {pool}; choose a larger --local-pool")
         })?;
         let now = now();
         let record = Record {

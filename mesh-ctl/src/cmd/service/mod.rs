@@ -17,7 +17,7 @@ mod update;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 use mesh_api::{
     Client,
@@ -89,32 +89,43 @@ pub(crate) struct WaitFlags {
 impl WaitFlags {
     /// Waits, unless told not to.
     async fn wait(&self, client: &Client, id: &str) -> Result<()> {
-        if !self.detach && progress::wait(client, id, self.quiet).await? == Waited::Interrupted {
-            return Ok(());
-        }
-        self.wait_applied(client, id).await
+        self.end(self.waited(client, id, false).await?)
     }
 
     /// Waits until a service that is being rolled back has converged, unless told not to.
     async fn wait_for_rollback(&self, client: &Client, id: &str) -> Result<()> {
-        if !self.detach {
-            let waited = progress::wait_for_rollback(client, id, self.quiet).await?;
-            if waited == Waited::Interrupted {
-                return Ok(());
-            }
-        }
-        self.wait_applied(client, id).await
+        self.end(self.waited(client, id, true).await?)
     }
 
-    /// Waits for the nodes, if told to.
-    async fn wait_applied(&self, client: &Client, id: &str) -> Result<()> {
+    /// Waits for the service, a rollback of it if told so, and then for the nodes, each unless told not to.
+    async fn waited(&self, client: &Client, id: &str, rollback: bool) -> Result<Waited> {
+        let waited = match (self.detach, rollback) {
+            (true, _) => Waited::Converged,
+            (false, true) => progress::wait_for_rollback(client, id, self.quiet).await?,
+            (false, false) => progress::wait(client, id, self.quiet).await?,
+        };
         let limit = self
             .wait_applied
             .and_then(|nanos| u64::try_from(nanos).ok());
         match limit.map(Duration::from_nanos) {
-            Some(limit) => progress::applied::wait(client, id, limit, self.quiet).await,
-            None => Ok(()),
+            Some(limit) if waited == Waited::Converged => {
+                progress::applied::wait(client, id, limit, self.quiet).await
+            }
+            _ => Ok(waited),
         }
+    }
+
+    /// What the end of waiting means to the command: Ctrl-C leaves a service to itself.
+    ///
+    /// # Errors
+    /// Its user wants to go on only where nodes have applied it.
+    fn end(&self, waited: Waited) -> Result<()> {
+        let is_known = waited == Waited::Converged || self.wait_applied.is_none();
+        ensure!(
+            is_known,
+            "interrupted before all nodes that are up had applied the change"
+        );
+        Ok(())
     }
 }
 

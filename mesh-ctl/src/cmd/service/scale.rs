@@ -4,7 +4,7 @@ use anyhow::Result;
 use mesh_api::Client;
 
 use super::WaitFlags;
-use crate::cmd::all_done;
+use crate::{cmd::all_done, progress::Waited};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -40,8 +40,14 @@ pub(crate) async fn run(client: &Client, args: Args) -> Result<()> {
         }
     }
     for id in &changed {
-        if let Err(error) = args.wait.wait(client, id).await {
+        let waited = args.wait.waited(client, id, false).await;
+        // Ctrl-C ends the waiting for all.
+        let is_interrupted = matches!(waited, Ok(Waited::Interrupted));
+        if let Err(error) = waited.and_then(|waited| args.wait.end(waited)) {
             errors.push(format!("{id}: {error:#}"));
+        }
+        if is_interrupted {
+            break;
         }
     }
     all_done(errors)

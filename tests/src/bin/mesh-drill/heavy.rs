@@ -1,5 +1,5 @@
-//! Load beside the requests that are watched one by one, without pauses if not told otherwise: new connections over IPv4 and over IPv6, and
-//! long answers of which every byte is looked at, each by all nodes in turn.
+//! Load beside the requests that are watched one by one, without pauses if not told otherwise: new connections over IPv4
+//! and over IPv6, and long answers of which every byte is looked at, each by all nodes in turn.
 
 use std::{
     fmt,
