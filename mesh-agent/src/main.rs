@@ -1,5 +1,5 @@
-//! `mesh-agent`: parses flags and runs the node; `mesh-agent shim` is a task's own process, `mesh-agent wireguard` the
-//! one that encrypts, `mesh-agent mount` one that mounts a volume.
+//! `mesh-agent`: parses flags and runs the node; `mesh-agent shim` is a task's own process (where `mesh-shim` is
+//! missing), `mesh-agent wireguard` the one that encrypts, `mesh-agent mount` one that mounts a volume.
 
 use std::{
     io::{ErrorKind, IsTerminal},
@@ -134,11 +134,13 @@ async fn run(mut config: Config) -> Result<()> {
             .to_string_lossy()
             .into_owned(),
     };
+    let own = std::env::current_exe().context("find this program")?;
     let runtime = Runtime::open(RuntimeConfig {
         state_dir: config.data_dir.join("containers"),
         run_dir: config.run_dir.join("shims"),
         cgroup_parent: format!("mesh/{instance}"),
-        shim_exe: std::env::current_exe().context("find this program")?,
+        shim_exe: own.with_file_name("mesh-shim"),
+        agent_exe: Some(own),
     })
     .await
     .context("open the container runtime")?;

@@ -1,8 +1,8 @@
 //! Tasks on a node: the per-task shim, containers, stdio, exit status and exec.
 //!
 //! Two processes share this crate. The agent holds a [`Runtime`]: it prepares a directory per
-//! container, spawns a shim and talks to it over a unix socket. The shim ([`shim_main`], the same
-//! binary re-executed before any thread starts) is single-threaded, because libcontainer clones
+//! container, spawns a shim and talks to it over a unix socket. The shim (the program `mesh-shim`, which is
+//! [`shim_main`] and nothing else) is single-threaded, because libcontainer clones
 //! and must not be called from a threaded process. It owns the container's stdio and exit status
 //! and outlives the agent; a restarted agent adopts what it finds in the state directory.
 //!

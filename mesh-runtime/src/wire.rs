@@ -14,6 +14,11 @@ use crate::error::RuntimeError;
 use crate::runtime::{ContainerState, ExitStatus};
 use crate::spec::LogLimits;
 
+/// What a shim's program says it is. The number after the release counts up when a shim is asked for what an older one
+/// does not do: containers are made only by shims that know all that their agent does.
+pub(crate) const SHIM_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+1");
+/// The argument that asks a shim's program which one it is.
+pub(crate) const SHIM_VERSION_FLAG: &str = "--version";
 /// OCI configuration, in the container's state directory, the libcontainer "bundle".
 pub(crate) const OCI_CONFIG: &str = "config.json";
 /// The agent's record of the container, in the state directory.

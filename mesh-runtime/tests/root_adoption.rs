@@ -8,7 +8,9 @@ use std::process::{Child, Command, Stdio};
 
 use common::{World, cgroup_directories, config, eventually, within};
 use futures::StreamExt;
-use mesh_runtime::{ContainerEvent, ContainerSpec, ContainerState, LogOptions, Runtime};
+use mesh_runtime::{
+    ContainerEvent, ContainerSpec, ContainerState, LogOptions, Runtime, RuntimeConfig,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -161,6 +163,35 @@ async fn a_container_whose_shim_is_killed_is_ended() {
         .await;
     }
     within(world.runtime.delete("a")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_shim_of_another_version_makes_no_container() {
+    let world = World::new("version").await;
+    let ours = config(&world.root, &world.cgroup);
+    // It ends well, and answers something else.
+    let other = world.root.join("echo");
+    std::fs::copy(world.rootfs().join("bin/busybox"), &other).unwrap();
+    for (program, words) in [
+        (other.clone(), "not a shim of version"),
+        (world.root.join("nothing"), "not found"),
+    ] {
+        let alone = RuntimeConfig {
+            shim_exe: program.clone(),
+            ..ours.clone()
+        };
+        let refusal = Runtime::open(alone.clone()).await.unwrap_err().to_string();
+        assert!(refusal.contains(words), "{refusal}");
+        let replaced = RuntimeConfig {
+            agent_exe: Some(ours.shim_exe.clone()),
+            ..alone
+        };
+        let runtime = Runtime::open(replaced).await.unwrap();
+        runtime.create(&world.spec("a", "exit 5")).await.unwrap();
+        runtime.start("a").await.unwrap();
+        assert_eq!(within(runtime.wait("a")).await.unwrap().code, 5);
+        within(runtime.delete("a")).await.unwrap();
+    }
 }
 
 #[tokio::test]

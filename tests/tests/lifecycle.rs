@@ -24,6 +24,8 @@ fn a_service_is_scaled_to_twenty_and_back() {
         eventually("only one shim to be left", UP_LIMIT, || {
             let shims = rig.shims();
             ensure!(shims.len() == 1, "{shims:?}");
+            let line = std::fs::read_to_string(format!("/proc/{}/cmdline", shims[0]))?;
+            ensure!(line.starts_with("mesh-shim\0"), "{line:?}");
             Ok(())
         })
     });

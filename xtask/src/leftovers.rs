@@ -177,7 +177,10 @@ fn processes() -> BTreeMap<String, Option<String>> {
         let is_inside = ["/mesh/", "/mesh-test/"]
             .iter()
             .any(|part| groups.contains(part));
-        if is_marked || is_inside || line.starts_with("mesh-agent shim ") {
+        let is_shim = ["mesh-shim shim ", "mesh-agent shim "]
+            .iter()
+            .any(|start| line.starts_with(start));
+        if is_marked || is_inside || is_shim {
             let maker = (!is_marked).then(|| format!("{line} {groups}"));
             found.insert(format!("process {pid}: {}", line.trim()), maker);
         }

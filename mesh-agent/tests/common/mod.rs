@@ -29,6 +29,7 @@ pub(crate) async fn open(config: &Config, instance: &str) -> (Runtime, ImageStor
         run_dir: config.run_dir.join("shims"),
         cgroup_parent: format!("mesh/{instance}"),
         shim_exe: env!("CARGO_BIN_EXE_mesh-agent").into(),
+        agent_exe: None,
     })
     .await
     .expect("runtime");

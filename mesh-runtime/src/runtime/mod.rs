@@ -78,7 +78,7 @@ impl Runtime {
         for directory in [&config.state_dir, &config.run_dir] {
             fs::create_dir_all(directory).map_err(RuntimeError::io("create", directory))?;
         }
-        let exe = ShimExe::open(&config.shim_exe).map_err(RuntimeError::io(
+        let exe = ShimExe::open(&config).await.map_err(RuntimeError::io(
             "open the shim's executable",
             &config.shim_exe,
         ))?;

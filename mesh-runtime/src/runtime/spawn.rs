@@ -6,7 +6,6 @@ use std::process::Stdio;
 
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::io::AsyncReadExt;
-use tokio::process::Command;
 
 use super::container::Record;
 use super::exe::ShimExe;
@@ -104,13 +103,9 @@ pub(super) async fn shim(exe: &ShimExe, id: &str, state: &Path, run: &Path) -> R
         id: id.to_owned(),
         reason,
     };
-    let mut child = Command::new(exe.path())
-        .arg0("mesh-agent")
-        .arg("shim")
+    let mut child = exe
+        .command()
         .args([state, run])
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(complaints)
         .spawn()

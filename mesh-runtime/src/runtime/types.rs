@@ -16,8 +16,11 @@ pub struct RuntimeConfig {
     pub run_dir: PathBuf,
     /// Cgroup under which every container gets its own, in every hierarchy, e.g. `mesh/<instance>`.
     pub cgroup_parent: String,
-    /// The program started as `<shim_exe> shim ...`; the agent's own executable.
+    /// The program started as `<shim_exe> shim ...`: `mesh-shim`, of the same version as this crate.
     pub shim_exe: PathBuf,
+    /// A program with [`shim_main`](crate::shim_main) in it, the agent's own, which is started in the shim's place, as
+    /// `<agent_exe> shim ...`, where that one is missing or of another version.
+    pub agent_exe: Option<PathBuf>,
 }
 
 /// Where a container is in its life.

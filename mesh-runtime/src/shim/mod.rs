@@ -1,6 +1,7 @@
 //! The shim: one small process per container.
 //!
-//! It is started by the agent, forks once so that it belongs to nobody, has libcontainer make the
+//! It is a program of its own, `mesh-shim`: of a program as large as the agent, each task would hold the tables that
+//! the dynamic linker writes, and the pages around all that is called. It is started by the agent, forks once so that it belongs to nobody, has libcontainer make the
 //! container in a helper process of its own (which keeps libcontainer's memory out of the shim),
 //! and then serves its control socket, copies the command's output to the log and waits for the
 //! command to end. It never starts a thread and links no asynchronous runtime into its life.
@@ -39,10 +40,14 @@ const REFUSED: i32 = 128;
 const OOM_SCORE: &str = "-998";
 
 /// Runs the shim. Call it first thing in `main`, before any thread exists, when the first argument
-/// is `shim`; `args` are the arguments after that word.
+/// is `shim`; `args` are the arguments after that word: the folders of a container, or `--version`.
 pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let mut args = args.into_iter();
-    let (Some(state), Some(run), None) = (args.next(), args.next(), args.next()) else {
+    let args: Vec<_> = args.into_iter().collect();
+    if args == [wire::SHIM_VERSION_FLAG] {
+        println!("{}", wire::SHIM_VERSION);
+        return ExitCode::SUCCESS;
+    }
+    let [state, run] = &args[..] else {
         eprintln!("usage: shim STATE_DIR RUN_DIR (started by the agent, not by hand)");
         return ExitCode::FAILURE;
     };
@@ -56,7 +61,7 @@ pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    match Shim::create(Path::new(&state), Path::new(&run)) {
+    match Shim::create(Path::new(state), Path::new(run)) {
         Ok((shim, pid)) => {
             announce(&Ready::Created {
                 pid: pid.as_raw(),

@@ -151,6 +151,7 @@ pub(crate) fn config(root: &Path, cgroup: &str) -> RuntimeConfig {
         run_dir: root.join("run"),
         cgroup_parent: cgroup.to_owned(),
         shim_exe: env!("CARGO_BIN_EXE_mesh-shim").into(),
+        agent_exe: None,
     }
 }
 
