@@ -1,12 +1,14 @@
 //! What the flags of `mesh-agent` say, and where things are kept on disk.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
 use clap::Parser;
 use ipnetwork::Ipv4Network;
+use mesh_api::generic_resource::{self, GenericResources};
 
 use crate::links::local_pool;
 
@@ -33,6 +35,10 @@ pub struct Config {
     /// Engine labels to report (`key=value`).
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<String>,
+    /// What this node has of a kind that services may reserve: so many (`ssd=4`), or, given once for each, by its name
+    /// (`gpu=GPU-8f5a`). As dockerd's.
+    #[arg(long = "node-generic-resource", value_name = "KIND=VALUE")]
+    pub generic_resources: Vec<String>,
     /// UDP port of the tunnels, where `swarm init` names none.
     #[arg(long, default_value_t = 4789, value_parser = clap::value_parser!(u16).range(1024..=49151))]
     pub vxlan_port: u16,
@@ -98,6 +104,24 @@ pub struct Config {
 }
 
 impl Config {
+    /// What this node has of the kinds that only its users know.
+    ///
+    /// # Errors
+    /// What is wrong with the flags.
+    pub fn generic_resources(&self) -> Result<GenericResources, String> {
+        let resources = generic_resource::parse(self.generic_resources.iter().map(String::as_str))?;
+        // Tasks are told of them by variables in capitals.
+        let mut variables = BTreeMap::new();
+        for kind in resources.keys() {
+            if let Some(other) = variables.insert(kind.to_uppercase(), kind) {
+                return Err(format!(
+                    "generic resources {other} and {kind} differ in capitals alone: tasks could not tell them apart"
+                ));
+            }
+        }
+        Ok(resources)
+    }
+
     /// The Engine API socket.
     pub fn socket(&self) -> PathBuf {
         self.run_dir.join("mesh.sock")
@@ -208,6 +232,27 @@ mod tests {
         assert!(parse_instance("n1").is_ok());
         for bad in ["", "a/b", "A", &"x".repeat(33)] {
             assert!(parse_instance(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn generic_resources() {
+        let read = |terms: &[&str]| {
+            let flags = terms
+                .iter()
+                .flat_map(|term| ["--node-generic-resource", term]);
+            Config::parse_from(["mesh-agent"].into_iter().chain(flags)).generic_resources()
+        };
+        assert_eq!(read(&[]), Ok(GenericResources::new()));
+        let kinds = read(&["gpu=a", "gpu=b", "ssd=4"]).map(|has| has.into_keys().collect());
+        assert_eq!(kinds, Ok(vec!["gpu".to_owned(), "ssd".to_owned()]));
+        for (terms, said) in [
+            (&["gpu"][..], "incorrect term gpu"),
+            (&["gpu=1", "gpu=a"], "mixed discrete and named resources"),
+            (&["gpu=1", "GPU=a"], "GPU and gpu differ in capitals alone"),
+        ] {
+            let error = read(terms).expect_err(said);
+            assert!(error.contains(said), "{error}");
         }
     }
 

@@ -116,6 +116,8 @@ async fn run(mut config: Config) -> Result<()> {
         nix::unistd::Uid::effective().is_root(),
         "network namespaces, containers and eBPF need root"
     );
+    let resources = config.generic_resources().map_err(anyhow::Error::msg);
+    resources.context("--node-generic-resource")?;
     config.make_dirs().with_context(|| {
         format!(
             "create {} and {}",

@@ -6,6 +6,7 @@ pub mod client;
 pub mod deadline;
 pub mod filters;
 pub mod frames;
+pub mod generic_resource;
 pub mod handout;
 pub mod human;
 pub mod mesh;

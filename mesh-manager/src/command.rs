@@ -4,7 +4,7 @@ use crate::{
     ManagerError,
     state::{RootChange, Service, TaskState, TaskStatus},
 };
-use mesh_api::{Sensitive, engine, handout};
+use mesh_api::{Sensitive, engine, generic_resource::GenericResources, handout};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -153,8 +153,10 @@ pub type Outcome = Result<Response, ManagerError>;
 /// to be rotated leaves that as it was. 5: a node is not given another one's WireGuard key. 6: a
 /// network's addresses are of its range. 7: the rules in force are part of the state, see [`Operation::GoBy`]. 8: a node
 /// that joins again by the same key is the same node. 9: a network's addresses are not those that it is to keep free. 10: it is
-/// kept in mind when nodes came back.
-pub const RULES: u32 = 10;
+/// kept in mind when nodes came back. 11: nodes have generic resources, which tasks are given when they are assigned.
+pub const RULES: u32 = 11;
+/// The rules from which on nodes have generic resources.
+pub const GENERIC_RESOURCES: u32 = 11;
 /// The rules of managers that do not tell theirs: the last before managers told them. What the log and snapshots look like has
 /// changed with the next ones, so that such a manager reads nothing of these.
 pub const UNTOLD: u32 = 6;
@@ -298,6 +300,9 @@ pub struct NodeReport {
     pub memory_bytes: i64,
     /// Labels of the engine.
     pub engine_labels: BTreeMap<String, String>,
+    /// What it has of the kinds that only its users know.
+    #[serde(default, skip_serializing_if = "GenericResources::is_empty")]
+    pub generic_resources: GenericResources,
     /// Its end of WireGuard, once it takes part in encrypted networks.
     #[serde(default)]
     pub cipher: Option<Cipher>,

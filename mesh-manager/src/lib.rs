@@ -24,6 +24,7 @@ mod distrust;
 mod error;
 #[cfg(test)]
 mod fixture;
+mod generic;
 mod handle;
 mod leader;
 mod loads;
@@ -53,8 +54,8 @@ pub use applied::Behind;
 pub use apply::refuse_raft_settings;
 pub use backup::BackupError;
 pub use command::{
-    AddNode, Bootstrap, Change, Cipher, Command, NewTask, NodeReport, Operation, Outcome, Proposal,
-    RULES, Response, UNTOLD,
+    AddNode, Bootstrap, Change, Cipher, Command, GENERIC_RESOURCES, NewTask, NodeReport, Operation,
+    Outcome, Proposal, RULES, Response, UNTOLD,
 };
 pub use config::{Config, InitOptions, RestoreOptions, Timings};
 pub use error::{ErrorKind, ManagerError};

@@ -12,6 +12,7 @@ pub(crate) fn told(sim: &Sim, state: &State, seen: &Seen) -> Option<State> {
     let lie = match sim.plant? {
         Plant::TwinAddresses => twin_addresses,
         Plant::TwinPorts => twin_ports,
+        Plant::TwinResources => twin_resources,
         Plant::GhostTasks => ghost_tasks,
         Plant::YoungTasks => young_tasks,
         Plant::ClosedNodes => closed_nodes,
@@ -45,6 +46,17 @@ fn twin_ports(state: &mut Value) -> Option<()> {
     Some(())
 }
 
+/// All tasks on a node that hold generic resources hold the same.
+fn twin_resources(state: &mut Value) -> Option<()> {
+    let is_holder = |task: &&mut Value| is_running(task) && !task["generic_resources"].is_null();
+    let first = objects(state, "tasks")?.find(is_holder)?;
+    let (node, resources) = (first["node_id"].clone(), first["generic_resources"].clone());
+    let holders = objects(state, "tasks")?.filter(is_holder);
+    let twins = holders.filter(|task| task["node_id"] == node);
+    twins.for_each(|task| task["generic_resources"] = resources.clone());
+    Some(())
+}
+
 /// A running task is there many times.
 fn ghost_tasks(state: &mut Value) -> Option<()> {
     let index = state["index"].as_u64()?;
@@ -52,6 +64,7 @@ fn ghost_tasks(state: &mut Value) -> Option<()> {
     let mut ghost = running?.clone();
     // They are all in nobody's way.
     (ghost["attachments"], ghost["host_ports"]) = (json!([]), json!([]));
+    ghost["generic_resources"] = json!({});
     for number in 0..GHOSTS {
         let id = format!("ghost{index}x{number}");
         ghost["id"] = json!(id);

@@ -1,8 +1,9 @@
 //! What has to be true of the state of each manager, whenever it has applied something.
 
 use crate::{process, sim::Sim, violation::Violation};
-use mesh_api::engine::{
-    NodeSpecAvailabilityEnum as Availability, ServiceSpecUpdateConfigOrderEnum,
+use mesh_api::{
+    engine::{NodeSpecAvailabilityEnum as Availability, ServiceSpecUpdateConfigOrderEnum},
+    generic_resource::Amount,
 };
 use mesh_manager::state::{NodeState, PublishMode, Service, ServiceMode, State, Task, TaskState};
 use std::{
@@ -61,6 +62,7 @@ pub(crate) fn check(sim: &Sim, host: usize, state: &State, seen: &mut Seen) {
     tasks_rise(sim, host, state, seen);
     addresses(sim, host, state);
     ports(sim, host, state);
+    resources(sim, host, state);
 }
 
 /// Most tasks of a replica that are wanted at the same time: an update that starts first has two for a while.
@@ -260,6 +262,40 @@ fn ports(sim: &Sim, host: usize, state: &State) {
                         port.published, task.id
                     ),
                 );
+            }
+        }
+    }
+}
+
+/// No generic resource is held twice, and none that its node does not have.
+fn resources(sim: &Sim, host: usize, state: &State) {
+    for node in state.nodes() {
+        let has = &node.description.generic_resources;
+        let mut left = has.clone();
+        let holders = state.tasks_of_node(&node.id);
+        for task in holders.filter(|task| task.holds_resources()) {
+            for (kind, held) in &task.generic_resources {
+                let is_there = match (left.get_mut(kind), held) {
+                    (Some(Amount::Named(left)), Amount::Named(held)) => {
+                        held.iter().all(|name| left.remove(name))
+                    }
+                    (Some(Amount::Discrete(left)), Amount::Discrete(held)) => {
+                        let rest = left.checked_sub(*held);
+                        *left = rest.unwrap_or(0);
+                        rest.is_some()
+                    }
+                    _ => false,
+                };
+                if !is_there {
+                    sim.violated(
+                        Violation::SharedResource,
+                        format_args!(
+                            "manager {host}: task {} on node {} holds {held:?} of {kind}, which is not there or another's: \
+                             the node has {has:?}",
+                            task.id, node.id
+                        ),
+                    );
+                }
             }
         }
     }

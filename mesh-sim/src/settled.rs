@@ -1,6 +1,9 @@
 //! What has to be true in the end, when all is healed: nothing is left to be done.
 
-use mesh_api::engine::NodeSpecAvailabilityEnum as Availability;
+use mesh_api::{
+    engine::NodeSpecAvailabilityEnum as Availability,
+    generic_resource::{Amount, reserved},
+};
 use mesh_manager::RULES;
 use mesh_manager::state::{Node, NodeState, Service, ServiceMode, State, Task, TaskState};
 use std::collections::BTreeSet;
@@ -43,14 +46,14 @@ fn may_run(state: &State, task: &Task) -> bool {
     })
 }
 
-/// The tasks of a service that have not ended: all have to run, but for those that find no port, or wait for their node.
+/// The tasks of a service that have not ended: all have to run, but for those that find no room, or wait for their node.
 fn settled<'a>(state: &'a State, service: &Service) -> Result<Vec<&'a Task>, String> {
     let tasks = state.tasks_of_service(&service.id);
     let tasks: Vec<&Task> = tasks.filter(|t| !t.status.state.is_terminal()).collect();
     for task in &tasks {
         let may_run = may_run(state, task);
         let runs = task.status.state == TaskState::Running && may_run;
-        let waits = waits_for_port(state, task) || waits_for_node(state, task);
+        let waits = waits_for_room(state, task) || waits_for_node(state, task);
         if !task.is_wanted() || !(runs || waits) {
             return Err(format!(
                 "task {} is {}, to be {}, its node may run it: {may_run}",
@@ -68,8 +71,22 @@ fn waits_for_node(state: &State, task: &Task) -> bool {
     is_bound && may_run(state, task) && !active(state).any(is_own)
 }
 
-/// Whether a task has no node because its port is in use wherever it could run.
-fn waits_for_port(state: &State, task: &Task) -> bool {
+/// Whether a task has no node because wherever it could run its port is in use, or what it reserves is taken.
+fn waits_for_room(state: &State, task: &Task) -> bool {
+    let wanted = reserved(&task.spec);
+    let is_taken = |node: &Node| {
+        let taken = |kind: &str| -> u64 {
+            let holders = state
+                .tasks_of_node(&node.id)
+                .filter(|t| t.holds_resources());
+            let held = holders.filter_map(|t| t.generic_resources.get(kind));
+            held.map(Amount::count).sum()
+        };
+        wanted.iter().any(|(kind, number)| {
+            let has = node.description.generic_resources.get(*kind);
+            taken(kind) + number > has.map_or(0, Amount::count)
+        })
+    };
     let in_use = |node: &Node| {
         let mut others = state.tasks_of_node(&node.id).filter(|other| {
             let now = other.status.state;
@@ -88,7 +105,9 @@ fn waits_for_port(state: &State, task: &Task) -> bool {
         let own = task.node_id.as_deref();
         own.is_none_or(|id| id == node.id)
     });
-    task.status.state == TaskState::Pending && !task.host_ports.is_empty() && nodes.all(in_use)
+    let needs_room = !task.host_ports.is_empty() || !wanted.is_empty();
+    let is_pending = task.status.state == TaskState::Pending;
+    is_pending && needs_room && nodes.all(|node| in_use(node) || is_taken(node))
 }
 
 fn replicas(state: &State, service: &Service) -> Result<(), String> {

@@ -1,7 +1,11 @@
-//! The services that clients make: of every mode, with ports and networks.
+//! The services that clients make: of every mode, with ports, networks and generic resources, and what nodes have of these.
 
 use crate::sim::Sim;
-use mesh_api::engine;
+use mesh_api::{
+    engine,
+    generic_resource::{Amount, GenericResources, to_proto},
+    proto,
+};
 use mesh_manager::state::ServiceMode;
 use rand::{Rng, rngs::StdRng};
 use serde_json::{Value, json};
@@ -10,6 +14,11 @@ use serde_json::{Value, json};
 pub(crate) const JOB: &str = "j";
 /// What the names of other services begin with.
 const SERVICE: &str = "s";
+
+/// What each node has one or the other of, by name.
+const NAMED: &str = "gpu";
+/// What each node has so many of.
+const DISCRETE: &str = "slot";
 
 /// Replicated services are what most have.
 const MODES: [ServiceMode; 8] = [
@@ -33,6 +42,15 @@ pub(crate) fn prefix(mode: ServiceMode) -> &'static str {
     if mode.is_job() { JOB } else { SERVICE }
 }
 
+/// What every node has of the kinds that services reserve: too little for all.
+pub(crate) fn resources() -> Vec<proto::GenericResource> {
+    let names = ["a", "b"].map(str::to_owned).into();
+    to_proto(&GenericResources::from([
+        (NAMED.to_owned(), Amount::Named(names)),
+        (DISCRETE.to_owned(), Amount::Discrete(3)),
+    ]))
+}
+
 /// A new service's spec, but for its labels.
 pub(crate) fn make(sim: &Sim, mode: ServiceMode, name: &str, network: &str) -> engine::ServiceSpec {
     let mut dice = sim.dice();
@@ -54,6 +72,9 @@ pub(crate) fn make(sim: &Sim, mode: ServiceMode, name: &str, network: &str) -> e
     });
     if !mode.is_job() {
         publish(&mut dice, &mut spec);
+        if dice.random_bool(0.3) {
+            reserve(&mut dice, &mut spec);
+        }
     }
     if dice.random_bool(0.5) {
         spec["TaskTemplate"]["Networks"] = json!([{"Target": network}]);
@@ -83,6 +104,16 @@ fn publish(dice: &mut StdRng, spec: &mut Value) {
         "Order": order,
         "FailureAction": "continue",
     });
+}
+
+/// Generic resources; where they are all taken, there is no room for another task.
+fn reserve(dice: &mut StdRng, spec: &mut Value) {
+    let kind = [NAMED, DISCRETE][dice.random_range(0..2)];
+    let number = dice.random_range(1..3);
+    let resource = json!({"DiscreteResourceSpec": {"Kind": kind, "Value": number}});
+    let reserved = json!({"GenericResources": [resource]});
+    spec["TaskTemplate"]["Resources"] = json!({"Reservations": reserved});
+    spec["UpdateConfig"]["Order"] = json!("stop-first");
 }
 
 /// Changes something or other of a spec. A job is executed again, whatever that is.

@@ -32,6 +32,8 @@ pub(crate) enum Violation {
     SharedAddress,
     /// A port has two owners
     SharedPort,
+    /// A generic resource has two owners, or one that is not of its node
+    SharedResource,
     /// What was read for up to date is older than what somebody knew before
     StaleRead,
     /// A change that was acknowledged is not there
@@ -101,6 +103,8 @@ pub(crate) enum Plant {
     TwinAddresses,
     /// States that show services with one another's ports
     TwinPorts,
+    /// States that show tasks with one another's generic resources
+    TwinResources,
     /// States that show tasks which nobody has made
     GhostTasks,
     /// States that show running tasks as ones that are still to start
@@ -130,6 +134,7 @@ impl Plant {
             Self::RashRemovals => Violation::Returned,
             Self::TwinAddresses => Violation::SharedAddress,
             Self::TwinPorts => Violation::SharedPort,
+            Self::TwinResources => Violation::SharedResource,
             Self::GhostTasks => Violation::SurplusTask,
             Self::YoungTasks => Violation::FellBack,
             Self::ClosedNodes => Violation::ClosedNode,

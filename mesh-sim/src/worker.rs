@@ -202,6 +202,7 @@ impl Worker {
             os: "linux".to_owned(),
             nano_cpus: 4_000_000_000,
             memory_bytes: 8 << 30,
+            generic_resources: specs::resources(),
             ..Default::default()
         }
     }

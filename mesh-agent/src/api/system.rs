@@ -12,7 +12,7 @@ use mesh_api::{
         LocalNodeState, PeerNode, PluginsInfo, SwarmInfo, SystemInfo, SystemInfoCgroupDriverEnum,
         SystemInfoCgroupVersionEnum, SystemVersion, SystemVersionComponents,
     },
-    moment,
+    generic_resource, moment,
 };
 use mesh_image::Platform;
 
@@ -113,6 +113,11 @@ pub(super) async fn info(State(api): State<Api>) -> Json<SystemInfo> {
             .and_then(|cpus| i64::try_from(cpus.get()).ok()),
         mem_total: Some(node::memory()),
         labels: Some(node.config().labels.clone()),
+        generic_resources: node
+            .config()
+            .generic_resources()
+            .ok()
+            .and_then(|has| generic_resource::to_engine(&has)),
         experimental_build: Some(false),
         server_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         default_runtime: Some("mesh-shim".to_owned()),

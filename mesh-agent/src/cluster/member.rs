@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use mesh_api::proto::{self, NodeDescription};
+use mesh_api::{
+    generic_resource,
+    proto::{self, NodeDescription},
+};
 use mesh_manager::ManagerHandle;
 use mesh_pki::{NodeIdentity, UnlockKey};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
@@ -420,6 +423,12 @@ fn describe(node: &Node, kept: &Kept) -> NodeDescription {
         nano_cpus: i64::try_from(cpus).unwrap_or(1) * 1_000_000_000,
         memory_bytes: crate::node::memory(),
         engine_labels: labels.collect::<HashMap<_, _>>(),
+        // Read when the agent was started.
+        generic_resources: node
+            .config()
+            .generic_resources()
+            .map(|has| generic_resource::to_proto(&has))
+            .unwrap_or_default(),
         cipher: None,
         mtu: 0,
         encrypts: true,

@@ -13,7 +13,7 @@ use mesh_api::{
         TaskSpec, TaskSpecContainerSpec, TaskSpecContainerSpecPrivilegesSeccompModeEnum as Seccomp,
         TaskSpecResources,
     },
-    proto,
+    generic_resource, proto,
 };
 use mesh_image::ImageConfig;
 use mesh_runtime::{ContainerSpec, ExtraFile, LogLimits, Resources, Ulimit};
@@ -227,7 +227,8 @@ pub fn command(wanted: &TaskSpecContainerSpec, image: &ImageConfig) -> Vec<Strin
     [image.entrypoint.clone(), args].concat()
 }
 
-/// The image's variables with the specification's over them; `NAME` alone removes one.
+/// The image's variables with the specification's over them, where `NAME` alone removes one, and over both those that say what
+/// the task was given of the node's generic resources.
 fn environment(
     wanted: &TaskSpecContainerSpec,
     image: &ImageConfig,
@@ -242,6 +243,11 @@ fn environment(
         if entry.contains('=') {
             all.push(entry);
         }
+    }
+    let given = generic_resource::from_proto(values.task.generic_resources.clone());
+    for (name, value) in generic_resource::variables(&given) {
+        all.retain(|old| name_of(old) != name);
+        all.push(format!("{name}={value}"));
     }
     Ok(all)
 }

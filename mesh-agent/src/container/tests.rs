@@ -122,6 +122,36 @@ fn environment_hostname_and_defaults() {
 }
 
 #[test]
+fn a_task_is_told_what_it_was_given() {
+    let given = mesh_api::generic_resource::parse(["gpu=b", "gpu=a", "fast-ssd=2"]).expect("some");
+    let task = proto::Task {
+        generic_resources: mesh_api::generic_resource::to_proto(&given),
+        ..task()
+    };
+    let spec = TaskSpec {
+        container_spec: Some(TaskSpecContainerSpec {
+            env: words("DOCKER_RESOURCE_GPU=all C=3"),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let node = Names {
+        id: "nid".into(),
+        hostname: "n1".into(),
+        architecture: "x86_64".into(),
+    };
+    let plan = plan(&task, &spec, &image(), &node, &places()).expect("a plan");
+    let expected = [
+        "A=1",
+        "B=2",
+        "C=3",
+        "DOCKER_RESOURCE_FAST-SSD=2",
+        "DOCKER_RESOURCE_GPU=a,b",
+    ];
+    assert_eq!(plan.container.env, expected);
+}
+
+#[test]
 fn privileges() {
     for (json, unconfined, no_new) in [
         ("{}", false, false),

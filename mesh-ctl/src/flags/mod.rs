@@ -2,6 +2,7 @@
 
 pub(crate) mod capability;
 pub(crate) mod csv;
+pub(crate) mod generic_resource;
 pub(crate) mod handout;
 pub(crate) mod host;
 pub(crate) mod image;

@@ -3,6 +3,7 @@
 use super::{Context, check_version, cipher};
 use crate::{
     AddNode, ManagerError, NodeReport, Outcome, Response,
+    command::GENERIC_RESOURCES,
     state::{Meta, Node, NodeState, Protocol, Returns, State, TaskState, engine_role},
 };
 use mesh_api::engine;
@@ -126,10 +127,13 @@ pub(super) fn up(state: &mut State, cx: &Context, id: &str, report: &NodeReport)
         0 => node.description.mtu,
         mtu => mtu,
     };
-    let described = NodeReport {
+    let mut described = NodeReport {
         mtu,
         ..report.clone()
     };
+    if cx.rules < GENERIC_RESOURCES {
+        described.generic_resources.clear();
+    }
     cipher::take(state, cx, &mut node, described);
     cx.touch(&mut node.meta);
     state.put_node(node);

@@ -3,8 +3,11 @@
 use super::{Context, address::Allocation, service};
 use crate::{
     Change, ManagerError, NewTask,
+    command::GENERIC_RESOURCES,
+    generic,
     state::{Address, PublishMode, Service, State, Task, TaskState, TaskStatus},
 };
+use mesh_api::generic_resource::GenericResources;
 
 /// A node's report. Reports that would move a task backwards are old and skipped.
 pub(super) fn report(state: &mut State, cx: &Context, id: &str, status: &TaskStatus) {
@@ -45,9 +48,7 @@ pub(super) fn change(state: &mut State, cx: &mut Context, change: &Change) {
     match change {
         Change::CreateTask(new) => create(state, cx, new),
         Change::Assign { task_id, node_id } => {
-            if state.node(node_id).is_some() {
-                modify(state, cx, task_id, |task| assign(task, node_id));
-            }
+            assign(state, cx, task_id, node_id);
         }
         Change::Explain { task_id, error } => modify(state, cx, task_id, |task| {
             let is_news = task.status.state == TaskState::Pending && task.status.error != *error;
@@ -122,15 +123,30 @@ fn modify(state: &mut State, cx: &Context, id: &str, edit: impl FnOnce(&mut Task
     }
 }
 
-fn assign(task: &mut Task, node_id: &str) -> bool {
+/// Puts a task on a node, and gives it what it reserves of the node's generic resources. Nothing happens where others have
+/// taken those meanwhile: it is placed anew.
+fn assign(state: &mut State, cx: &Context, id: &str, node_id: &str) {
+    let (Some(task), Some(node)) = (state.task(id), state.node(node_id)) else {
+        return;
+    };
     if task.status.state != TaskState::Pending || !task.is_wanted() {
-        return false;
+        return;
     }
-    task.node_id = Some(node_id.to_owned());
-    task.status.state = TaskState::Assigned;
-    task.status.message = "scheduler assigned task to node".to_owned();
-    task.status.error.clear();
-    true
+    let given = match cx.rules >= GENERIC_RESOURCES {
+        true => generic::give(state, node, task),
+        false => Some(GenericResources::new()),
+    };
+    let Some(given) = given else {
+        return;
+    };
+    modify(state, cx, id, |task| {
+        task.node_id = Some(node_id.to_owned());
+        task.generic_resources = given;
+        task.status.state = TaskState::Assigned;
+        task.status.message = "scheduler assigned task to node".to_owned();
+        task.status.error.clear();
+        true
+    });
 }
 
 fn desire(state: &mut State, cx: &Context, id: &str, desired: TaskState) {
@@ -211,6 +227,7 @@ fn create(state: &mut State, cx: &mut Context, new: &NewTask) {
         drained_time: None,
         drain_to: None,
         attachments,
+        generic_resources: GenericResources::new(),
         registry_auth: service.registry_auth.clone(),
     };
     allocation.commit(state);

@@ -1,6 +1,9 @@
 //! Checks of specs that need nothing but the spec. The texts are Swarm's.
 
-use crate::{ErrorKind, ManagerError, scheduler::Constraint, traffic::Traffic};
+use crate::{
+    ErrorKind, ManagerError, command::GENERIC_RESOURCES, generic, scheduler::Constraint,
+    traffic::Traffic,
+};
 use mesh_api::{engine, handout};
 use std::collections::BTreeMap;
 
@@ -148,6 +151,11 @@ fn task(template: &engine::TaskSpec, rules: u32) -> Result<(), ManagerError> {
             reservations.and_then(|r| r.nano_cpus),
             reservations.and_then(|r| r.memory_bytes),
         )?;
+    }
+    if rules >= GENERIC_RESOURCES
+        && let Some(fault) = generic::fault(template)
+    {
+        return Err(ManagerError::invalid(fault));
     }
     if let Some(restart) = &template.restart_policy {
         if restart.delay.is_some_and(|d| d < 0) {

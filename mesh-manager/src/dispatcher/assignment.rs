@@ -10,7 +10,7 @@ use crate::state::{
 };
 use crate::traffic::Traffic;
 use mesh_api::{
-    handout,
+    generic_resource, handout,
     proto::{self, object::Object as Body},
 };
 use std::{
@@ -344,6 +344,7 @@ fn task_message(task: &Task) -> proto::Task {
         attachments: task.attachments.iter().map(attachment).collect(),
         service_labels: task.service_labels.clone().into_iter().collect(),
         registry_auth: task.registry_auth.clone(),
+        generic_resources: generic_resource::to_proto(&task.generic_resources),
     }
 }
 

@@ -7,11 +7,14 @@ use crate::{
     scheduler::{Constraint, fits_node},
     state::{Node, NodeState, Task, TaskState},
 };
-use mesh_api::engine::{self, NodeSpecAvailabilityEnum as Availability};
+use mesh_api::{
+    engine::{self, NodeSpecAvailabilityEnum as Availability},
+    generic_resource::{Amount, GenericResources, discrete},
+};
 use proptest::prelude::*;
 use serde_json::json;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::Ipv4Addr,
 };
 
@@ -33,6 +36,9 @@ struct Machine {
     is_arm: bool,
     /// Whole processors.
     cpus: i64,
+    /// What it has that each has a name, and that it has so many of.
+    gpus: usize,
+    slots: u64,
 }
 
 prop_compose! {
@@ -42,8 +48,10 @@ prop_compose! {
         zone in prop::sample::select(&ZONES[..]),
         is_arm in prop::bool::weighted(0.25),
         cpus in 1_i64..8,
+        gpus in 0_usize..4,
+        slots in 0_u64..6,
     ) -> Machine {
-        Machine { availability, is_down, zone, is_arm, cpus }
+        Machine { availability, is_down, zone, is_arm, cpus, gpus, slots }
     }
 }
 
@@ -56,6 +64,8 @@ struct Wish {
     cpus: i64,
     most: i64,
     has_port: bool,
+    gpus: u64,
+    slots: u64,
 }
 
 prop_compose! {
@@ -66,8 +76,10 @@ prop_compose! {
         cpus in prop_oneof![3 => Just(0_i64), 1 => 1_i64..4],
         most in prop_oneof![3 => Just(0_i64), 1 => 1_i64..3],
         has_port in prop::bool::weighted(0.2),
+        gpus in prop_oneof![3 => Just(0_u64), 1 => 1_u64..3],
+        slots in prop_oneof![3 => Just(0_u64), 1 => 1_u64..4],
     ) -> Wish {
-        Wish { replicas, zone, arm, cpus, most, has_port }
+        Wish { replicas, zone, arm, cpus, most, has_port, gpus, slots }
     }
 }
 
@@ -89,7 +101,12 @@ impl Wish {
             "MaxReplicas": self.most,
         });
         template(&mut spec).placement = serde_json::from_value(placement).expect("a placement");
-        let resources = json!({"Reservations": {"NanoCPUs": self.cpus * SECOND}});
+        let generic = [("gpu", self.gpus), ("slot", self.slots)].into_iter();
+        let generic = generic.filter(|(_, number)| *number > 0);
+        let generic: Vec<_> = generic.map(|(kind, n)| discrete(kind, n)).collect();
+        let resources = json!({
+            "Reservations": {"NanoCPUs": self.cpus * SECOND, "GenericResources": generic},
+        });
         template(&mut spec).resources = serde_json::from_value(resources).expect("resources");
         if self.has_port {
             let port = json!({"Protocol": "tcp", "TargetPort": 80, "PublishedPort": 8080, "PublishMode": "host"});
@@ -114,6 +131,11 @@ fn cluster(machines: &[Machine]) -> World {
     for (name, machine) in NAMES.iter().zip(machines) {
         let mut description = world.state.node(name).expect("a node").description.clone();
         description.nano_cpus = machine.cpus * SECOND;
+        let gpus = (0..machine.gpus).map(|number| format!("{name}-{number}"));
+        description.generic_resources = GenericResources::from([
+            ("gpu".to_owned(), Amount::Named(gpus.collect())),
+            ("slot".to_owned(), Amount::Discrete(machine.slots)),
+        ]);
         description.architecture = if machine.is_arm { "aarch64" } else { "x86_64" }.to_owned();
         let up = Operation::NodeUp {
             node_id: (*name).to_owned(),
@@ -159,6 +181,21 @@ fn used(
     (cpus, per_service, ports)
 }
 
+/// The generic resources that the tasks on a node hold: names, and a number. All that was given is counted.
+fn held(world: &World, node: &str) -> (Vec<String>, u64) {
+    let (mut gpus, mut slots) = (Vec::new(), 0);
+    let holders = world.state.tasks_of_node(node);
+    for task in holders.filter(|task| task.holds_resources()) {
+        for amount in task.generic_resources.values() {
+            match amount {
+                Amount::Named(names) => gpus.extend(names.iter().cloned()),
+                Amount::Discrete(number) => slots += number,
+            }
+        }
+    }
+    (gpus, slots)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
@@ -178,6 +215,12 @@ proptest! {
             let (cpus, per_service, ports) = used(&world, name, &by_id);
             prop_assert!(cpus <= machine.cpus, "{cpus} processors of {name}");
             prop_assert!(ports <= 1, "{ports} tasks have the port of {name}");
+            let (gpus, slots) = held(&world, name);
+            let distinct: BTreeSet<&String> = gpus.iter().collect();
+            prop_assert!(distinct.len() == gpus.len(), "{gpus:?} are held twice");
+            let is_own = |gpu: &String| gpu.starts_with(&format!("{name}-"));
+            prop_assert!(gpus.iter().all(is_own), "{gpus:?} on {name}");
+            prop_assert!(slots <= machine.slots, "{slots} slots of {name}");
             for (id, count) in per_service {
                 let wish = &by_id[&id];
                 prop_assert!(wish.may_be_on(machine), "{wish:?} is on {machine:?}");
@@ -195,11 +238,14 @@ proptest! {
             // Others only take room: where there is some now, there was some when it was placed.
             let has_place = |(name, machine): (&&str, &Machine)| {
                 let (cpus, per_service, ports) = used(&world, name, &by_id);
+                let (gpus, slots) = held(&world, name);
                 let count = per_service.get(id).copied().unwrap_or(0);
                 wish.may_be_on(machine)
                     && (wish.cpus == 0 || cpus + wish.cpus <= machine.cpus)
                     && (wish.most == 0 || count < wish.most)
                     && !(wish.has_port && ports > 0)
+                    && gpus.len() as u64 + wish.gpus <= machine.gpus as u64
+                    && slots + wish.slots <= machine.slots
             };
             let has_place = NAMES.iter().zip(&machines).any(has_place);
             prop_assert!(waiting.is_empty() || !has_place, "{wish:?} waits");

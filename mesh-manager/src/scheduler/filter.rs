@@ -4,8 +4,12 @@ use super::{
     Constraint,
     node_set::{Candidate, weighs},
 };
-use crate::state::{Network, Node, Port, State, Task};
-use mesh_api::{engine, handout};
+use crate::{
+    generic,
+    state::{Network, Node, Port, State, Task},
+};
+use mesh_api::{engine, generic_resource, handout};
+use std::collections::BTreeMap;
 
 /// The filter that refused a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +83,8 @@ impl Verdict {
 pub(super) struct Filter<'a> {
     task: &'a Task,
     reserved: Reserved,
+    /// Generic resources that it reserves, by kind.
+    generic: BTreeMap<&'a str, u64>,
     constraints: Vec<Constraint>,
     max_replicas: u64,
     /// One of its networks is encrypted.
@@ -118,6 +124,7 @@ impl<'a> Filter<'a> {
         Self {
             task,
             reserved: Reserved::of(task),
+            generic: generic_resource::reserved(&task.spec),
             constraints: constraints(placement),
             max_replicas: placement
                 .and_then(|p| p.max_replicas)
@@ -150,6 +157,7 @@ impl<'a> Filter<'a> {
                 has.memory_bytes,
                 used.memory_bytes,
             )
+            || !candidate.generic.has(&self.generic)
         {
             return Err(Verdict::Resources);
         }
@@ -201,9 +209,12 @@ pub(crate) fn fits_node(placement: Option<&engine::TaskSpecPlacement>, node: &No
     constraints(placement).iter().all(|c| c.matches(node)) && platform_fits(placement, node)
 }
 
-/// Whether a node, as it is now, has what a task of its reserves, beside those of its tasks that come first by id. Tasks count
-/// as they do when one is placed, so that a node which has not shrunk always has.
+/// Whether a node, as it is now, has what a task of its reserves, and what it was given, beside those of its tasks that come
+/// first by id. Tasks count as they do when one is placed, so that a node which has not shrunk always has.
 pub(crate) fn has_room(state: &State, node: &Node, task: &Task) -> bool {
+    if !generic::has_still(state, node, task) {
+        return false;
+    }
     if Reserved::of(task) == Reserved::default() {
         return true;
     }

@@ -1,7 +1,10 @@
 //! The nodes with what runs on them, kept up while a batch of tasks is placed.
 
 use super::{constraint, filter::Reserved};
-use crate::state::{Node, Protocol, State, Task, TaskState};
+use crate::{
+    generic::Left,
+    state::{Node, Protocol, State, Task, TaskState},
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A node and its load.
@@ -13,6 +16,7 @@ pub(super) struct Candidate<'a> {
     /// Tasks in all that have not ended.
     pub(super) tasks: u64,
     pub(super) reserved: Reserved,
+    pub(super) generic: Left<'a>,
     pub(super) host_ports: BTreeSet<(Protocol, u16)>,
     by_service: BTreeMap<String, u64>,
 }
@@ -28,7 +32,14 @@ impl Candidate<'_> {
         constraint::label(self.node, descriptor).unwrap_or_default()
     }
 
+    /// A task is put here.
     fn add(&mut self, task: &Task) {
+        self.generic.take(task);
+        self.count(task);
+    }
+
+    /// Counts a task, but for its generic resources.
+    fn count(&mut self, task: &Task) {
         self.tasks += 1;
         *self.by_service.entry(task.service_id.clone()).or_default() += 1;
         let reserved = Reserved::of(task);
@@ -39,6 +50,7 @@ impl Candidate<'_> {
     }
 
     fn remove(&mut self, task: &Task) {
+        self.generic.give_back(task);
         self.tasks -= 1;
         if let Some(count) = self.by_service.get_mut(&task.service_id) {
             *count -= 1;
@@ -75,13 +87,14 @@ impl<'a> NodeSet<'a> {
                 is_held: holds.until(&node.id).is_some(),
                 tasks: 0,
                 reserved: Reserved::default(),
+                generic: Left::of(state, node),
                 host_ports: BTreeSet::new(),
                 by_service: BTreeMap::new(),
             };
             state
                 .tasks_of_node(&node.id)
                 .filter(|t| weighs(t))
-                .for_each(|t| candidate.add(t));
+                .for_each(|t| candidate.count(t));
             candidate
         };
         Self {

@@ -3,7 +3,7 @@
 
 use super::ca::status;
 use crate::{
-    Cipher, NodeReport, Operation,
+    Cipher, GENERIC_RESOURCES, NodeReport, Operation,
     apply::cipher::give_back,
     client::LEADER_ADDRESS,
     core::Core,
@@ -12,9 +12,12 @@ use crate::{
     state::{Cluster, Node, NodeState, State, TaskState, TaskStatus},
 };
 use futures::Stream;
-use mesh_api::proto::{
-    self, ManagerMessage, NodeDescription, NodeMessage, Welcome, manager_message::Message as Out,
-    node_message::Message as In,
+use mesh_api::{
+    generic_resource,
+    proto::{
+        self, ManagerMessage, NodeDescription, NodeMessage, Welcome,
+        manager_message::Message as Out, node_message::Message as In,
+    },
 };
 use rustls::pki_types::CertificateDer;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
@@ -46,6 +49,15 @@ pub(super) struct Caller {
     pub(super) certificate: CertificateDer<'static>,
     /// Of that certificate's key.
     pub(super) key_digest: String,
+}
+
+/// What a node has told in a session, and has come to nothing so far.
+#[derive(Default)]
+struct Told {
+    /// The nodes whose keys it has told, each logged once.
+    owners: BTreeSet<String>,
+    /// What it said of itself, if the rules in force do not know all of that.
+    unheard: Option<NodeDescription>,
 }
 
 /// No change of keys comes so far: whoever says so would leave no room for further ones.
@@ -83,10 +95,10 @@ async fn start(
     mut incoming: Streaming<NodeMessage>,
     messages: mpsc::Sender<Result<ManagerMessage, Status>>,
 ) {
-    let mut owners = BTreeSet::new();
+    let mut told = Told::default();
     let introduced = async {
         leading(&core).await?;
-        introduce(&core, &caller, &mut incoming, &mut owners).await
+        introduce(&core, &caller, &mut incoming, &mut told).await
     };
     let node_id = &caller.node_id;
     if let Err(refusal) = introduced.await {
@@ -103,7 +115,7 @@ async fn start(
         return;
     }
     tracing::info!(node = node_id, "session opened");
-    run(core, session, caller, incoming, owners).await;
+    run(core, session, caller, incoming, told).await;
 }
 
 /// Waits until this manager, which has just been elected, has applied what former leaders committed: a node must not be
@@ -124,7 +136,7 @@ async fn introduce(
     core: &Core,
     caller: &Caller,
     incoming: &mut Streaming<NodeMessage>,
-    owners: &mut BTreeSet<String>,
+    told: &mut Told,
 ) -> Result<(), Status> {
     let hello = tokio::select! {
         () = core.cancel.cancelled() => return Err(Status::unavailable("the manager is stopping")),
@@ -140,29 +152,28 @@ async fn introduce(
         ));
     };
     core.hear(&caller.node_id);
-    describe(core, caller, hello, owners).await
+    describe(core, caller, hello, told).await
 }
 
-/// Keeps what a node says of itself, if it is anything new. `owners` are the nodes whose keys it has told in this session, each
-/// logged once.
+/// Keeps what a node says of itself, if it is anything new.
 async fn describe(
     core: &Core,
     caller: &Caller,
     hello: NodeDescription,
-    owners: &mut BTreeSet<String>,
+    told: &mut Told,
 ) -> Result<(), Status> {
     let cluster = core.store.read().cluster().cloned();
     let issuer = cluster.map(|cluster| cluster.issuer_of(&caller.certificate));
     let mut description = NodeReport {
         issuer: issuer.unwrap_or_default(),
         key: caller.key_digest.clone(),
-        ..report(hello, caller.remote)
+        ..report(hello.clone(), caller.remote)
     };
     let is_known = {
         let state = core.store.read();
         // Before it is proposed, so that it is told and who says it again and again writes nothing.
         if let Some(owner) = give_back(&state, &caller.node_id, &mut description)
-            && owners.insert(owner.clone())
+            && told.owners.insert(owner.clone())
         {
             tracing::warn!(
                 node = caller.node_id,
@@ -170,6 +181,12 @@ async fn describe(
                 "a node tells another one's WireGuard key, and is not given it"
             );
         }
+        let is_early = state.rules() < GENERIC_RESOURCES;
+        let is_unheard = is_early && !description.generic_resources.is_empty();
+        if is_unheard {
+            description.generic_resources.clear();
+        }
+        told.unheard = is_unheard.then_some(hello);
         state
             .node(&caller.node_id)
             .is_some_and(|n| n.state == NodeState::Ready && n.description == description)
@@ -199,6 +216,7 @@ fn report(hello: NodeDescription, remote: Option<IpAddr>) -> NodeReport {
         nano_cpus: hello.nano_cpus,
         memory_bytes: hello.memory_bytes,
         engine_labels: hello.engine_labels.into_iter().collect(),
+        generic_resources: generic_resource::from_proto(hello.generic_resources),
         cipher: hello.cipher.and_then(|cipher| {
             // Base64 of 32 bytes.
             let is_key = |text: &String| text.len() == 44;
@@ -226,12 +244,12 @@ async fn run(
     session: Arc<Session>,
     caller: Caller,
     incoming: Streaming<NodeMessage>,
-    owners: BTreeSet<String>,
+    told: Told,
 ) {
     let (reports, queue) = mpsc::channel(REPORTS);
     tokio::select! {
         () = session.cancel.cancelled() => {}
-        () = receive(&core, &session, &caller, incoming, reports, owners) => {}
+        () = receive(&core, &session, &caller, incoming, reports, told) => {}
         () = dispatch(&core, &session) => {}
         () = propose_reports(&core, queue) => {}
     }
@@ -248,7 +266,7 @@ async fn receive(
     caller: &Caller,
     mut incoming: Streaming<NodeMessage>,
     reports: mpsc::Sender<Vec<(String, TaskStatus)>>,
-    mut owners: BTreeSet<String>,
+    mut told: Told,
 ) {
     loop {
         let message = match incoming.message().await {
@@ -260,6 +278,13 @@ async fn receive(
             }
         };
         core.hear(&session.node_id);
+        if core.store.read().rules() >= GENERIC_RESOURCES
+            && let Some(hello) = told.unheard.take()
+            && let Err(refusal) = describe(core, caller, hello, &mut told).await
+        {
+            tracing::warn!(node = session.node_id, %refusal, "a node's resources were not taken");
+            return;
+        }
         match message.message {
             Some(In::Applied(applied)) => session.note_applied(applied.revision),
             Some(In::Statuses(statuses)) => {
@@ -281,7 +306,7 @@ async fn receive(
                 return;
             }
             Some(In::Hello(hello)) => {
-                if let Err(refusal) = describe(core, caller, hello, &mut owners).await {
+                if let Err(refusal) = describe(core, caller, hello, &mut told).await {
                     // The node says it again in its next session.
                     tracing::warn!(node = session.node_id, %refusal, "a node's description was not taken");
                     return;

@@ -5,7 +5,7 @@ use super::{
     PublishMode, Service, ServiceMode, State, Task, TaskState,
 };
 use crate::Managers;
-use mesh_api::{engine, moment};
+use mesh_api::{engine, generic_resource, moment};
 use mesh_pki::Role;
 use std::{
     collections::{BTreeSet, HashMap},
@@ -114,7 +114,7 @@ impl Node {
                 resources: Some(engine::ResourceObject {
                     nano_cpus: Some(report.nano_cpus),
                     memory_bytes: Some(report.memory_bytes),
-                    generic_resources: None,
+                    generic_resources: generic_resource::to_engine(&report.generic_resources),
                 }),
                 engine: Some(engine::EngineDescription {
                     engine_version: Some(report.engine_version.clone()),
@@ -226,7 +226,7 @@ impl Task {
             slot: (self.shown_slot() > 0)
                 .then(|| i64::try_from(self.shown_slot()).unwrap_or(i64::MAX)),
             node_id: self.node_id.clone(),
-            assigned_generic_resources: None,
+            assigned_generic_resources: generic_resource::to_engine(&self.generic_resources),
             status: Some(engine::TaskStatus {
                 timestamp: Some(moment::from_nanos(status.timestamp)),
                 state: Some(status.state.into()),

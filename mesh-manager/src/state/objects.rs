@@ -4,7 +4,7 @@
 use super::{Returns, RootRotation, ServiceMode, TaskState};
 use crate::{command::NodeReport, traffic::Traffic};
 use ipnetwork::{Ipv4Network, Ipv6Network};
-use mesh_api::{Sensitive, engine};
+use mesh_api::{Sensitive, engine, generic_resource::GenericResources};
 use mesh_pki::{Role, UnlockKey};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -378,6 +378,9 @@ pub struct Task {
     pub drain_to: Option<TaskState>,
     /// Its addresses. An ended task keeps the record but no longer owns them.
     pub attachments: Vec<Address>,
+    /// What it was given of its node's generic resources; see [`Task::holds_resources`].
+    #[serde(default, skip_serializing_if = "GenericResources::is_empty")]
+    pub generic_resources: GenericResources,
     /// Registry credentials, base64 JSON, or empty.
     pub registry_auth: String,
 }
@@ -426,6 +429,12 @@ impl Task {
     /// Whether it owns its addresses.
     pub fn owns_addresses(&self) -> bool {
         !self.status.state.is_terminal()
+    }
+
+    /// Whether it holds what it was given of its node's generic resources. Only its end, which its node reports, gives them
+    /// back: until then its processes may use them, whatever the managers want of it.
+    pub fn holds_resources(&self) -> bool {
+        self.status.state >= TaskState::Assigned && !self.status.state.is_terminal()
     }
 
     /// Whether it owns an address on the network of this id.

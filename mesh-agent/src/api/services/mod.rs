@@ -103,6 +103,7 @@ pub(super) async fn create(
         spec.name = Some(names::make_up(|name| view.find_service(name).is_ok()));
     }
     labels::check(None, &spec)?;
+    refused::by_rules(&spec, manager.view().rules())?;
     handouts::resolve(&manager.view(), &mut spec)?;
     ports::check(&manager.view(), None, &spec)?;
     let command = Command::CreateService {
@@ -157,6 +158,7 @@ pub(super) async fn update(
         let old = view.find_service(&id).ok();
         if !rollback {
             labels::check(old.map(|old| &old.spec), &spec)?;
+            refused::by_rules(&spec, view.rules())?;
             handouts::resolve(&view, &mut spec)?;
             ports::check(&view, old, &spec)?;
         } else if let Some(previous) = old.and_then(|old| old.previous_spec.as_deref()) {

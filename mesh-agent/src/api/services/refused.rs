@@ -3,8 +3,9 @@
 use mesh_api::{
     deadline,
     engine::{HealthConfig, Mount, ServiceSpec},
+    generic_resource::reservations,
 };
-use mesh_manager::state::ServiceMode;
+use mesh_manager::{GENERIC_RESOURCES, state::ServiceMode};
 
 use crate::{api::errors::ApiError, container, volumes};
 
@@ -50,21 +51,27 @@ pub(super) fn check(spec: &ServiceSpec) -> Result<(), ApiError> {
     container::logging::limits(template.log_driver.as_ref())
         .map_err(|error| ApiError::bad_request(error.to_string()))?;
     let resources = template.resources.as_ref();
-    let reserved = resources.and_then(|r| r.reservations.as_ref());
-    if let Some(kinds) = reserved.and_then(|reserved| reserved.generic_resources.as_ref())
-        && !kinds.is_empty()
-    {
-        return Err(ApiError::bad_request(
-            "generic resources are not supported yet: nodes have none to reserve; use labels of nodes and a placement \
-             constraint",
-        ));
-    }
     let limits = resources.and_then(|r| r.limits.as_ref());
     match limits.and_then(|limits| limits.pids) {
         Some(pids) if pids < 0 => Err(ApiError::bad_request(format!(
             "invalid pids limit {pids}: must be 0, which is no limit, or more"
         ))),
         _ => Ok(()),
+    }
+}
+
+/// Refuses what the managers follow only by later rules than those in force.
+///
+/// # Errors
+/// Says what it waits for.
+pub(super) fn by_rules(spec: &ServiceSpec, in_force: u32) -> Result<(), ApiError> {
+    let template = spec.task_template.as_ref();
+    let reserves = template.is_some_and(|template| !reservations(template).is_empty());
+    match reserves && in_force < GENERIC_RESOURCES {
+        true => Err(ApiError::bad_request(
+            "generic resources are not followed yet: they are once all managers have this version, and are up",
+        )),
+        false => Ok(()),
     }
 }
 
@@ -290,21 +297,19 @@ mod tests {
     }
 
     #[test]
-    fn generic_resources() {
-        let reserve = |kinds: Value| {
-            let reserved = json!({"MemoryBytes": 1 << 20, "GenericResources": kinds});
-            told(json!({"Resources": {"Reservations": reserved}}))
+    fn generic_resources_wait_for_all_managers() {
+        let spec = |list: Value| -> ServiceSpec {
+            let reserved = json!({"Reservations": {"GenericResources": list}});
+            serde_json::from_value(json!({"TaskTemplate": {"Resources": reserved}})).expect("spec")
         };
-        assert_eq!(reserve(json!([])), None);
-        for kind in [
-            json!({"DiscreteResourceSpec": {"Kind": "gpu", "Value": 2}}),
-            json!({"NamedResourceSpec": {"Kind": "gpu", "Value": "one"}}),
+        let gpu = json!([{"DiscreteResourceSpec": {"Kind": "gpu", "Value": 2}}]);
+        for (list, rules, is_refused) in [
+            (json!([]), GENERIC_RESOURCES - 1, false),
+            (gpu.clone(), GENERIC_RESOURCES - 1, true),
+            (gpu, GENERIC_RESOURCES, false),
         ] {
-            let told = reserve(json!([kind])).expect("refused");
-            assert!(
-                told.contains("generic resources are not supported"),
-                "{told}"
-            );
+            let said = by_rules(&spec(list.clone()), rules);
+            assert_eq!(said.is_err(), is_refused, "{list} {rules}");
         }
     }
 

@@ -1,8 +1,8 @@
-//! `node inspect --pretty`, line for line as Docker prints it.
+//! `node inspect --pretty`, line for line as Docker prints it; but generic resources, for which Docker has no line.
 
 use std::collections::HashMap;
 
-use mesh_api::engine::Node;
+use mesh_api::{engine::Node, generic_resource::texts};
 
 use crate::{
     format::{human, lines::Lines},
@@ -76,6 +76,14 @@ pub(super) fn render(node: &Node) -> String {
         resources.nano_cpus.unwrap_or(0) / 1_000_000_000
     ));
     out.put(format!(" Memory:\t\t{}", human::binary_size(memory)));
+    let generic = resources.generic_resources.unwrap_or_default();
+    let generic = texts(&generic);
+    if !generic.is_empty() {
+        out.put(" Generic:");
+    }
+    for (kind, text) in generic {
+        out.put(format!("  {kind}={text}"));
+    }
     let engine = known.engine.unwrap_or_default();
     out.put(format!(
         "Engine Version:\t\t{}",
@@ -108,6 +116,8 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     /// What the stock client prints for this very node.
@@ -141,6 +151,17 @@ MIIB
  Issuer Subject:\tMBMx
  Issuer Public Key:\tMFkw
 ";
+
+    #[test]
+    fn generic_resources() {
+        let named = |name: &str| json!({"NamedResourceSpec": {"Kind": "gpu", "Value": name}});
+        let ssd = json!({"DiscreteResourceSpec": {"Kind": "ssd", "Value": 4}});
+        let resources = json!({"NanoCPUs": 1, "GenericResources": [named("a"), named("b"), ssd]});
+        let node = json!({"Description": {"Resources": resources}});
+        let shown = render(&serde_json::from_value(node).expect("node"));
+        let expected = " Memory:\t\t0B\n Generic:\n  gpu=a,b\n  ssd=4\nEngine Version:";
+        assert!(shown.contains(expected), "{shown}");
+    }
 
     #[test]
     fn as_docker_prints_it() {

@@ -2,14 +2,21 @@
 //! What is added takes the place of what is there under the same name.
 
 use anyhow::{Context, Result, bail};
-use mesh_api::engine::{
-    ResourcesUlimits, ServiceSpec, TaskSpecContainerSpec, TaskSpecPlacementPreferences,
-    TaskSpecPlacementSpread,
+use mesh_api::{
+    engine::{
+        ResourcesUlimits, ServiceSpec, TaskSpec, TaskSpecContainerSpec,
+        TaskSpecPlacementPreferences, TaskSpecPlacementSpread,
+    },
+    generic_resource::{discrete, reserved},
 };
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
 use crate::flags::{
     capability::Capabilities,
+    generic_resource,
     host::{self, Host},
     labels, mount, non_empty, ulimit,
 };
@@ -47,6 +54,9 @@ pub(super) struct ListFlags {
     /// Resource limit of the processes, as name=soft or name=soft:hard
     #[arg(long = "ulimit", value_name = "ULIMIT")]
     ulimits: Vec<String>,
+    /// What each task is to be given of its node's, as gpu=2
+    #[arg(long = "generic-resource", value_name = "KIND=NUMBER")]
+    generic_resources: Vec<String>,
     /// Capability to add
     #[arg(long, value_name = "CAPABILITY")]
     cap_add: Vec<String>,
@@ -69,6 +79,7 @@ impl ListFlags {
             group_add: self.groups,
             sysctl_add: self.sysctls,
             ulimit_add: self.ulimits,
+            generic_resource_add: self.generic_resources,
             cap_add: self.cap_add,
             cap_drop: self.cap_drop,
             ..ListChanges::default()
@@ -140,6 +151,12 @@ pub(super) struct ListChanges {
     /// Remove a resource limit
     #[arg(long, value_name = "NAME")]
     ulimit_rm: Vec<String>,
+    /// Set what each task is to be given of its node's, as gpu=2
+    #[arg(long, value_name = "KIND=NUMBER")]
+    generic_resource_add: Vec<String>,
+    /// Give tasks nothing of a kind
+    #[arg(long, value_name = "KIND")]
+    generic_resource_rm: Vec<String>,
     /// Capability to add; one that was dropped is no longer. RESET forgets those that were added
     #[arg(long, value_name = "CAPABILITY")]
     cap_add: Vec<String>,
@@ -165,6 +182,7 @@ impl ListChanges {
         self.dns(container)?;
         self.ulimits(container)?;
         self.capabilities(container);
+        self.generic_resources(task)?;
         if !self.placement_pref_add.is_empty() || !self.placement_pref_rm.is_empty() {
             let placement = task.placement.get_or_insert_default();
             let mut preferences = placement.preferences.take().unwrap_or_default();
@@ -269,6 +287,27 @@ impl ListChanges {
             limits.push(limit);
         }
         container.ulimits = non_empty(limits);
+        Ok(())
+    }
+
+    fn generic_resources(&self, task: &mut TaskSpec) -> Result<()> {
+        if self.generic_resource_add.is_empty() && self.generic_resource_rm.is_empty() {
+            return Ok(());
+        }
+        let mut wanted: BTreeMap<String, u64> = reserved(task)
+            .into_iter()
+            .map(|(kind, number)| (kind.to_owned(), number))
+            .collect();
+        wanted.extend(generic_resource::parse(&self.generic_resource_add)?);
+        for kind in &self.generic_resource_rm {
+            if wanted.remove(kind).is_none() {
+                bail!("could not find generic-resource `{kind}` to remove it");
+            }
+        }
+        let list = wanted.iter().map(|(kind, number)| discrete(kind, *number));
+        let resources = task.resources.get_or_insert_default();
+        let reservations = resources.reservations.get_or_insert_default();
+        reservations.generic_resources = non_empty(list.collect());
         Ok(())
     }
 
@@ -457,6 +496,53 @@ mod tests {
     }
 
     #[test]
+    fn generic_resources_are_set_and_removed() {
+        let gpu = |number: i64| json!({"DiscreteResourceSpec": {"Kind": "gpu", "Value": number}});
+        let ssd = json!({"DiscreteResourceSpec": {"Kind": "ssd", "Value": 1}});
+        let cases: &[(Value, &[&str], Value)] = &[
+            (
+                json!(null),
+                &["--generic-resource-add", "gpu=2"],
+                json!([gpu(2)]),
+            ),
+            (
+                json!([gpu(2), ssd]),
+                &["--generic-resource-add", "gpu=3"],
+                json!([gpu(3), ssd]),
+            ),
+            (
+                json!([gpu(2), ssd]),
+                &["--generic-resource-rm", "gpu"],
+                json!([ssd]),
+            ),
+            (
+                json!([gpu(2)]),
+                &["--generic-resource-rm", "gpu"],
+                json!(null),
+            ),
+        ];
+        for (before, line, expected) in cases {
+            let reserved = json!({"MemoryBytes": 5, "GenericResources": before});
+            let template = json!({"Resources": {"Reservations": reserved}});
+            let template = after(template, line).expect("resources");
+            let reserved = &template["Resources"]["Reservations"];
+            assert_eq!(reserved["GenericResources"], *expected, "{line:?}");
+            assert_eq!(reserved["MemoryBytes"], 5);
+        }
+        let absent = after(json!({}), &["--generic-resource-rm", "gpu"]);
+        let error = absent.expect_err("nothing to remove").to_string();
+        assert_eq!(error, "could not find generic-resource `gpu` to remove it");
+        // Of a service that has no resources yet.
+        let line = ["--generic-resource", "gpu=2", "--generic-resource", "ssd=1"];
+        let mut spec = ServiceSpec::default();
+        let flags = arguments::<ListFlags>(&line).expect("flags");
+        flags.apply(&mut spec).expect("resources");
+        let spec = serde_json::to_value(spec).expect("JSON");
+        let reserved = &spec["TaskTemplate"]["Resources"]["Reservations"];
+        assert_eq!(reserved["GenericResources"], json!([gpu(2), ssd]));
+    }
+
+    #[test]
     fn preferences_are_added_and_removed() {
         let by = |label: &str| json!({"Spread": {"SpreadDescriptor": label}});
         let template =
@@ -482,6 +568,7 @@ mod tests {
             ["--host-rm", "db:elsewhere"],
             ["--dns-add", "elsewhere"],
             ["--ulimit-add", "files=1"],
+            ["--generic-resource-add", "gpu=a"],
             ["--placement-pref-add", "zone"],
         ] {
             assert!(after(json!({}), &line).is_err(), "{line:?}");

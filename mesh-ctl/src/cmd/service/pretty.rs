@@ -1,4 +1,5 @@
-//! `service inspect --pretty`, line for line as Docker prints it; but a job's mode and numbers, for which Docker has no line.
+//! `service inspect --pretty`, line for line as Docker prints it; but a job's mode and numbers, and generic resources, for which
+//! Docker has no line.
 
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use mesh_api::{
         EndpointPortConfig, HealthConfig, Limit, Mount, ResourceObject, Service,
         ServiceUpdateStatus, TaskSpec, TaskSpecContainerSpec,
     },
+    generic_resource::texts,
     human::go_duration,
     moment,
 };
@@ -201,10 +203,15 @@ impl Lines {
         if let Some(ResourceObject {
             nano_cpus,
             memory_bytes,
-            ..
-        }) = resources.reservations
+            generic_resources,
+        }) = &resources.reservations
         {
-            self.share("Reservations", nano_cpus, memory_bytes);
+            let generic = texts(generic_resources.as_deref().unwrap_or_default());
+            let generic = generic
+                .into_iter()
+                .map(|(kind, number)| format!("{kind}={number}"));
+            let generic: Vec<String> = generic.collect();
+            self.share("Reservations", *nano_cpus, *memory_bytes, &generic);
         }
         if let Some(Limit {
             nano_cpus,
@@ -212,16 +219,22 @@ impl Lines {
             ..
         }) = resources.limits
         {
-            self.share("Limits", nano_cpus, memory_bytes);
+            self.share("Limits", nano_cpus, memory_bytes, &[]);
         }
     }
 
-    fn share(&mut self, name: &str, nano_cpus: Option<i64>, memory_bytes: Option<i64>) {
+    fn share(
+        &mut self,
+        name: &str,
+        nano_cpus: Option<i64>,
+        memory_bytes: Option<i64>,
+        generic: &[String],
+    ) {
         let cpus = nano_cpus.filter(|nanos| *nanos > 0);
         let memory = memory_bytes
             .and_then(|bytes| u64::try_from(bytes).ok())
             .filter(|b| *b > 0);
-        if cpus.is_none() && memory.is_none() {
+        if cpus.is_none() && memory.is_none() && generic.is_empty() {
             return;
         }
         self.put(format!(" {name}:"));
@@ -230,6 +243,9 @@ impl Lines {
         }
         if let Some(memory) = memory {
             self.put(format!("  Memory:\t{}", human::binary_size(memory)));
+        }
+        if !generic.is_empty() {
+            self.put(format!("  Generic:\t{}", generic.join(" ")));
         }
     }
 
@@ -329,6 +345,26 @@ Ports:
         assert_eq!(
             out.0,
             " Healthcheck:\n  Interval = 100ms\n  Retries = 0\n  StartPeriod =\t0s\n  Timeout =\t0s\n  Tests:\n\t Test = CMD-SHELL\n\t Test = true \n"
+        );
+    }
+
+    #[test]
+    fn generic_resources() {
+        let reserved = |reserved: serde_json::Value| {
+            let resources = serde_json::json!({"Resources": {"Reservations": reserved}});
+            let mut out = Lines::default();
+            out.resources(&serde_json::from_value(resources).expect("a template"));
+            out.0
+        };
+        let gpu = serde_json::json!({"DiscreteResourceSpec": {"Kind": "gpu", "Value": 2}});
+        let ssd = serde_json::json!({"DiscreteResourceSpec": {"Kind": "ssd", "Value": 1}});
+        assert_eq!(
+            reserved(serde_json::json!({"GenericResources": [gpu, ssd]})),
+            "Resources:\n Reservations:\n  Generic:\tgpu=2 ssd=1\n"
+        );
+        assert_eq!(
+            reserved(serde_json::json!({"GenericResources": []})),
+            "Resources:\n"
         );
     }
 
