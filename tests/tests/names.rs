@@ -1,10 +1,10 @@
 //! Inside tasks: names, virtual addresses, the way outside, and the walls between networks.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    Rig, Task, eventually, image, lan,
+    Rig, Task, eventually, http_get, image, lan,
     outside::{Names, OUTSIDE_ADDRESS, OUTSIDE_NAME, Server},
     rig, scenario, scenario_on,
 };
@@ -141,6 +141,57 @@ fn tasks_reach_the_outside_under_their_nodes_address() {
         }
         Ok(())
     });
+}
+
+#[test]
+fn node_local_addresses_take_no_neighbour_away() {
+    scenario("pool", 1, |rig| {
+        let _server = Server::start(&rig.client, 8080)?;
+        let outside = format!("http://{}:8080/", rig.client_address());
+        rig.sleepers("before", &[])?;
+        let before = rig.task("before")?;
+        ensure!(local(rig, &before)? == "172.31.0.2");
+        // The next one of that pool is the neighbour's from now on.
+        let neighbour = Ipv4Addr::new(172, 31, 0, 3);
+        let add = |subnet| ["ip", "address", "add", subnet, "dev", lan::UPLINK];
+        rig.client.sh(&add("172.31.0.3/24"))?;
+        rig.nodes[0].ns.sh(&add("172.31.0.1/24"))?;
+
+        let node = &mut rig.nodes[0];
+        node.kill()?;
+        node.args.push("--local-pool=172.31.0.0/16".to_owned());
+        let refused = node.start().expect_err("the pool is the neighbour's");
+        let cause = format!(
+            "--local-pool 172.31.0.0/16 overlaps the address 172.31.0.1/24 of {}",
+            lan::UPLINK
+        );
+        ensure!(format!("{refused:#}").contains(&cause), "{refused:#}");
+        node.wait()?;
+        node.args.pop();
+        node.start()?;
+        rig.wait_ready(1)?;
+        rig.sleepers("after", &[])?;
+        let after = rig.task("after")?;
+        ensure!(local(rig, &after)? == "172.30.0.2");
+        ensure!(local(rig, &before)? == "172.31.0.2", "it keeps its own");
+        let ask = || http_get(neighbour, 8080, "/");
+        ensure!(rig.nodes[0].ns.enter(ask)?.status == 200);
+        for task in [before, after] {
+            let answer = rig.exec(&task, &["curl", "-sS", "--max-time", "10", &outside])?;
+            let seen = image::client(&answer)?.ip();
+            ensure!(seen == rig.nodes[0].address, "seen as {seen}");
+        }
+        Ok(())
+    });
+}
+
+/// The node-local address of a task that publishes nothing.
+fn local(rig: &Rig, task: &Task) -> Result<String> {
+    let told = rig.exec(task, &["ip", "-4", "-o", "address"])?;
+    let addresses = told.split_whitespace();
+    let local = addresses.filter_map(|word| word.strip_suffix("/32"));
+    let local = local.last().with_context(|| told.clone())?;
+    Ok(local.to_owned())
 }
 
 #[test]
