@@ -14,6 +14,7 @@ mod init;
 mod launch;
 mod leaf;
 mod log;
+mod pages;
 mod root;
 mod serve;
 

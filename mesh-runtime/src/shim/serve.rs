@@ -13,7 +13,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use super::execs::Execs;
 use super::log::LogWriter;
-use super::{Shim, launch, ready, refused};
+use super::{Shim, launch, pages, ready, refused};
 use crate::runtime::{ContainerState, ExitStatus};
 use crate::wire::{self, ExitRecord, Failure, Reply, Request};
 use crate::{cgroup, fds};
@@ -235,7 +235,11 @@ impl Server {
             return Ok(());
         };
         match await_exec(&channel) {
-            None => Ok(()),
+            None => {
+                // Only memory is at stake.
+                let _ = pages::release();
+                Ok(())
+            }
             Some(failure) => {
                 self.start_failure = Some(failure.message.clone());
                 Err(failure)
