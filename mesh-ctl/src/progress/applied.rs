@@ -200,7 +200,8 @@ mod tests {
             loop {
                 let (mut stream, _) = listener.accept().await.expect("a connection");
                 if let Some(answer) = answer {
-                    stream.read(&mut [0; 4096]).await.expect("a request");
+                    let asked = stream.read(&mut [0; 4096]).await;
+                    assert_ne!(asked.expect("a request"), 0, "it asks");
                     let answered = stream.write_all(answer.as_bytes()).await;
                     answered.expect("who asks reads");
                 }
