@@ -153,8 +153,9 @@ pub type Outcome = Result<Response, ManagerError>;
 /// to be rotated leaves that as it was. 5: a node is not given another one's WireGuard key. 6: a
 /// network's addresses are of its range. 7: the rules in force are part of the state, see [`Operation::GoBy`]. 8: a node
 /// that joins again by the same key is the same node. 9: a network's addresses are not those that it is to keep free. 10: it is
-/// kept in mind when nodes came back. 11: nodes have generic resources, which tasks are given when they are assigned.
-pub const RULES: u32 = 11;
+/// kept in mind when nodes came back. 11: nodes have generic resources, which tasks are given when they are assigned. 12:
+/// tasks that are as a new spec asks for are not out of date.
+pub const RULES: u32 = 12;
 /// The rules from which on nodes have generic resources.
 pub const GENERIC_RESOURCES: u32 = 11;
 /// The rules of managers that do not tell theirs: the last before managers told them. What the log and snapshots look like has

@@ -323,7 +323,8 @@ impl World {
 
     /// What well-behaved nodes do: run what shall run, stop what shall stop, then settle again.
     pub(crate) fn work(&mut self) {
-        for _ in 0..20 {
+        // One replica after the other takes three rounds each.
+        for _ in 0..60 {
             self.settle();
             let due: Vec<(String, TaskState)> = self
                 .state

@@ -322,8 +322,9 @@ fn a_move_takes_what_there_is_on_the_other_node() {
 fn the_nodes_own_words_are_shown() {
     let mut world = World::new(&["n1"]);
     offer(&mut world, "n1", &["ssd=2", "gpu=b", "gpu=a"]);
+    let (roots, holds) = (world.state.node_roots(), world.state.holds(world.now));
     let node = world.state.node("n1").unwrap();
-    let shown = node.to_engine(&crate::Managers::default(), &world.state.node_roots());
+    let shown = node.to_engine(&crate::Managers::default(), &roots, &holds);
     let resources = shown.description.and_then(|known| known.resources).unwrap();
     let expected = json!([
         {"NamedResourceSpec": {"Kind": "gpu", "Value": "a"}},

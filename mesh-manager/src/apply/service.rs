@@ -3,9 +3,15 @@
 use super::{Context, address::Allocation, check_version, handout, port, validate};
 use crate::{
     ErrorKind, ManagerError, Outcome, Response,
-    state::{Address, JobStatus, Port, PublishMode, Service, ServiceMode, State, UpdateStatus},
+    state::{
+        Address, JobStatus, Port, PublishMode, Service, ServiceMode, State, Task, UpdateStatus,
+    },
 };
 use mesh_api::engine;
+use std::sync::Arc;
+
+/// The [rules](crate::command::RULES) from which on tasks that are as a new spec asks for stay.
+const ALIKE_STAY: u32 = 12;
 
 /// Name, and id, of the network that is each node's own.
 pub(super) const HOST_NETWORK: &str = "host";
@@ -153,8 +159,73 @@ pub(super) fn replace_spec(
     cx.touch(&mut service.meta);
     allocation.commit(state);
     state.next_port = next_port;
+    if cx.rules >= ALIKE_STAY && service.job.is_none() {
+        keep_alike(state, cx, &service);
+    }
     state.put_service(service);
     Ok(())
+}
+
+/// Tasks that are as the service's new ones would be are of its version from now on: they stay. So the rollback of an update
+/// that was half done replaces those that it had got to.
+fn keep_alike(state: &mut State, cx: &Context, service: &Service) {
+    let template = service.spec.task_template.as_ref().map(essence);
+    let template = template.unwrap_or_default();
+    // Tasks share what they were made of: each is compared once.
+    let mut compared: Vec<(&Arc<engine::TaskSpec>, bool)> = Vec::new();
+    let mut alike = Vec::new();
+    for task in state.tasks_of_service(&service.id) {
+        let is_live = task.is_wanted() && !task.status.state.is_terminal();
+        if !is_live || !is_attached_alike(state, service, task) {
+            continue;
+        }
+        let known = compared
+            .iter()
+            .find(|(spec, _)| Arc::ptr_eq(spec, &task.spec));
+        let is_alike = match known {
+            Some((_, is_alike)) => *is_alike,
+            None => {
+                let is_alike = essence(&task.spec) == template;
+                compared.push((&task.spec, is_alike));
+                is_alike
+            }
+        };
+        if is_alike {
+            alike.push(task.clone());
+        }
+    }
+    for mut task in alike {
+        task.spec_version = service.spec_version;
+        cx.touch(&mut task.meta);
+        state.put_task(task);
+    }
+}
+
+/// Whether a task has the networks and the ports that one would have that is made of the service now.
+fn is_attached_alike(state: &State, service: &Service, task: &Task) -> bool {
+    let ingress = service.has_ingress_ports();
+    let ingress = ingress.then(|| state.ingress_network()).flatten();
+    let ingress = ingress.map(|network| (&network.id, &[][..]));
+    let networks = service.networks.iter();
+    let networks = networks.map(|(id, aliases)| (id, aliases.as_slice()));
+    let attachments = task.attachments.iter();
+    let attachments = attachments.map(|at| (&at.network_id, at.aliases.as_slice()));
+    attachments.eq(ingress.into_iter().chain(networks))
+        && host_ports(service).eq(task.host_ports.iter().copied())
+}
+
+/// What of a template makes tasks be out of date where it differs.
+fn essence(template: &engine::TaskSpec) -> engine::TaskSpec {
+    engine::TaskSpec {
+        placement: None,
+        networks: None,
+        ..template.clone()
+    }
+}
+
+fn host_ports(service: &Service) -> impl Iterator<Item = Port> {
+    let ports = service.ports.iter();
+    ports.filter(|p| p.mode == PublishMode::Host).copied()
 }
 
 /// The state of a rolling update after a change that outdates no task, say of the number of replicas: an update goes
@@ -176,22 +247,10 @@ fn after_change(before: UpdateStatus, time: i64) -> Option<UpdateStatus> {
 /// Whether tasks made from the old spec have to be replaced. Placement does not count: tasks that no longer
 /// fit are the orchestrator's.
 fn makes_tasks_outdated(old: &Service, new: &Service) -> bool {
-    let template = |s: &Service| {
-        let mut template = s.spec.task_template.clone().unwrap_or_default();
-        template.placement = None;
-        template.networks = None;
-        template
-    };
-    let host_ports = |s: &Service| -> Vec<Port> {
-        s.ports
-            .iter()
-            .filter(|p| p.mode == PublishMode::Host)
-            .copied()
-            .collect()
-    };
-    template(old) != template(new)
+    let template = |s: &Service| s.spec.task_template.as_ref().map(essence);
+    template(old).unwrap_or_default() != template(new).unwrap_or_default()
         || old.networks != new.networks
-        || host_ports(old) != host_ports(new)
+        || !host_ports(old).eq(host_ports(new))
         || old.has_ingress_ports() != new.has_ingress_ports()
 }
 

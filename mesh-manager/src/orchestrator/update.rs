@@ -292,8 +292,10 @@ fn complete(
     inputs: &Inputs<'_>,
     plan: &mut Plan,
 ) {
-    // The last ones have to prove themselves as well.
-    let proven = latest_start.saturating_add(settings.monitor);
+    // The last ones have to prove themselves as well; so have those that were left as they are.
+    let update = service.update.as_ref();
+    let since = update.map_or(i64::MIN, |update| inputs.at(update.started_at));
+    let proven = latest_start.max(since).saturating_add(settings.monitor);
     if inputs.now < proven {
         plan.wake(proven);
         return;

@@ -2,7 +2,7 @@
 
 use crate::{
     Command,
-    fixture::{SECOND, World, replicated, template},
+    fixture::{SECOND, World, constrained, on, published, replicated, template},
     state::{Task, TaskState},
 };
 use mesh_api::engine::{self, ServiceUpdateStatusStateEnum as Update};
@@ -211,5 +211,202 @@ fn a_short_history_leaves_the_ratio_as_it_is() {
         assert_eq!(clean(&world, &id).len(), 4);
         fail(&mut world, &id, 1);
         assert_eq!(status(&world, &id), Some(Update::UPDATING), "one of four");
+    }
+}
+
+/// How an update that has got so far is taken back.
+#[derive(Debug, Clone, Copy)]
+enum Back {
+    /// By `service rollback`.
+    Asked,
+    /// By an update to the spec before.
+    Updated,
+    /// By itself, as a new task has failed.
+    Failed,
+}
+
+#[test]
+fn a_rollback_leaves_tasks_alone_that_the_update_has_not_got_to() {
+    for back in [Back::Asked, Back::Updated, Back::Failed] {
+        for (order, replaced) in [
+            ("stop-first", 1),
+            ("stop-first", 2),
+            ("start-first", 1),
+            ("start-first", 4),
+        ] {
+            let case = format!("{back:?} {order} {replaced}");
+            let delay = 100 * SECOND;
+            let settings = json!({"Parallelism": 1, "Order": order, "Delay": delay, "FailureAction": "rollback"});
+            let (mut world, id) = begun(false, 4, &settings);
+            let old: Vec<String> = world.wanted(&id).iter().map(|t| t.id.clone()).collect();
+            for _ in 1..replaced {
+                world.work();
+                world.now += delay;
+            }
+            world.work();
+            assert_eq!(clean(&world, &id).len(), replaced, "{case}");
+            let is_old = |task: &&Task| old.contains(&task.id);
+            let left: Vec<String> = world
+                .wanted(&id)
+                .into_iter()
+                .filter(is_old)
+                .map(|t| t.id.clone())
+                .collect();
+            assert_eq!(left.len(), 4 - replaced, "{case}");
+
+            let service = world.state.service(&id).unwrap().clone();
+            let previous = service.previous_spec.clone().unwrap();
+            let update = |spec, rollback| Command::UpdateService {
+                id: id.clone(),
+                version: service.meta.version,
+                spec,
+                registry_auth: None,
+                rollback,
+            };
+            match back {
+                Back::Asked => drop(world.call(update(previous, true)).unwrap()),
+                Back::Updated => drop(world.call(update(previous, false)).unwrap()),
+                Back::Failed => fail(&mut world, &id, 1),
+            }
+            for _ in 0..6 {
+                world.work();
+                world.now += delay;
+            }
+            world.work();
+            let done = match back {
+                Back::Updated => Update::COMPLETED,
+                Back::Asked | Back::Failed => Update::ROLLBACK_COMPLETED,
+            };
+            assert_eq!(status(&world, &id), Some(done), "{case}");
+            assert_eq!(clean(&world, &id).len(), 4, "{case}");
+            for task in &left {
+                let task = world.state.task(task).unwrap();
+                assert!(task.is_active(), "{case}: {task:?}");
+            }
+            // Each of the others was replaced once. The one that failed was first by one of the spec that is given up.
+            let made = world.state.tasks_of_service(&id).count();
+            let failed = usize::from(matches!(back, Back::Failed));
+            assert_eq!(made, 4 + 2 * replaced + failed, "{case}");
+        }
+    }
+}
+
+/// A change of a spec.
+type Edit = fn(&mut World, &mut engine::ServiceSpec);
+
+#[test]
+fn tasks_stay_where_all_is_as_they_were_made_of() {
+    let image: Edit = |_, spec| {
+        let container = template(spec).container_spec.as_mut().unwrap();
+        container.image = Some("other".to_owned());
+    };
+    // What an update changes while it gets nowhere, what the next one changes beside taking that back, and whether tasks stay.
+    let cases: &[(&str, Edit, Edit, bool)] = &[
+        ("nothing else", image, |_, _| {}, true),
+        (
+            "placement",
+            image,
+            |_, spec| *spec = constrained(spec.clone(), &["node.role==worker"]),
+            true,
+        ),
+        (
+            "labels of the service",
+            image,
+            |_, spec| spec.labels = Some([("a".to_owned(), "b".to_owned())].into()),
+            true,
+        ),
+        (
+            "replicas",
+            image,
+            |_, spec| spec.mode = replicated("", 5).mode,
+            true,
+        ),
+        (
+            "environment",
+            image,
+            |_, spec| {
+                let container = template(spec).container_spec.as_mut().unwrap();
+                container.env = Some(vec!["A=1".to_owned()]);
+            },
+            false,
+        ),
+        (
+            "a network there and back",
+            |_, spec| *spec = on(spec.clone(), &["other"]),
+            |_, _| {},
+            true,
+        ),
+        (
+            "a network",
+            image,
+            |_, spec| *spec = on(spec.clone(), &["other"]),
+            false,
+        ),
+        (
+            "a port of every node",
+            image,
+            |_, spec| spec.endpoint_spec = published("web", 8080, false).endpoint_spec,
+            false,
+        ),
+        (
+            "a port of the task's node",
+            image,
+            |_, spec| spec.endpoint_spec = published("web", 8080, true).endpoint_spec,
+            false,
+        ),
+        (
+            "a port there and back",
+            |_, spec| spec.endpoint_spec = published("web", 8080, false).endpoint_spec,
+            |_, _| {},
+            true,
+        ),
+    ];
+    for (what, first, then, stay) in cases {
+        let mut world = World::new(&["n1", "n2", "n3", "n4"]);
+        world.network("front", "10.5.0.0/24").unwrap();
+        world.network("other", "10.6.0.0/24").unwrap();
+        let before = on(spec(4, json!({}), json!({})), &["front"]);
+        let id = world.service(before.clone()).unwrap();
+        world.work();
+        let old: Vec<String> = world.wanted(&id).iter().map(|t| t.id.clone()).collect();
+        let mut changed = before.clone();
+        first(&mut world, &mut changed);
+        world.edit(&id, |spec| *spec = changed).unwrap();
+        let version = world.state.service(&id).unwrap().spec_version;
+        let mut wanted = before;
+        then(&mut world, &mut wanted);
+        world.edit(&id, |spec| *spec = wanted).unwrap();
+        assert_ne!(world.state.service(&id).unwrap().spec_version, version);
+        for _ in 0..6 {
+            world.work();
+            world.now += 10 * SECOND;
+        }
+        world.work();
+        assert_eq!(status(&world, &id), Some(Update::COMPLETED), "{what}");
+        let kept = world
+            .wanted(&id)
+            .into_iter()
+            .filter(|t| old.contains(&t.id));
+        assert_eq!(kept.count(), if *stay { 4 } else { 0 }, "{what}");
+    }
+}
+
+#[test]
+fn by_older_rules_all_tasks_were_replaced() {
+    for (rules, kept) in [(11, 0), (12, 2)] {
+        let mut world = World::new(&["n1"]);
+        let id = world.service(spec(2, json!({}), json!({}))).unwrap();
+        world.work();
+        world.force_update(&id);
+        let service = world.state.service(&id).unwrap();
+        let rollback = crate::Operation::Command(Command::UpdateService {
+            id: id.clone(),
+            version: service.meta.version,
+            spec: Box::new(service.spec.clone()),
+            registry_auth: None,
+            rollback: true,
+        });
+        world.apply_by(rules, rollback).unwrap();
+        assert_eq!(clean(&world, &id).len(), kept, "{rules}");
     }
 }

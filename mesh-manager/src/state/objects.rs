@@ -352,7 +352,7 @@ pub struct Task {
     pub node_id: Option<String>,
     /// The service's template at that time.
     pub spec: Arc<engine::TaskSpec>,
-    /// The service's `spec_version` at that time.
+    /// The service's `spec_version` when it was made, or the last one by which it is as one would be made.
     pub spec_version: u64,
     /// Of a job: the execution that it belongs to.
     #[serde(default)]
