@@ -319,7 +319,8 @@ impl World {
 
     /// What well-behaved nodes do: run what shall run, stop what shall stop, then settle again.
     pub(crate) fn work(&mut self) {
-        for _ in 0..20 {
+        // An update of one task after the other takes three rounds for each.
+        for _ in 0..100 {
             self.settle();
             let due: Vec<(String, TaskState)> = self
                 .state
