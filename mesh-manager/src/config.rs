@@ -39,12 +39,11 @@ pub struct Timings {
     pub raft_election: Duration,
     /// State changes are gathered this long, longer with thousands of nodes, before they are sent to nodes in one revision.
     pub dispatch_delay: Duration,
-    /// Longest wait for the nodes to acknowledge that a task takes no new connections.
+    /// Longest wait for the nodes to acknowledge that a task takes no new connections: one that does not may still send
+    /// requests to it, be its agent busy, just started again or on its way to a new leader. A node that stands still is
+    /// waited for once: after this time nobody waits for it until it follows again. One whose power is gone is down before
+    /// that, unless heartbeats are far apart.
     pub drain_limit: Duration,
-    /// The same while a node that is not down has no session, or has not caught up since it has one: an agent that is started
-    /// again sends requests where it did before until its packet path is open. One whose power is gone is down before that,
-    /// unless heartbeats are far apart.
-    pub return_limit: Duration,
     /// Time between that acknowledgement and the task's stop signal, for requests on their way.
     pub drain_settle: Duration,
     /// Tasks of a node that has been down this long are given up.
@@ -64,8 +63,7 @@ impl Default for Timings {
             raft_append: Duration::from_millis(500),
             raft_election: Duration::from_millis(600),
             dispatch_delay: Duration::from_millis(20),
-            drain_limit: Duration::from_secs(2),
-            return_limit: Duration::from_secs(15),
+            drain_limit: Duration::from_secs(30),
             drain_settle: Duration::from_millis(200),
             orphan_after: Duration::from_secs(24 * 3600),
             entry_changes: 2000,

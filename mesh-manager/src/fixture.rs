@@ -24,8 +24,6 @@ pub(crate) struct World {
     pub(crate) timings: Timings,
     /// Whether the nodes acknowledge at once.
     pub(crate) acknowledge: bool,
-    /// Whether all nodes are in session.
-    pub(crate) complete: bool,
     /// When the manager began to lead.
     pub(crate) leads_since: i64,
     index: u64,
@@ -39,7 +37,6 @@ impl World {
             now: 1000 * SECOND,
             timings: Timings::default(),
             acknowledge: true,
-            complete: true,
             leads_since: 0,
             index: 0,
         };
@@ -310,7 +307,6 @@ impl World {
             now: self.now,
             timings: &self.timings,
             is_acknowledged: &acknowledged,
-            is_complete: &|| self.complete,
         };
         let mut changes: Vec<Change> = services
             .iter()
@@ -323,8 +319,8 @@ impl World {
 
     /// What well-behaved nodes do: run what shall run, stop what shall stop, then settle again.
     pub(crate) fn work(&mut self) {
-        // One replica after the other takes three rounds each.
-        for _ in 0..60 {
+        // An update of one task after the other takes three rounds for each.
+        for _ in 0..100 {
             self.settle();
             let due: Vec<(String, TaskState)> = self
                 .state

@@ -65,13 +65,19 @@ pub(crate) fn check(sim: &Sim, host: usize, state: &State, seen: &mut Seen) {
     resources(sim, host, state);
 }
 
-/// Most tasks of a replica that are wanted at the same time: an update that starts first has two for a while.
-fn per_replica(service: &Service) -> u64 {
+/// Most tasks of this many replicas that are wanted at the same time: an update that starts first has two of each replica
+/// that it replaces at the moment.
+fn at_most(service: &Service, replicas: u64) -> u64 {
     let config = service.spec.update_config.as_ref();
-    match config.and_then(|config| config.order) {
-        Some(ServiceSpecUpdateConfigOrderEnum::START_FIRST) => 2,
-        _ => 1,
-    }
+    let parallelism = config.and_then(|config| u64::try_from(config.parallelism?).ok());
+    let replaced = match (config.and_then(|config| config.order), parallelism) {
+        (Some(ServiceSpecUpdateConfigOrderEnum::START_FIRST), Some(0)) => replicas,
+        (Some(ServiceSpecUpdateConfigOrderEnum::START_FIRST), at_a_time) => {
+            at_a_time.unwrap_or(1).min(replicas)
+        }
+        _ => 0,
+    };
+    replicas + replaced
 }
 
 /// Whether these are no more tasks than a service may have at the same time.
@@ -81,7 +87,7 @@ fn excess(service: &Service, tasks: &[&Task]) -> Option<String> {
         (count > most).then(|| format!("has {count} tasks {what}; it may have {most}"))
     };
     match service.mode() {
-        ServiceMode::Replicated => too_many(per_replica(service) * service.replicas(), "in all"),
+        ServiceMode::Replicated => too_many(at_most(service, service.replicas()), "in all"),
         ServiceMode::ReplicatedJob => {
             let slots = 1..=service.completions();
             let beyond = tasks.iter().find(|task| !slots.contains(&task.slot));
@@ -93,7 +99,7 @@ fn excess(service: &Service, tasks: &[&Task]) -> Option<String> {
             for node in tasks.iter().filter_map(|task| task.node_id.as_deref()) {
                 *per_node.entry(node).or_default() += 1;
             }
-            let most = per_replica(service);
+            let most = at_most(service, 1);
             let full = per_node.into_iter().find(|(_, count)| *count > most);
             full.map(|(node, count)| format!("has {count} tasks on node {node}"))
         }

@@ -99,10 +99,11 @@ fn publish(dice: &mut StdRng, spec: &mut Value) {
         });
         spec["EndpointSpec"] = json!({"Ports": [port]});
     }
+    let action = ["continue", "pause"][dice.random_range(0..2)];
     spec["UpdateConfig"] = json!({
-        "Parallelism": dice.random_range(1..3),
+        "Parallelism": dice.random_range(0..3),
         "Order": order,
-        "FailureAction": "continue",
+        "FailureAction": action,
     });
 }
 

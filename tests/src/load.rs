@@ -3,6 +3,7 @@
 use std::{
     fmt,
     net::Ipv4Addr,
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -10,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{KeptConnection, NetNs, Rig, Task, http_get};
+use crate::{Answer, KeptConnection, NetNs, Rig, Task, http_get};
 
 /// Pause after each request: as many as one likes fit between two changes, and others need the processors as well.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -123,20 +124,54 @@ pub fn while_all_ask<T>(
     task: &Task,
     act: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Asked)> {
-    let nodes: Vec<_> = rig.nodes.iter().map(|node| node.address).collect();
-    let stop = AtomicBool::new(false);
-    let ((done, inside), mut asked) = while_asking(&rig.client, &nodes, || {
-        thread::scope(|scope| {
-            let inside = scope.spawn(|| ask_inside(rig, task, &stop));
-            let over = Over(&stop);
-            let done = act();
-            drop(over);
-            let inside = inside.join().expect("no panic");
-            Ok((done?, inside?))
+    Askers::of(rig, task)?.while_asking(act)
+}
+
+/// Those that ask `web`: a client through each node, and a task by the service's name. They need nothing of the rig, whose
+/// agents may be killed and started while they ask, but for that of the task's node.
+#[derive(Debug)]
+pub struct Askers {
+    client: NetNs,
+    nodes: Vec<Ipv4Addr>,
+    inside: Command,
+}
+
+impl Askers {
+    /// Through all nodes of a rig, and of this task.
+    ///
+    /// # Errors
+    /// The task's node is not one of the rig's, or `mesh-ctl` was not built.
+    pub fn of(rig: &Rig, task: &Task) -> Result<Self> {
+        let mut inside = rig.node(&task.node)?.ctl_command()?;
+        inside.args(["exec", &task.container]);
+        inside.args(["whoami", "load", "conn", "web:80", "1"]);
+        inside.stdin(Stdio::null());
+        Ok(Self {
+            client: rig.client.borrowed(),
+            nodes: rig.nodes.iter().map(|node| node.address).collect(),
+            inside,
         })
-    })?;
-    (asked.inside, asked.inside_failed) = inside;
-    Ok((done, asked))
+    }
+
+    /// Has all of them ask while `act` runs.
+    ///
+    /// # Errors
+    /// Those of `act`; or when nothing could be asked.
+    pub fn while_asking<T>(self, act: impl FnOnce() -> Result<T>) -> Result<(T, Asked)> {
+        let stop = AtomicBool::new(false);
+        let ((done, inside), mut asked) = while_asking(&self.client, &self.nodes, || {
+            thread::scope(|scope| {
+                let inside = scope.spawn(|| ask_inside(self.inside, &stop));
+                let over = Over(&stop);
+                let done = act();
+                drop(over);
+                let inside = inside.join().expect("no panic");
+                Ok((done?, inside?))
+            })
+        })?;
+        (asked.inside, asked.inside_failed) = inside;
+        Ok((done, asked))
+    }
 }
 
 /// Asks a node again and again; gives the number of answers, and what failed.
@@ -176,11 +211,13 @@ fn ask(
     })
 }
 
-/// Has a task ask `web` until `stop` is set; gives how many requests were answered, and how many not.
-fn ask_inside(rig: &Rig, task: &Task, stop: &AtomicBool) -> Result<(u64, u64)> {
+/// Runs what has a task ask `web`, again and again until `stop` is set; gives how many requests were answered, and how many
+/// not.
+fn ask_inside(mut command: Command, stop: &AtomicBool) -> Result<(u64, u64)> {
     let mut sum = (0, 0);
     while !stop.load(Ordering::Relaxed) {
-        let text = rig.exec(task, &["whoami", "load", "conn", "web:80", "1"])?;
+        let output = command.output().context("cannot run mesh-ctl")?;
+        let text = Answer::of("mesh-ctl exec".to_owned(), &output).ok()?;
         let figures: serde_json::Value = serde_json::from_str(&text)?;
         let figure = |name: &str| {
             let value = figures[name].as_u64();

@@ -2,11 +2,9 @@
 
 use mesh_api::proto;
 use std::{
+    cmp::Ordering,
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, watch};
@@ -22,15 +20,45 @@ pub(crate) struct Session {
     /// Ends the session.
     pub(crate) cancel: CancellationToken,
     messages: mpsc::Sender<Result<proto::ManagerMessage, tonic::Status>>,
-    opened: Instant,
+    progress: Mutex<Progress>,
+}
+
+/// How far a node follows what its session tells it.
+#[derive(Debug)]
+struct Progress {
     /// Revision of the first assignment sent, which is whole; 0 before that.
-    first: AtomicU64,
+    first: u64,
     /// Revision of the last assignment sent.
-    sent: AtomicU64,
+    sent: u64,
     /// Index of the last state looked at, sent or found to hold nothing new.
-    covered: AtomicU64,
+    covered: u64,
     /// Revision that the node says it has applied.
-    applied: AtomicU64,
+    applied: u64,
+    /// Since when it stands still with something left to apply.
+    still_since: Option<Instant>,
+}
+
+impl Progress {
+    /// The newest state that the node has applied in full.
+    fn acknowledged(&self) -> u64 {
+        match self.applied.cmp(&self.sent) {
+            Ordering::Less => self.applied,
+            Ordering::Equal => self.covered,
+            // It had that from others, before the assignment of this session.
+            Ordering::Greater => 0,
+        }
+    }
+
+    /// Whether the node has applied what this session told it first. What it says to have applied before that, it had kept.
+    fn is_caught_up(&self) -> bool {
+        self.first > 0 && self.acknowledged() >= self.first
+    }
+
+    /// Whether it has stood still at `now` for as long as this.
+    fn is_still(&self, patience: Duration, now: Instant) -> bool {
+        self.still_since
+            .is_some_and(|since| now.saturating_duration_since(since) >= patience)
+    }
 }
 
 impl Session {
@@ -44,12 +72,19 @@ impl Session {
             node_id: node_id.to_owned(),
             cancel,
             messages,
-            opened: Instant::now(),
-            first: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
-            covered: AtomicU64::new(0),
-            applied: AtomicU64::new(0),
+            progress: Mutex::new(Progress {
+                first: 0,
+                sent: 0,
+                covered: 0,
+                applied: 0,
+                still_since: Some(Instant::now()),
+            }),
         }
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        // It is whole between any two statements.
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends a message; false once the session is over.
@@ -65,40 +100,36 @@ impl Session {
 
     /// An assignment of this revision is about to be sent.
     pub(crate) fn note_sent(&self, revision: u64) {
-        // Only the first one.
-        let _ = self
-            .first
-            .compare_exchange(0, revision, Ordering::SeqCst, Ordering::SeqCst);
-        self.sent.store(revision, Ordering::SeqCst);
-        self.covered.store(revision, Ordering::SeqCst);
+        let mut progress = self.progress();
+        if progress.first == 0 {
+            progress.first = revision;
+        }
+        progress.sent = revision;
+        progress.covered = revision;
+        if progress.applied != revision {
+            progress.still_since.get_or_insert_with(Instant::now);
+        }
     }
 
     /// The state of this index holds nothing new for the node.
     pub(crate) fn note_covered(&self, index: u64) {
-        self.covered.store(index, Ordering::SeqCst);
+        self.progress().covered = index;
     }
 
     /// The node has applied this revision.
     pub(crate) fn note_applied(&self, revision: u64) {
-        self.applied.store(revision, Ordering::SeqCst);
+        let mut progress = self.progress();
+        if revision == progress.sent {
+            progress.still_since = None;
+        } else if revision != progress.applied {
+            progress.still_since = Some(Instant::now());
+        }
+        progress.applied = revision;
     }
 
     /// The newest state that the node has applied in full.
     pub(crate) fn acknowledged(&self) -> u64 {
-        let covered = self.covered.load(Ordering::SeqCst);
-        let applied = self.applied.load(Ordering::SeqCst);
-        match applied.cmp(&self.sent.load(Ordering::SeqCst)) {
-            std::cmp::Ordering::Less => applied,
-            std::cmp::Ordering::Equal => covered,
-            // It had that from others, before the assignment of this session.
-            std::cmp::Ordering::Greater => 0,
-        }
-    }
-
-    /// Whether the node has applied what this session told it first. What it says to have applied before that, it had kept.
-    fn is_caught_up(&self) -> bool {
-        let first = self.first.load(Ordering::SeqCst);
-        first > 0 && self.acknowledged() >= first
+        self.progress().acknowledged()
     }
 }
 
@@ -163,20 +194,21 @@ impl Sessions {
         }
     }
 
-    /// Whether all of these nodes are in session, and have applied a whole state since it was opened or have had `patience` for
-    /// it: one that cannot follow holds up nobody for longer.
-    pub(crate) fn are_caught_up<'a>(
+    /// The newest state that all of these nodes have applied: none while one of them has no session, or has yet to apply what
+    /// it was told first in it, as it goes by older news until then. One that has stood still at `now` for as long as
+    /// `patience` does not count until it moves on.
+    pub(crate) fn acknowledged<'a>(
         &self,
-        mut nodes: impl Iterator<Item = &'a str>,
+        nodes: impl Iterator<Item = &'a str>,
         patience: Duration,
-    ) -> bool {
+        now: Instant,
+    ) -> u64 {
         let open = self.lock();
-        let is_done = |s: &Arc<Session>| s.is_caught_up() || s.opened.elapsed() >= patience;
-        nodes.all(|id| open.get(id).is_some_and(is_done))
-    }
-
-    /// Whether every node in session has applied the state of `index`.
-    pub(crate) fn is_acknowledged(&self, index: u64) -> bool {
-        self.lock().values().all(|s| s.acknowledged() >= index)
+        let of = |id: &str| match open.get(id).map(|session| session.progress()) {
+            Some(progress) if progress.is_still(patience, now) => u64::MAX,
+            Some(progress) if progress.is_caught_up() => progress.acknowledged(),
+            _ => 0,
+        };
+        nodes.map(of).min().unwrap_or(u64::MAX)
     }
 }

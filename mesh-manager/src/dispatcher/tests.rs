@@ -11,7 +11,11 @@ use mesh_api::{
     proto::{self, object::Object as Body},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio_util::sync::CancellationToken;
 
 /// Names of what an assignment brings, sorted.
@@ -229,54 +233,95 @@ fn endpoints_are_active_only_while_they_run() {
 }
 
 #[test]
-fn a_state_is_acknowledged_when_every_session_has_it() {
+fn a_state_is_acknowledged_once_every_node_has_it() {
     let sessions = Sessions::default();
-    assert!(sessions.is_acknowledged(7), "no nodes, nobody to wait for");
+    let hour = Duration::from_secs(3600);
+    let of = |nodes: &[&str], patience| {
+        sessions.acknowledged(nodes.iter().copied(), patience, Instant::now())
+    };
+    let of_both = || of(&["a", "b"], hour);
+    assert_eq!(of(&[], hour), u64::MAX, "no nodes, nobody to wait for");
     let session = |node: &str| {
         let (messages, _) = tokio::sync::mpsc::channel(1);
         Arc::new(Session::new(node, CancellationToken::new(), messages))
     };
     let (a, b) = (session("a"), session("b"));
     sessions.add(a.clone());
+    a.note_sent(4);
+    a.note_applied(4);
+    assert_eq!(of(&["a"], hour), 4);
+    assert_eq!(of_both(), 0, "b has no session");
     sessions.add(b.clone());
+    assert_eq!(of_both(), 0, "b was told nothing yet");
     a.note_sent(7);
     b.note_sent(5);
     b.note_applied(5);
-    assert!(sessions.is_acknowledged(0));
-    assert!(!sessions.is_acknowledged(5));
+    assert_eq!(of_both(), 4);
     a.note_applied(7);
-    assert!(sessions.is_acknowledged(5));
-    assert!(!sessions.is_acknowledged(7));
+    assert_eq!(of_both(), 5);
     // Nothing new for b: its silence is consent.
     b.note_covered(7);
-    assert!(sessions.is_acknowledged(7));
+    assert_eq!(of_both(), 7);
 
     // What it had from the managers of a group that was rebuilt says nothing of what it is sent now.
     b.note_applied(1000);
-    assert!(!sessions.is_acknowledged(5));
+    assert_eq!(of_both(), 0);
     b.note_applied(5);
-    assert!(sessions.is_acknowledged(7));
+    assert_eq!(of_both(), 7);
 
     // A newer session ends the older one; the older one's end does not remove the newer.
     let again = session("a");
     sessions.add(again.clone());
     // What its node had kept from before, and says to have applied, is not what it was told since.
-    let hour = Duration::from_secs(3600);
-    let caught_up = |patience| sessions.are_caught_up(["a", "b"].into_iter(), patience);
     again.note_applied(7);
-    assert!(!caught_up(hour));
+    assert_eq!(of_both(), 0);
     again.note_sent(9);
-    assert!(!caught_up(hour));
+    assert_eq!(of_both(), 0);
+    b.note_covered(11);
     again.note_sent(11);
     again.note_applied(9);
-    assert!(caught_up(hour));
+    assert_eq!(of_both(), 9);
     again.note_applied(7);
-    assert!(!caught_up(hour), "nor is that");
-    assert!(caught_up(Duration::ZERO), "it has had its time");
-    assert!(!sessions.are_caught_up(["c"].into_iter(), Duration::ZERO));
+    assert_eq!(of_both(), 0, "nor is that");
     assert!(a.cancel.is_cancelled());
     sessions.remove(&a);
     assert_eq!(sessions.get("a").unwrap().id, again.id);
+}
+
+#[test]
+fn a_node_that_stands_still_is_waited_for_once() {
+    let sessions = Sessions::default();
+    let (messages, _) = tokio::sync::mpsc::channel(1);
+    let session = Arc::new(Session::new("a", CancellationToken::new(), messages));
+    sessions.add(session.clone());
+    let hour = Duration::from_secs(3600);
+    let of = |node, now| sessions.acknowledged([node].into_iter(), hour, now);
+    let is_waited_for = |now| of("a", now) < u64::MAX;
+    let check = |is_behind: bool| {
+        assert!(is_waited_for(Instant::now()));
+        assert_eq!(is_waited_for(Instant::now() + hour), !is_behind);
+    };
+    // A new session has yet to be told something.
+    check(true);
+    session.note_sent(5);
+    check(true);
+    session.note_applied(5);
+    check(false);
+    session.note_sent(7);
+    check(true);
+    let then = Instant::now();
+    while Instant::now() <= then {}
+    // However long it takes: it moves.
+    session.note_sent(9);
+    session.note_applied(7);
+    assert!(is_waited_for(then + hour));
+    check(true);
+    session.note_applied(9);
+    check(false);
+    // Nothing new is nothing to apply.
+    session.note_covered(11);
+    check(false);
+    assert_eq!(of("b", Instant::now() + hour), 0, "it has no session");
 }
 
 /// What a node knows: its objects by kind and id.

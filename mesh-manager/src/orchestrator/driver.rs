@@ -254,21 +254,18 @@ impl Driver {
         let now = core.config.machine.now();
         // A clock may be set back.
         self.leads_since = self.leads_since.min(now);
-        // An agent that is started again, or looks for a new leader, goes by what it was told before.
-        let has_all = LazyCell::new(|| {
+        let acknowledged = LazyCell::new(|| {
             let ready = state.nodes().filter(|n| n.state == NodeState::Ready);
-            let patience = core.config.timings.return_limit;
+            let patience = core.config.timings.drain_limit;
             core.sessions
-                .are_caught_up(ready.map(|n| n.id.as_str()), patience)
+                .acknowledged(ready.map(|n| n.id.as_str()), patience, Instant::now())
         });
-        let is_acknowledged = |index| *has_all && core.sessions.is_acknowledged(index);
-        let is_complete = || *has_all;
+        let is_acknowledged = |index| *acknowledged >= index;
         let inputs = Inputs {
             now,
             leads_since: self.leads_since,
             timings: &core.config.timings,
             is_acknowledged: &is_acknowledged,
-            is_complete: &is_complete,
         };
         self.is_stale = false;
         self.next_hold_end = state.next_hold_end(now);

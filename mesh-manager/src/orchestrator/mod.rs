@@ -41,10 +41,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) leads_since: i64,
     /// Reaction times.
     pub(crate) timings: &'a Timings,
-    /// Whether every node has applied the state of this index.
+    /// Whether every node that is not down has applied the state of this index, or has stood still for long.
     pub(crate) is_acknowledged: &'a dyn Fn(u64) -> bool,
-    /// Whether every node that is not down is in session, and has caught up.
-    pub(crate) is_complete: &'a dyn Fn() -> bool,
 }
 
 impl Inputs<'_> {

@@ -63,11 +63,7 @@ pub(super) fn finish_drains(state: &State, service_id: &str, inputs: &Inputs<'_>
         let settled = since.saturating_add(nanos(inputs.timings.drain_settle));
         // Nodes may not have heard of it from a leader that ended.
         let asked = since.max(inputs.leads_since);
-        let limit = match (inputs.is_complete)() {
-            true => inputs.timings.drain_limit,
-            false => inputs.timings.return_limit,
-        };
-        let limit = asked.saturating_add(nanos(limit));
+        let limit = asked.saturating_add(nanos(inputs.timings.drain_limit));
         let is_gone = !task.is_endpoint() || !node_reports(state, task);
         let is_done = inputs.now >= settled && (inputs.is_acknowledged)(index);
         if is_gone || is_done || inputs.now >= limit {

@@ -305,7 +305,7 @@ fn nobody_is_stopped_before_the_nodes_know() {
     world.acknowledge = false;
     world.scale(&id, 0);
     world.settle();
-    world.now += 2 * SECOND;
+    world.now += super::stop::nanos(world.timings.drain_limit);
     world.settle();
     assert!(
         world
