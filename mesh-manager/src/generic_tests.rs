@@ -323,7 +323,8 @@ fn the_nodes_own_words_are_shown() {
     let mut world = World::new(&["n1"]);
     offer(&mut world, "n1", &["ssd=2", "gpu=b", "gpu=a"]);
     let node = world.state.node("n1").unwrap();
-    let shown = node.to_engine(&crate::Managers::default(), &world.state.node_roots());
+    let (managers, holds) = Default::default();
+    let shown = node.to_engine(&managers, &world.state.node_roots(), &holds);
     let resources = shown.description.and_then(|known| known.resources).unwrap();
     let expected = json!([
         {"NamedResourceSpec": {"Kind": "gpu", "Value": "a"}},
