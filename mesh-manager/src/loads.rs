@@ -10,8 +10,8 @@ use std::{
     time::Duration,
 };
 
-/// How long the nodes have to answer for one service.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the nodes have to answer for one service, be they busy.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How long they have for all services: thousands of backends, a system call for each.
 const PATIENCE_FOR_ALL: Duration = Duration::from_secs(5);
 

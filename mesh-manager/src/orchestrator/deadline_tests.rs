@@ -250,7 +250,8 @@ fn what_the_update_itself_lets_pass_does_not_count() {
 
 #[test]
 fn a_task_that_is_lost_while_all_are_monitored_has_the_whole_time() {
-    let lose: [(&str, &dyn Fn(&mut World, &Task)); 3] = [
+    type Loss<'a> = (&'a str, &'a dyn Fn(&mut World, &Task));
+    let lose: [Loss<'_>; 3] = [
         ("its node is drained", &|world, task| {
             let drain = engine::NodeSpecAvailabilityEnum::DRAIN;
             world.set_availability(task.node_id.as_deref().unwrap(), drain);
