@@ -189,8 +189,8 @@ fn node_local_addresses_take_no_neighbour_away() {
 fn local(rig: &Rig, task: &Task) -> Result<String> {
     let told = rig.exec(task, &["ip", "-4", "-o", "address"])?;
     let addresses = told.split_whitespace();
-    let local = addresses.filter_map(|word| word.strip_suffix("/32"));
-    let local = local.last().with_context(|| told.clone())?;
+    let mut local = addresses.filter_map(|word| word.strip_suffix("/32"));
+    let local = local.next_back().with_context(|| told.clone())?;
     Ok(local.to_owned())
 }
 
