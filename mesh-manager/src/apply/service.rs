@@ -4,11 +4,12 @@ use super::{Context, address::Allocation, check_version, handout, port, validate
 use crate::{
     ErrorKind, ManagerError, Outcome, Response,
     state::{
-        Address, JobStatus, Port, PublishMode, Service, ServiceMode, State, Task, UpdateStatus,
+        Address, JobStatus, Port, PublishMode, Service, ServiceMode, State, Task, TaskState,
+        UpdateStatus,
     },
 };
 use mesh_api::engine;
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 /// The [rules](crate::command::RULES) from which on tasks that are as a new spec asks for stay.
 const ALIKE_STAY: u32 = 12;
@@ -141,7 +142,7 @@ pub(super) fn replace_spec(
         job.iteration += 1;
         job.last_execution = cx.time;
         service.spec_version = cx.index;
-    } else if makes_tasks_outdated(&old, &service) {
+    } else if makes_tasks_outdated(&old, &service, cx.rules) {
         service.spec_version = cx.index;
         let has_tasks = state.tasks_of_service(&old.id).any(|t| t.is_wanted());
         service.update = has_tasks.then(|| UpdateStatus {
@@ -166,31 +167,24 @@ pub(super) fn replace_spec(
     Ok(())
 }
 
-/// Tasks that are as the service's new ones would be are of its version from now on: they stay. So the rollback of an update
-/// that was half done replaces those that it had got to.
+/// Tasks that run, as the service's new ones would, are of its version from now on: they stay. So the rollback of an update that
+/// was half done replaces those that it had got to. Those that do not run may never do so, and an update waits for those of
+/// its version: they take their turn, after those that run and are out of date.
 fn keep_alike(state: &mut State, cx: &Context, service: &Service) {
     let template = service.spec.task_template.as_ref().map(essence);
     let template = template.unwrap_or_default();
     // Tasks share what they were made of: each is compared once.
-    let mut compared: Vec<(&Arc<engine::TaskSpec>, bool)> = Vec::new();
+    let mut compared: HashMap<*const engine::TaskSpec, bool> = HashMap::new();
     let mut alike = Vec::new();
     for task in state.tasks_of_service(&service.id) {
-        let is_live = task.is_wanted() && !task.status.state.is_terminal();
-        if !is_live || !is_attached_alike(state, service, task) {
+        let runs = task.status.state == TaskState::Running && !task.status.unhealthy;
+        let is_dirty = task.spec_version != service.spec_version;
+        let may_stay = task.is_wanted() && runs && is_dirty;
+        if !may_stay || !is_attached_alike(state, service, task) {
             continue;
         }
-        let known = compared
-            .iter()
-            .find(|(spec, _)| Arc::ptr_eq(spec, &task.spec));
-        let is_alike = match known {
-            Some((_, is_alike)) => *is_alike,
-            None => {
-                let is_alike = essence(&task.spec) == template;
-                compared.push((&task.spec, is_alike));
-                is_alike
-            }
-        };
-        if is_alike {
+        let known = compared.entry(Arc::as_ptr(&task.spec));
+        if *known.or_insert_with(|| essence(&task.spec) == template) {
             alike.push(task.clone());
         }
     }
@@ -212,6 +206,13 @@ fn is_attached_alike(state: &State, service: &Service, task: &Task) -> bool {
     let attachments = attachments.map(|at| (&at.network_id, at.aliases.as_slice()));
     attachments.eq(ingress.into_iter().chain(networks))
         && host_ports(service).eq(task.host_ports.iter().copied())
+        && is_on_host(&task.spec) == service.spec.task_template.as_ref().is_some_and(is_on_host)
+}
+
+/// Whether tasks of a template are on the network of their node, which is none of the cluster's.
+fn is_on_host(template: &engine::TaskSpec) -> bool {
+    let mut networks = template.networks.iter().flatten();
+    networks.any(|network| network.target.as_deref() == Some(HOST_NETWORK))
 }
 
 /// What of a template makes tasks be out of date where it differs.
@@ -246,8 +247,12 @@ fn after_change(before: UpdateStatus, time: i64) -> Option<UpdateStatus> {
 
 /// Whether tasks made from the old spec have to be replaced. Placement does not count: tasks that no longer
 /// fit are the orchestrator's.
-fn makes_tasks_outdated(old: &Service, new: &Service) -> bool {
+fn makes_tasks_outdated(old: &Service, new: &Service, rules: u32) -> bool {
     let template = |s: &Service| s.spec.task_template.as_ref().map(essence);
+    let on_host = |s: &Service| s.spec.task_template.as_ref().is_some_and(is_on_host);
+    if rules >= ALIKE_STAY && on_host(old) != on_host(new) {
+        return true;
+    }
     template(old).unwrap_or_default() != template(new).unwrap_or_default()
         || old.networks != new.networks
         || !host_ports(old).eq(host_ports(new))

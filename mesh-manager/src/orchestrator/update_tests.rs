@@ -391,6 +391,83 @@ fn tasks_stay_where_all_is_as_they_were_made_of() {
     }
 }
 
+/// What of the old version waits for room would use up the parallelism for ever.
+#[test]
+fn a_rollback_waits_for_no_task_that_finds_no_room() {
+    let mut world = World::new(&["n1", "n2"]);
+    let mut wanted = spec(3, json!({"Delay": 100 * SECOND}), json!({}));
+    let placement = json!({"MaxReplicas": 1});
+    template(&mut wanted).placement = serde_json::from_value(placement).unwrap();
+    let id = world.service(wanted).unwrap();
+    world.work();
+    let running = |world: &World| -> Vec<String> {
+        let tasks = world.wanted(&id).into_iter();
+        let tasks = tasks.filter(|t| t.status.state == TaskState::Running);
+        tasks.map(|t| t.id.clone()).collect()
+    };
+    let old = running(&world);
+    assert_eq!(old.len(), 2);
+    world.force_update(&id);
+    world.work();
+    assert_eq!(clean(&world, &id).len(), 1, "half done");
+    let service = world.state.service(&id).unwrap().clone();
+    let rollback = Command::UpdateService {
+        id: id.clone(),
+        version: service.meta.version,
+        spec: service.previous_spec.clone().unwrap(),
+        registry_auth: None,
+        rollback: true,
+    };
+    world.call(rollback).unwrap();
+    for _ in 0..6 {
+        world.work();
+        world.now += 10 * SECOND;
+    }
+    assert_eq!(clean(&world, &id).len(), 2, "all that run");
+    let kept = running(&world).iter().filter(|id| old.contains(id)).count();
+    assert_eq!(kept, 1);
+}
+
+/// To have no network and to be on the node's own is not the same, though neither is one of the cluster's.
+#[test]
+fn who_goes_to_the_nodes_own_network_is_replaced() {
+    for between in [None, Some("other")] {
+        let mut world = World::new(&["n1"]);
+        let id = world.service(spec(2, json!({}), json!({}))).unwrap();
+        world.work();
+        let old: Vec<String> = world.wanted(&id).iter().map(|t| t.id.clone()).collect();
+        let before = world.state.service(&id).unwrap().spec.clone();
+        if let Some(image) = between {
+            let edit = |spec: &mut engine::ServiceSpec| {
+                let container = template(spec).container_spec.as_mut().unwrap();
+                container.image = Some(image.to_owned());
+            };
+            world.edit(&id, edit).unwrap();
+        }
+        let there = |spec: &mut engine::ServiceSpec| *spec = on(before.clone(), &["host"]);
+        world.edit(&id, there).unwrap();
+        world.work();
+        assert_eq!(clean(&world, &id).len(), 2);
+        let is_old = |task: &&Task| old.contains(&task.id);
+        assert_eq!(world.wanted(&id).into_iter().filter(is_old).count(), 0);
+    }
+}
+
+#[test]
+fn what_is_up_to_date_is_left_as_it_is() {
+    let mut world = World::new(&["n1"]);
+    let id = world.service(spec(2, json!({}), json!({}))).unwrap();
+    world.work();
+    let versions = |world: &World| -> Vec<u64> {
+        let tasks = world.wanted(&id).into_iter().take(2);
+        tasks.map(|task| task.meta.version).collect()
+    };
+    let before = versions(&world);
+    world.scale(&id, 3);
+    world.work();
+    assert_eq!((versions(&world), world.wanted(&id).len()), (before, 3));
+}
+
 #[test]
 fn by_older_rules_all_tasks_were_replaced() {
     for (rules, kept) in [(11, 0), (12, 2)] {
