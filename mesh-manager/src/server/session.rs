@@ -278,7 +278,8 @@ async fn receive(
             }
         };
         core.hear(&session.node_id);
-        if core.store.read().rules() >= GENERIC_RESOURCES
+        if told.unheard.is_some()
+            && core.store.read().rules() >= GENERIC_RESOURCES
             && let Some(hello) = told.unheard.take()
             && let Err(refusal) = describe(core, caller, hello, &mut told).await
         {

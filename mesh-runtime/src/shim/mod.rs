@@ -1,10 +1,10 @@
 //! The shim: one small process per container.
 //!
 //! It is a program of its own, `mesh-shim`: of a program as large as the agent, each task would hold the tables that
-//! the dynamic linker writes, and the pages around all that is called. It is started by the agent, forks once so that it belongs to nobody, has libcontainer make the
-//! container in a helper process of its own (which keeps libcontainer's memory out of the shim),
-//! and then serves its control socket, copies the command's output to the log and waits for the
-//! command to end. It never starts a thread and links no asynchronous runtime into its life.
+//! the dynamic linker writes, and the pages around all that is called. It is started by the agent, forks once so that
+//! it belongs to nobody, has libcontainer make the container in a helper process of its own (which keeps libcontainer's
+//! memory out of the shim), and then serves its control socket, copies the command's output to the log and waits for
+//! the command to end. It never starts a thread and links no asynchronous runtime into its life.
 
 mod console;
 mod diagnose;
