@@ -3,6 +3,17 @@
 use super::{Group, Inputs, Plan, stop::nanos};
 use crate::state::{Service, Task, TaskState};
 use mesh_api::{deadline, human::go_duration};
+use std::time::Duration;
+
+/// Whether updates of `service` have a deadline.
+pub(super) fn is_set(service: &Service) -> bool {
+    of(service).is_some()
+}
+
+fn of(service: &Service) -> Option<Duration> {
+    // Labels were checked when they came in.
+    deadline::of(service.spec.labels.as_ref()).ok().flatten()
+}
 
 /// Why an update of `service` stands still, or `None`: it has no deadline, or has time left. Then it is looked at again when
 /// that is over. Time does not count that the update itself lets pass: `pause`, in nanoseconds, after each start, and all before a
@@ -15,8 +26,7 @@ pub(super) fn cause(
     inputs: &Inputs<'_>,
     plan: &mut Plan,
 ) -> Option<String> {
-    // Labels were checked when they came in.
-    let deadline = deadline::of(service.spec.labels.as_ref()).ok().flatten()?;
+    let deadline = of(service)?;
     let is_new = |task: &&Task| task.spec_version == service.spec_version;
     let tasks = groups.iter().flat_map(|g| g.live.iter().chain(&g.history));
     let new: Vec<&Task> = tasks.copied().filter(is_new).collect();

@@ -52,13 +52,14 @@ impl<'a> Group<'a> {
         !self.is_retired && (has_tasks || self.is_finished || self.is_complete)
     }
 
+    /// All that there are of it.
+    pub(super) fn tasks(&self) -> impl Iterator<Item = &'a Task> {
+        self.live.iter().chain(&self.history).copied()
+    }
+
     /// The newest task of all.
     pub(super) fn newest(&self) -> Option<&'a Task> {
-        self.live
-            .iter()
-            .chain(&self.history)
-            .copied()
-            .max_by_key(|t| (t.meta.created_at, &t.id))
+        self.tasks().max_by_key(|t| (t.meta.created_at, &t.id))
     }
 
     /// Removes the replica: its tasks stop and leave no history.
@@ -68,7 +69,10 @@ impl<'a> Group<'a> {
             stop::stop(state, task, TaskState::Remove, plan);
         }
         for task in &self.history {
-            stop::desire(task, TaskState::Remove, plan);
+            // One that still drains is told to stop first.
+            if task.desired > TaskState::Running || task.status.state.is_terminal() {
+                stop::desire(task, TaskState::Remove, plan);
+            }
         }
     }
 

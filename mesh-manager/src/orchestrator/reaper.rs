@@ -7,7 +7,7 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
-/// Tasks kept per slot if the cluster does not say.
+/// Tasks kept per slot if the cluster does not say. A negative limit is none.
 const DEFAULT_HISTORY: usize = 5;
 
 pub(super) fn plan(state: &State, service_id: &str, inputs: &Inputs<'_>, plan: &mut Plan) {
@@ -32,7 +32,9 @@ pub(super) fn plan(state: &State, service_id: &str, inputs: &Inputs<'_>, plan: &
         .cluster()
         .and_then(|c| c.spec.orchestration.as_ref())
         .and_then(|o| o.task_history_retention_limit)
-        .map_or(DEFAULT_HISTORY, |l| usize::try_from(l).unwrap_or(0));
+        .map_or(DEFAULT_HISTORY, |l| {
+            usize::try_from(l).unwrap_or(usize::MAX)
+        });
     let limit = restart::history_needed(service).unwrap_or(configured);
     // What an update replaces counts for its failure ratio, and stays as long.
     let least = if update::is_running(service) { 2 } else { 1 };

@@ -156,7 +156,9 @@ pub(super) fn plan(
         // The last task ended earlier and was not replaced: finished, unless the spec changed.
         if let Some(newest) = group.newest() {
             let has_ended = newest.status.state.is_terminal() || newest.status.unhealthy;
-            group.is_finished = has_ended && !should_restart(service, group, newest, now);
+            // As it was decided when it ended: the window's end is no reason to begin again.
+            let then = inputs.at(newest.meta.updated_at);
+            group.is_finished = has_ended && !should_restart(service, group, newest, then);
         }
         return;
     }

@@ -185,29 +185,37 @@ fn restarts_are_counted_within_the_window() {
             runs += 1;
         }
         assert_eq!(runs, starts, "{first} {later} {window:?}");
+        // Whatever happens once the window is over.
+        let left = world.wanted(&id).len();
+        world.now += 600 * SECOND;
+        world.settle();
+        assert_eq!(world.wanted(&id).len(), left, "{first} {later} {window:?}");
     }
 }
 
 #[test]
 fn history_is_cut_to_the_limit() {
-    let mut world = World::new(&["n1"]);
-    let mut spec = replicated("web", 2);
-    restart(&mut spec, Condition::ANY, 0, None);
-    let id = world.service(spec).unwrap();
-    for _ in 0..9 {
+    for (limit, kept) in [(None, 5), (Some(2), 2), (Some(0), 1), (Some(-1), 10)] {
+        let mut world = World::new(&["n1"]);
+        let mut cluster = world.state.cluster().unwrap().clone();
+        let orchestration = cluster.spec.orchestration.get_or_insert_default();
+        orchestration.task_history_retention_limit = limit;
+        world.state.put_cluster(cluster);
+        let mut spec = replicated("web", 2);
+        restart(&mut spec, Condition::ANY, 0, None);
+        let id = world.service(spec).unwrap();
+        for _ in 0..9 {
+            world.work();
+            let task = world.wanted(&id)[0].id.clone();
+            world.report(&task, TaskState::Failed);
+        }
         world.work();
-        let task = world.wanted(&id)[0].id.clone();
-        world.report(&task, TaskState::Failed);
+        let of_slot = |slot| {
+            let tasks = world.state.tasks_of_service(&id);
+            tasks.filter(|t| t.slot == slot).count()
+        };
+        assert_eq!((of_slot(1), of_slot(2)), (kept, 1), "{limit:?}");
     }
-    world.work();
-    let of_slot = |slot| {
-        world
-            .state
-            .tasks_of_service(&id)
-            .filter(|t| t.slot == slot)
-            .count()
-    };
-    assert_eq!((of_slot(1), of_slot(2)), (5, 1));
 }
 
 #[test]
@@ -313,6 +321,30 @@ fn nobody_is_stopped_before_the_nodes_know() {
             .tasks_of_service(&id)
             .all(|t| t.desired == TaskState::Remove)
     );
+}
+
+#[test]
+fn a_replica_that_is_given_up_while_it_drains_is_told_no_earlier() {
+    let mut world = World::new(&["n1"]);
+    let id = world.service(replicated("web", 2)).unwrap();
+    world.work();
+    world.acknowledge = false;
+    world.force_update(&id);
+    world.settle();
+    let mut tasks = world.state.tasks_of_service(&id);
+    let draining = tasks.find(|t| t.drained_at.is_some()).unwrap().id.clone();
+    drop(tasks);
+    world.scale(&id, 1);
+    world.settle();
+    let desired = |world: &World| world.state.task(&draining).map(|t| t.desired);
+    assert_eq!(desired(&world), Some(TaskState::Running));
+    world.acknowledge = true;
+    world.now += SECOND;
+    world.settle();
+    assert_eq!(desired(&world), Some(TaskState::Remove));
+    world.work();
+    assert_eq!(desired(&world), None);
+    assert_eq!(world.wanted(&id).len(), 1);
 }
 
 #[test]

@@ -90,6 +90,12 @@ pub(super) fn plan(
     let settings = Settings::of(service, is_rollback);
     let groups: Vec<&Group<'_>> = groups.iter().filter(|g| !g.is_retired).collect();
     let is_dirty = |task: &Task| task.spec_version != service.spec_version;
+    // What failed here is tolerated: the restart policy goes on with that replica, and the update with the others.
+    let had_its_turn = |group: &Group<'_>| {
+        group
+            .tasks()
+            .any(|task| failed_early(service, settings, inputs, task))
+    };
     let is_running = is_running(service);
     if is_running && has_failed(service, &groups, settings, inputs) {
         let reason = "failure or early termination of task";
@@ -97,12 +103,15 @@ pub(super) fn plan(
         return;
     }
 
-    let mut in_progress = 0;
+    let (mut in_progress, mut retried) = (0, 0);
     let mut latest_start = i64::MIN;
     let mut dirty: Vec<&Group<'_>> = Vec::new();
     for group in &groups {
         if group.is_refilled {
-            in_progress += 1;
+            match had_its_turn(group) {
+                true => retried += 1,
+                false => in_progress += 1,
+            }
             continue;
         }
         let clean = group.live.iter().rfind(|t| !is_dirty(t));
@@ -120,6 +129,8 @@ pub(super) fn plan(
                     in_progress += 1;
                 }
             }
+            // The task that it is to replace would make one more than the settings allow.
+            Some(_) if !has_dirty && had_its_turn(group) => retried += 1,
             Some(_) => in_progress += 1,
             None if has_dirty => {
                 keep_one(state, group, plan);
@@ -128,7 +139,9 @@ pub(super) fn plan(
             None => {}
         }
     }
-    if dirty.is_empty() && (in_progress == 0 || !is_running) {
+    // With a deadline, the last ones have to run by then.
+    let is_awaited = in_progress > 0 || retried > 0 && deadline::is_set(service);
+    if dirty.is_empty() && (!is_awaited || !is_running) {
         if is_running {
             complete(service, is_rollback, latest_start, settings, inputs, plan);
         }
@@ -155,11 +168,15 @@ pub(super) fn plan(
             return;
         }
     }
-    let room = match settings.parallelism {
+    let mut room = match settings.parallelism {
         0 => dirty.len(),
         parallelism => parallelism.saturating_sub(in_progress),
     };
-    for group in dirty.into_iter().take(room) {
+    dirty.sort_by_key(|group| had_its_turn(group));
+    for group in dirty {
+        if room == 0 {
+            break;
+        }
         if settings.start_first {
             match restart::retry_at(service, group, inputs) {
                 Some(at) if inputs.now < at => {
@@ -178,6 +195,7 @@ pub(super) fn plan(
             let ready = TaskState::Ready;
             plan.push(restart::replacement(service, &group.key, ready, None));
         }
+        room -= 1;
     }
 }
 
@@ -192,6 +210,27 @@ fn keep_one(state: &State, group: &Group<'_>, plan: &mut Plan) {
     }
 }
 
+/// When the update began, or was tried again; nanoseconds since the epoch.
+fn begun(service: &Service, inputs: &Inputs<'_>) -> i64 {
+    let update = service.update.as_ref();
+    update.map_or(0, |update| inputs.at(update.started_at))
+}
+
+/// Whether it is a new task that ended within the monitor period. What failed before a paused update was tried again does not
+/// count.
+fn failed_early(service: &Service, settings: Settings, inputs: &Inputs<'_>, task: &Task) -> bool {
+    let ended = task.meta.updated_at;
+    task.spec_version == service.spec_version
+        && ended >= begun(service, inputs)
+        && matches!(
+            task.status.state,
+            TaskState::Failed | TaskState::Rejected | TaskState::Complete
+        )
+        && task
+            .running_since
+            .is_none_or(|since| ended - since < settings.monitor)
+}
+
 /// Whether more new tasks failed within the monitor period than is allowed, of the replicas that had to be replaced.
 fn has_failed(
     service: &Service,
@@ -202,22 +241,7 @@ fn has_failed(
     if settings.action == Action::Continue {
         return false;
     }
-    let since = service
-        .update
-        .as_ref()
-        .map_or(0, |u| inputs.at(u.started_at));
-    let failed_early = |task: &&&Task| {
-        task.spec_version == service.spec_version
-            // What failed before a paused update was tried again does not count.
-            && task.meta.updated_at >= since
-            && matches!(
-                task.status.state,
-                TaskState::Failed | TaskState::Rejected | TaskState::Complete
-            )
-            && task
-                .running_since
-                .is_none_or(|s| task.meta.updated_at - s < settings.monitor)
-    };
+    let since = begun(service, inputs);
     // One that was out of date when the update began, or when it was tried again. What was replaced stays in the history as
     // long as the update goes on, unless tasks of its slot have failed since: such a slot counts anyway.
     let was_dirty = |task: &Task, is_live: bool| {
@@ -226,10 +250,8 @@ fn has_failed(
     let (mut failures, mut dirty) = (0_u32, 0_u32);
     for group in groups {
         let has_failed = group
-            .live
-            .iter()
-            .chain(&group.history)
-            .any(|t| failed_early(&t));
+            .tasks()
+            .any(|task| failed_early(service, settings, inputs, task));
         let is_dirty = group.live.iter().any(|t| was_dirty(t, true))
             || group.history.iter().any(|t| was_dirty(t, false));
         failures += u32::from(has_failed);

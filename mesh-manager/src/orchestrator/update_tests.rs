@@ -214,6 +214,49 @@ fn a_short_history_leaves_the_ratio_as_it_is() {
     }
 }
 
+#[test]
+fn what_cannot_start_holds_up_no_other_replica() {
+    for (is_rollback, ongoing) in [(false, Update::UPDATING), (true, Update::ROLLBACK_STARTED)] {
+        for settings in [
+            json!({"FailureAction": "continue"}),
+            json!({"FailureAction": "continue", "Order": "start-first"}),
+            json!({"MaxFailureRatio": 0.5}),
+            json!({"MaxFailureRatio": 0.5, "Order": "start-first"}),
+        ] {
+            let (mut world, id) = begun(is_rollback, 4, &settings);
+            let case = format!("{settings}, rollback: {is_rollback}");
+            for _ in 0..20 {
+                world.settle();
+                let version = world.state.service(&id).unwrap().spec_version;
+                let wanted = world.wanted(&id).into_iter();
+                let new = wanted.filter(|t| t.spec_version == version && t.running_since.is_none());
+                let new: Vec<(String, u64)> = new.map(|t| (t.id.clone(), t.slot)).collect();
+                for (task, slot) in new {
+                    match slot {
+                        1 => world.report(&task, TaskState::Rejected),
+                        _ => world.report(&task, TaskState::Running),
+                    }
+                }
+                // Who was told to stop does.
+                let tasks = world.state.tasks_of_service(&id);
+                let told = tasks
+                    .filter(|t| t.desired >= TaskState::Shutdown && !t.status.state.is_terminal());
+                let told: Vec<String> = told.map(|t| t.id.clone()).collect();
+                for task in told {
+                    world.report(&task, TaskState::Shutdown);
+                }
+                world.now += SECOND;
+            }
+            let slots: Vec<u64> = clean(&world, &id).iter().map(|t| t.slot).collect();
+            assert_eq!(slots, [2, 3, 4], "{case}");
+            // The old task of the first replica still runs.
+            let is_kept = settings["Order"] == "start-first";
+            let is_over = status(&world, &id) != Some(ongoing);
+            assert_eq!(is_over, !is_kept, "{case}");
+        }
+    }
+}
+
 /// How an update that has got so far is taken back.
 #[derive(Debug, Clone, Copy)]
 enum Back {

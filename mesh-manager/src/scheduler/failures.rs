@@ -18,7 +18,8 @@ impl<'a> Failures<'a> {
         let is_recent_failure = |t: &&Task| {
             matches!(t.status.state, TaskState::Failed | TaskState::Rejected)
                 && !t.has_lost_its_node()
-                && now - t.status.timestamp < FAILURE_WINDOW
+                // By a manager's clock: the node's may be wrong.
+                && now.saturating_sub(t.meta.updated_at) < FAILURE_WINDOW
         };
         let mut by_node = BTreeMap::new();
         let failed = state.tasks_of_service(service_id).filter(is_recent_failure);
