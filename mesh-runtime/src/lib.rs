@@ -14,6 +14,7 @@ mod cgroup;
 mod error;
 mod fds;
 mod oci;
+pub mod pages;
 mod runtime;
 mod shim;
 mod spec;

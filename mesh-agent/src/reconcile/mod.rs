@@ -244,7 +244,7 @@ impl Reconciler {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let wake = Arc::clone(&self.wake);
         let mut leaving: Option<oneshot::Sender<Result<()>>> = None;
-        let mut in_session = true;
+        let (mut in_session, mut begins) = (true, true);
         self.publish();
         loop {
             tokio::select! {
@@ -269,11 +269,16 @@ impl Reconciler {
             if wanted.revision == 0 && leaving.is_none() {
                 continue;
             }
-            if let Err(error) = self.pass(&wanted).await {
-                tracing::error!(
+            match self.pass(&wanted).await {
+                Ok(()) if begins => {
+                    begins = false;
+                    give_back_memory();
+                }
+                Ok(()) => {}
+                Err(error) => tracing::error!(
                     error = format!("{error:#}"),
                     "reconciling failed, trying again"
-                );
+                ),
             }
             if self.known.is_empty()
                 && let Some(reply) = leaving.take()
@@ -292,16 +297,19 @@ fn open_datapath(shared: &SharedDatapath, config: &mesh_datapath::Config) -> Res
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     if slot.is_none() {
         *slot = Some(Datapath::open(config)?);
-        give_back_memory();
     }
     Ok(())
 }
 
-/// Reading the eBPF programs takes megabytes for a moment, which leave gaps all over the heap: the allocator by itself gives
-/// back only what is free at its end.
+/// Gives back what only the start needed. Reading the eBPF programs takes megabytes for a moment, which leave gaps all over
+/// the heap: the allocator by itself gives back only what is free at its end.
 fn give_back_memory() {
     // SAFETY: takes a number, the bytes to keep at the heap's end.
     unsafe { libc::malloc_trim(0) };
+    if let Err(error) = mesh_runtime::pages::release() {
+        // Only memory is at stake.
+        tracing::debug!(%error, "pages of the program stay");
+    }
 }
 
 impl Reconciler {

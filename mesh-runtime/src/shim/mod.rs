@@ -14,7 +14,6 @@ mod init;
 mod launch;
 mod leaf;
 mod log;
-mod pages;
 mod root;
 mod serve;
 

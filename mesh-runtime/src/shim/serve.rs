@@ -13,10 +13,10 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use super::execs::Execs;
 use super::log::LogWriter;
-use super::{Shim, launch, pages, ready, refused};
+use super::{Shim, launch, ready, refused};
 use crate::runtime::{ContainerState, ExitStatus};
 use crate::wire::{self, ExitRecord, Failure, Reply, Request};
-use crate::{cgroup, fds};
+use crate::{cgroup, fds, pages};
 
 /// Longest request line; an exec's environment may be large.
 const MAX_REQUEST: usize = 4 << 20;

@@ -1,7 +1,7 @@
-//! The pages of the program's files that the shim has mapped.
+//! The pages of the program's files that a process has mapped.
 //!
-//! Whatever is called brings in all that the page cache has around it, 64 KiB at a time. Most of what is called is called
-//! once, to make and start the container; the loop that the shim then spends its life in is a small part.
+//! Whatever is called brings in all that the page cache has around it, 64 KiB and more at a time. Most of what is called is
+//! called once, to start: a container by the shim, the node by the agent. What either then spends its life in is a small part.
 
 use std::ffi::{c_int, c_void};
 use std::io;
@@ -11,7 +11,7 @@ use std::io;
 ///
 /// # Errors
 /// When the kernel refuses it for one of them; the others are given back.
-pub(super) fn release() -> io::Result<()> {
+pub fn release() -> io::Result<()> {
     let mut refused: Option<io::Error> = None;
     // SAFETY: `of_object` is what the function calls, and takes the pointer for what it is: it outlives the call.
     unsafe { libc::dl_iterate_phdr(Some(of_object), (&raw mut refused).cast()) };
