@@ -536,3 +536,46 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openraft::{CommittedLeaderId, EntryPayload, storage::RaftLogStorageExt};
+    use std::sync::mpsc;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_key_is_kept_while_a_record_of_it_is_on_its_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("raft.redb");
+        let mut log = LogStore::create(&path, &Machine::Own, &Unlock::default()).unwrap();
+        // The file is taken: an entry is encrypted, and waits.
+        let (let_go, taken) = mpsc::channel::<()>();
+        let (holding, other) = (log.clone(), log.clone());
+        let hold = move |_: &redb::WriteTransaction| Ok(taken.recv()?);
+        let holding = tokio::spawn(async move { holding.write(hold).await.unwrap() });
+        let appending = tokio::spawn(async move {
+            let entry = Entry {
+                log_id: LogId::new(CommittedLeaderId::new(1, 1), 1),
+                payload: EntryPayload::Blank,
+            };
+            let mut other = other;
+            other.blocking_append([entry]).await.unwrap();
+        });
+        while log.sealing.try_write().is_ok() {
+            tokio::task::yield_now().await;
+        }
+        log.sealer().renew(0).unwrap();
+        let other = log.clone();
+        let forgetting = tokio::spawn(async move { other.try_forget_old_keys().await.unwrap() });
+        // Until it waits, as it has to.
+        while log.sealing.try_read().is_ok() && !forgetting.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        let_go.send(()).unwrap();
+        for task in [holding, appending, forgetting] {
+            task.await.unwrap();
+        }
+        assert!(log.sealer().has_old());
+        assert_eq!(log.try_get_log_entries(0..).await.unwrap().len(), 1);
+    }
+}
