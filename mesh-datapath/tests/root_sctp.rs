@@ -8,12 +8,15 @@ use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd as _, OwnedFd},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     thread,
 };
 
 use common::{
-    LAN_V6, Node, Ns, OVERLAY_V6, PATIENCE, SILENCE,
+    LAN_V6, Node, Ns, OVERLAY_V6, PATIENCE, SILENCE, both,
     pair::{CLIENT, N1, N2, Pair, TARGET, VIP, VIP_FAR},
     six,
 };
@@ -90,13 +93,18 @@ impl Raw {
         sendto(self.0.as_raw_fd(), &packet.bytes(), &to, MsgFlags::empty()).expect("sent");
     }
 
-    /// The next packet and where it is from; `None` if none comes. Not what a kernel that has SCTP answers to raw sockets'
-    /// packets, whose checksum may be left for a device to complete.
-    fn receive(&self) -> Option<(Packet, IpAddr)> {
+    /// The next packet to a port and where it is from; `None` if none comes. Not what a kernel that has SCTP answers to raw
+    /// sockets' packets, whose checksum may be left for a device to complete.
+    fn receive(&self, port: u16) -> Option<(Packet, IpAddr)> {
         loop {
             let (packet, from) = self.receive_any()?;
-            if packet.get(HEADER) != Some(&ABORT) {
-                return Some((Packet::parse(&packet).expect("a right checksum"), from));
+            if packet.get(HEADER) == Some(&ABORT) {
+                continue;
+            }
+            let packet = Packet::parse(&packet).expect("a right checksum");
+            // Clients and servers of a namespace see the packets of one another.
+            if packet.to == port {
+                return Some((packet, from));
             }
         }
     }
@@ -118,8 +126,7 @@ impl Raw {
 fn serve(ns: &Ns, name: &'static str, ipv6: bool) {
     let socket = Raw::open(ns, ipv6);
     std::thread::spawn(move || {
-        while let Some((asked, client)) = socket.receive() {
-            assert_eq!(asked.to, TARGET);
+        while let Some((asked, client)) = socket.receive(TARGET) {
             let answer = Packet {
                 from: asked.to,
                 to: asked.from,
@@ -130,27 +137,30 @@ fn serve(ns: &Ns, name: &'static str, ipv6: bool) {
     });
 }
 
-/// Flows to a port of an address: who answered them.
-fn ask(ns: &Ns, to: IpAddr, port: u16) -> BTreeSet<String> {
+/// Flows to a port of an address, each from a port of its own: who answered them.
+fn ask(ns: &Ns, to: IpAddr, port: u16) -> Result<BTreeSet<String>, String> {
+    static FROM: AtomicU16 = AtomicU16::new(30_000);
     let socket = Raw::open(ns, to.is_ipv6());
     let patience = TimeVal::new(PATIENCE.as_secs().cast_signed(), 0);
     setsockopt(&socket.0, ReceiveTimeout, &patience).expect("a time-out");
     let mut names = BTreeSet::new();
     for flow in 0..40 {
         let asked = Packet {
-            from: 30_000 + flow,
+            from: FROM.fetch_add(1, Ordering::Relaxed),
             to: port,
-            rest: vec![b'?'; usize::from(flow) * 33],
+            rest: vec![b'?'; flow * 33],
         };
         socket.send(&asked, to);
-        let (answer, from) = socket.receive().expect("an answer");
+        let (answer, from) = socket
+            .receive(asked.from)
+            .ok_or_else(|| format!("no answer to flow {flow}"))?;
         assert_eq!((from, answer.from, answer.to), (to, port, asked.from));
         let text = String::from_utf8(answer.rest).expect("text");
         let (name, rest) = text.split_once(' ').expect("a name");
         assert_eq!(rest.as_bytes(), asked.rest);
         names.insert(name.to_owned());
     }
-    names
+    Ok(names)
 }
 
 /// `web` is published on port 80 of SCTP as well.
@@ -170,17 +180,30 @@ fn published(xdp: XdpMode) -> Pair {
 
 fn run(xdp: XdpMode) {
     let pair = published(xdp);
-    let both = BTreeSet::from(["far", "near"].map(str::to_owned));
+    let all = BTreeSet::from(["far", "near"].map(str::to_owned));
     for ipv6 in [false, true] {
         serve(&pair.near.ns, "near", ipv6);
         serve(&pair.far.ns, "far", ipv6);
-        for node in [N1, N2] {
-            let to = if ipv6 {
-                six(LAN_V6, node).into()
-            } else {
-                IpAddr::from(node)
-            };
-            assert_eq!(ask(&pair.client, to, 80), both, "{to}: {}", pair.counters());
+        let own = if ipv6 {
+            IpAddr::V6(Ipv6Addr::LOCALHOST)
+        } else {
+            IpAddr::V4(Ipv4Addr::LOCALHOST)
+        };
+        let [first, second] = [N1, N2].map(|node| both(LAN_V6, node)[usize::from(ipv6)]);
+        let vip = both(OVERLAY_V6, VIP)[usize::from(ipv6)];
+        let (client, n1, task) = (&pair.client, &pair.nodes[0].ns, &pair.near.ns);
+        for (what, ns, to, port) in [
+            ("client", client, first, 80),
+            ("client", client, second, 80),
+            ("own process", n1, own, 80),
+            ("own process", n1, first, 80),
+            ("own process", n1, second, 80),
+            ("task", task, first, 80),
+            ("task", task, vip, TARGET),
+        ] {
+            let asked = format!("{what}, {to}");
+            let names = ask(ns, to, port).unwrap_or_else(|why| pair.fail(&asked, &why));
+            assert_eq!(names, all, "{asked}: {}", pair.counters());
         }
     }
 }
@@ -331,7 +354,7 @@ fn ports_that_find_no_room_keep_none_of_the_others_from_working() {
         published,
         target: TARGET,
     };
-    let both = BTreeSet::from(["far", "near"].map(str::to_owned));
+    let all = BTreeSet::from(["far", "near"].map(str::to_owned));
     for node in &mut pair.nodes {
         let web = node.desired.services.get_mut("web").expect("web");
         Arc::make_mut(web).ports.insert(published(SCTP, 80));
@@ -366,7 +389,7 @@ fn ports_that_find_no_room_keep_none_of_the_others_from_working() {
         node.apply();
         assert_eq!(left_out(node), [("ports", usize::from(MORE) + 1)]);
     }
-    assert_eq!(ask(&pair.client, N1.into(), 80), both);
+    assert_eq!(ask(&pair.client, N1.into(), 80), Ok(all.clone()));
     pair.both_answer(("late", &pair.client, N1.into(), LATE), 20);
     let late = Raw::open(&pair.client, false);
     let silence = TimeVal::new(SILENCE.as_secs().cast_signed(), 0);
@@ -377,11 +400,11 @@ fn ports_that_find_no_room_keep_none_of_the_others_from_working() {
         rest: Vec::new(),
     };
     late.send(&asked, N1.into());
-    assert_eq!(late.receive(), None, "a port without an entry");
+    assert_eq!(late.receive(asked.from), None, "a port without an entry");
     for node in &mut pair.nodes {
         node.desired.services.remove("filler");
         node.apply();
         assert_eq!(left_out(node), []);
     }
-    assert_eq!(ask(&pair.client, N1.into(), LATE), both);
+    assert_eq!(ask(&pair.client, N1.into(), LATE), Ok(all));
 }

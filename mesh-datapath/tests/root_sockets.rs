@@ -6,7 +6,7 @@ mod common;
 use std::{
     collections::BTreeSet,
     io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -16,7 +16,7 @@ use common::{
     Lan, Node, OVERLAY_V6, PATIENCE, Task,
     cgroup::Cgroup,
     introduce, service, six,
-    talk::{ask, call},
+    talk::{any, ask, call},
 };
 use mesh_datapath::{Datapath, OpenSocket, Subnet, XdpMode, namespace_cookie};
 
@@ -44,14 +44,6 @@ fn ways(address: Ipv4Addr) -> [IpAddr; 3] {
         address.to_ipv6_mapped().into(),
         over(address),
     ]
-}
-
-/// What a socket that talks to `peer` is bound to.
-fn any(peer: IpAddr) -> IpAddr {
-    match peer {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    }
 }
 
 struct World {
@@ -358,7 +350,8 @@ impl World {
         stream
     }
 
-    /// A task that leaves takes no new connection; connected sockets of one that has left are closed.
+    /// A task that leaves takes no new connection; connected sockets of one that has left are closed, and others ask one
+    /// that is there.
     fn leaving(&mut self) {
         let near = &self.near.ns;
         let connected = |vip| {
@@ -368,6 +361,15 @@ impl World {
             socket
         };
         let vips = || ways(VIP).into_iter().cycle().take(60);
+        let asking: Vec<UdpSocket> = vips()
+            .map(|vip| near.run(|| UdpSocket::bind((any(vip), 0)).expect("a socket")))
+            .collect();
+        let who = || -> BTreeSet<String> {
+            let asked = asking.iter().zip(vips());
+            let names = asked.map(|(socket, vip)| ask(socket, vip, PORT, b"x").expect("an answer"));
+            names.map(|seen| seen.name).collect()
+        };
+        assert_eq!(who(), BTreeSet::from(["far".into(), "near".into()]));
         let held: Vec<UdpSocket> = vips().map(connected).collect();
         let mut streams: Vec<TcpStream> = vips()
             .map(|vip| {
@@ -395,10 +397,10 @@ impl World {
         let datapath = self.nodes[0].datapath.as_ref().expect("open");
         let sockets = datapath.sockets().expect("the table");
         let list = || near.run(|| sockets.list()).expect("sockets");
-        let open = list();
+        let (open, free): (Vec<_>, Vec<_>) = list().into_iter().partition(|s| s.connected);
+        assert_eq!(free.len(), asking.len());
         let to_far = |s: &&OpenSocket| s.protocol == UDP && s.connected && s.backend == far;
         let udp = open.iter().filter(|s| s.protocol == UDP).count();
-        assert!(open.iter().all(|s| s.connected));
         assert_eq!(udp, held.len());
         assert_eq!(
             open.len() - udp,
@@ -445,6 +447,7 @@ impl World {
         assert_eq!(aborted.count(), orphans.len());
         let left = near.run(|| sockets.list()).expect("sockets");
         assert!(!left.iter().any(|s| to_far(&s)));
+        assert_eq!(who(), BTreeSet::from(["near".into()]));
     }
 
     fn end(mut self) {

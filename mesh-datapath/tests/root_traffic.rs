@@ -6,7 +6,6 @@ use std::{
     collections::BTreeSet,
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, TcpStream},
-    time::Instant,
 };
 
 use common::{
@@ -24,7 +23,7 @@ fn run(xdp: XdpMode) {
     virtual_addresses(&pair);
     pair.isolation(IpAddr::from);
     one_port_two_nodes(&pair);
-    restart(&mut pair);
+    pair.restart(N1.into());
     nothing_changes(&mut pair);
     end(pair);
 }
@@ -133,50 +132,6 @@ fn one_port_two_nodes(pair: &Pair) {
         "{result:?}"
     );
     assert_ne!(result.first(), result.get(1));
-}
-
-/// Connections live through a restart; the new process attaches nothing anew.
-fn restart(pair: &mut Pair) {
-    let before = open_flows(pair, "far");
-    let mut open = pair
-        .client
-        .run(|| TcpStream::connect((N1, 81)).expect("connect"));
-    open.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-    let mut buffer = [0; 256];
-    let greeting = open.read(&mut buffer).expect("greeting");
-    assert!(buffer[..greeting].starts_with(b"far "));
-    let mut talk = |what: &str| {
-        open.write_all(b"still there?").expect(what);
-        let length = open.read(&mut buffer).expect(what);
-        assert_eq!(&buffer[..length], b"still there?", "{what}");
-    };
-    talk("before");
-    assert_eq!(open_flows(pair, "far"), before + 1);
-    for node in &mut pair.nodes {
-        drop(node.datapath.take());
-    }
-    talk("with no process");
-    for node in &mut pair.nodes {
-        assert_eq!(node.apply(), mesh_datapath::Report::default());
-    }
-    talk("adopted");
-    drop(open);
-    let limit = Instant::now() + PATIENCE;
-    while open_flows(pair, "far") != before {
-        assert!(Instant::now() < limit, "the connection has been closed");
-        std::thread::yield_now();
-    }
-    pair.both_answer(("after the restart", &pair.client, N1.into(), 80), 20);
-}
-
-/// Flows that are open to the tasks of a service, both nodes together.
-fn open_flows(pair: &Pair, service: &str) -> u64 {
-    let nodes = pair.nodes.iter();
-    let loads = nodes.flat_map(|node| {
-        let datapath = node.datapath.as_ref().expect("open");
-        datapath.loads(Some(service)).expect("loads")
-    });
-    loads.map(|load| load.open).sum()
 }
 
 fn nothing_changes(pair: &mut Pair) {

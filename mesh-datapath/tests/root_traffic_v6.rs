@@ -17,7 +17,7 @@ use mesh_datapath::XdpMode;
 const LOCALHOST: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
 fn run(xdp: XdpMode) {
-    let pair = Pair::serving(xdp);
+    let mut pair = Pair::serving(xdp);
     let (client, near, n1) = (&pair.client, &pair.near.ns, &pair.nodes[0].ns);
     let mut before = BTreeSet::new();
     for to in [N1, N2].map(node) {
@@ -56,6 +56,7 @@ fn run(xdp: XdpMode) {
     pair.both_answer(("task to its own node", near, node(N1), 80), 20);
     virtual_addresses(&pair);
     pair.isolation(over);
+    pair.restart(node(N1));
 }
 
 fn own_processes(pair: &Pair) {

@@ -8,24 +8,24 @@ mod v4;
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     path::{Path, PathBuf},
 };
 
 use aya::maps::{Array, HashMap, MapData, MapInfo};
 use common::{
-    PATIENCE,
+    LAN_V6, OVERLAY_V6, PATIENCE, both,
     pair::{N1, Pair, TARGET, VIP},
     service,
-    talk::ask,
+    talk::{any, ask},
 };
 use mesh_common::{Addr, Published};
 use mesh_datapath::{Datapath, XdpMode};
 
-/// Flows of each kind.
-const FLOWS: usize = 24;
+/// Flows of each kind in each protocol.
+const FLOWS: usize = 12;
 
-/// Client flows to both tasks by way of the first node.
+/// Client flows to both tasks by way of the first node, in one of the protocols.
 struct Flows {
     to: SocketAddr,
     streams: Vec<TcpStream>,
@@ -33,7 +33,7 @@ struct Flows {
 }
 
 impl Flows {
-    fn open(address: Ipv4Addr, port: u16) -> Self {
+    fn open(address: IpAddr, port: u16) -> Self {
         let to = SocketAddr::from((address, port));
         let streams = (0..FLOWS).map(|_| {
             let mut stream = TcpStream::connect_timeout(&to, PATIENCE).expect("connect");
@@ -45,7 +45,7 @@ impl Flows {
             stream
         });
         let sockets = (0..FLOWS).map(|_| {
-            let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+            let socket = UdpSocket::bind((any(address), 0)).expect("bind");
             let seen = ask(&socket, to.ip(), to.port(), b"first").expect("an answer");
             (socket, seen.name)
         });
@@ -74,8 +74,8 @@ impl Flows {
 /// A pair with flows that began under another row than the current one.
 struct Old {
     pair: Pair,
-    outside: Flows,
-    inside: Flows,
+    outside: [Flows; 2],
+    inside: [Flows; 2],
 }
 
 impl Old {
@@ -87,8 +87,13 @@ impl Old {
             node.desired.services.insert("web".into(), web.into());
             node.apply();
         }
-        let outside = pair.client.run(|| Flows::open(N1, 80));
-        let inside = pair.near.ns.run(|| Flows::open(VIP, TARGET));
+        let outside = pair
+            .client
+            .run(|| both(LAN_V6, N1).map(|to| Flows::open(to, 80)));
+        let inside = pair
+            .near
+            .ns
+            .run(|| both(OVERLAY_V6, VIP).map(|to| Flows::open(to, TARGET)));
         for node in &mut pair.nodes {
             let web = service(80, TARGET, (4097, VIP), &[&pair.near, &pair.far]);
             node.desired.services.insert("web".into(), web.into());
@@ -125,9 +130,14 @@ impl Old {
             outside,
             inside,
         } = self;
-        pair.client.run(|| outside.go_on());
-        pair.near.ns.run(|| inside.go_on());
-        pair.both_answer(("a new flow", &pair.client, N1.into(), 80), 40);
+        pair.client
+            .run(|| outside.iter_mut().for_each(Flows::go_on));
+        pair.near
+            .ns
+            .run(|| inside.iter_mut().for_each(Flows::go_on));
+        for to in both(LAN_V6, N1) {
+            pair.both_answer(("a new flow", &pair.client, to, 80), 40);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use aya::programs::{Xdp, loaded_programs};
 use aya_obj::programs::XdpAttachType;
 use common::{
-    LAN_V6, Lan, Node, Ns, OVERLAY_V6, PATIENCE, chain,
+    LAN_V6, Lan, Node, Ns, OVERLAY_V6, PATIENCE, both, chain,
     pair::{CLIENT, N1, N2, Pair, TARGET},
     six,
 };
@@ -32,30 +32,39 @@ fn second_lan(xdp: XdpMode) {
     let node = &mut pair.nodes[0];
     lan.join_by(&node.ns, "eth1", "q-n1", SECOND, xdp == XdpMode::Native);
     node.desired.uplinks.insert(node.ns.index("eth1"));
-    node.desired.own_addresses.insert(SECOND.into());
+    let own = both(LAN_V6, SECOND);
+    node.desired.own_addresses.extend(own);
+    // Both LANs have one prefix of IPv6.
+    let neighbour = six(LAN_V6, NEIGHBOUR);
+    node.ns.sh(&format!("ip route add {neighbour} dev eth1"));
     let report = node.apply();
     assert_eq!(report.attached, if xdp == XdpMode::Native { 2 } else { 1 });
 
-    let (first, second) = (IpAddr::from(N1), IpAddr::from(SECOND));
-    for (ns, from, to) in [(&client, NEIGHBOUR, second), (&pair.client, CLIENT, first)] {
-        for seen in pair.both_answer(("client", ns, to, 80), 40) {
-            assert_eq!(seen.client, seen.local);
-            assert_eq!(seen.client.ip(), from);
+    for (ns, from, to) in [(&client, NEIGHBOUR, SECOND), (&pair.client, CLIENT, N1)] {
+        for (from, to) in both(LAN_V6, from).into_iter().zip(both(LAN_V6, to)) {
+            for seen in pair.both_answer(("client", ns, to, 80), 40) {
+                assert_eq!(seen.client, seen.local);
+                assert_eq!(seen.client.ip(), from);
+            }
+            let cases = [("client, far", ns, to, 81), ("client, near", ns, to, 80)];
+            pair.large(&cases);
+            pair.datagrams(&cases);
         }
-        let cases = [("client, far", ns, to, 81), ("client, near", ns, to, 80)];
-        pair.large(&cases);
-        pair.datagrams(&cases);
     }
     let near = &pair.near.ns;
-    pair.both_answer(("task to the second address", near, second, 80), 20);
+    for second in own {
+        pair.both_answer(("task to the second address", near, second, 80), 20);
+    }
 
     // And away again, link and all: nothing else is touched.
     let node = &mut pair.nodes[0];
     node.desired.uplinks.remove(&node.ns.index("eth1"));
-    node.desired.own_addresses.remove(&second);
+    node.desired.own_addresses.retain(|one| !own.contains(one));
     node.ns.sh("ip link del eth1");
     assert_eq!(node.apply().attached, 0);
-    pair.both_answer(("client", &pair.client, first, 80), 40);
+    for first in both(LAN_V6, N1) {
+        pair.both_answer(("client", &pair.client, first, 80), 40);
+    }
 }
 
 #[test]
@@ -104,12 +113,10 @@ impl Open {
 fn down_and_up(xdp: XdpMode) {
     let mut pair = Pair::serving(xdp);
     let (client, near) = (&pair.client, &pair.near.ns);
-    let own = |node: Ipv4Addr| [IpAddr::from(node), six(LAN_V6, node).into()];
-    let over = pair.far.overlay;
     let mut open = Vec::new();
-    for (to, task) in own(N1)
+    for (to, task) in both(LAN_V6, N1)
         .into_iter()
-        .zip([IpAddr::from(over), six(OVERLAY_V6, over).into()])
+        .zip(both(OVERLAY_V6, pair.far.overlay))
     {
         // Some to each of the two tasks.
         for _ in 0..8 {
@@ -140,7 +147,7 @@ fn down_and_up(xdp: XdpMode) {
         }
         assert!(node.apply().is_empty(), "programs stay");
     }
-    for to in own(N1).into_iter().chain(own(N2)) {
+    for to in [N1, N2].map(|node| both(LAN_V6, node)).concat() {
         pair.both_answer(("client, afterwards", &pair.client, to, 80), 20);
     }
     for node in &mut pair.nodes {

@@ -71,8 +71,10 @@ fn flows_are_listed(rig: &Rig) -> Result<()> {
     let format = "{{.State}} {{.Idle}} {{.Client}} {{.Front}}";
     let list = ["flow", "ls", "--all-nodes", "--service", "web", "--format"];
     let listed = rig.first().ok(&[&list[..], &[format]].concat())?;
-    let outside = format!(" {}:", rig.client_address());
-    let (outside, inside): (Vec<_>, Vec<_>) = listed.lines().partition(|l| l.contains(&outside));
+    let client = rig.client_address();
+    let clients = [format!(" {client}:"), format!(" [{}]:", lan::v6(client))];
+    let is_outside = |line: &&str| clients.iter().any(|client| line.contains(client));
+    let (outside, inside): (Vec<_>, Vec<_>) = listed.lines().partition(is_outside);
     ensure!(
         outside.len() == OPEN as usize && inside.len() == OPEN as usize,
         "{listed}"
@@ -88,12 +90,15 @@ fn open_flows_are_counted_until_they_end() {
     scenario("count", 2, |rig| {
         let shell = rig.web_and_shell()?;
         let asked = rig.nodes[1].address;
+        let asked = [IpAddr::from(asked), lan::v6(asked).into()];
         wait_open(rig, 0, UP_LIMIT)?;
         std::thread::scope(|scope| {
             let (rig, shell) = (&*rig, &shell);
             let limit = Duration::from_secs(ANSWER_LIMIT);
-            let requests: Vec<_> = (0..OPEN)
-                .flat_map(|_| {
+            let in_turn = asked.into_iter().cycle();
+            let requests: Vec<_> = in_turn
+                .take(OPEN as usize)
+                .flat_map(|asked| {
                     let outside = move || {
                         let reply = rig
                             .client
@@ -150,7 +155,9 @@ const GRACE: Duration = Duration::from_secs(20);
 #[test]
 fn open_flows_are_cut_when_the_grace_ends() {
     scenario("cut", 2, |rig| {
-        rig.network("front")?;
+        let network = ["network", "create", "--driver", "overlay", "--ipv6"];
+        rig.first()
+            .ok(&[&network[..], &["--subnet", "fd00:7::/64", "front"]].concat())?;
         let grace = format!("{}s", GRACE.as_secs());
         let web = ["--network", "front", "--publish", "80:80"];
         rig.create(
@@ -160,6 +167,12 @@ fn open_flows_are_cut_when_the_grace_ends() {
         rig.sleepers("shell", &["--network", "front"])?;
         let shell = rig.task("shell")?;
         rig.wait_running("web", 1)?;
+        let names = rig.exec(&shell, &["nslookup", "-type=aaaa", "web"])?;
+        let mut found = names
+            .lines()
+            .filter_map(|line| line.strip_prefix("Address: "));
+        let vip = found.next().with_context(|| names.clone())?.trim();
+        let targets = ["web:80".to_owned(), format!("[{vip}]:80")];
         // One node has the task, the other one not.
         let asked: Vec<IpAddr> = rig
             .nodes
@@ -175,32 +188,36 @@ fn open_flows_are_cut_when_the_grace_ends() {
                     (address, scope.spawn(hold))
                 })
                 .collect();
-            let inside = ["tcp", "udp"].map(|kind| {
-                let hold = move || rig.exec(shell, &["whoami", "hold", kind, "web:80"]);
-                (kind, scope.spawn(hold))
-            });
-            let open = asked.len() as u64;
-            wait_open_on(rig, [("ingress", open), ("front", 2)], UP_LIMIT)?;
+            // A silent socket of a task that is gone is closed by the agent.
+            let kinds = [("tcp", "ConnectionReset"), ("udp", "ConnectionAborted")];
+            let inside: Vec<_> = targets
+                .iter()
+                .flat_map(|to| kinds.map(|(kind, cut)| (to, kind, cut)))
+                .map(|(to, kind, cut)| {
+                    let hold = move || rig.exec(shell, &["whoami", "hold", kind, to]);
+                    (to, kind, cut, scope.spawn(hold))
+                })
+                .collect();
+            let (open, within) = (asked.len() as u64, inside.len() as u64);
+            wait_open_on(rig, [("ingress", open), ("front", within)], UP_LIMIT)?;
             let begun = Instant::now();
             rig.first().ok(&["service", "scale", "-d", "web=0"])?;
             eventually("all flows to drain", GRACE, || {
                 let open = open_flows(rig)?;
                 let draining = open.iter().filter(|((_, state), _)| state == "draining");
-                ensure!(draining.map(|(_, open)| open).sum::<u64>() == 6, "{open:?}");
+                let left = draining.map(|(_, open)| open).sum::<u64>();
+                ensure!(left == asked.len() as u64 + within, "{open:?}");
                 Ok(())
             })?;
             for (address, flow) in outside {
                 let cut = flow.join().expect("no panic")?;
                 ensure!(cut == ErrorKind::ConnectionReset, "{address}: {cut}");
             }
-            let [tcp, udp] = inside.map(|(kind, flow)| {
+            for (to, kind, cut, flow) in inside {
                 let said = flow.join().expect("no panic");
-                said.with_context(|| format!("{kind} to the virtual address"))
-            });
-            let (tcp, udp) = (tcp?, udp?);
-            ensure!(tcp.trim() == "ConnectionReset", "{tcp}");
-            // The socket is silent, and its task gone: the agent has closed it.
-            ensure!(udp.trim() == "ConnectionAborted", "{udp}");
+                let said = said.with_context(|| format!("{kind} to {to}"))?;
+                ensure!(said.trim() == cut, "{kind} to {to}: {said}");
+            }
             ensure!(begun.elapsed() >= GRACE, "cut after {:?}", begun.elapsed());
             Ok(())
         })

@@ -3,12 +3,12 @@
 use std::{
     collections::BTreeSet,
     fs,
-    net::{Ipv4Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{Node, Rig, client, eventually, http_get, lan, rig::UP_LIMIT, scenario};
+use mesh_tests::{Node, Rig, client, eventually, http_get, image, lan, rig::UP_LIMIT, scenario};
 
 /// Requests on new connections, to the nodes in turn.
 const REQUESTS: usize = 200;
@@ -67,6 +67,12 @@ fn nodes_without_replicas_answer_too() {
         ensure!(replicas.len() == 2, "only {replicas:?} answered");
         download(rig)?;
         own_processes(rig)?;
+        // A task, through its own node and the others.
+        for node in &rig.nodes {
+            let url = format!("http://{}/", node.address);
+            let answer = rig.exec(&tasks[0], &["curl", "-sS", "--max-time", "10", &url])?;
+            image::replica(&answer).with_context(|| format!("a task asking {}", node.name))?;
+        }
         one_port_again(rig)
     });
 }
@@ -156,35 +162,40 @@ fn ports_answer_on_an_uplink_that_comes_later() {
     scenario("later", 2, |rig| {
         publish(rig, &["--replicas", "4"])?;
         let node = &rig.nodes[0].ns;
-        let [ours, theirs] = [1, 2].map(|last| Ipv4Addr::new(198, 51, 100, last));
+        let [ours, theirs] = [1, 2].map(|last| {
+            (
+                Ipv4Addr::new(198, 51, 100, last),
+                Ipv6Addr::new(0xfd51, 0, 0, 0, 0, 0, 0, last.into()),
+            )
+        });
         let (name, other) = (node.name().to_owned(), rig.client.name().to_owned());
         node.sh(&[
             "ip", "link", "add", "later0", "type", "veth", "peer", "name", "later1", "netns",
             &other,
         ])?;
         for (ns, interface, address) in [(node, "later0", ours), (&rig.client, "later1", theirs)] {
-            ns.sh(&[
-                "ip",
-                "addr",
-                "add",
-                &format!("{address}/24"),
-                "dev",
-                interface,
-            ])?;
+            let (four, six) = (format!("{}/24", address.0), format!("{}/64", address.1));
+            ns.sh(&["ip", "addr", "add", &four, "dev", interface])?;
+            ns.sh(&["ip", "addr", "add", &six, "dev", interface, "nodad"])?;
             ns.sh(&["ip", "link", "set", interface, "up"])?;
         }
         rig.client.enter(|| {
-            eventually("an answer on the new uplink", UP_LIMIT, || {
-                http_get(ours, 80, "/").map(drop)
-            })?;
-            let mut replicas = BTreeSet::new();
-            for _ in 0..REQUESTS {
-                let reply = http_get(ours, 80, "/")?;
-                let seen = reply.client().with_context(|| name.clone())?;
-                ensure!(seen.ip() == theirs, "asked from {seen}");
-                replicas.insert(reply.replica()?);
+            for (ours, theirs) in [
+                (IpAddr::from(ours.0), IpAddr::from(theirs.0)),
+                (ours.1.into(), theirs.1.into()),
+            ] {
+                eventually("an answer on the new uplink", UP_LIMIT, || {
+                    http_get(ours, 80, "/").map(drop)
+                })?;
+                let mut replicas = BTreeSet::new();
+                for _ in 0..REQUESTS {
+                    let reply = http_get(ours, 80, "/")?;
+                    let seen = reply.client().with_context(|| name.clone())?;
+                    ensure!(seen.ip() == theirs, "asked from {seen}");
+                    replicas.insert(reply.replica()?);
+                }
+                ensure!(replicas.len() == 4, "only {replicas:?} answered by {ours}");
             }
-            ensure!(replicas.len() == 4, "only {replicas:?} answered");
             Ok(())
         })?;
         // And it goes again: the rest stays as it was.

@@ -1,7 +1,12 @@
 //! Nodes that leave, or are made to: both sides know at once.
 
 use anyhow::{Result, ensure};
-use mesh_tests::{Node, eventually, image, rig::UP_LIMIT, scenario};
+use mesh_tests::{
+    Node, Rig, eventually, image,
+    load::while_all_ask,
+    rig::{UP_LIMIT, test_name},
+    scenario,
+};
 
 /// What a node says of its membership.
 fn membership(node: &Node) -> Result<String> {
@@ -50,6 +55,23 @@ fn a_node_that_was_removed_says_so() {
         ensure!(said.contains("swarm leave"), "{said}");
         node.ok(&["swarm", "leave", "--force"])?;
         ensure!(membership(node)?.starts_with("inactive"));
+        Ok(())
+    });
+}
+
+/// Two clusters on one machine, with the same addresses, networks, services and ports: one ends, the other answers
+/// throughout.
+#[test]
+fn a_cluster_that_ends_leaves_another_alone() {
+    scenario("stays", 2, |rig| {
+        let shell = rig.web_and_shell()?;
+        let other = Rig::builder(&test_name("ends")).nodes(2).build()?;
+        other.load_image(&image::whoami_archive(&other.dir())?)?;
+        other.web_and_shell()?;
+        let ((), asked) = while_all_ask(rig, &shell, || other.finish())?;
+        asked.all_answered()?;
+        ensure!(asked.inside > 0, "nothing was asked by its name");
+        ensure!(rig.running("web")?.len() == 4, "all tasks run");
         Ok(())
     });
 }

@@ -2,12 +2,21 @@
 
 use std::{
     collections::BTreeSet,
+    fs::File,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    thread,
 };
 
-use anyhow::{Context as _, Result, ensure};
-use mesh_tests::{Node, Rig, eventually, http_get, image, lan, rig::UP_LIMIT, scenario};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use mesh_common::crc;
+use mesh_tests::{
+    Node, Rig, Task, client, eventually, http_get, image, lan, rig::UP_LIMIT, scenario,
+};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket},
+};
 
 /// Requests on new connections, where each might be answered by another replica.
 const REQUESTS: usize = 30;
@@ -19,16 +28,82 @@ fn ask(rig: &Rig, node: &Node, port: u16) -> Result<String> {
     reply.replica()
 }
 
+/// All SCTP of the namespace that the thread is in, in the protocol of this address.
+fn raw_sctp(address: IpAddr) -> Result<UdpSocket> {
+    let family = match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let (flags, protocol) = (SockFlag::empty(), SockProtocol::Sctp);
+    // Raw sockets have the calls of those for datagrams.
+    let socket = UdpSocket::from(socket(family, SockType::Raw, flags, protocol)?);
+    socket.set_read_timeout(Some(client::REQUEST_LIMIT))?;
+    Ok(socket)
+}
+
+/// What a client sends to port 8081 of SCTP comes to port 80 of the task, whose kernel need know nothing of it. It opens an
+/// association (RFC 9260, section 3.3.2): the kernel's connection tracking takes nothing else.
+fn sctp_comes(rig: &Rig, task: &Task, to: IpAddr) -> Result<()> {
+    const FROM: u16 = 20_400;
+    let init = [
+        1, 0, 0, 20, 0, 0, 0, 1, 0, 0, 255, 255, 0, 1, 0, 1, 0, 0, 0, 1,
+    ];
+    let ports = [FROM, 8081].map(u16::to_be_bytes).concat();
+    let mut packet = [&ports[..], &[0; 8], &init].concat();
+    let checksum = crc::of(&packet).to_le_bytes();
+    packet[8..12].copy_from_slice(&checksum);
+
+    let namespace = File::open(format!("/proc/{}/ns/net", rig.task_pid(task)?))?;
+    let open = || {
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        raw_sctp(to)
+    };
+    let inside = thread::scope(|scope| scope.spawn(open).join());
+    let inside = inside.map_err(|_| anyhow!("the thread in the task's namespace panicked"))??;
+    let client = rig.client.enter(|| raw_sctp(to))?;
+    client.send_to(&packet, (to, 0))?;
+    let mut buffer = [0; 1500];
+    let (length, from) = inside.recv_from(&mut buffer)?;
+    // With the header of IPv4, and without that of IPv6.
+    let came = &buffer[length.saturating_sub(packet.len())..length];
+    let ports = [FROM, 80].map(u16::to_be_bytes).concat();
+    ensure!(came.starts_with(&ports), "{came:?}");
+    ensure!(came.ends_with(&init), "{came:?}");
+    let address = rig.client_address();
+    let known = [IpAddr::from(address), lan::v6(address).into()];
+    ensure!(known.contains(&from.ip()), "from {from}");
+    Ok(())
+}
+
 #[test]
 fn a_host_port_answers_where_a_replica_runs() {
     scenario("hostp", 2, |rig| {
         let port = "published=8081,target=80,mode=host";
+        let [udp, sctp] = ["udp", "sctp"].map(|name| format!("{port},protocol={name}"));
         let place = ["--constraint", "node.hostname==n2", "--publish", port];
-        rig.create("direct", &place)?;
+        let others = ["--publish", &udp, "--publish", &sctp];
+        rig.create("direct", &[place, others].concat())?;
         eventually("the port to answer", UP_LIMIT, || {
             ask(rig, &rig.nodes[1], 8081)
         })?;
         ensure!(ask(rig, &rig.nodes[0], 8081).is_err(), "n1 has no replica");
+        let task = rig.task("direct")?;
+        for [without, with] in [
+            [0, 1].map(|node| IpAddr::from(rig.nodes[node].address)),
+            [0, 1].map(|node| lan::v6(rig.nodes[node].address).into()),
+        ] {
+            rig.client.enter(|| {
+                http_get(with, 8081, "/")?.client()?;
+                let back = client::udp_echo(with, 8081, 20)?;
+                ensure!(back == 20, "{with}: {back} of 20 datagrams came back");
+                let found = http_get(without, 8081, "/");
+                ensure!(found.is_err(), "{without} has no replica");
+                let back = client::udp_echo(without, 8081, 1)?;
+                ensure!(back == 0, "{without} has no replica");
+                Ok(())
+            })?;
+            sctp_comes(rig, &task, with).with_context(|| format!("SCTP to {with}"))?;
+        }
         for own in [
             IpAddr::from(Ipv4Addr::LOCALHOST),
             Ipv6Addr::LOCALHOST.into(),

@@ -1,10 +1,13 @@
 //! `kill -9` of an agent: packets, open connections and tasks go on, and the next agent takes over what it finds.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::{
+    net::IpAddr,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    KeptConnection, Node, Rig, client::is_reset, eventually, http_get, image, rig::UP_LIMIT,
+    KeptConnection, Node, Rig, client::is_reset, eventually, http_get, image, lan, rig::UP_LIMIT,
     scenario,
 };
 use serde_json::{Value, json};
@@ -35,8 +38,11 @@ fn no_request_fails_while_the_asked_agent_is_killed() {
         let before = alive(rig)?;
         let asked = rig.nodes[1].address;
         ensure!(rig.running("web")?.iter().any(|task| task.node == "n2"));
-        let mut open = KeptConnection::new(asked, 80);
-        ensure!(rig.client.enter(|| open.get("/"))? == 200);
+        let mut open = [IpAddr::from(asked), lan::v6(asked).into()]
+            .map(|address| KeptConnection::new(address, 80));
+        for one in &mut open {
+            ensure!(rig.client.enter(|| one.get("/"))? == 200);
+        }
         let done = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             let client = &rig.client;
@@ -86,11 +92,13 @@ fn no_request_fails_while_the_asked_agent_is_killed() {
     });
 }
 
-/// The next request on an open connection, which must not have to be made anew for it.
-fn go_on(rig: &Rig, open: &mut KeptConnection) -> Result<()> {
-    let begun = open.connected();
-    let status = rig.client.enter(|| open.get("/"))?;
-    ensure!(status == 200 && open.connected() == begun, "{open:?}");
+/// The next request on each open connection, which must not have to be made anew for it.
+fn go_on(rig: &Rig, open: &mut [KeptConnection]) -> Result<()> {
+    for one in open {
+        let begun = one.connected();
+        let status = rig.client.enter(|| one.get("/"))?;
+        ensure!(status == 200 && one.connected() == begun, "{one:?}");
+    }
     Ok(())
 }
 

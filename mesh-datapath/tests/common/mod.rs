@@ -39,6 +39,11 @@ pub(crate) fn six(prefix: Ipv6Addr, address: Ipv4Addr) -> Ipv6Addr {
     Ipv6Addr::from(u128::from(prefix) | u128::from(u32::from(address)))
 }
 
+/// An IPv4 address, and the IPv6 one that goes with it on a network.
+pub(crate) fn both(prefix: Ipv6Addr, address: Ipv4Addr) -> [IpAddr; 2] {
+    [address.into(), six(prefix, address).into()]
+}
+
 /// Runs a command and panics with its words if it fails.
 pub(crate) fn sh(line: &str) -> String {
     let mut words = line.split_whitespace();

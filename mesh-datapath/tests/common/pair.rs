@@ -3,7 +3,9 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    time::Instant,
 };
 
 use mesh_datapath::{Config, XdpMode};
@@ -12,7 +14,7 @@ use super::{
     Lan, Node, Ns, PATIENCE, SILENCE, Task, introduce,
     routers::Routers,
     service,
-    talk::{Seen, ask, ask_within, call},
+    talk::{Seen, any, ask, ask_within, call},
 };
 
 pub(crate) const VNI: u32 = 4097;
@@ -181,15 +183,11 @@ impl Pair {
 
     fn datagrams_of(&self, lengths: &[u32], cases: &[Case<'_>]) {
         for (what, ns, to, port) in cases {
-            let any: IpAddr = match to {
-                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-            };
             let result = ns.run(|| {
                 // The first that is too big for a tunnel is only told so, on either way.
                 let mut lost = 0;
                 for round in 0..20_u8 {
-                    let socket = UdpSocket::bind((any, 0)).map_err(|e| e.to_string())?;
+                    let socket = UdpSocket::bind((any(*to), 0)).map_err(|e| e.to_string())?;
                     let first = ask(&socket, *to, *port, &[round; 700])?;
                     for length in lengths {
                         let payload: Vec<u8> =
@@ -213,6 +211,49 @@ impl Pair {
                 self.fail(what, &why);
             }
         }
+    }
+
+    /// Connections to the first node live through a restart; the new process attaches nothing anew.
+    pub(crate) fn restart(&mut self, to: IpAddr) {
+        let before = self.open_flows("far");
+        let mut open = self
+            .client
+            .run(|| TcpStream::connect((to, 81)).expect("connect"));
+        open.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        let mut buffer = [0; 256];
+        let greeting = open.read(&mut buffer).expect("greeting");
+        assert!(buffer[..greeting].starts_with(b"far "));
+        let mut talk = |what: &str| {
+            open.write_all(b"still there?").expect(what);
+            let length = open.read(&mut buffer).expect(what);
+            assert_eq!(&buffer[..length], b"still there?", "{what}");
+        };
+        talk("before");
+        assert_eq!(self.open_flows("far"), before + 1);
+        for node in &mut self.nodes {
+            drop(node.datapath.take());
+        }
+        talk("with no process");
+        for node in &mut self.nodes {
+            assert_eq!(node.apply(), mesh_datapath::Report::default());
+        }
+        talk("adopted");
+        drop(open);
+        let limit = Instant::now() + PATIENCE;
+        while self.open_flows("far") != before {
+            assert!(Instant::now() < limit, "the connection has been closed");
+            std::thread::yield_now();
+        }
+        self.both_answer(("after the restart", &self.client, to, 80), 20);
+    }
+
+    /// Flows that are open to the tasks of a service, both nodes together.
+    fn open_flows(&self, service: &str) -> u64 {
+        let loads = self.nodes.iter().flat_map(|node| {
+            let datapath = node.datapath.as_ref().expect("open");
+            datapath.loads(Some(service)).expect("loads")
+        });
+        loads.map(|load| load.open).sum()
     }
 
     /// `far` reaches `near`. The stranger reaches its friend, and not `far`, which is on another network. `over` gives

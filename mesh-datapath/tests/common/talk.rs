@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::Arc,
     thread,
     time::Duration,
@@ -89,6 +89,14 @@ pub(crate) fn call(to: impl Into<IpAddr>, port: u16, payload: &[u8]) -> Result<S
         ));
     }
     parse(&back[..end], local)
+}
+
+/// What a socket that talks to `peer` is bound to.
+pub(crate) fn any(peer: IpAddr) -> IpAddr {
+    match peer {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }
 
 /// Sends a datagram and says who answered.
