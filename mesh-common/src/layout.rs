@@ -499,7 +499,7 @@ layouts! {
 
     /// Value of `COUNTERS`, one per CPU, by index in `BACKENDS`.
     struct Counter(24) {
-        /// Flows begun.
+        /// Flows begun: SYNs of TCP; of all else entries made, again after an eviction.
         flows: u64,
         /// Packets from clients.
         packets: u64,

@@ -202,8 +202,8 @@ pub fn draw(pool: &Pool, hash: u32) -> Option<Choice> {
 
 /// Chooses a backend.
 ///
-/// A flow has an entry only where one is needed: UDP, and TCP while the current and the previous row disagree
-/// about it (then a new connection follows the current row, and an open one the row it began under).
+/// A flow has an entry only where one is needed: of TCP while the current and the previous row disagree about it (then a
+/// new connection follows the current row, and an open one the row it began under), of all else always.
 /// `keep` asks for an entry in any case.
 #[inline(always)]
 pub fn choose<F: Family>(
@@ -241,6 +241,7 @@ pub fn choose<F: Family>(
         && (!tuple.begins() || choice.is_active())
     {
         remember(key, &choice, known.is_none());
+        count_begun(&choice, tuple);
         return Some(choice);
     }
     let choice = backend(pool, current)?;
@@ -248,6 +249,7 @@ pub fn choose<F: Family>(
     if keep || disagree || known.is_some() {
         remember(key, &choice, known.is_none());
     }
+    count_begun(&choice, tuple);
     Some(choice)
 }
 
@@ -261,11 +263,20 @@ fn remember(key: &FlowKey, choice: &Choice, new: bool) {
     mem::keep(&maps::CONNS, TABLE_CONNS, key, &conn, new);
 }
 
-/// Counts a client's packet to a backend.
+/// Counts a flow that has just been given its entry, whose packets do not tell which of them is the first: the next
+/// program that gets this very packet finds the entry. Of TCP the SYN is counted, by [`count`].
 #[inline(always)]
-pub fn count(choice: &Choice, packet: &impl Packet, new_flow: bool) {
+fn count_begun<F: Family>(choice: &Choice, tuple: &Tuple<F>) {
+    if tuple.protocol != wire::TCP {
+        count_flow(choice);
+    }
+}
+
+/// Counts a client's packet to a backend, and the connection that it begins.
+#[inline(always)]
+pub fn count<F: Family>(choice: &Choice, packet: &impl Packet, tuple: &Tuple<F>) {
     if let Some(counter) = mem::own(&maps::COUNTERS, choice.index) {
-        counter.flows += u64::from(new_flow);
+        counter.flows += u64::from(tuple.is_first());
         counter.packets += 1;
         counter.bytes += u64::from(packet.length());
     }
