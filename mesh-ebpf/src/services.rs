@@ -2,7 +2,7 @@
 
 use mesh_common::{
     Addr, AddrKey, BACKEND_ACTIVE, Conn, Endpoint, FlowKey, LINE_WORDS, Pool, Published, Row,
-    Settings, TABLE_CONNS, port_bit, port_index, slot_of, wire,
+    SETTLE_S, Settings, TABLE_CONNS, port_bit, port_index, slot_of, wire,
 };
 
 use crate::{
@@ -203,7 +203,8 @@ pub fn draw(pool: &Pool, hash: u32) -> Option<Choice> {
 /// Chooses a backend.
 ///
 /// A flow has an entry only where one is needed: of TCP while the current and the previous row disagree about it (then a
-/// new connection follows the current row, and an open one the row it began under), of all else always.
+/// new connection follows the current row, and an open one the row it began under) or if affinity is so short that the
+/// previous row may be forgotten early, of all else always.
 /// `keep` asks for an entry in any case.
 #[inline(always)]
 pub fn choose<F: Family>(
@@ -212,7 +213,7 @@ pub fn choose<F: Family>(
     tuple: &Tuple<F>,
     keep: bool,
 ) -> Option<Choice> {
-    let keep = keep || tuple.protocol != wire::TCP;
+    let keep = keep || tuple.protocol != wire::TCP || (1..SETTLE_S).contains(&pool.affinity_s);
     // Without a previous row there are no entries but those kept in any case.
     let known = if keep || pool.previous.slots != 0 {
         mem::get_flow(&maps::CONNS, key)
