@@ -85,6 +85,12 @@ const TCP_IDLE_S: u32 = 86_400;
 /// same addresses and ports unless its numbers continue the old one's (RFC 9293, section 3.10.7.4; RFC 6191).
 const TIME_WAIT_S: u32 = 60;
 
+/// How long the row before a change stays [`Pool::previous`] while further changes follow, in seconds: with affinity as long
+/// as clients are held to it, if that is shorter. A connection without an entry is found again if it sends a packet within
+/// this time of the first change; the price is an entry per new connection on the slots that differ. Where affinity is
+/// shorter, every connection has an entry instead.
+pub const SETTLE_S: u32 = 3600;
+
 /// [`DatagramKey::way`]: from the socket to a virtual address.
 pub const DATAGRAMS_OUT: u8 = 1;
 /// [`DatagramKey::way`]: from a task to the socket.
@@ -499,7 +505,7 @@ layouts! {
 
     /// Value of `COUNTERS`, one per CPU, by index in `BACKENDS`.
     struct Counter(24) {
-        /// Flows begun.
+        /// Flows begun: SYNs of TCP; of all else entries made, again after an eviction.
         flows: u64,
         /// Packets from clients.
         packets: u64,

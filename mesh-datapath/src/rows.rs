@@ -3,14 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_common::{Addr, CHUNK_LINES, CHUNKS, NARROW_BACKENDS, Pool, ROW_BACKENDS, Row};
+use mesh_common::{Addr, CHUNK_LINES, CHUNKS, NARROW_BACKENDS, Pool, ROW_BACKENDS, Row, SETTLE_S};
 
 use crate::{maglev, space::Space};
 
-/// How long the row before a change stays the "previous" one while further changes follow, in seconds. A flow
-/// without an entry is found again if it sends a packet within this time of the first change; the price is an
-/// entry per new flow on the slots that differ.
-pub(crate) const SETTLE_S: u64 = 3600;
+/// For so many seconds after a change the row before it stays the previous one while further changes follow. After that,
+/// clients with affinity are on the current one, and it is this that they keep over the next change.
+fn settle_s(pool: &Pool) -> u64 {
+    let settle_s = match pool.affinity_s {
+        0 => SETTLE_S,
+        affinity_s => SETTLE_S.min(affinity_s),
+    };
+    settle_s.into()
+}
 
 #[derive(Debug)]
 struct Region {
@@ -120,7 +125,7 @@ impl Rows {
         if row != old.current {
             pool.current = row;
             pool.changed_s = now_s;
-            if old.previous.slots == 0 || now_s.saturating_sub(old.changed_s) >= SETTLE_S {
+            if old.previous.slots == 0 || now_s.saturating_sub(old.changed_s) >= settle_s(old) {
                 pool.previous = old.current;
             }
         }

@@ -79,10 +79,37 @@ fn previous_row_stays_through_a_burst_of_changes() {
     set(&mut rows, &mut pool, &list(&[1, 2, 3]), 30);
     assert_eq!(pool.previous, first);
     let third = pool.current;
-    set(&mut rows, &mut pool, &list(&[2, 3]), 30 + SETTLE_S);
+    set(
+        &mut rows,
+        &mut pool,
+        &list(&[2, 3]),
+        30 + u64::from(SETTLE_S),
+    );
     assert_eq!(pool.previous, third);
     rows.keep([&pool].into_iter());
     assert_eq!(rows.regions.len(), 2);
+}
+
+/// The previous row is the one that clients were held to, or on, when the last change came.
+#[test]
+fn clients_with_affinity_are_held_to_the_row_that_they_were_on() {
+    for (affinity_s, settle_s) in [(1, 1), (60, 60), (2 * SETTLE_S, SETTLE_S)] {
+        let mut rows = Rows::new(LINES);
+        let mut pool = Pool {
+            affinity_s,
+            ..pool(0)
+        };
+        let settle_s = u64::from(settle_s);
+        set(&mut rows, &mut pool, &list(&[1, 2]), 10);
+        let first = pool.current;
+        set(&mut rows, &mut pool, &list(&[1, 2, 3]), 20);
+        let second = pool.current;
+        let mut early = pool;
+        set(&mut rows, &mut early, &list(&[2, 3]), 19 + settle_s);
+        assert_eq!(early.previous, first, "affinity of {affinity_s} s");
+        set(&mut rows, &mut pool, &list(&[2, 3]), 20 + settle_s);
+        assert_eq!(pool.previous, second, "affinity of {affinity_s} s");
+    }
 }
 
 #[test]

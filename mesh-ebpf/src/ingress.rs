@@ -45,7 +45,7 @@ pub fn balance<F: Family>(
     let Some(choice) = services::choose(&service.pool, &scratch.flow, seen, false) else {
         return Ok(Verdict::Pass);
     };
-    services::count(&choice, ctx, seen.begins());
+    services::count(&choice, ctx, seen);
     let (kind, ifindex, mac) = match client {
         Client::Outside(ifindex) => (NAT_UPLINK, ifindex, [0; 6]),
         Client::Task(ifindex, mac) => (NAT_LINK, ifindex, mac),

@@ -197,7 +197,7 @@ fn to_vip<F: Family>(
         }
         return Err(DropReason::NoBackend);
     };
-    services::count(&choice, ctx, tuple.begins());
+    services::count(&choice, ctx, tuple);
     let mut new = Tuple {
         dst: F::join(&link.prefix, choice.backend.low_be()),
         ..*tuple

@@ -2,7 +2,7 @@
 
 use mesh_common::{
     Addr, AddrKey, BACKEND_ACTIVE, Conn, Endpoint, FlowKey, LINE_WORDS, Pool, Published, Row,
-    Settings, TABLE_CONNS, port_bit, port_index, slot_of, wire,
+    SETTLE_S, Settings, TABLE_CONNS, port_bit, port_index, slot_of, wire,
 };
 
 use crate::{
@@ -202,8 +202,9 @@ pub fn draw(pool: &Pool, hash: u32) -> Option<Choice> {
 
 /// Chooses a backend.
 ///
-/// A flow has an entry only where one is needed: UDP, and TCP while the current and the previous row disagree
-/// about it (then a new connection follows the current row, and an open one the row it began under).
+/// A flow has an entry only where one is needed: of TCP while the current and the previous row disagree about it (then a
+/// new connection follows the current row, and an open one the row it began under) or if affinity is so short that the
+/// previous row may be forgotten early, of all else always.
 /// `keep` asks for an entry in any case.
 #[inline(always)]
 pub fn choose<F: Family>(
@@ -212,7 +213,7 @@ pub fn choose<F: Family>(
     tuple: &Tuple<F>,
     keep: bool,
 ) -> Option<Choice> {
-    let keep = keep || tuple.protocol != wire::TCP;
+    let keep = keep || tuple.protocol != wire::TCP || (1..SETTLE_S).contains(&pool.affinity_s);
     // Without a previous row there are no entries but those kept in any case.
     let known = if keep || pool.previous.slots != 0 {
         mem::get_flow(&maps::CONNS, key)
@@ -241,6 +242,7 @@ pub fn choose<F: Family>(
         && (!tuple.begins() || choice.is_active())
     {
         remember(key, &choice, known.is_none());
+        count_begun(&choice, tuple);
         return Some(choice);
     }
     let choice = backend(pool, current)?;
@@ -248,6 +250,7 @@ pub fn choose<F: Family>(
     if keep || disagree || known.is_some() {
         remember(key, &choice, known.is_none());
     }
+    count_begun(&choice, tuple);
     Some(choice)
 }
 
@@ -261,11 +264,20 @@ fn remember(key: &FlowKey, choice: &Choice, new: bool) {
     mem::keep(&maps::CONNS, TABLE_CONNS, key, &conn, new);
 }
 
-/// Counts a client's packet to a backend.
+/// Counts a flow that has just been given its entry, whose packets do not tell which of them is the first: the next
+/// program that gets this very packet finds the entry. Of TCP the SYN is counted, by [`count`].
 #[inline(always)]
-pub fn count(choice: &Choice, packet: &impl Packet, new_flow: bool) {
+fn count_begun<F: Family>(choice: &Choice, tuple: &Tuple<F>) {
+    if tuple.protocol != wire::TCP {
+        count_flow(choice);
+    }
+}
+
+/// Counts a client's packet to a backend, and the connection that it begins.
+#[inline(always)]
+pub fn count<F: Family>(choice: &Choice, packet: &impl Packet, tuple: &Tuple<F>) {
     if let Some(counter) = mem::own(&maps::COUNTERS, choice.index) {
-        counter.flows += u64::from(new_flow);
+        counter.flows += u64::from(tuple.is_first());
         counter.packets += 1;
         counter.bytes += u64::from(packet.length());
     }

@@ -108,7 +108,7 @@ fn request<F: Family>(
     if !mss::clamp_first(ctx, settings, 0, peer, tuple) {
         return Ok(Verdict::Handover);
     }
-    services::count(&choice, ctx, tuple.begins());
+    services::count(&choice, ctx, tuple);
     mem::adjust_head(ctx, -(OVERHEAD as i32))?;
     let header = wire::tunnel_header(
         vtep,

@@ -89,6 +89,21 @@ fn until_the_time_is_over(six: bool) {
         let open = tcp((*client, FIRST + 1), (NODE, PORT));
         assert_eq!(sent(&mut world, open, six), *mac, "{client}");
     }
+
+    // A task less: nobody else moves, least of all to where they were before the first change.
+    world.restart();
+    let (gone, left) = (task(ALL[0]), &ALL[1..]);
+    scale(&mut world, left);
+    let now = drawn(&mut world, FIRST + 5, six);
+    assert_eq!(tasks(&now), macs(left));
+    for (client, mac) in at_last.iter().filter(|(_, mac)| **mac != gone) {
+        assert_eq!(now[client], *mac, "{client}");
+    }
+    // Nor do connections that have been silent since then, and have seen two changes.
+    for (client, mac) in &at_first {
+        let open = tcp((*client, FIRST), (NODE, PORT));
+        assert_eq!(sent(&mut world, open, six), *mac, "{client}");
+    }
 }
 
 #[test]

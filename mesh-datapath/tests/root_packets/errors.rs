@@ -351,7 +351,8 @@ pub(crate) fn sizes(place: Place, six: bool, most: u16) -> Vec<Row> {
                 .counts("udp/80", FAR_GATE, true),
             row("larger", large(datagram(80)))
                 .hands_over()
-                .binds(published(wire::UDP, 80), FAR_GATE),
+                .binds(published(wire::UDP, 80), FAR_GATE)
+                .counts_flow("udp/80", FAR_GATE),
         ],
         Place::UplinkTc => vec![
             row("as large as the tunnel takes", fits(datagram(80)))

@@ -133,7 +133,7 @@ pub(crate) fn rows() -> Vec<Row> {
         .delivers(near(udp(SEEN, SERVER).fragment(9, false)))
         .knows(here(wire::UDP, HOME))
         .bound(bound(81), SIDE_GATE)
-        .counts("udp/81", SIDE_GATE, true)
+        .counts("udp/81", SIDE_GATE, false)
         .has_noted(noted(SCOPE_PUBLISHED, (HOME, PORT), (HOME, 81))),
     ];
     let segment = begin(HOME, 81).bytes();

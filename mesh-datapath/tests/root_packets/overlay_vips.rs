@@ -119,11 +119,13 @@ pub(crate) fn rows() -> Vec<Row> {
             false,
         )
         .delivers(near(tcp(ME, (SIDE, 80)))),
-        udp_row(
+        balanced(
             "virtual: moved, a flow of datagrams stays",
+            wire::UDP,
             datagram(MOVED_VIP),
             MOVED_VIP,
             SIDE,
+            false,
         )
         .bound(sending(wire::UDP, MOVED_VIP), SIDE)
         .delivers(near(udp(ME, (SIDE, 80)))),

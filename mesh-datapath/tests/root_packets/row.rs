@@ -32,6 +32,16 @@ enum Out {
     Tunnel(Packet, u32),
 }
 
+/// What is counted to a backend of a front.
+#[derive(Clone)]
+struct Counts {
+    front: String,
+    backend: Ipv4Addr,
+    flows: u64,
+    /// Whether the packet is: not where another program gets it next.
+    packet: bool,
+}
+
 /// A row. It begins as a packet that comes in by the uplink and passes.
 #[derive(Clone)]
 pub(crate) struct Row {
@@ -43,7 +53,7 @@ pub(crate) struct Row {
     action: usize,
     out: Out,
     after: Memory,
-    counted: Vec<(String, Ipv4Addr, bool)>,
+    counted: Vec<Counts>,
     only_v4: bool,
 }
 
@@ -185,9 +195,29 @@ impl Row {
         self
     }
 
-    /// Counts the packet to a backend, by front: `tcp/80`, `udp/80` or a virtual address.
-    pub(crate) fn counts(mut self, front: impl ToString, backend: Ipv4Addr, begins: bool) -> Self {
-        self.counted.push((front.to_string(), backend, begins));
+    /// Counts the packet to a backend, by front: `tcp/80`, `udp/80` or a virtual address. `begins`: and a flow.
+    pub(crate) fn counts(self, front: impl ToString, backend: Ipv4Addr, begins: bool) -> Self {
+        self.counted(front, backend, begins.into(), true)
+    }
+
+    /// Counts a flow to a backend, and leaves the packet to the next program.
+    pub(crate) fn counts_flow(self, front: impl ToString, backend: Ipv4Addr) -> Self {
+        self.counted(front, backend, 1, false)
+    }
+
+    fn counted(
+        mut self,
+        front: impl ToString,
+        backend: Ipv4Addr,
+        flows: u64,
+        packet: bool,
+    ) -> Self {
+        self.counted.push(Counts {
+            front: front.to_string(),
+            backend,
+            flows,
+            packet,
+        });
         self
     }
 
@@ -259,12 +289,16 @@ impl Row {
         equal("action", &trial.action, &action)?;
         self.out(&packet, &trial.packet, xdp)?;
         equal("memory", &world.memory(), &self.after)?;
-        let counted = self.counted.iter().map(|(front, backend, begins)| Counted {
-            front: front.clone(),
-            backend: backend.to_string(),
-            flows: u64::from(*begins),
-            packets: 1,
-            bytes: packet.len() as u64,
+        let counted = self.counted.iter().map(|counts| Counted {
+            front: counts.front.clone(),
+            backend: counts.backend.to_string(),
+            flows: counts.flows,
+            packets: counts.packet.into(),
+            bytes: if counts.packet {
+                packet.len() as u64
+            } else {
+                0
+            },
         });
         let counted: Vec<_> = counted.collect();
         equal("counters", &moved_counters(&before, &after), &counted)

@@ -17,18 +17,20 @@ fn packet(port: u16) -> Frame {
 }
 
 fn by_xdp() -> Vec<Row> {
-    let there = |row: Row| {
+    let there = |row: Row, begins| {
         row.forwards(far(packet(80)))
-            .counts("sctp/80", FAR_GATE, true)
+            .counts("sctp/80", FAR_GATE, begins)
     };
     let back = |frame: Frame| vxlan(PEER, NODE, INGRESS, frame.macs(node(NODE), node(PEER)));
     let answer = sctp((NODE, 80), WHO);
     vec![
-        there(row("a task there", packet(80))).binds(published(SCTP, 80), FAR_GATE),
-        there(row("a task there, a known flow", packet(80))).bound(published(SCTP, 80), FAR_GATE),
+        there(row("a task there", packet(80)), true).binds(published(SCTP, 80), FAR_GATE),
+        there(row("a task there, a known flow", packet(80)), false)
+            .bound(published(SCTP, 80), FAR_GATE),
         row("a task here", packet(81))
             .hands_over()
-            .binds(published(SCTP, 81), SIDE_GATE),
+            .binds(published(SCTP, 81), SIDE_GATE)
+            .counts_flow("sctp/81", SIDE_GATE),
         row("a checksum for a device to complete", packet(80).unsummed()).hands_over(),
         row("published for TCP only", packet(1080)),
         row("published for UDP only", packet(2080)),
@@ -56,6 +58,18 @@ fn by_tc() -> Vec<Row> {
             .forwards(far(packet(80)))
             .binds(published(SCTP, 80), FAR_GATE)
             .counts("sctp/80", FAR_GATE, true),
+        row("a task there, a known flow", packet(80))
+            .bound(published(SCTP, 80), FAR_GATE)
+            .forwards(far(packet(80)))
+            .counts("sctp/80", FAR_GATE, false),
+        row(
+            "a task here, which XDP has left to this program",
+            packet(81),
+        )
+        .bound(published(SCTP, 81), SIDE_GATE)
+        .delivers(inside())
+        .remembers(outside(SCTP, 81))
+        .counts("sctp/81", SIDE_GATE, false),
         row("not published", packet(443)),
         row("asked there", vxlan(PEER, NODE, INGRESS, tunnel))
             .delivers(inside())

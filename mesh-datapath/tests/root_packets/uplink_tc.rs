@@ -150,6 +150,15 @@ fn clients() -> Vec<Row> {
             .forwards(far(datagram(80)))
             .binds(published(wire::UDP, 80), FAR_GATE)
             .counts("udp/80", FAR_GATE, true),
+        row("a datagram of a known flow to the other node", datagram(80))
+            .bound(published(wire::UDP, 80), FAR_GATE)
+            .forwards(far(datagram(80)))
+            .counts("udp/80", FAR_GATE, false),
+        row("a datagram that XDP has left to this program", datagram(81))
+            .bound(published(wire::UDP, 81), SIDE_GATE)
+            .delivers(near(udp(WHO, SERVER)))
+            .remembers(outside(wire::UDP, 81))
+            .counts("udp/81", SIDE_GATE, false),
         row("moved: an open one stays with the draining task", open(83))
             .delivers(near(tcp(WHO, SERVER)))
             .remembers(outside(wire::TCP, 83))

@@ -177,12 +177,19 @@ fn to_the_peer() -> Vec<Row> {
         row("a datagram of a known flow", datagram(80))
             .bound(published(wire::UDP, 80), FAR_GATE)
             .forwards(far(datagram(80)))
-            .counts("udp/80", FAR_GATE, true),
+            .counts("udp/80", FAR_GATE, false),
         row("a datagram of a flow whose task is gone", datagram(80))
             .knows_backend(published(wire::UDP, 80), [10, 0, 0, 77].into())
             .forwards(far(datagram(80)))
             .binds(published(wire::UDP, 80), FAR_GATE)
             .counts("udp/80", FAR_GATE, true),
+        row("a datagram to a task here", datagram(81))
+            .hands_over()
+            .binds(published(wire::UDP, 81), SIDE_GATE)
+            .counts_flow("udp/81", SIDE_GATE),
+        row("a datagram of a known flow to a task here", datagram(81))
+            .bound(published(wire::UDP, 81), SIDE_GATE)
+            .hands_over(),
         row("a port for UDP only", datagram(2080))
             .forwards(far(datagram(2080)))
             .binds(published(wire::UDP, 2080), FAR_GATE)
@@ -234,7 +241,7 @@ fn changes() -> Vec<Row> {
         row("drained: a flow of datagrams goes on", datagram(84))
             .bound(published(wire::UDP, 84), FAR_GATE)
             .forwards(far(datagram(84)))
-            .counts("udp/84", FAR_GATE, true),
+            .counts("udp/84", FAR_GATE, false),
         row(
             "ended: an open connection meets the new task, which resets it",
             open(85),

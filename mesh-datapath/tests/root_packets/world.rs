@@ -205,6 +205,14 @@ impl World {
             .map_err(|e| chain(&e))
     }
 
+    /// Its agent is started again, and finds what the maps hold.
+    pub(crate) fn restart(&mut self) {
+        drop(self.datapath.take());
+        let config = &self.config;
+        let open = || Datapath::open(config).unwrap_or_else(|e| panic!("{}", chain(&e)));
+        self.datapath = Some(self.ns.run(open));
+    }
+
     /// Where its maps are pinned.
     pub(crate) fn maps(&self) -> PathBuf {
         self.config.versioned_pin_dir().join("maps")
