@@ -165,6 +165,24 @@ fn a_pool_takes_nothing_that_the_node_needs() {
 }
 
 #[test]
+fn interfaces_without_ethernet_headers_are_told_apart() {
+    let world = World::new();
+    as_node(&world, || async {
+        for line in [
+            "tuntap add tun0 mode tun",
+            "tuntap add tap0 mode tap",
+            "link add up0 type veth peer name up1",
+        ] {
+            ip(line);
+        }
+        let host = Host::connect().expect("netlink");
+        let view = host.observe().await.expect("observe");
+        let of = |name: &str| view.interfaces[name].ethernet;
+        assert_eq!(["tap0", "up0", "tun0"].map(of), [true, true, false]);
+    });
+}
+
+#[test]
 fn a_task_has_its_links_and_reaches_the_node() {
     let world = World::new();
     let path = world.path("task");

@@ -8,9 +8,13 @@ use mesh_wireguard::Backend;
 
 use crate::{
     assignment::Assignment,
-    links::{egress, sysctl},
+    links::{
+        egress,
+        host::{Host, Interface},
+        sysctl,
+    },
     node::Node,
-    reconcile::cipher,
+    reconcile::{self, cipher},
 };
 
 /// The oldest kernel that has all that is needed.
@@ -55,6 +59,7 @@ pub(super) async fn look(node: &Node) -> Vec<Finding> {
             "see the log of the node's agent",
         )),
     }
+    findings.extend(without_ethernet(node).await);
     findings.extend(node.returns().iter().map(returns));
     if !egress::exists(node.instance()).await {
         findings.push(fault(
@@ -82,6 +87,40 @@ pub(super) async fn look(node: &Node) -> Vec<Finding> {
         findings.extend(wrong.iter().map(|(to, from)| wrong_source(*to, *from, own)));
     }
     findings
+}
+
+/// The interfaces that the packet path leaves alone, though they have addresses or lead to others.
+async fn without_ethernet(node: &Node) -> Vec<Finding> {
+    let host = async { Host::connect()?.observe().await };
+    match host.await {
+        Ok(host) => reconcile::without_ethernet(&host, node.instance())
+            .into_iter()
+            .map(|interface| no_ethernet(interface, super::own_address(node)))
+            .collect(),
+        Err(error) => vec![fault(
+            "uplink",
+            "",
+            &format!("interfaces cannot be read: {error}"),
+            "see the log of the node's agent",
+        )],
+    }
+}
+
+fn no_ethernet(interface: &Interface, data_path: Option<IpAddr>) -> Finding {
+    let name = &interface.name;
+    if let Some(address) = data_path.filter(|address| interface.holds(*address)) {
+        let found = format!(
+            "no Ethernet headers, and the data path address {address}: its tasks and other nodes' do not reach each other"
+        );
+        let remedy = "let the node leave, and join with --data-path-addr of an Ethernet interface";
+        return fault("uplink", name, &found, remedy);
+    }
+    warning(
+        "uplink",
+        name,
+        "no Ethernet headers: published ports do not answer to what comes in here",
+        "have clients that want them come by an Ethernet interface",
+    )
 }
 
 /// Nobody sends by a key that nobody is told.
@@ -474,6 +513,30 @@ mod tests {
             full,
             fault("full: endpoints (3 left out), vips (1 left out)")
         );
+    }
+
+    #[test]
+    fn a_data_path_without_ethernet_is_a_fault() {
+        let [own, other] = [1, 2].map(|last| IpAddr::from([192, 0, 2, last]));
+        let tun = Interface {
+            index: 7,
+            name: "tailscale0".to_owned(),
+            mtu: 1280,
+            up: true,
+            loopback: false,
+            ethernet: false,
+            kind: "tun".to_owned(),
+            addresses: vec![(own, 32)],
+        };
+        let of = |data_path| no_ethernet(&tun, data_path);
+        assert_eq!(of(None).level(), Level::Warning);
+        assert_eq!(of(Some(other)).level(), Level::Warning);
+        let fault = of(Some(own));
+        assert_eq!(
+            (fault.level(), &*fault.subject),
+            (Level::Fault, "tailscale0")
+        );
+        assert!(fault.found.contains("192.0.2.1"), "{}", fault.found);
     }
 
     #[test]
