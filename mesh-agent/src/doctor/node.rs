@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use mesh_api::proto::{Finding, Level};
-use mesh_datapath::{ReturnPath, ReturnState, Room, Uplink, UplinkMode};
+use mesh_datapath::{Fill, ReturnPath, ReturnState, Room, Uplink, UplinkMode};
 use mesh_wireguard::Backend;
 
 use crate::{
@@ -19,6 +19,9 @@ use crate::{
 
 /// The oldest kernel that has all that is needed.
 const OLDEST: (u32, u32) = (6, 1);
+
+/// From here on a table is of open flows. The rest are notes beside them, and what each processor keeps free.
+const CROWDED_PERCENT: u64 = 90;
 
 /// What helps where a service has published WireGuard's port.
 const OTHER_PORT: &str = "publish another one, or start the agent with another --wireguard-port";
@@ -288,6 +291,21 @@ fn tables(room: &Room) -> Finding {
     ok("kernel", subject, "have room")
 }
 
+/// Tables whose entries make room for one another while nearly all of them are in use, with so many open flows of tasks.
+/// (What has ended stays until its room is wanted: that a table is full, or has evicted, says nothing yet.)
+pub(super) fn crowded(fill: &[Fill], open: usize) -> Option<Finding> {
+    let flows = fill.iter().find(|table| table.table == "flows")?;
+    let is_crowded = open as u64 * 100 >= u64::from(flows.capacity) * CROWDED_PERCENT;
+    (flows.evicted > 0 && is_crowded).then(|| {
+        let found = format!(
+            "{open} open flows of tasks in a table of {} make room for one another ({} so far)",
+            flows.capacity, flows.evicted
+        );
+        let remedy = "give the agent more --flow-entries, and restart the machine";
+        warning("kernel", "flows", &found, remedy)
+    })
+}
+
 fn uplink(uplink: &Uplink) -> Finding {
     let name = mesh_datapath::interface_or_index(uplink.ifindex);
     match &uplink.mode {
@@ -513,6 +531,27 @@ mod tests {
             full,
             fault("full: endpoints (3 left out), vips (1 left out)")
         );
+    }
+
+    #[test]
+    fn a_table_of_open_flows_that_evicts_is_worth_a_warning() {
+        let of = |evicted, open| {
+            let table = |table, evicted| Fill {
+                table,
+                entries: 1000,
+                capacity: 1000,
+                inserted: 5000,
+                evicted,
+                refused: 0,
+            };
+            crowded(&[table("conns", 4000), table("flows", evicted)], open)
+        };
+        assert_eq!(of(4000, 899), None, "ended ones had made room");
+        assert_eq!(of(0, 1000), None);
+        let told = of(4000, 900).expect("a finding");
+        assert_eq!(told.level(), Level::Warning);
+        assert!(told.found.starts_with("900 open flows"), "{}", told.found);
+        assert_eq!(crowded(&[], 5), None);
     }
 
     #[test]
