@@ -1,7 +1,7 @@
 //! Links for real, in namespaces of this test's own: what a task sees and what the node sees.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::PathBuf,
     process::Command,
 };
@@ -165,6 +165,24 @@ fn a_pool_takes_nothing_that_the_node_needs() {
 }
 
 #[test]
+fn interfaces_without_ethernet_headers_are_told_apart() {
+    let world = World::new();
+    as_node(&world, || async {
+        for line in [
+            "tuntap add tun0 mode tun",
+            "tuntap add tap0 mode tap",
+            "link add up0 type veth peer name up1",
+        ] {
+            ip(line);
+        }
+        let host = Host::connect().expect("netlink");
+        let view = host.observe().await.expect("observe");
+        let of = |name: &str| view.interfaces[name].ethernet;
+        assert_eq!(["tap0", "up0", "tun0"].map(of), [true, true, false]);
+    });
+}
+
+#[test]
 fn a_task_has_its_links_and_reaches_the_node() {
     let world = World::new();
     let path = world.path("task");
@@ -243,24 +261,78 @@ fn a_task_has_its_links_and_reaches_the_node() {
     });
 }
 
+/// Egress of a node whose TCP port 8080 leads to port 80 of the task of `links`, which answers `::1` by its gateway link.
+fn wanted() -> Egress {
+    Egress {
+        sources: ["172.31.0.0/16", "fd00::/64"]
+            .map(|subnet| subnet.parse().expect("a subnet"))
+            .into(),
+        host_ports: ["172.31.0.2", "fd00::ac1f:2"]
+            .map(|address| HostPort {
+                protocol: 6,
+                published: 8080,
+                address: address.parse().expect("an address"),
+                target: 80,
+            })
+            .into(),
+        loopback_v6: Some("fd02::7f00:1".parse().expect("an address")),
+    }
+}
+
+/// Connects a task to a port of its node until it is answered, and gives whom the task's own port 80 has accepted.
+async fn call_itself(path: &std::path::Path, node: SocketAddr) -> IpAddr {
+    const TRIES: usize = 30;
+    let patience = std::time::Duration::from_millis(200);
+    let caller = netns::within_async(path, move || {
+        let every = if node.is_ipv4() {
+            IpAddr::from(Ipv4Addr::UNSPECIFIED)
+        } else {
+            Ipv6Addr::UNSPECIFIED.into()
+        };
+        let server = TcpListener::bind((every, 80))?;
+        let answered = (0..TRIES).find_map(|_| {
+            let answered = TcpStream::connect_timeout(&node, patience);
+            // Refused at once: the kernel may not have the route yet to an address that it was just given.
+            let answered = answered.inspect_err(|_| std::thread::sleep(patience / 4));
+            answered.ok()
+        });
+        answered.ok_or(std::io::ErrorKind::TimedOut)?;
+        Ok(server.accept()?.1.ip())
+    });
+    caller.await.expect("the task's call of itself")
+}
+
+#[test]
+fn a_task_reaches_itself_by_a_port_of_its_node() {
+    let world = World::new();
+    let path = world.path("task");
+    as_node(&world, move || async move {
+        let host = Host::connect().expect("netlink");
+        connect(&host, &path, &links("t")).await;
+        for forwarding in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            std::fs::write(format!("/proc/sys/net/{forwarding}"), "1").expect(forwarding);
+        }
+        ip("link set lo up");
+        let script = egress::script("test", &host_prefix("test"), &wanted());
+        egress::apply(&script).await.expect("apply");
+        // Not from its own address, which its kernel would take for a forged one.
+        for (node, seen) in [("172.31.0.1", "172.31.0.1"), ("fd01::1", "fd02::7f00:1")] {
+            ip(&format!("address add {node} dev lo nodad"));
+            let node = SocketAddr::new(node.parse().expect(node), 8080);
+            let caller = call_itself(&path, node).await;
+            assert_eq!(caller.to_string(), seen);
+        }
+        egress::apply(&egress::removal("test"))
+            .await
+            .expect("remove");
+    });
+}
+
 #[test]
 fn the_egress_table_comes_and_goes() {
     let world = World::new();
     as_node(&world, || async {
-        let wanted = Egress {
-            sources: ["172.31.0.0/16", "fd00::/64"]
-                .map(|subnet| subnet.parse().expect("a subnet"))
-                .into(),
-            host_ports: ["172.31.0.2", "fd00::ac1f:2"]
-                .map(|address| HostPort {
-                    protocol: 6,
-                    published: 8080,
-                    address: address.parse().expect("an address"),
-                    target: 80,
-                })
-                .into(),
-            loopback_v6: Some("fd00::7f00:1".parse().expect("an address")),
-        };
+        let wanted = wanted();
         let script = egress::script("test", &host_prefix("test"), &wanted);
         egress::apply(&script).await.expect("apply");
         egress::apply(&script).await.expect("apply again");

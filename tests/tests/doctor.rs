@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    Node, Rig, eventually, image, lan::Cable, outside::Server, rig::test_name, scenario,
+    Node, Rig, eventually, http_get, image, lan::Cable, outside::Server, rig::test_name, scenario,
     scenario_on,
 };
 use serde_json::Value;
@@ -138,6 +138,7 @@ fn what_is_wrong_is_said_and_where() {
         guarded_port(rig)?;
         swallowed_port(rig)?;
         port_of_another(rig)?;
+        no_ethernet(rig)?;
         dead_node(rig)
     });
 }
@@ -263,6 +264,36 @@ fn port_of_another(rig: &mut Rig) -> Result<()> {
     drop(server);
     let expected = ["fault n2 port 80/tcp web: asked by n3: something answers that is no task"];
     ensure!(troubles == expected && code == 1, "{code}: {troubles:#?}");
+    is_well(rig)
+}
+
+/// A device of n2 whose packets have no Ethernet header, as WireGuard's: no program is attached to it, and doctor says so.
+fn no_ethernet(rig: &mut Rig) -> Result<()> {
+    let n2 = &rig.nodes[1].ns;
+    n2.sh(&["ip", "tuntap", "add", "tun0", "mode", "tun"])?;
+    n2.sh(&["ip", "addr", "add", "198.51.100.1/24", "dev", "tun0"])?;
+    n2.sh(&["ip", "link", "set", "tun0", "up"])?;
+    let expected = [
+        "warning n2 uplink tun0: no Ethernet headers: published ports do not answer to what comes in here",
+    ];
+    eventually("tun0 to be told", PATIENCE, || {
+        let (troubles, code) = troubles(rig)?;
+        ensure!(troubles == expected && code == 0, "{code}: {troubles:#?}");
+        let (lines, _) = doctor(
+            rig.first(),
+            &["--filter", "node=n2", "--filter", "check=uplink"],
+        )?;
+        ensure!(lines.len() == 2, "{lines:#?}");
+        Ok(())
+    })?;
+    let reply = rig.nodes[1]
+        .ns
+        .enter(|| http_get([198, 51, 100, 1], 80, "/"));
+    ensure!(
+        reply.context("its address")?.status == 200,
+        "of its own processes"
+    );
+    rig.nodes[1].ns.sh(&["ip", "link", "del", "tun0"])?;
     is_well(rig)
 }
 

@@ -116,6 +116,20 @@ fn a_host_port_answers_where_a_replica_runs() {
                 "n1 has no replica for its own callers on {own}"
             );
         }
+        // The task itself, and one of another service beside it.
+        let near = ["--constraint", "node.hostname==n2"];
+        rig.create("beside", &near)?;
+        let own = rig.nodes[1].address;
+        for caller in ["direct", "beside"] {
+            let caller = rig.task(caller)?;
+            for url in [
+                format!("http://{own}:8081/"),
+                format!("http://[{}]:8081/", lan::v6(own)),
+            ] {
+                rig.exec(&caller, &["curl", "-f", "-m", "5", &url])
+                    .with_context(|| format!("{} asks {url}", caller.name))?;
+            }
+        }
         rig.first().ok(&["service", "scale", "-d", "direct=2"])?;
         eventually("a reason why the second does not run", UP_LIMIT, || {
             let list = rig.first().ok(&["service", "ps", "--no-trunc", "direct"])?;

@@ -138,6 +138,7 @@ mod tests {
                 mtu: 1500,
                 up: true,
                 loopback: *name == "lo",
+                ethernet: *name != "lo",
                 kind: String::new(),
                 addresses: addresses.iter().map(|a| (a.parse().unwrap(), 24)).collect(),
             };

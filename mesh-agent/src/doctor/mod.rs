@@ -19,6 +19,7 @@ use std::{
 };
 
 use mesh_api::proto::{CheckAnswer, CheckQuestion, PortToAsk, Protocol, SeenFlow};
+use mesh_datapath::{Datapath, Fill};
 
 use crate::node::Node;
 
@@ -41,8 +42,9 @@ pub(crate) async fn check(node: &Node, question: CheckQuestion) -> CheckAnswer {
     let is_tcp = |port: &PortToAsk| port.protocol() == Protocol::Tcp;
     let (connect, send): (Vec<_>, Vec<_>) = question.ports.iter().cloned().partition(is_tcp);
     let own = own_address(node);
-    let (mut findings, (mut paths, broken), tried, mut ports, sent) = tokio::join!(
+    let (mut findings, fill, (mut paths, broken), tried, mut ports, sent) = tokio::join!(
         node::look(node),
+        fill(node),
         paths::probe(node, &question),
         returns::probe(node),
         ports::ask(own, &connect),
@@ -52,7 +54,8 @@ pub(crate) async fn check(node: &Node, question: CheckQuestion) -> CheckAnswer {
     returns::tell(&mut paths, &tried);
     ports.extend(sent);
     tokio::time::sleep(SETTLING).await;
-    let (flows, fronts) = seen(node, &question.peers).await;
+    let (open, flows, fronts) = seen(node, &question.peers).await;
+    findings.extend(node::crowded(&fill, open));
     CheckAnswer {
         clock_ahead,
         findings,
@@ -74,9 +77,17 @@ pub(crate) fn now() -> i64 {
     since.map_or(0, |since| since.as_nanos() as i64)
 }
 
-/// Flows of this node's tasks with clients at nodes' own addresses, and the published ports in the tables. None of
-/// them while the packet path is not open, which `node` says.
-async fn seen(node: &Node, peers: &[String]) -> (Vec<SeenFlow>, Vec<String>) {
+/// How full the tables are that programs write; nothing while the packet path is not open, which `node` says.
+async fn fill(node: &Node) -> Vec<Fill> {
+    let node = node.clone();
+    let read = move || node.read_datapath(Datapath::fill).ok().flatten();
+    let fill = tokio::task::spawn_blocking(read).await;
+    fill.ok().flatten().unwrap_or_default()
+}
+
+/// How many open flows this node's tasks have, those with clients at nodes' own addresses, and the published ports in the
+/// tables. None of them while the packet path is not open, which `node` says.
+async fn seen(node: &Node, peers: &[String]) -> (usize, Vec<SeenFlow>, Vec<String>) {
     let peers = peers.iter().filter_map(|peer| peer.parse().ok());
     let clients: BTreeSet<IpAddr> = peers.chain(own_address(node)).collect();
     let node = node.clone();
@@ -85,8 +96,9 @@ async fn seen(node: &Node, peers: &[String]) -> (Vec<SeenFlow>, Vec<String>) {
         read.ok().flatten()
     };
     let Ok(Some((flows, snapshot))) = tokio::task::spawn_blocking(read).await else {
-        return (Vec::new(), Vec::new());
+        return (0, Vec::new(), Vec::new());
     };
+    let open = flows.iter().filter(|flow| !flow.ended).count();
     let flows = flows.into_iter();
     let flows = flows.filter(|flow| flow.vni.is_none() && clients.contains(&flow.client.ip()));
     let fronts = snapshot.services.iter().filter_map(|service| {
@@ -94,6 +106,7 @@ async fn seen(node: &Node, peers: &[String]) -> (Vec<SeenFlow>, Vec<String>) {
         Some(format!("{}/{protocol}", service.published?))
     });
     (
+        open,
         flows
             .map(|flow| SeenFlow {
                 client: flow.client.to_string(),

@@ -3,18 +3,25 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use mesh_api::proto::{Finding, Level};
-use mesh_datapath::{ReturnPath, ReturnState, Room, Uplink, UplinkMode};
+use mesh_datapath::{Fill, ReturnPath, ReturnState, Room, Uplink, UplinkMode};
 use mesh_wireguard::Backend;
 
 use crate::{
     assignment::Assignment,
-    links::{egress, sysctl},
+    links::{
+        egress,
+        host::{Host, Interface},
+        sysctl,
+    },
     node::Node,
-    reconcile::cipher,
+    reconcile::{self, cipher},
 };
 
 /// The oldest kernel that has all that is needed.
 const OLDEST: (u32, u32) = (6, 1);
+
+/// From here on a table is of open flows. The rest are notes beside them, and what each processor keeps free.
+const CROWDED_PERCENT: u64 = 90;
 
 /// What helps where a service has published WireGuard's port.
 const OTHER_PORT: &str = "publish another one, or start the agent with another --wireguard-port";
@@ -55,6 +62,7 @@ pub(super) async fn look(node: &Node) -> Vec<Finding> {
             "see the log of the node's agent",
         )),
     }
+    findings.extend(without_ethernet(node).await);
     findings.extend(node.returns().iter().map(returns));
     if !egress::exists(node.instance()).await {
         findings.push(fault(
@@ -82,6 +90,40 @@ pub(super) async fn look(node: &Node) -> Vec<Finding> {
         findings.extend(wrong.iter().map(|(to, from)| wrong_source(*to, *from, own)));
     }
     findings
+}
+
+/// The interfaces that the packet path leaves alone, though they have addresses or lead to others.
+async fn without_ethernet(node: &Node) -> Vec<Finding> {
+    let host = async { Host::connect()?.observe().await };
+    match host.await {
+        Ok(host) => reconcile::without_ethernet(&host, node.instance())
+            .into_iter()
+            .map(|interface| no_ethernet(interface, super::own_address(node)))
+            .collect(),
+        Err(error) => vec![fault(
+            "uplink",
+            "",
+            &format!("interfaces cannot be read: {error}"),
+            "see the log of the node's agent",
+        )],
+    }
+}
+
+fn no_ethernet(interface: &Interface, data_path: Option<IpAddr>) -> Finding {
+    let name = &interface.name;
+    if let Some(address) = data_path.filter(|address| interface.holds(*address)) {
+        let found = format!(
+            "no Ethernet headers, and the data path address {address}: its tasks and other nodes' do not reach each other"
+        );
+        let remedy = "let the node leave, and join with --data-path-addr of an Ethernet interface";
+        return fault("uplink", name, &found, remedy);
+    }
+    warning(
+        "uplink",
+        name,
+        "no Ethernet headers: published ports do not answer to what comes in here",
+        "have clients that want them come by an Ethernet interface",
+    )
 }
 
 /// Nobody sends by a key that nobody is told.
@@ -247,6 +289,21 @@ fn tables(room: &Room) -> Finding {
         );
     }
     ok("kernel", subject, "have room")
+}
+
+/// Tables whose entries make room for one another while nearly all of them are in use, with so many open flows of tasks.
+/// (What has ended stays until its room is wanted: that a table is full, or has evicted, says nothing yet.)
+pub(super) fn crowded(fill: &[Fill], open: usize) -> Option<Finding> {
+    let flows = fill.iter().find(|table| table.table == "flows")?;
+    let is_crowded = open as u64 * 100 >= u64::from(flows.capacity) * CROWDED_PERCENT;
+    (flows.evicted > 0 && is_crowded).then(|| {
+        let found = format!(
+            "{open} open flows of tasks in a table of {} make room for one another ({} so far)",
+            flows.capacity, flows.evicted
+        );
+        let remedy = "give the agent more --flow-entries, and restart the machine";
+        warning("kernel", "flows", &found, remedy)
+    })
 }
 
 fn uplink(uplink: &Uplink) -> Finding {
@@ -474,6 +531,51 @@ mod tests {
             full,
             fault("full: endpoints (3 left out), vips (1 left out)")
         );
+    }
+
+    #[test]
+    fn a_table_of_open_flows_that_evicts_is_worth_a_warning() {
+        let of = |evicted, open| {
+            let table = |table, evicted| Fill {
+                table,
+                entries: 1000,
+                capacity: 1000,
+                inserted: 5000,
+                evicted,
+                refused: 0,
+            };
+            crowded(&[table("conns", 4000), table("flows", evicted)], open)
+        };
+        assert_eq!(of(4000, 899), None, "ended ones had made room");
+        assert_eq!(of(0, 1000), None);
+        let told = of(4000, 900).expect("a finding");
+        assert_eq!(told.level(), Level::Warning);
+        assert!(told.found.starts_with("900 open flows"), "{}", told.found);
+        assert_eq!(crowded(&[], 5), None);
+    }
+
+    #[test]
+    fn a_data_path_without_ethernet_is_a_fault() {
+        let [own, other] = [1, 2].map(|last| IpAddr::from([192, 0, 2, last]));
+        let tun = Interface {
+            index: 7,
+            name: "tailscale0".to_owned(),
+            mtu: 1280,
+            up: true,
+            loopback: false,
+            ethernet: false,
+            kind: "tun".to_owned(),
+            addresses: vec![(own, 32)],
+        };
+        let of = |data_path| no_ethernet(&tun, data_path);
+        assert_eq!(of(None).level(), Level::Warning);
+        assert_eq!(of(Some(other)).level(), Level::Warning);
+        let fault = of(Some(own));
+        assert_eq!(
+            (fault.level(), &*fault.subject),
+            (Level::Fault, "tailscale0")
+        );
+        assert!(fault.found.contains("192.0.2.1"), "{}", fault.found);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! table per agent and family, replaced whole.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     process::Stdio,
 };
@@ -32,7 +33,7 @@ pub struct Egress {
     pub sources: Vec<IpNetwork>,
     /// Ports of the node itself.
     pub host_ports: Vec<HostPort>,
-    /// Whom tasks take callers on the node's `::1` for.
+    /// Whom tasks take callers on the node's `::1` for, and themselves where an IPv6 port of the node leads them back.
     pub loopback_v6: Option<Ipv6Addr>,
 }
 
@@ -83,7 +84,8 @@ fn table_of(family: &str, instance: &str, link_prefix: &str, egress: &Egress) ->
             "    {family} saddr {source} oifname != {{ \"lo\", \"{link_prefix}*\" }} masquerade"
         );
     }
-    // A caller on the node's 127.0.0.1 or ::1 that was led to a task: the task could not answer that address.
+    // A caller on the node's 127.0.0.1 or ::1 that was led to a task: the task could not answer that address. Nor would
+    // a task that was led back to itself take a packet from its own.
     let callers = match egress.loopback_v6 {
         _ if egress.host_ports.is_empty() => None,
         _ if family == "ip" => Some(("127.0.0.0/8", "masquerade".to_owned())),
@@ -91,10 +93,20 @@ fn table_of(family: &str, instance: &str, link_prefix: &str, egress: &Egress) ->
         own => own.map(|own| ("::1", format!("snat to {own}"))),
     };
     if let Some((source, change)) = callers {
-        let _ = writeln!(
-            text,
-            "    {family} saddr {source} oifname \"{link_prefix}*\" {change}"
-        );
+        let tasks: BTreeSet<_> = egress.host_ports.iter().map(|port| port.address).collect();
+        let selves: Vec<_> = tasks
+            .iter()
+            .map(|task| format!("{task} . {task}"))
+            .collect();
+        for ends in [
+            format!("{family} saddr {source}"),
+            format!(
+                "{family} saddr . {family} daddr {{ {} }}",
+                selves.join(", ")
+            ),
+        ] {
+            let _ = writeln!(text, "    {ends} oifname \"{link_prefix}*\" {change}");
+        }
     }
     text.push_str("  }\n");
     if family == "ip" {
@@ -225,6 +237,9 @@ mod tests {
             assert_eq!(text.matches(&rule).count(), 2);
         }
         assert!(text.contains("ip saddr 127.0.0.0/8 oifname \"mvabcd*\" masquerade"));
+        assert!(text.contains(
+            "ip saddr . ip daddr { 172.31.0.2 . 172.31.0.2 } oifname \"mvabcd*\" masquerade\n"
+        ));
         assert!(text.contains("iifname \"mvabcd*\" ip daddr 127.0.0.0/8 drop"));
         let stray =
             "iifname \"mvabcd*\" tcp flags & (syn | ack) != syn ct state new counter drop\n";
@@ -232,6 +247,9 @@ mod tests {
         let six = text.split_once("table ip6 mesh-n1 {\n").unwrap().1;
         assert!(!six.contains("127.0.0.0"));
         assert!(six.contains("ip6 saddr ::1 oifname \"mvabcd*\" snat to fd00:1::7f00:1\n"));
+        assert!(six.contains(
+            "{ fd00:1::ac1f:2 . fd00:1::ac1f:2 } oifname \"mvabcd*\" snat to fd00:1::7f00:1\n"
+        ));
         assert!(six.contains("    ip6 saddr fd00:1::/64 oifname"));
         assert!(!six.contains("10.0.0.0"));
         assert_eq!(text.matches('{').count(), text.matches('}').count());

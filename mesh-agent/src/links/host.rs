@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 use ipnetwork::Ipv4Network;
 use netlink_packet_route::{
     address::AddressAttribute,
-    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo},
+    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
 };
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -37,10 +37,19 @@ pub struct Interface {
     pub up: bool,
     /// The loopback interface.
     pub loopback: bool,
+    /// Packets have an Ethernet header there (`ARPHRD_ETHER`), unlike on WireGuard, tun, PPP and IP tunnels.
+    pub ethernet: bool,
     /// Kernel kind (`veth`, `bridge`, ...), empty for hardware.
     pub kind: String,
     /// Addresses with prefix lengths.
     pub addresses: Vec<(IpAddr, u8)>,
+}
+
+impl Interface {
+    /// Whether it has `address`.
+    pub fn holds(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|(own, _)| *own == address)
+    }
 }
 
 /// What there is in the node's namespace.
@@ -59,7 +68,7 @@ impl HostView {
     pub fn holder(&self, address: IpAddr) -> Option<&Interface> {
         self.interfaces
             .values()
-            .find(|i| i.addresses.iter().any(|(a, _)| *a == address))
+            .find(|interface| interface.holds(address))
     }
 }
 
@@ -112,6 +121,7 @@ impl Host {
                 mtu: 1500,
                 up: link.header.flags.contains(LinkFlags::Up),
                 loopback: link.header.flags.contains(LinkFlags::Loopback),
+                ethernet: link.header.link_layer_type == LinkLayerType::Ether,
                 kind: String::new(),
                 addresses: Vec::new(),
             };

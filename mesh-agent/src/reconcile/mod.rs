@@ -46,6 +46,7 @@ pub(crate) use observe::task_mtu;
 use plan::Job;
 use record::{Record, Records};
 use uplinks::Uplinks;
+pub(crate) use uplinks::without_ethernet;
 
 /// How often the node looks for itself, should a notice have been lost.
 const PERIOD: Duration = Duration::from_secs(5);

@@ -23,7 +23,8 @@ const DOWN: Duration = Duration::from_secs(5 * 60);
 const GONE: Duration = Duration::from_secs(30);
 
 /// The uplinks of this node. Published ports answer on every address but link-local ones, so every interface that has one
-/// is an uplink.
+/// is an uplink, if its packets have the Ethernet header that programs read. What has none is left to the kernel, and
+/// the log says so once; its addresses are the node's own all the same, for whoever asks them by another interface.
 ///
 /// One that is down keeps its programs. Were they attached only after it has come up, what arrives before that would be the
 /// kernel's, which knows no connection to a published port and resets it.
@@ -70,10 +71,15 @@ impl Uplinks {
             let mut addresses = addresses(interface);
             let has_route = host.default_routes.contains(&index);
             if interface.up && (has_route || !addresses.is_empty()) {
-                let seen = self.seen.entry(index).or_insert_with(|| Seen {
-                    name: interface.name.clone(),
-                    up: now,
-                    addresses: BTreeMap::new(),
+                let seen = self.seen.entry(index).or_insert_with(|| {
+                    if !interface.ethernet {
+                        tell_without_ethernet(interface, vtep);
+                    }
+                    Seen {
+                        name: interface.name.clone(),
+                        up: now,
+                        addresses: BTreeMap::new(),
+                    }
                 });
                 seen.up = now;
                 let six = addresses.iter().filter(|address| address.is_ipv6());
@@ -93,7 +99,9 @@ impl Uplinks {
                 now.duration_since(seen.up) <= DOWN
             };
             if is_uplink {
-                uplinks.insert(index);
+                if interface.ethernet {
+                    uplinks.insert(index);
+                }
                 own_addresses.append(&mut addresses);
             } else {
                 self.seen.remove(&index);
@@ -105,6 +113,32 @@ impl Uplinks {
             vtep,
         }
     }
+}
+
+fn tell_without_ethernet(interface: &Interface, vtep: IpAddr) {
+    let (name, kind) = (&interface.name, &interface.kind);
+    if interface.holds(vtep) {
+        tracing::error!(
+            interface = name,
+            kind,
+            "the data path address is on an interface without Ethernet headers: tasks do not reach those of other nodes"
+        );
+    } else {
+        tracing::warn!(
+            interface = name,
+            kind,
+            "no Ethernet headers there: published ports do not answer to what comes in by this interface"
+        );
+    }
+}
+
+/// Interfaces that are up and would be uplinks, if their packets had Ethernet headers.
+pub(crate) fn without_ethernet<'a>(host: &'a HostView, instance: &str) -> Vec<&'a Interface> {
+    let prefix = plan::host_prefix(instance);
+    let all = host.interfaces.values();
+    all.filter(|i| i.up && !i.loopback && !i.ethernet && !is_own(i, &prefix))
+        .filter(|i| host.default_routes.contains(&i.index) || !addresses(i).is_empty())
+        .collect()
 }
 
 /// Whether an interface is a host end of this agent, a device that encrypts, or any tunnel device.
@@ -143,6 +177,7 @@ mod tests {
             mtu: 1500,
             up: name != "down",
             loopback: name == "lo",
+            ethernet: !matches!(kind, "ppp" | "tun") && name != "lo",
             kind: kind.to_owned(),
             addresses: addresses.collect(),
         };
@@ -171,16 +206,23 @@ mod tests {
                 interface(6, "down", "", &["203.0.113.1"]),
                 interface(7, "mesh-vxlan", "vxlan", &["203.0.113.2"]),
                 interface(8, &own, "veth", &["203.0.113.3"]),
+                interface(9, "wan0", "", &[]),
+                interface(10, "tun0", "tun", &["203.0.113.4"]),
+                interface(11, "tun1", "tun", &["fe80::3"]),
+                interface(12, "mesh-wg0", "tun", &["203.0.113.5"]),
             ]),
-            default_routes: BTreeSet::from([5]),
+            default_routes: BTreeSet::from([5, 9]),
             host_routes: BTreeMap::new(),
         };
         let facts = facts(&mut Uplinks::default(), &host, Instant::now());
-        assert_eq!(facts.uplinks, BTreeSet::from([2, 3, 5]));
+        assert_eq!(facts.uplinks, BTreeSet::from([2, 3, 9]));
         assert_eq!(
             facts.own_addresses,
-            set(["192.0.2.1", "198.51.100.1", "2001:db8::1"])
+            set(["192.0.2.1", "198.51.100.1", "203.0.113.4", "2001:db8::1"])
         );
+        let without = without_ethernet(&host, "inst");
+        let without = without.iter().map(|interface| &*interface.name);
+        assert_eq!(without.collect::<Vec<_>>(), ["ppp0", "tun0"]);
     }
 
     /// One uplink, with its state.
