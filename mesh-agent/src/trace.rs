@@ -32,19 +32,32 @@ pub(crate) async fn run(
     };
     let time = Duration::from_millis(question.time_ms.into()).min(LONGEST);
     let end = Instant::now() + time;
-    let begun = filter(&question).and_then(|filter| Switch::turn_on(&node, &filter));
-    let (switch, mut trace) = match begun {
-        Ok(begun) => begun,
-        Err(error) => {
-            let error = format!("{error:#}");
-            let clock = doctor::now();
-            send(TraceAnswer {
-                clock,
-                error,
-                ..TraceAnswer::default()
-            })
-            .await;
-            return;
+    let refuse = async |error: &str| {
+        send(TraceAnswer {
+            clock: doctor::now(),
+            error: error.to_owned(),
+            ..TraceAnswer::default()
+        })
+        .await
+    };
+    let mut waits = false;
+    let (switch, mut trace) = loop {
+        let begun = filter(&question).and_then(|filter| Switch::turn_on(&node, &filter));
+        match begun {
+            Ok(Some(begun)) => break begun,
+            // The node has just started.
+            Ok(None) if Instant::now() < end => {
+                if !waits && !refuse("the packet path is not open yet").await {
+                    return;
+                }
+                waits = true;
+                tokio::time::sleep(PERIOD).await;
+            }
+            Ok(None) => return,
+            Err(error) => {
+                refuse(&format!("{error:#}")).await;
+                return;
+            }
         }
     };
     let mut told = true;
@@ -104,11 +117,10 @@ fn filter(question: &TraceQuestion) -> Result<TraceFilter> {
 struct Switch(Node);
 
 impl Switch {
-    fn turn_on(node: &Node, filter: &TraceFilter) -> Result<(Self, Trace)> {
-        let trace = node
-            .switch_datapath(|datapath| datapath.trace(filter))?
-            .context("the packet path is not open")?;
-        Ok((Self(node.clone()), trace))
+    /// `None`: the packet path is not open.
+    fn turn_on(node: &Node, filter: &TraceFilter) -> Result<Option<(Self, Trace)>> {
+        let trace = node.switch_datapath(|datapath| datapath.trace(filter))?;
+        Ok(trace.map(|trace| (Self(node.clone()), trace)))
     }
 }
 

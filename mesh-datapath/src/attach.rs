@@ -22,11 +22,11 @@ use aya::{
 };
 
 use crate::{
-    Error, Report, TcOrder,
+    Config, Error, Report, TcOrder,
     clsact::{self, Filter},
     host,
     netlink::XdpFacts,
-    pins::{entries, remove_file},
+    pins::{draft, entries, remove_file},
 };
 
 /// Folder of pinned links, below a version's.
@@ -135,8 +135,10 @@ struct GivenUp {
 #[derive(Debug)]
 pub(crate) struct Attachments {
     links: PathBuf,
-    /// Where tc programs are filters: their markers.
-    filters: Option<PathBuf>,
+    /// The markers of tc programs that are filters.
+    filters: PathBuf,
+    /// tc programs are held by links, and filters are left-overs.
+    has_links: bool,
     /// Where tc programs are among others'.
     order: TcOrder,
     /// Attached, or adopted, by this process: they run its programs.
@@ -146,11 +148,10 @@ pub(crate) struct Attachments {
 }
 
 impl Attachments {
-    /// `dir` is the version's.
-    pub(crate) fn open(dir: &Path, order: TcOrder) -> Result<Self, Error> {
-        let links = dir.join(LINKS);
-        let filters = clsact::is_needed().then(|| dir.join(FILTERS));
-        for folder in [Some(&links), filters.as_ref()].into_iter().flatten() {
+    pub(crate) fn open(config: &Config) -> Result<Self, Error> {
+        let dir = config.versioned_pin_dir();
+        let (links, filters) = (dir.join(LINKS), dir.join(FILTERS));
+        for folder in [&links, &filters] {
             fs::create_dir_all(folder).map_err(|source| Error::Path {
                 action: "make folder",
                 path: folder.clone(),
@@ -160,7 +161,8 @@ impl Attachments {
         Ok(Self {
             links,
             filters,
-            order,
+            has_links: config.tc_links && !clsact::is_needed(),
+            order: config.tc,
             current: BTreeSet::new(),
             given_up: BTreeMap::new(),
         })
@@ -214,9 +216,7 @@ impl Attachments {
                 report.detached += 1;
             }
         }
-        if let Some(filters) = &self.filters {
-            report.detached += detach_others(filters, &paths)?;
-        }
+        report.detached += detach_others(&self.filters, &paths)?;
         Ok(())
     }
 
@@ -231,9 +231,9 @@ impl Attachments {
     }
 
     fn path(&self, attachment: Attachment) -> PathBuf {
-        let filters = self.filters.as_ref();
-        let dir = filters.filter(|_| attachment.program != UPLINK_XDP);
-        dir.unwrap_or(&self.links).join(attachment.file_name())
+        let is_link = self.has_links || attachment.program == UPLINK_XDP;
+        let dir = if is_link { &self.links } else { &self.filters };
+        dir.join(attachment.file_name())
     }
 
     /// Puts the program there, in the place of an earlier process's. Whether there was none.
@@ -249,11 +249,13 @@ impl Attachments {
         })?;
         let order = attachment.order(self.order);
         if order == TcOrder::Refuse {
-            refuse_others(attachment, self.filters.is_none())?;
+            refuse_others(attachment, self.has_links)?;
         }
-        let attached = match (program, &self.filters) {
-            (Program::SchedClassifier(tc), Some(_)) => attachment.filter(order).attach(tc, &path),
-            (program, _) => attach_link(attachment, order, program, &path),
+        let attached = match program {
+            Program::SchedClassifier(tc) if !self.has_links => {
+                attachment.filter(order).attach(tc, &path)
+            }
+            program => attach_link(attachment, order, program, &path),
         };
         attached.map_err(|source| {
             let interface = host::interface_or_index(ifindex);
@@ -308,7 +310,8 @@ fn programs(attachment: Attachment) -> Result<Vec<String>, Cause> {
 /// An error if others have tc programs there, as links (where the kernel has these) or filters.
 fn refuse_others(attachment: Attachment, has_links: bool) -> Result<(), Error> {
     let find = || -> Result<Vec<String>, Cause> {
-        let mut others = clsact::others(attachment.ifindex, attachment.way())?;
+        let filters = clsact::others(attachment.ifindex, attachment.way())?;
+        let mut others: Vec<String> = filters.iter().map(ToString::to_string).collect();
         if has_links {
             let programs = programs(attachment)?.into_iter();
             others.extend(programs.filter(|name| name != attachment.program));
@@ -350,11 +353,7 @@ fn attach_link(
     program: &mut Program,
     path: &Path,
 ) -> Result<bool, Cause> {
-    let new = {
-        let mut name = path.as_os_str().to_owned();
-        name.push("-new");
-        PathBuf::from(name)
-    };
+    let new = draft(path);
     // Of one that was interrupted before it could rename it. The kernel lets go of it later: until then it may be what is
     // seen in the place, while the one that is pinned is elsewhere.
     let is_interrupted = new.exists();

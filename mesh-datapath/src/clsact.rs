@@ -1,8 +1,8 @@
 //! tc programs on kernels before 6.6, which have no tcx links: filters of the `clsact` qdisc. A filter is not held by
 //! a pin but by its interface, so a file beside the pins, `filters/<program>-<interface index>`, says that it is there:
-//! the program, pinned.
+//! the program, pinned. It comes before the filter and goes after it.
 
-use std::{error, io, path::Path};
+use std::{error, fmt, fs, io, path::Path};
 
 use aya::{
     programs::{
@@ -17,7 +17,10 @@ use aya::{
 
 use nix::sys::socket::SockProtocol;
 
-use crate::{Error, host, netlink, pins::remove_file};
+use crate::{
+    Error, host, netlink,
+    pins::{draft, remove_file},
+};
 
 type Cause = Box<dyn error::Error + Send + Sync>;
 
@@ -36,8 +39,32 @@ const MESSAGE: usize = 20;
 const INGRESS: u32 = 0xffff_fff2;
 const EGRESS: u32 = 0xffff_fff3;
 
-/// What filters of others an interface has, one way, of any qdisc of that kind: their kinds, with their priorities.
-pub(crate) fn others(ifindex: u32, way: TcAttachType) -> io::Result<Vec<String>> {
+/// A filter of others.
+#[derive(Debug)]
+pub(crate) struct Other {
+    kind: String,
+    priority: u16,
+}
+
+impl fmt::Display for Other {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a {} filter of priority {}", self.kind, self.priority)
+    }
+}
+
+/// Another's filter has the priority that ours is to have, and the kernel takes no second kind or protocol of one priority.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{other} is in the place of ours: give it another priority (`tc filter show dev {interface} ingress`), or ours another \
+     place by `--tc`"
+)]
+struct Taken {
+    interface: String,
+    other: Other,
+}
+
+/// What filters of others an interface has, one way, of any qdisc of that kind.
+pub(crate) fn others(ifindex: u32, way: TcAttachType) -> io::Result<Vec<Other>> {
     let parent = match way {
         TcAttachType::Egress => EGRESS,
         _ => INGRESS,
@@ -55,12 +82,13 @@ pub(crate) fn others(ifindex: u32, way: TcAttachType) -> io::Result<Vec<String>>
     )?;
     let others = filters.iter().filter_map(|filter| {
         let word = |at| Some(u32::from_ne_bytes(filter.get(at..at + 4)?.try_into().ok()?));
-        let (handle, priority) = (word(8)?, word(16)? >> 16);
+        let (handle, priority) = (word(8)?, (word(16)? >> 16) as u16);
         let kind = netlink::find(filter.get(MESSAGE..)?, KIND)?;
         // The first message about a priority is about no filter.
         let is_other = handle != 0 && handle >> 16 != u32::from(HANDLE);
         let kind = String::from_utf8_lossy(kind.strip_suffix(b"\0").unwrap_or(kind));
-        is_other.then(|| format!("a {kind} filter of priority {priority}"))
+        let kind = kind.into_owned();
+        is_other.then_some(Other { kind, priority })
     });
     Ok(others.collect())
 }
@@ -108,6 +136,11 @@ impl Filter {
     ) -> Result<bool, Cause> {
         let interface = host::interface(self.ifindex)?;
         add_qdisc(&interface)?;
+        let new = draft(marker);
+        // Of one that was interrupted.
+        remove_file(&new)?;
+        program.pin(&new)?;
+        fs::rename(&new, marker)?;
         let (link, anew) = match program.attach_to_link(self.link(&interface)?) {
             Ok(link) => (link, false),
             // None to replace.
@@ -117,16 +150,26 @@ impl Filter {
                     handle: self.handle(),
                     classid: None,
                 });
-                let link = program.attach_with_options(&interface, self.way, options)?;
-                (link, true)
+                let attached = program.attach_with_options(&interface, self.way, options);
+                (attached.map_err(|error| self.refused(error))?, true)
             }
         };
         // Dropped, it would detach.
         std::mem::forget(program.take_link(link)?);
         self.elsewhere().take_away(&interface)?;
-        remove_file(marker)?;
-        program.pin(marker)?;
         Ok(anew)
+    }
+
+    /// Why the kernel did not take the filter.
+    fn refused(self, error: ProgramError) -> Cause {
+        let others = others(self.ifindex, self.way).unwrap_or_default();
+        let other = others
+            .into_iter()
+            .find(|other| other.priority == self.priority());
+        match (other, host::interface(self.ifindex)) {
+            (Some(other), Ok(interface)) => Box::new(Taken { interface, other }),
+            _ => Box::new(error),
+        }
     }
 
     /// Takes the filter away, and then its marker. An interface or filter that is not there any more is no error.
@@ -157,7 +200,8 @@ fn add_qdisc(interface: &str) -> Result<(), Cause> {
     }
 }
 
-/// Whether the kernel said that there is no such interface, filter, or (EINVAL) qdisc.
+/// Whether the kernel said that there is no such interface or filter, or (EINVAL) no such qdisc, or one of others with the
+/// priority, of another protocol.
 fn is_absent(error: &NetlinkError) -> bool {
     let absent = [libc::ENODEV, libc::ENOENT, libc::EINVAL];
     error

@@ -71,6 +71,9 @@ pub struct Config {
     pub xdp: XdpMode,
     /// What becomes of others' tc programs; seen to when an interface is attached to, and when a process begins.
     pub tc: TcOrder,
+    /// tc programs are held by links where the kernel has these (tcx, since Linux 6.6). If not, they are filters of the
+    /// `clsact` qdisc, as on older kernels.
+    pub tc_links: bool,
     /// Flows remembered by each of the two flow tables; the least recently used go first. Both together take 320 bytes for
     /// each, at once: 21 MB by default, 336 MB for 2^20.
     pub flow_entries: u32,
@@ -97,6 +100,7 @@ impl Config {
             vxlan_port: DEFAULT_VXLAN_PORT,
             xdp: XdpMode::Auto,
             tc: TcOrder::First,
+            tc_links: true,
             flow_entries: 65_536,
             row_bytes: 512 << 20,
             backend_slots: 131_072,

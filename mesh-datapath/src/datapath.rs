@@ -123,7 +123,7 @@ impl Datapath {
             twins,
             lrus,
             paths,
-            attachments: Attachments::open(&dir, config.tc)?,
+            attachments: Attachments::open(config)?,
             hooks: Hooks::open(dir.join("hooks"), config.cgroup.clone())?,
             rows,
             shortages: Shortages::default(),

@@ -24,6 +24,13 @@ pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
         .collect()
 }
 
+/// Where a pin is made that is to take the place of another in one step.
+pub(crate) fn draft(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-new");
+    PathBuf::from(name)
+}
+
 /// Removes a file. One that is not there is no error.
 pub(crate) fn remove_file(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {

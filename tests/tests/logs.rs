@@ -22,13 +22,19 @@ use nix::{
 /// Writes a number, one more each time.
 const TICK: &str = "n=0; while sleep 0.1; do n=$((n+1)); echo tick $n; done";
 
-/// A `service logs -f` that runs.
+/// A command that follows logs: most of them a `service logs -f`.
 struct Follower(Child);
 
 impl Follower {
     fn start(node: &Node, file: &Path) -> Result<Self> {
+        let logs = ["service", "logs", "-f", "--no-trunc", "tick"];
+        Self::of(node, &logs, file)
+    }
+
+    /// The same with other words.
+    fn of(node: &Node, args: &[&str], file: &Path) -> Result<Self> {
         let mut command = node.ctl_command()?;
-        command.args(["service", "logs", "-f", "--no-trunc", "tick"]);
+        command.args(args);
         let output = File::create(file)?;
         command.stdin(Stdio::null()).stdout(output);
         Ok(Self(command.spawn()?))
@@ -41,6 +47,14 @@ impl Follower {
         })?;
         ensure!(status.success(), "{status}");
         Ok(())
+    }
+
+    /// Ends it by Ctrl-C.
+    fn interrupt(mut self) -> Result<()> {
+        kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGINT)?;
+        eventually("the follower to end", UP_LIMIT, || {
+            self.0.try_wait()?.context("it runs on").map(drop)
+        })
     }
 }
 
@@ -109,6 +123,47 @@ fn containers(rig: &Rig, count: usize) -> Result<Vec<String>> {
     Ok(tasks.into_iter().map(|task| task.container).collect())
 }
 
+/// Waits until the agents of all nodes together read so many logs.
+fn wait_reads(rig: &Rig, expected: usize) -> Result<()> {
+    let reads = |node: &Node| -> Result<usize> {
+        let pid = node.pid().context("no agent")?;
+        let fds = fs::read_dir(format!("/proc/{pid}/fd"))?;
+        // Some are closed meanwhile.
+        let files = fds.flatten().flat_map(|fd| fs::read_link(fd.path()));
+        Ok(files.filter(|file| file.ends_with("output.log")).count())
+    };
+    eventually("the logs to be read", UP_LIMIT, || {
+        let all: Result<Vec<_>> = rig.nodes.iter().map(reads).collect();
+        let all = all?;
+        ensure!(all.iter().sum::<usize>() == expected, "{all:?} are");
+        Ok(())
+    })
+}
+
+/// Nodes read no log any more that nobody listens to: beside one who follows all six tasks, others come and go.
+fn others_give_up(rig: &Rig) -> Result<()> {
+    let node = rig.first();
+    let task = rig.wait_running("tick", 6)?;
+    let own = task.iter().find(|task| task.node == node.name);
+    let own = own.context("no task here")?.container.clone();
+    let service = ["service", "logs", "-f", "tick"];
+    let container = ["logs", "-f", &own];
+    wait_reads(rig, 6)?;
+    for (args, more) in [(&service[..], 6), (&container[..], 1)] {
+        let file = rig.dir().join("given-up");
+        let follower = Follower::of(node, args, &file)?;
+        eventually("a line", UP_LIMIT, || {
+            let text = fs::read_to_string(&file)?;
+            ensure!(text.contains("tick"), "{text:?}");
+            Ok(())
+        })?;
+        wait_reads(rig, 6 + more)?;
+        follower.interrupt()?;
+        wait_reads(rig, 6)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn logs_are_followed_as_long_as_there_are_any() {
     scenario("follow", 2, |rig| {
@@ -132,6 +187,8 @@ fn logs_are_followed_as_long_as_there_are_any() {
         rig.nodes[1].kill()?;
         rig.nodes[1].start()?;
         rig.wait_ready(2)?;
+        wait_ticks(&file, 7, &containers(rig, 6)?)?;
+        others_give_up(rig)?;
         wait_ticks(&file, 7, &containers(rig, 6)?)?;
         is_whole(&file)?;
 

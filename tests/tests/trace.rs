@@ -7,10 +7,17 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::{Array, Map, MapData};
+use mesh_common::Settings;
+use mesh_datapath::Config;
 use mesh_tests::{
-    Rig, eventually, http_get, image, managers,
+    Node, Rig, eventually, http_get, image, managers,
     rig::{UP_LIMIT, test_name},
     scenario, scenario_on,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 use serde::Deserialize;
 
@@ -126,8 +133,32 @@ fn a_request_is_seen_at_its_ingress_its_tunnel_and_its_task_and_back() {
     });
 }
 
+/// Waits until the programs of all nodes tell of packets, or of none.
+fn wait_traced(rig: &Rig, expected: bool) -> Result<()> {
+    eventually("the programs to be switched", UP_LIMIT, || {
+        for node in &rig.nodes {
+            let pins = Config::new(format!("/sys/fs/bpf/mesh/{}", node.instance));
+            let pin = pins.versioned_pin_dir().join("maps/SETTINGS");
+            let settings = Map::Array(MapData::from_pin(pin)?);
+            let settings = Array::<_, Settings>::try_from(settings)?.get(&0, 0)?;
+            let traced = settings.trace != 0;
+            ensure!(traced == expected, "{}: {traced}", node.name);
+        }
+        Ok(())
+    })
+}
+
 /// A trace that runs.
 struct Running(Child);
+
+impl Running {
+    /// Ends it by Ctrl-C.
+    fn interrupt(mut self) -> Result<()> {
+        kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGINT)?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -153,15 +184,22 @@ fn the_next_leader_goes_on_with_a_trace() {
             "json",
             "--timeout",
             "600",
+            // It ends when the test has it end.
+            "--count",
+            "1000000",
             "--port",
             "8080",
         ];
-        let mut command = rig.nodes[asked].ctl_command()?;
-        command.args(trace).stdin(Stdio::null());
-        command
-            .stdout(File::create(&packets)?)
-            .stderr(File::create(&words)?);
-        let _running = Running(command.spawn()?);
+        let begin = |node: &Node| -> Result<Running> {
+            let mut command = node.ctl_command()?;
+            command.args(trace).stdin(Stdio::null());
+            command
+                .stdout(File::create(&packets)?)
+                .stderr(File::create(&words)?);
+            Ok(Running(command.spawn()?))
+        };
+        wait_traced(rig, false)?;
+        let running = begin(&rig.nodes[asked])?;
         let said = |what: &str| -> Result<()> {
             let all = fs::read_to_string(&words)?;
             ensure!(all.contains(what), "{what:?} is not in {all:?}");
@@ -182,11 +220,23 @@ fn the_next_leader_goes_on_with_a_trace() {
         eventually("the trace to begin", UP_LIMIT, || {
             said("tracing on all nodes")
         })?;
+        wait_traced(rig, true)?;
         is_followed()?;
         rig.nodes[leads].kill()?;
         eventually("another leader", UP_LIMIT, || said("another manager leads"))?;
         is_followed()?;
         rig.nodes[leads].start()?;
-        rig.wait_ready(3)
+        rig.wait_ready(3)?;
+        wait_traced(rig, true)?;
+        // Long before its time is over, whether it was asked of the leader or of another.
+        running.interrupt()?;
+        wait_traced(rig, false)?;
+        for node in &rig.nodes {
+            let running = begin(node)?;
+            wait_traced(rig, true)?;
+            running.interrupt()?;
+            wait_traced(rig, false)?;
+        }
+        Ok(())
     });
 }

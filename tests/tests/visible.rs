@@ -1,14 +1,18 @@
 //! What the mesh tells of its packets: flows, drops, metrics.
 
 use std::{
-    net::{Ipv4Addr, UdpSocket},
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket},
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
 use anyhow::{Context, Result, ensure};
 use aya::sys::{Stats, enable_stats};
-use mesh_tests::{Node, Rig, eventually, http_get, rig::UP_LIMIT, rig::test_name, scenario_on};
+use mesh_tests::{
+    Node, Rig, client::REQUEST_LIMIT, eventually, http_get, rig::UP_LIMIT, rig::test_name,
+    scenario_on,
+};
 
 /// Requests on new connections to each node.
 const REQUESTS: usize = 10;
@@ -54,6 +58,7 @@ fn flows_drops_and_metrics_say_what_went_on() {
             "{reasons}"
         );
         metrics(rig)?;
+        ended_flows(rig)?;
         rates(rig)?;
         dropped_and_run(rig)?;
         one_is_silent(rig)
@@ -129,6 +134,56 @@ fn rates(rig: &Rig) -> Result<()> {
         "{wrong}"
     );
     Ok(())
+}
+
+/// A flow is open until its client has sent its last byte: not when the task has, and however much the task still sends.
+fn ended_flows(rig: &Rig) -> Result<()> {
+    /// More than the buffers of both sides hold.
+    const BYTES: usize = 64 << 20;
+    let connect = || -> Result<TcpStream> {
+        let stream = TcpStream::connect((rig.first().address, 80))?;
+        stream.set_read_timeout(Some(REQUEST_LIMIT))?;
+        Ok(stream)
+    };
+    let ask = |stream: &mut TcpStream, path: &str| {
+        let (version, close) = ("HTTP/1.1", "Connection: close");
+        write!(
+            stream,
+            "GET {path} {version}\r\nHost: web\r\n{close}\r\n\r\n"
+        )
+    };
+    let shown = |client: SocketAddr, state: &str| {
+        eventually(&format!("the flow to be {state}"), UP_LIMIT, || {
+            let list = ["flow", "ls", "--all", "--all-nodes", "--format"];
+            let format = "{{.Client}} {{.State}}";
+            let all = rig.first().ok(&[&list[..], &[format]].concat())?;
+            ensure!(
+                all.lines().any(|line| line == format!("{client} {state}")),
+                "{all}"
+            );
+            Ok(())
+        })
+    };
+    rig.client.enter(|| {
+        let mut task_first = connect()?;
+        let client = task_first.local_addr()?;
+        shown(client, "open")?;
+        ask(&mut task_first, "/")?;
+        task_first.read_to_end(&mut Vec::new())?;
+        shown(client, "open")?;
+        drop(task_first);
+        shown(client, "closed")?;
+
+        let mut client_first = connect()?;
+        let client = client_first.local_addr()?;
+        ask(&mut client_first, &format!("/bytes/{BYTES}"))?;
+        client_first.shutdown(Shutdown::Write)?;
+        shown(client, "closed")?;
+        let mut answer = Vec::new();
+        client_first.read_to_end(&mut answer)?;
+        ensure!(answer.len() > BYTES, "{} bytes", answer.len());
+        shown(client, "closed")
+    })
 }
 
 /// The manager tells what all nodes know, or one of them.

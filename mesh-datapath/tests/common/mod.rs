@@ -71,6 +71,21 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Runs a closure on a thread of its own in the namespace of this name.
+pub(crate) fn inside<T: Send>(ns: &str, act: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                let file = std::fs::File::open(format!("/run/netns/{ns}"));
+                let file = file.expect("the namespace");
+                setns(file, CloneFlags::CLONE_NEWNET).expect("setns needs root");
+                act()
+            })
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// A network namespace, deleted on drop.
 #[derive(Debug)]
 pub(crate) struct Ns(pub(crate) String);
@@ -95,17 +110,7 @@ impl Ns {
 
     /// Runs a closure on a thread of its own inside.
     pub(crate) fn run<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
-        thread::scope(|scope| {
-            scope
-                .spawn(|| {
-                    let path = format!("/run/netns/{}", self.0);
-                    let file = std::fs::File::open(path).expect("the namespace");
-                    setns(file, CloneFlags::CLONE_NEWNET).expect("setns needs root");
-                    act()
-                })
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        inside(&self.0, act)
     }
 
     /// Index of an interface inside.

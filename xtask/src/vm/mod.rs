@@ -24,6 +24,7 @@ use crate::{
 /// this release's kernel has and others lack.
 const TESTS: &[(&str, &[&str])] = &[
     ("root_backends", &[]),
+    ("root_beside", &[]),
     ("root_encrypted", &[]),
     ("root_errors", &[]),
     ("root_open", &[]),
@@ -45,10 +46,6 @@ const TESTS: &[(&str, &[&str])] = &[
 /// The other tests of these crates, and why they are not run.
 const LEFT_OUT: &[(&str, &str)] = &[
     ("root_bench", "an emulated processor's speed says nothing"),
-    (
-        "root_beside",
-        "it attaches other programs as kernels since 6.6 let it",
-    ),
     (
         "root_files",
         "user space alone runs out of files, on any kernel",
