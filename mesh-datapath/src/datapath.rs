@@ -580,9 +580,10 @@ fn backends(contents: &Contents, tables: &Tables, pools: &BTreeSet<u32>) -> BTre
 }
 
 /// The maps that user space sizes, and their entries.
-fn sizes(config: &Config) -> [(&'static str, u32); 4] {
+fn sizes(config: &Config) -> [(&'static str, u32); 5] {
     [
         ("CONNS", config.flow_entries),
+        ("CONNS_ANY", config.flow_entries),
         ("FLOWS", config.flow_entries),
         ("BACKENDS", config.backend_slots),
         ("COUNTERS", config.backend_slots),

@@ -8,8 +8,8 @@ use aya::{
     maps::{HashMap, Map, MapData, PerCpuArray},
 };
 use mesh_common::{
-    Conn, Datagram, DatagramKey, FlowKey, Fragment, Nat, TABLE_CONNS, TABLE_DATAGRAMS, TABLE_FLOWS,
-    TABLE_FRAGMENTS, TableCount,
+    Conn, Datagram, DatagramKey, FlowKey, Fragment, Nat, TABLE_CONNS, TABLE_CONNS_ANY,
+    TABLE_DATAGRAMS, TABLE_FLOWS, TABLE_FRAGMENTS, TableCount,
 };
 
 use crate::{
@@ -29,6 +29,7 @@ pub(crate) struct Lru<K, V> {
 /// All of them, and the counters of what happened to them.
 pub(crate) struct Lrus {
     conns: Lru<FlowKey, Conn>,
+    conns_any: Lru<FlowKey, Conn>,
     pub(crate) flows: Lru<FlowKey, Nat>,
     fragments: Lru<FlowKey, Fragment>,
     datagrams: Lru<DatagramKey, Datagram>,
@@ -39,6 +40,7 @@ impl Lrus {
     pub(crate) fn open(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
             conns: Lru::open(ebpf, "CONNS")?,
+            conns_any: Lru::open(ebpf, "CONNS_ANY")?,
             flows: Lru::open(ebpf, "FLOWS")?,
             fragments: Lru::open(ebpf, "FRAGMENTS")?,
             datagrams: Lru::open(ebpf, "DATAGRAMS")?,
@@ -50,6 +52,8 @@ impl Lrus {
     pub(crate) fn fill(&self) -> Result<Vec<Fill>, Error> {
         Ok(vec![
             self.conns.fill("conns", self.count(TABLE_CONNS)?)?,
+            self.conns_any
+                .fill("conns_any", self.count(TABLE_CONNS_ANY)?)?,
             self.flows.fill("flows", self.count(TABLE_FLOWS)?)?,
             self.fragments
                 .fill("fragments", self.count(TABLE_FRAGMENTS)?)?,

@@ -7,7 +7,7 @@ use mesh_common::wire::OVERHEAD;
 use mesh_datapath::{Backend, Desired, Location};
 
 use crate::{
-    frames::{Mac, syn, task, tcp},
+    frames::{Mac, syn, task, tcp, udp},
     world::{CLIENT, FAR_GATE, Memory, NODE, PEER, Side, UP, World},
 };
 
@@ -21,6 +21,9 @@ const MORE: [Ipv4Addr; 3] = [
 pub(crate) const ALL: [Ipv4Addr; 4] = [MORE[0], MORE[1], MORE[2], FAR_GATE];
 /// Client ports that are used again and again.
 const PORTS: std::ops::Range<u16> = 40_000..40_256;
+
+/// Entries of a table that is soon full.
+const ENTRIES: u32 = 1024;
 
 /// The endpoints of [`MORE`].
 pub(crate) fn add_tasks(desired: &mut Desired) {
@@ -102,5 +105,26 @@ fn an_open_connection_does_not_miss_its_entry() {
             world.set_memory(&Memory::default());
         }
         assert!(kept > 0, "there were entries to lose");
+    }
+}
+
+/// Datagrams have a table of their own: however many flows of them there are, connections keep theirs.
+#[test]
+fn datagrams_evict_no_connection() {
+    let mut world = World::with(Side::Node, |config| config.flow_entries = ENTRIES);
+    scale(&mut world, &ALL);
+    let ports = PORTS.start..PORTS.start + 64;
+    let began: Vec<Mac> = ports
+        .clone()
+        .map(|port| backend(&mut world, port, true))
+        .collect();
+    let moved = began.iter().filter(|mac| **mac != task(FAR_GATE)).count();
+    assert!(moved > 0, "some are known by their entries alone");
+    for port in 0..8 * u16::try_from(ENTRIES).expect("few") {
+        let question = udp((CLIENT, 10_000 + port), (NODE, 80)).bytes();
+        world.run("uplink_xdp", &question, UP).expect("a verdict");
+    }
+    for (port, mac) in ports.zip(began) {
+        assert_eq!(backend(&mut world, port, false), mac, "port {port}");
     }
 }
