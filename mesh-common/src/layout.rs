@@ -315,7 +315,7 @@ layouts! {
     struct Pool(48) {
         /// The row by which new flows go.
         current: Row,
-        /// The row that flows without an entry began under, if there was one.
+        /// The row that flows without an entry began under, if there was one; the current one, once that has been dropped.
         previous: Row,
         /// When the current row was written: seconds of the monotonic clock.
         changed_s: u64,

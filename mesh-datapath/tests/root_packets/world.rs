@@ -399,7 +399,7 @@ impl Drop for World {
 }
 
 /// Seconds since the machine was started.
-fn now_s() -> u32 {
+pub(crate) fn now_s() -> u32 {
     let text = std::fs::read_to_string("/proc/uptime").expect("a mounted /proc");
     let seconds = text.split('.').next().expect("a number");
     seconds.parse().expect("a number")
