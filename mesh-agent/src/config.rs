@@ -69,7 +69,7 @@ pub struct Config {
     /// for each processor. Tables that are there keep their size: it counts from the next start of the machine.
     #[arg(long, default_value_t = 131_072, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(256..=4_194_304))]
     pub backend_entries: u32,
-    /// Open flows that are remembered, 320 bytes each, which are taken at once; the least recently used make room for others.
+    /// Open flows that are remembered, 456 bytes each, which are taken at once; the least recently used make room for others.
     /// Counts as `--backend-entries` does.
     #[arg(long, default_value_t = 65_536, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(4096..=16_777_216))]
     pub flow_entries: u32,

@@ -104,8 +104,10 @@ pub const TABLE_FLOWS: u32 = 1;
 pub const TABLE_FRAGMENTS: u32 = 2;
 /// Index in `TABLES`: `DATAGRAMS`.
 pub const TABLE_DATAGRAMS: u32 = 3;
+/// Index in `TABLES`: `CONNS_ANY`.
+pub const TABLE_CONNS_ANY: u32 = 4;
 /// Tables that only programs write, the least recently used entry making room for a new one.
-pub const TABLES: u32 = 4;
+pub const TABLES: u32 = 5;
 
 /// Words of 64 bits in the bitmap of published ports: 1,024 for TCP, then as many for UDP.
 pub const PORT_WORDS: u32 = 2 * 1024;
@@ -313,7 +315,7 @@ layouts! {
     struct Pool(48) {
         /// The row by which new flows go.
         current: Row,
-        /// The row that flows without an entry began under, if there was one.
+        /// The row that flows without an entry began under, if there was one; the current one, once that has been dropped.
         previous: Row,
         /// When the current row was written: seconds of the monotonic clock.
         changed_s: u64,
@@ -382,7 +384,7 @@ layouts! {
         encrypted: u8,
     }
 
-    /// Key of `CONNS` and `FLOWS`.
+    /// Key of `CONNS`, `CONNS_ANY` and `FLOWS`.
     struct FlowKey(44) {
         /// A VNI or one of the `SCOPE_` constants.
         scope: u32,
@@ -412,7 +414,7 @@ layouts! {
         there: u32,
     }
 
-    /// Value of `CONNS`: the backend of a flow that has an entry.
+    /// Value of `CONNS` and `CONNS_ANY`: the backend of a flow that has an entry.
     struct Conn(20) {
         /// Address on the pool's network.
         address: Addr,

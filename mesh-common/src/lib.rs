@@ -21,11 +21,11 @@ pub use layout::{
     MORE_V4, MORE_V6, NARROW_BACKENDS, NAT_DIRECT, NAT_LINK, NAT_LOOPBACK, NAT_PEER, NAT_UPLINK,
     Nat, PATH_KEPT_S, PATH_MTU_LEAST, PORT_WORDS, PORTS, PathMtu, Peer, Pool, PortKey, Published,
     ROW_BACKENDS, Row, SCOPE_PORT, SCOPE_PUBLISHED, SCOPE_RETURN, SCOPE_TASK, SETTLE_S, ScopedAddr,
-    Settings, TABLE_CONNS, TABLE_DATAGRAMS, TABLE_FLOWS, TABLE_FRAGMENTS, TABLES, TRACE_PORTS,
-    TableCount, TraceEvent, TraceFilter, Traced, V6_GATEWAY, V6_LOOPBACK, V6_OVERLAY, V6_PROGRAMS,
-    V6_TUNNEL, V6_UPLINK, VerdictCount, XDP_TRACE, port_bit, port_index,
+    Settings, TABLE_CONNS, TABLE_CONNS_ANY, TABLE_DATAGRAMS, TABLE_FLOWS, TABLE_FRAGMENTS, TABLES,
+    TRACE_PORTS, TableCount, TraceEvent, TraceFilter, Traced, V6_GATEWAY, V6_LOOPBACK, V6_OVERLAY,
+    V6_PROGRAMS, V6_TUNNEL, V6_UPLINK, VerdictCount, XDP_TRACE, port_bit, port_index,
 };
 pub use verdict::{COUNTS, DropReason, Place, Verdict, outcome_name};
 
 /// Version of the map layouts and of what the programs expect in them; part of the pin path.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;

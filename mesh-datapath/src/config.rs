@@ -74,8 +74,8 @@ pub struct Config {
     /// tc programs are held by links where the kernel has these (tcx, since Linux 6.6). If not, they are filters of the
     /// `clsact` qdisc, as on older kernels.
     pub tc_links: bool,
-    /// Flows remembered by each of the two flow tables; the least recently used go first. Both together take 320 bytes for
-    /// each, at once: 21 MB by default, 336 MB for 2^20.
+    /// Flows remembered by each of the three flow tables (answers; backends of TCP connections; backends of other flows); the
+    /// least recently used go first. All together take 456 bytes for each, at once: 30 MB by default, 478 MB for 2^20.
     pub flow_entries: u32,
     /// Bytes that all Maglev rows together may take. Memory is taken as it is needed, 1 MiB at a time, up to 1 GiB. A
     /// published port and a virtual address have a row each, and once their backends have changed a second one, the row

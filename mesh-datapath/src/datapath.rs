@@ -23,7 +23,7 @@ use crate::{
     netlink, object,
     paths::Paths,
     pins,
-    rows::{Length, Rows},
+    rows::{self, Length, Rows},
     shortages::{Shortage, Shortages},
     snapshot,
     sockets::Sockets,
@@ -56,6 +56,8 @@ pub struct Datapath {
     left_out: LeftOut,
     /// Something became free that those with a shortage may have.
     freed: bool,
+    /// Pools that have dropped a row, whose backends may be free.
+    settled: BTreeSet<u32>,
     fronts: snapshot::Fronts,
     /// What the last apply has brought about: nothing after one that failed, and before the first.
     pub(crate) applied: Option<Applied>,
@@ -129,6 +131,7 @@ impl Datapath {
             shortages: Shortages::default(),
             left_out: LeftOut::default(),
             freed: false,
+            settled: BTreeSet::new(),
             fronts: snapshot::Fronts::default(),
             applied: None,
             superseded,
@@ -158,6 +161,7 @@ impl Datapath {
             None
         };
         self.put(&contents, &before.contents, &mut report)?;
+        self.settle(host::monotonic_seconds(), &mut report)?;
         self.twins.sync(&self.ebpf)?;
         let wanted = self.wanted_attachments(desired, &kinds, tunnel);
         let xdp_optional = self.config.xdp == XdpMode::Auto;
@@ -176,6 +180,34 @@ impl Datapath {
             contents,
         });
         Ok(report)
+    }
+
+    /// Drops rows before a change that is an hour old where TCP connections have been evicted since: those that began after
+    /// the change would be led to another task by them, and so be reset. `now_s`: seconds of the monotonic clock.
+    /// [`Datapath::apply`] does this.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn settle(&mut self, now_s: u64, report: &mut Report) -> Result<(), Error> {
+        let evicted_s = self.lrus.conns_evicted_s(now_s)?;
+        let tables = &mut self.tables;
+        let published = tables.published.copy().iter();
+        let published: BTreeMap<_, _> = published
+            .filter_map(|(key, old)| {
+                let pool = rows::settled(&old.pool, evicted_s, now_s)?;
+                Some((*key, Published { pool, ..*old }))
+            })
+            .collect();
+        let vips = tables.vips.copy().iter();
+        let vips: BTreeMap<_, _> = vips
+            .filter_map(|(key, old)| Some((*key, rows::settled(old, evicted_s, now_s)?)))
+            .collect();
+        let pools = published.values().map(|published| &published.pool);
+        self.settled
+            .extend(pools.chain(vips.values()).map(|pool| pool.id));
+        tables.published.put(&published, report)?;
+        tables.vips.put(&vips, report)?;
+        Ok(())
     }
 
     /// Reads all counters.
@@ -450,10 +482,11 @@ impl Datapath {
         before: Option<&Applied>,
         report: &mut Report,
     ) -> Result<(), Error> {
-        let pools = match before {
+        let mut pools = match before {
             Some(before) => changed_pools(contents, before, &self.tables),
             None => self.tables.backends.pools(),
         };
+        pools.append(&mut self.settled);
         let removed_before = report.removed;
         self.tables
             .namespaces
@@ -580,9 +613,10 @@ fn backends(contents: &Contents, tables: &Tables, pools: &BTreeSet<u32>) -> BTre
 }
 
 /// The maps that user space sizes, and their entries.
-fn sizes(config: &Config) -> [(&'static str, u32); 4] {
+fn sizes(config: &Config) -> [(&'static str, u32); 5] {
     [
         ("CONNS", config.flow_entries),
+        ("CONNS_ANY", config.flow_entries),
         ("FLOWS", config.flow_entries),
         ("BACKENDS", config.backend_slots),
         ("COUNTERS", config.backend_slots),

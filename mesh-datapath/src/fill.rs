@@ -8,8 +8,8 @@ use aya::{
     maps::{HashMap, Map, MapData, PerCpuArray},
 };
 use mesh_common::{
-    Conn, Datagram, DatagramKey, FlowKey, Fragment, Nat, TABLE_CONNS, TABLE_DATAGRAMS, TABLE_FLOWS,
-    TABLE_FRAGMENTS, TableCount,
+    Conn, Datagram, DatagramKey, FlowKey, Fragment, Nat, TABLE_CONNS, TABLE_CONNS_ANY,
+    TABLE_DATAGRAMS, TABLE_FLOWS, TABLE_FRAGMENTS, TableCount,
 };
 
 use crate::{
@@ -29,27 +29,77 @@ pub(crate) struct Lru<K, V> {
 /// All of them, and the counters of what happened to them.
 pub(crate) struct Lrus {
     conns: Lru<FlowKey, Conn>,
+    conns_any: Lru<FlowKey, Conn>,
     pub(crate) flows: Lru<FlowKey, Nat>,
     fragments: Lru<FlowKey, Fragment>,
     datagrams: Lru<DatagramKey, Datagram>,
     counts: PerCpuArray<MapData, TableCount>,
+    /// Those of `conns`.
+    evictions: Evictions,
+}
+
+/// When a table was last seen to have evicted an entry.
+#[derive(Debug, Default)]
+pub(crate) struct Evictions {
+    /// How many there have been, at least.
+    seen: u64,
+    /// Seconds of the monotonic clock; `None`: not while this has looked.
+    last_s: Option<u64>,
+}
+
+impl Evictions {
+    /// Begins with what there has been so far, of which nobody knows when it was.
+    fn after(seen: u64) -> Self {
+        Self { seen, last_s: None }
+    }
+
+    /// Notes how many there have been so far. When the last one was.
+    fn note(&mut self, seen: u64, now_s: u64) -> Option<u64> {
+        if seen > self.seen {
+            *self = Self {
+                seen,
+                last_s: Some(now_s),
+            };
+        }
+        self.last_s
+    }
 }
 
 impl Lrus {
     pub(crate) fn open(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        Ok(Self {
+        let mut lrus = Self {
             conns: Lru::open(ebpf, "CONNS")?,
+            conns_any: Lru::open(ebpf, "CONNS_ANY")?,
             flows: Lru::open(ebpf, "FLOWS")?,
             fragments: Lru::open(ebpf, "FRAGMENTS")?,
             datagrams: Lru::open(ebpf, "DATAGRAMS")?,
             counts: PerCpuArray::try_from(take(ebpf, COUNTS)?).map_err(|e| map_error(COUNTS, e))?,
-        })
+            evictions: Evictions::default(),
+        };
+        lrus.evictions = Evictions::after(lrus.conns_evicted()?);
+        Ok(lrus)
+    }
+
+    /// When TCP's connections were last seen to have been evicted: a look now, and those before.
+    pub(crate) fn conns_evicted_s(&mut self, now_s: u64) -> Result<Option<u64>, Error> {
+        let seen = self.conns_evicted()?;
+        Ok(self.evictions.note(seen, now_s))
+    }
+
+    /// Connections that have been evicted, at least: what is more than there is room for. The first ones are missing, which
+    /// the kernel evicts while each processor still has some free entries; to walk the table would be a system call per entry.
+    fn conns_evicted(&self) -> Result<u64, Error> {
+        let count = self.count(TABLE_CONNS)?;
+        let kept = count.removed + u64::from(self.conns.capacity);
+        Ok(count.inserted.saturating_sub(kept))
     }
 
     /// A system call per entry.
     pub(crate) fn fill(&self) -> Result<Vec<Fill>, Error> {
         Ok(vec![
             self.conns.fill("conns", self.count(TABLE_CONNS)?)?,
+            self.conns_any
+                .fill("conns_any", self.count(TABLE_CONNS_ANY)?)?,
             self.flows.fill("flows", self.count(TABLE_FLOWS)?)?,
             self.fragments
                 .fill("fragments", self.count(TABLE_FRAGMENTS)?)?,
@@ -117,5 +167,19 @@ impl<K: Pod, V: Pod> Lru<K, V> {
             evicted: count.inserted.saturating_sub(gone),
             refused: count.refused,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evictions_are_seen_when_there_are_more() {
+        let mut evictions = Evictions::after(3);
+        assert_eq!(evictions.note(3, 10), None, "before anybody looked");
+        assert_eq!(evictions.note(4, 20), Some(20));
+        assert_eq!(evictions.note(4, 30), Some(20));
+        assert_eq!(evictions.note(9, 40), Some(40));
     }
 }

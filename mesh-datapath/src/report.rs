@@ -147,7 +147,8 @@ pub struct Fill {
     pub capacity: u32,
     /// Entries that have been made.
     pub inserted: u64,
-    /// Entries that made room for others. The flow of one goes on: its next packet from the client makes it anew.
+    /// Entries that made room for others. The flow of one goes on: its next packet from the client makes it anew. A connection
+    /// that began after a change of its service's backends may meet another one.
     pub evicted: u64,
     /// Entries that the kernel refused to make. The packet of a client goes on without, by the row; one that a task
     /// would have to answer is dropped, as its answer would not be known.

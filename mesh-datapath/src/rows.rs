@@ -57,6 +57,21 @@ pub(crate) enum Length {
     Refused(String),
 }
 
+/// The pool without the row before its last change, once that is older than [`SETTLE_S`] and connections have been evicted
+/// since, as of `evicted_s`: those that began after the change would be led astray by the row before. It becomes the current
+/// one, so that entries are still asked for. `None`: it stays as it is, and connections that have been silent since before the
+/// change are found by the row that they began under.
+pub(crate) fn settled(pool: &Pool, evicted_s: Option<u64>, now_s: u64) -> Option<Pool> {
+    let has_two =
+        pool.previous.slots != 0 && pool.current.slots != 0 && pool.previous != pool.current;
+    let is_old = now_s.saturating_sub(pool.changed_s) >= SETTLE_S.into();
+    let evicts = evicted_s.is_some_and(|evicted_s| evicted_s >= pool.changed_s);
+    (has_two && is_old && evicts).then_some(Pool {
+        previous: pool.current,
+        ..*pool
+    })
+}
+
 /// The rows in use.
 #[derive(Debug)]
 pub(crate) struct Rows {

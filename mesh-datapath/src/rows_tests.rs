@@ -113,6 +113,38 @@ fn clients_with_affinity_are_held_to_the_row_that_they_were_on() {
 }
 
 #[test]
+fn the_row_before_is_dropped_where_it_would_lead_astray() {
+    let mut rows = Rows::new(LINES);
+    let mut pool = pool(0);
+    set(&mut rows, &mut pool, &list(&[1]), 10);
+    let late = 20 + u64::from(SETTLE_S);
+    assert_eq!(
+        settled(&pool, Some(late), late),
+        None,
+        "it has no row before"
+    );
+    set(&mut rows, &mut pool, &list(&[1, 2]), 20);
+    assert_eq!(settled(&pool, Some(late), late - 1), None, "too early");
+    assert_eq!(settled(&pool, None, late), None, "nothing is evicted");
+    assert_eq!(settled(&pool, Some(19), late), None, "evicted before");
+    let after = settled(&pool, Some(20), late).expect("evicted since");
+    assert_eq!(
+        (after.current, after.previous),
+        (pool.current, pool.current)
+    );
+    assert_eq!(after.changed_s, pool.changed_s);
+    assert_eq!(settled(&after, Some(late), late), None, "done");
+    // The row before is free, and what comes next finds one again.
+    assert!(rows.keep([&after].into_iter()));
+    let mut next = after;
+    set(&mut rows, &mut next, &list(&[2]), late);
+    assert_eq!(next.previous, pool.current);
+    // Nobody takes new flows: open ones have nothing but the row before and their entries.
+    set(&mut rows, &mut pool, &[], late);
+    assert_eq!(settled(&pool, Some(2 * late), 2 * late), None);
+}
+
+#[test]
 fn adopted_rows_are_recognised() {
     let mut rows = Rows::new(LINES);
     let mut pool = pool(3);

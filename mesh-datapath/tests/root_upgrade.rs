@@ -12,14 +12,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{Array, HashMap, MapData, MapInfo};
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use common::{
     LAN_V6, OVERLAY_V6, PATIENCE, both,
     pair::{N1, Pair, TARGET, VIP},
     service,
     talk::{any, ask},
 };
-use mesh_common::{Addr, Published};
+use mesh_common::{Addr, Conn, FlowKey, Published};
 use mesh_datapath::{Datapath, XdpMode};
 
 /// Flows of each kind in each protocol.
@@ -147,6 +147,33 @@ fn shape(pin: &Path) -> (u32, u32, u32) {
     (info.key_size(), info.value_size(), info.max_entries())
 }
 
+/// Puts the flows of all protocols in one table, as versions up to 6 had them.
+fn join_flows(maps: &Path) {
+    let open = |name| -> HashMap<MapData, FlowKey, Conn> {
+        let data = MapData::from_pin(maps.join(name)).expect("a pinned map");
+        let map = Map::from_map_data(data).expect("a kind that aya knows");
+        HashMap::try_from(map).expect("a hash map")
+    };
+    let (mut all, any) = (open("CONNS"), open("CONNS_ANY"));
+    let mut moved = 0;
+    for entry in any.iter() {
+        let (key, conn) = entry.expect("an entry");
+        all.insert(key, conn, 0).expect("an entry");
+        moved += 1;
+    }
+    assert!(moved > 0, "there were datagrams");
+    fs::remove_file(maps.join("CONNS_ANY")).expect("unpin");
+}
+
+#[test]
+fn flows_survive_a_build_with_one_table_for_all_protocols() {
+    let mut world = Old::new();
+    let old = world.end("v6");
+    join_flows(&old.join("maps"));
+    world.begin(&old);
+    world.go_on();
+}
+
 #[test]
 fn flows_survive_a_build_with_another_abi() {
     let mut world = Old::new();
@@ -179,6 +206,7 @@ fn flows_survive_a_build_with_rows_of_version_4() {
     assert!(flows > 0);
     let old = world.end("v4");
     v4::make(&old.join("maps"));
+    join_flows(&old.join("maps"));
     // A process that comes to an end in the midst of it: a map that is read after the rows is away.
     let (last, away) = (old.join("maps/ENTRY_OF"), old.join("away"));
     fs::rename(&last, &away).expect("take the pin away");
@@ -202,6 +230,7 @@ fn flows_survive_a_build_with_nodes_of_version_5() {
     let mut world = Old::new();
     let old = world.end("v5");
     let maps = old.join("maps");
+    join_flows(&maps);
     let new = ["SETTINGS", "PEERS"].map(|name| shape(&maps.join(name)));
     let settings: Array<MapData, [u32; 11]> = Array::create(1, 0).expect("a map");
     v4::replace(&maps, "SETTINGS", |pin| settings.pin(pin));

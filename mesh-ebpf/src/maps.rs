@@ -1,5 +1,5 @@
-//! All maps. Pinned by name; user space writes them, except `CONNS`, `FLOWS`, `FRAGMENTS`, `PATHS`, `SOCKETS` and
-//! `DATAGRAMS`, which only programs write, and the counters.
+//! All maps. Pinned by name; user space writes them, except `CONNS`, `CONNS_ANY`, `FLOWS`, `FRAGMENTS`, `PATHS`, `SOCKETS`
+//! and `DATAGRAMS`, which only programs write, and the counters.
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_ARRAY},
@@ -84,9 +84,13 @@ pub struct Lines {
 #[map]
 pub static BACKENDS: Array<Backend> = Array::pinned(32_768, 0);
 
-/// Backends of flows that need an entry. Sized by user space.
+/// Backends of TCP connections that need an entry. Sized by user space.
 #[map]
 pub static CONNS: LruHashMap<FlowKey, Conn> = LruHashMap::pinned(65_536, 0);
+
+/// Backends of flows of all other protocols, which evict no connection. Sized by user space.
+#[map]
+pub static CONNS_ANY: LruHashMap<FlowKey, Conn> = LruHashMap::pinned(65_536, 0);
 
 /// How replies are rewritten and where they go. Sized by user space.
 #[map]

@@ -2,7 +2,7 @@
 
 use mesh_common::{
     Addr, AddrKey, BACKEND_ACTIVE, Conn, Endpoint, FlowKey, LINE_WORDS, Pool, Published, Row,
-    SETTLE_S, Settings, TABLE_CONNS, port_bit, port_index, slot_of, wire,
+    SETTLE_S, Settings, TABLE_CONNS, TABLE_CONNS_ANY, port_bit, port_index, slot_of, wire,
 };
 
 use crate::{
@@ -26,6 +26,15 @@ impl Choice {
     #[inline(always)]
     fn is_active(&self) -> bool {
         self.there == BACKEND_ACTIVE
+    }
+
+    /// As an entry has it.
+    #[inline(always)]
+    fn conn(&self) -> Conn {
+        Conn {
+            address: self.backend,
+            index: self.index,
+        }
     }
 
     /// Whether the task is on this node.
@@ -213,7 +222,22 @@ pub fn choose<F: Family>(
     tuple: &Tuple<F>,
     keep: bool,
 ) -> Option<Choice> {
-    let keep = keep || tuple.protocol != wire::TCP || (1..SETTLE_S).contains(&pool.affinity_s);
+    if tuple.protocol == wire::TCP {
+        choose_connection(pool, key, tuple, keep)
+    } else {
+        choose_any(pool, key, tuple)
+    }
+}
+
+/// [`choose`] for TCP.
+#[inline(always)]
+fn choose_connection<F: Family>(
+    pool: &Pool,
+    key: &FlowKey,
+    tuple: &Tuple<F>,
+    keep: bool,
+) -> Option<Choice> {
+    let keep = keep || (1..SETTLE_S).contains(&pool.affinity_s);
     // Without a previous row there are no entries but those kept in any case.
     let known = if keep || pool.previous.slots != 0 {
         mem::get_flow(&maps::CONNS, key)
@@ -223,53 +247,63 @@ pub fn choose<F: Family>(
     // A SYN begins anew, even if an earlier connection had the same ports.
     if !tuple.is_first()
         && let Some(conn) = known
-        && let Some(choice) = backend(pool, conn.index)
-        && choice.backend.same(&conn.address)
+        && let Some(choice) = kept(pool, conn)
     {
         return Some(choice);
     }
-    let hash = if pool.affinity_s == 0 {
-        tuple.hash()
-    } else {
-        tuple.client_hash()
-    };
+    let hash = hash(pool, tuple);
     let current = draw_from(&pool.current, hash);
     let previous = draw_from(&pool.previous, hash);
     let disagree = previous != NONE && previous != current;
     if disagree
-        && (!tuple.begins() || is_held(pool))
+        && (!tuple.is_first() || is_held(pool))
         && let Some(choice) = backend(pool, previous)
-        && (!tuple.begins() || choice.is_active())
+        && (!tuple.is_first() || choice.is_active())
     {
-        remember(key, &choice, known.is_none());
-        count_begun(&choice, tuple);
+        let new = known.is_none();
+        // A refusal only costs this flow its memory; the row still answers.
+        mem::keep(&maps::CONNS, TABLE_CONNS, key, &choice.conn(), new);
         return Some(choice);
     }
     let choice = backend(pool, current)?;
     // What an earlier connection left would lead the packets after the SYN astray.
     if keep || disagree || known.is_some() {
-        remember(key, &choice, known.is_none());
+        let new = known.is_none();
+        mem::keep(&maps::CONNS, TABLE_CONNS, key, &choice.conn(), new);
     }
-    count_begun(&choice, tuple);
     Some(choice)
 }
 
+/// [`choose`] for all but TCP, whose packets do not tell which one is a flow's first. It is counted where its entry is
+/// made: the next program that gets the very packet finds the entry.
 #[inline(always)]
-fn remember(key: &FlowKey, choice: &Choice, new: bool) {
-    let conn = Conn {
-        address: choice.backend,
-        index: choice.index,
-    };
-    // A refusal only costs this flow its memory; the row still answers.
-    mem::keep(&maps::CONNS, TABLE_CONNS, key, &conn, new);
+fn choose_any<F: Family>(pool: &Pool, key: &FlowKey, tuple: &Tuple<F>) -> Option<Choice> {
+    let known = mem::get_flow(&maps::CONNS_ANY, key);
+    if let Some(conn) = known
+        && let Some(choice) = kept(pool, conn)
+    {
+        return Some(choice);
+    }
+    let choice = draw(pool, hash(pool, tuple))?;
+    let new = known.is_none();
+    mem::keep(&maps::CONNS_ANY, TABLE_CONNS_ANY, key, &choice.conn(), new);
+    count_flow(&choice);
+    Some(choice)
 }
 
-/// Counts a flow that has just been given its entry, whose packets do not tell which of them is the first: the next
-/// program that gets this very packet finds the entry. Of TCP the SYN is counted, by [`count`].
+/// The backend of an entry, if it is still there and the pool's.
 #[inline(always)]
-fn count_begun<F: Family>(choice: &Choice, tuple: &Tuple<F>) {
-    if tuple.protocol != wire::TCP {
-        count_flow(choice);
+fn kept(pool: &Pool, conn: &Conn) -> Option<Choice> {
+    backend(pool, conn.index).filter(|choice| choice.backend.same(&conn.address))
+}
+
+/// What a packet's slot is found by.
+#[inline(always)]
+fn hash<F: Family>(pool: &Pool, tuple: &Tuple<F>) -> u32 {
+    if pool.affinity_s == 0 {
+        tuple.hash()
+    } else {
+        tuple.client_hash()
     }
 }
 

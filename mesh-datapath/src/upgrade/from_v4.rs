@@ -207,7 +207,10 @@ fn array<V: Pod>(maps: &Path, name: &'static str) -> Result<Array<MapData, V>, E
     open(maps, name, Array::try_from)
 }
 
-fn hash<K: Pod, V: Pod>(maps: &Path, name: &'static str) -> Result<HashMap<MapData, K, V>, Error> {
+pub(super) fn hash<K: Pod, V: Pod>(
+    maps: &Path,
+    name: &'static str,
+) -> Result<HashMap<MapData, K, V>, Error> {
     open(maps, name, HashMap::try_from)
 }
 

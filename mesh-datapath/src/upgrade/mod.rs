@@ -4,7 +4,7 @@
 //! [`crate::Datapath::apply`] then swaps one by one: until then packets go through the old programs. All other maps
 //! are made anew and filled from the desired state; the old programs keep theirs.
 //!
-//! What cannot be filled that way are the flows (`CONNS`, `FLOWS`, `SOCKETS`, `DATAGRAMS`), the rows that open flows
+//! What cannot be filled that way are the flows (`CONNS`, `CONNS_ANY`, `FLOWS`, `SOCKETS`, `DATAGRAMS`), the rows that open flows
 //! began under (`ENTRY_OF`, `SCTP_PORTS`, `PUBLISHED`, `VIPS`, `ROWS`, `BACKENDS`) and `COUNTERS`: who changes the layout of one of these
 //! converts its contents here. Who changes only what the contents mean gives the map another name.
 //!
@@ -12,8 +12,12 @@
 //! their own, so that the old programs go on with the old ones. Backends keep their indices, by which `CONNS` knows them:
 //! open flows go on, those without an entry by the row that they began under. What a conversion is due to fill is made anew:
 //! an earlier one may have been interrupted, and programs may go by what it wrote, if the older build came back since.
+//!
+//! Up to version 6 `CONNS` had the flows of all protocols. It moves over, and `from_v6` copies those that are not TCP's to
+//! `CONNS_ANY`, until the older version's folder is removed: what the old programs add meanwhile is found by the same rows.
 
 mod from_v4;
+mod from_v6;
 
 use std::{
     fs, io,
@@ -37,6 +41,8 @@ pub(crate) struct Superseded {
     folders: Vec<PathBuf>,
     /// Pinned maps of some of them, the newest last, whose contents are still to be converted.
     rows: Vec<PathBuf>,
+    /// Some had one table for the flows of all protocols.
+    one_table: bool,
 }
 
 /// Moves what can be taken over to this version's folder. `sized` are the maps that user space sizes.
@@ -90,15 +96,22 @@ pub(crate) fn adopt(config: &Config, object: &[u8], sized: &[&str]) -> Result<Su
             remove_file(&own.join("maps").join(name))?;
         }
     }
+    let one_table = others
+        .iter()
+        .any(|dir| version(dir) <= Some(from_v6::VERSION));
     Ok(Superseded {
         folders: others,
         rows,
+        one_table,
     })
 }
 
 impl Superseded {
     /// Fills this version's maps, which are pinned in `maps`, with what the newest other version's hold.
     pub(crate) fn convert(&mut self, maps: &Path) -> Result<(), Error> {
+        if self.one_table {
+            from_v6::convert(maps)?;
+        }
         let Some(newest) = self.rows.pop() else {
             return Ok(());
         };

@@ -79,7 +79,7 @@ fn full_tables_drop_nothing() {
         }
     }
     assert_eq!(drops(&world), before);
-    for (table, rounds) in [("flows", 10), ("conns", 6)] {
+    for (table, rounds) in [("flows", 10), ("conns_any", 6)] {
         let fill = fill(&mut world, table);
         assert_eq!(fill.capacity, ENTRIES);
         assert!(fill.entries <= ENTRIES, "{fill:?}");

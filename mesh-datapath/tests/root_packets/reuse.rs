@@ -3,12 +3,12 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use mesh_common::wire::OVERHEAD;
-use mesh_datapath::{Backend, Desired, Location};
+use mesh_common::{SETTLE_S, wire::OVERHEAD};
+use mesh_datapath::{Backend, Desired, Location, Report};
 
 use crate::{
-    frames::{Mac, syn, task, tcp},
-    world::{CLIENT, FAR_GATE, Memory, NODE, PEER, Side, UP, World},
+    frames::{Mac, syn, task, tcp, udp},
+    world::{CLIENT, FAR_GATE, Memory, NODE, PEER, Side, UP, World, now_s},
 };
 
 /// More tasks of the service on port 80, on the other node.
@@ -21,6 +21,9 @@ const MORE: [Ipv4Addr; 3] = [
 pub(crate) const ALL: [Ipv4Addr; 4] = [MORE[0], MORE[1], MORE[2], FAR_GATE];
 /// Client ports that are used again and again.
 const PORTS: std::ops::Range<u16> = 40_000..40_256;
+
+/// Entries of a table that is soon full.
+const ENTRIES: u32 = 1024;
 
 /// The endpoints of [`MORE`].
 pub(crate) fn add_tasks(desired: &mut Desired) {
@@ -102,5 +105,59 @@ fn an_open_connection_does_not_miss_its_entry() {
             world.set_memory(&Memory::default());
         }
         assert!(kept > 0, "there were entries to lose");
+    }
+}
+
+/// Datagrams have a table of their own: however many flows of them there are, connections keep theirs.
+#[test]
+fn datagrams_evict_no_connection() {
+    let mut world = World::with(Side::Node, |config| config.flow_entries = ENTRIES);
+    scale(&mut world, &ALL);
+    let ports = PORTS.start..PORTS.start + 64;
+    let began: Vec<Mac> = ports
+        .clone()
+        .map(|port| backend(&mut world, port, true))
+        .collect();
+    let moved = began.iter().filter(|mac| **mac != task(FAR_GATE)).count();
+    assert!(moved > 0, "some are known by their entries alone");
+    for port in 0..8 * u16::try_from(ENTRIES).expect("few") {
+        let question = udp((CLIENT, 10_000 + port), (NODE, 80)).bytes();
+        world.run("uplink_xdp", &question, UP).expect("a verdict");
+    }
+    for (port, mac) in ports.zip(began) {
+        assert_eq!(backend(&mut world, port, false), mac, "port {port}");
+    }
+}
+
+/// The row before a change is dropped when it does more harm than good: it has been there for an hour, and of the
+/// connections that began since some have lost the entries without which it leads them astray.
+#[test]
+fn an_evicted_connection_goes_by_the_current_row_after_an_hour() {
+    let mut world = World::with(Side::Node, |config| config.flow_entries = ENTRIES);
+    let before = PORTS.end..PORTS.end + 64;
+    for port in before.clone() {
+        assert_eq!(backend(&mut world, port, true), task(FAR_GATE));
+    }
+    let changed_s = now_s();
+    scale(&mut world, &ALL);
+    let settle = |world: &mut World, now_s: u32| {
+        let (mut report, now_s) = (Report::default(), u64::from(now_s));
+        let settled = world.inside(|datapath| datapath.settle(now_s, &mut report));
+        settled.expect("settled");
+        report.written
+    };
+    // Nothing has been evicted: those that have been silent all the time are where they were.
+    assert_eq!(settle(&mut world, now_s() + SETTLE_S), 0);
+    for port in before {
+        assert_eq!(backend(&mut world, port, false), task(FAR_GATE));
+    }
+    let began: Vec<Mac> = PORTS.map(|port| backend(&mut world, port, true)).collect();
+    for port in 0..8 * u16::try_from(ENTRIES).expect("few") {
+        backend(&mut world, 10_000 + port, true);
+    }
+    assert_eq!(settle(&mut world, changed_s + SETTLE_S - 1), 0);
+    assert!(settle(&mut world, now_s() + SETTLE_S) > 0);
+    for (port, mac) in PORTS.zip(began) {
+        assert_eq!(backend(&mut world, port, false), mac, "port {port}");
     }
 }

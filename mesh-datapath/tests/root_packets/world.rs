@@ -89,7 +89,8 @@ pub(crate) enum Side {
     Peer,
 }
 
-/// What the programs remember: `FLOWS` and `FRAGMENTS` without their clocks, and `CONNS` without indices.
+/// What the programs remember: `FLOWS` and `FRAGMENTS` without their clocks, and `CONNS` with `CONNS_ANY`,
+/// without indices.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Memory {
     pub(crate) flows: BTreeMap<FlowKey, Nat>,
@@ -103,6 +104,7 @@ pub(crate) struct World {
     config: Config,
     flows: HashMap<MapData, FlowKey, Nat>,
     conns: HashMap<MapData, FlowKey, Conn>,
+    conns_any: HashMap<MapData, FlowKey, Conn>,
     fragments: HashMap<MapData, FlowKey, Fragment>,
     direct: HashMap<MapData, Addr, u32>,
     paths: HashMap<MapData, Addr, PathMtu>,
@@ -180,6 +182,7 @@ impl World {
         Self {
             flows: HashMap::try_from(map("FLOWS")).expect("a hash map"),
             conns: HashMap::try_from(map("CONNS")).expect("a hash map"),
+            conns_any: HashMap::try_from(map("CONNS_ANY")).expect("a hash map"),
             fragments: HashMap::try_from(map("FRAGMENTS")).expect("a hash map"),
             direct: HashMap::try_from(map("DIRECT")).expect("a hash map"),
             paths: HashMap::try_from(map("PATHS")).expect("a hash map"),
@@ -279,10 +282,14 @@ impl World {
             let (key, nat) = entry.expect("FLOWS");
             (key, Nat { seen_s: 0, ..nat })
         });
-        let conns = self.conns.iter().map(|entry| {
-            let (key, conn) = entry.expect("CONNS");
-            assert_eq!(conn.index, self.index(&key, conn.address), "{conn:?}");
-            (key, conn.address)
+        let tables = [(&self.conns, true), (&self.conns_any, false)];
+        let conns = tables.into_iter().flat_map(|(table, of_tcp)| {
+            table.iter().map(move |entry| {
+                let (key, conn) = entry.expect("CONNS");
+                assert_eq!(key.protocol == wire::TCP, of_tcp, "{key:?}");
+                assert_eq!(conn.index, self.index(&key, conn.address), "{conn:?}");
+                (key, conn.address)
+            })
         });
         let fragments = self.fragments.iter().map(|entry| {
             let (key, fragment) = entry.expect("FRAGMENTS");
@@ -303,7 +310,7 @@ impl World {
             self.flows.remove(key).expect("FLOWS");
         }
         for key in held.conns.keys() {
-            self.conns.remove(key).expect("CONNS");
+            self.conns(key).remove(key).expect("CONNS");
         }
         for key in held.fragments.keys() {
             self.fragments.remove(key).expect("FRAGMENTS");
@@ -328,7 +335,7 @@ impl World {
                 address: *address,
                 index: self.index(key, *address),
             };
-            self.conns.insert(key, conn, 0).expect("CONNS");
+            self.conns(key).insert(key, conn, 0).expect("CONNS");
         }
     }
 
@@ -343,7 +350,16 @@ impl World {
             };
             self.flows.insert(known, nat, 0).expect("FLOWS");
             let conn = Conn { address, index };
-            self.conns.insert(asked, conn, 0).expect("CONNS");
+            self.conns(&asked).insert(asked, conn, 0).expect("CONNS");
+        }
+    }
+
+    /// The table of backends that a flow is in.
+    fn conns(&mut self, key: &FlowKey) -> &mut HashMap<MapData, FlowKey, Conn> {
+        if key.protocol == wire::TCP {
+            &mut self.conns
+        } else {
+            &mut self.conns_any
         }
     }
 
@@ -383,7 +399,7 @@ impl Drop for World {
 }
 
 /// Seconds since the machine was started.
-fn now_s() -> u32 {
+pub(crate) fn now_s() -> u32 {
     let text = std::fs::read_to_string("/proc/uptime").expect("a mounted /proc");
     let seconds = text.split('.').next().expect("a number");
     seconds.parse().expect("a number")
