@@ -257,28 +257,41 @@ pub fn forget(key: &FlowKey) {
 #[inline(always)]
 pub fn claim<F: Family>(seen: &Tuple<F>) -> Result<u16, DropReason> {
     let about = u32::from(seen.flags.0) << 8 | u32::from(seen.protocol);
-    match claim_reply(about, 0) {
+    match claim_reply(about, KNOWN) {
         CLAIMED => return Ok(seen.sport),
         TAKEN => {}
         _ => return Err(DropReason::Kernel),
     }
     mem::scratch().ok_or(DropReason::Kernel)?.memory = seen.key(SCOPE_PORT);
-    match claim_substitute(about, seen.hash()) {
-        0 => Err(DropReason::PortsTaken),
+    match claim_port(about, seen.hash()) {
+        NO_PORT => Err(DropReason::PortsTaken),
+        NO_ENTRY => Err(DropReason::Kernel),
         port => Ok(port as u16),
     }
 }
+
+/// Which keys [`claim_reply`] claims: such as this flow has already,
+const KNOWN: u32 = 0;
+/// or no other flow has, where one that has ended counts until the task has forgotten it,
+const FREE: u32 = 1;
+/// or no longer.
+const OVER: u32 = 2;
 
 /// Answers of [`claim_reply`].
 const TAKEN: u32 = 0;
 const CLAIMED: u32 = 1;
 const REFUSED: u32 = 2;
 
-/// Claims the key `scratch.reply`, unless another flow has it. One that has ended counts until the task has forgotten it,
-/// or with `now` no longer. `about` is a packet's protocol, and above it the TCP flags. Verified once.
+/// Answers of [`claim_port`] that are no port: all are taken,
+const NO_PORT: u32 = 1 << 16;
+/// or the kernel keeps no entry.
+const NO_ENTRY: u32 = 1 << 17;
+
+/// Claims the key `scratch.reply`, if `which` (`KNOWN`, `FREE`, `OVER`) has it. `about` is a packet's protocol, and above it
+/// the TCP flags. Verified once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn claim_reply(about: u32, now: u32) -> u32 {
+pub extern "C" fn claim_reply(about: u32, which: u32) -> u32 {
     let Some(scratch) = mem::scratch() else {
         return REFUSED;
     };
@@ -292,10 +305,13 @@ pub extern "C" fn claim_reply(about: u32, now: u32) -> u32 {
             return CLAIMED;
         }
         let free = known.is_forgotten(protocol, nat.seen_s)
-            || (now != 0 && known.is_over(protocol, nat.seen_s));
+            || (which == OVER && known.is_over(protocol, nat.seen_s));
         if !flags.may_begin(protocol) || !free {
             return TAKEN;
         }
+    }
+    if which == KNOWN {
+        return TAKEN;
     }
     if mem::keep(&maps::FLOWS, TABLE_FLOWS, key, nat, known.is_none()) {
         CLAIMED
@@ -304,48 +320,65 @@ pub extern "C" fn claim_reply(about: u32, now: u32) -> u32 {
     }
 }
 
-/// A port for a client whose own is taken at its task by another flow: the same client, through another node. Of the
-/// packet `about` is what it is for [`claim_reply`], `hash` its hash, and `scratch.memory` the key of its substitute.
-/// Network byte order; zero if there is none. Verified once.
+/// A port for a client whose flow has none yet at its task: its own, or a substitute if that is taken by another flow: the
+/// same client, through another node. Of the packet `about` is what it is for [`claim_reply`], `hash` its hash, and
+/// `scratch.memory` the key of its substitute. Network byte order; or `NO_PORT`, or `NO_ENTRY`. Verified once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn claim_substitute(about: u32, hash: u32) -> u32 {
+pub extern "C" fn claim_port(about: u32, hash: u32) -> u32 {
     let Some(scratch) = mem::scratch() else {
-        return 0;
+        return NO_ENTRY;
     };
     let known = mem::get_flow(&maps::FLOWS, &scratch.memory);
     if let Some(known) = known {
+        // Whoever has had a substitute keeps it, though its own port may be free by now: in the middle of a flow the
+        // task would take it for another client.
         let port = known.sport_be;
         scratch.reply.dport_be = port;
-        if claim_reply(about, 0) == CLAIMED {
+        if claim_reply(about, FREE) == CLAIMED {
             return port.into();
         }
     }
+    let own = scratch.memory.sport_be;
+    scratch.reply.dport_be = own;
+    match claim_reply(about, FREE) {
+        CLAIMED => {
+            if known.is_some() {
+                // Its substitute has become another flow's.
+                mem::remove(&maps::FLOWS, TABLE_FLOWS, &scratch.memory);
+            }
+            return own.into();
+        }
+        TAKEN => {}
+        _ => return NO_ENTRY,
+    }
     if !Flags((about >> 8) as u8).may_begin(about as u8) {
-        return 0;
+        return NO_PORT;
     }
     let mut attempt = 0;
     while attempt < ATTEMPTS {
         let port = FIRST_PORT + (hash.wrapping_add(attempt * 7919) % (65_536 - FIRST_PORT));
         let port = (port as u16).to_be();
         scratch.reply.dport_be = port;
-        if claim_reply(about, 0) == CLAIMED {
+        if claim_reply(about, FREE) == CLAIMED {
             scratch.substitute = scratch.undo;
             scratch.substitute.sport_be = port;
             let (key, nat) = (&scratch.memory, &scratch.substitute);
             let kept = mem::keep(&maps::FLOWS, TABLE_FLOWS, key, nat, known.is_none());
-            return if kept { port.into() } else { 0 };
+            return if kept { port.into() } else { NO_ENTRY };
         }
         attempt += 1;
     }
     // Nearly all ports are taken by flows of the last minute. A SYN that the task takes for one of an old connection
     // is sent again soon.
-    let port = scratch.memory.sport_be;
-    scratch.reply.dport_be = port;
-    if claim_reply(about, 1) == CLAIMED {
-        return port.into();
+    scratch.reply.dport_be = own;
+    if claim_reply(about, OVER) == CLAIMED {
+        if known.is_some() {
+            mem::remove(&maps::FLOWS, TABLE_FLOWS, &scratch.memory);
+        }
+        return own.into();
     }
-    0
+    NO_PORT
 }
 
 /// The packet after `nat`.

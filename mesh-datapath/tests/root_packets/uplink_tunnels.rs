@@ -43,6 +43,73 @@ fn every_port_taken(begin: Frame, hash: u32) -> Row {
     )
 }
 
+/// A client whose port was taken by itself, through this node, when it asked the other: what of that is gone since changes
+/// nothing for the task.
+fn once_substituted() -> Vec<Row> {
+    let substitute = (CLIENT, 1999_u16);
+    let noted = |protocol| {
+        let note = Nat {
+            sport_be: substitute.1.to_be(),
+            ..through(protocol).1
+        };
+        (key(SCOPE_PORT, protocol, WHO, (PEER, 81)), note)
+    };
+    let instead = |protocol| {
+        (
+            key(SCOPE_TASK, protocol, SERVER, substitute),
+            through(protocol).1,
+        )
+    };
+    let stranger = (
+        key(SCOPE_TASK, wire::TCP, SERVER, substitute),
+        outside(wire::TCP, 81).1,
+    );
+    let open = || asked(tcp(WHO, (PEER, 81)));
+    let first = || asked(syn(WHO, (PEER, 81)));
+    let datagram = || asked(udp(WHO, (PEER, 81)));
+    vec![
+        row("a substitute, when the other flow's entry is gone", open())
+            .delivers(near(tcp(substitute, SERVER)))
+            .knows(instead(wire::TCP))
+            .knows(noted(wire::TCP)),
+        row("a substitute, when both entries are gone", open())
+            .delivers(near(tcp(substitute, SERVER)))
+            .knows(noted(wire::TCP))
+            .remembers(instead(wire::TCP)),
+        row(
+            "a first segment again, when the other flow's entry is gone",
+            first(),
+        )
+        .delivers(near(syn(substitute, SERVER)))
+        .knows(instead(wire::TCP))
+        .knows(noted(wire::TCP)),
+        row(
+            "datagrams with a substitute, when the other flow has been silent",
+            datagram(),
+        )
+        .delivers(near(udp(substitute, SERVER)))
+        .knows(silent(122, outside(wire::UDP, 81)))
+        .knows(instead(wire::UDP))
+        .knows(noted(wire::UDP)),
+        row(
+            "datagrams with a substitute, when the other flow's entry is gone",
+            datagram(),
+        )
+        .delivers(near(udp(substitute, SERVER)))
+        .knows(noted(wire::UDP))
+        .remembers(instead(wire::UDP)),
+        row(
+            "a substitute that is another flow's by now, when the client's own port is free",
+            first(),
+        )
+        .delivers(near(syn(WHO, SERVER)))
+        .knows(stranger)
+        .knows(noted(wire::TCP))
+        .forgets(noted(wire::TCP).0)
+        .remembers(through(wire::TCP)),
+    ]
+}
+
 /// Clients that asked the other node.
 fn from_the_peer() -> Vec<Row> {
     let begin = || syn(WHO, (PEER, 81));
@@ -76,6 +143,15 @@ fn from_the_peer() -> Vec<Row> {
         row("asked there: in the middle", asked(open()))
             .delivers(near(tcp(WHO, SERVER)))
             .knows(through(wire::TCP)),
+        row(
+            "asked there: a datagram from port zero",
+            asked(udp((CLIENT, 0), (PEER, 81))),
+        )
+        .delivers(near(udp((CLIENT, 0), SERVER)))
+        .remembers((
+            key(SCOPE_TASK, wire::UDP, SERVER, (CLIENT, 0)),
+            nat((PEER, 81), (CLIENT, 0), Way::Node(PEER)),
+        )),
         row("asked there: a datagram", asked(datagram()))
             .delivers(near(udp(WHO, SERVER)))
             .remembers(through(wire::UDP)),
@@ -338,7 +414,13 @@ fn cut() -> Vec<Row> {
 }
 
 pub(crate) fn rows() -> Vec<Row> {
-    let parts = [from_the_peer(), replies(), overlays(), cut()];
+    let parts = [
+        from_the_peer(),
+        once_substituted(),
+        replies(),
+        overlays(),
+        cut(),
+    ];
     parts.into_iter().flatten().collect()
 }
 
