@@ -84,12 +84,17 @@ pub(super) fn plan(
 ) {
     let status = service.update.as_ref().map(|u| u.state);
     if matches!(status, Some(Status::PAUSED | Status::ROLLBACK_PAUSED)) {
+        // What was begun before comes to its end: one task a replica.
+        for group in groups.iter().filter(|g| !g.is_retired) {
+            if newest_that_serves(service, group).is_some() {
+                give_way(state, service, group, plan);
+            }
+        }
         return;
     }
     let is_rollback = status == Some(Status::ROLLBACK_STARTED);
     let settings = Settings::of(service, is_rollback);
     let groups: Vec<&Group<'_>> = groups.iter().filter(|g| !g.is_retired).collect();
-    let is_dirty = |task: &Task| task.spec_version != service.spec_version;
     // What failed here is tolerated: the restart policy goes on with that replica, and the update with the others.
     let had_its_turn = |group: &Group<'_>| {
         group
@@ -114,29 +119,22 @@ pub(super) fn plan(
             }
             continue;
         }
-        let clean = group.live.iter().rfind(|t| !is_dirty(t));
-        let has_dirty = group.live.iter().any(|t| is_dirty(t));
-        match clean {
-            Some(task) if task.status.state == TaskState::Running && !task.status.unhealthy => {
-                // Start first: the new one runs, the old ones may go.
-                for old in group.live.iter().filter(|t| is_dirty(t)) {
-                    stop::stop(state, old, TaskState::Shutdown, plan);
-                }
-                latest_start =
-                    latest_start.max(inputs.at(task.running_since.unwrap_or(inputs.now)));
-                // A predecessor that is on its way out still counts: never fewer than wanted.
-                if has_dirty {
-                    in_progress += 1;
-                }
-            }
+        let has_clean = group.live.iter().any(|t| !is_dirty(service, t));
+        let has_dirty = group.live.iter().any(|t| is_dirty(service, t));
+        if let Some(task) = newest_that_serves(service, group) {
+            give_way(state, service, group, plan);
+            latest_start = latest_start.max(inputs.at(task.running_since.unwrap_or(inputs.now)));
+            // A predecessor that is on its way out still counts: never fewer than wanted.
+            in_progress += usize::from(has_dirty);
+        } else if has_clean {
             // The task that it is to replace would make one more than the settings allow.
-            Some(_) if !has_dirty && had_its_turn(group) => retried += 1,
-            Some(_) => in_progress += 1,
-            None if has_dirty => {
-                keep_one(state, group, plan);
-                dirty.push(group);
+            match !has_dirty && had_its_turn(group) {
+                true => retried += 1,
+                false => in_progress += 1,
             }
-            None => {}
+        } else if has_dirty {
+            keep_one(state, group, plan);
+            dirty.push(group);
         }
     }
     // With a deadline, the last ones have to run by then.
@@ -196,6 +194,25 @@ pub(super) fn plan(
             plan.push(restart::replacement(service, &group.key, ready, None));
         }
         room -= 1;
+    }
+}
+
+/// Whether a task is out of date.
+fn is_dirty(service: &Service, task: &Task) -> bool {
+    task.spec_version != service.spec_version
+}
+
+/// The newest task that is up to date, if it serves.
+fn newest_that_serves<'a>(service: &Service, group: &Group<'a>) -> Option<&'a Task> {
+    let newest = group.live.iter().rfind(|t| !is_dirty(service, t))?;
+    let serves = newest.status.state == TaskState::Running && !newest.status.unhealthy;
+    serves.then_some(newest)
+}
+
+/// Lets those go that are out of date, as a new one serves.
+fn give_way(state: &State, service: &Service, group: &Group<'_>, plan: &mut Plan) {
+    for old in group.live.iter().filter(|t| is_dirty(service, t)) {
+        stop::stop(state, old, TaskState::Shutdown, plan);
     }
 }
 

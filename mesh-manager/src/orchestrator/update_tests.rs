@@ -215,6 +215,31 @@ fn a_short_history_leaves_the_ratio_as_it_is() {
 }
 
 #[test]
+fn a_pause_leaves_one_task_a_replica() {
+    for is_rollback in [false, true] {
+        let settings = json!({"Parallelism": 2, "Order": "start-first"});
+        let (mut world, id) = begun(is_rollback, 2, &settings);
+        world.settle();
+        let version = world.state.service(&id).unwrap().spec_version;
+        let wanted = world.wanted(&id).into_iter();
+        let new = wanted.filter(|t| t.spec_version == version);
+        let new: Vec<String> = new.map(|t| t.id.clone()).collect();
+        assert_eq!(new.len(), 2);
+        world.report(&new[0], TaskState::Running);
+        world.report(&new[1], TaskState::Failed);
+        world.work();
+        let paused = match is_rollback {
+            true => Update::ROLLBACK_PAUSED,
+            false => Update::PAUSED,
+        };
+        assert_eq!(status(&world, &id), Some(paused));
+        let wanted = world.wanted(&id);
+        let running = wanted.iter().filter(|t| t.is_active()).count();
+        assert_eq!((running, wanted.len()), (2, 2), "rollback: {is_rollback}");
+    }
+}
+
+#[test]
 fn what_cannot_start_holds_up_no_other_replica() {
     for (is_rollback, ongoing) in [(false, Update::UPDATING), (true, Update::ROLLBACK_STARTED)] {
         for settings in [
