@@ -300,7 +300,7 @@ impl Driver {
         // Nobody was heard while this process stood still: that says nothing about the nodes.
         if now.duration_since(self.checked) > STALL {
             tracing::warn!("this manager was stalled; nodes get time to be heard again");
-            *self.core.liveness() = Liveness::new(now);
+            self.core.liveness().excuse(now);
         }
         self.checked = now;
         let silent: Vec<String> = {

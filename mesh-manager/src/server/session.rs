@@ -313,7 +313,12 @@ async fn receive(
                     return;
                 }
             }
-            Some(In::Heartbeat(_)) | None => {}
+            Some(In::Heartbeat(beat)) => {
+                if let Some(pace) = session.pace(beat.period_ms) {
+                    core.liveness().go_by(&session.node_id, pace);
+                }
+            }
+            None => {}
         }
     }
 }
@@ -413,6 +418,10 @@ fn renewal(state: &State, node: Option<&Node>) -> u32 {
 /// Sends what the node has to know, now and whenever it changes.
 async fn dispatch(core: &Core, session: &Session) {
     let mut told = welcome(core, session);
+    session.note_period(told.heartbeat_period_ms);
+    // An older agent goes by this for as long as the session lasts, another one says what it goes by.
+    let period = Duration::from_millis(told.heartbeat_period_ms.into());
+    core.liveness().go_by(&session.node_id, period);
     if !session.send(Out::Welcome(told.clone())).await {
         return;
     }
@@ -423,6 +432,7 @@ async fn dispatch(core: &Core, session: &Session) {
         let now = welcome(core, session);
         if now != told {
             told = now;
+            session.note_period(told.heartbeat_period_ms);
             if !session.send(Out::Welcome(told.clone())).await {
                 return;
             }
