@@ -46,6 +46,7 @@ mod rules;
 mod scheduler;
 mod server;
 pub mod state;
+mod text;
 mod traffic;
 mod unlock;
 mod withdrawal;
