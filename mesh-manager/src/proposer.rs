@@ -5,6 +5,7 @@ use crate::{
     Machine, ManagerError, Operation, Outcome, Proposal, Response, UNTOLD,
     raft::{Consensus, Store},
 };
+use futures::future::join_all;
 use rand::RngCore;
 use serde::Serialize;
 use std::sync::Arc;
@@ -84,6 +85,14 @@ impl Proposer {
     pub(crate) async fn operation(&self, operation: Operation) -> Result<Response, ManagerError> {
         let proposal = Proposal::new(operation, self.machine.now());
         self.propose(proposal).await
+    }
+
+    /// Proposes operations of the manager's own together, so that they share entries. Outcomes in order.
+    pub(crate) async fn operations(
+        &self,
+        operations: impl IntoIterator<Item = Operation>,
+    ) -> Vec<Outcome> {
+        join_all(operations.into_iter().map(|one| self.operation(one))).await
     }
 }
 
@@ -190,6 +199,30 @@ mod tests {
         assert_eq!(check_size(&change, MAX_PROPOSAL_BYTES + 1), Ok(()));
         // Every entry that is taken fits into a message.
         const { assert!(2 * MAX_PROPOSAL_BYTES <= crate::raft::MAX_MESSAGE) };
+    }
+
+    #[tokio::test]
+    async fn what_is_proposed_together_waits_together() {
+        let (jobs, mut queue) = mpsc::channel(QUEUE);
+        let proposer = Proposer {
+            jobs,
+            machine: Machine::default(),
+        };
+        let down = |n: u32| Operation::NodeDown {
+            node_id: n.to_string(),
+            message: String::new(),
+        };
+        let proposed = tokio::spawn(async move { proposer.operations((0..100).map(down)).await });
+        // All are in the queue before the first is answered.
+        let mut waiting = Vec::new();
+        for _ in 0..100 {
+            let job = tokio::time::timeout(std::time::Duration::from_secs(30), queue.recv()).await;
+            waiting.push(job.expect("it waits for no other").expect("a job"));
+        }
+        for job in waiting {
+            job.done.send(Ok(Response::Done)).unwrap();
+        }
+        assert_eq!(proposed.await.unwrap(), vec![Ok(Response::Done); 100]);
     }
 
     #[test]
