@@ -40,9 +40,9 @@ pub struct Timings {
     /// State changes are gathered this long, longer with thousands of nodes, before they are sent to nodes in one revision.
     pub dispatch_delay: Duration,
     /// Longest wait for the nodes to acknowledge that a task takes no new connections: one that does not may still send
-    /// requests to it, be its agent busy, just started again or on its way to a new leader. A node that stands still in
-    /// its session is waited for once: after this time nobody waits for it until it follows again. One whose power is gone is down before
-    /// that, unless heartbeats are far apart.
+    /// requests to it, be its agent busy, just started again or on its way to a new leader. A node that stands still, in one
+    /// session or several, is waited for once: after this time nobody waits for it until it follows again. One whose power is
+    /// gone is down before that, unless heartbeats are far apart.
     pub drain_limit: Duration,
     /// Time between that acknowledgement and the task's stop signal, for requests on their way.
     pub drain_settle: Duration,

@@ -26,10 +26,10 @@ pub(crate) struct Core {
     pub(crate) credentials: Arc<Credentials>,
     /// What the log is encrypted with.
     pub(crate) keys: Arc<Sealer>,
-    /// Held while they are locked anew.
+    /// Held while they are locked anew, or renewed.
     pub(crate) locking: tokio::sync::Mutex<()>,
     /// The log has another key, and is to be compacted.
-    pub(crate) relocked: Notify,
+    pub(crate) rekeyed: Notify,
     /// What the node's private key is to be encrypted with.
     pub(crate) node_lock: watch::Sender<Option<UnlockKey>>,
     pub(crate) store: Arc<Store>,

@@ -359,7 +359,7 @@ impl ManagerHandle {
             node_lock: watch::Sender::new(keys.node_lock()),
             keys,
             locking: Default::default(),
-            relocked: Default::default(),
+            rekeyed: Default::default(),
             proposer: Proposer::start(raft.clone(), store.clone(), machine),
             store,
             consensus: raft,

@@ -1,5 +1,6 @@
-//! Autolock: the keys of this manager are locked as the cluster's spec has it, and opened with the unlock key when the manager
-//! is started again.
+//! The keys of this manager's log. They are locked as the cluster's spec has it, and opened with the unlock key when the manager
+//! is started again (autolock). The one that encrypts is exchanged for another when it is locked anew, and when it has been in
+//! use for as long as a certificate is good; the former ones are forgotten once the log has been compacted.
 
 use crate::{
     Config, Manager, ManagerError, Unlock,
@@ -12,8 +13,16 @@ use std::{sync::Arc, time::Duration};
 /// Pause before the key file is written again after that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Longest wait for the log to be compacted; what is left then goes with a later snapshot.
+/// How often the age of the log's key is looked at where nothing happens. Certificates are good for an hour and more.
+const CHECK: Duration = Duration::from_secs(600);
+
+/// Longest wait for the log to be compacted.
 const COMPACT_LIMIT: Duration = Duration::from_secs(60);
+/// Pause before the log is compacted again because something is left that a former key has encrypted, say as another manager
+/// was being sent it; it doubles each time.
+const COMPACT_PAUSE: Duration = Duration::from_secs(1);
+/// The longest such pause.
+const COMPACT_LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 fn failed(error: SealError) -> ManagerError {
     ManagerError::internal("cannot read the manager's keys", error)
@@ -91,29 +100,55 @@ impl Core {
             return Ok(());
         }
         let is_locked = key.is_some();
-        let keys = self.keys.clone();
-        let lock = move || keys.lock(key.as_ref(), version);
+        let (keys, now) = (self.keys.clone(), self.config.machine.now());
+        let lock = move || keys.lock(key.as_ref(), version, now);
         let locked = self.config.machine.blocking(lock).await?;
         locked.map_err(|e| ManagerError::internal("cannot lock the manager's keys", e))?;
         self.node_lock.send_replace(self.keys.node_lock());
         tracing::info!(is_locked, "the manager's keys were locked anew");
         if is_locked {
-            self.relocked.notify_one();
+            self.rekeyed.notify_one();
         }
+        Ok(())
+    }
+
+    /// Exchanges the log's key for another one once it has been in use for as long as a certificate is good.
+    async fn renew_data_key(&self) -> Result<(), ManagerError> {
+        let _in_turn = self.locking.lock().await;
+        let life = match self.store.read().cluster() {
+            Some(cluster) => cluster.certificate_validity(),
+            None => return Ok(()),
+        };
+        let (keys, now) = (self.keys.clone(), self.config.machine.now());
+        if !keys.is_worn(life, now) {
+            return Ok(());
+        }
+        let renewed = self
+            .config
+            .machine
+            .blocking(move || keys.renew(now))
+            .await?;
+        renewed.map_err(|e| ManagerError::internal("cannot renew the key of the log", e))?;
+        tracing::info!("this manager's log is encrypted with a new key from now on");
+        self.rekeyed.notify_one();
         Ok(())
     }
 }
 
-/// Follows the cluster until the manager stops.
+/// Follows the cluster, and the clock, until the manager stops.
 pub(crate) async fn run(core: Arc<Core>) {
     let mut index = core.store.index();
     let follow = async {
         loop {
             index.borrow_and_update();
-            if let Err(error) = core.follow_lock().await {
-                tracing::warn!(%error, "the manager's keys are not locked as the swarm has it yet");
+            let followed = async {
+                core.follow_lock().await?;
+                core.renew_data_key().await
+            };
+            if let Err(error) = followed.await {
+                tracing::warn!(%error, "the manager's keys stay as they are for now");
                 tokio::time::sleep(RETRY).await;
-            } else if index.changed().await.is_err() {
+            } else if let Ok(Err(_)) = tokio::time::timeout(CHECK, index.changed()).await {
                 return;
             }
         }
@@ -121,24 +156,29 @@ pub(crate) async fn run(core: Arc<Core>) {
     core.cancel.run_until_cancelled(follow).await;
 }
 
-/// Has the log compacted whenever it gets another key, until the manager stops, so that the former ones can be forgotten.
+/// Has the log compacted whenever it gets another key, until the manager stops: again and again until nothing is left that the
+/// former ones have encrypted, and they are forgotten.
 pub(crate) async fn compact(core: Arc<Core>) {
+    let mut leadership = core.consensus.leadership();
     let compact = async {
-        if core.keys.has_old() {
-            // As the last run left it; nothing is applied before there is a leader.
-            let mut leadership = core.consensus.leadership();
-            if leadership.wait_for(|l| l.leader.is_some()).await.is_err() {
-                return;
-            }
-            core.relocked.notify_one();
-        }
         loop {
-            core.relocked.notified().await;
-            let compacted = tokio::time::timeout(COMPACT_LIMIT, core.consensus.compact()).await;
-            let compacted = compacted.unwrap_or_else(|_| Err(ManagerError::no_leader()));
-            if let Err(error) = compacted {
-                tracing::warn!(%error, "what was encrypted with former keys of the log is kept for now");
+            let mut pause = COMPACT_PAUSE;
+            // The last run may have left some.
+            while core.keys.has_old() {
+                // Nothing is applied before there is a leader.
+                if leadership.wait_for(|l| l.leader.is_some()).await.is_err() {
+                    return;
+                }
+                let compacted = tokio::time::timeout(COMPACT_LIMIT, core.consensus.compact()).await;
+                let compacted = compacted.unwrap_or_else(|_| Err(ManagerError::no_leader()));
+                if let Err(error) = compacted {
+                    tracing::warn!(%error, "what was encrypted with former keys of the log is kept for now");
+                }
+                // Entries are removed in the background.
+                drop(tokio::time::timeout(pause, core.rekeyed.notified()).await);
+                pause = (pause * 2).min(COMPACT_LONGEST_PAUSE);
             }
+            core.rekeyed.notified().await;
         }
     };
     core.cancel.run_until_cancelled(compact).await;

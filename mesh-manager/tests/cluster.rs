@@ -3,8 +3,8 @@
 mod common;
 
 use common::{
-    FakeNode, attach, create, create_network, edit, eventually, manager, publish, scale, service,
-    status,
+    FakeNode, PATIENCE, attach, create, create_network, edit, eventually, manager, publish, scale,
+    send, service, status,
 };
 use futures::StreamExt;
 use mesh_api::{engine, proto};
@@ -235,6 +235,39 @@ async fn a_dead_nodes_tasks_move() {
         .await
         .unwrap_err();
     assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+    manager.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_gets_no_session_is_down_however_often_it_asks() {
+    let directory = tempfile::tempdir().unwrap();
+    let manager = manager(directory.path()).await;
+    let node = FakeNode::join(&manager, "a").await;
+    let state = || manager.view().node(node.id()).unwrap().state;
+    eventually("it is up", || (state() == NodeState::Ready).then_some(())).await;
+    node.kill();
+    let subnet = manager.view().networks().next().unwrap().subnet;
+    let inside = proto::NodeDescription {
+        data_path_address: subnet.nth(9).unwrap().to_string(),
+        ..Default::default()
+    };
+    let tls = mesh_pki::tls::client_config(&node.identity).unwrap();
+    let channel = client::connect(&manager.managers()[0].1, tls)
+        .await
+        .unwrap();
+    let mut dispatcher = proto::dispatcher_client::DispatcherClient::new(channel);
+    let asks = async {
+        while state() == NodeState::Ready {
+            let hello = proto::node_message::Message::Hello(inside.clone());
+            let hello = futures::stream::iter([send(hello)]);
+            let session = dispatcher.session(hello.chain(futures::stream::pending()));
+            let refused = session.await.unwrap().into_inner().message().await;
+            let refused = refused.unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused}");
+        }
+    };
+    let asked = tokio::time::timeout(PATIENCE, asks).await;
+    assert!(asked.is_ok(), "it is still up");
     manager.shutdown().await;
 }
 

@@ -1,4 +1,4 @@
-//! Managers whose keys are locked with the cluster's unlock key.
+//! The keys of managers' logs: locked with the cluster's unlock key, and exchanged for others.
 
 mod common;
 
@@ -8,10 +8,11 @@ use mesh_manager::{
     Command, Config, ErrorKind, InitOptions, Manager, ManagerHandle, Timings, Unlock,
 };
 use mesh_pki::{NodeIdentity, UnlockKey};
+use serde_json::json;
 use std::{
     fs,
     io::{BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command as Process, Stdio},
 };
 
@@ -147,12 +148,23 @@ async fn what_is_on_disk_takes_the_unlock_key() {
     go_on(open).await.shutdown().await;
 }
 
+fn key_file(config: &Config) -> PathBuf {
+    config.data_dir.join("raft.key")
+}
+
 /// The ids of the keys of the log that are in the file.
 fn data_keys(config: &Config, key: &UnlockKey) -> Vec<String> {
     #[derive(serde::Deserialize)]
     struct Locked {
         locked: mesh_api::Sensitive,
     }
+    let text = fs::read(key_file(config)).unwrap();
+    let file: Locked = serde_json::from_slice(&text).unwrap();
+    ids(&key.open(b"raft-keys", file.locked.reveal()).unwrap())
+}
+
+/// The ids of the keys, as they are in a file that is not locked.
+fn ids(text: &[u8]) -> Vec<String> {
     #[derive(serde::Deserialize)]
     struct Key {
         id: String,
@@ -161,11 +173,45 @@ fn data_keys(config: &Config, key: &UnlockKey) -> Vec<String> {
     struct Keys {
         keys: Vec<Key>,
     }
-    let text = fs::read(config.data_dir.join("raft.key")).unwrap();
-    let file: Locked = serde_json::from_slice(&text).unwrap();
-    let keys = key.open(b"raft-keys", file.locked.reveal()).unwrap();
-    let keys = serde_json::from_slice::<Keys>(&keys).unwrap().keys;
+    let keys = serde_json::from_slice::<Keys>(text).unwrap().keys;
     keys.into_iter().map(|key| key.id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_old_is_exchanged_and_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(directory.path(), free_address());
+    let manager = Manager::init(config.clone(), InitOptions::default()).await;
+    let manager = manager.unwrap();
+    create(&manager, service("web", 0)).await;
+    manager.shutdown().await;
+    drop(manager);
+    let now = || ids(&fs::read(key_file(&config)).unwrap());
+    // Of 1970; as older versions wrote it, which did not say from when it is; and one of today.
+    for (made, is_exchanged) in [(Some(json!(0)), true), (None, true), (None, false)] {
+        if is_exchanged {
+            let text = fs::read(key_file(&config)).unwrap();
+            let mut file: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            let key = file["keys"][0].as_object_mut().unwrap();
+            assert!(key.remove("made").is_some());
+            key.extend(made.map(|made| ("made".to_owned(), made)));
+            fs::write(key_file(&config), file.to_string()).unwrap();
+        }
+        let before = now();
+        let manager = go_on(anew(&config)).await;
+        if is_exchanged {
+            eventually("there is another key, and none besides", || {
+                let now = now();
+                (now.len() == 1 && now != before).then_some(())
+            })
+            .await;
+        }
+        assert!(manager.view().find_service("web").is_ok());
+        manager.shutdown().await;
+        if !is_exchanged {
+            assert_eq!(now(), before);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -39,7 +39,7 @@ struct Progress {
     covered: u64,
     /// Revision that the node says it has applied.
     applied: u64,
-    /// Since when it stands still with something left to apply.
+    /// Since when it stands still with something left to apply, in this session or the ones before it.
     still_since: Option<Instant>,
 }
 
@@ -62,8 +62,13 @@ impl Progress {
     /// Whether it has stood still at `now` for as long as this.
     fn is_still(&self, patience: Duration, now: Instant) -> bool {
         self.still_since
-            .is_some_and(|since| now.saturating_duration_since(since) >= patience)
+            .is_some_and(|since| is_over(since, patience, now))
     }
+}
+
+/// Whether `now` is so long after `since`.
+fn is_over(since: Instant, patience: Duration, now: Instant) -> bool {
+    now.saturating_duration_since(since) >= patience
 }
 
 impl Session {
@@ -137,9 +142,11 @@ impl Session {
     /// The node has applied this revision.
     pub(crate) fn note_applied(&self, revision: u64) {
         let mut progress = self.progress();
-        if revision == progress.sent {
+        // What the node has from before this session is no progress.
+        let is_told = progress.first > 0 && (progress.first..=progress.sent).contains(&revision);
+        if is_told && revision == progress.sent {
             progress.still_since = None;
-        } else if revision != progress.applied {
+        } else if is_told && revision != progress.applied {
             progress.still_since = Some(Instant::now());
         }
         progress.applied = revision;
@@ -151,23 +158,42 @@ impl Session {
     }
 }
 
-/// Every open session by node id.
+/// The nodes by their ids.
+#[derive(Debug, Default)]
+struct Nodes {
+    /// The open sessions.
+    open: HashMap<String, Arc<Session>>,
+    /// Nodes that stood still when their last session ended, and have no other one so far: since when.
+    between: HashMap<String, Instant>,
+}
+
+/// Every open session, and what is kept of a node from one to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
-    open: Mutex<HashMap<String, Arc<Session>>>,
+    nodes: Mutex<Nodes>,
     /// Rises with each new one.
     opened: watch::Sender<u64>,
 }
 
 impl Sessions {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Session>>> {
-        // The map is whole between any two statements.
-        self.open.lock().unwrap_or_else(|e| e.into_inner())
+    fn lock(&self) -> MutexGuard<'_, Nodes> {
+        // The maps are whole between any two statements.
+        self.nodes.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Adds a session; an older one of the same node ends.
+    /// Adds a session; an older one of the same node ends. A node that stood still does so until it has applied something of
+    /// the new one, however often it comes back.
     pub(crate) fn add(&self, session: Arc<Session>) {
-        let old = self.lock().insert(session.node_id.clone(), session);
+        let mut nodes = self.lock();
+        let old = nodes.open.insert(session.node_id.clone(), session.clone());
+        let between = nodes.between.remove(&session.node_id);
+        let still_since = old
+            .as_ref()
+            .map_or(between, |old| old.progress().still_since);
+        if still_since.is_some() {
+            session.progress().still_since = still_since;
+        }
+        drop(nodes);
         if let Some(old) = old {
             old.cancel.cancel();
         }
@@ -181,51 +207,67 @@ impl Sessions {
 
     /// Removes this very session.
     pub(crate) fn remove(&self, session: &Session) {
-        let mut sessions = self.lock();
-        if sessions
-            .get(&session.node_id)
-            .is_some_and(|s| s.id == session.id)
-        {
-            sessions.remove(&session.node_id);
+        let mut nodes = self.lock();
+        let open = nodes.open.get(&session.node_id);
+        if open.is_some_and(|open| open.id == session.id) {
+            nodes.open.remove(&session.node_id);
+            if let Some(since) = session.progress().still_since {
+                nodes.between.insert(session.node_id.clone(), since);
+            }
+        }
+    }
+
+    /// A node was down, or is removed: what it told before is over, and its session with it, if one is left.
+    pub(crate) fn forget(&self, node_id: &str) {
+        let mut nodes = self.lock();
+        nodes.between.remove(node_id);
+        if let Some(session) = nodes.open.remove(node_id) {
+            session.cancel.cancel();
         }
     }
 
     /// A node's session.
     pub(crate) fn get(&self, node_id: &str) -> Option<Arc<Session>> {
-        self.lock().get(node_id).cloned()
+        self.lock().open.get(node_id).cloned()
     }
 
     /// How many are open.
     pub(crate) fn count(&self) -> u32 {
-        u32::try_from(self.lock().len()).unwrap_or(u32::MAX)
+        u32::try_from(self.lock().open.len()).unwrap_or(u32::MAX)
     }
 
     /// Every open session.
     pub(crate) fn all(&self) -> Vec<Arc<Session>> {
-        self.lock().values().cloned().collect()
+        self.lock().open.values().cloned().collect()
     }
 
     /// Ends every session: this manager no longer leads.
     pub(crate) fn close_all(&self) {
-        for (_, session) in self.lock().drain() {
+        let mut nodes = self.lock();
+        nodes.between.clear();
+        for (_, session) in nodes.open.drain() {
             session.cancel.cancel();
         }
     }
 
     /// The newest state that all of these nodes have applied: none while one of them has no session, or has yet to apply what
     /// it was told first in it, as it goes by older news until then. One that has stood still at `now` for as long as
-    /// `patience` does not count until it moves on.
+    /// `patience`, in one session or several, does not count until it moves on.
     pub(crate) fn acknowledged<'a>(
         &self,
         nodes: impl Iterator<Item = &'a str>,
         patience: Duration,
         now: Instant,
     ) -> u64 {
-        let open = self.lock();
-        let of = |id: &str| match open.get(id).map(|session| session.progress()) {
+        let known = self.lock();
+        let of = |id: &str| match known.open.get(id).map(|session| session.progress()) {
             Some(progress) if progress.is_still(patience, now) => u64::MAX,
             Some(progress) if progress.is_caught_up() => progress.acknowledged(),
-            _ => 0,
+            Some(_) => 0,
+            None => match known.between.get(id) {
+                Some(since) if is_over(*since, patience, now) => u64::MAX,
+                _ => 0,
+            },
         };
         nodes.map(of).min().unwrap_or(u64::MAX)
     }

@@ -309,8 +309,7 @@ fn a_node_that_stands_still_is_waited_for_once() {
     check(false);
     session.note_sent(7);
     check(true);
-    let then = Instant::now();
-    while Instant::now() <= then {}
+    let then = later();
     // However long it takes: it moves.
     session.note_sent(9);
     session.note_applied(7);
@@ -321,7 +320,83 @@ fn a_node_that_stands_still_is_waited_for_once() {
     // Nothing new is nothing to apply.
     session.note_covered(11);
     check(false);
-    assert_eq!(of("b", Instant::now() + hour), 0, "it has no session");
+    assert_eq!(of("b", Instant::now() + hour), 0, "it had no session");
+}
+
+/// Waits until the clock has moved.
+fn later() -> Instant {
+    let then = Instant::now();
+    while Instant::now() <= then {}
+    Instant::now()
+}
+
+#[test]
+fn a_node_that_keeps_no_session_is_waited_for_once() {
+    let sessions = Sessions::default();
+    let patience = Duration::from_secs(30);
+    let is_acknowledged =
+        |index, now| sessions.acknowledged(["a"].into_iter(), patience, now) >= index;
+    let open = |kept: u64| {
+        later();
+        let (messages, _) = tokio::sync::mpsc::channel(1);
+        let session = Arc::new(Session::new("a", CancellationToken::new(), messages));
+        sessions.add(session.clone());
+        // What it had saved, which it tells before anything else.
+        session.note_applied(kept);
+        session
+    };
+    let session = open(0);
+    session.note_sent(5);
+    session.note_applied(5);
+    // A task leaves by 7; its agent fails at that, comes back and fails, now in the middle of a session, now between two.
+    session.note_sent(7);
+    let first_left = later();
+    for revision in 8..12 {
+        if revision % 2 == 0 {
+            let ending = sessions.get("a").unwrap();
+            sessions.remove(&ending);
+            let now = later();
+            assert!(!is_acknowledged(7, now) && is_acknowledged(7, first_left + patience));
+        }
+        open(5).note_sent(revision);
+        let now = later();
+        assert!(!is_acknowledged(7, now) && is_acknowledged(7, first_left + patience));
+    }
+    // So the next one, which leaves by 20 once the first has waited, does not wait for it.
+    assert!(is_acknowledged(20, first_left + patience));
+
+    // It follows again.
+    let session = open(5);
+    session.note_sent(20);
+    session.note_applied(20);
+    let now = later();
+    assert!(is_acknowledged(20, now) && !is_acknowledged(21, now + patience));
+    // Its agent is started again: until it is told, it goes by old news, and has all the time.
+    sessions.remove(&session);
+    let ended = later();
+    assert!(!is_acknowledged(20, ended + patience * 2));
+    open(20);
+    assert!(!is_acknowledged(20, ended + patience));
+    // So has one that stood still, and was down since.
+    for is_open in [true, false] {
+        sessions.get("a").unwrap().note_sent(22);
+        let ended = later();
+        if !is_open {
+            let ending = sessions.get("a").unwrap();
+            sessions.remove(&ending);
+        }
+        assert!(is_acknowledged(22, ended + patience));
+        let session = sessions.get("a");
+        sessions.forget("a");
+        if let Some(session) = session {
+            assert!(session.cancel.is_cancelled());
+            // As it ends, later on.
+            sessions.remove(&session);
+        }
+        assert!(!is_acknowledged(22, ended + patience));
+        open(20);
+        assert!(!is_acknowledged(22, ended + patience));
+    }
 }
 
 /// What a node knows: its objects by kind and id.

@@ -168,9 +168,7 @@ impl Driver {
             ObjectKind::Node => {
                 if event.action == EventAction::Remove {
                     self.core.liveness().forget(&event.id);
-                    if let Some(session) = self.core.sessions.get(&event.id) {
-                        session.cancel.cancel();
-                    }
+                    self.core.sessions.forget(&event.id);
                 }
                 self.mark_all();
             }

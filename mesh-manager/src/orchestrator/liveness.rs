@@ -3,6 +3,7 @@
 use crate::config::{DEFAULT_HEARTBEAT, MIN_HEARTBEAT, MISSED_HEARTBEATS};
 use std::{
     collections::HashMap,
+    mem,
     time::{Duration, Instant},
 };
 
@@ -44,11 +45,19 @@ impl Liveness {
         }
     }
 
-    /// A sign of life.
-    pub(crate) fn hear(&mut self, node_id: &str, now: Instant) {
+    /// A sign of life; gives the one before it.
+    pub(crate) fn hear(&mut self, node_id: &str, now: Instant) -> Option<Instant> {
         match self.heard.get_mut(node_id) {
-            Some(last) => *last = now,
-            None => drop(self.heard.insert(node_id.to_owned(), now)),
+            Some(last) => Some(mem::replace(last, now)),
+            None => self.heard.insert(node_id.to_owned(), now),
+        }
+    }
+
+    /// The last sign of life was none: the one before it counts.
+    pub(crate) fn unhear(&mut self, node_id: &str, before: Option<Instant>) {
+        match before {
+            Some(before) => drop(self.heard.insert(node_id.to_owned(), before)),
+            None => drop(self.heard.remove(node_id)),
         }
     }
 
@@ -104,6 +113,14 @@ mod tests {
         assert!(liveness.is_silent("a", period, at(4001)));
         liveness.hear("a", at(4500));
         assert!(!liveness.is_silent("a", period, at(7500)));
+        // One that came to nothing.
+        let before = liveness.hear("a", at(7000));
+        liveness.unhear("a", before);
+        assert!(liveness.is_silent("a", period, at(7501)));
+        let before = liveness.hear("b", at(9000));
+        assert!(!liveness.is_silent("b", period, at(9000)));
+        liveness.unhear("b", before);
+        assert!(liveness.is_silent("b", period, at(9000)));
         liveness.forget("a");
         assert!(liveness.is_silent("a", period, at(7500)));
     }

@@ -40,6 +40,9 @@ pub(super) struct Keys {
 pub(super) struct StoredKey {
     pub(super) id: Sensitive,
     pub(super) key: Sensitive,
+    /// When it was drawn, nanoseconds since the epoch; not known of those that older versions drew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) made: Option<i64>,
 }
 
 /// The file: the keys, or the keys encrypted with the unlock key.
@@ -51,7 +54,8 @@ pub(super) enum KeyFile {
 }
 
 impl StoredKey {
-    pub(super) fn draw() -> Self {
+    /// Draws one at `now`, nanoseconds since the epoch.
+    pub(super) fn draw(now: i64) -> Self {
         let mut id = vec![0; KEY_ID];
         let mut key = vec![0; KEY];
         rand::rng().fill_bytes(&mut id);
@@ -59,6 +63,7 @@ impl StoredKey {
         Self {
             id: id.into(),
             key: key.into(),
+            made: Some(now),
         }
     }
 }

@@ -44,7 +44,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct LogStore {
     db: Arc<Database>,
     sealer: Arc<Sealer>,
-    /// Shared from a record's encryption until it is on disk: what is looked for under the other lock is then all in the file.
+    /// Shared from a record's encryption until it is on disk: whoever has had the other lock finds all in the file that was
+    /// encrypted before.
     sealing: Arc<RwLock<()>>,
     /// The entries before this index are in the snapshot on disk; `None` once one could not be written.
     covered: Arc<watch::Sender<Option<u64>>>,
@@ -91,7 +92,7 @@ impl LogStore {
         machine: &Machine,
         unlock: &Unlock,
     ) -> Result<Self, ManagerError> {
-        Self::start(path, machine, true, |db| keys(path, db, unlock))
+        Self::start(path, machine, true, |db| keys(path, db, machine, unlock))
     }
 
     /// Opens the file, which has to be there: without it, this manager's part in past decisions would be forgotten.
@@ -100,7 +101,7 @@ impl LogStore {
         machine: &Machine,
         unlock: &Unlock,
     ) -> Result<Self, ManagerError> {
-        Self::start(path, machine, false, |db| keys(path, db, unlock))
+        Self::start(path, machine, false, |db| keys(path, db, machine, unlock))
     }
 
     /// Opens the file again, with the keys that are in use.
@@ -149,17 +150,22 @@ impl LogStore {
         &self.sealer
     }
 
-    /// Forgets the keys that no record is encrypted with any more.
-    async fn forget_old_keys(&self) -> Result<(), Failure> {
-        if !self.sealer.has_old() {
-            return Ok(());
+    /// Forgets the keys that no record is encrypted with any more. It is tried again when more records have gone.
+    async fn forget_old_keys(&self) {
+        if let Err(error) = self.try_forget_old_keys().await {
+            tracing::warn!(%error, "old keys of the log are kept for now");
         }
-        let _all_written = self.sealing.write().await;
+    }
+
+    async fn try_forget_old_keys(&self) -> Result<(), Failure> {
+        let Some(newest) = self.sealer.newest().filter(|_| self.sealer.has_old()) else {
+            return Ok(());
+        };
+        // What the former keys have encrypted is on disk then; nobody takes them any more.
+        drop(self.sealing.write().await);
         let (db, sealer) = (self.db.clone(), self.sealer.clone());
         let forget = move || -> Result<(), Failure> {
-            if let Some(newest) = sealer.newest()
-                && !has_record(&db, |record| is_of_other(record, newest))?
-            {
+            if !has_record(&db, |record| is_of_other(record, newest))? {
                 sealer.forget_before(newest)?;
             }
             Ok(())
@@ -180,8 +186,18 @@ impl LogStore {
         &self,
         change: impl FnOnce(&redb::WriteTransaction) -> Result<(), Failure> + Send + 'static,
     ) -> Result<(), Failure> {
+        self.write_with((), change).await
+    }
+
+    /// The same, with something that is held until the end, also when nobody waits for that any more.
+    async fn write_with(
+        &self,
+        held: impl Send + 'static,
+        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), Failure> + Send + 'static,
+    ) -> Result<(), Failure> {
         let db = self.db.clone();
         let write = move || -> Result<(), Failure> {
+            let _held = held;
             let txn = db.begin_write()?;
             change(&txn)?;
             txn.commit()?;
@@ -209,7 +225,7 @@ impl LogStore {
         Ok(Some((meta, data.into_owned())))
     }
 
-    /// Replaces the stored snapshot, if this one reaches further.
+    /// Replaces the stored snapshot, unless that reaches further.
     pub(super) async fn put_snapshot(
         &self,
         meta: &SnapshotMeta,
@@ -217,11 +233,14 @@ impl LogStore {
     ) -> Result<(), Failure> {
         let put = self.replace_snapshot(meta, data).await;
         match &put {
-            Ok(()) => drop(self.covered.send_if_modified(|covered| {
-                let covered = covered.get_or_insert(0);
-                *covered = end_of(meta).max(*covered);
-                true
-            })),
+            Ok(()) => {
+                self.covered.send_modify(|covered| {
+                    let covered = covered.get_or_insert(0);
+                    *covered = end_of(meta).max(*covered);
+                });
+                // Where nothing has been written since the last one, no entry is left to be removed.
+                self.forget_old_keys().await;
+            }
             Err(_) => self.give_up_snapshot(),
         }
         put
@@ -234,12 +253,12 @@ impl LogStore {
 
     async fn replace_snapshot(&self, meta: &SnapshotMeta, data: Vec<u8>) -> Result<(), Failure> {
         let (meta, end) = (serde_json::to_vec(meta)?, end_of(meta));
-        let _sealing = self.sealing.read().await;
+        let sealing = self.sealing.clone().read_owned().await;
         let sealer = self.sealer.clone();
         // Before the transaction: votes and entries do not wait for it.
         let seal = move || sealer.seal(SNAPSHOT_DATA.as_bytes(), &data);
         let data = self.machine.blocking(seal).await??;
-        self.write(move |txn| {
+        self.write_with(sealing, move |txn| {
             let mut table = txn.open_table(META)?;
             // One that was installed while this one was made: the log may be without the entries in between.
             if meta_in(&table)?.is_some_and(|there| end_of(&there) > end) {
@@ -276,7 +295,7 @@ impl LogStore {
         meta: SnapshotMeta,
         data: Vec<u8>,
     ) -> Result<(), Failure> {
-        let _sealing = self.sealing.read().await;
+        let sealing = self.sealing.clone().read_owned().await;
         let data = self.sealer.seal(SNAPSHOT_DATA.as_bytes(), &data)?;
         let rows = [
             (VOTE, serde_json::to_vec(&vote)?),
@@ -284,7 +303,7 @@ impl LogStore {
             (SNAPSHOT_META, serde_json::to_vec(&meta)?),
             (SNAPSHOT_DATA, data),
         ];
-        self.write(move |txn| {
+        self.write_with(sealing, move |txn| {
             txn.open_table(LOG)?.retain(|_, _| false)?;
             let mut table = txn.open_table(META)?;
             for (key, value) in &rows {
@@ -371,14 +390,19 @@ pub(super) fn key_path(log: &Path) -> PathBuf {
 }
 
 /// The keys of the log at `path`; a log that is new, or of a version that did not encrypt, gets some.
-fn keys(path: &Path, db: &Database, unlock: &Unlock) -> Result<Arc<Sealer>, Failure> {
+fn keys(
+    path: &Path,
+    db: &Database,
+    machine: &Machine,
+    unlock: &Unlock,
+) -> Result<Arc<Sealer>, Failure> {
     let key = key_path(path);
     Ok(Arc::new(match Sealer::load(&key, unlock)? {
         Some(sealer) => sealer,
         None if has_record(db, is_sealed)? => {
             return Err(format!("its key {} is missing", key.display()).into());
         }
-        None => Sealer::create(&key, unlock)?,
+        None => Sealer::create(&key, unlock, machine.now())?,
     }))
 }
 
@@ -457,14 +481,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let clear = serde_json::to_vec(&entry)?;
             Ok((index, self.sealer.seal(&place_of(index), &clear)?))
         };
-        let _sealing = self.sealing.read().await;
+        let sealing = self.sealing.clone().read_owned().await;
         let rows = entries
             .into_iter()
             .map(encode)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| storage_error(ErrorSubject::Logs, ErrorVerb::Write, e))?;
         let written = self
-            .write(move |txn| {
+            .write_with(sealing, move |txn| {
                 let mut table = txn.open_table(LOG)?;
                 for (index, bytes) in &rows {
                     table.insert(index, bytes.as_slice())?;
@@ -508,9 +532,50 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         purge
             .await
             .map_err(|e: Failure| storage_error(ErrorSubject::Logs, ErrorVerb::Delete, e))?;
-        if let Err(error) = self.forget_old_keys().await {
-            tracing::warn!(%error, "old keys of the log are kept for now");
-        }
+        self.forget_old_keys().await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openraft::{CommittedLeaderId, EntryPayload, storage::RaftLogStorageExt};
+    use std::sync::mpsc;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_key_is_kept_while_a_record_of_it_is_on_its_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("raft.redb");
+        let mut log = LogStore::create(&path, &Machine::Own, &Unlock::default()).unwrap();
+        // The file is taken: an entry is encrypted, and waits.
+        let (let_go, taken) = mpsc::channel::<()>();
+        let (holding, other) = (log.clone(), log.clone());
+        let hold = move |_: &redb::WriteTransaction| Ok(taken.recv()?);
+        let holding = tokio::spawn(async move { holding.write(hold).await.unwrap() });
+        let appending = tokio::spawn(async move {
+            let entry = Entry {
+                log_id: LogId::new(CommittedLeaderId::new(1, 1), 1),
+                payload: EntryPayload::Blank,
+            };
+            let mut other = other;
+            other.blocking_append([entry]).await.unwrap();
+        });
+        while log.sealing.try_write().is_ok() {
+            tokio::task::yield_now().await;
+        }
+        log.sealer().renew(0).unwrap();
+        let other = log.clone();
+        let forgetting = tokio::spawn(async move { other.try_forget_old_keys().await.unwrap() });
+        // Until it waits, as it has to.
+        while log.sealing.try_read().is_ok() && !forgetting.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        let_go.send(()).unwrap();
+        for task in [holding, appending, forgetting] {
+            task.await.unwrap();
+        }
+        assert!(log.sealer().has_old());
+        assert_eq!(log.try_get_log_entries(0..).await.unwrap().len(), 1);
     }
 }

@@ -13,7 +13,8 @@ use std::{
     borrow::Cow,
     fmt, io,
     path::{Path, PathBuf},
-    sync::{PoisonError, RwLock, RwLockReadGuard},
+    sync::{Mutex, PoisonError, RwLock, RwLockReadGuard},
+    time::Duration,
 };
 
 /// First byte of every sealed record. JSON begins with another one.
@@ -68,6 +69,8 @@ struct Ring {
 pub(crate) struct Sealer {
     path: PathBuf,
     ring: RwLock<Ring>,
+    /// Held while the file is written: one change at a time.
+    changing: Mutex<()>,
     unlock: Unlock,
 }
 
@@ -115,10 +118,10 @@ impl Ring {
 }
 
 impl Sealer {
-    /// Draws a key and writes it to `path`; it is on disk when this returns.
-    pub(super) fn create(path: &Path, unlock: &Unlock) -> Result<Self, SealError> {
+    /// Draws a key at `now`, nanoseconds since the epoch, and writes it to `path`; it is on disk when this returns.
+    pub(super) fn create(path: &Path, unlock: &Unlock, now: i64) -> Result<Self, SealError> {
         let stored = Keys {
-            keys: vec![StoredKey::draw()],
+            keys: vec![StoredKey::draw(now)],
             node: None,
             version: 0,
         };
@@ -147,6 +150,7 @@ impl Sealer {
         Ok(Self {
             path: path.to_owned(),
             ring: RwLock::new(ring),
+            changing: Mutex::default(),
             unlock: unlock.clone(),
         })
     }
@@ -156,19 +160,22 @@ impl Sealer {
         self.ring.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces the keys, on disk first.
+    /// Replaces the keys, on disk first: no record is made with a key that is not there. While the file is written, records
+    /// are made with the key that encrypted before, which `change` therefore leaves in it.
     fn change(
         &self,
         change: impl FnOnce(&mut Keys, &mut Option<UnlockKey>),
     ) -> Result<(), SealError> {
-        // Whoever encrypts waits: no record is made with a key that is not on disk.
-        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
-        let (mut stored, mut lock) = (ring.stored.clone(), ring.lock.clone());
+        let _in_turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut stored, mut lock) = {
+            let ring = self.ring();
+            (ring.stored.clone(), ring.lock.clone())
+        };
         change(&mut stored, &mut lock);
         let next = Ring::new(stored, lock)?;
         next.stored.write(&self.path, next.lock.as_ref())?;
         self.unlock.set(next.lock.clone());
-        *ring = next;
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = next;
         Ok(())
     }
 
@@ -179,17 +186,36 @@ impl Sealer {
     }
 
     /// Locks the keys as a cluster of this version has it: with this key, or with none. With each key that they are locked
-    /// with comes another one for the log, in the same write; what the former ones have encrypted is still read.
-    pub(crate) fn lock(&self, key: Option<&UnlockKey>, version: u64) -> Result<(), SealError> {
+    /// with comes another one for the log, drawn at `now` (nanoseconds since the epoch), in the same write; what the former
+    /// ones have encrypted is still read.
+    pub(crate) fn lock(
+        &self,
+        key: Option<&UnlockKey>,
+        version: u64,
+        now: i64,
+    ) -> Result<(), SealError> {
         self.change(|stored, lock| {
             *lock = key.cloned();
             stored.version = version;
             if key.is_some() {
-                stored.keys.push(StoredKey::draw());
+                stored.keys.push(StoredKey::draw(now));
                 let draw = || UnlockKey::generate().as_bytes().to_vec().into();
                 stored.node.get_or_insert_with(draw);
             }
         })
+    }
+
+    /// Whether the key that encrypts has been in use for as long as `life` at `now`, nanoseconds since the epoch. So it is taken
+    /// to be where that is not known, or it comes from a time that is as far ahead, as a clock was set.
+    pub(crate) fn is_worn(&self, life: Duration, now: i64) -> bool {
+        let made = self.ring().stored.keys.last().and_then(|key| key.made);
+        made.is_none_or(|made| u128::from(now.abs_diff(made)) >= life.as_nanos())
+    }
+
+    /// Encrypts with another key from now on, drawn at `now` (nanoseconds since the epoch). It is on disk when this returns;
+    /// what the former ones have encrypted is still read.
+    pub(crate) fn renew(&self, now: i64) -> Result<(), SealError> {
+        self.change(|stored, _| stored.keys.push(StoredKey::draw(now)))
     }
 
     /// The id of the key that encrypts now.
@@ -282,7 +308,7 @@ mod tests {
     const CLEAR: &[u8] = b"{\"open\":\"sesame\"}";
 
     fn create(path: &Path) -> Sealer {
-        Sealer::create(path, &Unlock::default()).unwrap()
+        Sealer::create(path, &Unlock::default(), 0).unwrap()
     }
 
     fn load(path: &Path, key: Option<&UnlockKey>) -> Result<Option<Sealer>, SealError> {
@@ -365,7 +391,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("raft.key");
         let unlock = Unlock::default();
-        let sealer = Sealer::create(&path, &unlock).unwrap();
+        let sealer = Sealer::create(&path, &unlock, 0).unwrap();
         let record = sealer.seal(PLACE, CLEAR).unwrap();
         assert!(sealer.node_key().is_none() && sealer.node_lock().is_none());
         let [first, second] = [(); 2].map(|()| UnlockKey::generate());
@@ -381,7 +407,7 @@ mod tests {
             (4, Some(&second), Some(&first)),
         ] {
             assert!(!sealer.is_locked_by(lock, version));
-            sealer.lock(lock, version).unwrap();
+            sealer.lock(lock, version, 0).unwrap();
             assert!(sealer.is_locked_by(lock, version));
             assert!(!sealer.is_locked_by(Some(&UnlockKey::generate()), version));
             // As a log that is read again has it.
@@ -399,7 +425,7 @@ mod tests {
                 assert!(matches!(opens(other), Err(SealError::WrongKey)));
             }
         }
-        sealer.lock(None, 5).unwrap();
+        sealer.lock(None, 5, 0).unwrap();
         assert!(opens(Some(&first)).unwrap(), "not locked: any key will do");
         assert_eq!(mode(&path), 0o600);
     }
@@ -409,7 +435,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("raft.key");
         let key = UnlockKey::generate();
-        create(&path).lock(Some(&key), 1).unwrap();
+        create(&path).lock(Some(&key), 1, 0).unwrap();
         let text = fs::read(&path).unwrap();
         for at in 0..text.len() {
             let mut changed = text.clone();
@@ -432,14 +458,14 @@ mod tests {
         let old = sealer.seal(PLACE, CLEAR).unwrap();
         let is_old = |record: &[u8]| is_of_other(record, sealer.newest().unwrap());
         assert!(!is_old(&old) && !is_old(CLEAR) && !sealer.has_old());
-        sealer.lock(Some(&key), 1).unwrap();
+        sealer.lock(Some(&key), 1, 0).unwrap();
         let new = sealer.seal(PLACE, CLEAR).unwrap();
         assert!(is_old(&old) && !is_old(&new) && sealer.has_old());
         let again = load(&path, Some(&key)).unwrap().unwrap();
         assert_eq!(*again.open(PLACE, &old).unwrap(), *CLEAR);
         let newest = sealer.newest().unwrap();
-        sealer.lock(Some(&UnlockKey::generate()), 2).unwrap();
-        sealer.lock(Some(&key), 3).unwrap();
+        sealer.lock(Some(&UnlockKey::generate()), 2, 0).unwrap();
+        sealer.lock(Some(&key), 3, 0).unwrap();
         sealer.forget_before(newest).unwrap();
         assert_eq!(
             sealer.ring().keys.len(),
@@ -455,8 +481,67 @@ mod tests {
             Err(SealError::UnknownKey { .. })
         ));
         assert_eq!(*again.open(PLACE, &newer).unwrap(), *CLEAR);
-        sealer.lock(None, 4).unwrap();
+        sealer.lock(None, 4, 0).unwrap();
         assert!(!sealer.has_old(), "unlocking makes no key");
+    }
+
+    #[test]
+    fn a_key_wears_out() {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let day = i64::try_from(DAY.as_nanos()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("raft.key");
+        let sealer = Sealer::create(&path, &Unlock::default(), 10 * day).unwrap();
+        let is_worn = |sealer: &Sealer, now| sealer.is_worn(DAY, now);
+        for now in [10 * day, 11 * day - 1, 9 * day + 1] {
+            assert!(!is_worn(&sealer, now), "{now}");
+        }
+        for now in [11 * day, 300 * day, 9 * day, 0] {
+            assert!(is_worn(&sealer, now), "{now}");
+        }
+        sealer.renew(11 * day).unwrap();
+        assert!(!is_worn(&sealer, 11 * day));
+        let again = load(&path, None).unwrap().unwrap();
+        assert!(!is_worn(&again, 12 * day - 1) && is_worn(&again, 12 * day));
+        sealer.lock(None, 1, 12 * day).unwrap();
+        assert!(is_worn(&sealer, 12 * day), "unlocking makes no key");
+        let key = UnlockKey::generate();
+        sealer.lock(Some(&key), 2, 12 * day).unwrap();
+        assert!(!is_worn(&sealer, 12 * day));
+
+        // As versions wrote it that did not say when.
+        let path = dir.path().join("old.key");
+        let id = r#"AAECAwQFBgc="#;
+        let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+        let text = format!(r#"{{"keys":[{{"id":"{id}","key":"{key}"}}],"version":7}}"#);
+        fs::write(&path, text).unwrap();
+        let old = load(&path, None).unwrap().unwrap();
+        let record = old.seal(PLACE, CLEAR).unwrap();
+        assert!(is_worn(&old, 0));
+        old.renew(0).unwrap();
+        assert!(!is_worn(&old, 0));
+        let again = load(&path, None).unwrap().unwrap();
+        assert_eq!(*again.open(PLACE, &record).unwrap(), *CLEAR);
+    }
+
+    #[test]
+    fn no_record_is_made_with_a_key_that_is_not_on_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("raft.key");
+        let sealer = create(&path);
+        std::thread::scope(|scope| {
+            let renewing = scope.spawn(|| {
+                for now in 0..20 {
+                    sealer.renew(now).unwrap();
+                }
+            });
+            while !renewing.is_finished() {
+                let record = sealer.seal(PLACE, CLEAR).unwrap();
+                let on_disk = load(&path, None).unwrap().unwrap();
+                assert_eq!(*on_disk.open(PLACE, &record).unwrap(), *CLEAR);
+            }
+        });
+        assert_eq!(sealer.ring().keys.len(), 21);
     }
 
     /// At each step of a change a crash leaves the old file, or the new one.
@@ -466,7 +551,7 @@ mod tests {
         let path = dir.path().join("raft.key");
         let [first, second] = [(); 2].map(|()| UnlockKey::generate());
         let sealer = create(&path);
-        sealer.lock(Some(&first), 1).unwrap();
+        sealer.lock(Some(&first), 1, 0).unwrap();
         let record = sealer.seal(PLACE, CLEAR).unwrap();
         let before = fs::read(&path).unwrap();
         let newest = sealer.newest();
@@ -482,7 +567,7 @@ mod tests {
         fs::remove_file(&next).unwrap();
         fs::create_dir(&next).unwrap();
         assert!(matches!(
-            sealer.lock(Some(&second), 2),
+            sealer.lock(Some(&second), 2, 0),
             Err(SealError::Io(_))
         ));
         assert_eq!(fs::read(&path).unwrap(), before);
@@ -491,7 +576,7 @@ mod tests {
         assert_eq!(sealer.unlock.get().as_ref(), Some(&first));
         // And takes it in the end.
         fs::remove_dir(&next).unwrap();
-        sealer.lock(Some(&second), 2).unwrap();
+        sealer.lock(Some(&second), 2, 0).unwrap();
         assert!(!next.exists());
         let again = load(&path, Some(&second)).unwrap().unwrap();
         assert_eq!(*again.open(PLACE, &record).unwrap(), *CLEAR);

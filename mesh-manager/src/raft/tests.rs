@@ -24,6 +24,7 @@ use std::{
     path::Path,
     sync::{Arc, Mutex},
 };
+use tokio::sync::watch;
 
 struct Builder;
 
@@ -141,7 +142,7 @@ async fn old_keys_are_forgotten_once_the_log_is_compacted() {
     let old: Vec<_> = (1..4).map(|index| entry(index, "old")).collect();
     log.blocking_append(old).await.unwrap();
     let key = UnlockKey::generate();
-    log.sealer().lock(Some(&key), 1).unwrap();
+    log.sealer().lock(Some(&key), 1, 0).unwrap();
     log.blocking_append([entry(4, "new")]).await.unwrap();
     log.put_snapshot(&upto(3), b"state".to_vec()).await.unwrap();
     log.purge(log_id(2)).await.unwrap();
@@ -167,6 +168,125 @@ async fn old_keys_are_forgotten_once_the_log_is_compacted() {
     assert_eq!(names(&entries), ["new"]);
     let (_, state) = log.snapshot().unwrap().unwrap();
     assert_eq!(state, b"state");
+}
+
+/// What a crash at this moment leaves: both files as they are.
+fn crash(path: &Path) -> tempfile::TempDir {
+    let image = tempfile::tempdir().unwrap();
+    for file in [path, &path.with_extension("key")] {
+        fs::copy(file, image.path().join(file.file_name().unwrap())).unwrap();
+    }
+    image
+}
+
+/// The names in the log that is left, and its snapshot.
+async fn left(image: &Path) -> Result<(Vec<String>, Option<Vec<u8>>), String> {
+    let path = image.join("raft.redb");
+    let mut log = LogStore::open(&path, &Machine::Own, &Unlock::default()).unwrap();
+    let entries = log.try_get_log_entries(0..).await;
+    let entries = entries.map_err(|error| error.to_string())?;
+    let snapshot = log.snapshot().map_err(|error| error.to_string())?;
+    Ok((names(&entries), snapshot.map(|(_, data)| data)))
+}
+
+#[tokio::test]
+async fn a_crash_while_the_key_is_exchanged_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("raft.redb");
+    let mut log = LogStore::create(&path, &Machine::Own, &Unlock::default()).unwrap();
+    let mut images = Vec::new();
+    let mut crash_with = |names: &[&str], snapshot: Option<&[u8]>| {
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        images.push((crash(&path), names, snapshot.map(<[u8]>::to_vec)));
+    };
+    log.blocking_append([entry(1, "a"), entry(2, "b")])
+        .await
+        .unwrap();
+    crash_with(&["a", "b"], None);
+
+    // The disk does not take the new key: the former one goes on.
+    let next = path.with_extension("key.next");
+    fs::create_dir(&next).unwrap();
+    assert!(log.sealer().renew(1).is_err());
+    log.blocking_append([entry(3, "c")]).await.unwrap();
+    crash_with(&["a", "b", "c"], None);
+    fs::remove_dir(&next).unwrap();
+
+    // On disk, and nothing encrypted with it so far; then some.
+    log.sealer().renew(2).unwrap();
+    crash_with(&["a", "b", "c"], None);
+    log.blocking_append([entry(4, "d")]).await.unwrap();
+    crash_with(&["a", "b", "c", "d"], None);
+
+    // A snapshot for all of the former key's entries, which then go, and with the last one the key.
+    let state: &[u8] = b"state";
+    log.put_snapshot(&upto(3), state.to_vec()).await.unwrap();
+    crash_with(&["a", "b", "c", "d"], Some(state));
+    log.purge(log_id(2)).await.unwrap();
+    assert!(log.sealer().has_old(), "entry 3 is there still");
+    crash_with(&["c", "d"], Some(state));
+    log.purge(log_id(3)).await.unwrap();
+    assert!(!log.sealer().has_old());
+    crash_with(&["d"], Some(state));
+    for (image, names, snapshot) in &images {
+        let left = left(image.path()).await.unwrap();
+        assert_eq!(left, (names.clone(), snapshot.clone()));
+    }
+
+    // Had the files been written in another order: a record before its key, or a key forgotten before its records.
+    for (of_log, of_key) in [(3, 1), (5, 6)] {
+        let key = images[of_key].0.path().join("raft.key");
+        fs::copy(key, images[of_log].0.path().join("raft.key")).unwrap();
+        let refused = left(images[of_log].0.path()).await.unwrap_err();
+        assert!(refused.contains("not in the key file"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_in_which_nothing_happens_lets_go_of_its_old_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("raft.redb");
+    let mut log = LogStore::create(&path, &Machine::Own, &Unlock::default()).unwrap();
+    log.blocking_append([entry(1, "a")]).await.unwrap();
+    log.put_snapshot(&upto(1), b"one".to_vec()).await.unwrap();
+    log.purge(log_id(1)).await.unwrap();
+    for now in 1..3 {
+        let before = log.sealer().newest();
+        log.sealer().renew(now).unwrap();
+        assert!(log.sealer().has_old() && log.sealer().newest() != before);
+        // The same state, written anew.
+        log.put_snapshot(&upto(1), b"one".to_vec()).await.unwrap();
+        assert!(!log.sealer().has_old());
+    }
+    assert_eq!(log.snapshot().unwrap().unwrap().1, b"one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_while_keys_come_and_go_is_read() {
+    const LAST: u64 = 100;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("raft.redb");
+    let mut log = LogStore::create(&path, &Machine::Own, &Unlock::default()).unwrap();
+    let mut other = log.clone();
+    let (written, mut last) = watch::channel(0);
+    let appending = tokio::spawn(async move {
+        for index in 1..=LAST {
+            other.blocking_append([entry(index, "a")]).await.unwrap();
+            written.send_replace(index);
+        }
+    });
+    while last.changed().await.is_ok() {
+        let index = *last.borrow_and_update();
+        log.sealer().renew(0).unwrap();
+        let state = index.to_string().into_bytes();
+        log.put_snapshot(&upto(index), state.clone()).await.unwrap();
+        log.purge(log_id(index)).await.unwrap();
+        log.try_get_log_entries(0..).await.unwrap();
+        assert_eq!(log.snapshot().unwrap().unwrap().1, state);
+    }
+    appending.await.unwrap();
+    drop(log);
+    left(directory.path()).await.unwrap();
 }
 
 #[tokio::test]

@@ -22,7 +22,12 @@ use mesh_api::{
 };
 use prost::Message;
 use rustls::pki_types::CertificateDer;
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -163,8 +168,18 @@ async fn introduce(
             "the first message has to be hello",
         ));
     };
-    core.hear(&caller.node_id);
-    describe(core, caller, hello, told).await
+    let state = core.store.read().node(&caller.node_id).map(|n| n.state);
+    if state != Some(NodeState::Ready) {
+        core.sessions.forget(&caller.node_id);
+    }
+    // Before the state says that it is up, and it might be found silent.
+    let before = core.liveness().hear(&caller.node_id, Instant::now());
+    let described = describe(core, caller, hello, told).await;
+    if described.is_err() {
+        // However often it comes back: without a session it does no work.
+        core.liveness().unhear(&caller.node_id, before);
+    }
+    described
 }
 
 /// Keeps what a node says of itself, if it is anything new.
