@@ -103,7 +103,7 @@ async fn session(
                     send(&sender, FromNode::Applied(proto::Applied { revision })).await?;
                 }
             }
-            _ = heartbeat.tick() => send(&sender, FromNode::Heartbeat(proto::Heartbeat {})).await?,
+            _ = heartbeat.tick() => send(&sender, FromNode::Heartbeat(proto::Heartbeat::default())).await?,
         }
     }
 }

@@ -123,6 +123,15 @@ impl Filters {
         self.0.get(key).into_iter().flatten().map(String::as_str)
     }
 
+    /// Has a key ask for `to` in the place of `from`; false if it does not ask for that.
+    pub fn replace(&mut self, key: &str, from: &str, to: &str) -> bool {
+        let values = self.0.get_mut(key).filter(|values| values.contains(from));
+        let Some(values) = values else { return false };
+        values.remove(from);
+        values.insert(to.to_owned());
+        true
+    }
+
     /// Whether the key is there.
     pub fn contains(&self, key: &str) -> bool {
         self.0.contains_key(key)

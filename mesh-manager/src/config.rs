@@ -78,6 +78,8 @@ pub const MISSED_HEARTBEATS: u32 = 3;
 /// Default period of the nodes' heartbeats: with [`MISSED_HEARTBEATS`] a node is down 4.5 s after
 /// its last sign of life.
 pub const DEFAULT_HEARTBEAT: Duration = Duration::from_millis(1500);
+/// Shortest period of the nodes' heartbeats: agents send none more often.
+pub const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
 /// Default prefix length of networks: 4,093 addresses for tasks and VIPs.
 pub const DEFAULT_SUBNET_SIZE: u8 = 20;
 /// Default UDP port of VXLAN.

@@ -46,12 +46,13 @@ mod rules;
 mod scheduler;
 mod server;
 pub mod state;
+mod text;
 mod traffic;
 mod unlock;
 mod withdrawal;
 
 pub use applied::Behind;
-pub use apply::refuse_raft_settings;
+pub use apply::{refuse_raft_settings, refuse_short_heartbeat};
 pub use backup::BackupError;
 pub use command::{
     AddNode, Bootstrap, Change, Cipher, Command, GENERIC_RESOURCES, NewTask, NodeReport, Operation,

@@ -5,6 +5,7 @@ use crate::{
     Machine, ManagerError, Operation, Outcome, Proposal, Response, UNTOLD,
     raft::{Consensus, Store},
 };
+use futures::future::join_all;
 use rand::RngCore;
 use serde::Serialize;
 use std::sync::Arc;
@@ -14,11 +15,17 @@ use tokio::sync::{mpsc, oneshot};
 const MAX_BATCH: usize = 128;
 /// Their bytes, but for a single one that is longer: an entry goes to other managers in one message.
 const MAX_BATCH_BYTES: usize = 256 << 10;
+/// Bytes of the longest proposal that is taken, but for the changes of reconcilers: far less than a
+/// [message](crate::raft::MAX_MESSAGE) to another manager, in which an entry has to fit or nothing is written any more; more
+/// than the Engine API takes in a body.
+pub(crate) const MAX_PROPOSAL_BYTES: usize = 32 << 20;
 /// Proposals that may wait; further callers are held back.
 const QUEUE: usize = 1024;
 
 struct Job {
     proposal: Proposal,
+    /// Bytes that it takes in the log.
+    size: usize,
     done: oneshot::Sender<Outcome>,
 }
 
@@ -56,13 +63,19 @@ impl Proposer {
         Self { jobs, machine }
     }
 
-    /// Commits and applies one proposal on this manager, which has to be the leader.
+    /// Commits and applies one proposal on this manager, which has to be the leader. One that is too long is refused.
     pub(crate) async fn propose(&self, proposal: Proposal) -> Outcome {
+        let size = size(&proposal);
+        check_size(&proposal.operation, size)?;
         let (done, outcome) = oneshot::channel();
         let closed =
             || ManagerError::internal("cannot change the state", "the manager is stopping");
         self.jobs
-            .send(Job { proposal, done })
+            .send(Job {
+                proposal,
+                size,
+                done,
+            })
             .await
             .map_err(|_| closed())?;
         outcome.await.map_err(|_| closed())?
@@ -73,13 +86,33 @@ impl Proposer {
         let proposal = Proposal::new(operation, self.machine.now());
         self.propose(proposal).await
     }
+
+    /// Proposes operations of the manager's own together, so that they share entries. Outcomes in order.
+    pub(crate) async fn operations(
+        &self,
+        operations: impl IntoIterator<Item = Operation>,
+    ) -> Vec<Outcome> {
+        join_all(operations.into_iter().map(|one| self.operation(one))).await
+    }
+}
+
+/// Refuses what would not fit into a message between managers, and stop all that comes after it. The changes of reconcilers
+/// are the leader's own, so many to an entry.
+fn check_size(operation: &Operation, size: usize) -> Result<(), ManagerError> {
+    match operation {
+        Operation::Reconcile(_) => Ok(()),
+        _ if size <= MAX_PROPOSAL_BYTES => Ok(()),
+        _ => Err(ManagerError::invalid(format!(
+            "the change is too large: {size} bytes, and {MAX_PROPOSAL_BYTES} at most"
+        ))),
+    }
 }
 
 /// How many of the jobs go into one entry: at least one.
 fn fitting(jobs: &[Job]) -> usize {
     let mut total = 0;
     let fits = |job: &&Job| {
-        total += size(&job.proposal);
+        total += job.size;
         total <= MAX_BATCH_BYTES
     };
     jobs.iter().take_while(fits).count().max(1)
@@ -151,6 +184,46 @@ async fn run(consensus: Arc<dyn Consensus>, store: Arc<Store>, mut queue: mpsc::
 mod tests {
     use super::*;
     use crate::{RULES, fixture::World};
+
+    #[test]
+    fn what_would_stop_replication_is_refused() {
+        let down = |length| Operation::NodeDown {
+            node_id: "n".to_owned(),
+            message: "x".repeat(length),
+        };
+        let checked = |operation: &Operation| check_size(operation, size(operation));
+        assert_eq!(checked(&down(MAX_PROPOSAL_BYTES - 100)), Ok(()));
+        let refused = checked(&down(MAX_PROPOSAL_BYTES)).unwrap_err();
+        assert_eq!(refused.kind, crate::ErrorKind::InvalidArgument);
+        let change = Operation::Reconcile(Vec::new());
+        assert_eq!(check_size(&change, MAX_PROPOSAL_BYTES + 1), Ok(()));
+        // Every entry that is taken fits into a message.
+        const { assert!(2 * MAX_PROPOSAL_BYTES <= crate::raft::MAX_MESSAGE) };
+    }
+
+    #[tokio::test]
+    async fn what_is_proposed_together_waits_together() {
+        let (jobs, mut queue) = mpsc::channel(QUEUE);
+        let proposer = Proposer {
+            jobs,
+            machine: Machine::default(),
+        };
+        let down = |n: u32| Operation::NodeDown {
+            node_id: n.to_string(),
+            message: String::new(),
+        };
+        let proposed = tokio::spawn(async move { proposer.operations((0..100).map(down)).await });
+        // All are in the queue before the first is answered.
+        let mut waiting = Vec::new();
+        for _ in 0..100 {
+            let job = tokio::time::timeout(std::time::Duration::from_secs(30), queue.recv()).await;
+            waiting.push(job.expect("it waits for no other").expect("a job"));
+        }
+        for job in waiting {
+            job.done.send(Ok(Response::Done)).unwrap();
+        }
+        assert_eq!(proposed.await.unwrap(), vec![Ok(Response::Done); 100]);
+    }
 
     #[test]
     fn the_leader_writes_by_what_every_manager_knows() {

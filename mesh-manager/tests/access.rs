@@ -279,3 +279,28 @@ async fn a_token_is_worth_nothing_once_it_was_rotated() {
     follower.handle.shutdown().await;
     manager.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_token_is_looked_at_before_the_request() {
+    let (_directory, manager) = manager().await;
+    let good = token(&manager, Role::Worker);
+    let parsed = good.parse::<JoinToken>().unwrap();
+    let forged = JoinToken::generate(&parsed.digest).to_string();
+    let pinned = tls::pinned_client_config(&parsed.digest).unwrap();
+    let channel = client::connect(&group::address(&manager), pinned).await;
+    let mut authority = NodeCaClient::new(channel.unwrap());
+    let nodes = manager.view().nodes().count();
+    let refusal = "A valid join token is necessary to join this cluster";
+    for (token, is_refused) in [(good, false), (forged, true)] {
+        let request = IssueNodeCertificateRequest {
+            csr_pem: b"nonsense".to_vec(),
+            token,
+            ..Default::default()
+        };
+        let said = authority.issue_node_certificate(request).await.unwrap_err();
+        assert_eq!(said.code(), Code::InvalidArgument);
+        assert_eq!(said.message() == refusal, is_refused, "{said}");
+    }
+    assert_eq!(manager.view().nodes().count(), nodes, "nobody came in");
+    manager.shutdown().await;
+}

@@ -180,7 +180,7 @@ impl Worker {
                         send(&out, Out::Applied(proto::Applied { revision })).await?;
                     }
                 }
-                _ = heartbeat.tick() => send(&out, Out::Heartbeat(proto::Heartbeat {})).await?,
+                _ = heartbeat.tick() => send(&out, Out::Heartbeat(proto::Heartbeat::default())).await?,
                 () = tokio::time::sleep(step), if is_busy => {
                     let changed = self.advance();
                     self.report(&out, changed).await?;

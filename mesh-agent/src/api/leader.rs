@@ -12,7 +12,7 @@ use mesh_manager::{CallError, Lead};
 use std::time::Duration;
 use tokio::time::Instant;
 
-use super::{Api, errors::ApiError, routes::MAX_BODY};
+use super::{Api, errors::ApiError, routes::MAX_BODY, tasks};
 
 /// Longest wait for a leader that takes a change.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ const NEVER_STALE: [&str; 2] = ["/swarm/unlockkey", "/mesh/applied"];
 
 /// Lets the request pass where this manager leads, else has the leader answer it. Without a leader, reads are answered by
 /// what this manager knows, and say so.
-pub(super) async fn answers(State(api): State<Api>, request: Request, next: Next) -> Response {
+pub(super) async fn answers(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let is_read = request.method() == Method::GET;
     let patience = if is_read { READ_PATIENCE } else { PATIENCE };
     let deadline = Instant::now() + patience;
@@ -39,6 +39,9 @@ pub(super) async fn answers(State(api): State<Api>, request: Request, next: Next
     let Ok(manager) = api.ready_manager(deadline).await else {
         return next.run(request).await;
     };
+    if let Some(uri) = tasks::with_own_id(request.uri(), &manager.identity().node_id) {
+        *request.uri_mut() = uri;
+    }
     let mut request = Pending::Whole(request);
     let refusal = loop {
         let remote = match manager.lead(deadline).await {

@@ -13,7 +13,7 @@ use mesh_api::{
         Swarm, SwarmInitRequest, SwarmJoinRequest, SwarmSpec, SwarmUnlockRequest, UnlockKeyResponse,
     },
 };
-use mesh_manager::{Command, refuse_raft_settings, state::refuse_external};
+use mesh_manager::{Command, refuse_raft_settings, refuse_short_heartbeat, state::refuse_external};
 use mesh_pki::UnlockKey;
 use serde::Deserialize;
 
@@ -47,6 +47,7 @@ pub(super) async fn init(State(api): State<Api>, body: Body) -> Answer<Json<Stri
     let mut body: WithAvailability<SwarmInitRequest> = json(body).await?;
     if let Some(spec) = &mut body.request.spec {
         refuse_raft_settings(spec, None)?;
+        refuse_short_heartbeat(spec, None)?;
     }
     if let Some(ca) = (body.request.spec.as_ref()).and_then(|spec| spec.ca_config.as_ref()) {
         refuse_external(ca)?;
@@ -79,10 +80,12 @@ pub(super) async fn update(
     let manager = api.manager()?;
     let mut spec: SwarmSpec = json(body).await?;
     let version = query.version()?;
-    refuse_raft_settings(
-        &mut spec,
-        manager.view().cluster().map(|cluster| &cluster.spec),
-    )?;
+    {
+        let view = manager.view();
+        let old = view.cluster().map(|cluster| &cluster.spec);
+        refuse_raft_settings(&mut spec, old)?;
+        refuse_short_heartbeat(&spec, old)?;
+    }
     let root = manager.root_change(version, &mut spec)?;
     let command = Command::UpdateSwarm {
         version,

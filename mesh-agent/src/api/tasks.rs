@@ -1,6 +1,10 @@
 //! `/tasks`
 
-use axum::extract::{Path, Query as QueryOf, State};
+use axum::{
+    extract::{Path, Query as QueryOf, State},
+    http::Uri,
+};
+use form_urlencoded::Serializer;
 use mesh_api::{Filters, engine};
 use mesh_manager::state::{State as ClusterState, Task, TaskState};
 
@@ -16,6 +20,30 @@ const FILTERS: [&str; 8] = [
     "runtime",
     "service",
 ];
+
+/// What stands for the node that is asked.
+const SELF: &str = "self";
+
+/// A question for the tasks of the node that is asked, as another one may answer it: with the `own` id in the place of
+/// `self`. `None` if it is not such a question.
+pub(super) fn with_own_id(uri: &Uri, own: &str) -> Option<Uri> {
+    let query = uri.query().filter(|_| uri.path().ends_with("/tasks"))?;
+    let mut is_changed = false;
+    let mut rewritten = Serializer::new(String::new());
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        // What cannot be read is refused by whoever answers.
+        let filters = Filters::parse(&value).ok().filter(|_| name == "filters");
+        let replaced = filters.and_then(|mut filters| {
+            let is_replaced = filters.replace("node", SELF, own);
+            is_replaced.then(|| filters.to_query()).flatten()
+        });
+        is_changed |= replaced.is_some();
+        rewritten.append_pair(&name, replaced.as_deref().unwrap_or(&value));
+    }
+    let query = rewritten.finish();
+    let uri = format!("{}?{query}", uri.path()).parse();
+    uri.ok().filter(|_| is_changed)
+}
 
 pub(super) async fn list(
     State(api): State<Api>,
@@ -67,7 +95,8 @@ impl<'a> Wanted<'a> {
                 filters
                     .get("node")
                     .map(|name| {
-                        let name = if name == "self" { own } else { name };
+                        // Older managers leave this to the leader.
+                        let name = if name == SELF { own } else { name };
                         Ok(view.find_node(name)?.id.clone())
                     })
                     .collect::<Result<Vec<_>, ApiError>>()
@@ -138,4 +167,39 @@ pub(super) async fn inspect(
     let manager = api.manager()?;
     let task = manager.view().find_task(&id)?.to_engine();
     Ok(Shown(task))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A question for tasks by these filters.
+    fn asked(path: &str, filters: &str) -> Uri {
+        let mut query = Serializer::new(String::new());
+        query.append_pair("filters", filters);
+        query.append_pair("x", "a&b");
+        format!("{path}?{}", query.finish()).parse().expect("a URI")
+    }
+
+    #[test]
+    fn self_is_who_was_asked() {
+        for (filters, resolved) in [
+            (r#"{"node":["self"]}"#, Some(r#"{"node":{"me":true}}"#)),
+            (
+                r#"{"name":{"web":true},"node":{"other":true,"self":true}}"#,
+                Some(r#"{"name":{"web":true},"node":{"me":true,"other":true}}"#),
+            ),
+            (r#"{"node":{"self":false}}"#, None),
+            (r#"{"node":["other"]}"#, None),
+            (r#"{"name":["self"]}"#, None),
+            ("nonsense", None),
+            ("", None),
+        ] {
+            let expected = resolved.map(|filters| asked("/tasks", filters));
+            assert_eq!(with_own_id(&asked("/tasks", filters), "me"), expected);
+        }
+        let of_node = r#"{"node":["self"]}"#;
+        assert_eq!(with_own_id(&asked("/nodes", of_node), "me"), None);
+        assert_eq!(with_own_id(&Uri::from_static("/tasks"), "me"), None);
+    }
 }

@@ -4,6 +4,7 @@
 //! with growing, jittered pauses, and tells everything anew after each reconnection. While no
 //! manager answers, the last good assignment stands.
 
+mod heart;
 mod statuses;
 mod stream;
 

@@ -11,10 +11,9 @@ use mesh_manager::client;
 use mesh_pki::{NodeIdentity, Role, tls};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use super::{Connection, Elsewhere, Objection, Refused, Worker};
+use super::{Connection, Elsewhere, Objection, Refused, Worker, heart::Heart};
 
 /// Longest wait for a manager's Welcome and first assignment.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,12 +54,12 @@ impl Worker {
         else {
             bail!("the manager's first word was not a welcome");
         };
-        let period = Duration::from_millis(u64::from(welcome.heartbeat_period_ms.max(100)));
         info!(
             manager,
             session = welcome.session_id,
             "connected to a manager"
         );
+        let mut heart = Heart::start(sender.clone(), welcome.heartbeat_period_ms);
         self.learn(welcome, &identity);
         self.connection
             .send_replace(Connection::Up(manager.to_owned()));
@@ -68,13 +67,15 @@ impl Worker {
         self.statuses.all_unsent();
         self.applied.mark_changed();
 
-        // On its own: a slow disk under an assignment must not look like a dead node.
-        let _beating = AbortOnDropHandle::new(tokio::spawn(beat(sender.clone(), period)));
         let mut left = false;
         loop {
             tokio::select! {
                 message = messages.message() => match message {
-                    Ok(Some(ManagerMessage { message: Some(message) })) => self.receive(message, &identity).await,
+                    Ok(Some(ManagerMessage { message: Some(FromManager::Welcome(welcome)) })) => {
+                        heart.go_by(welcome.heartbeat_period_ms);
+                        self.learn(welcome, &identity);
+                    }
+                    Ok(Some(ManagerMessage { message: Some(message) })) => self.receive(message).await,
                     Ok(Some(ManagerMessage { message: None })) => {}
                     Ok(None) => bail!("the manager closed the session"),
                     Err(status) => return Err(refusal(status)),
@@ -126,7 +127,7 @@ impl Worker {
         })
     }
 
-    async fn receive(&mut self, message: FromManager, identity: &Arc<NodeIdentity>) {
+    async fn receive(&mut self, message: FromManager) {
         match message {
             FromManager::Assignment(message) => {
                 let mut next = self.assignment.borrow().as_ref().clone();
@@ -152,7 +153,8 @@ impl Worker {
                     warn!("too many questions are waiting; one was dropped");
                 }
             }
-            FromManager::Welcome(welcome) => self.learn(welcome, identity),
+            // Taken by who keeps the session up.
+            FromManager::Welcome(_) => {}
         }
     }
 
@@ -199,20 +201,11 @@ fn refusal(status: tonic::Status) -> anyhow::Error {
     }
 }
 
-/// Sends heartbeats until the session ends.
-async fn beat(sender: mpsc::Sender<NodeMessage>, period: Duration) {
-    let mut heartbeat = tokio::time::interval(period);
-    heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        heartbeat.tick().await;
-        let beat = FromNode::Heartbeat(proto::Heartbeat {});
-        if send(&sender, beat).await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn send(sender: &mpsc::Sender<NodeMessage>, message: FromNode) -> anyhow::Result<()> {
+/// Puts a message into the queue of those that are sent.
+pub(super) async fn send(
+    sender: &mpsc::Sender<NodeMessage>,
+    message: FromNode,
+) -> anyhow::Result<()> {
     let message = NodeMessage {
         message: Some(message),
     };

@@ -3,11 +3,12 @@
 use super::{Context, check_version, network, node};
 use crate::{
     Bootstrap, ManagerError, Outcome, RULES, Response,
-    config::{DEFAULT_HEARTBEAT, Timings},
+    config::{DEFAULT_HEARTBEAT, MIN_HEARTBEAT, Timings},
     state::{Cluster, RootChange, State},
 };
 use mesh_api::{Sensitive, engine};
 use mesh_pki::{JoinToken, UnlockKey};
+use std::time::Duration;
 
 /// Ended tasks kept per slot.
 const DEFAULT_TASK_HISTORY: i64 = 5;
@@ -179,6 +180,33 @@ pub fn refuse_raft_settings(
              {kept_entries} for those that lag behind and no snapshot but the last, and hold elections by times of their own"
         ),
     ))
+}
+
+/// Refuses heartbeats that agents do not send so often, unless the `old` spec asks for them already. 0 is left out, as when
+/// the spec is applied. To be asked before a spec is proposed: logs of older managers may have shorter ones.
+///
+/// # Errors
+/// With the shortest period.
+pub fn refuse_short_heartbeat(
+    spec: &engine::SwarmSpec,
+    old: Option<&engine::SwarmSpec>,
+) -> Result<(), ManagerError> {
+    let period = |spec: &engine::SwarmSpec| {
+        let asked = spec.dispatcher.as_ref().and_then(|d| d.heartbeat_period);
+        asked.filter(|period| *period != 0)
+    };
+    let is_short = |asked: i64| {
+        // A negative one is refused when it is applied.
+        u64::try_from(asked).is_ok_and(|asked| Duration::from_nanos(asked) < MIN_HEARTBEAT)
+    };
+    match period(spec) {
+        Some(asked) if is_short(asked) && old.and_then(period) != Some(asked) => {
+            Err(ManagerError::invalid(format!(
+                "heartbeat time period cannot be shorter than {MIN_HEARTBEAT:?}: {asked}ns"
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Fills absent parts of a spec from the old one, else with defaults.

@@ -159,3 +159,42 @@ fn settings_that_nobody_follows_are_refused_where_they_change() {
         assert_eq!(refuse(&engine::SwarmSpec::default(), old), Ok(()), "{name}");
     }
 }
+
+#[test]
+fn heartbeats_that_no_agent_sends_are_refused_where_they_change() {
+    let spec = |period| engine::SwarmSpec {
+        dispatcher: Some(engine::SwarmSpecDispatcher {
+            heartbeat_period: period,
+        }),
+        ..Default::default()
+    };
+    let short = spec(Some(99_999_999));
+    for (asked, old, refusal) in [
+        (None, None, None),
+        (Some(0), None, None),
+        (Some(100_000_000), None, None),
+        (
+            Some(99_999_999),
+            None,
+            Some("heartbeat time period cannot be shorter than 100ms: 99999999ns"),
+        ),
+        (
+            Some(1),
+            Some(&short),
+            Some("heartbeat time period cannot be shorter than 100ms: 1ns"),
+        ),
+        // As an older manager took it; the client sends back what it has read.
+        (Some(99_999_999), Some(&short), None),
+    ] {
+        let refused = super::refuse_short_heartbeat(&spec(asked), old).err();
+        let said = |refusal: &str| format!("rpc error: code = InvalidArgument desc = {refusal}");
+        let refused = refused.map(|error| error.message);
+        assert_eq!(refused, refusal.map(said), "{asked:?}");
+    }
+    // Read again, the log of an older manager is what it was.
+    let mut world = World::new(&[]);
+    let version = world.state.cluster().unwrap().meta.version;
+    world.call(update(version, short.clone())).unwrap();
+    let now = world.state.cluster().unwrap();
+    assert_eq!(now.spec.dispatcher, short.dispatcher);
+}

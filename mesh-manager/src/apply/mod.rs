@@ -26,7 +26,7 @@ use crate::{
 };
 use sha2::{Digest, Sha256};
 
-pub use cluster::refuse_raft_settings;
+pub use cluster::{refuse_raft_settings, refuse_short_heartbeat};
 pub(crate) use rebuild::{Survivor, rebuild};
 
 /// What an operation may use besides the state.

@@ -4,7 +4,10 @@ use mesh_api::proto;
 use std::{
     cmp::Ordering,
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering as Access},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, watch};
@@ -21,6 +24,8 @@ pub(crate) struct Session {
     pub(crate) cancel: CancellationToken,
     messages: mpsc::Sender<Result<proto::ManagerMessage, tonic::Status>>,
     progress: Mutex<Progress>,
+    /// The longest period of heartbeats that it was told, milliseconds.
+    longest_period: AtomicU32,
 }
 
 /// How far a node follows what its session tells it.
@@ -84,7 +89,20 @@ impl Session {
                 applied: 0,
                 still_since: Some(Instant::now()),
             }),
+            longest_period: AtomicU32::new(0),
         }
+    }
+
+    /// The node is about to be told to send heartbeats with this period, milliseconds.
+    pub(crate) fn note_period(&self, period_ms: u32) {
+        self.longest_period.fetch_max(period_ms, Access::Relaxed);
+    }
+
+    /// The period that the node goes by, as its heartbeat says, milliseconds: none that is longer than what it was told.
+    /// `None` where it does not say.
+    pub(crate) fn pace(&self, said_ms: u32) -> Option<Duration> {
+        let pace = said_ms.min(self.longest_period.load(Access::Relaxed));
+        (pace > 0).then(|| Duration::from_millis(pace.into()))
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -252,5 +270,26 @@ impl Sessions {
             },
         };
         nodes.map(of).min().unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_node_has_more_time_than_it_was_given() {
+        let session = Session::new("n", CancellationToken::new(), mpsc::channel(1).0);
+        let pace = |said| session.pace(said).map(|pace| pace.as_millis());
+        session.note_period(2000);
+        session.note_period(100);
+        assert_eq!(pace(0), None, "an older agent does not say");
+        assert_eq!(pace(100), Some(100));
+        assert_eq!(
+            pace(2000),
+            Some(2000),
+            "it may not have heard the last word"
+        );
+        assert_eq!(pace(u32::MAX), Some(2000));
     }
 }

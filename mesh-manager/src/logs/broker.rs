@@ -1,7 +1,7 @@
 //! Open log subscriptions: lines of many nodes come in, each goes to the one who asked.
 
 use super::{Had, LogItem, LogLine};
-use crate::{ManagerError, dispatcher::Session};
+use crate::{ManagerError, dispatcher::Session, text::cut};
 use mesh_api::proto;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -15,12 +15,19 @@ use tokio::{
 
 type Lines = mpsc::Sender<Result<LogItem, ManagerError>>;
 
+/// Reasons for missing lines that are taken from one node: its lines are missing whatever more it says.
+const REASONS: usize = 1000;
+/// The longest of them, bytes.
+const REASON: usize = 1 << 10;
+
 const DISCONNECTED: &str = "disconnected unexpectedly";
 
 /// A task whose lines a node was asked for.
 #[derive(Debug)]
 struct Asked {
     service_id: String,
+    /// Who was asked, and nobody else is listened to.
+    node_id: String,
     /// The session it was asked in: the node's next one knows nothing of it.
     session_id: String,
     /// Time of the last line, nanoseconds since the epoch.
@@ -49,8 +56,8 @@ struct Subscription {
     asked: HashMap<String, Asked>,
     /// By node id: why it has not given its lines.
     unheard: BTreeMap<String, String>,
-    /// What nodes could not read, in their words.
-    unread: BTreeSet<String>,
+    /// By node id: what it could not read, in its words.
+    unread: BTreeMap<String, BTreeSet<String>>,
     /// Told when no answer is pending.
     finished: Arc<Notify>,
 }
@@ -73,6 +80,22 @@ impl Subscription {
         let reason = format!("node {node_id} {reason}");
         self.unheard.insert(node_id.to_owned(), reason);
         self.tell();
+    }
+
+    /// A node says why lines are missing. Only those who were asked have a say, and not for any length.
+    fn misses(&mut self, node_id: &str, reasons: Vec<String>) {
+        let mut asked = self.asked.values();
+        if reasons.is_empty() || !asked.any(|asked| asked.node_id == node_id) {
+            return;
+        }
+        let unread = self.unread.entry(node_id.to_owned()).or_default();
+        for mut reason in reasons {
+            if unread.len() >= REASONS {
+                return;
+            }
+            cut(&mut reason, REASON);
+            unread.insert(reason);
+        }
     }
 
     /// Wakes who waits for the last answer, if that was it.
@@ -101,7 +124,7 @@ impl LogBroker {
             pending: HashMap::new(),
             asked: HashMap::new(),
             unheard: BTreeMap::new(),
-            unread: BTreeSet::new(),
+            unread: BTreeMap::new(),
             finished: Arc::default(),
         };
         self.lock().insert(id.to_owned(), subscription);
@@ -126,6 +149,7 @@ impl LogBroker {
         let last = last.or_else(|| subscription.had.get(task_id).copied());
         let now = Asked {
             service_id: service_id.to_owned(),
+            node_id: session.node_id.clone(),
             session_id: session.id.clone(),
             last,
         };
@@ -173,7 +197,8 @@ impl LogBroker {
             return Vec::new();
         };
         let unheard = subscription.unheard.values();
-        unheard.chain(&subscription.unread).cloned().collect()
+        let unread: BTreeSet<_> = subscription.unread.values().flatten().collect();
+        unheard.chain(unread).cloned().collect()
     }
 
     /// Waits until no answer is pending. Nodes that say nothing for `silence` are waited for no more.
@@ -267,9 +292,10 @@ impl LogBroker {
             if let Some(pending) = subscription.pending.get_mut(node_id) {
                 pending.heard = Instant::now();
             }
-            subscription.unread.extend(batch.missing);
+            subscription.misses(node_id, batch.missing);
             for line in batch.lines {
-                let Some(asked) = subscription.asked.get_mut(&line.task_id) else {
+                let asked = subscription.asked.get_mut(&line.task_id);
+                let Some(asked) = asked.filter(|asked| asked.node_id == node_id) else {
                     continue;
                 };
                 asked.last = asked.last.max(Some(line.timestamp));
@@ -384,6 +410,51 @@ mod tests {
         let ((), delivered, ()) = tokio::join!(read, deliver, broker.finished("s", SHORT));
         assert!(delivered);
         assert_eq!(broker.reasons("s"), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn nobody_speaks_for_another_nodes_task() {
+        let broker = LogBroker::default();
+        let (lines, mut reader) = mpsc::channel(8);
+        broker.open("s", false, Had::new(), lines);
+        let node = session("n");
+        broker.ask("s", &node, "t", "service");
+        let liar = session("liar");
+        let with = |reason: &str, last| {
+            let mut batch = batch(1, false);
+            batch.missing = vec![reason.to_owned()];
+            batch.lines[0].timestamp = last;
+            batch
+        };
+        // Neither while it is asked for nothing, nor while it is asked for another task.
+        assert!(broker.deliver("liar", with("a lie", i64::MAX)).await);
+        broker.ask("s", &liar, "its own", "service");
+        assert!(broker.deliver("liar", with("its own", i64::MAX)).await);
+        assert!(broker.deliver("n", with("said", 7)).await);
+        let Ok(Ok(LogItem::Line(line))) = reader.try_recv() else {
+            panic!("a line of the node that was asked");
+        };
+        assert_eq!((line.node_id.as_str(), line.timestamp), ("n", 7));
+        assert!(reader.try_recv().is_err(), "no other line");
+        assert_eq!(broker.reasons("s"), ["its own", "said"]);
+        // The node's next session is asked for what comes after its own last line.
+        let next = broker.ask("s", &session("n"), "t", "service");
+        assert_eq!(next, Some(Some(7)));
+    }
+
+    #[tokio::test]
+    async fn reasons_are_taken_for_no_length() {
+        let broker = LogBroker::default();
+        let (lines, _reader) = mpsc::channel(8);
+        broker.open("s", false, Had::new(), lines);
+        broker.ask("s", &session("n"), "t", "service");
+        let mut batch = batch(0, false);
+        let reason = |n| format!("{n:05}{}", "x".repeat(2 * REASON));
+        batch.missing = (0..2 * REASONS).map(reason).collect();
+        assert!(broker.deliver("n", batch).await);
+        let reasons = broker.reasons("s");
+        assert_eq!(reasons.len(), REASONS);
+        assert!(reasons.iter().all(|reason| reason.len() == REASON));
     }
 
     #[tokio::test]

@@ -110,6 +110,12 @@ struct Question {
     tail: i64,
 }
 
+/// From when on, and how many lines of before, as in [`LogSubscription`]: after the last line that the reader has, if any. A
+/// node may say any time of it.
+fn continued(last: Option<i64>, since: i64, tail: i64) -> (i64, i64) {
+    last.map_or((since, tail), |last| (last.saturating_add(1), -1))
+}
+
 /// Asks for tasks that their node's session has not been asked for yet. Whether a node without one is likely to return.
 async fn ask(core: &Core, id: &str, scope: &Scope, selector: &LogSelector) -> bool {
     let tail = selector
@@ -131,7 +137,7 @@ async fn ask(core: &Core, id: &str, scope: &Scope, selector: &LogSelector) -> bo
             let Some(last) = core.logs.ask(id, &session, &task.id, &task.service_id) else {
                 continue;
             };
-            let (since, tail) = last.map_or((selector.since, tail), |last| (last + 1, -1));
+            let (since, tail) = continued(last, selector.since, tail);
             let question = Question {
                 node_id: session.node_id.clone(),
                 since,
@@ -263,5 +269,21 @@ async fn run(
             ..Default::default()
         };
         session.send(Message::Logs(close)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::continued;
+
+    #[test]
+    fn what_the_reader_has_is_not_asked_for_again() {
+        for (last, from) in [
+            (None, (5, 10)),
+            (Some(7), (8, -1)),
+            (Some(i64::MAX), (i64::MAX, -1)),
+        ] {
+            assert_eq!(continued(last, 5, 10), from);
+        }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     ManagerError, Operation,
     core::Core,
     scheduler,
-    state::{Event, EventAction, NodeState, ObjectKind, is_due},
+    state::{Event, EventAction, NodeState, ObjectKind, State, is_due},
 };
 use std::{
     cell::LazyCell,
@@ -20,6 +20,8 @@ use tokio::sync::broadcast::{self, error::RecvError};
 const GATHER: Duration = Duration::from_millis(5);
 /// How often silent nodes are looked for.
 const LIVENESS_TICK: Duration = Duration::from_millis(250);
+/// Silent nodes that are given up together: as many as share an entry.
+const GIVEN_UP: usize = 128;
 /// A look that comes this late means that the manager itself was not running.
 const STALL: Duration = Duration::from_secs(2);
 /// With so many changes nothing more is planned before they are proposed.
@@ -298,38 +300,39 @@ impl Driver {
         // Nobody was heard while this process stood still: that says nothing about the nodes.
         if now.duration_since(self.checked) > STALL {
             tracing::warn!("this manager was stalled; nodes get time to be heard again");
-            *self.core.liveness() = Liveness::new(now);
+            self.core.liveness().excuse(now);
         }
         self.checked = now;
         let silent: Vec<String> = {
             let state = self.core.store.read();
-            let period = heartbeat_period(&state);
-            let liveness = self.core.liveness();
-            state
-                .nodes()
-                .filter(|n| n.state == NodeState::Ready)
-                .filter(|n| liveness.is_silent(&n.id, period, now))
-                .map(|n| n.id.clone())
-                .collect()
+            let ready = state.nodes().filter(|n| n.state == NodeState::Ready);
+            self.silent(ready.map(|n| n.id.clone()), &state)
         };
-        for node_id in silent {
-            // It may have been heard while others were given up.
-            let period = heartbeat_period(&self.core.store.read());
-            let silent = self
-                .core
-                .liveness()
-                .is_silent(&node_id, period, Instant::now());
-            if !silent {
-                continue;
+        for some in silent.chunks(GIVEN_UP) {
+            // Some may have been heard while others were given up.
+            let still = self.silent(some.iter().cloned(), &self.core.store.read());
+            for node in &still {
+                tracing::warn!(node, "node is down: heartbeat failure");
             }
-            tracing::warn!(node = node_id, "node is down: heartbeat failure");
-            let down = Operation::NodeDown {
-                node_id,
+            let down = |node_id: &String| Operation::NodeDown {
+                node_id: node_id.clone(),
                 message: "heartbeat failure".to_owned(),
             };
-            if let Err(error) = self.core.proposer.operation(down).await {
-                tracing::warn!(%error, "cannot mark the node as down");
+            let outcomes = self.core.proposer.operations(still.iter().map(down)).await;
+            for (node, outcome) in still.iter().zip(outcomes) {
+                if let Err(error) = outcome {
+                    tracing::warn!(node, %error, "cannot mark the node as down");
+                }
             }
         }
+    }
+
+    /// Those of these nodes that are silent now.
+    fn silent(&self, nodes: impl Iterator<Item = String>, state: &State) -> Vec<String> {
+        let (period, now) = (heartbeat_period(state), Instant::now());
+        let liveness = self.core.liveness();
+        nodes
+            .filter(|id| liveness.is_silent(id, period, now))
+            .collect()
     }
 }

@@ -1,6 +1,6 @@
 //! Which nodes are heard of. Pure: the shell feeds it heartbeats and asks who fell silent.
 
-use crate::config::{DEFAULT_HEARTBEAT, MISSED_HEARTBEATS};
+use crate::config::{DEFAULT_HEARTBEAT, MIN_HEARTBEAT, MISSED_HEARTBEATS};
 use std::{
     collections::HashMap,
     mem,
@@ -14,6 +14,9 @@ const FAILOVER: u32 = 2;
 #[derive(Debug)]
 pub(crate) struct Liveness {
     heard: HashMap<String, Instant>,
+    /// By node id: the period of its heartbeats, as it was told last or says by itself. A shorter one that is asked for by
+    /// now may not have reached it.
+    paces: HashMap<String, Duration>,
     /// Nodes not heard of yet are judged from here on.
     since: Instant,
 }
@@ -23,7 +26,22 @@ impl Liveness {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             heard: HashMap::new(),
+            paces: HashMap::new(),
             since: now,
+        }
+    }
+
+    /// Nodes have not been heard for another reason than their silence: all of them are judged from `now` on.
+    pub(crate) fn excuse(&mut self, now: Instant) {
+        self.heard.clear();
+        self.since = now;
+    }
+
+    /// From now on a node says something once in each such period.
+    pub(crate) fn go_by(&mut self, node_id: &str, period: Duration) {
+        match self.paces.get_mut(node_id) {
+            Some(pace) => *pace = period,
+            None => drop(self.paces.insert(node_id.to_owned(), period)),
         }
     }
 
@@ -39,17 +57,20 @@ impl Liveness {
     pub(crate) fn unhear(&mut self, node_id: &str, before: Option<Instant>) {
         match before {
             Some(before) => drop(self.heard.insert(node_id.to_owned(), before)),
-            None => self.forget(node_id),
+            None => drop(self.heard.remove(node_id)),
         }
     }
 
     /// Forgets a removed node.
     pub(crate) fn forget(&mut self, node_id: &str) {
         self.heard.remove(node_id);
+        self.paces.remove(node_id);
     }
 
-    /// Whether a node has been silent for longer than it may.
+    /// Whether a node has been silent for longer than it may, where nodes are asked for a heartbeat in each `period`.
     pub(crate) fn is_silent(&self, node_id: &str, period: Duration, now: Instant) -> bool {
+        let pace = self.paces.get(node_id);
+        let period = pace.map_or(period, |pace| period.max(*pace));
         match self.heard.get(node_id) {
             Some(last) => now.saturating_duration_since(*last) > period * MISSED_HEARTBEATS,
             // After a failover it has to find the new leader first.
@@ -60,7 +81,7 @@ impl Liveness {
     }
 }
 
-/// The heartbeat period that a cluster's spec asks for.
+/// The heartbeat period that a cluster's spec asks for; not less than agents can do.
 pub(crate) fn heartbeat_period(state: &crate::state::State) -> Duration {
     state
         .cluster()
@@ -69,6 +90,7 @@ pub(crate) fn heartbeat_period(state: &crate::state::State) -> Duration {
         .and_then(|p| u64::try_from(p).ok())
         .filter(|p| *p > 0)
         .map_or(DEFAULT_HEARTBEAT, Duration::from_nanos)
+        .max(MIN_HEARTBEAT)
 }
 
 #[cfg(test)]
@@ -101,5 +123,47 @@ mod tests {
         assert!(liveness.is_silent("b", period, at(9000)));
         liveness.forget("a");
         assert!(liveness.is_silent("a", period, at(7500)));
+    }
+
+    #[test]
+    fn a_shorter_period_holds_for_a_node_once_it_goes_by_it() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let [long, short] = [1000, 100].map(Duration::from_millis);
+        let mut liveness = Liveness::new(start);
+        liveness.go_by("a", long);
+        liveness.hear("a", at(0));
+        assert!(
+            !liveness.is_silent("a", short, at(3000)),
+            "it was told long"
+        );
+        assert!(liveness.is_silent("a", short, at(3001)));
+        liveness.go_by("a", short);
+        assert!(!liveness.is_silent("a", short, at(300)));
+        assert!(liveness.is_silent("a", short, at(301)));
+        // A longer one holds at once: no node is hurt by it.
+        assert!(!liveness.is_silent("a", long, at(3000)));
+        // A manager that stood still knows what it has told all the same.
+        liveness.go_by("a", long);
+        liveness.excuse(at(10_000));
+        assert!(!liveness.is_silent("a", short, at(16_000)));
+        assert!(liveness.is_silent("a", short, at(16_001)));
+        liveness.forget("a");
+        assert!(liveness.is_silent("a", short, at(10_601)));
+    }
+
+    #[test]
+    fn no_node_is_judged_by_a_period_that_agents_cannot_keep() {
+        let mut world = crate::fixture::World::new(&[]);
+        for (asked, period) in [(1, 100), (100_000_000, 100), (2_000_000_000, 2000)] {
+            let mut cluster = world.state.cluster().unwrap().clone();
+            let dispatcher = cluster.spec.dispatcher.get_or_insert_default();
+            dispatcher.heartbeat_period = Some(asked);
+            world.state.put_cluster(cluster);
+            assert_eq!(
+                heartbeat_period(&world.state),
+                Duration::from_millis(period)
+            );
+        }
     }
 }

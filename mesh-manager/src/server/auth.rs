@@ -97,6 +97,14 @@ pub(super) fn node<T>(core: &Core, request: &Request<T>) -> Result<PeerIdentity,
     caller.current()
 }
 
+/// Whether a node may have its certificate renewed, by what is known here.
+///
+/// # Errors
+/// The caller showed no certificate of this cluster.
+pub(super) fn may_renew<T>(core: &Core, request: &Request<T>) -> Result<bool, Status> {
+    Ok(Caller::of(core, request)?.check_renewal(core).is_ok())
+}
+
 /// A node that is to have its certificate renewed, which may have expired.
 pub(super) fn renewing<T>(core: &Core, request: &Request<T>) -> Result<PeerIdentity, Status> {
     let caller = Caller::of(core, request)?;

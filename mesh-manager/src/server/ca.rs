@@ -15,10 +15,45 @@ use mesh_pki::{PeerIdentity, PkiError, Role, new_id};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
 use tonic::{Request, Response, Status};
 
-pub(super) struct Service(pub(super) Arc<Core>);
+pub(super) struct Service {
+    core: Arc<Core>,
+    strangers: Latest,
+}
+
+/// The latest state for those whose token or certificate is not good by what is known here: it may have been made good a
+/// moment ago, where another manager leads. All who wait share a look, so that no number of them costs more than one at a
+/// time.
+#[derive(Default)]
+struct Latest(Mutex<Option<Look>>);
+
+/// When it began, and what came of it.
+struct Look(Instant, Result<(), ManagerError>);
+
+impl Latest {
+    /// Waits until somebody has looked who began after this call.
+    async fn reach(
+        &self,
+        look: impl Future<Output = Result<(), ManagerError>>,
+    ) -> Result<(), ManagerError> {
+        let came = Instant::now();
+        let mut last = self.0.lock().await;
+        if let Some(Look(begun, found)) = &*last
+            && *begun > came
+        {
+            return found.clone();
+        }
+        let begun = Instant::now();
+        let found = look.await;
+        *last = Some(Look(begun, found.clone()));
+        found
+    }
+}
 
 /// Compares secrets by their digests, so that the time taken tells nothing of them.
 fn is_same_secret(a: &str, b: &str) -> bool {
@@ -26,8 +61,32 @@ fn is_same_secret(a: &str, b: &str) -> bool {
 }
 
 impl Service {
+    pub(super) fn new(core: Arc<Core>) -> Self {
+        Self {
+            core,
+            strangers: Latest::default(),
+        }
+    }
+
+    /// Waits until the state here is the latest, for somebody who is known here or not.
+    async fn catch_up(&self, is_known: bool) -> Result<(), Status> {
+        let look = async { self.core.catch_up().await.map(drop) };
+        let reached = match is_known {
+            true => look.await,
+            false => self.strangers.reach(look).await,
+        };
+        reached.map_err(status)
+    }
+
+    /// Whether a token is good by what is known here.
+    fn knows(&self, token: &str) -> bool {
+        let state = self.core.store.read();
+        let cluster = state.cluster();
+        cluster.is_some_and(|cluster| role_of(cluster, token).is_ok())
+    }
+
     fn cluster(&self) -> Result<Cluster, Status> {
-        let state = self.0.store.read();
+        let state = self.core.store.read();
         state
             .cluster()
             .cloned()
@@ -39,13 +98,13 @@ impl Service {
         &self,
         cluster: &Cluster,
         request: &Request<IssueNodeCertificateRequest>,
-        key: String,
+        csr: &str,
     ) -> Result<(String, Role), Status> {
         let asked = request.get_ref();
         if asked.token.is_empty() {
             // A renewal, with the role that the node has by now.
-            let peer = auth::renewing(&self.0, request)?;
-            let state = self.0.store.read();
+            let peer = auth::renewing(&self.core, request)?;
+            let state = self.core.store.read();
             let Some(node) = state.node(&peer.node_id) else {
                 return Err(auth::not_of_swarm(&peer.node_id));
             };
@@ -68,6 +127,8 @@ impl Service {
                 )));
             }
         };
+        // A bad request must not leave a node behind.
+        let key = key_of(cluster, csr).map_err(bad_request)?;
         let add = AddNode {
             id: new_id(),
             role,
@@ -82,15 +143,13 @@ impl Service {
 
     /// The node that was made for somebody who has not heard of it, by the token and the key that it asked with.
     async fn unanswered(&self, asked: &WithdrawRequest) -> Result<Option<String>, Status> {
-        self.0.catch_up().await.map_err(status)?;
+        self.catch_up(self.knows(&asked.token)).await?;
         let cluster = self.cluster()?;
         role_of(&cluster, &asked.token)?;
         let key = std::str::from_utf8(&asked.csr_pem)
             .map_err(|e| Status::invalid_argument(e.to_string()))
-            .and_then(|csr| {
-                key_of(&cluster, csr).map_err(|e| Status::invalid_argument(e.to_string()))
-            })?;
-        let state = self.0.store.read();
+            .and_then(|csr| key_of(&cluster, csr).map_err(bad_request))?;
+        let state = self.core.store.read();
         Ok(state.joined_as(&key).map(str::to_owned))
     }
 
@@ -99,7 +158,7 @@ impl Service {
     async fn add(&self, node: AddNode) -> Result<String, ManagerError> {
         let deadline = Core::patience();
         loop {
-            match self.0.change(Operation::AddNode(node.clone())).await {
+            match self.core.change(Operation::AddNode(node.clone())).await {
                 Err(error)
                     if error.kind == ErrorKind::Unavailable
                         && Instant::now() + RETRY <= deadline =>
@@ -144,6 +203,11 @@ fn sign(cluster: &Cluster, csr: &str, node_id: &str, role: Role) -> Result<Strin
     signer.sign(csr, node_id, role, &cluster.id, validity)
 }
 
+/// What cannot be signed.
+fn bad_request(error: PkiError) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
 /// A refusal as gRPC has it.
 pub(crate) fn status(error: ManagerError) -> Status {
     let code = match error.kind {
@@ -168,25 +232,27 @@ impl NodeCa for Service {
     ) -> Result<Response<IssueNodeCertificateResponse>, Status> {
         // A token that was rotated, a node that was removed, or a key that another one followed on is worth nothing from that
         // moment on. The only manager knows once it leads, which takes no room on its disk.
-        let is_renewal = request.get_ref().token.is_empty();
-        self.0.catch_up().await.map_err(status)?;
+        let token = &request.get_ref().token;
+        let is_renewal = token.is_empty();
+        let is_known = match is_renewal {
+            true => auth::may_renew(&self.core, &request)?,
+            false => self.knows(token),
+        };
+        self.catch_up(is_known).await?;
         let cluster = self.cluster()?;
         let csr = std::str::from_utf8(&request.get_ref().csr_pem)
             .map_err(|_| Status::invalid_argument("the signing request is not PEM"))?
             .to_owned();
-        let internal = |e: PkiError| Status::invalid_argument(e.to_string());
-        // A bad request must not leave a node behind.
-        let key = key_of(&cluster, &csr).map_err(internal)?;
-        let (node_id, role) = self.admit(&cluster, &request, key).await?;
+        let (node_id, role) = self.admit(&cluster, &request, &csr).await?;
         let cluster = match is_renewal {
             true => cluster,
             // A rotation of the root that begins or ends from here on knows the node; one that did before is known here.
             false => {
-                self.0.catch_up().await.map_err(status)?;
+                self.core.catch_up().await.map_err(status)?;
                 self.cluster()?
             }
         };
-        let certificate = sign(&cluster, &csr, &node_id, role).map_err(internal)?;
+        let certificate = sign(&cluster, &csr, &node_id, role).map_err(bad_request)?;
         Ok(Response::new(IssueNodeCertificateResponse {
             node_id,
             certificate_pem: certificate.into_bytes(),
@@ -202,19 +268,52 @@ impl NodeCa for Service {
     ) -> Result<Response<WithdrawResponse>, Status> {
         let node_id = match request.get_ref().token.is_empty() {
             true => {
-                auth::peer(&self.0, &request)?;
-                self.0.catch_up().await.map_err(status)?;
-                auth::node(&self.0, &request)?.node_id
+                auth::peer(&self.core, &request)?;
+                self.core.catch_up().await.map_err(status)?;
+                auth::node(&self.core, &request)?.node_id
             }
             false => match self.unanswered(request.get_ref()).await? {
                 Some(node_id) => node_id,
                 None => return Ok(Response::new(WithdrawResponse {})),
             },
         };
-        let core = self.0.clone();
+        let core = self.core.clone();
         to_its_end(async move { core.withdraw(&node_id).await })
             .await?
             .map_err(status)?;
         Ok(Response::new(WithdrawResponse {}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::future::join_all;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use tokio::sync::Notify;
+
+    #[tokio::test]
+    async fn strangers_share_a_look() {
+        let (latest, looks, answer) = (Latest::default(), AtomicU32::new(0), Notify::new());
+        let look = async || {
+            looks.fetch_add(1, Ordering::Relaxed);
+            answer.notified().await;
+            Err(ManagerError::no_leader())
+        };
+        let strangers = (0..30).map(|_| latest.reach(look()));
+        let answers = async {
+            // The first one's look, and one that began after all the others had come.
+            for _ in 0..2 {
+                answer.notify_one();
+                tokio::task::yield_now().await;
+            }
+        };
+        let (found, ()) = tokio::join!(join_all(strangers), answers);
+        assert_eq!(found, vec![Err(ManagerError::no_leader()); 30]);
+        assert_eq!(looks.load(Ordering::Relaxed), 2);
+        // Who comes later goes by no look of before.
+        answer.notify_one();
+        latest.reach(look()).await.unwrap_err();
+        assert_eq!(looks.load(Ordering::Relaxed), 3);
     }
 }

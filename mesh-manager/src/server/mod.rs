@@ -55,7 +55,7 @@ pub(crate) async fn bind(config: &Config) -> Result<Port, ManagerError> {
 
 /// Serves until the manager is cancelled.
 pub(crate) fn serve(core: &Arc<Core>, port: Port, api: axum::Router) {
-    let services = Routes::new(NodeCaServer::new(ca::Service(core.clone())))
+    let services = Routes::new(NodeCaServer::new(ca::Service::new(core.clone())))
         .add_service(
             DispatcherServer::new(dispatcher::Service(core.clone()))
                 .max_decoding_message_size(MAX_MESSAGE)

@@ -10,6 +10,7 @@ use crate::{
     dispatcher::{Sent, Session},
     orchestrator::heartbeat_period,
     state::{Cluster, Node, NodeState, State, TaskState, TaskStatus},
+    text::cut,
 };
 use futures::Stream;
 use mesh_api::{
@@ -19,6 +20,7 @@ use mesh_api::{
         manager_message::Message as Out, node_message::Message as In,
     },
 };
+use prost::Message;
 use rustls::pki_types::CertificateDer;
 use std::{
     collections::BTreeSet,
@@ -38,6 +40,16 @@ const BACKLOG: usize = 16;
 const REPORTS: usize = 64;
 /// Reports that come within this time share a proposal.
 const REPORT_GATHER: Duration = Duration::from_millis(5);
+
+/// Longest text that a node says of a task, bytes. What is longer is cut: it goes to every manager's log.
+const TEXT: usize = 4 << 10;
+/// Longest description of a node, bytes.
+const DESCRIPTION: usize = 256 << 10;
+/// Bytes of reports that share a proposal, about. Written as JSON they are six times as many at worst, which is less than a
+/// [`proposal`](crate::proposer::MAX_PROPOSAL_BYTES) may have.
+const REPORTED: usize = 4 << 20;
+/// What a report takes besides its texts, bytes, about.
+const REPORT: usize = 256;
 
 /// Pause between two looks of a session at the state, for each session that there is: about what a look takes, so that
 /// with thousands of them there is time left to hear the nodes.
@@ -177,6 +189,12 @@ async fn describe(
     hello: NodeDescription,
     told: &mut Told,
 ) -> Result<(), Status> {
+    let length = hello.encoded_len();
+    if length > DESCRIPTION {
+        return Err(Status::invalid_argument(format!(
+            "the node's description is too long: {length} bytes, and {DESCRIPTION} at most"
+        )));
+    }
     let cluster = core.store.read().cluster().cloned();
     let issuer = cluster.map(|cluster| cluster.issuer_of(&caller.certificate));
     let mut description = NodeReport {
@@ -304,7 +322,7 @@ async fn receive(
         match message.message {
             Some(In::Applied(applied)) => session.note_applied(applied.revision),
             Some(In::Statuses(statuses)) => {
-                let own = own_statuses(core, &session.node_id, statuses.statuses);
+                let own = own_statuses(&core.store.read(), &session.node_id, statuses.statuses);
                 if !own.is_empty() && reports.send(own).await.is_err() {
                     return;
                 }
@@ -328,20 +346,32 @@ async fn receive(
                     return;
                 }
             }
-            Some(In::Heartbeat(_)) | None => {}
+            Some(In::Heartbeat(beat)) => {
+                if let Some(pace) = session.pace(beat.period_ms) {
+                    core.liveness().go_by(&session.node_id, pace);
+                }
+            }
+            None => {}
         }
     }
 }
 
 /// Reports on tasks that are the node's own; others are none of its business.
 fn own_statuses(
-    core: &Core,
+    state: &State,
     node_id: &str,
     statuses: Vec<proto::TaskStatus>,
 ) -> Vec<(String, TaskStatus)> {
-    let state = core.store.read();
     let mut own = Vec::with_capacity(statuses.len());
-    for status in statuses {
+    for mut status in statuses {
+        for text in [
+            &mut status.state,
+            &mut status.message,
+            &mut status.error,
+            &mut status.container_id,
+        ] {
+            cut(text, TEXT);
+        }
         let is_own = state
             .task(&status.task_id)
             .is_some_and(|t| t.node_id.as_deref() == Some(node_id));
@@ -372,6 +402,24 @@ fn own_statuses(
     own
 }
 
+/// Reports in order, in parts that are proposed one after the other.
+fn parts(reports: Vec<(String, TaskStatus)>) -> Vec<Vec<(String, TaskStatus)>> {
+    let mut parts = vec![Vec::new()];
+    let mut length = 0;
+    for report in reports {
+        let (_, status) = &report;
+        let texts = [&status.message, &status.error, &status.container_id];
+        let own = REPORT + texts.map(String::len).iter().sum::<usize>();
+        if length + own > REPORTED {
+            parts.push(Vec::new());
+            length = 0;
+        }
+        length += own;
+        parts.last_mut().expect("there is one").push(report);
+    }
+    parts
+}
+
 /// Proposes reports in order, many at a time.
 async fn propose_reports(core: &Core, mut queue: mpsc::Receiver<Vec<(String, TaskStatus)>>) {
     while let Some(mut batch) = queue.recv().await {
@@ -379,14 +427,13 @@ async fn propose_reports(core: &Core, mut queue: mpsc::Receiver<Vec<(String, Tas
         while let Ok(more) = queue.try_recv() {
             batch.extend(more);
         }
-        if let Err(error) = core
-            .proposer
-            .operation(Operation::TaskStatuses(batch))
-            .await
-        {
-            // The session ends; the node reports all of its tasks again in the next one.
-            tracing::warn!(%error, "task reports were not taken");
-            return;
+        for part in parts(batch) {
+            let reported = Operation::TaskStatuses(part);
+            if let Err(error) = core.proposer.operation(reported).await {
+                // The session ends; the node reports all of its tasks again in the next one.
+                tracing::warn!(%error, "task reports were not taken");
+                return;
+            }
         }
     }
 }
@@ -428,6 +475,10 @@ fn renewal(state: &State, node: Option<&Node>) -> u32 {
 /// Sends what the node has to know, now and whenever it changes.
 async fn dispatch(core: &Core, session: &Session) {
     let mut told = welcome(core, session);
+    session.note_period(told.heartbeat_period_ms);
+    // An older agent goes by this for as long as the session lasts, another one says what it goes by.
+    let period = Duration::from_millis(told.heartbeat_period_ms.into());
+    core.liveness().go_by(&session.node_id, period);
     if !session.send(Out::Welcome(told.clone())).await {
         return;
     }
@@ -438,6 +489,7 @@ async fn dispatch(core: &Core, session: &Session) {
         let now = welcome(core, session);
         if now != told {
             told = now;
+            session.note_period(told.heartbeat_period_ms);
             if !session.send(Out::Welcome(told.clone())).await {
                 return;
             }
@@ -470,5 +522,81 @@ async fn dispatch(core: &Core, session: &Session) {
         // Changes come in bursts.
         let of_all = LOOK.saturating_mul(core.sessions.count());
         tokio::time::sleep(core.config.timings.dispatch_delay.max(of_all)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        fixture::{World, global},
+        proposer::{MAX_PROPOSAL_BYTES, size},
+    };
+
+    /// What takes most room in the log.
+    fn worst(task_id: &str, length: usize) -> (String, TaskStatus) {
+        let text = "\u{1}".repeat(length);
+        let status = TaskStatus {
+            state: TaskState::Failed,
+            timestamp: i64::MIN,
+            message: text.clone(),
+            error: text.clone(),
+            container_id: text,
+            pid: i32::MIN,
+            exit_code: Some(i32::MIN),
+            unhealthy: false,
+            healthy: false,
+        };
+        (task_id.to_owned(), status)
+    }
+
+    #[test]
+    fn a_node_reports_on_its_own_tasks_and_at_no_length() {
+        let mut world = World::new(&["n", "other"]);
+        world.service(global("s")).unwrap();
+        world.settle();
+        let on = |node: &str| {
+            let mut tasks = world.state.tasks();
+            let task = tasks.find(|task| task.node_id.as_deref() == Some(node));
+            task.expect("a task of the service").id.clone()
+        };
+        let say = |task_id: String, state: &str| proto::TaskStatus {
+            task_id,
+            state: state.to_owned(),
+            message: "m".repeat(TEXT + 1),
+            error: "\u{20ac}".repeat(TEXT),
+            container_id: "c".repeat(64 << 20),
+            ..Default::default()
+        };
+        let said = vec![
+            say(on("other"), "failed"),
+            say(on("n"), "failed"),
+            say(on("n"), &"?".repeat(64)),
+            say("none".to_owned(), "failed"),
+        ];
+        let own = own_statuses(&world.state, "n", said);
+        let [(id, status)] = own.as_slice() else {
+            panic!("{} reports", own.len());
+        };
+        assert_eq!(*id, on("n"));
+        assert_eq!(status.message, "m".repeat(TEXT));
+        assert_eq!(status.error, "\u{20ac}".repeat(TEXT / 3));
+        assert_eq!(status.container_id.len(), TEXT);
+    }
+
+    #[test]
+    fn reports_of_any_number_and_length_fit_into_proposals() {
+        for (count, length) in [(0, 0), (3, 10), (2000, TEXT), (50_000, 0)] {
+            let id = |n: usize| format!("{n:025}");
+            let reports: Vec<_> = (0..count).map(|n| worst(&id(n), length)).collect();
+            let parts = parts(reports);
+            for part in &parts {
+                let bytes = size(&Operation::TaskStatuses(part.clone()));
+                assert!(bytes < MAX_PROPOSAL_BYTES, "{bytes} bytes");
+            }
+            assert_eq!(parts.len() > 1, count > 10);
+            let order: Vec<_> = parts.concat().into_iter().map(|(id, _)| id).collect();
+            assert_eq!(order, (0..count).map(id).collect::<Vec<_>>());
+        }
     }
 }

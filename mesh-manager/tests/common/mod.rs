@@ -286,7 +286,7 @@ impl FakeNode {
                 let message = tokio::select! {
                     () = cancel.cancelled() => return,
                     _ = beat.tick() => {
-                        let beat = send(Out::Heartbeat(proto::Heartbeat {}));
+                        let beat = send(Out::Heartbeat(proto::Heartbeat::default()));
                         if out.send(beat).await.is_err() { return }
                         continue;
                     }
