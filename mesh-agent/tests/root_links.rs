@@ -125,6 +125,12 @@ async fn talk(path: &std::path::Path, task: IpAddr, node: IpAddr) {
     assert_eq!(&buffer[..length], b"pong");
 }
 
+/// What an interface of this thread's namespace does by itself.
+fn features(interface: &str) -> String {
+    let output = Command::new("ethtool").args(["-k", interface]).output();
+    String::from_utf8_lossy(&output.expect("ethtool").stdout).into_owned()
+}
+
 fn ip(line: &str) {
     let done = Command::new("ip").args(line.split(' ')).status();
     assert!(done.expect("ip").success(), "{line}");
@@ -218,6 +224,7 @@ fn a_task_has_its_links_and_reaches_the_node() {
                 ip(&["-br", "-6", "address"])?,
                 ip(&["-6", "route"])?,
                 std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")?,
+                ["eth0", "eth1"].map(features),
             ))
         })
         .await
@@ -244,6 +251,12 @@ fn a_task_has_its_links_and_reaches_the_node() {
             inside.4
         );
         assert_eq!(inside.5.trim(), "0");
+        for features in inside.6 {
+            assert!(
+                features.contains("tx-sctp-segmentation: off\n"),
+                "{features}"
+            );
+        }
 
         // Through the gateway link, without any packet path: task to node and back.
         ip("link set lo up");

@@ -4,6 +4,7 @@
 //! idempotent. Only the apply step of the reconciler calls the parts that write.
 
 pub mod egress;
+mod features;
 pub mod forwarding;
 pub mod host;
 pub mod local_pool;

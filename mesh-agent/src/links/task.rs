@@ -1,4 +1,4 @@
-//! Inside a task's namespace: loopback, addresses, default route, kernel parameters.
+//! Inside a task's namespace: loopback, addresses, default route, kernel parameters, features of links.
 
 use std::{
     io,
@@ -11,7 +11,7 @@ use netlink_packet_route::{address::AddressHeaderFlags, link::LinkFlags};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::{
-    LinkError, errno, netlink, netns,
+    LinkError, errno, features, netlink, netns,
     plan::{GATEWAY, GATEWAY_V6, LinkKind, TaskLink, mac_of},
     sysctl,
 };
@@ -47,6 +47,9 @@ pub async fn configure(path: &Path, links: Vec<TaskLink>) -> Result<(), LinkErro
             tokio::spawn(connection);
             up(&handle, "lo").await.map_err(io::Error::other)?;
             for link in &links {
+                if let Err(error) = features::divide_sctp(&link.task_name) {
+                    tracing::warn!(%error, link = link.task_name, "large messages of SCTP are lost");
+                }
                 one(&handle, link).await.map_err(|error| {
                     io::Error::other(format!("link {}: {error}", link.task_name))
                 })?;

@@ -276,8 +276,11 @@ impl Task {
         let (overlay_v6, gateway_v6) = (six(OVERLAY_V6, overlay), six(INGRESS_V6, gateway));
         ns.sh(&format!("ip addr add {overlay_v6}/64 dev eth0 nodad"));
         ns.sh(&format!("ip addr add {gateway_v6}/128 dev eth1 nodad"));
-        ns.sh("ip link set eth0 up");
-        ns.sh("ip link set eth1 up");
+        for link in ["eth0", "eth1"] {
+            // As the agent does: no tunnel takes what is left to a device to divide.
+            ns.sh(&format!("ethtool -K {link} tx-sctp-segmentation off"));
+            ns.sh(&format!("ip link set {link} up"));
+        }
         ns.sh("ip route add default via 169.254.1.1 dev eth1 onlink");
         ns.sh(&format!(
             "ip route add default via fe80::1 dev eth1 onlink src {gateway_v6}"
