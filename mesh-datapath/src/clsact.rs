@@ -55,12 +55,14 @@ impl fmt::Display for Other {
 /// Another's filter has the priority that ours is to have, and the kernel takes no second kind or protocol of one priority.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{other} is in the place of ours: give it another priority (`tc filter show dev {interface} ingress`), or ours another \
+    "{other} is in the place of ours: give it another priority (`tc filter show dev {interface} {way}`), or ours another \
      place by `--tc`"
 )]
 struct Taken {
     interface: String,
+    way: &'static str,
     other: Other,
+    source: ProgramError,
 }
 
 /// What filters of others an interface has, one way, of any qdisc of that kind.
@@ -167,7 +169,15 @@ impl Filter {
             .into_iter()
             .find(|other| other.priority == self.priority());
         match (other, host::interface(self.ifindex)) {
-            (Some(other), Ok(interface)) => Box::new(Taken { interface, other }),
+            (Some(other), Ok(interface)) => Box::new(Taken {
+                interface,
+                way: match self.way {
+                    TcAttachType::Egress => "egress",
+                    _ => "ingress",
+                },
+                other,
+                source: error,
+            }),
             _ => Box::new(error),
         }
     }

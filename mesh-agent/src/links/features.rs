@@ -18,9 +18,6 @@ const FEATURES: u32 = 4;
 const NAME: usize = 32;
 /// Features in a block of two words: which are meant, and which of them are to be on.
 const BLOCK: usize = 32;
-/// The answer of [`SFEATURES`] that a feature cannot be switched.
-const UNSUPPORTED: i32 = 1;
-
 /// Has the kernel itself divide what a task sends by SCTP: a program puts nothing into a tunnel that is left to a device to
 /// divide, unless it is TCP's or UDP's (`bpf_skb_adjust_room`). A kernel without the feature is none that uses it.
 ///
@@ -40,7 +37,8 @@ pub(super) fn divide_sctp(interface: &str) -> io::Result<()> {
     request[..2].copy_from_slice(&[SFEATURES, blocks as u32]);
     request[2 + 2 * (index / BLOCK)] = 1 << (index % BLOCK);
     match device.call(&mut request)? {
-        answer if answer & UNSUPPORTED == 0 => Ok(()),
+        0 => Ok(()),
+        // It cannot be switched, or another one holds it up.
         _ => Err(io::Error::other("the interface keeps it")),
     }
 }

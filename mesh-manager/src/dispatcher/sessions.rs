@@ -129,7 +129,10 @@ impl Session {
         }
         progress.sent = revision;
         progress.covered = revision;
-        if progress.applied != revision {
+        if progress.applied == revision {
+            // It had this before, and has said so already.
+            progress.still_since = None;
+        } else {
             progress.still_since.get_or_insert_with(Instant::now);
         }
     }

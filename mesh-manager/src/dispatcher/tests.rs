@@ -397,6 +397,12 @@ fn a_node_that_keeps_no_session_is_waited_for_once() {
         open(20);
         assert!(!is_acknowledged(22, ended + patience));
     }
+    // One that has said what it has before it is told the same has all the time for the next.
+    let session = open(22);
+    session.note_sent(22);
+    let now = later();
+    session.note_sent(23);
+    assert!(is_acknowledged(22, now) && !is_acknowledged(23, now + patience));
 }
 
 /// What a node knows: its objects by kind and id.

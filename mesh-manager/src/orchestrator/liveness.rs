@@ -53,8 +53,11 @@ impl Liveness {
         }
     }
 
-    /// The last sign of life was none: the one before it counts.
-    pub(crate) fn unhear(&mut self, node_id: &str, before: Option<Instant>) {
+    /// The sign of life at this time was none: the one before it counts, unless there has been another since.
+    pub(crate) fn unhear(&mut self, node_id: &str, at: Instant, before: Option<Instant>) {
+        if self.heard.get(node_id) != Some(&at) {
+            return;
+        }
         match before {
             Some(before) => drop(self.heard.insert(node_id.to_owned(), before)),
             None => drop(self.heard.remove(node_id)),
@@ -73,8 +76,9 @@ impl Liveness {
         let period = pace.map_or(period, |pace| period.max(*pace));
         match self.heard.get(node_id) {
             Some(last) => now.saturating_duration_since(*last) > period * MISSED_HEARTBEATS,
-            // After a failover it has to find the new leader first.
+            // After a failover it has to find the new leader first, which a shorter period makes no faster.
             None => {
+                let period = period.max(DEFAULT_HEARTBEAT);
                 now.saturating_duration_since(self.since) > period * MISSED_HEARTBEATS * FAILOVER
             }
         }
@@ -104,10 +108,10 @@ mod tests {
         let period = Duration::from_millis(1000);
         let mut liveness = Liveness::new(start);
         assert!(
-            !liveness.is_silent("a", period, at(6000)),
-            "twice the time after a failover"
+            !liveness.is_silent("a", period, at(9000)),
+            "after a failover, twice the time that is the least by default"
         );
-        assert!(liveness.is_silent("a", period, at(6001)));
+        assert!(liveness.is_silent("a", period, at(9001)));
         liveness.hear("a", at(1000));
         assert!(!liveness.is_silent("a", period, at(4000)));
         assert!(liveness.is_silent("a", period, at(4001)));
@@ -115,14 +119,16 @@ mod tests {
         assert!(!liveness.is_silent("a", period, at(7500)));
         // One that came to nothing.
         let before = liveness.hear("a", at(7000));
-        liveness.unhear("a", before);
+        liveness.unhear("a", at(6999), before);
+        assert!(!liveness.is_silent("a", period, at(7501)), "heard since");
+        liveness.unhear("a", at(7000), before);
         assert!(liveness.is_silent("a", period, at(7501)));
-        let before = liveness.hear("b", at(9000));
-        assert!(!liveness.is_silent("b", period, at(9000)));
-        liveness.unhear("b", before);
-        assert!(liveness.is_silent("b", period, at(9000)));
+        let before = liveness.hear("b", at(9100));
+        assert!(!liveness.is_silent("b", period, at(9100)));
+        liveness.unhear("b", at(9100), before);
+        assert!(liveness.is_silent("b", period, at(9100)));
         liveness.forget("a");
-        assert!(liveness.is_silent("a", period, at(7500)));
+        assert!(liveness.is_silent("a", period, at(9001)));
     }
 
     #[test]
@@ -146,10 +152,13 @@ mod tests {
         // A manager that stood still knows what it has told all the same.
         liveness.go_by("a", long);
         liveness.excuse(at(10_000));
-        assert!(!liveness.is_silent("a", short, at(16_000)));
-        assert!(liveness.is_silent("a", short, at(16_001)));
+        assert!(!liveness.is_silent("a", short, at(19_000)));
+        assert!(liveness.is_silent("a", short, at(19_001)));
+        liveness.go_by("a", long * 2);
+        assert!(!liveness.is_silent("a", short, at(22_000)));
+        assert!(liveness.is_silent("a", short, at(22_001)));
         liveness.forget("a");
-        assert!(liveness.is_silent("a", short, at(10_601)));
+        assert!(liveness.is_silent("a", short, at(19_001)));
     }
 
     #[test]

@@ -47,7 +47,13 @@ pub(super) fn plan(state: &State, service_id: &str, inputs: &Inputs<'_>, plan: &
             false => true,
         };
         let ended = |t: &&Task| is_past(t) && t.status.state.is_terminal();
-        for task in tasks.into_iter().filter(ended).take(excess) {
+        // An update counts its delay from the first failure of a replica.
+        let is_new = |t: &&&Task| ended(t) && t.spec_version == service.spec_version;
+        let first = tasks.iter().find(is_new).map(|task| task.id.clone());
+        let first = first.filter(|_| update::is_running(service));
+        let past = tasks.into_iter().filter(ended);
+        let past = past.filter(|task| first.as_ref() != Some(&task.id));
+        for task in past.take(excess) {
             plan.push_apart(Change::DeleteTask {
                 task_id: task.id.clone(),
             });

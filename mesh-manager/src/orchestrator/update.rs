@@ -95,11 +95,11 @@ pub(super) fn plan(
     let is_rollback = status == Some(Status::ROLLBACK_STARTED);
     let settings = Settings::of(service, is_rollback);
     let groups: Vec<&Group<'_>> = groups.iter().filter(|g| !g.is_retired).collect();
-    // What failed here is tolerated: the restart policy goes on with that replica, and the update with the others.
-    let had_its_turn = |group: &Group<'_>| {
-        group
+    let first_failure = |group: &Group<'_>| {
+        let failed = group
             .tasks()
-            .any(|task| failed_early(service, settings, inputs, task))
+            .filter(|task| failed_early(service, settings, inputs, task));
+        failed.map(|task| inputs.at(task.meta.updated_at)).min()
     };
     let is_running = is_running(service);
     if is_running && has_failed(service, &groups, settings, inputs) {
@@ -109,11 +109,17 @@ pub(super) fn plan(
     }
 
     let (mut in_progress, mut retried) = (0, 0);
-    let mut latest_start = i64::MIN;
-    let mut dirty: Vec<&Group<'_>> = Vec::new();
+    let (mut latest_start, mut latest_turn) = (i64::MIN, i64::MIN);
+    // Those without a task that is up to date, and whether one has failed.
+    let mut dirty: Vec<(bool, &Group<'_>)> = Vec::new();
     for group in &groups {
+        // What failed here is tolerated: the restart policy goes on with that replica, and the update with the others. The delay
+        // is counted from the first failure: later ones are no steps of the update.
+        let failed = first_failure(group);
+        let had_its_turn = failed.is_some();
+        latest_turn = latest_turn.max(failed.unwrap_or(i64::MIN));
         if group.is_refilled {
-            match had_its_turn(group) {
+            match had_its_turn {
                 true => retried += 1,
                 false => in_progress += 1,
             }
@@ -128,13 +134,13 @@ pub(super) fn plan(
             in_progress += usize::from(has_dirty);
         } else if has_clean {
             // The task that it is to replace would make one more than the settings allow.
-            match !has_dirty && had_its_turn(group) {
+            match !has_dirty && had_its_turn {
                 true => retried += 1,
                 false => in_progress += 1,
             }
         } else if has_dirty {
             keep_one(state, group, plan);
-            dirty.push(group);
+            dirty.push((had_its_turn, group));
         }
     }
     // With a deadline, the last ones have to run by then.
@@ -159,8 +165,9 @@ pub(super) fn plan(
             }
         }
     }
-    if settings.delay > 0 && latest_start > i64::MIN {
-        let next = latest_start.saturating_add(settings.delay);
+    let latest_turn = latest_turn.max(latest_start);
+    if settings.delay > 0 && latest_turn > i64::MIN {
+        let next = latest_turn.saturating_add(settings.delay);
         if inputs.now < next {
             plan.wake(next);
             return;
@@ -170,8 +177,8 @@ pub(super) fn plan(
         0 => dirty.len(),
         parallelism => parallelism.saturating_sub(in_progress),
     };
-    dirty.sort_by_key(|group| had_its_turn(group));
-    for group in dirty {
+    dirty.sort_by_key(|(had_its_turn, _)| *had_its_turn);
+    for (_, group) in dirty {
         if room == 0 {
             break;
         }
@@ -233,7 +240,7 @@ fn begun(service: &Service, inputs: &Inputs<'_>) -> i64 {
     update.map_or(0, |update| inputs.at(update.started_at))
 }
 
-/// Whether it is a new task that ended within the monitor period. What failed before a paused update was tried again does not
+/// Whether it is a new task that ended within the monitor period, by the settings of the service's update. What failed before a paused update was tried again does not
 /// count.
 fn failed_early(service: &Service, settings: Settings, inputs: &Inputs<'_>, task: &Task) -> bool {
     let ended = task.meta.updated_at;

@@ -239,6 +239,48 @@ fn a_pause_leaves_one_task_a_replica() {
     }
 }
 
+/// All do their work for a second, but no new task of the first replica can start.
+fn work_but_the_first(world: &mut World, id: &str) {
+    world.settle();
+    let version = world.state.service(id).unwrap().spec_version;
+    let wanted = world.wanted(id).into_iter();
+    let new = wanted.filter(|t| t.spec_version == version && t.running_since.is_none());
+    let new: Vec<(String, u64)> = new.map(|t| (t.id.clone(), t.slot)).collect();
+    for (task, slot) in new {
+        match slot {
+            1 => world.report(&task, TaskState::Rejected),
+            _ => world.report(&task, TaskState::Running),
+        }
+    }
+    // Who was told to stop does.
+    let tasks = world.state.tasks_of_service(id);
+    let told = tasks.filter(|t| t.desired >= TaskState::Shutdown && !t.status.state.is_terminal());
+    let told: Vec<String> = told.map(|t| t.id.clone()).collect();
+    for task in told {
+        world.report(&task, TaskState::Shutdown);
+    }
+    world.now += SECOND;
+}
+
+#[test]
+fn the_delay_is_kept_after_a_failure_too() {
+    for order in ["stop-first", "start-first"] {
+        let settings = json!({"FailureAction": "continue", "Delay": 60 * SECOND, "Order": order});
+        let (mut world, id) = begun(false, 3, &settings);
+        for second in 0..180 {
+            work_but_the_first(&mut world, &id);
+            // The first replica failed within the first second, and goes on failing.
+            let replaced = clean(&world, &id).len();
+            let most = (second / 60).min(2);
+            let least = (second / 62).min(2);
+            assert!(
+                (least..=most).contains(&replaced),
+                "{order}, {second} s: {replaced}"
+            );
+        }
+    }
+}
+
 #[test]
 fn what_cannot_start_holds_up_no_other_replica() {
     for (is_rollback, ongoing) in [(false, Update::UPDATING), (true, Update::ROLLBACK_STARTED)] {
@@ -251,26 +293,7 @@ fn what_cannot_start_holds_up_no_other_replica() {
             let (mut world, id) = begun(is_rollback, 4, &settings);
             let case = format!("{settings}, rollback: {is_rollback}");
             for _ in 0..20 {
-                world.settle();
-                let version = world.state.service(&id).unwrap().spec_version;
-                let wanted = world.wanted(&id).into_iter();
-                let new = wanted.filter(|t| t.spec_version == version && t.running_since.is_none());
-                let new: Vec<(String, u64)> = new.map(|t| (t.id.clone(), t.slot)).collect();
-                for (task, slot) in new {
-                    match slot {
-                        1 => world.report(&task, TaskState::Rejected),
-                        _ => world.report(&task, TaskState::Running),
-                    }
-                }
-                // Who was told to stop does.
-                let tasks = world.state.tasks_of_service(&id);
-                let told = tasks
-                    .filter(|t| t.desired >= TaskState::Shutdown && !t.status.state.is_terminal());
-                let told: Vec<String> = told.map(|t| t.id.clone()).collect();
-                for task in told {
-                    world.report(&task, TaskState::Shutdown);
-                }
-                world.now += SECOND;
+                work_but_the_first(&mut world, &id);
             }
             let slots: Vec<u64> = clean(&world, &id).iter().map(|t| t.slot).collect();
             assert_eq!(slots, [2, 3, 4], "{case}");

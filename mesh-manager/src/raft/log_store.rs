@@ -549,10 +549,15 @@ mod tests {
         let path = directory.path().join("raft.redb");
         let mut log = LogStore::create(&path, &Machine::Own, &Unlock::default()).unwrap();
         // The file is taken: an entry is encrypted, and waits.
-        let (let_go, taken) = mpsc::channel::<()>();
+        let (let_go, until) = mpsc::channel::<()>();
+        let (take, taken) = tokio::sync::oneshot::channel();
         let (holding, other) = (log.clone(), log.clone());
-        let hold = move |_: &redb::WriteTransaction| Ok(taken.recv()?);
+        let hold = move |_: &redb::WriteTransaction| {
+            let _ = take.send(());
+            Ok(until.recv()?)
+        };
         let holding = tokio::spawn(async move { holding.write(hold).await.unwrap() });
+        taken.await.unwrap();
         let appending = tokio::spawn(async move {
             let entry = Entry {
                 log_id: LogId::new(CommittedLeaderId::new(1, 1), 1),

@@ -127,8 +127,9 @@ async fn start(
     let session = Arc::new(Session::new(node_id, core.cancel.child_token(), messages));
     core.sessions.add(session.clone());
     if !*core.leading.borrow() {
-        // The others were closed before this one was there.
+        // The others were closed before this one was there, and nothing is kept of them.
         core.sessions.remove(&session);
+        core.sessions.forget(node_id);
         return;
     }
     tracing::info!(node = node_id, "session opened");
@@ -173,11 +174,12 @@ async fn introduce(
         core.sessions.forget(&caller.node_id);
     }
     // Before the state says that it is up, and it might be found silent.
-    let before = core.liveness().hear(&caller.node_id, Instant::now());
+    let now = Instant::now();
+    let before = core.liveness().hear(&caller.node_id, now);
     let described = describe(core, caller, hello, told).await;
     if described.is_err() {
         // However often it comes back: without a session it does no work.
-        core.liveness().unhear(&caller.node_id, before);
+        core.liveness().unhear(&caller.node_id, now, before);
     }
     described
 }
