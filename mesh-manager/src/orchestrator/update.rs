@@ -129,7 +129,10 @@ pub(super) fn plan(
         let has_dirty = group.live.iter().any(|t| is_dirty(service, t));
         if let Some(task) = newest_that_serves(service, group) {
             give_way(state, service, group, plan);
-            latest_start = latest_start.max(inputs.at(task.running_since.unwrap_or(inputs.now)));
+            if !had_its_turn {
+                let since = inputs.at(task.running_since.unwrap_or(inputs.now));
+                latest_start = latest_start.max(since);
+            }
             // A predecessor that is on its way out still counts: never fewer than wanted.
             in_progress += usize::from(has_dirty);
         } else if has_clean {
