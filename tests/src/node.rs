@@ -3,6 +3,7 @@
 use std::{
     fs::{self, OpenOptions},
     net::Ipv4Addr,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -10,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{SigHandler, Signal, kill, signal},
     unistd::Pid,
 };
 
@@ -318,7 +319,8 @@ impl Node {
         Ok(Answer::of(line, &output))
     }
 
-    /// `mesh-ctl` on this node's socket, to add arguments to.
+    /// `mesh-ctl` on this node's socket, to add arguments to. It heeds Ctrl-C also where the tests run in the background of a
+    /// shell, which has what it starts there ignore that.
     ///
     /// # Errors
     /// When the program was not built.
@@ -326,6 +328,13 @@ impl Node {
         let mut command = Command::new(program("mesh-ctl")?);
         command.env("MESH_HOST", format!("unix://{}", self.socket().display()));
         command.env_remove("DOCKER_HOST");
+        let heed = || {
+            // SAFETY: no handler of ours is set.
+            unsafe { signal(Signal::SIGINT, SigHandler::SigDfl) }?;
+            Ok(())
+        };
+        // SAFETY: it makes one system call, which may be made between fork and exec.
+        unsafe { command.pre_exec(heed) };
         Ok(command)
     }
 

@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    os::unix::process::CommandExt,
     path::Path,
     process::{Child, Stdio},
 };
@@ -16,7 +15,7 @@ use mesh_tests::{
     scenario, scenario_on,
 };
 use nix::{
-    sys::signal::{SigHandler, Signal, kill, signal},
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
@@ -36,14 +35,6 @@ impl Follower {
     fn of(node: &Node, args: &[&str], file: &Path) -> Result<Self> {
         let mut command = node.ctl_command()?;
         command.args(args);
-        // What runs in the background of a shell ignores Ctrl-C, and has its children do so.
-        let heed = || {
-            // SAFETY: no handler of ours is set.
-            unsafe { signal(Signal::SIGINT, SigHandler::SigDfl) }?;
-            Ok(())
-        };
-        // SAFETY: it makes one system call.
-        unsafe { command.pre_exec(heed) };
         let output = File::create(file)?;
         command.stdin(Stdio::null()).stdout(output);
         Ok(Self(command.spawn()?))
