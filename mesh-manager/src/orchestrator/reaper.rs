@@ -7,7 +7,7 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
-/// Tasks kept per slot if the cluster does not say. A negative limit is none.
+/// Tasks kept per slot if the cluster does not say. With a negative number in its spec, all are kept.
 const DEFAULT_HISTORY: usize = 5;
 
 pub(super) fn plan(state: &State, service_id: &str, inputs: &Inputs<'_>, plan: &mut Plan) {

@@ -243,8 +243,8 @@ fn begun(service: &Service, inputs: &Inputs<'_>) -> i64 {
     update.map_or(0, |update| inputs.at(update.started_at))
 }
 
-/// Whether it is a new task that ended within the monitor period, by the settings of the service's update. What failed before a paused update was tried again does not
-/// count.
+/// Whether it is a new task that ended within the monitor period of these settings. What failed before a paused update was
+/// tried again does not count.
 fn failed_early(service: &Service, settings: Settings, inputs: &Inputs<'_>, task: &Task) -> bool {
     let ended = task.meta.updated_at;
     task.spec_version == service.spec_version
